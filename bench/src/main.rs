@@ -1,0 +1,2 @@
+//! Owns the bench's command line.
+fn main() {}

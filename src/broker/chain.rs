@@ -1,0 +1,95 @@
+//! Owns the chain: a doubly linked list threaded through a slab, so that joining and leaving cost O(1).
+
+use slab::Slab;
+
+const NONE: u32 = u32::MAX;
+
+/// A node's neighbours in one chain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    prev: u32,
+    next: u32,
+}
+
+impl Link {
+    pub(super) const LOOSE: Self = Self {
+        prev: NONE,
+        next: NONE,
+    };
+}
+
+/// A slab entry that can stand in several chains at once, each with a link of its own.
+pub(super) trait Linked {
+    fn link(&mut self, kind: Kind) -> &mut Link;
+    fn next(&self, kind: Kind) -> Link;
+}
+
+/// Which of an entry's links a chain uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Pool,
+    Deadline,
+}
+
+/// The ends of one chain; its nodes live in the slab.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chain {
+    kind: Kind,
+    head: u32,
+    tail: u32,
+}
+
+impl Chain {
+    pub(super) const fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            head: NONE,
+            tail: NONE,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.head == NONE
+    }
+
+    pub(super) fn front(&self) -> Option<u32> {
+        (self.head != NONE).then_some(self.head)
+    }
+
+    pub(super) fn back(&self) -> Option<u32> {
+        (self.tail != NONE).then_some(self.tail)
+    }
+
+    pub(super) fn push_back<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
+        *slab[at as usize].link(self.kind) = Link {
+            prev: self.tail,
+            next: NONE,
+        };
+        match self.back() {
+            Some(tail) => slab[tail as usize].link(self.kind).next = at,
+            None => self.head = at,
+        }
+        self.tail = at;
+    }
+
+    pub(super) fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
+        let Link { prev, next } = std::mem::replace(slab[at as usize].link(self.kind), Link::LOOSE);
+        match prev {
+            NONE => self.head = next,
+            prev => slab[prev as usize].link(self.kind).next = next,
+        }
+        match next {
+            NONE => self.tail = prev,
+            next => slab[next as usize].link(self.kind).prev = prev,
+        }
+    }
+
+    /// The entries from the oldest to the newest.
+    pub(super) fn iter<'a, T: Linked>(&self, slab: &'a Slab<T>) -> impl Iterator<Item = u32> + use<'a, T> {
+        let kind = self.kind;
+        std::iter::successors(self.front(), move |&at| {
+            let next = slab[at as usize].next(kind).next;
+            (next != NONE).then_some(next)
+        })
+    }
+}

@@ -1,0 +1,32 @@
+//! Owns how many may wait, and who of them is matched first.
+
+/// How many may wait. A limit of zero refuses everyone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Waiters in all pools together.
+    pub waiters: usize,
+    /// Waiters in one pool.
+    pub waiters_per_pool: usize,
+    /// Pools with at least one waiter.
+    pub pools: usize,
+}
+
+/// Why nobody may wait any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// [`Limits::waiters`] is reached.
+    Waiters,
+    /// [`Limits::waiters_per_pool`] is reached.
+    Pool,
+    /// [`Limits::pools`] is reached.
+    Pools,
+}
+
+/// Which of a pool's waiters is matched first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// The one that came last: few controllers stay hot, the surplus ends, deadlines are far.
+    Newest,
+    /// The one that has waited longest.
+    Oldest,
+}

@@ -1,0 +1,81 @@
+//! Owns what passes the core's door: tickets and asks on the way in, places, matches and taken waiters on the way out.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Key, KeyRef, Miss, Moment};
+
+/// Names one held request for ever: the serial is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WaiterId {
+    pub(super) slot: u32,
+    pub(super) serial: u64,
+}
+
+/// What a waiter can be handed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepts {
+    /// Only a run message of Trigger.dev: anything else ends a stock controller.
+    Message,
+    /// Any bytes.
+    Anything,
+}
+
+/// What a held request asks for.
+#[derive(Debug)]
+pub struct Ticket<W> {
+    /// The pool to wait in.
+    pub key: Key,
+    /// What may be handed to it.
+    pub accepts: Accepts,
+    /// The controller's name for itself; empty if it gave none.
+    pub controller: Box<str>,
+    /// Where the request came from. A later request of the same controller, pool and origin replaces it.
+    pub origin: IpAddr,
+    /// It is matched only before this moment (the retire guard).
+    pub offer_until: Moment,
+    /// It expires at this moment.
+    pub deadline: Moment,
+    /// What the shell gets back when the waiter is taken.
+    pub waiter: W,
+}
+
+/// A waiter that has just been taken out; its ending is the caller's to bring about.
+#[derive(Debug)]
+pub struct Taken<W> {
+    /// Its name.
+    pub id: WaiterId,
+    /// What the shell gave with the ticket.
+    pub waiter: W,
+    /// The controller's name for itself; empty if it gave none.
+    pub controller: Box<str>,
+    /// How long it has waited.
+    pub held: Duration,
+}
+
+/// A place in a pool.
+#[derive(Debug)]
+pub struct Parked<W> {
+    /// The new waiter's name.
+    pub id: WaiterId,
+    /// The same controller's older waiter, taken out because the newest wins.
+    pub replaced: Option<Taken<W>>,
+}
+
+/// What a run needs from a waiter.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The pool that fits the run.
+    pub key: KeyRef<'a>,
+    /// Whether the payload is a run message of Trigger.dev.
+    pub is_message: bool,
+}
+
+/// The outcome of an offer.
+#[derive(Debug)]
+pub enum Offer<W> {
+    /// This waiter is the run's; nobody else can take it.
+    Matched(Taken<W>),
+    /// Nobody fits.
+    Cold(Miss),
+}

@@ -1,0 +1,144 @@
+//! Owns what an operator sees of the core: pools and waiters, a page at a time so that no look holds the lock for long.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::pool::{Pool, Shelf};
+use super::{Broker, Filter, Key, Moment, Waiter};
+
+/// Part of a listing, and where to go on.
+#[derive(Debug)]
+pub struct Page<V> {
+    /// What was found.
+    pub rows: Vec<V>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<usize>,
+}
+
+/// One pool.
+#[derive(Debug, Clone)]
+pub struct PoolView {
+    /// Its key.
+    pub key: Key,
+    /// Who waits in it, the late ones included.
+    pub waiters: usize,
+    /// How long its oldest waiter has waited.
+    pub oldest: Duration,
+    /// How long its newest waiter has waited.
+    pub newest: Duration,
+}
+
+/// One waiter.
+#[derive(Debug, Clone)]
+pub struct WaiterView {
+    /// Its pool's key.
+    pub key: Key,
+    /// The controller's name for itself; empty if it gave none.
+    pub controller: Box<str>,
+    /// Where it came from.
+    pub origin: IpAddr,
+    /// How long it has waited.
+    pub held: Duration,
+    /// Whether it is too near its deadline to be offered a run.
+    pub late: bool,
+}
+
+impl<W> Broker<W> {
+    /// Pools that the filter selects among the next `scan` places from `from` on.
+    pub fn pools_page(&self, filter: &Filter, now: Moment, from: usize, scan: usize) -> Page<PoolView> {
+        page(&self.pools, from, scan, |pool| {
+            filter
+                .selects(&pool.key)
+                .then(|| pool_view(pool, &self.waiters, now))
+        })
+    }
+
+    /// Waiters that the filter selects among the next `scan` places from `from` on.
+    pub fn waiters_page(&self, filter: &Filter, now: Moment, from: usize, scan: usize) -> Page<WaiterView> {
+        page(&self.waiters, from, scan, |waiter| {
+            let key = &self.pools[waiter.pool as usize].key;
+            filter.selects(key).then(|| WaiterView {
+                key: key.clone(),
+                controller: waiter.controller.clone(),
+                origin: waiter.origin,
+                held: now.since(waiter.since),
+                late: waiter.shelf == Shelf::Late || waiter.offer_until <= now,
+            })
+        })
+    }
+
+    /// Checks the whole structure, by the invariants' numbers. Costs O(waiters): for tests.
+    pub fn audit(&self) -> Result<(), String> {
+        let mut standing = 0;
+        for (at, pool) in &self.pools {
+            let members: Vec<u32> = pool.members(&self.waiters).collect();
+            if members.is_empty() || members.len() != pool.len() {
+                return Err(format!(
+                    "I6: pool {at} counts {} and holds {}",
+                    pool.len(),
+                    members.len()
+                ));
+            }
+            if members
+                .iter()
+                .any(|&member| self.waiters[member as usize].pool as usize != at)
+            {
+                return Err(format!("I4: pool {at} holds another pool's waiter"));
+            }
+            standing += members.len();
+        }
+        let named = self
+            .waiters
+            .iter()
+            .filter(|(_, w)| !w.controller.is_empty())
+            .count();
+        for (what, counted) in [("pools", standing), ("deadlines", self.wheel.len(&self.waiters))] {
+            if counted != self.waiters.len() {
+                return Err(format!(
+                    "I4: {counted} waiters in the {what}, {} in all",
+                    self.waiters.len()
+                ));
+            }
+        }
+        if named != self.by_controller.len() {
+            return Err(format!(
+                "I4: {named} named waiters, {} remembered",
+                self.by_controller.len()
+            ));
+        }
+        if self.by_key.len() != self.pools.len() || (self.pools.is_empty() && self.kin.len() != 0) {
+            return Err("I6: an index outlived its pool".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn pool_view<W>(pool: &Pool, waiters: &Slab<Waiter<W>>, now: Moment) -> PoolView {
+    let ends = Shelf::ALL.map(|shelf| pool.shelf(shelf)).into_iter();
+    let since = ends.flat_map(|chain| [chain.front(), chain.back()]).flatten();
+    let since = since.map(|at| waiters[at as usize].since);
+    let held = since.map(|since| now.since(since));
+    let (newest, oldest) = held.fold((Duration::MAX, Duration::ZERO), |(newest, oldest), held| {
+        (newest.min(held), oldest.max(held))
+    });
+    PoolView {
+        key: pool.key.clone(),
+        waiters: pool.len(),
+        oldest,
+        newest,
+    }
+}
+
+fn page<T, V>(slab: &Slab<T>, from: usize, scan: usize, mut see: impl FnMut(&T) -> Option<V>) -> Page<V> {
+    let end = from.saturating_add(scan).min(slab.capacity());
+    let rows = (from..end)
+        .filter_map(|at| slab.get(at))
+        .filter_map(&mut see)
+        .collect();
+    Page {
+        rows,
+        next: (end < slab.capacity()).then_some(end),
+    }
+}

@@ -1,0 +1,44 @@
+//! Owns `pilotlight check`: would this configuration serve here, and where does each value come from?
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use clap::Command;
+
+use crate::config::{Parsed, Settings, Source, innermost, values};
+use crate::server::{Server, raise_open_files};
+
+pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> anyhow::Result<ExitCode> {
+    let mut text = String::new();
+    // Writing into a String cannot fail.
+    for (flag, value) in values(command, innermost(&parsed.matches)) {
+        let source = match parsed.source(flag) {
+            Source::Default => "default",
+            Source::File => "file",
+            Source::Environment => "environment",
+            Source::Flag => "flag",
+        };
+        let _ = writeln!(text, "{flag:<24} {value:<24} {source}");
+    }
+    let open_files = raise_open_files();
+    let limits = settings.limits(open_files);
+    let _ = writeln!(
+        text,
+        "\nopen files: {open_files}, so at most {} held polls",
+        limits.waiters
+    );
+    let verdict = settings
+        .check()
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Server::bind(settings, limits).map(drop));
+    match verdict {
+        Ok(()) => {
+            text.push_str("addresses: free\n\nall is well\n");
+            Ok(super::print(&text))
+        }
+        Err(error) => {
+            super::print(&text);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Owns the demo's supervisor: it posts runs at a steady rate and writes down what it is told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use hyper::header::CONTENT_TYPE;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::client::Client;
+use super::fleet::{DEPLOYMENT, POOLS};
+use super::ledger::Ledger;
+
+/// Posts on its beat, whether earlier posts are answered or not; returns when all are.
+pub(super) async fn post_at_rate(broker: SocketAddr, rate: u32, duration: Duration, ledger: Arc<Ledger>) {
+    let idle = Arc::new(Mutex::new(Vec::new()));
+    let mut posts = JoinSet::new();
+    let mut beat = tokio::time::interval(Duration::from_secs(1) / rate);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let begun = Instant::now();
+    for number in 0_usize.. {
+        beat.tick().await;
+        if begun.elapsed() >= duration {
+            break;
+        }
+        while posts.try_join_next().is_some() {}
+        posts.spawn(post(broker, number, idle.clone(), ledger.clone()));
+    }
+    posts.join_all().await;
+}
+
+async fn post(broker: SocketAddr, number: usize, idle: Arc<Mutex<Vec<Client>>>, ledger: Arc<Ledger>) {
+    let run = format!("run_demo_{number}");
+    let mut request = Request::new(Full::from(message(&run, number)));
+    *request.method_mut() = hyper::Method::POST;
+    *request.uri_mut() = hyper::Uri::from_static("/warm-start");
+    request.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static("application/json"),
+    );
+    if let Ok(host) = broker.to_string().parse() {
+        request.headers_mut().insert("host", host);
+    }
+    let mut client = idle.lock().pop().unwrap_or_else(|| Client::new(broker));
+    let begun = Instant::now();
+    let answer = client.send(request).await;
+    let hit = answer.as_ref().is_ok_and(|(_, body)| did_warm_start(body));
+    ledger.answered(&run, hit, begun.elapsed());
+    if answer.is_ok() {
+        idle.lock().push(client);
+    }
+}
+
+fn did_warm_start(body: &Bytes) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|answer| answer["didWarmStart"] == true)
+}
+
+fn message(run: &str, number: usize) -> Bytes {
+    let mut message: Value = serde_json::from_str(include_str!("message.json")).unwrap_or_default();
+    let (version, cpu, memory) = POOLS[number % POOLS.len()];
+    let figure = |text: &str| text.parse::<f64>().unwrap_or_default();
+    message["deployment"]["friendlyId"] = DEPLOYMENT.into();
+    message["backgroundWorker"]["version"] = version.into();
+    message["run"]["friendlyId"] = run.into();
+    message["run"]["machine"]["cpu"] = figure(cpu).into();
+    message["run"]["machine"]["memory"] = figure(memory).into();
+    json!({ "dequeuedMessage": message }).to_string().into()
+}

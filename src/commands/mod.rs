@@ -1,0 +1,123 @@
+//! Owns the command line: which command runs, with which settings, and what the exit code says.
+
+mod check;
+mod demo;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, ConfigError, LogFormat, Parsed, Settings};
+
+/// The open warm-start broker: idle controllers wait, supervisors post runs.
+#[derive(Parser)]
+#[command(name = "pilotlight", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker (the default)
+    Serve,
+    /// Run a broker, a simulated fleet and a supervisor in one process, and sum up
+    Demo(demo::Options),
+    /// Check settings, limits and addresses, and say where each value came from
+    Check,
+    /// Show the settings
+    Config {
+        #[command(subcommand)]
+        what: Shown,
+    },
+}
+
+#[derive(Subcommand)]
+enum Shown {
+    /// The default TOML file, commented
+    Default,
+    /// Every environment variable
+    Env,
+}
+
+/// Runs the command that the arguments name.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let parsed = match config::parse(&Cli::command(), arguments) {
+        Ok(parsed) => parsed,
+        Err(ConfigError::Flag(error)) => {
+            // Help and version come this way, too, and go to stdout.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+        Err(error) => return fail(&error.into(), 2),
+    };
+    match run_parsed(&parsed) {
+        Ok(code) => code,
+        Err(error) if error.is::<ConfigError>() => fail(&error, 2),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn run_parsed(parsed: &Parsed) -> anyhow::Result<ExitCode> {
+    let cli = Cli::from_arg_matches(&parsed.matches)?;
+    let settings = Settings::from_arg_matches(config::innermost(&parsed.matches))?;
+    match cli.command {
+        Some(Command::Config { what: Shown::Default }) => Ok(print(&config::default_toml(&Cli::command()))),
+        Some(Command::Config { what: Shown::Env }) => Ok(print(&config::environment(&Cli::command()))),
+        Some(Command::Check) => check::check(&Cli::command(), &settings, parsed),
+        Some(Command::Demo(options)) => {
+            log_to_stderr(&settings, "warn");
+            demo::demo(&settings, &options)
+        }
+        Some(Command::Serve) | None => {
+            settings.check()?;
+            log_to_stderr(&settings, "info");
+            serve::serve(&settings)
+        }
+    }
+}
+
+/// Writes to stdout; a reader that has gone away is no error.
+fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "pilotlight: {error:#}");
+    ExitCode::from(code)
+}
+
+fn log_to_stderr(settings: &Settings, default: &str) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(default.parse().unwrap_or_default())
+        .from_env_lossy();
+    let on_terminal = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(on_terminal);
+    let format = settings.log_format.unwrap_or(if on_terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    });
+    match format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

@@ -1,0 +1,112 @@
+//! Owns the settings: each is one flag, one environment variable and one TOML key, defined once, here.
+
+mod file;
+mod settings;
+mod show;
+
+use std::ffi::OsString;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+use thiserror::Error;
+
+pub use settings::{LogFormat, PickOrder, ProofLevel, Settings};
+pub use show::{default_toml, environment, values};
+
+/// Why the settings were refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A flag or an environment variable; clap's own message says what and where.
+    #[error(transparent)]
+    Flag(#[from] clap::Error),
+    /// The file cannot be read.
+    #[error("{path}: {error}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The file is no TOML, or a key or value in it is wrong.
+    #[error("{path}: {what}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong, where, and what would be right.
+        what: String,
+    },
+    /// Two settings contradict each other, or one contradicts the machine.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// Where a setting's value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// The TOML file.
+    File,
+    /// The environment.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+/// Parsed arguments, and where each came from.
+#[derive(Debug)]
+pub struct Parsed {
+    /// What clap found, with the file's values filled in.
+    pub matches: ArgMatches,
+    from_file: Vec<String>,
+}
+
+impl Parsed {
+    /// Where the setting with this flag came from.
+    pub fn source(&self, flag: &str) -> Source {
+        if self.from_file.iter().any(|key| key == flag) {
+            return Source::File;
+        }
+        match innermost(&self.matches).value_source(&flag.replace('-', "_")) {
+            Some(ValueSource::CommandLine) => Source::Flag,
+            Some(ValueSource::EnvVariable) => Source::Environment,
+            _ => Source::Default,
+        }
+    }
+}
+
+/// Parses arguments, environment and file: a flag beats the environment, which beats the file.
+pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, ConfigError> {
+    let matches = command.clone().try_get_matches_from(&arguments)?;
+    let Some(path) = innermost(&matches).get_one::<std::path::PathBuf>("config") else {
+        return Ok(Parsed {
+            matches,
+            from_file: Vec::new(),
+        });
+    };
+    let keys = file::read(path, command)?;
+    let given = |key: &str| {
+        let source = innermost(&matches).value_source(&key.replace('-', "_"));
+        matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+    };
+    // What only the file sets is handed to clap as if it were a flag: one parser, one set of messages.
+    let filled: Vec<_> = keys.into_iter().filter(|(key, _)| !given(key)).collect();
+    let flags = filled.iter().map(|(key, value)| file::flag(key, value));
+    let matches = command
+        .clone()
+        .try_get_matches_from(arguments.into_iter().chain(flags.flatten()))?;
+    Ok(Parsed {
+        matches,
+        from_file: filled.into_iter().map(|(key, _)| key).collect(),
+    })
+}
+
+/// Global arguments are found in the innermost subcommand's matches.
+pub fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches
+        .subcommand()
+        .map_or(matches, |(_, inner)| innermost(inner))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Owns the list of settings: names, defaults, bounds and their meaning.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::ConfigError;
+use crate::broker::{Limits, Pick};
+use crate::metrics::Proof;
+
+/// The client's own header timeout is 300 s; a poll advertised that long would break in its hands.
+const LONGEST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(299);
+/// Shorter polls would be retired before they are offered anything.
+const SHORTEST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Descriptors that polls leave for dispatch, operations and the process itself.
+const RESERVED_FDS: u64 = 512;
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct Settings {
+    /// Read settings from this TOML file
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Where controllers and supervisors connect
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDR",
+        env = "PILOTLIGHT_LISTEN",
+        default_value = "127.0.0.1:7070"
+    )]
+    pub listen: SocketAddr,
+
+    /// Serve POSTs here, and only here
+    #[arg(long, global = true, value_name = "ADDR", env = "PILOTLIGHT_DISPATCH_LISTEN")]
+    pub dispatch_listen: Option<SocketAddr>,
+
+    /// Serve health, metrics and pools here
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDR",
+        env = "PILOTLIGHT_OPS_LISTEN",
+        default_value = "127.0.0.1:7071"
+    )]
+    pub ops_listen: SocketAddr,
+
+    /// Bind a non-loopback address although nothing is authenticated: whoever reaches it can take or plant runs
+    #[arg(long, global = true, env = "PILOTLIGHT_INSECURE_NO_AUTH")]
+    pub insecure_no_auth: bool,
+
+    /// How long a poll is held; advertised by /connect (1s to 299s; proxies often cut at 60s)
+    #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_CONNECTION_TIMEOUT",
+        default_value = "50s", value_parser = humantime::parse_duration)]
+    pub connection_timeout: Duration,
+
+    /// How long an idle controller goes on polling; advertised by /connect; 0s turns warm starts off
+    #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_KEEPALIVE",
+        default_value = "300s", value_parser = humantime::parse_duration)]
+    pub keepalive: Duration,
+
+    /// What a `true` needs
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "PILOTLIGHT_PROOF",
+        default_value = "written"
+    )]
+    pub proof: ProofLevel,
+
+    /// Which waiter is matched first
+    #[arg(
+        long,
+        global = true,
+        value_name = "ORDER",
+        env = "PILOTLIGHT_PICK",
+        default_value = "newest"
+    )]
+    pub pick: PickOrder,
+
+    /// Every POST is answered within this time
+    #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_DISPATCH_BUDGET",
+        default_value = "2s", value_parser = humantime::parse_duration)]
+    pub dispatch_budget: Duration,
+
+    /// The largest accepted run; over it a POST is answered with 413
+    #[arg(
+        long,
+        global = true,
+        value_name = "SIZE",
+        env = "PILOTLIGHT_BODY_LIMIT",
+        default_value = "4MiB"
+    )]
+    pub body_limit: bytesize::ByteSize,
+
+    /// The most held polls; the surplus is closed without an answer [default: from the limit of open files]
+    #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_MAX_WAITERS")]
+    pub max_waiters: Option<usize>,
+
+    /// The most held polls of one pool
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "PILOTLIGHT_MAX_WAITERS_PER_POOL",
+        default_value = "10000"
+    )]
+    pub max_waiters_per_pool: usize,
+
+    /// The most pools
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "PILOTLIGHT_MAX_POOLS",
+        default_value = "100000"
+    )]
+    pub max_pools: usize,
+
+    /// SIGTERM spreads the goodbyes over this time
+    #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_DRAIN_WINDOW",
+        default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain_window: Duration,
+
+    /// Threads that serve connections [default: one per core]
+    #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_THREADS")]
+    pub threads: Option<usize>,
+
+    /// How log lines are written [default: text on a terminal, else json]; `RUST_LOG` sets how much
+    #[arg(long, global = true, value_name = "FORMAT", env = "PILOTLIGHT_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// What a `true` needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProofLevel {
+    /// The kernel took every byte of the run.
+    Written,
+}
+
+impl From<ProofLevel> for Proof {
+    fn from(level: ProofLevel) -> Self {
+        match level {
+            ProofLevel::Written => Self::Written,
+        }
+    }
+}
+
+/// Which waiter is matched first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PickOrder {
+    /// Few controllers stay hot, the surplus ends.
+    Newest,
+    /// Every controller gets its turn.
+    Oldest,
+}
+
+impl From<PickOrder> for Pick {
+    fn from(order: PickOrder) -> Self {
+        match order {
+            PickOrder::Newest => Self::Newest,
+            PickOrder::Oldest => Self::Oldest,
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Settings {
+    /// Refuses settings that contradict each other.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |what: String| Err(ConfigError::Contradiction(what));
+        let timeout = self.connection_timeout;
+        if !(SHORTEST_CONNECTION_TIMEOUT..=LONGEST_CONNECTION_TIMEOUT).contains(&timeout) {
+            return refuse(format!(
+                "--connection-timeout {} is outside 1s to 299s: Trigger.dev's client gives up on a poll at 300s",
+                humantime::format_duration(timeout)
+            ));
+        }
+        if self.dispatch_budget.is_zero() {
+            return refuse("--dispatch-budget 0s would answer every POST before it is read".to_owned());
+        }
+        if self.threads == Some(0) {
+            return refuse("--threads 0 would serve nobody; leave it out for one per core".to_owned());
+        }
+        let addresses = [
+            ("--listen", Some(self.listen)),
+            ("--dispatch-listen", self.dispatch_listen),
+            ("--ops-listen", Some(self.ops_listen)),
+        ];
+        for (flag, address) in addresses {
+            if let Some(address) =
+                address.filter(|a| !a.ip().to_canonical().is_loopback() && !self.insecure_no_auth)
+            {
+                return refuse(format!(
+                    "{flag} {address} is not a loopback address, and nothing is authenticated: whoever reaches it can \
+                     take runs or plant them. Bind 127.0.0.1, or say --insecure-no-auth if the network is closed to strangers"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits of the core, given how many files the process may open.
+    pub fn limits(&self, open_files: u64) -> Limits {
+        let from_files = usize::try_from(open_files.saturating_sub(RESERVED_FDS).max(open_files / 2));
+        Limits {
+            waiters: self
+                .max_waiters
+                .unwrap_or_else(|| from_files.unwrap_or(usize::MAX)),
+            waiters_per_pool: self.max_waiters_per_pool,
+            pools: self.max_pools,
+        }
+    }
+
+    /// Threads that serve connections.
+    pub fn threads(&self) -> usize {
+        self.threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}

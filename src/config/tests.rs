@@ -1,0 +1,125 @@
+//! Owns the stories of settings: who beats whom, and what is refused with which words.
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+
+use super::*;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn parse_with(file: Option<&str>, arguments: &[&str]) -> Result<(Settings, Parsed), ConfigError> {
+    let mut all: Vec<OsString> = vec!["pilotlight".into()];
+    let mut kept = tempfile::NamedTempFile::new().unwrap();
+    if let Some(text) = file {
+        kept.write_all(text.as_bytes()).unwrap();
+        all.extend(["--config".into(), kept.path().into()]);
+    }
+    all.extend(arguments.iter().map(OsString::from));
+    let parsed = parse(&Cli::command(), all)?;
+    let settings = Settings::from_arg_matches(&parsed.matches).unwrap();
+    settings.check()?;
+    Ok((settings, parsed))
+}
+
+fn refusal(file: Option<&str>, arguments: &[&str]) -> String {
+    parse_with(file, arguments)
+        .expect_err("it should be refused")
+        .to_string()
+}
+
+#[test]
+fn a_flag_beats_the_file_which_beats_the_default() {
+    let file = "connection-timeout = \"20s\"\nmax-pools = 7\n";
+    let (settings, parsed) = parse_with(Some(file), &["--connection-timeout", "30s"]).unwrap();
+    assert_eq!(settings.connection_timeout.as_secs(), 30);
+    assert_eq!(settings.max_pools, 7);
+    assert_eq!(settings.max_waiters_per_pool, 10_000);
+    assert_eq!(parsed.source("connection-timeout"), Source::Flag);
+    assert_eq!(parsed.source("max-pools"), Source::File);
+    assert_eq!(parsed.source("max-waiters-per-pool"), Source::Default);
+}
+
+#[test]
+fn a_file_may_say_true_and_false() {
+    let open = "listen = \"0.0.0.0:0\"\ninsecure-no-auth = true\n";
+    assert!(parse_with(Some(open), &[]).unwrap().0.insecure_no_auth);
+    assert!(
+        !parse_with(Some("insecure-no-auth = false\n"), &[])
+            .unwrap()
+            .0
+            .insecure_no_auth
+    );
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_a_suggestion() {
+    let message = refusal(Some("conection-timeout = \"1s\"\n"), &[]);
+    assert!(
+        message.contains("did you mean `connection-timeout`?"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_wrong_value_is_refused_and_the_file_is_named() {
+    for file in [
+        "connection-timeout = \"soon\"\n",
+        "max-pools = -1\n",
+        "max-pools = [1]\n",
+        "max-pools 1\n",
+    ] {
+        let message = refusal(Some(file), &[]);
+        assert!(message.contains("tmp"), "{file}: {message}");
+    }
+}
+
+#[test]
+fn a_public_address_without_authentication_is_refused_unless_told() {
+    for flag in ["--listen", "--dispatch-listen", "--ops-listen"] {
+        let message = refusal(None, &[flag, "0.0.0.0:0"]);
+        assert!(
+            message.contains(flag) && message.contains("--insecure-no-auth"),
+            "{message}"
+        );
+        assert!(parse_with(None, &[flag, "0.0.0.0:0", "--insecure-no-auth"]).is_ok());
+    }
+    assert!(parse_with(None, &["--listen", "[::1]:0"]).is_ok());
+}
+
+#[test]
+fn a_timeout_beyond_the_clients_own_is_refused() {
+    assert!(refusal(None, &["--connection-timeout", "300s"]).contains("299s"));
+    assert!(refusal(None, &["--connection-timeout", "0s"]).contains("1s"));
+}
+
+#[test]
+fn the_default_file_is_accepted_as_it_stands_and_uncommented() {
+    let text = default_toml(&Cli::command());
+    assert!(parse_with(Some(&text), &[]).is_ok());
+    let is_example = |line: &&str| line.contains(" = ") && !line.contains('…');
+    let examples = text
+        .lines()
+        .filter(is_example)
+        .filter_map(|line| line.strip_prefix("# "));
+    let uncommented = examples.collect::<Vec<_>>().join("\n");
+    assert!(uncommented.lines().count() > 10, "{uncommented}");
+    parse_with(Some(&uncommented), &[]).unwrap();
+}
+
+#[test]
+fn every_setting_has_the_variable_of_its_flag() {
+    for arg in Settings::augment_args(Command::new("pilotlight")).get_arguments() {
+        let flag = arg.get_long().unwrap().to_uppercase().replace('-', "_");
+        assert_eq!(
+            arg.get_env().unwrap().to_str().unwrap(),
+            format!("PILOTLIGHT_{flag}")
+        );
+        assert!(!arg.get_help().unwrap().to_string().is_empty());
+    }
+}

@@ -1,0 +1,48 @@
+//! Owns reading a request's body: bounded in size and time, copied at most once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::Request;
+use hyper::body::{Body, Incoming};
+use hyper::header;
+
+use super::problem::Problem;
+
+/// The whole body must arrive within this time.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// A poll's body is read and thrown away up to this size, so that the next request is found behind it.
+const POLL_BODY_BYTES: usize = 1024;
+
+/// Reads a POST's body. A body that came with its head is not copied at all.
+pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Problem> {
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
+        return Err(Problem::encoded_body().closing());
+    }
+    let body = request.into_body();
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Problem::body_too_large(limit));
+    }
+    match tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await {
+        Err(_) => Err(Problem::body_too_slow()),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::body_too_large(limit)),
+        Ok(Err(_)) => {
+            Err(Problem::bad_body("ended before its announced length, or is framed wrongly").closing())
+        }
+    }
+}
+
+/// Takes a poll's body out of the way. The request is dropped here, before the wait: its headers pin 8 KiB.
+pub(super) async fn discard(request: Request<Incoming>) -> Result<(), Problem> {
+    let body = request.into_body();
+    if body.is_end_stream() {
+        return Ok(());
+    }
+    let read = Limited::new(body, POLL_BODY_BYTES).collect();
+    match tokio::time::timeout(BODY_TIME, read).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Problem::unexpected_body()),
+    }
+}

@@ -1,0 +1,191 @@
+//! Owns the vocabulary of message schemas: types that check a JSON value as the client's schema does, and keep nothing.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// The range of JavaScript's dates, in milliseconds from 1970.
+const MAX_DATE_MILLIS: f64 = 8.64e15;
+
+/// A struct that must be written as a JSON object; serde alone would take an array, too.
+#[derive(Debug)]
+pub(super) struct Shape<T>(pub(super) T);
+
+/// Any text.
+#[derive(Debug)]
+pub(super) struct Text;
+
+/// A date as the platform writes it: RFC 3339 in UTC, or milliseconds since 1970.
+#[derive(Debug)]
+pub(super) struct Date;
+
+/// An array of which each element must fit.
+#[derive(Debug)]
+pub(super) struct Each<T>(PhantomData<T>);
+
+/// An object with any fields.
+#[derive(Debug)]
+pub(super) struct Record;
+
+/// Any value at all.
+#[derive(Debug, Default)]
+pub(super) struct Anything;
+
+macro_rules! deserialize {
+    ($name:ident $(<$kind:ident>)?: $method:ident as $expecting:literal { $($body:tt)* }) => {
+        impl<'de $(, $kind: Deserialize<'de>)?> Deserialize<'de> for $name $(<$kind>)? {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Check<T>(PhantomData<T>);
+                impl<'de $(, $kind: Deserialize<'de>)?> Visitor<'de> for Check<$name $(<$kind>)?> {
+                    type Value = $name $(<$kind>)?;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    $($body)*
+                }
+                deserializer.$method(Check(PhantomData))
+            }
+        }
+    };
+}
+
+deserialize! {
+    Shape<T>: deserialize_map as "an object" {
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Shape<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Shape)
+        }
+    }
+}
+
+deserialize! {
+    Text: deserialize_str as "a string" {
+        fn visit_str<E: Error>(self, _: &str) -> Result<Text, E> {
+            Ok(Text)
+        }
+    }
+}
+
+deserialize! {
+    Date: deserialize_any as "a date" {
+        fn visit_str<E: Error>(self, text: &str) -> Result<Date, E> {
+            // JavaScript knows no leap second.
+            let is_date = humantime::parse_rfc3339(text).is_ok() && text.get(17..19) != Some("60");
+            if is_date { Ok(Date) } else { Err(E::custom("expected a date such as 2026-01-31T12:00:00.000Z")) }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a bound need not be exact at the year 287396")]
+        fn visit_u64<E: Error>(self, millis: u64) -> Result<Date, E> {
+            self.visit_f64(millis as f64)
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a bound need not be exact at the year 287396")]
+        fn visit_i64<E: Error>(self, millis: i64) -> Result<Date, E> {
+            self.visit_f64(millis as f64)
+        }
+        fn visit_f64<E: Error>(self, millis: f64) -> Result<Date, E> {
+            if millis.abs() <= MAX_DATE_MILLIS { Ok(Date) } else { Err(E::custom("the date is out of range")) }
+        }
+    }
+}
+
+deserialize! {
+    Each<T>: deserialize_seq as "an array" {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Each<T>, A::Error> {
+            while seq.next_element::<T>()?.is_some() {}
+            Ok(Each(PhantomData))
+        }
+    }
+}
+
+deserialize! {
+    Record: deserialize_map as "an object" {
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok(Record)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Anything {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// Makes a type that is one of a few texts. (A serde enum would also take `{"TEXT":null}`.)
+macro_rules! words {
+    ($name:ident: $($word:literal),+) => {
+        #[derive(Debug)]
+        struct $name;
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                const WORDS: &[&str] = &[$($word),+];
+                $crate::http::message::shape::one_of(WORDS, deserializer).map(|()| Self)
+            }
+        }
+    };
+}
+pub(super) use words;
+
+pub(super) fn one_of<'de, D: Deserializer<'de>>(
+    words: &'static [&'static str],
+    deserializer: D,
+) -> Result<(), D::Error> {
+    struct OneOf(&'static [&'static str]);
+    impl Visitor<'_> for OneOf {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "one of {:?}", self.0)
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+            if self.0.contains(&text) {
+                Ok(())
+            } else {
+                Err(E::unknown_variant("another text", self.0))
+            }
+        }
+    }
+    deserializer.deserialize_str(OneOf(words))
+}
+
+/// For a field that may be absent but not `null`.
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// [`given`] for text that is kept, without a copy where it has no escapes.
+pub(super) fn given_text<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Cow<'a, str>>, D::Error> {
+    #[derive(serde::Deserialize)]
+    struct Kept<'a>(#[serde(borrow)] Cow<'a, str>);
+    Kept::deserialize(deserializer).map(|kept| Some(kept.0))
+}
+
+/// Whether objects and arrays nest deeper than `most`. The parser itself skips unknown values at any depth.
+pub(super) fn depth_exceeds(text: &str, most: usize) -> bool {
+    let bytes = text.as_bytes();
+    // As many openings as levels are needed at least: nearly every body is cleared by this count alone.
+    if bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= most {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > most {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,168 @@
+//! Owns the requests of controllers and supervisors: routes, both dialects, and the only statuses they see.
+
+mod body;
+mod connection;
+mod dispatch;
+mod message;
+mod native;
+mod problem;
+mod trigger;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+
+use crate::broker::{Accepts, Key};
+use crate::exchange::Repeats;
+use crate::metrics::{Listener, Metrics, Proof, Route};
+use crate::transport::{Connection, Exchange, Waiter, Wire};
+
+pub use connection::serve;
+pub use message::{Message, MessageError};
+pub use problem::Problem;
+
+/// The longest accepted request target, in bytes.
+const MAX_TARGET_BYTES: usize = 2048;
+
+/// What requests are served with.
+pub struct Front {
+    /// The pools.
+    pub exchange: Arc<Exchange>,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+    /// The limits and times that requests meet.
+    pub terms: Terms,
+    repeats: Arc<Repeats<native::Delivered>>,
+    posts: AtomicUsize,
+}
+
+/// The limits and times that requests meet.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Advertised to controllers; the age cap of a poll.
+    pub connection_timeout: Duration,
+    /// Advertised to controllers; zero ends them.
+    pub keepalive: Duration,
+    /// Every POST is answered within it, counted from its last byte.
+    pub dispatch_budget: Duration,
+    /// The largest accepted body, in bytes.
+    pub body_limit: usize,
+    /// What a `true` needs.
+    pub proof: Proof,
+    /// Whether POSTs have a listener of their own.
+    pub separate_dispatch: bool,
+}
+
+impl Front {
+    /// Ready to serve.
+    pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, terms: Terms) -> Self {
+        Self {
+            exchange,
+            metrics,
+            terms,
+            repeats: Arc::default(),
+            posts: AtomicUsize::new(0),
+        }
+    }
+
+    /// POSTs that are not answered yet.
+    pub fn posts_in_flight(&self) -> usize {
+        self.posts.load(Ordering::Relaxed)
+    }
+}
+
+/// An answer with its whole body.
+pub type Reply = Response<Full<Bytes>>;
+
+/// What becomes of a request.
+enum Answer {
+    /// It is answered now.
+    Reply(Reply),
+    /// It is held until a run comes.
+    Wait(Box<Wait>),
+}
+
+/// A poll that is ready to be held.
+struct Wait {
+    key: Key,
+    accepts: Accepts,
+    controller: Box<str>,
+    wire: &'static Wire,
+    reusable: bool,
+    /// It is offered a run for so long.
+    offered_for: Duration,
+    /// It is held for so long.
+    held_for: Duration,
+}
+
+impl Wait {
+    fn waiter(&self, connection: &Arc<Connection>) -> Waiter {
+        Waiter::new(connection.clone(), self.wire, self.reusable)
+    }
+}
+
+/// The one place where a request finds its route.
+async fn answer(front: &Arc<Front>, listener: Listener, request: Request<Incoming>) -> (Route, Answer) {
+    let dispatches = listener == Listener::Dispatch || !front.terms.separate_dispatch;
+    let polls = listener == Listener::Public;
+    let path = request.uri().path();
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let native = path.starts_with(native::PREFIX);
+    if target > MAX_TARGET_BYTES {
+        return (Route::Other, Problem::target_too_long().into());
+    }
+    match (request.method(), path) {
+        (&Method::GET, "/warm-start") if polls => (Route::Poll, trigger::poll(front, request).await),
+        (&Method::POST, "/warm-start") if dispatches => {
+            (Route::Dispatch, trigger::dispatch(front, request).await)
+        }
+        (&Method::GET, "/connect") if polls => (Route::Connect, trigger::connect(front)),
+        (&Method::GET, _) if native && polls => (Route::NativePoll, native::poll(front, request).await),
+        (&Method::POST, _) if native && dispatches => {
+            (Route::NativeDispatch, native::dispatch(front, request).await)
+        }
+        (_, "/warm-start") => (Route::Other, Problem::method_not_allowed("GET, POST").into()),
+        (_, "/connect") => (Route::Other, Problem::method_not_allowed("GET").into()),
+        _ if native => (Route::Other, Problem::method_not_allowed("GET, POST").into()),
+        _ => (Route::Other, Problem::no_such_route().into()),
+    }
+}
+
+fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
+    *reply.status_mut() = status;
+    reply
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// Whether the connection may carry another request after this one's answer.
+fn is_reusable(request: &Request<Incoming>) -> bool {
+    let closes = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| {
+            text.split(',')
+                .any(|token| token.trim().eq_ignore_ascii_case("close"))
+        })
+    };
+    request.version() == Version::HTTP_11 && !request.headers().get_all(header::CONNECTION).iter().any(closes)
+}
+
+/// A header that may stand once at most. `Err` if it stands more often or is not printable ASCII.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(drop),
+        (Some(_), Some(_)) => Err(()),
+    }
+}

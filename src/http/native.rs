@@ -1,0 +1,321 @@
+//! Owns the broker's own dialect, `/v1/pools/…`: one URL is one pool, the payload is opaque bytes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header;
+use hyper::{Request, StatusCode};
+use percent_encoding::percent_decode_str;
+
+use super::dispatch::{Count, Hit, Order, Outcome, dispatch as deliver};
+use super::message::Message;
+use super::problem::Problem;
+use super::{Answer, Front, Reply, Wait, body, is_reusable, json, single};
+use crate::broker::{Accepts, Key, Miss, Number, check_part};
+use crate::exchange::Seen;
+use crate::metrics::Proof;
+use crate::transport::{Farewell, Goodbye, Run, Wire};
+
+pub(super) const PREFIX: &str = "/v1/pools/";
+const CONTROLLER: &str = "pilotlight-controller";
+const RUN: &str = "pilotlight-run";
+
+/// How a controller of this dialect is answered.
+static WIRE: Wire = Wire { head, goodbye };
+
+fn head(run: &Run, reusable: bool, head: &mut Vec<u8>) {
+    head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: ");
+    head.extend_from_slice(&run.content_type);
+    head.extend_from_slice(b"\r\ncontent-length: ");
+    head.extend_from_slice(itoa::Buffer::new().format(run.payload.len()).as_bytes());
+    head.extend_from_slice(b"\r\npilotlight-run: ");
+    head.extend_from_slice(run.id.as_bytes());
+    head.extend_from_slice(if reusable {
+        b"\r\n\r\n"
+    } else {
+        b"\r\nconnection: close\r\n\r\n"
+    });
+}
+
+fn goodbye(farewell: Farewell) -> Goodbye {
+    match farewell {
+        Farewell::Expired => Goodbye {
+            answer: b"HTTP/1.1 204 No Content\r\n\r\n",
+            reusable: true,
+        },
+        // "No run came" is true of a drain as well, and what a client does then is right: it asks again.
+        Farewell::Drained => Goodbye {
+            answer: b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
+            reusable: false,
+        },
+        Farewell::Retired => Goodbye {
+            answer: b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            reusable: false,
+        },
+        Farewell::Replaced => Goodbye {
+            answer: b"",
+            reusable: false,
+        },
+    }
+}
+
+/// What is remembered of a delivered run, and answered when it is posted again.
+pub(super) type Delivered = (u32, Hit);
+
+/// The query of either route; each route refuses what it has no use for.
+#[derive(Debug, Default)]
+struct Query {
+    timeout: Option<Duration>,
+    wait: Option<Duration>,
+    redeliver: Option<bool>,
+    proof: Option<Proof>,
+}
+
+impl Query {
+    fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
+        let mut parsed = Self::default();
+        for pair in query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if !known.contains(&name) {
+                let known = known.join(", ");
+                return Err(Problem::bad_parameter(
+                    "The query",
+                    format!("has an unknown name; known: {known}"),
+                ));
+            }
+            let duration = |what| {
+                humantime::parse_duration(value)
+                    .map(Some)
+                    .map_err(|_| Problem::bad_parameter(what, "is not a duration such as 200ms or 30s"))
+            };
+            match name {
+                "timeout" => parsed.timeout = duration("timeout")?,
+                "wait" => parsed.wait = duration("wait")?,
+                "redeliver" => {
+                    let bad = || Problem::bad_parameter("redeliver", "is neither true nor false");
+                    parsed.redeliver = Some(value.parse().map_err(|_| bad())?);
+                }
+                _ => parsed.proof = Some(proof(value)?),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn proof(value: &str) -> Result<Proof, Problem> {
+    match value {
+        "written" => Ok(Proof::Written),
+        "acked" | "received" => Err(Problem::bad_parameter(
+            "proof",
+            "is above what this broker can prove: written",
+        )),
+        _ => Err(Problem::bad_parameter(
+            "proof",
+            "is none of written, acked, received",
+        )),
+    }
+}
+
+/// The key that a path names: four segments, each percent-encoded.
+fn key(path: &str) -> Result<Key, Problem> {
+    let segments: Vec<&str> = path.strip_prefix(PREFIX).unwrap_or_default().split('/').collect();
+    let [deployment, version, cpu, memory] = segments[..] else {
+        return Err(Problem::bad_key(
+            "The path",
+            "is not /v1/pools/{deployment}/{version}/{cpu}/{memory}",
+        ));
+    };
+    let decoded = |name, segment| {
+        percent_decode_str(segment)
+            .decode_utf8()
+            .map_err(|_| Problem::bad_key(name, "is not percent-encoded UTF-8"))
+    };
+    let part = |name, segment| {
+        check_part(&decoded(name, segment)?)
+            .map(Box::from)
+            .map_err(|error| Problem::bad_key(name, error))
+    };
+    let number = |name, segment| {
+        Number::parse(&decoded(name, segment)?).map_err(|error| Problem::bad_key(name, error))
+    };
+    Ok(Key {
+        deployment: part("The deployment", deployment)?,
+        version: part("The version", version)?,
+        cpu: number("The cpu figure", cpu)?,
+        memory: number("The memory figure", memory)?,
+    })
+}
+
+/// A name in a header: short printable text, at most once; empty if absent.
+fn name(request: &Request<Incoming>, header: &'static str) -> Result<Box<str>, Problem> {
+    match single(request.headers(), header) {
+        Ok(None) => Ok("".into()),
+        Ok(Some(text)) => check_part(text)
+            .map(Box::from)
+            .map_err(|error| Problem::bad_parameter(header, error)),
+        Err(()) => Err(Problem::bad_parameter(
+            header,
+            "stands more than once, or is not printable ASCII",
+        )),
+    }
+}
+
+/// `GET /v1/pools/…`: a controller waits.
+pub(super) async fn poll(front: &Front, request: Request<Incoming>) -> Answer {
+    let read = read_poll(front, &request);
+    match (read, body::discard(request).await) {
+        (Ok(wait), Ok(())) => Answer::Wait(wait),
+        (Err(problem), _) | (_, Err(problem)) => {
+            front.metrics.poll_refused();
+            problem.into()
+        }
+    }
+}
+
+fn read_poll(front: &Front, request: &Request<Incoming>) -> Result<Box<Wait>, Problem> {
+    let cap = front.terms.connection_timeout;
+    let query = Query::parse(request.uri().query(), &["timeout"])?;
+    let timeout = query.timeout.unwrap_or(cap);
+    if timeout > cap {
+        let why = format!("is at most {} here", humantime::format_duration(cap));
+        return Err(Problem::bad_parameter("timeout", why));
+    }
+    Ok(Box::new(Wait {
+        key: key(request.uri().path())?,
+        accepts: Accepts::Anything,
+        controller: name(request, CONTROLLER)?,
+        wire: &WIRE,
+        reusable: is_reusable(request),
+        // The broker itself ends this poll, so there is no race with the client's clock to guard against.
+        offered_for: timeout,
+        held_for: timeout,
+    }))
+}
+
+/// What a POST of this dialect asks for, besides its body.
+struct Terms {
+    key: Key,
+    query: Query,
+    /// The run's name as the supervisor gave it; empty if it gave none.
+    run: Box<str>,
+    content_type: Bytes,
+}
+
+fn read_dispatch(request: &Request<Incoming>) -> Result<Terms, Problem> {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    Ok(Terms {
+        key: key(request.uri().path())?,
+        query: Query::parse(request.uri().query(), &["wait", "redeliver", "proof"])?,
+        run: name(request, RUN)?,
+        content_type: content_type.map_or(Bytes::from_static(b"application/octet-stream"), |value| {
+            Bytes::copy_from_slice(value.as_bytes())
+        }),
+    })
+}
+
+/// `POST /v1/pools/…`: a supervisor dispatches a run.
+pub(super) async fn dispatch(front: &Arc<Front>, request: Request<Incoming>) -> Answer {
+    let mut count = Count::new(front);
+    let terms = read_dispatch(&request);
+    let read = body::read(request, front.terms.body_limit).await;
+    let until = count.body_read() + front.terms.dispatch_budget;
+    match (terms, read) {
+        (Ok(terms), Ok(payload)) => {
+            front.metrics.payload(payload.len());
+            let (run, outcome) = dispatch_once(front, terms, payload, until).await;
+            count.done(&outcome.result);
+            tracing::debug!(run = %run.escape_default(), ?outcome, "dispatched");
+            Answer::Reply(answer(&run, &outcome))
+        }
+        (Err(problem), _) | (_, Err(problem)) => {
+            count.refused();
+            problem.into()
+        }
+    }
+}
+
+/// Delivers a run that has a name once, however often it is posted within a minute.
+async fn dispatch_once(
+    front: &Arc<Front>,
+    terms: Terms,
+    payload: Bytes,
+    until: Instant,
+) -> (Box<str>, Outcome) {
+    if terms.run.is_empty() {
+        let run: Box<str> = format!("run_{:016x}", fastrand::u64(..)).into();
+        let outcome = dispatch_named(front, &terms, run.clone(), payload, until).await;
+        return (run, outcome);
+    }
+    let run = terms.run.clone();
+    match tokio::time::timeout_at(until.into(), front.repeats.see(&run)).await {
+        Err(_) => (
+            run,
+            Outcome {
+                offers: 0,
+                result: Err(Miss::Undelivered),
+            },
+        ),
+        Ok(Seen::Before((offers, hit))) => (
+            run,
+            Outcome {
+                offers,
+                result: Ok(hit),
+            },
+        ),
+        Ok(Seen::First(first)) => {
+            let outcome = dispatch_named(front, &terms, run.clone(), payload, until).await;
+            if let Ok(hit) = &outcome.result {
+                first.delivered((outcome.offers, hit.clone()));
+            }
+            (run, outcome)
+        }
+    }
+}
+
+async fn dispatch_named(
+    front: &Arc<Front>,
+    terms: &Terms,
+    id: Box<str>,
+    payload: Bytes,
+    until: Instant,
+) -> Outcome {
+    let order = Order {
+        key: terms.key.as_ref(),
+        // A stock controller in the pool would exit on anything but its message.
+        is_message: Message::parse(&payload).is_ok(),
+        run: Arc::new(Run {
+            id,
+            content_type: terms.content_type.clone(),
+            payload,
+        }),
+        redeliver: terms.query.redeliver.unwrap_or(false),
+        wait: terms.query.wait.unwrap_or_default(),
+        until,
+    };
+    deliver(front, &order).await
+}
+
+fn answer(run: &str, outcome: &Outcome) -> Reply {
+    let body = match &outcome.result {
+        Ok(hit) => serde_json::json!({
+            "delivered": true,
+            "proof": hit.proof.text(),
+            "offers": outcome.offers,
+            "controller": hit.controller,
+            "run": run,
+        }),
+        Err(miss) => serde_json::json!({
+            "delivered": false,
+            "reason": miss.reason(),
+            "offers": outcome.offers,
+            "run": run,
+        }),
+    };
+    json(StatusCode::OK, body.to_string())
+}

@@ -1,0 +1,181 @@
+//! Owns the errors: problem documents of RFC 9457, each with what is wrong and what to do about it.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::{Answer, Reply};
+
+/// An error that a client can act on.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    allow: Option<&'static str>,
+    closes: bool,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            title,
+            detail: detail.into(),
+            allow: None,
+            closes: false,
+        }
+    }
+
+    pub(crate) fn no_such_route() -> Self {
+        let detail = "This listener serves GET /connect, GET and POST /warm-start, and GET and POST \
+                      /v1/pools/{deployment}/{version}/{cpu}/{memory}; POSTs may have a listener of their own.";
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-such-route",
+            "There is no such route here",
+            detail,
+        )
+    }
+
+    pub(crate) fn no_such_ops_route() -> Self {
+        let detail = "This listener serves GET /livez, /readyz, /metrics, /pools and /waiters, and POST /retire and /drain.";
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-such-route",
+            "There is no such route here",
+            detail,
+        )
+    }
+
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("This route takes: {allow}.");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self {
+            allow: Some(allow),
+            ..Self::new(
+                status,
+                "method-not-allowed",
+                "The route does not take this method",
+                detail,
+            )
+        }
+    }
+
+    pub(crate) fn target_too_long() -> Self {
+        let detail = "A request target has at most 2048 bytes.";
+        Self::new(
+            StatusCode::URI_TOO_LONG,
+            "target-too-long",
+            "The request target is too long",
+            detail,
+        )
+    }
+
+    pub(crate) fn bad_key(what: &str, why: impl std::fmt::Display) -> Self {
+        let detail = format!("{what} {why}.");
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-key",
+            "The key of the pool is wrong",
+            detail,
+        )
+    }
+
+    pub(crate) fn bad_parameter(what: &str, why: impl std::fmt::Display) -> Self {
+        let detail = format!("{what} {why}.");
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-parameter",
+            "A parameter is wrong",
+            detail,
+        )
+    }
+
+    pub(crate) fn bad_body(why: impl std::fmt::Display) -> Self {
+        let detail = format!("The body {why}. Nothing was offered to a controller.");
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-body",
+            "The body cannot be dispatched",
+            detail,
+        )
+    }
+
+    pub(crate) fn body_too_large(limit: usize) -> Self {
+        let detail = format!("A body has at most {limit} bytes here; the broker's --body-limit sets it.");
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self {
+            closes: true,
+            ..Self::new(status, "body-too-large", "The body is too large", detail)
+        }
+    }
+
+    pub(crate) fn body_too_slow() -> Self {
+        let detail = "The whole body must arrive within 10 s.";
+        let status = StatusCode::REQUEST_TIMEOUT;
+        Self {
+            closes: true,
+            ..Self::new(status, "body-too-slow", "The body came too slowly", detail)
+        }
+    }
+
+    pub(crate) fn encoded_body() -> Self {
+        let detail = "Send the body as it is, without Content-Encoding: its bytes are relayed unchanged.";
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "encoded-body",
+            "The body is encoded",
+            detail,
+        )
+    }
+
+    pub(crate) fn unexpected_body() -> Self {
+        let detail = "A poll has no body.";
+        let status = StatusCode::BAD_REQUEST;
+        Self {
+            closes: true,
+            ..Self::new(status, "unexpected-body", "The request has a body", detail)
+        }
+    }
+
+    /// Whether the connection ends with the answer.
+    pub(crate) fn closing(mut self) -> Self {
+        self.closes = true;
+        self
+    }
+}
+
+impl From<Problem> for Reply {
+    fn from(problem: Problem) -> Self {
+        let document = serde_json::json!({
+            "type": format!("urn:pilotlight:problem:{}", problem.kind),
+            "title": problem.title,
+            "status": problem.status.as_u16(),
+            "detail": problem.detail,
+        });
+        let mut reply = Response::new(Full::new(Bytes::from(document.to_string())));
+        *reply.status_mut() = problem.status;
+        let headers = reply.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(allow) = problem.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if problem.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    }
+}
+
+impl From<Problem> for Answer {
+    fn from(problem: Problem) -> Self {
+        Self::Reply(problem.into())
+    }
+}

@@ -1,0 +1,211 @@
+//! Owns the dialect of Trigger.dev: its three routes, as its stock clients expect them.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+use hyper::{Request, StatusCode};
+
+use super::dispatch::{Count, Order, Outcome, dispatch as deliver};
+use super::message::Message;
+use super::problem::Problem;
+use super::{Answer, Front, Reply, Wait, body, is_reusable, json, single};
+use crate::auth::{self, MAX_TOKEN_BYTES};
+use crate::broker::{Accepts, Key, Miss, Number, check_part};
+use crate::transport::{Farewell, Goodbye, Run, Wire};
+
+const CONTROLLER: &str = "x-trigger-workload-controller-id";
+const DEPLOYMENT: &str = "x-trigger-deployment-id";
+const VERSION: &str = "x-trigger-deployment-version";
+const CPU: &str = "x-trigger-machine-cpu";
+const MEMORY: &str = "x-trigger-machine-memory";
+
+/// The client's timer starts before its request is seen here: this long before its end it is offered nothing.
+const RETIRE_GUARD: Duration = Duration::from_millis(250);
+/// The client ends a poll itself; one that outlives its time by this much has nobody behind it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How a stock controller is answered.
+static WIRE: Wire = Wire { head, goodbye };
+
+fn head(run: &Run, reusable: bool, head: &mut Vec<u8>) {
+    head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: ");
+    head.extend_from_slice(&run.content_type);
+    head.extend_from_slice(b"\r\ncontent-length: ");
+    head.extend_from_slice(itoa::Buffer::new().format(run.payload.len()).as_bytes());
+    head.extend_from_slice(if reusable {
+        b"\r\n\r\n"
+    } else {
+        b"\r\nconnection: close\r\n\r\n"
+    });
+}
+
+/// Only two of a stock controller's ends have a status: elsewhere is 307, for good is 410. Any other would end it.
+fn goodbye(farewell: Farewell) -> Goodbye {
+    let answer: &[u8] = match farewell {
+        Farewell::Expired | Farewell::Replaced => b"",
+        Farewell::Drained => {
+            b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /warm-start\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        }
+        Farewell::Retired => b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    };
+    Goodbye {
+        answer,
+        reusable: false,
+    }
+}
+
+/// `GET /connect`: how to wait.
+pub(super) fn connect(front: &Front) -> Answer {
+    let terms = &front.terms;
+    let body = format!(
+        r#"{{"connectionTimeoutMs":{},"keepaliveMs":{}}}"#,
+        terms.connection_timeout.as_millis(),
+        terms.keepalive.as_millis()
+    );
+    Answer::Reply(json(StatusCode::OK, body))
+}
+
+/// `GET /warm-start`: a controller waits.
+pub(super) async fn poll(front: &Front, request: Request<Incoming>) -> Answer {
+    let read = read_poll(request.headers());
+    let reusable = is_reusable(&request);
+    let problem = match (read, body::discard(request).await) {
+        (Ok((key, controller)), Ok(())) => {
+            let offered_for = front.terms.connection_timeout.saturating_sub(RETIRE_GUARD);
+            let held_for = front.terms.connection_timeout + GRACE;
+            let accepts = Accepts::Message;
+            return Answer::Wait(Box::new(Wait {
+                key,
+                accepts,
+                controller,
+                wire: &WIRE,
+                reusable,
+                offered_for,
+                held_for,
+            }));
+        }
+        (Err(problem), _) | (_, Err(problem)) => problem,
+    };
+    // A controller that cannot say who it is will never be matched: the status that ends it is deliberate.
+    front.metrics.poll_refused();
+    tracing::warn!(?problem, "a poll was refused");
+    problem.into()
+}
+
+fn read_poll(headers: &HeaderMap) -> Result<(Key, Box<str>), Problem> {
+    let text = |name: &'static str| match single(headers, name) {
+        Ok(Some(text)) if !text.is_empty() => Ok(text),
+        Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
+        Err(()) => Err(Problem::bad_key(
+            name,
+            "stands more than once, or is not printable ASCII",
+        )),
+    };
+    let part = |name, text| {
+        check_part(text)
+            .map(Box::from)
+            .map_err(|error| Problem::bad_key(name, error))
+    };
+    let number =
+        |name| text(name).and_then(|t| Number::parse(t).map_err(|error| Problem::bad_key(name, error)));
+    let deployment = text(DEPLOYMENT)?;
+    if deployment.len() > MAX_TOKEN_BYTES {
+        return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
+    }
+    let deployment = auth::deployment(deployment).map_err(|error| Problem::bad_key(DEPLOYMENT, error))?;
+    let controller = match single(headers, CONTROLLER) {
+        Ok(None | Some("")) => "".into(),
+        Ok(Some(name)) => part(CONTROLLER, name)?,
+        Err(()) => {
+            return Err(Problem::bad_key(
+                CONTROLLER,
+                "stands more than once, or is not printable ASCII",
+            ));
+        }
+    };
+    let key = Key {
+        deployment: part(DEPLOYMENT, &deployment)?,
+        version: part(VERSION, text(VERSION)?)?,
+        cpu: number(CPU)?,
+        memory: number(MEMORY)?,
+    };
+    Ok((key, controller))
+}
+
+/// `POST /warm-start`: a supervisor offers a run.
+pub(super) async fn dispatch(front: &Arc<Front>, request: Request<Incoming>) -> Answer {
+    let mut count = Count::new(front);
+    let read = body::read(request, front.terms.body_limit).await;
+    let until = count.body_read() + front.terms.dispatch_budget;
+    let outcome = match read {
+        Ok(body) => dispatch_body(front, &body, until).await,
+        Err(problem) => Err(problem),
+    };
+    match outcome {
+        Ok(outcome) => {
+            count.done(&outcome.result);
+            Answer::Reply(answer(&outcome))
+        }
+        Err(problem) => {
+            count.refused();
+            tracing::debug!(?problem, "a run was refused");
+            problem.into()
+        }
+    }
+}
+
+async fn dispatch_body(front: &Arc<Front>, body: &Bytes, until: Instant) -> Result<Outcome, Problem> {
+    let (payload, message) = Message::in_body(body).map_err(Problem::bad_body)?;
+    front.metrics.payload(payload.len());
+    let Some(key) = message.key() else {
+        return Ok(Outcome {
+            offers: 0,
+            result: Err(Miss::NoDeployment),
+        });
+    };
+    let run = Run {
+        id: message.run().into(),
+        content_type: Bytes::from_static(b"application/json"),
+        payload: body.slice_ref(payload.as_bytes()),
+    };
+    // The platform refuses a second start of a run, so one that may be lost is offered again.
+    let order = Order {
+        key,
+        is_message: true,
+        run: Arc::new(run),
+        redeliver: true,
+        wait: Duration::ZERO,
+        until,
+    };
+    let outcome = deliver(front, &order).await;
+    tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");
+    Ok(outcome)
+}
+
+fn answer(outcome: &Outcome) -> Reply {
+    let mut body = Vec::with_capacity(64);
+    // Writing into a Vec cannot fail.
+    let _ = match &outcome.result {
+        Ok(hit) => {
+            write!(
+                body,
+                r#"{{"didWarmStart":true,"proof":"{}","offers":{}}}"#,
+                hit.proof.text(),
+                outcome.offers
+            )
+        }
+        Err(miss) => {
+            write!(
+                body,
+                r#"{{"didWarmStart":false,"reason":"{}","offers":{}}}"#,
+                miss.reason(),
+                outcome.offers
+            )
+        }
+    };
+    json(StatusCode::OK, body)
+}

@@ -1,0 +1,16 @@
+//! pilotlight, the open warm-start broker: idle controllers wait, supervisors post runs, matches go down held
+//! connections.
+//!
+//! Floors, from the ground up; imports point down only (`tests/architecture.rs` holds them to it):
+//! 0 [`broker`] · 1 [`exchange`], [`metrics`], [`config`], [`auth`] · 2 [`transport`] · 3 [`http`] ·
+//! 4 [`server`] · 5 [`commands`] and `main`.
+
+pub mod auth;
+pub mod broker;
+pub mod commands;
+pub mod config;
+pub mod exchange;
+pub mod http;
+pub mod metrics;
+pub mod server;
+pub mod transport;

@@ -1,0 +1,315 @@
+//! Owns the labels: closed enums, each value known before the first scrape.
+
+use std::marker::PhantomData;
+
+use prometheus::core::{MetricVec, MetricVecBuilder};
+
+use crate::broker::Miss;
+
+/// A label set with finitely many values.
+pub trait Label: Copy {
+    /// Every value.
+    fn all() -> Vec<Self>;
+    /// Its place in [`Label::all`].
+    fn index(self) -> usize;
+    /// The text of each label, in the order of the metric's label names.
+    fn values(self) -> Vec<&'static str>;
+}
+
+/// One metric per label value, found by index rather than by hashing text.
+pub(super) struct Family<M, L> {
+    members: Box<[M]>,
+    label: PhantomData<fn(L)>,
+}
+
+impl<M, L: Label> Family<M, L> {
+    pub(super) fn new<B: MetricVecBuilder<M = M>>(vec: &MetricVec<B>) -> Self
+    where
+        M: prometheus::core::Metric,
+    {
+        let members = L::all()
+            .into_iter()
+            .map(|label| vec.with_label_values(&label.values()))
+            .collect();
+        Self {
+            members,
+            label: PhantomData,
+        }
+    }
+
+    pub(super) fn of(&self, label: L) -> &M {
+        &self.members[label.index()]
+    }
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$value_doc])* $value),+ }
+
+        impl $name {
+            /// The label's text.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$value => $text),+ }
+            }
+        }
+
+        impl Label for $name {
+            fn all() -> Vec<Self> { vec![$(Self::$value),+] }
+            fn index(self) -> usize { self as usize }
+            fn values(self) -> Vec<&'static str> { vec![self.text()] }
+        }
+    };
+}
+
+label! {
+    /// How a held poll ended.
+    End {
+        /// A run was matched to it.
+        Matched = "matched",
+        /// The controller closed its connection, or its machine died.
+        ClientGone = "client_gone",
+        /// Its time was over.
+        Expired = "expired",
+        /// The broker said goodbye before ending.
+        Drained = "drained",
+        /// An operator sent it away for good.
+        Retired = "retired",
+        /// The same controller polled again.
+        Replaced = "replaced",
+        /// It was not held at all.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// What is known of one offer.
+    Verdict {
+        /// The kernel took every byte.
+        Written = "written",
+        /// The peer's kernel acknowledged every byte.
+        Acked = "acked",
+        /// The process read every byte.
+        Received = "received",
+        /// A proxy in between has every byte.
+        Hop = "hop",
+        /// The waiter was gone before a byte was sent.
+        Gone = "gone",
+        /// The connection broke.
+        Lost = "lost",
+        /// The peer did not acknowledge in time.
+        Unacked = "unacked",
+        /// The peer acknowledged, but did not read in time.
+        Frozen = "frozen",
+    }
+}
+
+impl Verdict {
+    /// The proof that the verdict amounts to, if it does.
+    pub const fn proof(self) -> Option<Proof> {
+        match self {
+            Self::Written => Some(Proof::Written),
+            Self::Acked => Some(Proof::Acked),
+            Self::Received => Some(Proof::Received),
+            Self::Hop => Some(Proof::Hop),
+            Self::Gone | Self::Lost | Self::Unacked | Self::Frozen => None,
+        }
+    }
+}
+
+label! {
+    /// What was proved of a delivery.
+    Proof {
+        /// The kernel took every byte.
+        Written = "written",
+        /// The peer's kernel acknowledged every byte.
+        Acked = "acked",
+        /// The process read every byte.
+        Received = "received",
+        /// A proxy in between has every byte.
+        Hop = "hop",
+    }
+}
+
+label! {
+    /// Where a connection came in.
+    Listener {
+        /// Controllers, and supervisors unless they have a listener of their own.
+        Public = "public",
+        /// Supervisors only.
+        Dispatch = "dispatch",
+        /// Operators.
+        Ops = "ops",
+    }
+}
+
+label! {
+    /// Why a connection was not served.
+    Rejected {
+        /// The process or the system is out of file descriptors.
+        NoFds = "no_fds",
+        /// Accepting failed otherwise.
+        AcceptFailed = "accept_failed",
+        /// Bytes followed a held poll.
+        Pipelined = "pipelined",
+    }
+}
+
+label! {
+    /// Which route a request took.
+    Route {
+        /// `GET /connect`.
+        Connect = "connect",
+        /// `POST /warm-start`.
+        Dispatch = "dispatch",
+        /// `GET /warm-start`, when it was answered at once.
+        Poll = "poll",
+        /// `POST /v1/pools/…`.
+        NativeDispatch = "native_dispatch",
+        /// `GET /v1/pools/…`, when it was answered at once.
+        NativePoll = "native_poll",
+        /// Any route of the ops listener.
+        Ops = "ops",
+        /// No route.
+        Other = "other",
+    }
+}
+
+label! {
+    /// The first digit of a status.
+    CodeClass {
+        /// 1xx and 3xx.
+        Other = "other",
+        /// 2xx.
+        Ok = "2xx",
+        /// 4xx.
+        Client = "4xx",
+        /// 5xx.
+        Server = "5xx",
+    }
+}
+
+impl CodeClass {
+    pub(super) const fn of(status: u16) -> Self {
+        match status {
+            200..=299 => Self::Ok,
+            400..=499 => Self::Client,
+            500..=599 => Self::Server,
+            _ => Self::Other,
+        }
+    }
+}
+
+const CODE_CLASSES: usize = 4;
+
+impl Label for (Route, CodeClass) {
+    fn all() -> Vec<Self> {
+        Route::all()
+            .into_iter()
+            .flat_map(|route| CodeClass::all().into_iter().map(move |code| (route, code)))
+            .collect()
+    }
+
+    fn index(self) -> usize {
+        self.0 as usize * CODE_CLASSES + self.1 as usize
+    }
+
+    fn values(self) -> Vec<&'static str> {
+        vec![self.0.text(), self.1.text()]
+    }
+}
+
+label! {
+    /// How a POST ended, without the reason.
+    DispatchKind {
+        /// A controller has the run.
+        Hit = "hit",
+        /// Nobody has it.
+        Miss = "miss",
+        /// The POST was wrong.
+        Refused = "refused",
+        /// The supervisor left before its answer.
+        Aborted = "aborted",
+    }
+}
+
+/// How a POST ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DispatchOutcome {
+    /// A controller has the run.
+    Hit,
+    /// Nobody has it.
+    Miss(Miss),
+    /// The POST was wrong.
+    Refused,
+    /// The supervisor left before its answer.
+    Aborted,
+}
+
+impl From<DispatchOutcome> for DispatchKind {
+    fn from(outcome: DispatchOutcome) -> Self {
+        match outcome {
+            DispatchOutcome::Hit => Self::Hit,
+            DispatchOutcome::Miss(_) => Self::Miss,
+            DispatchOutcome::Refused => Self::Refused,
+            DispatchOutcome::Aborted => Self::Aborted,
+        }
+    }
+}
+
+const MISSES: [Miss; 9] = [
+    Miss::NoPool,
+    Miss::WrongVersion,
+    Miss::WrongMachine,
+    Miss::AllTaken,
+    Miss::NotAMessage,
+    Miss::Draining,
+    Miss::Undelivered,
+    Miss::NoDeployment,
+    Miss::Overloaded,
+];
+
+impl Label for DispatchOutcome {
+    fn all() -> Vec<Self> {
+        let misses = MISSES.map(Self::Miss);
+        [Self::Hit, Self::Refused, Self::Aborted]
+            .into_iter()
+            .chain(misses)
+            .collect()
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Hit => 0,
+            Self::Refused => 1,
+            Self::Aborted => 2,
+            Self::Miss(miss) => 3 + miss as usize,
+        }
+    }
+
+    fn values(self) -> Vec<&'static str> {
+        let reason = match self {
+            Self::Miss(miss) => miss.reason(),
+            Self::Hit | Self::Refused | Self::Aborted => "none",
+        };
+        vec![DispatchKind::from(self).text(), reason]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_the_place_in_the_list() {
+        fn check<L: Label>() {
+            for (place, label) in L::all().into_iter().enumerate() {
+                assert_eq!(label.index(), place);
+            }
+        }
+        check::<End>();
+        check::<DispatchOutcome>();
+        check::<(Route, CodeClass)>();
+    }
+}

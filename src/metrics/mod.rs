@@ -1,0 +1,305 @@
+//! Owns every metric's name, labels and buckets. Metrics watch; they never steer.
+
+mod labels;
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use labels::Family;
+pub use labels::{
+    CodeClass, DispatchKind, DispatchOutcome, End, Label, Listener, Proof, Rejected, Route, Verdict,
+};
+
+const DISPATCH_BUCKETS: [f64; 16] = [
+    25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
+    1.0, 2.5,
+];
+const HOLD_BUCKETS: [f64; 10] = [0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+const BYTES_BUCKETS: [f64; 8] = [
+    512.0,
+    1024.0,
+    2048.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    1_048_576.0,
+    4_194_304.0,
+];
+
+/// All metrics of one broker.
+pub struct Metrics {
+    registry: Registry,
+    /// 1 while the broker ends politely.
+    pub draining: IntGauge,
+    connections: Family<IntGauge, Listener>,
+    accepted: Family<IntCounter, Listener>,
+    rejected: Family<IntCounter, Rejected>,
+    waiters: IntGauge,
+    pools: IntGauge,
+    polls: Family<IntCounter, End>,
+    hold: Family<Histogram, End>,
+    dispatches: Family<IntCounter, DispatchOutcome>,
+    dispatch_seconds: Family<Histogram, DispatchKind>,
+    delivery_seconds: Family<Histogram, Proof>,
+    offers: Family<IntCounter, Verdict>,
+    redeliveries: IntCounter,
+    payload_bytes: Histogram,
+    requests: Family<IntCounter, (Route, CodeClass)>,
+}
+
+impl Metrics {
+    /// Registers every metric, each label value from the start, so that a rate never begins with a gap.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        make.process()?;
+        make.build_info()?;
+        Ok(Self {
+            draining: make.gauge("draining", "1 while the broker ends politely.")?,
+            connections: make.gauges(&["listener"], "connections", "Open connections.")?,
+            accepted: make.counters(
+                &["listener"],
+                "connections_accepted_total",
+                "Connections accepted.",
+            )?,
+            rejected: make.counters(
+                &["reason"],
+                "connections_rejected_total",
+                "Connections not served.",
+            )?,
+            waiters: make.waiters()?,
+            pools: make.gauge("pools", "Pools with at least one waiter.")?,
+            polls: make.counters(&["end"], "polls_total", "Held polls, by how they ended.")?,
+            hold: make.histograms(
+                &["end"],
+                "hold_seconds",
+                "How long polls were held.",
+                &HOLD_BUCKETS,
+            )?,
+            dispatches: make.counters(
+                &["outcome", "reason"],
+                "dispatches_total",
+                "Runs posted, by outcome.",
+            )?,
+            dispatch_seconds: make.histograms(
+                &["outcome"],
+                "dispatch_seconds",
+                "From a POST's last byte to its answer.",
+                &DISPATCH_BUCKETS,
+            )?,
+            delivery_seconds: make.histograms(
+                &["proof"],
+                "delivery_seconds",
+                "From the match to the proof of delivery.",
+                &DISPATCH_BUCKETS,
+            )?,
+            offers: make.counters(
+                &["verdict"],
+                "offers_total",
+                "Attempts to hand a run to one waiter.",
+            )?,
+            redeliveries: make.counter(
+                "redeliveries_total",
+                "Offers made after an unproven one of the same run.",
+            )?,
+            payload_bytes: make.histogram("payload_bytes", "Size of the runs posted.", &BYTES_BUCKETS)?,
+            requests: make.counters(
+                &["route", "code_class"],
+                "http_requests_total",
+                "Requests answered.",
+            )?,
+            registry,
+        })
+    }
+
+    /// The text that Prometheus scrapes. The two counts are those of the moment.
+    pub fn render(&self, (waiters, pools): (usize, usize)) -> Result<Vec<u8>, prometheus::Error> {
+        self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
+        self.pools.set(i64::try_from(pools).unwrap_or(i64::MAX));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// A held poll ended.
+    pub fn poll_ended(&self, end: End, held: Duration) {
+        self.polls.of(end).inc();
+        self.hold.of(end).observe(held.as_secs_f64());
+    }
+
+    /// A poll was not held: a limit is reached, or its headers were wrong.
+    pub fn poll_refused(&self) {
+        self.poll_ended(End::Refused, Duration::ZERO);
+    }
+
+    /// A POST was answered, or its client left.
+    pub fn dispatched(&self, outcome: DispatchOutcome, took: Duration) {
+        self.dispatches.of(outcome).inc();
+        self.dispatch_seconds
+            .of(outcome.into())
+            .observe(took.as_secs_f64());
+    }
+
+    /// A valid run came in.
+    #[expect(clippy::cast_precision_loss, reason = "a size in bytes, far below 2^52")]
+    pub fn payload(&self, bytes: usize) {
+        self.payload_bytes.observe(bytes as f64);
+    }
+
+    /// An offer ended; `took` runs from the match to the verdict.
+    pub fn offered(&self, verdict: Verdict, took: Duration) {
+        self.offers.of(verdict).inc();
+        if let Some(proof) = verdict.proof() {
+            self.delivery_seconds.of(proof).observe(took.as_secs_f64());
+        }
+    }
+
+    /// A run is offered again after bytes of it went somewhere without proof.
+    pub fn redelivered(&self) {
+        self.redeliveries.inc();
+    }
+
+    /// A connection was accepted; it is counted as open until the guard is dropped.
+    pub fn connected(&self, listener: Listener) -> Connected {
+        self.accepted.of(listener).inc();
+        let open = self.connections.of(listener).clone();
+        open.inc();
+        Connected(open)
+    }
+
+    /// A connection was not served.
+    pub fn rejected(&self, reason: Rejected) {
+        self.rejected.of(reason).inc();
+    }
+
+    /// A request was answered with this status.
+    pub fn answered(&self, route: Route, status: u16) {
+        self.requests.of((route, CodeClass::of(status))).inc();
+    }
+}
+
+/// Counts one open connection for as long as it lives.
+pub struct Connected(IntGauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Makes and registers; every name gets its prefix here.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(name, help).namespace("pilotlight")
+    }
+
+    fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn process(&self) -> Result<(), prometheus::Error> {
+        #[cfg(target_os = "linux")]
+        self.0.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        Ok(())
+    }
+
+    fn build_info(&self) -> Result<(), prometheus::Error> {
+        let opts = Self::opts("build_info", "1, labelled with what was built.")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label(
+                "revision",
+                option_env!("PILOTLIGHT_REVISION").unwrap_or("unknown"),
+            );
+        self.register(IntGauge::with_opts(opts)?)?.set(1);
+        Ok(())
+    }
+
+    fn waiters(&self) -> Result<IntGauge, prometheus::Error> {
+        let opts = Self::opts("waiters", "Held polls.").const_label("transport", "poll");
+        self.register(IntGauge::with_opts(opts)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.register(IntGauge::with_opts(Self::opts(name, help))?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.register(IntCounter::with_opts(Self::opts(name, help))?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+        self.register(Histogram::with_opts(Self::histogram_opts(name, help, buckets))?)
+    }
+
+    fn histogram_opts(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+        HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec())
+    }
+
+    fn gauges<L: Label>(
+        &self,
+        labels: &[&str],
+        name: &str,
+        help: &str,
+    ) -> Result<Family<IntGauge, L>, prometheus::Error> {
+        Ok(Family::new(
+            &self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)?,
+        ))
+    }
+
+    fn counters<L: Label>(
+        &self,
+        labels: &[&str],
+        name: &str,
+        help: &str,
+    ) -> Result<Family<IntCounter, L>, prometheus::Error> {
+        Ok(Family::new(
+            &self.register(IntCounterVec::new(Self::opts(name, help), labels)?)?,
+        ))
+    }
+
+    fn histograms<L: Label>(
+        &self,
+        labels: &[&str],
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<Family<Histogram, L>, prometheus::Error> {
+        Ok(Family::new(&self.register(HistogramVec::new(
+            Self::histogram_opts(name, help, buckets),
+            labels,
+        )?)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_label_value_is_there_from_the_start() {
+        let metrics = Metrics::new().unwrap();
+        let text = String::from_utf8(metrics.render((3, 2)).unwrap()).unwrap();
+        for line in [
+            "pilotlight_waiters{transport=\"poll\"} 3",
+            "pilotlight_pools 2",
+            "pilotlight_polls_total{end=\"client_gone\"} 0",
+            "pilotlight_dispatches_total{outcome=\"miss\",reason=\"wrong_machine\"} 0",
+            "pilotlight_dispatches_total{outcome=\"hit\",reason=\"none\"} 0",
+            "pilotlight_offers_total{verdict=\"gone\"} 0",
+            "pilotlight_http_requests_total{code_class=\"2xx\",route=\"connect\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("process_resident_memory_bytes"));
+    }
+}

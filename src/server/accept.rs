@@ -1,0 +1,120 @@
+//! Owns accepting: one thread with its own runtime and listeners, one task per connection.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::listen::Share;
+use crate::http::{Front, serve};
+use crate::metrics::{Metrics, Rejected};
+use crate::transport::Connection;
+
+/// After a failed accept the loop rests, twice as long each time, so that a full table costs no core.
+const SHORTEST_REST: Duration = Duration::from_millis(10);
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// A serving thread.
+pub(super) struct Worker(JoinHandle<()>);
+
+impl Worker {
+    /// Waits for its end, after it was told to stop.
+    pub(super) fn end(self) {
+        if self.0.join().is_err() {
+            tracing::error!("a serving thread ended with a panic");
+        }
+    }
+}
+
+pub(super) fn spawn_worker(
+    number: usize,
+    front: Arc<Front>,
+    shares: Vec<Share>,
+    mut stopped: watch::Receiver<bool>,
+) -> io::Result<Worker> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new()
+        .name(format!("serve-{number}"))
+        .spawn(move || {
+            runtime.block_on(async {
+                for share in shares {
+                    let accepting = accept(share, front.clone());
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "ends with this thread's runtime, just below"
+                    )]
+                    tokio::spawn(accepting);
+                }
+                // An error means that the server is gone: then this thread ends as well.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            });
+            // What is open now has had its goodbye: the runtime drops every connection.
+            runtime.shutdown_background();
+        })?;
+    Ok(Worker(thread))
+}
+
+async fn accept(share: Share, front: Arc<Front>) {
+    let Share { listener, socket } = share;
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "a listener could not be served"),
+    };
+    loop {
+        let (stream, peer) = next(&socket, &front.metrics).await;
+        let Ok(()) = stream.set_nodelay(true) else {
+            continue;
+        };
+        let open = front.metrics.connected(listener);
+        let front = front.clone();
+        let connection = Arc::new(Connection::new(stream, peer));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "owned by this thread's runtime, ends with its connection"
+        )]
+        tokio::spawn(async move {
+            serve(front, listener, connection).await;
+            drop(open);
+        });
+    }
+}
+
+/// The next connection; failures are counted and waited out.
+pub(super) async fn next(socket: &TcpListener, metrics: &Metrics) -> (TcpStream, std::net::SocketAddr) {
+    let mut rest = SHORTEST_REST;
+    loop {
+        match socket.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                let no_fds = matches!(error.raw_os_error(), Some(code) if code == NO_FDS_PROCESS || code == NO_FDS_SYSTEM);
+                metrics.rejected(if no_fds {
+                    Rejected::NoFds
+                } else {
+                    Rejected::AcceptFailed
+                });
+                if rest == SHORTEST_REST {
+                    tracing::error!(%error, "accepting fails; held polls are untouched");
+                }
+                tokio::time::sleep(rest).await;
+                rest = (rest * 2).min(LONGEST_REST);
+            }
+        }
+    }
+}
+
+const NO_FDS_PROCESS: i32 = rustix::io::Errno::MFILE.raw_os_error();
+const NO_FDS_SYSTEM: i32 = rustix::io::Errno::NFILE.raw_os_error();
+
+/// The connection died in the queue: the next one may be fine.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}

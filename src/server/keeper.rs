@@ -1,0 +1,69 @@
+//! Owns the keeper: twenty times a second it ends polls whose time is over and, in a drain, says some goodbyes.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use crate::transport::{Exchange, Farewell};
+
+const TICK: Duration = Duration::from_millis(50);
+/// Once the window is over, a poll that still comes is held this long and then sent elsewhere.
+const AFTER_WINDOW: Duration = Duration::from_millis(500);
+
+/// Keeps for ever.
+pub(super) async fn keep(exchange: &Exchange, drain_window: Duration) -> Infallible {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut drain = None;
+    let mut last_sweep = Instant::now();
+    loop {
+        ticks.tick().await;
+        exchange.expire(|taken| taken.waiter.dismiss(Farewell::Expired));
+        if !exchange.is_draining() {
+            continue;
+        }
+        let now = Instant::now();
+        let left = (*drain.get_or_insert(now) + drain_window).saturating_duration_since(now);
+        if left.is_zero() && now - last_sweep < AFTER_WINDOW {
+            continue;
+        }
+        last_sweep = now;
+        goodbyes(exchange, share(exchange.counts().0, left));
+    }
+}
+
+/// Sends `most` waiters elsewhere.
+pub(super) fn goodbyes(exchange: &Exchange, most: usize) {
+    exchange.drain_some(most, |taken| taken.waiter.dismiss(Farewell::Drained));
+}
+
+/// This tick's share of the goodbyes, so that all are said when the window ends.
+fn share(waiters: usize, left: Duration) -> usize {
+    let ticks_left = usize::try_from(left.as_millis() / TICK.as_millis()).unwrap_or(usize::MAX);
+    waiters.div_ceil(ticks_left.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goodbyes_are_spread_over_the_window() {
+        let mut waiters = 1000;
+        let mut left = Duration::from_secs(1);
+        let mut most = 0;
+        while !left.is_zero() {
+            let some = share(waiters, left);
+            most = most.max(some);
+            waiters -= some;
+            left -= TICK;
+        }
+        assert_eq!((waiters, most), (0, 50));
+    }
+
+    #[test]
+    fn without_a_window_all_go_at_once() {
+        assert_eq!(share(1000, Duration::ZERO), 1000);
+    }
+}

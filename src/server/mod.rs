@@ -1,0 +1,151 @@
+//! Owns the process's outline: bind, run, end. Wires everything, decides nothing.
+//!
+//! ```text
+//! ops runtime (the caller's)          one runtime per serving thread
+//!   ops listener                        its own listeners on the shared addresses (SO_REUSEPORT)
+//!   keeper: expiry, goodbyes            its connections, from accept to end
+//! ```
+
+mod accept;
+mod keeper;
+mod listen;
+mod ops;
+mod shutdown;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, watch};
+
+use crate::broker::Limits;
+use crate::config::Settings;
+use crate::exchange::Exchange;
+use crate::http::{Front, Terms};
+use crate::metrics::{Listener, Metrics};
+use accept::Worker;
+use listen::Group;
+
+/// Where a server listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Controllers, and supervisors unless they have an address of their own.
+    pub public: SocketAddr,
+    /// Supervisors, if they have an address of their own.
+    pub dispatch: Option<SocketAddr>,
+    /// Operators.
+    pub ops: SocketAddr,
+}
+
+/// A broker whose addresses are bound and which serves once it is run.
+pub struct Server {
+    front: Arc<Front>,
+    groups: Vec<Group>,
+    ops: std::net::TcpListener,
+    threads: usize,
+    drain_window: Duration,
+}
+
+impl Server {
+    /// Binds every address; from here on connections queue.
+    pub fn bind(settings: &Settings, limits: Limits) -> anyhow::Result<Self> {
+        let threads = settings.threads();
+        let mut groups = vec![bind_group(Listener::Public, settings.listen, threads)?];
+        if let Some(address) = settings.dispatch_listen {
+            groups.push(bind_group(Listener::Dispatch, address, threads)?);
+        }
+        let ops = listen::single(settings.ops_listen)
+            .with_context(|| format!("--ops-listen {} cannot be bound", settings.ops_listen))?;
+        let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
+        let exchange = Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone()));
+        let terms = Terms {
+            connection_timeout: settings.connection_timeout,
+            keepalive: settings.keepalive,
+            dispatch_budget: settings.dispatch_budget,
+            body_limit: usize::try_from(settings.body_limit.as_u64()).unwrap_or(usize::MAX),
+            proof: settings.proof.into(),
+            separate_dispatch: settings.dispatch_listen.is_some(),
+        };
+        let front = Arc::new(Front::new(exchange, metrics, terms));
+        Ok(Self {
+            front,
+            groups,
+            ops,
+            threads,
+            drain_window: settings.drain_window,
+        })
+    }
+
+    /// Where it listens, with the ports that the system chose.
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        let of = |listener| {
+            self.groups
+                .iter()
+                .find(|group| group.listener == listener)
+                .map(|group| group.address)
+        };
+        let ops = self.ops.local_addr()?;
+        Ok(Addresses {
+            public: of(Listener::Public).unwrap_or(ops),
+            dispatch: of(Listener::Dispatch),
+            ops,
+        })
+    }
+
+    /// Serves until `signals` says so: the first message drains and ends, the second ends at once.
+    pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<()> {
+        let Self {
+            front,
+            groups,
+            ops,
+            threads,
+            drain_window,
+        } = self;
+        let (stop, stopped) = watch::channel(false);
+        let mut workers = Vec::with_capacity(threads);
+        let mut shares: Vec<Vec<_>> = groups.into_iter().map(Group::into_shares).collect();
+        for number in 0..threads {
+            let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
+            workers.push(accept::spawn_worker(
+                number,
+                front.clone(),
+                share,
+                stopped.clone(),
+            )?);
+        }
+        let ops = tokio::net::TcpListener::from_std(ops)?;
+        tokio::select! {
+            never = ops::serve(ops, front.clone()) => match never {},
+            never = keeper::keep(&front.exchange, drain_window) => match never {},
+            () = shutdown::ended(&front, &mut signals, drain_window) => {}
+        }
+        // The receivers are the workers; if all have ended already, nobody needs to be told.
+        let _ = stop.send(true);
+        tokio::task::spawn_blocking(move || workers.into_iter().for_each(Worker::end)).await?;
+        Ok(())
+    }
+}
+
+fn bind_group(listener: Listener, address: SocketAddr, threads: usize) -> anyhow::Result<Group> {
+    Group::bind(listener, address, threads).with_context(|| {
+        let flag = if listener == Listener::Dispatch {
+            "--dispatch-listen"
+        } else {
+            "--listen"
+        };
+        format!("{flag} {address} cannot be bound")
+    })
+}
+
+/// Lifts the limit of open files as far as the system allows, and says how far that is.
+pub fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}

@@ -1,0 +1,214 @@
+//! Owns one accepted socket, which hyper, the hold and the dispatch share in turns.
+//!
+//! ```text
+//! hyper ──GET parks──► hold ──taken──► dispatch ──reuse──► hyper (with the next bytes)
+//!                        │                └──────close──► gone
+//!                        └─ controller gone ─────────────► gone
+//! ```
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+use atomic_waker::AtomicWaker;
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// An accepted socket with what its hold and its dispatch tell each other.
+pub struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    ending: AtomicU8,
+    hold: AtomicWaker,
+}
+
+/// What becomes of a connection after its waiter was taken out of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The answer is written, the next request may come.
+    Reuse,
+    /// Nothing more will be written.
+    Close,
+}
+
+/// What a look at the read side shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing to read: the peer waits.
+    Quiet,
+    /// Bytes to read.
+    Bytes,
+    /// End of stream, or an error.
+    Gone,
+}
+
+impl Connection {
+    /// Takes over an accepted socket.
+    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+        Self {
+            stream,
+            peer,
+            ending: AtomicU8::new(UNDECIDED),
+            hold: AtomicWaker::new(),
+        }
+    }
+
+    /// Where the peer connects from.
+    pub fn origin(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+
+    /// Looks at the socket itself, without waiting and without taking a byte.
+    pub(super) fn look(&self) -> Look {
+        match rustix::net::recv(
+            &self.stream,
+            &mut [0_u8; 1],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        ) {
+            Ok((0, _)) => Look::Gone,
+            Ok(_) => Look::Bytes,
+            Err(rustix::io::Errno::AGAIN) => Look::Quiet,
+            Err(_) => Look::Gone,
+        }
+    }
+
+    /// Waits until a look shows something other than quiet.
+    pub(super) fn poll_look(&self, cx: &mut Context<'_>) -> Poll<Look> {
+        loop {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(Look::Gone);
+            }
+            // The look runs inside try_io so that quiet clears the readiness and the next poll sleeps.
+            let look = self.stream.try_io(Interest::READABLE, || match self.look() {
+                Look::Quiet => Err(io::ErrorKind::WouldBlock.into()),
+                look @ (Look::Bytes | Look::Gone) => Ok(look),
+            });
+            if let Ok(look) = look {
+                return Poll::Ready(look);
+            }
+        }
+    }
+
+    /// Writes what the kernel takes now, in one call.
+    pub(super) fn write_now(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.stream.try_write_vectored(parts) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            written => written,
+        }
+    }
+
+    /// Waits until the kernel may take more.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.stream.writable().await
+    }
+
+    /// Ends the connection with an RST, at once and whoever else holds it.
+    pub(super) fn reset(&self) {
+        if let Err(error) = rustix::net::connect_unspec(&self.stream) {
+            tracing::debug!(%error, "a reset failed; the connection is closed instead");
+        }
+    }
+
+    /// Ends both directions; the hold wakes by it.
+    pub(super) fn shut(&self) {
+        // An error means that the peer was quicker.
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+    }
+
+    /// What was decided about the present waiter, if anything was.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        match self.ending.load(Ordering::Acquire) {
+            REUSE => Some(Ending::Reuse),
+            CLOSE => Some(Ending::Close),
+            _ => None,
+        }
+    }
+
+    /// A new waiter begins: nothing is decided about it.
+    pub(super) fn begin(&self) {
+        self.ending.store(UNDECIDED, Ordering::Release);
+    }
+
+    /// Decides, and wakes the hold if it is waiting for the decision.
+    pub(super) fn end(&self, ending: Ending) {
+        let ending = match ending {
+            Ending::Reuse => REUSE,
+            Ending::Close => CLOSE,
+        };
+        self.ending.store(ending, Ordering::Release);
+        self.hold.wake();
+    }
+
+    /// Polls for a decision by the one who took the waiter out.
+    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
+        self.hold.register(cx.waker());
+        self.ending().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+const UNDECIDED: u8 = 0;
+const REUSE: u8 = 1;
+const CLOSE: u8 = 2;
+
+/// The connection as hyper reads and writes it.
+pub struct Io(pub Arc<Connection>);
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let stream = &self.0.stream;
+        let room = buf.remaining();
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(read) if 0 < read && read < room => {
+                    // A short read emptied the socket. Saying so saves the next poll a call that would block.
+                    let _ = stream.try_io(Interest::READABLE, || {
+                        Err::<(), _>(io::ErrorKind::WouldBlock.into())
+                    });
+                    return Poll::Ready(Ok(()));
+                }
+                done => return Poll::Ready(done.map(drop)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = &self.0.stream;
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_write_vectored(bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(
+            rustix::net::shutdown(&self.0.stream, rustix::net::Shutdown::Write).map_err(io::Error::from),
+        )
+    }
+}

@@ -1,0 +1,42 @@
+//! Owns a held poll from its parking to its ending: it sleeps, and wakes only for the peer's bytes or end.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::connection::{Ending, Look};
+use super::{Connection, Place};
+
+/// How a hold ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// An answer was written, and the next request is there to be read.
+    Again,
+    /// The connection is over.
+    Over,
+    /// The peer sent bytes while it was held: misuse, the connection is over.
+    Pipelined,
+}
+
+/// Holds a parked waiter until its connection is over or carries the next request.
+pub async fn hold(connection: Arc<Connection>, mut place: Place) -> Held {
+    poll_fn(|cx| poll_held(&connection, &mut place, cx)).await
+}
+
+fn poll_held(connection: &Connection, place: &mut Place, cx: &mut Context<'_>) -> Poll<Held> {
+    let look = ready!(connection.poll_look(cx));
+    // Something came. If nobody took the waiter, that ends it; else its taker decides, or has decided.
+    let ending = match connection.ending() {
+        Some(decided) => {
+            place.was_taken();
+            decided
+        }
+        None if place.leave() => Ending::Close,
+        None => ready!(connection.poll_ending(cx)),
+    };
+    Poll::Ready(match (ending, look) {
+        (Ending::Reuse, Look::Bytes) => Held::Again,
+        (Ending::Close, Look::Bytes) => Held::Pipelined,
+        _ => Held::Over,
+    })
+}

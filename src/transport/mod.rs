@@ -1,0 +1,62 @@
+//! Owns the way to a waiter: holding it, handing it a run, saying goodbye. Knows sockets, not statuses.
+//!
+//! [`Waiter`] is the seam: what stands in a pool and can be offered a run. Today it is a long poll on a plain
+//! socket; other ways to wait (TLS, WebSocket, server-sent events, HTTP/2) are other kinds of waiter behind
+//! the same two calls, [`Waiter::offer`] and [`Waiter::dismiss`].
+
+mod connection;
+mod hold;
+mod waiter;
+
+use bytes::Bytes;
+
+pub use connection::{Connection, Io};
+pub use hold::{Held, hold};
+pub use waiter::Waiter;
+
+/// The exchange of waiters that transport can reach.
+pub type Exchange = crate::exchange::Exchange<Waiter>;
+/// A place in that exchange.
+pub type Place = crate::exchange::Place<Waiter>;
+
+/// A run on its way to a waiter.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Its name, as the supervisor or the broker gave it. Printable ASCII.
+    pub id: Box<str>,
+    /// The payload's media type, as a header value.
+    pub content_type: Bytes,
+    /// The bytes to relay, unchanged.
+    pub payload: Bytes,
+}
+
+/// Why a waiter is sent away without a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// Its time is over.
+    Expired,
+    /// The broker ends: wait elsewhere.
+    Drained,
+    /// An operator sends it away for good.
+    Retired,
+    /// The same controller waits on a newer connection.
+    Replaced,
+}
+
+/// What is written to a waiter that is sent away, and whether its connection goes on afterwards.
+#[derive(Debug, Clone, Copy)]
+pub struct Goodbye {
+    /// The whole answer; empty to close without one.
+    pub answer: &'static [u8],
+    /// Whether the connection may carry another request.
+    pub reusable: bool,
+}
+
+/// How one dialect puts a run or a goodbye on the wire; the statuses in it are the dialect's business.
+#[derive(Debug)]
+pub struct Wire {
+    /// Appends the head of the answer that carries a run; the payload follows in the same write.
+    pub head: fn(run: &Run, reusable: bool, head: &mut Vec<u8>),
+    /// The answer to a waiter that is sent away.
+    pub goodbye: fn(Farewell) -> Goodbye,
+}
