@@ -1,0 +1,366 @@
+//! Owns the core's stories: who gets what, told as scripts with the expected answer on each line.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pilotlight::broker::{
+    Accepts, Ask, Broker, Filter, Key, Limits, Moment, Number, Offer, Pick, Ticket, WaiterId,
+};
+
+const ROOMY: Limits = Limits {
+    waiters: 100,
+    waiters_per_pool: 100,
+    pools: 100,
+};
+
+/// A pool is written `deployment/version/cpu/memory`.
+fn key(text: &str) -> Key {
+    let parts: Vec<&str> = text.split('/').collect();
+    let [deployment, version, cpu, memory] = parts[..] else {
+        panic!("{text} is no pool")
+    };
+    let number = |text| Number::parse(text).unwrap();
+    Key {
+        deployment: deployment.into(),
+        version: version.into(),
+        cpu: number(cpu),
+        memory: number(memory),
+    }
+}
+
+struct Stage {
+    broker: Broker<String>,
+    ids: HashMap<String, WaiterId>,
+    now: Duration,
+}
+
+impl Stage {
+    fn now(&self) -> Moment {
+        Moment::from_micros(0).plus(self.now)
+    }
+
+    /// `park NAME POOL [as CONTROLLER] [from IP] [anything] [offered 50s] [held 52s]`
+    fn park(&mut self, words: &[&str]) -> String {
+        let option = |name: &str| {
+            words
+                .iter()
+                .position(|word| *word == name)
+                .map(|at| words[at + 1])
+        };
+        let lasts = |name, default| {
+            self.now()
+                .plus(option(name).map_or(default, |d| humantime::parse_duration(d).unwrap()))
+        };
+        let ticket = Ticket {
+            key: key(words[1]),
+            accepts: if words.contains(&"anything") {
+                Accepts::Anything
+            } else {
+                Accepts::Message
+            },
+            controller: option("as").unwrap_or_default().into(),
+            origin: option("from").unwrap_or("10.0.0.1").parse().unwrap(),
+            offer_until: lasts("offered", Duration::from_secs(50)),
+            deadline: lasts("held", Duration::from_secs(52)),
+            waiter: words[0].to_owned(),
+        };
+        match self.broker.park(ticket, self.now()) {
+            Ok(parked) => {
+                self.ids.insert(words[0].to_owned(), parked.id);
+                parked.replaced.map_or("parked".to_owned(), |old| {
+                    format!("parked, replacing {}", old.waiter)
+                })
+            }
+            Err(full) => format!("{full:?} full").to_lowercase(),
+        }
+    }
+
+    fn offer(&mut self, words: &[&str]) -> String {
+        let key = key(words[0]);
+        let ask = Ask {
+            key: key.as_ref(),
+            is_message: !words.contains(&"opaque"),
+        };
+        match self.broker.offer(&ask, self.now()) {
+            Offer::Matched(taken) => taken.waiter,
+            Offer::Cold(miss) => miss.reason().to_owned(),
+        }
+    }
+
+    fn act(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let now = self.now();
+        let names = |taken: Vec<pilotlight::broker::Taken<String>>| {
+            let mut names: Vec<String> = taken.into_iter().map(|taken| taken.waiter).collect();
+            names.sort();
+            names.join(" ")
+        };
+        let filter = |text: &str| Filter {
+            deployment: Some(text.to_owned()),
+            ..Filter::default()
+        };
+        let said = match (words[0], &words[1..]) {
+            ("park", words) => self.park(words),
+            ("offer", words) => self.offer(words),
+            ("at", [time]) => {
+                self.now = humantime::parse_duration(time).unwrap();
+                String::new()
+            }
+            ("leave", [name]) => {
+                let left = self.broker.leave(self.ids[*name], now);
+                if left.is_some() {
+                    "left".to_owned()
+                } else {
+                    "was gone".to_owned()
+                }
+            }
+            ("expire", []) => names(self.broker.expire(now, 100)),
+            ("retire", [deployment]) => names(self.broker.retire(&filter(deployment), now, 100)),
+            ("drain", []) => {
+                self.broker.drain();
+                String::new()
+            }
+            ("goodbye", [most]) => names(self.broker.take_any(now, most.parse().unwrap())),
+            ("count", []) => format!("{} in {}", self.broker.waiters_len(), self.broker.pools_len()),
+            _ => panic!("{line} is no act"),
+        };
+        self.broker.audit().unwrap();
+        said
+    }
+}
+
+fn check_with(limits: Limits, pick: Pick, script: &str) {
+    let mut stage = Stage {
+        broker: Broker::new(limits, pick),
+        ids: HashMap::new(),
+        now: Duration::ZERO,
+    };
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (act, expected) = line.split_once("=>").unwrap_or((line, ""));
+        assert_eq!(stage.act(act), expected.trim(), "at `{line}` of\n{script}");
+    }
+}
+
+fn check(script: &str) {
+    check_with(ROOMY, Pick::Newest, script);
+}
+
+#[test]
+fn the_newest_waiter_is_matched_first() {
+    check(
+        "park a d/1/1/1 => parked
+         park b d/1/1/1 => parked
+         park c d/1/1/1 => parked
+         offer d/1/1/1 => c
+         offer d/1/1/1 => b
+         park d d/1/1/1 => parked
+         offer d/1/1/1 => d
+         offer d/1/1/1 => a",
+    );
+}
+
+#[test]
+fn the_oldest_waiter_is_matched_first_if_so_chosen() {
+    check_with(
+        ROOMY,
+        Pick::Oldest,
+        "park a d/1/1/1 => parked
+         park b d/1/1/1 anything => parked
+         park c d/1/1/1 => parked
+         offer d/1/1/1 => a
+         offer d/1/1/1 => b
+         offer d/1/1/1 => c",
+    );
+}
+
+#[test]
+fn numbers_meet_by_value_and_machines_never_by_likeness() {
+    check(
+        "park a d/1/0.50/0.5 => parked
+         offer d/1/1/0.5 => wrong_machine
+         offer d/1/0.5/1 => wrong_machine
+         offer d/1/5e-1/.5 => a",
+    );
+}
+
+#[test]
+fn a_key_is_a_tuple_and_no_joined_text() {
+    check(
+        "park a ab/c/1/1 => parked
+         offer a/bc/1/1 => no_pool
+         offer ab/c/1/1 => a",
+    );
+}
+
+#[test]
+fn a_miss_says_why() {
+    check(
+        "offer d/1/1/1 => no_pool
+         park a d/1/1/1 => parked
+         offer e/1/1/1 => no_pool
+         offer d/2/1/1 => wrong_version
+         offer d/1/2/1 => wrong_machine
+         offer d/1/1/1 => a
+         offer d/1/1/1 => all_taken
+         offer d/1/2/1 => no_pool
+         at 61s
+         offer d/1/1/1 => no_pool",
+    );
+}
+
+#[test]
+fn a_pool_that_emptied_by_departure_was_not_taken() {
+    check(
+        "park a d/1/1/1 => parked
+         leave a => left
+         offer d/1/1/1 => no_pool
+         leave a => was gone
+         count => 0 in 0",
+    );
+}
+
+#[test]
+fn a_waiter_near_its_deadline_is_held_but_not_offered() {
+    check(
+        "park old d/1/1/1 => parked
+         at 20s
+         park new d/1/1/1 => parked
+         at 49s
+         offer d/1/1/1 => new
+         at 50s
+         offer d/1/1/1 => all_taken
+         count => 1 in 1
+         expire =>
+         at 52s
+         expire => old
+         count => 0 in 0",
+    );
+}
+
+#[test]
+fn a_late_waiter_can_still_leave_be_retired_and_be_drained() {
+    check(
+        "park a d/1/1/1 => parked
+         park b d/1/1/1 => parked
+         park c d/1/1/1 => parked
+         at 51s
+         offer d/1/1/1 => all_taken
+         leave b => left
+         retire d => a c
+         count => 0 in 0",
+    );
+}
+
+#[test]
+fn deadlines_end_in_their_order_even_laps_apart() {
+    check(
+        "park short d/1/1/1 held 1s => parked
+         park long d/1/1/1 held 200s => parked
+         park middle d/1/1/1 held 70s => parked
+         at 900ms
+         expire =>
+         at 1s
+         expire => short
+         at 69s
+         expire =>
+         at 70100ms
+         expire => middle
+         at 500s
+         expire => long",
+    );
+}
+
+#[test]
+fn the_same_controllers_newest_poll_wins() {
+    check(
+        "park a d/1/1/1 as one => parked
+         park b d/1/1/1 as one => parked, replacing a
+         park c d/1/1/1 as two => parked
+         leave a => was gone
+         count => 2 in 1
+         offer d/1/1/1 => c
+         offer d/1/1/1 => b",
+    );
+}
+
+#[test]
+fn nobody_replaces_a_controller_from_elsewhere_or_of_another_pool() {
+    check(
+        "park a d/1/1/1 as one from 10.0.0.1 => parked
+         park b d/1/1/1 as one from 10.0.0.2 => parked
+         park c d/2/1/1 as one from 10.0.0.1 => parked
+         park d d/1/1/1 => parked
+         park e d/1/1/1 => parked
+         count => 5 in 2",
+    );
+}
+
+#[test]
+fn a_replacement_needs_no_free_place() {
+    check_with(
+        Limits { waiters: 1, ..ROOMY },
+        Pick::Newest,
+        "park a d/1/1/1 as one => parked
+         park b d/1/1/1 as one => parked, replacing a
+         park c d/1/1/1 as two => waiters full",
+    );
+}
+
+#[test]
+fn a_full_pool_refuses_the_next_waiter_and_others_do_not() {
+    check_with(
+        Limits {
+            waiters: 3,
+            waiters_per_pool: 1,
+            pools: 2,
+        },
+        Pick::Newest,
+        "park a d/1/1/1 => parked
+         park b d/1/1/1 => pool full
+         park c e/1/1/1 => parked
+         park d f/1/1/1 => pools full
+         offer d/1/1/1 => a
+         park d f/1/1/1 => parked",
+    );
+}
+
+#[test]
+fn an_opaque_run_is_never_handed_to_a_stock_controller() {
+    check(
+        "park stock d/1/1/1 => parked
+         offer d/1/1/1 opaque => not_a_message
+         park native d/1/1/1 anything => parked
+         park stock2 d/1/1/1 => parked
+         offer d/1/1/1 opaque => native
+         offer d/1/1/1 => stock2
+         park native2 d/1/1/1 anything => parked
+         offer d/1/1/1 => native2
+         offer d/1/1/1 => stock",
+    );
+}
+
+#[test]
+fn a_draining_broker_matches_nobody_and_lets_all_go() {
+    check(
+        "park a d/1/1/1 => parked
+         park b e/1/1/1 => parked
+         drain
+         offer d/1/1/1 => draining
+         park c d/1/1/1 => parked
+         goodbye 2 => a b
+         goodbye 2 => c
+         count => 0 in 0",
+    );
+}
+
+#[test]
+fn time_that_comes_late_does_no_harm() {
+    check(
+        "at 100s
+         expire =>
+         at 10s
+         park a d/1/1/1 held 1s => parked
+         at 100s
+         expire => a",
+    );
+}
