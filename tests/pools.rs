@@ -1,4 +1,5 @@
 //! Owns the core's stories: who gets what, told as scripts with the expected answer on each line.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,25 +8,14 @@ use pilotlight::broker::{
     Accepts, Ask, Broker, Filter, Key, Limits, Moment, Number, Offer, Pick, Ticket, WaiterId,
 };
 
-const ROOMY: Limits = Limits {
-    waiters: 100,
-    waiters_per_pool: 100,
-    pools: 100,
-};
+const ROOMY: Limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
 
 /// A pool is written `deployment/version/cpu/memory`.
 fn key(text: &str) -> Key {
     let parts: Vec<&str> = text.split('/').collect();
-    let [deployment, version, cpu, memory] = parts[..] else {
-        panic!("{text} is no pool")
-    };
+    let [deployment, version, cpu, memory] = parts[..] else { panic!("{text} is no pool") };
     let number = |text| Number::parse(text).unwrap();
-    Key {
-        deployment: deployment.into(),
-        version: version.into(),
-        cpu: number(cpu),
-        memory: number(memory),
-    }
+    Key { deployment: deployment.into(), version: version.into(), cpu: number(cpu), memory: number(memory) }
 }
 
 struct Stage {
@@ -41,23 +31,13 @@ impl Stage {
 
     /// `park NAME POOL [as CONTROLLER] [from IP] [anything] [offered 50s] [held 52s]`
     fn park(&mut self, words: &[&str]) -> String {
-        let option = |name: &str| {
-            words
-                .iter()
-                .position(|word| *word == name)
-                .map(|at| words[at + 1])
-        };
+        let option = |name: &str| words.iter().position(|word| *word == name).map(|at| words[at + 1]);
         let lasts = |name, default| {
-            self.now()
-                .plus(option(name).map_or(default, |d| humantime::parse_duration(d).unwrap()))
+            self.now().plus(option(name).map_or(default, |d| humantime::parse_duration(d).unwrap()))
         };
         let ticket = Ticket {
             key: key(words[1]),
-            accepts: if words.contains(&"anything") {
-                Accepts::Anything
-            } else {
-                Accepts::Message
-            },
+            accepts: if words.contains(&"anything") { Accepts::Anything } else { Accepts::Message },
             controller: option("as").unwrap_or_default().into(),
             origin: option("from").unwrap_or("10.0.0.1").parse().unwrap(),
             offer_until: lasts("offered", Duration::from_secs(50)),
@@ -67,9 +47,7 @@ impl Stage {
         match self.broker.park(ticket, self.now()) {
             Ok(parked) => {
                 self.ids.insert(words[0].to_owned(), parked.id);
-                parked.replaced.map_or("parked".to_owned(), |old| {
-                    format!("parked, replacing {}", old.waiter)
-                })
+                parked.replaced.map_or("parked".to_owned(), |old| format!("parked, replacing {}", old.waiter))
             }
             Err(full) => format!("{full:?} full").to_lowercase(),
         }
@@ -77,10 +55,7 @@ impl Stage {
 
     fn offer(&mut self, words: &[&str]) -> String {
         let key = key(words[0]);
-        let ask = Ask {
-            key: key.as_ref(),
-            is_message: !words.contains(&"opaque"),
-        };
+        let ask = Ask { key: key.as_ref(), is_message: !words.contains(&"opaque") };
         match self.broker.offer(&ask, self.now()) {
             Offer::Matched(taken) => taken.waiter,
             Offer::Cold(miss) => miss.reason().to_owned(),
@@ -95,10 +70,7 @@ impl Stage {
             names.sort();
             names.join(" ")
         };
-        let filter = |text: &str| Filter {
-            deployment: Some(text.to_owned()),
-            ..Filter::default()
-        };
+        let filter = |text: &str| Filter { deployment: Some(text.to_owned()), ..Filter::default() };
         let said = match (words[0], &words[1..]) {
             ("park", words) => self.park(words),
             ("offer", words) => self.offer(words),
@@ -108,11 +80,7 @@ impl Stage {
             }
             ("leave", [name]) => {
                 let left = self.broker.leave(self.ids[*name], now);
-                if left.is_some() {
-                    "left".to_owned()
-                } else {
-                    "was gone".to_owned()
-                }
+                if left.is_some() { "left".to_owned() } else { "was gone".to_owned() }
             }
             ("expire", []) => names(self.broker.expire(now, 100)),
             ("retire", [deployment]) => names(self.broker.retire(&filter(deployment), now, 100)),
@@ -130,11 +98,7 @@ impl Stage {
 }
 
 fn check_with(limits: Limits, pick: Pick, script: &str) {
-    let mut stage = Stage {
-        broker: Broker::new(limits, pick),
-        ids: HashMap::new(),
-        now: Duration::ZERO,
-    };
+    let mut stage = Stage { broker: Broker::new(limits, pick), ids: HashMap::new(), now: Duration::ZERO };
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (act, expected) = line.split_once("=>").unwrap_or((line, ""));
         assert_eq!(stage.act(act), expected.trim(), "at `{line}` of\n{script}");
@@ -309,11 +273,7 @@ fn a_replacement_needs_no_free_place() {
 #[test]
 fn a_full_pool_refuses_the_next_waiter_and_others_do_not() {
     check_with(
-        Limits {
-            waiters: 3,
-            waiters_per_pool: 1,
-            pools: 2,
-        },
+        Limits { waiters: 3, waiters_per_pool: 1, pools: 2 },
         Pick::Newest,
         "park a d/1/1/1 => parked
          park b d/1/1/1 => pool full

@@ -1,6 +1,7 @@
 //! Owns the simulation: seeded random walks of the core against a naive model, step by step.
 //!
 //! A failure prints its seed; `PILOTLIGHT_SEED=n cargo test --test simulation` walks that one again.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 
@@ -89,17 +90,9 @@ impl Model {
         let pool = self.waiters.iter().filter(|w| w.key == *key);
         let stock = pool.clone().any(|w| !w.late && w.accepts == Accepts::Message);
         if pool.count() > 0 {
-            return if !is_message && stock {
-                Miss::NotAMessage
-            } else {
-                Miss::AllTaken
-            };
+            return if !is_message && stock { Miss::NotAMessage } else { Miss::AllTaken };
         }
-        if self
-            .emptied
-            .iter()
-            .any(|(other, when)| other == key && now.since(*when) < MOMENTS_AGO)
-        {
+        if self.emptied.iter().any(|(other, when)| other == key && now.since(*when) < MOMENTS_AGO) {
             return Miss::AllTaken;
         }
         self.kin(key)
@@ -107,12 +100,7 @@ impl Model {
 
     fn kin(&self, key: &Key) -> Miss {
         let deployment = |w: &&Waiter| w.key.deployment == key.deployment;
-        if self
-            .waiters
-            .iter()
-            .filter(deployment)
-            .any(|w| w.key.version == key.version)
-        {
+        if self.waiters.iter().filter(deployment).any(|w| w.key.version == key.version) {
             Miss::WrongMachine
         } else if self.waiters.iter().any(|w| w.key.deployment == key.deployment) {
             Miss::WrongVersion
@@ -150,20 +138,8 @@ impl Walk {
             pools: if tight { 5 } else { 1000 },
         };
         let pick = if rng.bool() { Pick::Newest } else { Pick::Oldest };
-        let model = Model {
-            limits,
-            pick,
-            draining: false,
-            waiters: Vec::new(),
-            emptied: Vec::new(),
-        };
-        Self {
-            rng,
-            broker: Broker::new(limits, pick),
-            model,
-            now: Moment::default(),
-            names: 0,
-        }
+        let model = Model { limits, pick, draining: false, waiters: Vec::new(), emptied: Vec::new() };
+        Self { rng, broker: Broker::new(limits, pick), model, now: Moment::default(), names: 0 }
     }
 
     fn key(&mut self) -> Key {
@@ -195,11 +171,7 @@ impl Walk {
     fn park(&mut self) {
         let key = self.key();
         let controller = self.rng.u64(..8);
-        let accepts = if self.rng.bool() {
-            Accepts::Message
-        } else {
-            Accepts::Anything
-        };
+        let accepts = if self.rng.bool() { Accepts::Message } else { Accepts::Anything };
         let offer_until = self.now.plus(Duration::from_millis(self.rng.u64(..60_000)));
         let deadline = offer_until.plus(Duration::from_millis(self.rng.u64(..100_000)));
         let expected = self.model.room(&key, controller);
@@ -209,11 +181,7 @@ impl Walk {
             Ticket {
                 key: key.clone(),
                 accepts,
-                controller: if controller == 0 {
-                    "".into()
-                } else {
-                    controller.to_string().into()
-                },
+                controller: if controller == 0 { "".into() } else { controller.to_string().into() },
                 origin: [127, 0, 0, 1].into(),
                 offer_until,
                 deadline,
@@ -246,15 +214,12 @@ impl Walk {
         let key = self.key();
         let is_message = self.rng.u32(..4) > 0;
         let expected = self.model.offer(&key, is_message, self.now);
-        let ask = Ask {
-            key: key.as_ref(),
-            is_message,
-        };
+        let ask = Ask { key: key.as_ref(), is_message };
         match (expected, self.broker.offer(&ask, self.now)) {
             (Ok(expected), Offer::Matched(taken)) => assert_eq!(taken.waiter, expected, "I1, I9"),
             // An emptied pool may be forgotten early, when another takes its place in the memory.
             (Err(Miss::AllTaken), Offer::Cold(miss)) if miss != Miss::AllTaken => {
-                assert_eq!(miss, self.model.kin(&key))
+                assert_eq!(miss, self.model.kin(&key));
             }
             (Err(expected), Offer::Cold(miss)) => assert_eq!(miss, expected),
             (expected, Offer::Matched(taken)) => panic!("expected {expected:?}, matched {}", taken.waiter),
@@ -270,54 +235,28 @@ impl Walk {
         let waiter = self.model.waiters.remove(at);
         let left = self.broker.leave(waiter.id, self.now);
         assert_eq!(left.map(|taken| taken.waiter), Some(waiter.name));
-        assert!(
-            self.broker.leave(waiter.id, self.now).is_none(),
-            "a name is never used again"
-        );
+        assert!(self.broker.leave(waiter.id, self.now).is_none(), "a name is never used again");
     }
 
     fn expire(&mut self) {
         let most = if self.rng.bool() { 3 } else { 1000 };
-        let expired: Vec<u64> = self
-            .broker
-            .expire(self.now, most)
-            .into_iter()
-            .map(|taken| taken.waiter)
-            .collect();
+        let expired: Vec<u64> =
+            self.broker.expire(self.now, most).into_iter().map(|taken| taken.waiter).collect();
         let due = |w: &&Waiter| w.deadline <= self.now;
         let expected = self.model.waiters.iter().filter(due).count().min(most);
         assert_eq!(expired.len(), expected, "waiters whose deadline has come");
-        assert!(
-            self.model
-                .waiters
-                .iter()
-                .filter(|w| expired.contains(&w.name))
-                .all(|w| due(&w))
-        );
+        assert!(self.model.waiters.iter().filter(|w| expired.contains(&w.name)).all(|w| due(&w)));
         self.model.take(&expired);
     }
 
     fn retire(&mut self) {
         let key = self.key();
-        let filter = Filter {
-            deployment: Some(key.deployment.to_string()),
-            cpu: Some(key.cpu),
-            ..Filter::default()
-        };
-        let mut retired: Vec<u64> = self
-            .broker
-            .retire(&filter, self.now, 1000)
-            .into_iter()
-            .map(|t| t.waiter)
-            .collect();
+        let filter =
+            Filter { deployment: Some(key.deployment.to_string()), cpu: Some(key.cpu), ..Filter::default() };
+        let mut retired: Vec<u64> =
+            self.broker.retire(&filter, self.now, 1000).into_iter().map(|t| t.waiter).collect();
         let selected = |w: &&Waiter| w.key.deployment == key.deployment && w.key.cpu == key.cpu;
-        let mut expected: Vec<u64> = self
-            .model
-            .waiters
-            .iter()
-            .filter(selected)
-            .map(|w| w.name)
-            .collect();
+        let mut expected: Vec<u64> = self.model.waiters.iter().filter(selected).map(|w| w.name).collect();
         retired.sort_unstable();
         expected.sort_unstable();
         assert_eq!(retired, expected);
@@ -331,12 +270,8 @@ impl Walk {
         }
         if self.model.draining {
             let most = self.rng.usize(..5);
-            let taken: Vec<u64> = self
-                .broker
-                .take_any(self.now, most)
-                .into_iter()
-                .map(|t| t.waiter)
-                .collect();
+            let taken: Vec<u64> =
+                self.broker.take_any(self.now, most).into_iter().map(|t| t.waiter).collect();
             assert_eq!(taken.len(), most.min(self.model.waiters.len()));
             self.model.take(&taken);
         }

@@ -14,13 +14,13 @@ pub const MAX_TOKEN_BYTES: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TokenError {
     /// Longer than [`MAX_TOKEN_BYTES`].
-    #[error("the token is longer than 4096 bytes")]
+    #[error("is a token of more than 4096 bytes")]
     TooLong,
     /// Not three base64url parts with a JSON payload.
-    #[error("the token is not a JWT")]
+    #[error("looks like a JWT and is none")]
     NotAToken,
     /// The payload has no `deployment` text.
-    #[error("the token has no deployment claim")]
+    #[error("is a token without a deployment claim")]
     NoDeployment,
 }
 
@@ -45,9 +45,7 @@ pub fn deployment(text: &str) -> Result<Cow<'_, str>, TokenError> {
     else {
         return Err(TokenError::NotAToken);
     };
-    let payload = URL_SAFE_NO_PAD
-        .decode(payload)
-        .map_err(|_| TokenError::NotAToken)?;
+    let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::NotAToken)?;
     let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::NotAToken)?;
     claims.deployment.map(Cow::Owned).ok_or(TokenError::NoDeployment)
 }
@@ -58,12 +56,7 @@ mod tests {
 
     fn token(payload: &str) -> String {
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-        format!(
-            "{}.{}.{}",
-            part(r#"{"alg":"HS256","typ":"JWT"}"#),
-            part(payload),
-            part("signature")
-        )
+        format!("{}.{}.{}", part(r#"{"alg":"HS256","typ":"JWT"}"#), part(payload), part("signature"))
     }
 
     #[test]
@@ -74,10 +67,7 @@ mod tests {
 
     #[test]
     fn a_token_stands_for_its_claim() {
-        assert_eq!(
-            deployment(&token(r#"{"ver":1,"deployment":"deployment_1"}"#)).unwrap(),
-            "deployment_1"
-        );
+        assert_eq!(deployment(&token(r#"{"ver":1,"deployment":"deployment_1"}"#)).unwrap(), "deployment_1");
     }
 
     #[test]
@@ -87,10 +77,7 @@ mod tests {
             ("eyJhbGciOiJIUzI1NiJ9.!.x".to_owned(), TokenError::NotAToken),
             (token("[]"), TokenError::NotAToken),
             (token("{}"), TokenError::NoDeployment),
-            (
-                token(&format!(r#"{{"deployment":"{}"}}"#, "x".repeat(4096))),
-                TokenError::TooLong,
-            ),
+            (token(&format!(r#"{{"deployment":"{}"}}"#, "x".repeat(4096))), TokenError::TooLong),
         ] {
             assert_eq!(deployment(&text), Err(expected), "{text}");
         }

@@ -12,10 +12,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) const LOOSE: Self = Self {
-        prev: NONE,
-        next: NONE,
-    };
+    pub(super) const LOOSE: Self = Self { prev: NONE, next: NONE };
 }
 
 /// A slab entry that can stand in several chains at once, each with a link of its own.
@@ -41,11 +38,7 @@ pub(super) struct Chain {
 
 impl Chain {
     pub(super) const fn new(kind: Kind) -> Self {
-        Self {
-            kind,
-            head: NONE,
-            tail: NONE,
-        }
+        Self { kind, head: NONE, tail: NONE }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -61,10 +54,7 @@ impl Chain {
     }
 
     pub(super) fn push_back<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
-        *slab[at as usize].link(self.kind) = Link {
-            prev: self.tail,
-            next: NONE,
-        };
+        *slab[at as usize].link(self.kind) = Link { prev: self.tail, next: NONE };
         match self.back() {
             Some(tail) => slab[tail as usize].link(self.kind).next = at,
             None => self.head = at,

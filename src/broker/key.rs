@@ -52,10 +52,7 @@ impl Number {
             return Err(KeyError::Empty);
         }
         // Rust would also read "inf" and "nan"; JavaScript's decimal literals have none of their letters.
-        if !text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'))
-        {
+        if !text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-')) {
             return Err(KeyError::NotANumber);
         }
         Self::new(text.parse().map_err(|_| KeyError::NotANumber)?)
@@ -124,12 +121,7 @@ pub struct Key {
 impl Key {
     /// The borrowed form.
     pub fn as_ref(&self) -> KeyRef<'_> {
-        KeyRef {
-            deployment: &self.deployment,
-            version: &self.version,
-            cpu: self.cpu,
-            memory: self.memory,
-        }
+        KeyRef { deployment: &self.deployment, version: &self.version, cpu: self.cpu, memory: self.memory }
     }
 }
 
@@ -173,12 +165,9 @@ mod tests {
 
     #[test]
     fn numbers_that_javascript_calls_equal_are_equal() {
-        for (a, b) in [
-            ("0.5", "0.50"),
-            ("1", "1e0"),
-            ("0.30000000000000004", "0.30000000000000004"),
-            ("0", "-0"),
-        ] {
+        for (a, b) in
+            [("0.5", "0.50"), ("1", "1e0"), ("0.30000000000000004", "0.30000000000000004"), ("0", "-0")]
+        {
             assert_eq!(Number::parse(a), Number::parse(b), "{a} and {b}");
         }
         assert_eq!(Number::parse("0.50"), Number::new(0.5));

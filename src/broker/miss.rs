@@ -111,16 +111,10 @@ impl Kin {
 }
 
 fn fingerprints(hasher: &RandomState, key: KeyRef<'_>) -> [u64; 2] {
-    [
-        hasher.hash_one(key.deployment),
-        hasher.hash_one((key.deployment, key.version)),
-    ]
+    [hasher.hash_one(key.deployment), hasher.hash_one((key.deployment, key.version))]
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "only the low bits choose the place"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "only the low bits choose the place")]
 fn place(hash: u64) -> usize {
     hash as usize % REMEMBERED
 }

@@ -138,19 +138,13 @@ impl<W> Broker<W> {
         let replaced = older.map(|older| self.take(older));
         self.remember_controller(at);
         self.assert_conserved();
-        Ok(Parked {
-            id: self.id(at),
-            replaced,
-        })
+        Ok(Parked { id: self.id(at), replaced })
     }
 
     /// Takes a waiter out by its name, if it still stands.
     pub fn leave(&mut self, id: WaiterId, now: Moment) -> Option<Taken<W>> {
         self.observe(now);
-        let stands = self
-            .waiters
-            .get(id.slot as usize)
-            .is_some_and(|w| w.serial == id.serial);
+        let stands = self.waiters.get(id.slot as usize).is_some_and(|w| w.serial == id.serial);
         stands.then(|| self.take(id.slot))
     }
 
@@ -177,11 +171,7 @@ impl<W> Broker<W> {
             return Offer::Matched(taken);
         }
         let only_stock = !ask.is_message && !self.pools[pool as usize].shelf(Shelf::Message).is_empty();
-        Offer::Cold(if only_stock {
-            Miss::NotAMessage
-        } else {
-            Miss::AllTaken
-        })
+        Offer::Cold(if only_stock { Miss::NotAMessage } else { Miss::AllTaken })
     }
 
     /// Takes out waiters whose deadline has come, `most` at a time.
@@ -250,10 +240,7 @@ impl<W> Broker<W> {
     }
 
     fn id(&self, at: u32) -> WaiterId {
-        WaiterId {
-            slot: at,
-            serial: self.waiters[at as usize].serial,
-        }
+        WaiterId { slot: at, serial: self.waiters[at as usize].serial }
     }
 
     fn assert_conserved(&self) {
@@ -273,16 +260,13 @@ struct Seat<W> {
 /// Finding, opening and closing places.
 impl<W> Broker<W> {
     fn find_pool(&self, hash: u64, key: KeyRef<'_>) -> Option<u32> {
-        self.by_key
-            .find(hash, |&pool| self.pools[pool as usize].key.as_ref() == key)
-            .copied()
+        self.by_key.find(hash, |&pool| self.pools[pool as usize].key.as_ref() == key).copied()
     }
 
     fn open_pool(&mut self, hash: u64, key: Key) -> u32 {
         self.kin.opened(&self.hasher, key.as_ref());
         let pool = index(self.pools.insert(Pool::new(hash, key)));
-        self.by_key
-            .insert_unique(hash, pool, |&pool| self.pools[pool as usize].hash);
+        self.by_key.insert_unique(hash, pool, |&pool| self.pools[pool as usize].hash);
         pool
     }
 
@@ -330,12 +314,7 @@ impl<W> Broker<W> {
         }
         self.taken += 1;
         self.assert_conserved();
-        Taken {
-            id,
-            waiter: waiter.waiter,
-            controller: waiter.controller,
-            held: self.now.since(waiter.since),
-        }
+        Taken { id, waiter: waiter.waiter, controller: waiter.controller, held: self.now.since(waiter.since) }
     }
 
     /// Past its retire guard a waiter still stands until its deadline, but is offered nothing.
@@ -382,10 +361,7 @@ impl<W> Broker<W> {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "file descriptors run out long before 32 bits do"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "file descriptors run out long before 32 bits do")]
 fn index(at: usize) -> u32 {
     at as u32
 }

@@ -29,12 +29,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(hash: u64, key: Key) -> Self {
-        Self {
-            hash,
-            key,
-            shelves: [Chain::new(Kind::Pool); 3],
-            len: 0,
-        }
+        Self { hash, key, shelves: [Chain::new(Kind::Pool); 3], len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -76,9 +71,6 @@ impl Pool {
         &self,
         waiters: &'a Slab<Waiter<W>>,
     ) -> impl Iterator<Item = u32> + use<'a, W> {
-        Shelf::ALL
-            .map(|shelf| *self.shelf(shelf))
-            .into_iter()
-            .flat_map(|chain| chain.iter(waiters))
+        Shelf::ALL.map(|shelf| *self.shelf(shelf)).into_iter().flat_map(|chain| chain.iter(waiters))
     }
 }

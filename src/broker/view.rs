@@ -49,9 +49,7 @@ impl<W> Broker<W> {
     /// Pools that the filter selects among the next `scan` places from `from` on.
     pub fn pools_page(&self, filter: &Filter, now: Moment, from: usize, scan: usize) -> Page<PoolView> {
         page(&self.pools, from, scan, |pool| {
-            filter
-                .selects(&pool.key)
-                .then(|| pool_view(pool, &self.waiters, now))
+            filter.selects(&pool.key).then(|| pool_view(pool, &self.waiters, now))
         })
     }
 
@@ -75,38 +73,21 @@ impl<W> Broker<W> {
         for (at, pool) in &self.pools {
             let members: Vec<u32> = pool.members(&self.waiters).collect();
             if members.is_empty() || members.len() != pool.len() {
-                return Err(format!(
-                    "I6: pool {at} counts {} and holds {}",
-                    pool.len(),
-                    members.len()
-                ));
+                return Err(format!("I6: pool {at} counts {} and holds {}", pool.len(), members.len()));
             }
-            if members
-                .iter()
-                .any(|&member| self.waiters[member as usize].pool as usize != at)
-            {
+            if members.iter().any(|&member| self.waiters[member as usize].pool as usize != at) {
                 return Err(format!("I4: pool {at} holds another pool's waiter"));
             }
             standing += members.len();
         }
-        let named = self
-            .waiters
-            .iter()
-            .filter(|(_, w)| !w.controller.is_empty())
-            .count();
+        let named = self.waiters.iter().filter(|(_, w)| !w.controller.is_empty()).count();
         for (what, counted) in [("pools", standing), ("deadlines", self.wheel.len(&self.waiters))] {
             if counted != self.waiters.len() {
-                return Err(format!(
-                    "I4: {counted} waiters in the {what}, {} in all",
-                    self.waiters.len()
-                ));
+                return Err(format!("I4: {counted} waiters in the {what}, {} in all", self.waiters.len()));
             }
         }
         if named != self.by_controller.len() {
-            return Err(format!(
-                "I4: {named} named waiters, {} remembered",
-                self.by_controller.len()
-            ));
+            return Err(format!("I4: {named} named waiters, {} remembered", self.by_controller.len()));
         }
         if self.by_key.len() != self.pools.len() || (self.pools.is_empty() && self.kin.len() != 0) {
             return Err("I6: an index outlived its pool".to_owned());
@@ -120,25 +101,13 @@ fn pool_view<W>(pool: &Pool, waiters: &Slab<Waiter<W>>, now: Moment) -> PoolView
     let since = ends.flat_map(|chain| [chain.front(), chain.back()]).flatten();
     let since = since.map(|at| waiters[at as usize].since);
     let held = since.map(|since| now.since(since));
-    let (newest, oldest) = held.fold((Duration::MAX, Duration::ZERO), |(newest, oldest), held| {
-        (newest.min(held), oldest.max(held))
-    });
-    PoolView {
-        key: pool.key.clone(),
-        waiters: pool.len(),
-        oldest,
-        newest,
-    }
+    let (newest, oldest) = held
+        .fold((Duration::MAX, Duration::ZERO), |(newest, oldest), held| (newest.min(held), oldest.max(held)));
+    PoolView { key: pool.key.clone(), waiters: pool.len(), oldest, newest }
 }
 
 fn page<T, V>(slab: &Slab<T>, from: usize, scan: usize, mut see: impl FnMut(&T) -> Option<V>) -> Page<V> {
     let end = from.saturating_add(scan).min(slab.capacity());
-    let rows = (from..end)
-        .filter_map(|at| slab.get(at))
-        .filter_map(&mut see)
-        .collect();
-    Page {
-        rows,
-        next: (end < slab.capacity()).then_some(end),
-    }
+    let rows = (from..end).filter_map(|at| slab.get(at)).filter_map(&mut see).collect();
+    Page { rows, next: (end < slab.capacity()).then_some(end) }
 }

@@ -23,18 +23,12 @@ pub(super) struct Wheel {
 
 impl Wheel {
     pub(super) fn new() -> Self {
-        Self {
-            ticks: vec![Chain::new(Kind::Deadline); usize_of(TICKS)].into(),
-            cursor: 0,
-        }
+        Self { ticks: vec![Chain::new(Kind::Deadline); usize_of(TICKS)].into(), cursor: 0 }
     }
 
     pub(super) fn insert<T: Timed>(&mut self, slab: &mut Slab<T>, at: u32) {
         let tick = slab[at as usize].deadline().micros() / TICK_MICROS;
-        debug_assert!(
-            tick >= self.cursor,
-            "a deadline before the latest look would wait a whole lap"
-        );
+        debug_assert!(tick >= self.cursor, "a deadline before the latest look would wait a whole lap");
         self.chain(tick).push_back(slab, at);
     }
 

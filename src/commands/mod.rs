@@ -53,11 +53,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(ConfigError::Flag(error)) => {
             // Help and version come this way, too, and go to stdout.
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
         Err(error) => return fail(&error.into(), 2),
     };
@@ -99,19 +95,12 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 }
 
 fn log_to_stderr(settings: &Settings, default: &str) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(default.parse().unwrap_or_default())
-        .from_env_lossy();
+    let filter =
+        EnvFilter::builder().with_default_directive(default.parse().unwrap_or_default()).from_env_lossy();
     let on_terminal = std::io::stderr().is_terminal();
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(on_terminal);
-    let format = settings.log_format.unwrap_or(if on_terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    });
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(on_terminal);
+    let format = settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),

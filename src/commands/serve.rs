@@ -22,11 +22,7 @@ pub(super) fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
 
 /// What a newcomer can copy.
 fn greeting(addresses: &Addresses) -> String {
-    let Addresses {
-        public,
-        dispatch,
-        ops,
-    } = addresses;
+    let Addresses { public, dispatch, ops } = addresses;
     let dispatch = dispatch.unwrap_or(*public);
     format!(
         "pilotlight waits for controllers on http://{public} and for operators on http://{ops}\n\

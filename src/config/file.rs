@@ -11,17 +11,10 @@ use super::ConfigError;
 /// Reads a file's keys and values, as texts that the flags' own parsers take.
 pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(String, String)>, ConfigError> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
-        path: shown.clone(),
-        error,
-    })?;
-    let wrong = |what: String| ConfigError::File {
-        path: shown.clone(),
-        what,
-    };
-    let table: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Unreadable { path: shown.clone(), error })?;
+    let wrong = |what: String| ConfigError::File { path: shown.clone(), what };
+    let table: Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
     let mut found = Vec::new();
     for (key, value) in table {
         if !is_setting(command, &key) {
@@ -30,13 +23,8 @@ pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(String, String
         let value =
             as_text(&value).ok_or_else(|| wrong(format!("`{key}` must be a text, a number or a boolean")))?;
         // Parsed alone first, so that the message can name the file.
-        let alone = [OsString::from("pilotlight")]
-            .into_iter()
-            .chain(flag(&key, &value));
-        command
-            .clone()
-            .try_get_matches_from(alone)
-            .map_err(|error| wrong(first_line(&error)))?;
+        let alone = [OsString::from("pilotlight")].into_iter().chain(flag(&key, &value));
+        command.clone().try_get_matches_from(alone).map_err(|error| wrong(first_line(&error)))?;
         found.push((key, value));
     }
     Ok(found)
@@ -61,9 +49,7 @@ fn is_setting(command: &Command, key: &str) -> bool {
 }
 
 fn unknown(command: &Command, key: &str) -> String {
-    let names = settings(command)
-        .filter_map(clap::Arg::get_long)
-        .filter(|name| *name != "config");
+    let names = settings(command).filter_map(clap::Arg::get_long).filter(|name| *name != "config");
     let nearest = names.max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
     match nearest {
         Some(name) => format!("unknown key `{}`; did you mean `{name}`?", key.escape_default()),
@@ -81,13 +67,7 @@ fn as_text(value: &Value) -> Option<String> {
 }
 
 fn first_line(error: &clap::Error) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("error: ")
-        .to_owned()
+    error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// Whether the argument is a switch without a value.

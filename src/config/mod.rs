@@ -79,10 +79,7 @@ impl Parsed {
 pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, ConfigError> {
     let matches = command.clone().try_get_matches_from(&arguments)?;
     let Some(path) = innermost(&matches).get_one::<std::path::PathBuf>("config") else {
-        return Ok(Parsed {
-            matches,
-            from_file: Vec::new(),
-        });
+        return Ok(Parsed { matches, from_file: Vec::new() });
     };
     let keys = file::read(path, command)?;
     let given = |key: &str| {
@@ -92,20 +89,13 @@ pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, Conf
     // What only the file sets is handed to clap as if it were a flag: one parser, one set of messages.
     let filled: Vec<_> = keys.into_iter().filter(|(key, _)| !given(key)).collect();
     let flags = filled.iter().map(|(key, value)| file::flag(key, value));
-    let matches = command
-        .clone()
-        .try_get_matches_from(arguments.into_iter().chain(flags.flatten()))?;
-    Ok(Parsed {
-        matches,
-        from_file: filled.into_iter().map(|(key, _)| key).collect(),
-    })
+    let matches = command.clone().try_get_matches_from(arguments.into_iter().chain(flags.flatten()))?;
+    Ok(Parsed { matches, from_file: filled.into_iter().map(|(key, _)| key).collect() })
 }
 
 /// Global arguments are found in the innermost subcommand's matches.
 pub fn innermost(matches: &ArgMatches) -> &ArgMatches {
-    matches
-        .subcommand()
-        .map_or(matches, |(_, inner)| innermost(inner))
+    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
 }
 
 #[cfg(test)]

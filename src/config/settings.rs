@@ -64,23 +64,11 @@ pub struct Settings {
     pub keepalive: Duration,
 
     /// What a `true` needs
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "PILOTLIGHT_PROOF",
-        default_value = "written"
-    )]
+    #[arg(long, global = true, value_name = "LEVEL", env = "PILOTLIGHT_PROOF", default_value = "written")]
     pub proof: ProofLevel,
 
     /// Which waiter is matched first
-    #[arg(
-        long,
-        global = true,
-        value_name = "ORDER",
-        env = "PILOTLIGHT_PICK",
-        default_value = "newest"
-    )]
+    #[arg(long, global = true, value_name = "ORDER", env = "PILOTLIGHT_PICK", default_value = "newest")]
     pub pick: PickOrder,
 
     /// Every POST is answered within this time
@@ -89,13 +77,7 @@ pub struct Settings {
     pub dispatch_budget: Duration,
 
     /// The largest accepted run; over it a POST is answered with 413
-    #[arg(
-        long,
-        global = true,
-        value_name = "SIZE",
-        env = "PILOTLIGHT_BODY_LIMIT",
-        default_value = "4MiB"
-    )]
+    #[arg(long, global = true, value_name = "SIZE", env = "PILOTLIGHT_BODY_LIMIT", default_value = "4MiB")]
     pub body_limit: bytesize::ByteSize,
 
     /// The most held polls; the surplus is closed without an answer [default: from the limit of open files]
@@ -113,13 +95,7 @@ pub struct Settings {
     pub max_waiters_per_pool: usize,
 
     /// The most pools
-    #[arg(
-        long,
-        global = true,
-        value_name = "N",
-        env = "PILOTLIGHT_MAX_POOLS",
-        default_value = "100000"
-    )]
+    #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_MAX_POOLS", default_value = "100000")]
     pub max_pools: usize,
 
     /// SIGTERM spreads the goodbyes over this time
@@ -217,9 +193,7 @@ impl Settings {
     pub fn limits(&self, open_files: u64) -> Limits {
         let from_files = usize::try_from(open_files.saturating_sub(RESERVED_FDS).max(open_files / 2));
         Limits {
-            waiters: self
-                .max_waiters
-                .unwrap_or_else(|| from_files.unwrap_or(usize::MAX)),
+            waiters: self.max_waiters.unwrap_or_else(|| from_files.unwrap_or(usize::MAX)),
             waiters_per_pool: self.max_waiters_per_pool,
             pools: self.max_pools,
         }
@@ -227,7 +201,6 @@ impl Settings {
 
     /// Threads that serve connections.
     pub fn threads(&self) -> usize {
-        self.threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
     }
 }

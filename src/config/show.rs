@@ -29,11 +29,7 @@ pub fn environment(command: &Command) -> String {
     let mut text = String::new();
     for arg in settings(command) {
         let name = arg.get_env().unwrap_or_default().to_string_lossy();
-        let value = if is_switch(arg) {
-            "false".to_owned()
-        } else {
-            default(arg).unwrap_or_default()
-        };
+        let value = if is_switch(arg) { "false".to_owned() } else { default(arg).unwrap_or_default() };
         let _ = writeln!(text, "{name}={value}\n    {}", help(arg));
     }
     text
@@ -43,23 +39,14 @@ pub fn environment(command: &Command) -> String {
 pub fn values<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Iterator<Item = (&'a str, String)> {
     settings(command).map(|arg| {
         let raw = matches.try_get_raw(arg.get_id().as_str()).ok().flatten();
-        let value = raw.map(|values| {
-            values
-                .map(|value| value.to_string_lossy())
-                .collect::<Vec<_>>()
-                .join(",")
-        });
-        (
-            arg.get_long().unwrap_or_default(),
-            value.unwrap_or_else(|| "-".to_owned()),
-        )
+        let value =
+            raw.map(|values| values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(","));
+        (arg.get_long().unwrap_or_default(), value.unwrap_or_else(|| "-".to_owned()))
     })
 }
 
 fn default(arg: &Arg) -> Option<String> {
-    arg.get_default_values()
-        .first()
-        .map(|value| value.to_string_lossy().into_owned())
+    arg.get_default_values().first().map(|value| value.to_string_lossy().into_owned())
 }
 
 fn help(arg: &Arg) -> String {

@@ -28,9 +28,7 @@ fn parse_with(file: Option<&str>, arguments: &[&str]) -> Result<(Settings, Parse
 }
 
 fn refusal(file: Option<&str>, arguments: &[&str]) -> String {
-    parse_with(file, arguments)
-        .expect_err("it should be refused")
-        .to_string()
+    parse_with(file, arguments).expect_err("it should be refused").to_string()
 }
 
 #[test]
@@ -49,31 +47,19 @@ fn a_flag_beats_the_file_which_beats_the_default() {
 fn a_file_may_say_true_and_false() {
     let open = "listen = \"0.0.0.0:0\"\ninsecure-no-auth = true\n";
     assert!(parse_with(Some(open), &[]).unwrap().0.insecure_no_auth);
-    assert!(
-        !parse_with(Some("insecure-no-auth = false\n"), &[])
-            .unwrap()
-            .0
-            .insecure_no_auth
-    );
+    assert!(!parse_with(Some("insecure-no-auth = false\n"), &[]).unwrap().0.insecure_no_auth);
 }
 
 #[test]
 fn an_unknown_key_is_refused_with_a_suggestion() {
     let message = refusal(Some("conection-timeout = \"1s\"\n"), &[]);
-    assert!(
-        message.contains("did you mean `connection-timeout`?"),
-        "{message}"
-    );
+    assert!(message.contains("did you mean `connection-timeout`?"), "{message}");
 }
 
 #[test]
 fn a_wrong_value_is_refused_and_the_file_is_named() {
-    for file in [
-        "connection-timeout = \"soon\"\n",
-        "max-pools = -1\n",
-        "max-pools = [1]\n",
-        "max-pools 1\n",
-    ] {
+    for file in ["connection-timeout = \"soon\"\n", "max-pools = -1\n", "max-pools = [1]\n", "max-pools 1\n"]
+    {
         let message = refusal(Some(file), &[]);
         assert!(message.contains("tmp"), "{file}: {message}");
     }
@@ -83,10 +69,7 @@ fn a_wrong_value_is_refused_and_the_file_is_named() {
 fn a_public_address_without_authentication_is_refused_unless_told() {
     for flag in ["--listen", "--dispatch-listen", "--ops-listen"] {
         let message = refusal(None, &[flag, "0.0.0.0:0"]);
-        assert!(
-            message.contains(flag) && message.contains("--insecure-no-auth"),
-            "{message}"
-        );
+        assert!(message.contains(flag) && message.contains("--insecure-no-auth"), "{message}");
         assert!(parse_with(None, &[flag, "0.0.0.0:0", "--insecure-no-auth"]).is_ok());
     }
     assert!(parse_with(None, &["--listen", "[::1]:0"]).is_ok());
@@ -103,10 +86,7 @@ fn the_default_file_is_accepted_as_it_stands_and_uncommented() {
     let text = default_toml(&Cli::command());
     assert!(parse_with(Some(&text), &[]).is_ok());
     let is_example = |line: &&str| line.contains(" = ") && !line.contains('…');
-    let examples = text
-        .lines()
-        .filter(is_example)
-        .filter_map(|line| line.strip_prefix("# "));
+    let examples = text.lines().filter(is_example).filter_map(|line| line.strip_prefix("# "));
     let uncommented = examples.collect::<Vec<_>>().join("\n");
     assert!(uncommented.lines().count() > 10, "{uncommented}");
     parse_with(Some(&uncommented), &[]).unwrap();
@@ -116,10 +96,7 @@ fn the_default_file_is_accepted_as_it_stands_and_uncommented() {
 fn every_setting_has_the_variable_of_its_flag() {
     for arg in Settings::augment_args(Command::new("pilotlight")).get_arguments() {
         let flag = arg.get_long().unwrap().to_uppercase().replace('-', "_");
-        assert_eq!(
-            arg.get_env().unwrap().to_str().unwrap(),
-            format!("PILOTLIGHT_{flag}")
-        );
+        assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("PILOTLIGHT_{flag}"));
         assert!(!arg.get_help().unwrap().to_string().is_empty());
     }
 }

@@ -62,15 +62,8 @@ impl<W> Drop for Place<W> {
 impl<W> Exchange<W> {
     /// An empty exchange whose time starts now.
     pub fn new(limits: Limits, pick: Pick, metrics: Arc<Metrics>) -> Self {
-        let core = Core {
-            broker: Broker::new(limits, pick),
-            hopes: Hopes::default(),
-        };
-        Self {
-            core: Mutex::new(core),
-            epoch: Instant::now(),
-            metrics,
-        }
+        let core = Core { broker: Broker::new(limits, pick), hopes: Hopes::default() };
+        Self { core: Mutex::new(core), epoch: Instant::now(), metrics }
     }
 
     /// Microseconds since the exchange began, as the core counts them.
@@ -90,14 +83,7 @@ impl<W> Exchange<W> {
         if let Some(replaced) = &replaced {
             self.metrics.poll_ended(End::Replaced, replaced.held);
         }
-        Ok((
-            Place {
-                exchange: self.clone(),
-                id,
-                stands: true,
-            },
-            replaced,
-        ))
+        Ok((Place { exchange: self.clone(), id, stands: true }, replaced))
     }
 
     /// Takes out a waiter for a run. It is the caller's to write to, and to end.
@@ -171,10 +157,7 @@ impl<W> Exchange<W> {
 
     /// About `most` waiters that the filter selects, from the place where the last page ended.
     pub fn waiters(&self, filter: &Filter, from: usize, most: usize) -> Page<WaiterView> {
-        let mut found = Page {
-            rows: Vec::new(),
-            next: Some(from),
-        };
+        let mut found = Page { rows: Vec::new(), next: Some(from) };
         while let Some(at) = found.next.filter(|_| found.rows.len() < most) {
             let now = self.now();
             let scan = BATCH.min(most - found.rows.len());

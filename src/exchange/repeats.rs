@@ -39,13 +39,8 @@ enum Run<A> {
 
 impl<A: Clone> Default for Repeats<A> {
     fn default() -> Self {
-        let memory = Memory {
-            runs: HashMap::default(),
-            delivered: VecDeque::new(),
-        };
-        Self {
-            memory: Mutex::new(memory),
-        }
+        let memory = Memory { runs: HashMap::default(), delivered: VecDeque::new() };
+        Self { memory: Mutex::new(memory) }
     }
 }
 
@@ -62,11 +57,7 @@ impl<A: Clone> Repeats<A> {
                     None => {
                         let done = Arc::new(Notify::new());
                         memory.runs.insert(run.into(), Run::Underway(done.clone()));
-                        return Seen::First(First {
-                            repeats: self.clone(),
-                            run: run.into(),
-                            done,
-                        });
+                        return Seen::First(First { repeats: self.clone(), run: run.into(), done });
                     }
                 }
             };
@@ -124,9 +115,7 @@ mod tests {
     #[tokio::test]
     async fn a_delivered_run_is_answered_from_memory() {
         let repeats = Arc::new(Repeats::default());
-        let Seen::First(first) = repeats.see("run_1").await else {
-            panic!("nobody has seen it")
-        };
+        let Seen::First(first) = repeats.see("run_1").await else { panic!("nobody has seen it") };
         first.delivered("hit");
         assert!(matches!(repeats.see("run_1").await, Seen::Before("hit")));
         assert!(matches!(repeats.see("run_2").await, Seen::First(_)));
@@ -135,25 +124,18 @@ mod tests {
     #[tokio::test]
     async fn a_run_that_failed_is_tried_again_by_those_who_waited() {
         let repeats = Arc::new(Repeats::<&str>::default());
-        let Seen::First(first) = repeats.see("run_1").await else {
-            panic!("nobody has seen it")
-        };
+        let Seen::First(first) = repeats.see("run_1").await else { panic!("nobody has seen it") };
         let second = repeats.see("run_1");
         let third = repeats.see("run_1");
         drop(first);
-        let Seen::First(second) = second.await else {
-            panic!("the first was not delivered")
-        };
+        let Seen::First(second) = second.await else { panic!("the first was not delivered") };
         second.delivered("hit");
         assert!(matches!(third.await, Seen::Before("hit")));
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut memory = Memory {
-            runs: HashMap::default(),
-            delivered: VecDeque::new(),
-        };
+        let mut memory = Memory { runs: HashMap::default(), delivered: VecDeque::new() };
         let now = Instant::now();
         for run in 0..=REMEMBERED {
             let run: Box<str> = run.to_string().into();
@@ -161,10 +143,7 @@ mod tests {
             memory.delivered.push_back((now, run));
         }
         memory.forget(now);
-        assert_eq!(
-            (memory.runs.len(), memory.delivered.len()),
-            (REMEMBERED, REMEMBERED)
-        );
+        assert_eq!((memory.runs.len(), memory.delivered.len()), (REMEMBERED, REMEMBERED));
         memory.forget(now + REMEMBERED_FOR);
         assert!(memory.runs.is_empty());
     }

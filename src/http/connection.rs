@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 
-use super::{Answer, Front, Reply, Wait, answer};
+use super::{Answer, Front, Reply, Wait, serve_request};
 use crate::broker::Ticket;
 use crate::metrics::{Listener, Rejected};
 use crate::transport::{Connection, Farewell, Held, Io, Place, hold};
@@ -46,19 +46,16 @@ pub async fn serve(front: Arc<Front>, listener: Listener, connection: Arc<Connec
 
 /// Speaks HTTP until the connection is over (none) or a poll is to be held.
 async fn speak(front: &Arc<Front>, listener: Listener, connection: &Arc<Connection>) -> Option<Box<Wait>> {
-    let held = Mutex::new(None);
+    // A request that is not answered by hyper stays pending there; what becomes of it is said here.
+    let left = Mutex::new(None);
     let service = service_fn(async |request| {
-        let (route, answer) = answer(front, listener, request).await;
-        match answer {
-            Answer::Reply(reply) => {
-                front.metrics.answered(route, reply.status().as_u16());
-                Ok::<Reply, Infallible>(reply)
-            }
-            Answer::Wait(wait) => {
-                *held.lock() = Some(wait);
-                pending().await
-            }
-        }
+        let wait = match serve_request(front, listener, request).await {
+            Answer::Reply(reply) => return Ok::<Reply, Infallible>(reply),
+            Answer::Wait(wait) => Some(wait),
+            Answer::Close => None,
+        };
+        *left.lock() = Some(wait);
+        pending().await
     });
     let mut http = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -67,10 +64,7 @@ async fn speak(front: &Arc<Front>, listener: Listener, connection: &Arc<Connecti
         .serve_connection(TokioIo::new(Io(connection.clone())), service);
     let wait = poll_fn(|cx| match Pin::new(&mut http).poll(cx) {
         Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => held
-            .lock()
-            .take()
-            .map_or(Poll::Pending, |wait| Poll::Ready(Some(wait))),
+        Poll::Pending => left.lock().take().map_or(Poll::Pending, Poll::Ready),
     })
     .await?;
     if http.into_parts().read_buf.is_empty() {

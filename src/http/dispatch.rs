@@ -54,10 +54,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, order: &Order<'_>) -> Outcome {
     let wait_until = (Instant::now() + order.wait).min(until);
     // The hope stands before the first look: whoever parks in between is not missed.
     let hope = (!order.wait.is_zero()).then(|| front.exchange.hope(order.key));
-    let ask = Ask {
-        key: order.key,
-        is_message: order.is_message,
-    };
+    let ask = Ask { key: order.key, is_message: order.is_message };
     let mut offers = 0;
     let mut lost = 0;
     loop {
@@ -66,32 +63,21 @@ pub(super) async fn dispatch(front: &Arc<Front>, order: &Order<'_>) -> Outcome {
             Offer::Cold(miss) if may_pass(miss) && wait_for_one(hope.as_ref(), wait_until).await => continue,
             Offer::Cold(miss) => {
                 let miss = if offers == 0 { miss } else { Miss::Undelivered };
-                return Outcome {
-                    offers,
-                    result: Err(miss),
-                };
+                return Outcome { offers, result: Err(miss) };
             }
         };
         offers += 1;
-        let Taken {
-            waiter, controller, ..
-        } = taken;
+        let Taken { waiter, controller, .. } = taken;
         match finish(Box::pin(offer(front.clone(), waiter, order.run.clone(), until))).await {
             Ok(proof) => {
-                return Outcome {
-                    offers,
-                    result: Ok(Hit { proof, controller }),
-                };
+                return Outcome { offers, result: Ok(Hit { proof, controller }) };
             }
             Err(Verdict::Gone) => {}
             Err(_) => lost += 1,
         }
         let may_go_on = lost == 0 || (order.redeliver && lost <= REDELIVERIES);
         if !may_go_on || Instant::now() >= until {
-            return Outcome {
-                offers,
-                result: Err(Miss::Undelivered),
-            };
+            return Outcome { offers, result: Err(Miss::Undelivered) };
         }
         if lost > 0 {
             front.metrics.redelivered();
@@ -137,9 +123,7 @@ fn may_pass(miss: Miss) -> bool {
 /// Waits until somebody came; false if nobody did in time.
 async fn wait_for_one(hope: Option<&Hope<Waiter>>, until: Instant) -> bool {
     match hope {
-        Some(hope) => tokio::time::timeout_at(until.into(), hope.somebody_came())
-            .await
-            .is_ok(),
+        Some(hope) => tokio::time::timeout_at(until.into(), hope.somebody_came()).await.is_ok(),
         None => false,
     }
 }
@@ -154,11 +138,7 @@ pub(super) struct Count<'a> {
 impl<'a> Count<'a> {
     pub(super) fn new(front: &'a Front) -> Self {
         front.posts.fetch_add(1, Ordering::Relaxed);
-        Self {
-            front,
-            since: Instant::now(),
-            outcome: DispatchOutcome::Aborted,
-        }
+        Self { front, since: Instant::now(), outcome: DispatchOutcome::Aborted }
     }
 
     /// The body is there: the time to the answer counts from here. Returns the moment.

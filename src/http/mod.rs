@@ -62,13 +62,7 @@ pub struct Terms {
 impl Front {
     /// Ready to serve.
     pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, terms: Terms) -> Self {
-        Self {
-            exchange,
-            metrics,
-            terms,
-            repeats: Arc::default(),
-            posts: AtomicUsize::new(0),
-        }
+        Self { exchange, metrics, terms, repeats: Arc::default(), posts: AtomicUsize::new(0) }
     }
 
     /// POSTs that are not answered yet.
@@ -86,6 +80,8 @@ enum Answer {
     Reply(Reply),
     /// It is held until a run comes.
     Wait(Box<Wait>),
+    /// Its connection is closed: a status would say more than is meant.
+    Close,
 }
 
 /// A poll that is ready to be held.
@@ -107,15 +103,29 @@ impl Wait {
     }
 }
 
+/// The one place where a request is counted.
+async fn serve_request(front: &Arc<Front>, listener: Listener, request: Request<Incoming>) -> Answer {
+    let (route, answer) = route(front, listener, request).await;
+    let is_poll = matches!(route, Route::Poll | Route::NativePoll);
+    match &answer {
+        Answer::Reply(reply) => {
+            front.metrics.answered(route, reply.status().as_u16());
+            if is_poll {
+                front.metrics.poll_refused();
+            }
+        }
+        Answer::Close => front.metrics.poll_refused(),
+        Answer::Wait(_) => {}
+    }
+    answer
+}
+
 /// The one place where a request finds its route.
-async fn answer(front: &Arc<Front>, listener: Listener, request: Request<Incoming>) -> (Route, Answer) {
+async fn route(front: &Arc<Front>, listener: Listener, request: Request<Incoming>) -> (Route, Answer) {
     let dispatches = listener == Listener::Dispatch || !front.terms.separate_dispatch;
     let polls = listener == Listener::Public;
     let path = request.uri().path();
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let native = path.starts_with(native::PREFIX);
     if target > MAX_TARGET_BYTES {
         return (Route::Other, Problem::target_too_long().into());
@@ -140,19 +150,16 @@ async fn answer(front: &Arc<Front>, listener: Listener, request: Request<Incomin
 fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }
 
 /// Whether the connection may carry another request after this one's answer.
 fn is_reusable(request: &Request<Incoming>) -> bool {
     let closes = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|text| {
-            text.split(',')
-                .any(|token| token.trim().eq_ignore_ascii_case("close"))
-        })
+        value
+            .to_str()
+            .is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("close")))
     };
     request.version() == Version::HTTP_11 && !request.headers().get_all(header::CONNECTION).iter().any(closes)
 }

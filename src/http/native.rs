@@ -32,32 +32,21 @@ fn head(run: &Run, reusable: bool, head: &mut Vec<u8>) {
     head.extend_from_slice(itoa::Buffer::new().format(run.payload.len()).as_bytes());
     head.extend_from_slice(b"\r\npilotlight-run: ");
     head.extend_from_slice(run.id.as_bytes());
-    head.extend_from_slice(if reusable {
-        b"\r\n\r\n"
-    } else {
-        b"\r\nconnection: close\r\n\r\n"
-    });
+    head.extend_from_slice(if reusable { b"\r\n\r\n" } else { b"\r\nconnection: close\r\n\r\n" });
 }
 
 fn goodbye(farewell: Farewell) -> Goodbye {
     match farewell {
-        Farewell::Expired => Goodbye {
-            answer: b"HTTP/1.1 204 No Content\r\n\r\n",
-            reusable: true,
-        },
+        Farewell::Expired => Goodbye { answer: b"HTTP/1.1 204 No Content\r\n\r\n", reusable: true },
         // "No run came" is true of a drain as well, and what a client does then is right: it asks again.
-        Farewell::Drained => Goodbye {
-            answer: b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
-            reusable: false,
-        },
+        Farewell::Drained => {
+            Goodbye { answer: b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n", reusable: false }
+        }
         Farewell::Retired => Goodbye {
             answer: b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
             reusable: false,
         },
-        Farewell::Replaced => Goodbye {
-            answer: b"",
-            reusable: false,
-        },
+        Farewell::Replaced => Goodbye { answer: b"", reusable: false },
     }
 }
 
@@ -76,11 +65,7 @@ struct Query {
 impl Query {
     fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
         let mut parsed = Self::default();
-        for pair in query
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-        {
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             if !known.contains(&name) {
                 let known = known.join(", ");
@@ -111,14 +96,10 @@ impl Query {
 fn proof(value: &str) -> Result<Proof, Problem> {
     match value {
         "written" => Ok(Proof::Written),
-        "acked" | "received" => Err(Problem::bad_parameter(
-            "proof",
-            "is above what this broker can prove: written",
-        )),
-        _ => Err(Problem::bad_parameter(
-            "proof",
-            "is none of written, acked, received",
-        )),
+        "acked" | "received" => {
+            Err(Problem::bad_parameter("proof", "is above what this broker can prove: written"))
+        }
+        _ => Err(Problem::bad_parameter("proof", "is none of written, acked, received")),
     }
 }
 
@@ -126,10 +107,7 @@ fn proof(value: &str) -> Result<Proof, Problem> {
 fn key(path: &str) -> Result<Key, Problem> {
     let segments: Vec<&str> = path.strip_prefix(PREFIX).unwrap_or_default().split('/').collect();
     let [deployment, version, cpu, memory] = segments[..] else {
-        return Err(Problem::bad_key(
-            "The path",
-            "is not /v1/pools/{deployment}/{version}/{cpu}/{memory}",
-        ));
+        return Err(Problem::bad_key("The path", "is not /v1/pools/{deployment}/{version}/{cpu}/{memory}"));
     };
     let decoded = |name, segment| {
         percent_decode_str(segment)
@@ -137,9 +115,7 @@ fn key(path: &str) -> Result<Key, Problem> {
             .map_err(|_| Problem::bad_key(name, "is not percent-encoded UTF-8"))
     };
     let part = |name, segment| {
-        check_part(&decoded(name, segment)?)
-            .map(Box::from)
-            .map_err(|error| Problem::bad_key(name, error))
+        check_part(&decoded(name, segment)?).map(Box::from).map_err(|error| Problem::bad_key(name, error))
     };
     let number = |name, segment| {
         Number::parse(&decoded(name, segment)?).map_err(|error| Problem::bad_key(name, error))
@@ -156,26 +132,20 @@ fn key(path: &str) -> Result<Key, Problem> {
 fn name(request: &Request<Incoming>, header: &'static str) -> Result<Box<str>, Problem> {
     match single(request.headers(), header) {
         Ok(None) => Ok("".into()),
-        Ok(Some(text)) => check_part(text)
-            .map(Box::from)
-            .map_err(|error| Problem::bad_parameter(header, error)),
-        Err(()) => Err(Problem::bad_parameter(
-            header,
-            "stands more than once, or is not printable ASCII",
-        )),
+        Ok(Some(text)) => {
+            check_part(text).map(Box::from).map_err(|error| Problem::bad_parameter(header, error))
+        }
+        Err(()) => Err(Problem::bad_parameter(header, "stands more than once, or is not printable ASCII")),
     }
 }
 
 /// `GET /v1/pools/…`: a controller waits.
 pub(super) async fn poll(front: &Front, request: Request<Incoming>) -> Answer {
     let read = read_poll(front, &request);
-    match (read, body::discard(request).await) {
-        (Ok(wait), Ok(())) => Answer::Wait(wait),
-        (Err(problem), _) | (_, Err(problem)) => {
-            front.metrics.poll_refused();
-            problem.into()
-        }
+    if !body::discard(request).await {
+        return Answer::Close;
     }
+    read.map_or_else(Answer::from, Answer::Wait)
 }
 
 fn read_poll(front: &Front, request: &Request<Incoming>) -> Result<Box<Wait>, Problem> {
@@ -254,20 +224,8 @@ async fn dispatch_once(
     }
     let run = terms.run.clone();
     match tokio::time::timeout_at(until.into(), front.repeats.see(&run)).await {
-        Err(_) => (
-            run,
-            Outcome {
-                offers: 0,
-                result: Err(Miss::Undelivered),
-            },
-        ),
-        Ok(Seen::Before((offers, hit))) => (
-            run,
-            Outcome {
-                offers,
-                result: Ok(hit),
-            },
-        ),
+        Err(_) => (run, Outcome { offers: 0, result: Err(Miss::Undelivered) }),
+        Ok(Seen::Before((offers, hit))) => (run, Outcome { offers, result: Ok(hit) }),
         Ok(Seen::First(first)) => {
             let outcome = dispatch_named(front, &terms, run.clone(), payload, until).await;
             if let Ok(hit) = &outcome.result {
@@ -289,11 +247,7 @@ async fn dispatch_named(
         key: terms.key.as_ref(),
         // A stock controller in the pool would exit on anything but its message.
         is_message: Message::parse(&payload).is_ok(),
-        run: Arc::new(Run {
-            id,
-            content_type: terms.content_type.clone(),
-            payload,
-        }),
+        run: Arc::new(Run { id, content_type: terms.content_type.clone(), payload }),
         redeliver: terms.query.redeliver.unwrap_or(false),
         wait: terms.query.wait.unwrap_or_default(),
         until,

@@ -20,35 +20,18 @@ pub struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            kind,
-            title,
-            detail: detail.into(),
-            allow: None,
-            closes: false,
-        }
+        Self { status, kind, title, detail: detail.into(), allow: None, closes: false }
     }
 
     pub(crate) fn no_such_route() -> Self {
         let detail = "This listener serves GET /connect, GET and POST /warm-start, and GET and POST \
                       /v1/pools/{deployment}/{version}/{cpu}/{memory}; POSTs may have a listener of their own.";
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "no-such-route",
-            "There is no such route here",
-            detail,
-        )
+        Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
     }
 
     pub(crate) fn no_such_ops_route() -> Self {
         let detail = "This listener serves GET /livez, /readyz, /metrics, /pools and /waiters, and POST /retire and /drain.";
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "no-such-route",
-            "There is no such route here",
-            detail,
-        )
+        Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
     }
 
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
@@ -56,93 +39,53 @@ impl Problem {
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Self {
             allow: Some(allow),
-            ..Self::new(
-                status,
-                "method-not-allowed",
-                "The route does not take this method",
-                detail,
-            )
+            ..Self::new(status, "method-not-allowed", "The route does not take this method", detail)
         }
     }
 
     pub(crate) fn target_too_long() -> Self {
         let detail = "A request target has at most 2048 bytes.";
-        Self::new(
-            StatusCode::URI_TOO_LONG,
-            "target-too-long",
-            "The request target is too long",
-            detail,
-        )
+        Self::new(StatusCode::URI_TOO_LONG, "target-too-long", "The request target is too long", detail)
     }
 
     pub(crate) fn bad_key(what: &str, why: impl std::fmt::Display) -> Self {
         let detail = format!("{what} {why}.");
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "bad-key",
-            "The key of the pool is wrong",
-            detail,
-        )
+        Self::new(StatusCode::BAD_REQUEST, "bad-key", "The key of the pool is wrong", detail)
     }
 
     pub(crate) fn bad_parameter(what: &str, why: impl std::fmt::Display) -> Self {
         let detail = format!("{what} {why}.");
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "bad-parameter",
-            "A parameter is wrong",
-            detail,
-        )
+        Self::new(StatusCode::BAD_REQUEST, "bad-parameter", "A parameter is wrong", detail)
     }
 
     pub(crate) fn bad_body(why: impl std::fmt::Display) -> Self {
         let detail = format!("The body {why}. Nothing was offered to a controller.");
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "bad-body",
-            "The body cannot be dispatched",
-            detail,
-        )
+        Self::new(StatusCode::BAD_REQUEST, "bad-body", "The body cannot be dispatched", detail)
     }
 
     pub(crate) fn body_too_large(limit: usize) -> Self {
         let detail = format!("A body has at most {limit} bytes here; the broker's --body-limit sets it.");
         let status = StatusCode::PAYLOAD_TOO_LARGE;
-        Self {
-            closes: true,
-            ..Self::new(status, "body-too-large", "The body is too large", detail)
-        }
+        Self { closes: true, ..Self::new(status, "body-too-large", "The body is too large", detail) }
     }
 
     pub(crate) fn body_too_slow() -> Self {
         let detail = "The whole body must arrive within 10 s.";
         let status = StatusCode::REQUEST_TIMEOUT;
-        Self {
-            closes: true,
-            ..Self::new(status, "body-too-slow", "The body came too slowly", detail)
-        }
+        Self { closes: true, ..Self::new(status, "body-too-slow", "The body came too slowly", detail) }
     }
 
     pub(crate) fn encoded_body() -> Self {
         let detail = "Send the body as it is, without Content-Encoding: its bytes are relayed unchanged.";
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "encoded-body",
-            "The body is encoded",
-            detail,
-        )
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoded-body", "The body is encoded", detail)
     }
 
-    pub(crate) fn unexpected_body() -> Self {
-        let detail = "A poll has no body.";
-        let status = StatusCode::BAD_REQUEST;
-        Self {
-            closes: true,
-            ..Self::new(status, "unexpected-body", "The request has a body", detail)
-        }
+    /// What is wrong and what to do, for the log.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 
-    /// Whether the connection ends with the answer.
+    /// The same, with the connection ending after the answer.
     pub(crate) fn closing(mut self) -> Self {
         self.closes = true;
         self
@@ -160,10 +103,7 @@ impl From<Problem> for Reply {
         let mut reply = Response::new(Full::new(Bytes::from(document.to_string())));
         *reply.status_mut() = problem.status;
         let headers = reply.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(allow) = problem.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }

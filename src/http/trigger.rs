@@ -36,11 +36,7 @@ fn head(run: &Run, reusable: bool, head: &mut Vec<u8>) {
     head.extend_from_slice(&run.content_type);
     head.extend_from_slice(b"\r\ncontent-length: ");
     head.extend_from_slice(itoa::Buffer::new().format(run.payload.len()).as_bytes());
-    head.extend_from_slice(if reusable {
-        b"\r\n\r\n"
-    } else {
-        b"\r\nconnection: close\r\n\r\n"
-    });
+    head.extend_from_slice(if reusable { b"\r\n\r\n" } else { b"\r\nconnection: close\r\n\r\n" });
 }
 
 /// Only two of a stock controller's ends have a status: elsewhere is 307, for good is 410. Any other would end it.
@@ -52,10 +48,7 @@ fn goodbye(farewell: Farewell) -> Goodbye {
         }
         Farewell::Retired => b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     };
-    Goodbye {
-        answer,
-        reusable: false,
-    }
+    Goodbye { answer, reusable: false }
 }
 
 /// `GET /connect`: how to wait.
@@ -73,43 +66,34 @@ pub(super) fn connect(front: &Front) -> Answer {
 pub(super) async fn poll(front: &Front, request: Request<Incoming>) -> Answer {
     let read = read_poll(request.headers());
     let reusable = is_reusable(&request);
-    let problem = match (read, body::discard(request).await) {
-        (Ok((key, controller)), Ok(())) => {
-            let offered_for = front.terms.connection_timeout.saturating_sub(RETIRE_GUARD);
-            let held_for = front.terms.connection_timeout + GRACE;
-            let accepts = Accepts::Message;
-            return Answer::Wait(Box::new(Wait {
-                key,
-                accepts,
-                controller,
-                wire: &WIRE,
-                reusable,
-                offered_for,
-                held_for,
-            }));
+    if !body::discard(request).await {
+        return Answer::Close;
+    }
+    match read {
+        Ok((key, controller)) => Answer::Wait(Box::new(Wait {
+            key,
+            accepts: Accepts::Message,
+            controller,
+            wire: &WIRE,
+            reusable,
+            offered_for: front.terms.connection_timeout.saturating_sub(RETIRE_GUARD),
+            held_for: front.terms.connection_timeout + GRACE,
+        })),
+        Err(problem) => {
+            // A controller that cannot say who it is will never be matched: the status that ends it is deliberate.
+            tracing::warn!(why = problem.detail(), "a poll was refused");
+            problem.into()
         }
-        (Err(problem), _) | (_, Err(problem)) => problem,
-    };
-    // A controller that cannot say who it is will never be matched: the status that ends it is deliberate.
-    front.metrics.poll_refused();
-    tracing::warn!(?problem, "a poll was refused");
-    problem.into()
+    }
 }
 
 fn read_poll(headers: &HeaderMap) -> Result<(Key, Box<str>), Problem> {
     let text = |name: &'static str| match single(headers, name) {
         Ok(Some(text)) if !text.is_empty() => Ok(text),
         Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
-        Err(()) => Err(Problem::bad_key(
-            name,
-            "stands more than once, or is not printable ASCII",
-        )),
+        Err(()) => Err(Problem::bad_key(name, "stands more than once, or is not printable ASCII")),
     };
-    let part = |name, text| {
-        check_part(text)
-            .map(Box::from)
-            .map_err(|error| Problem::bad_key(name, error))
-    };
+    let part = |name, text| check_part(text).map(Box::from).map_err(|error| Problem::bad_key(name, error));
     let number =
         |name| text(name).and_then(|t| Number::parse(t).map_err(|error| Problem::bad_key(name, error)));
     let deployment = text(DEPLOYMENT)?;
@@ -121,10 +105,7 @@ fn read_poll(headers: &HeaderMap) -> Result<(Key, Box<str>), Problem> {
         Ok(None | Some("")) => "".into(),
         Ok(Some(name)) => part(CONTROLLER, name)?,
         Err(()) => {
-            return Err(Problem::bad_key(
-                CONTROLLER,
-                "stands more than once, or is not printable ASCII",
-            ));
+            return Err(Problem::bad_key(CONTROLLER, "stands more than once, or is not printable ASCII"));
         }
     };
     let key = Key {
@@ -152,7 +133,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, request: Request<Incoming>) -> 
         }
         Err(problem) => {
             count.refused();
-            tracing::debug!(?problem, "a run was refused");
+            tracing::debug!(why = problem.detail(), "a run was refused");
             problem.into()
         }
     }
@@ -162,10 +143,7 @@ async fn dispatch_body(front: &Arc<Front>, body: &Bytes, until: Instant) -> Resu
     let (payload, message) = Message::in_body(body).map_err(Problem::bad_body)?;
     front.metrics.payload(payload.len());
     let Some(key) = message.key() else {
-        return Ok(Outcome {
-            offers: 0,
-            result: Err(Miss::NoDeployment),
-        });
+        return Ok(Outcome { offers: 0, result: Err(Miss::NoDeployment) });
     };
     let run = Run {
         id: message.run().into(),
@@ -173,14 +151,8 @@ async fn dispatch_body(front: &Arc<Front>, body: &Bytes, until: Instant) -> Resu
         payload: body.slice_ref(payload.as_bytes()),
     };
     // The platform refuses a second start of a run, so one that may be lost is offered again.
-    let order = Order {
-        key,
-        is_message: true,
-        run: Arc::new(run),
-        redeliver: true,
-        wait: Duration::ZERO,
-        until,
-    };
+    let order =
+        Order { key, is_message: true, run: Arc::new(run), redeliver: true, wait: Duration::ZERO, until };
     let outcome = deliver(front, &order).await;
     tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");
     Ok(outcome)

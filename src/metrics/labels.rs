@@ -27,14 +27,8 @@ impl<M, L: Label> Family<M, L> {
     where
         M: prometheus::core::Metric,
     {
-        let members = L::all()
-            .into_iter()
-            .map(|label| vec.with_label_values(&label.values()))
-            .collect();
-        Self {
-            members,
-            label: PhantomData,
-        }
+        let members = L::all().into_iter().map(|label| vec.with_label_values(&label.values())).collect();
+        Self { members, label: PhantomData }
     }
 
     pub(super) fn of(&self, label: L) -> &M {
@@ -273,10 +267,7 @@ const MISSES: [Miss; 9] = [
 impl Label for DispatchOutcome {
     fn all() -> Vec<Self> {
         let misses = MISSES.map(Self::Miss);
-        [Self::Hit, Self::Refused, Self::Aborted]
-            .into_iter()
-            .chain(misses)
-            .collect()
+        [Self::Hit, Self::Refused, Self::Aborted].into_iter().chain(misses).collect()
     }
 
     fn index(self) -> usize {

@@ -20,16 +20,7 @@ const DISPATCH_BUCKETS: [f64; 16] = [
     1.0, 2.5,
 ];
 const HOLD_BUCKETS: [f64; 10] = [0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
-const BYTES_BUCKETS: [f64; 8] = [
-    512.0,
-    1024.0,
-    2048.0,
-    4096.0,
-    16384.0,
-    65536.0,
-    1_048_576.0,
-    4_194_304.0,
-];
+const BYTES_BUCKETS: [f64; 8] = [512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0, 1_048_576.0, 4_194_304.0];
 
 /// All metrics of one broker.
 pub struct Metrics {
@@ -62,25 +53,12 @@ impl Metrics {
         Ok(Self {
             draining: make.gauge("draining", "1 while the broker ends politely.")?,
             connections: make.gauges(&["listener"], "connections", "Open connections.")?,
-            accepted: make.counters(
-                &["listener"],
-                "connections_accepted_total",
-                "Connections accepted.",
-            )?,
-            rejected: make.counters(
-                &["reason"],
-                "connections_rejected_total",
-                "Connections not served.",
-            )?,
+            accepted: make.counters(&["listener"], "connections_accepted_total", "Connections accepted.")?,
+            rejected: make.counters(&["reason"], "connections_rejected_total", "Connections not served.")?,
             waiters: make.waiters()?,
             pools: make.gauge("pools", "Pools with at least one waiter.")?,
             polls: make.counters(&["end"], "polls_total", "Held polls, by how they ended.")?,
-            hold: make.histograms(
-                &["end"],
-                "hold_seconds",
-                "How long polls were held.",
-                &HOLD_BUCKETS,
-            )?,
+            hold: make.histograms(&["end"], "hold_seconds", "How long polls were held.", &HOLD_BUCKETS)?,
             dispatches: make.counters(
                 &["outcome", "reason"],
                 "dispatches_total",
@@ -98,21 +76,11 @@ impl Metrics {
                 "From the match to the proof of delivery.",
                 &DISPATCH_BUCKETS,
             )?,
-            offers: make.counters(
-                &["verdict"],
-                "offers_total",
-                "Attempts to hand a run to one waiter.",
-            )?,
-            redeliveries: make.counter(
-                "redeliveries_total",
-                "Offers made after an unproven one of the same run.",
-            )?,
+            offers: make.counters(&["verdict"], "offers_total", "Attempts to hand a run to one waiter.")?,
+            redeliveries: make
+                .counter("redeliveries_total", "Offers made after an unproven one of the same run.")?,
             payload_bytes: make.histogram("payload_bytes", "Size of the runs posted.", &BYTES_BUCKETS)?,
-            requests: make.counters(
-                &["route", "code_class"],
-                "http_requests_total",
-                "Requests answered.",
-            )?,
+            requests: make.counters(&["route", "code_class"], "http_requests_total", "Requests answered.")?,
             registry,
         })
     }
@@ -140,9 +108,7 @@ impl Metrics {
     /// A POST was answered, or its client left.
     pub fn dispatched(&self, outcome: DispatchOutcome, took: Duration) {
         self.dispatches.of(outcome).inc();
-        self.dispatch_seconds
-            .of(outcome.into())
-            .observe(took.as_secs_f64());
+        self.dispatch_seconds.of(outcome.into()).observe(took.as_secs_f64());
     }
 
     /// A valid run came in.
@@ -207,19 +173,14 @@ impl Maker<'_> {
 
     fn process(&self) -> Result<(), prometheus::Error> {
         #[cfg(target_os = "linux")]
-        self.0.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ))?;
+        self.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(())
     }
 
     fn build_info(&self) -> Result<(), prometheus::Error> {
         let opts = Self::opts("build_info", "1, labelled with what was built.")
             .const_label("version", env!("CARGO_PKG_VERSION"))
-            .const_label(
-                "revision",
-                option_env!("PILOTLIGHT_REVISION").unwrap_or("unknown"),
-            );
+            .const_label("revision", option_env!("PILOTLIGHT_REVISION").unwrap_or("unknown"));
         self.register(IntGauge::with_opts(opts)?)?.set(1);
         Ok(())
     }
@@ -251,9 +212,7 @@ impl Maker<'_> {
         name: &str,
         help: &str,
     ) -> Result<Family<IntGauge, L>, prometheus::Error> {
-        Ok(Family::new(
-            &self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)?,
-        ))
+        Ok(Family::new(&self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)?))
     }
 
     fn counters<L: Label>(
@@ -262,9 +221,7 @@ impl Maker<'_> {
         name: &str,
         help: &str,
     ) -> Result<Family<IntCounter, L>, prometheus::Error> {
-        Ok(Family::new(
-            &self.register(IntCounterVec::new(Self::opts(name, help), labels)?)?,
-        ))
+        Ok(Family::new(&self.register(IntCounterVec::new(Self::opts(name, help), labels)?)?))
     }
 
     fn histograms<L: Label>(
@@ -274,10 +231,9 @@ impl Maker<'_> {
         help: &str,
         buckets: &[f64],
     ) -> Result<Family<Histogram, L>, prometheus::Error> {
-        Ok(Family::new(&self.register(HistogramVec::new(
-            Self::histogram_opts(name, help, buckets),
-            labels,
-        )?)?))
+        Ok(Family::new(
+            &self.register(HistogramVec::new(Self::histogram_opts(name, help, buckets), labels)?)?,
+        ))
     }
 }
 

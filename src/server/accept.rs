@@ -35,27 +35,20 @@ pub(super) fn spawn_worker(
     shares: Vec<Share>,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<Worker> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let thread = std::thread::Builder::new()
-        .name(format!("serve-{number}"))
-        .spawn(move || {
-            runtime.block_on(async {
-                for share in shares {
-                    let accepting = accept(share, front.clone());
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "ends with this thread's runtime, just below"
-                    )]
-                    tokio::spawn(accepting);
-                }
-                // An error means that the server is gone: then this thread ends as well.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            });
-            // What is open now has had its goodbye: the runtime drops every connection.
-            runtime.shutdown_background();
-        })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
+        runtime.block_on(async {
+            for share in shares {
+                let accepting = accept(share, front.clone());
+                #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
+                tokio::spawn(accepting);
+            }
+            // An error means that the server is gone: then this thread ends as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        });
+        // What is open now has had its goodbye: the runtime drops every connection.
+        runtime.shutdown_background();
+    })?;
     Ok(Worker(thread))
 }
 
@@ -93,11 +86,7 @@ pub(super) async fn next(socket: &TcpListener, metrics: &Metrics) -> (TcpStream,
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 let no_fds = matches!(error.raw_os_error(), Some(code) if code == NO_FDS_PROCESS || code == NO_FDS_SYSTEM);
-                metrics.rejected(if no_fds {
-                    Rejected::NoFds
-                } else {
-                    Rejected::AcceptFailed
-                });
+                metrics.rejected(if no_fds { Rejected::NoFds } else { Rejected::AcceptFailed });
                 if rest == SHORTEST_REST {
                     tracing::error!(%error, "accepting fails; held polls are untouched");
                 }
@@ -113,8 +102,5 @@ const NO_FDS_SYSTEM: i32 = rustix::io::Errno::NFILE.raw_os_error();
 
 /// The connection died in the queue: the next one may be fine.
 fn is_of_the_peer(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-    )
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }

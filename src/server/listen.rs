@@ -27,22 +27,13 @@ impl Group {
     pub(super) fn bind(listener: Listener, address: SocketAddr, threads: usize) -> io::Result<Self> {
         // SO_REUSEPORT would also share the port with a second broker: a plain bind finds that one first.
         let address = socket(address, false)?.local_addr()?;
-        let sockets = (0..threads)
-            .map(|_| socket(address, true))
-            .collect::<io::Result<_>>()?;
-        Ok(Self {
-            listener,
-            address,
-            sockets,
-        })
+        let sockets = (0..threads).map(|_| socket(address, true)).collect::<io::Result<_>>()?;
+        Ok(Self { listener, address, sockets })
     }
 
     pub(super) fn into_shares(self) -> Vec<Share> {
         let listener = self.listener;
-        self.sockets
-            .into_iter()
-            .map(|socket| Share { listener, socket })
-            .collect()
+        self.sockets.into_iter().map(|socket| Share { listener, socket }).collect()
     }
 }
 
@@ -52,11 +43,7 @@ pub(super) fn single(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking().cloexec(),
-        None,
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;

@@ -69,51 +69,26 @@ impl Server {
             separate_dispatch: settings.dispatch_listen.is_some(),
         };
         let front = Arc::new(Front::new(exchange, metrics, terms));
-        Ok(Self {
-            front,
-            groups,
-            ops,
-            threads,
-            drain_window: settings.drain_window,
-        })
+        Ok(Self { front, groups, ops, threads, drain_window: settings.drain_window })
     }
 
     /// Where it listens, with the ports that the system chose.
     pub fn addresses(&self) -> io::Result<Addresses> {
-        let of = |listener| {
-            self.groups
-                .iter()
-                .find(|group| group.listener == listener)
-                .map(|group| group.address)
-        };
+        let of =
+            |listener| self.groups.iter().find(|group| group.listener == listener).map(|group| group.address);
         let ops = self.ops.local_addr()?;
-        Ok(Addresses {
-            public: of(Listener::Public).unwrap_or(ops),
-            dispatch: of(Listener::Dispatch),
-            ops,
-        })
+        Ok(Addresses { public: of(Listener::Public).unwrap_or(ops), dispatch: of(Listener::Dispatch), ops })
     }
 
     /// Serves until `signals` says so: the first message drains and ends, the second ends at once.
     pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<()> {
-        let Self {
-            front,
-            groups,
-            ops,
-            threads,
-            drain_window,
-        } = self;
+        let Self { front, groups, ops, threads, drain_window } = self;
         let (stop, stopped) = watch::channel(false);
         let mut workers = Vec::with_capacity(threads);
         let mut shares: Vec<Vec<_>> = groups.into_iter().map(Group::into_shares).collect();
         for number in 0..threads {
             let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
-            workers.push(accept::spawn_worker(
-                number,
-                front.clone(),
-                share,
-                stopped.clone(),
-            )?);
+            workers.push(accept::spawn_worker(number, front.clone(), share, stopped.clone())?);
         }
         let ops = tokio::net::TcpListener::from_std(ops)?;
         tokio::select! {
@@ -130,11 +105,7 @@ impl Server {
 
 fn bind_group(listener: Listener, address: SocketAddr, threads: usize) -> anyhow::Result<Group> {
     Group::bind(listener, address, threads).with_context(|| {
-        let flag = if listener == Listener::Dispatch {
-            "--dispatch-listen"
-        } else {
-            "--listen"
-        };
+        let flag = if listener == Listener::Dispatch { "--dispatch-listen" } else { "--listen" };
         format!("{flag} {address} cannot be bound")
     })
 }

@@ -34,10 +34,7 @@ pub(super) async fn serve(socket: TcpListener, front: Arc<Front>) -> Infallible 
         };
         let open = front.metrics.connected(Listener::Ops);
         let front = front.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "owned by the ops runtime, ends with its connection"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "owned by the ops runtime, ends with its connection")]
         tokio::spawn(async move {
             let service = service_fn(async |request| {
                 let reply = answer(&front, &request);
@@ -81,10 +78,7 @@ fn metrics(front: &Front) -> Reply {
         Ok(body) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be written");
-            text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the metrics could not be written\n",
-            )
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
         }
     }
 }
@@ -94,12 +88,7 @@ fn pools(front: &Front, query: &str) -> Result<Reply, Problem> {
     let pools = front.exchange.pools(&query.filter);
     let waiters: usize = pools.iter().map(|pool| pool.waiters).sum();
     let row = |pool: &PoolView| {
-        let Key {
-            deployment,
-            version,
-            cpu,
-            memory,
-        } = &pool.key;
+        let Key { deployment, version, cpu, memory } = &pool.key;
         json!({
             "deployment": deployment, "version": version, "cpu": cpu.get(), "memory": memory.get(),
             "waiters": pool.waiters,
@@ -114,12 +103,7 @@ fn waiters(front: &Front, query: &str) -> Result<Reply, Problem> {
     let query = Query::read(query, Paging::Yes)?;
     let found = front.exchange.waiters(&query.filter, query.from, query.limit);
     let row = |waiter: &WaiterView| {
-        let Key {
-            deployment,
-            version,
-            cpu,
-            memory,
-        } = &waiter.key;
+        let Key { deployment, version, cpu, memory } = &waiter.key;
         json!({
             "deployment": deployment, "version": version, "cpu": cpu.get(), "memory": memory.get(),
             "controller": waiter.controller, "origin": waiter.origin,
@@ -136,9 +120,7 @@ fn retire(front: &Front, query: &str) -> Result<Reply, Problem> {
         let why = "selects every pool; name at least one of deployment, version, cpu, memory";
         return Err(Problem::bad_parameter("The filter", why));
     }
-    let retired = front
-        .exchange
-        .retire(&filter, |taken| taken.waiter.dismiss(Farewell::Retired));
+    let retired = front.exchange.retire(&filter, |taken| taken.waiter.dismiss(Farewell::Retired));
     tracing::info!(?filter, retired, "retired");
     Ok(json_reply(&json!({ "retired": retired })))
 }
@@ -165,22 +147,15 @@ struct Query {
 
 impl Query {
     fn read(query: &str, paging: Paging) -> Result<Self, Problem> {
-        let mut read = Self {
-            filter: Filter::default(),
-            from: 0,
-            limit: LARGEST_PAGE,
-        };
+        let mut read = Self { filter: Filter::default(), from: 0, limit: LARGEST_PAGE };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             // An empty value selects all, so that a form with blank fields means what it looks like.
             if value.is_empty() {
                 continue;
             }
             let figure = |name| Number::parse(&value).map_err(|error| Problem::bad_parameter(name, error));
-            let count = |name| {
-                value
-                    .parse()
-                    .map_err(|_| Problem::bad_parameter(name, "is not a whole number"))
-            };
+            let count =
+                |name| value.parse().map_err(|_| Problem::bad_parameter(name, "is not a whole number"));
             match &*name {
                 "deployment" => read.filter.deployment = Some(value.into_owned()),
                 "version" => read.filter.version = Some(value.into_owned()),
@@ -211,8 +186,6 @@ fn json_reply(body: &Value) -> Reply {
 fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }

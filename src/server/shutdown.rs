@@ -30,10 +30,7 @@ async fn drained(front: &Front, window: Duration) {
     // 3. Who came late is sent elsewhere, too.
     goodbyes(&front.exchange, usize::MAX);
     // 4. Dispatches under way end within their budget.
-    until(Instant::now() + front.terms.dispatch_budget, || {
-        front.posts_in_flight() == 0
-    })
-    .await;
+    until(Instant::now() + front.terms.dispatch_budget, || front.posts_in_flight() == 0).await;
 }
 
 async fn until(deadline: Instant, done: impl Fn() -> bool) {

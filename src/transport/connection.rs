@@ -49,12 +49,7 @@ pub(super) enum Look {
 impl Connection {
     /// Takes over an accepted socket.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self {
-            stream,
-            peer,
-            ending: AtomicU8::new(UNDECIDED),
-            hold: AtomicWaker::new(),
-        }
+        Self { stream, peer, ending: AtomicU8::new(UNDECIDED), hold: AtomicWaker::new() }
     }
 
     /// Where the peer connects from.
@@ -64,11 +59,7 @@ impl Connection {
 
     /// Looks at the socket itself, without waiting and without taking a byte.
     pub(super) fn look(&self) -> Look {
-        match rustix::net::recv(
-            &self.stream,
-            &mut [0_u8; 1],
-            RecvFlags::PEEK | RecvFlags::DONTWAIT,
-        ) {
+        match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => Look::Gone,
             Ok(_) => Look::Bytes,
             Err(rustix::io::Errno::AGAIN) => Look::Quiet,
@@ -167,9 +158,8 @@ impl AsyncRead for Io {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(read) if 0 < read && read < room => {
                     // A short read emptied the socket. Saying so saves the next poll a call that would block.
-                    let _ = stream.try_io(Interest::READABLE, || {
-                        Err::<(), _>(io::ErrorKind::WouldBlock.into())
-                    });
+                    let _ =
+                        stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
                     return Poll::Ready(Ok(()));
                 }
                 done => return Poll::Ready(done.map(drop)),

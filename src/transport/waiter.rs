@@ -19,11 +19,7 @@ impl Waiter {
     /// Makes the waiter before it is parked: from then on its taker can reach the connection.
     pub fn new(connection: Arc<Connection>, wire: &'static Wire, reusable: bool) -> Self {
         connection.begin();
-        Self {
-            connection,
-            wire,
-            reusable,
-        }
+        Self { connection, wire, reusable }
     }
 
     /// Hands over a run, with everything written by `until`.
@@ -36,9 +32,7 @@ impl Waiter {
         let mut head = Vec::with_capacity(192);
         (self.wire.head)(run, self.reusable, &mut head);
         let whole = head.len() + run.payload.len();
-        let first = self
-            .connection
-            .write_now(&[IoSlice::new(&head), IoSlice::new(&run.payload)]);
+        let first = self.connection.write_now(&[IoSlice::new(&head), IoSlice::new(&run.payload)]);
         let Ok(written) = first else { return Verdict::Gone };
         if written < whole {
             let rest = self.write_rest(&head, run, written);
@@ -74,10 +68,7 @@ impl Waiter {
             }
             let head_left = &head[written.min(head.len())..];
             let payload_left = &run.payload[written.saturating_sub(head.len())..];
-            match self
-                .connection
-                .write_now(&[IoSlice::new(head_left), IoSlice::new(payload_left)])
-            {
+            match self.connection.write_now(&[IoSlice::new(head_left), IoSlice::new(payload_left)]) {
                 Ok(more) => written += more,
                 Err(_) => return false,
             }

@@ -19,10 +19,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            sender: None,
-        }
+        Self { address, sender: None }
     }
 
     /// Sends a request and reads the whole answer. Dropped meanwhile, it closes the connection.
@@ -60,9 +57,7 @@ pub(super) async fn wait_for_waiters(ops: SocketAddr, count: usize, most: Durati
     let until = Instant::now() + most;
     let mut client = Client::new(ops);
     loop {
-        let request = Request::get("/pools")
-            .header("host", ops.to_string())
-            .body(Full::default())?;
+        let request = Request::get("/pools").header("host", ops.to_string()).body(Full::default())?;
         let (_, body) = client.send(request).await.context("the broker does not answer")?;
         let pools: serde_json::Value = serde_json::from_slice(&body)?;
         let waiters = pools["waiters"].as_u64().unwrap_or_default();
@@ -70,10 +65,7 @@ pub(super) async fn wait_for_waiters(ops: SocketAddr, count: usize, most: Durati
             return Ok(());
         }
         if Instant::now() > until {
-            bail!(
-                "only {waiters} of {count} controllers wait after {}",
-                humantime::format_duration(most)
-            );
+            bail!("only {waiters} of {count} controllers wait after {}", humantime::format_duration(most));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -47,10 +47,7 @@ fn poll(broker: SocketAddr, number: usize) -> Request<Full<Bytes>> {
     *request.uri_mut() = hyper::Uri::from_static("/warm-start");
     for (name, value) in [
         ("host", broker.to_string()),
-        (
-            "x-trigger-workload-controller-id",
-            format!("controller_demo_{number}"),
-        ),
+        ("x-trigger-workload-controller-id", format!("controller_demo_{number}")),
         ("x-trigger-deployment-id", DEPLOYMENT.to_owned()),
         ("x-trigger-deployment-version", version.to_owned()),
         ("x-trigger-machine-cpu", cpu.to_owned()),

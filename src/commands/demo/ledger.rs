@@ -49,10 +49,7 @@ impl Ledger {
 
     pub(super) fn sum(&self) -> Sum {
         let entries = self.0.lock();
-        let mut sum = Sum {
-            runs: entries.len(),
-            ..Sum::default()
-        };
+        let mut sum = Sum { runs: entries.len(), ..Sum::default() };
         let mut took: Vec<Duration> = Vec::with_capacity(entries.len());
         for Entry { answer, receipts } in entries.values() {
             let hit = answer.is_some_and(|(hit, _)| hit);
@@ -75,14 +72,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 
 impl fmt::Display for Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            runs,
-            hits,
-            lost,
-            p50,
-            p99,
-            ..
-        } = self;
+        let Self { runs, hits, lost, p50, p99, .. } = self;
         write!(
             f,
             "runs {runs}   hits {hits}   p50 {} µs   p99 {} µs   lost {lost}",

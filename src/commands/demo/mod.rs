@@ -83,19 +83,10 @@ async fn play(
     ));
     let mut tasks = JoinSet::new();
     for number in 0..options.controllers {
-        tasks.spawn(fleet::controller(
-            addresses.public,
-            number,
-            settings.connection_timeout,
-            ledger.clone(),
-        ));
+        tasks.spawn(fleet::controller(addresses.public, number, settings.connection_timeout, ledger.clone()));
     }
-    client::wait_for_waiters(
-        addresses.ops,
-        options.controllers.min(settings.max_waiters_per_pool),
-        WARM_UP,
-    )
-    .await?;
+    client::wait_for_waiters(addresses.ops, options.controllers.min(settings.max_waiters_per_pool), WARM_UP)
+        .await?;
     let begun = Instant::now();
     let posts = supervisor::post_at_rate(addresses.public, options.rate, options.duration, ledger.clone());
     tokio::select! {
@@ -112,11 +103,7 @@ async fn play(
 
 /// A live line on a terminal, plain lines elsewhere.
 async fn report(ledger: &Ledger, begun: Instant) -> std::convert::Infallible {
-    let (start, end) = if std::io::stdout().is_terminal() {
-        ("\r\x1b[K", "")
-    } else {
-        ("", "\n")
-    };
+    let (start, end) = if std::io::stdout().is_terminal() { ("\r\x1b[K", "") } else { ("", "\n") };
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let seconds = begun.elapsed().as_secs();
@@ -130,12 +117,7 @@ fn sum_up(ledger: &Ledger, options: &Options) -> anyhow::Result<ExitCode> {
     super::print(&format!("\n{sum}\n"));
     let nothing_ran = sum.runs == 0 && !options.duration.is_zero();
     if sum.lost > 0 || sum.duplicates > 0 || nothing_ran {
-        anyhow::bail!(
-            "{} lost, {} received twice, of {} runs",
-            sum.lost,
-            sum.duplicates,
-            sum.runs
-        );
+        anyhow::bail!("{} lost, {} received twice, of {} runs", sum.lost, sum.duplicates, sum.runs);
     }
     Ok(ExitCode::SUCCESS)
 }

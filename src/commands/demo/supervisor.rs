@@ -40,10 +40,7 @@ async fn post(broker: SocketAddr, number: usize, idle: Arc<Mutex<Vec<Client>>>, 
     let mut request = Request::new(Full::from(message(&run, number)));
     *request.method_mut() = hyper::Method::POST;
     *request.uri_mut() = hyper::Uri::from_static("/warm-start");
-    request.headers_mut().insert(
-        CONTENT_TYPE,
-        hyper::header::HeaderValue::from_static("application/json"),
-    );
+    request.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
     if let Ok(host) = broker.to_string().parse() {
         request.headers_mut().insert("host", host);
     }

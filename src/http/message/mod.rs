@@ -60,12 +60,7 @@ impl<'a> Message<'a> {
 
     fn read(message: &'a str) -> Result<Self, MessageError> {
         let message: Shape<DequeuedMessage<'a>> = serde_json::from_str(message)?;
-        let DequeuedMessage {
-            background_worker,
-            deployment,
-            run,
-            ..
-        } = message.0;
+        let DequeuedMessage { background_worker, deployment, run, .. } = message.0;
         let machine = run.0.machine.0;
         let number = |name, value| Number::new(value).map_err(|error| MessageError::Key(name, error));
         let message = Self {
@@ -76,11 +71,8 @@ impl<'a> Message<'a> {
             run: run.0.friendly_id,
         };
         if let Some(deployment) = &message.deployment {
-            let part = |name, text| {
-                check_part(text)
-                    .map(drop)
-                    .map_err(|error| MessageError::Key(name, error))
-            };
+            let part =
+                |name, text| check_part(text).map(drop).map_err(|error| MessageError::Key(name, error));
             part("deployment.friendlyId", deployment)?;
             part("backgroundWorker.version", &message.version)?;
         }
@@ -90,12 +82,7 @@ impl<'a> Message<'a> {
     /// The key of the pool that fits; none for a run without a deployment, such as a dev run.
     pub fn key(&self) -> Option<KeyRef<'_>> {
         let deployment = self.deployment.as_deref()?;
-        Some(KeyRef {
-            deployment,
-            version: &self.version,
-            cpu: self.cpu,
-            memory: self.memory,
-        })
+        Some(KeyRef { deployment, version: &self.version, cpu: self.cpu, memory: self.memory })
     }
 
     /// The run's friendly id.
@@ -106,11 +93,7 @@ impl<'a> Message<'a> {
 
 fn text(body: &[u8]) -> Result<&str, MessageError> {
     let text = std::str::from_utf8(body).map_err(|_| MessageError::NotUtf8)?;
-    if shape::depth_exceeds(text, MAX_DEPTH) {
-        Err(MessageError::TooDeep)
-    } else {
-        Ok(text)
-    }
+    if shape::depth_exceeds(text, MAX_DEPTH) { Err(MessageError::TooDeep) } else { Ok(text) }
 }
 
 #[derive(Deserialize)]

@@ -140,11 +140,7 @@ pub(super) fn one_of<'de, D: Deserializer<'de>>(
             write!(f, "one of {:?}", self.0)
         }
         fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-            if self.0.contains(&text) {
-                Ok(())
-            } else {
-                Err(E::unknown_variant("another text", self.0))
-            }
+            if self.0.contains(&text) { Ok(()) } else { Err(E::unknown_variant("another text", self.0)) }
         }
     }
     deserializer.deserialize_str(OneOf(words))

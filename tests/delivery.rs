@@ -1,0 +1,129 @@
+//! Owns what happens between a match and its answer when the controller is gone, slow or deaf.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::client::Client;
+use support::{Broker, Pool, post};
+use tokio::net::TcpSocket;
+
+/// A body too large for the kernel's buffers on both sides.
+fn large_body(pool: &Pool, run: &str) -> (String, String) {
+    let mut message = pool.message(run);
+    message["padding"] = "x".repeat(3_900_000).into();
+    let message = message.to_string();
+    (format!("{{\"dequeuedMessage\":{message}}}"), message)
+}
+
+/// A held poll whose kernel takes little before its process reads.
+async fn deaf_poll(broker: &Broker, pool: &Pool, controller: &str) -> Client {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = Client::over(socket.connect(broker.public).await.unwrap());
+    let before = broker.waiters("").await;
+    client.send(pool.poll(controller)).await;
+    broker.wait_for_waiters(before + 1).await;
+    client
+}
+
+#[tokio::test]
+async fn a_controller_that_left_unseen_is_passed_over() {
+    let broker = Broker::start(&["--threads", "1"]);
+    let pool = Pool::small("d1");
+    for round in 0..20 {
+        let mut alive = broker.held_poll(&pool, "alive").await;
+        let leaving = broker.held_poll(&pool, "leaving").await;
+        let mut supervisor = broker.client().await;
+        // Stopped, the broker sees the run and the departure at the same moment.
+        broker.signal(Signal::STOP);
+        supervisor.send(post("/warm-start", &pool.body("r"))).await;
+        drop(leaving);
+        broker.signal(Signal::CONT);
+        assert_eq!(supervisor.answer().await.json()["didWarmStart"], true, "round {round}");
+        assert_eq!(alive.answer().await.status, 200);
+        drop(alive);
+        broker.wait_for_waiters(0).await;
+    }
+    assert!(broker.metric("pilotlight_offers_total{verdict=\"gone\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_large_run_reaches_a_slow_reader_whole() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut controller = deaf_poll(&broker, &pool, "slow").await;
+    let (body, message) = large_body(&pool, "r");
+    let posted = broker.post(&body);
+    let received = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        controller.answer().await
+    };
+    let ((_, answer), run) = tokio::join!(posted, received);
+    assert_eq!(answer["didWarmStart"], true);
+    assert!(run.body == message.as_bytes(), "{} of {} bytes", run.body.len(), message.len());
+}
+
+#[tokio::test]
+async fn a_run_that_its_controller_does_not_read_goes_to_the_next() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut alive = broker.held_poll(&pool, "alive").await;
+    let mut deaf = deaf_poll(&broker, &pool, "deaf").await;
+    let (body, message) = large_body(&pool, "r");
+    let (posted, run) = tokio::join!(broker.post(&body), alive.answer());
+    assert_eq!((&posted.1["didWarmStart"], &posted.1["offers"]), (&true.into(), &2.into()), "{}", posted.1);
+    assert!(run.body == message.as_bytes());
+    let cut_off = tokio::spawn(async move { deaf.answer().await.status });
+    assert!(cut_off.await.is_err(), "the deaf one cannot have the whole run");
+    assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_reads_is_undelivered_within_the_budget() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut deaf = Vec::new();
+    for number in 0..4 {
+        deaf.push(deaf_poll(&broker, &pool, &format!("deaf{number}")).await);
+    }
+    let begun = Instant::now();
+    let (_, answer) = broker.post(&large_body(&pool, "r").0).await;
+    assert_eq!(answer["reason"], "undelivered");
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn without_redelivery_only_one_controller_ever_gets_a_byte() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut alive = broker.held_poll(&pool, "alive").await;
+    let _deaf = deaf_poll(&broker, &pool, "deaf").await;
+    let (_, message) = large_body(&pool, "r");
+    let answer = broker.client().await.ask(post(&pool.path(), &message)).await.json();
+    assert_eq!((&answer["delivered"], &answer["reason"]), (&false.into(), &"undelivered".into()));
+    assert!(alive.is_held().await);
+    let again = post(&format!("{}?redeliver=true", pool.path()), &message);
+    let _deaf = deaf_poll(&broker, &pool, "deaf").await;
+    let mut supervisor = broker.client().await;
+    let (answer, run) = tokio::join!(supervisor.ask(again), alive.answer());
+    assert_eq!(answer.json()["offers"], 2);
+    assert!(run.body == message.as_bytes());
+}
+
+#[tokio::test]
+async fn a_delivery_is_finished_when_its_supervisor_leaves() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut controller = deaf_poll(&broker, &pool, "slow").await;
+    let (body, message) = large_body(&pool, "r");
+    let mut supervisor = broker.client().await;
+    supervisor.send(post("/warm-start", &body)).await;
+    broker.wait_for_waiters(0).await;
+    drop(supervisor);
+    let aborted = "pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}";
+    broker.wait_for_metric(aborted, 1.0).await;
+    assert!(controller.answer().await.body == message.as_bytes());
+    assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"written\"}").await, 1.0);
+}

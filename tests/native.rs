@@ -1,0 +1,199 @@
+//! Owns the broker's own dialect, end to end: opaque runs, names, waits and repeats.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::client::{Answer, Client};
+use support::{Broker, Pool};
+
+const POOL: &str = "/v1/pools/my%2Fapp/1/0.5/1";
+
+fn get(target: &str, headers: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nhost: b\r\n{headers}\r\n")
+}
+
+fn post(target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head =
+        format!("POST {target} HTTP/1.1\r\nhost: b\r\n{headers}content-length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+async fn wait(broker: &Broker, request: &str) -> Client {
+    let before = broker.waiters("").await;
+    let mut client = broker.client().await;
+    client.send(request).await;
+    broker.wait_for_waiters(before + 1).await;
+    client
+}
+
+async fn ask(broker: &Broker, request: impl AsRef<[u8]>) -> Answer {
+    broker.client().await.ask(request).await
+}
+
+#[tokio::test]
+async fn opaque_bytes_reach_the_controller_with_their_type_and_name() {
+    let broker = Broker::start(&[]);
+    let bytes: Vec<u8> = (0..=255).collect();
+    let mut controller = wait(&broker, &get(POOL, "pilotlight-controller: worker-1\r\n")).await;
+    let headers = "content-type: application/x-run; v=1\r\npilotlight-run: job-7\r\n";
+    let answer = ask(&broker, post(POOL, headers, &bytes)).await;
+    assert_eq!(answer.status, 200);
+    let expected = serde_json::json!(
+        {"delivered": true, "proof": "written", "offers": 1, "controller": "worker-1", "run": "job-7"}
+    );
+    assert_eq!(answer.json(), expected);
+    let run = controller.answer().await;
+    assert_eq!((run.status, run.header("content-type")), (200, Some("application/x-run; v=1")));
+    assert_eq!(run.header("pilotlight-run"), Some("job-7"));
+    assert_eq!(run.body, bytes);
+}
+
+#[tokio::test]
+async fn a_run_without_name_or_type_gets_both() {
+    let broker = Broker::start(&[]);
+    let mut controller = wait(&broker, &get(POOL, "")).await;
+    let answer = ask(&broker, post(POOL, "", b"")).await.json();
+    let run = controller.answer().await;
+    assert_eq!(run.header("content-type"), Some("application/octet-stream"));
+    assert_eq!(run.header("pilotlight-run"), answer["run"].as_str());
+    assert!(run.body.is_empty());
+}
+
+#[tokio::test]
+async fn a_miss_says_why() {
+    let broker = Broker::start(&[]);
+    let answer = ask(&broker, post(POOL, "pilotlight-run: r\r\n", b"x")).await;
+    let expected = serde_json::json!({"delivered": false, "reason": "no_pool", "offers": 0, "run": "r"});
+    assert_eq!((answer.status, answer.json()), (200, expected));
+}
+
+#[tokio::test]
+async fn a_wait_that_passes_is_answered_204_and_the_connection_waits_again() {
+    let broker = Broker::start(&[]);
+    let mut controller = broker.client().await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let answer = controller.ask(get(&format!("{POOL}?timeout=200ms"), "")).await;
+        assert_eq!((answer.status, answer.body.len()), (204, 0));
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(1), "{took:?}");
+    }
+    controller.send(get(POOL, "")).await;
+    broker.wait_for_waiters(1).await;
+    ask(&broker, post(POOL, "", b"run")).await;
+    assert_eq!(controller.answer().await.body, b"run");
+}
+
+#[tokio::test]
+async fn a_run_can_wait_for_its_controller() {
+    let broker = Broker::start(&[]);
+    let target = format!("{POOL}?wait=1500ms");
+    let mut supervisors = Vec::new();
+    for number in 0..5 {
+        let mut supervisor = broker.client().await;
+        supervisor.send(post(&target, "", format!("run {number}").as_bytes())).await;
+        supervisors.push(supervisor);
+    }
+    let mut received = Vec::new();
+    for _ in &supervisors {
+        let mut controller = broker.client().await;
+        controller.send(get(POOL, "")).await;
+        received.push(controller.answer().await.body);
+    }
+    for supervisor in &mut supervisors {
+        assert_eq!(supervisor.answer().await.json()["delivered"], true);
+    }
+    received.sort();
+    received.dedup();
+    assert_eq!(received.len(), 5, "each run once");
+}
+
+#[tokio::test]
+async fn a_wait_ends_within_the_budget() {
+    let broker = Broker::start(&["--dispatch-budget", "300ms"]);
+    let begun = Instant::now();
+    let answer = ask(&broker, post(&format!("{POOL}?wait=30s"), "", b"x")).await;
+    assert_eq!(answer.json()["reason"], "no_pool");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_supervisor_that_leaves_while_it_waits_claims_nobody() {
+    let broker = Broker::start(&[]);
+    let mut supervisor = broker.client().await;
+    supervisor.send(post(&format!("{POOL}?wait=2s"), "", b"x")).await;
+    assert!(supervisor.is_held().await);
+    drop(supervisor);
+    let aborted = "pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}";
+    broker.wait_for_metric(aborted, 1.0).await;
+    let mut controller = wait(&broker, &get(POOL, "")).await;
+    assert!(controller.is_held().await);
+    assert_eq!(broker.waiters("").await, 1);
+}
+
+#[tokio::test]
+async fn a_run_posted_twice_is_delivered_once() {
+    let broker = Broker::start(&[]);
+    let run = post(POOL, "pilotlight-run: job-1\r\n", b"x");
+    assert_eq!(ask(&broker, &run).await.json()["reason"], "no_pool", "a miss is not remembered");
+    let mut first = wait(&broker, &get(POOL, "pilotlight-controller: a\r\n")).await;
+    let mut second = wait(&broker, &get(POOL, "pilotlight-controller: b\r\n")).await;
+    let answer = ask(&broker, &run).await.json();
+    assert_eq!(answer["controller"], "b");
+    assert_eq!(ask(&broker, &run).await.json(), answer);
+    assert_eq!(second.answer().await.status, 200);
+    assert!(first.is_held().await);
+}
+
+#[tokio::test]
+async fn both_dialects_meet_in_one_pool() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut native = wait(&broker, &get(&pool.path(), "")).await;
+    assert_eq!(broker.post(&pool.body("run_1")).await.1["didWarmStart"], true);
+    let run = native.answer().await;
+    assert_eq!(
+        (run.header("pilotlight-run"), run.header("content-type")),
+        (Some("run_1"), Some("application/json"))
+    );
+    let mut stock = broker.held_poll(&pool, "one").await;
+    let opaque = ask(&broker, post(&pool.path(), "", b"not a message")).await;
+    assert_eq!(opaque.json()["reason"], "not_a_message", "a stock controller would exit on it");
+    assert!(stock.is_held().await);
+    let message = pool.message("run_2").to_string();
+    let headers = "content-type: application/json\r\n";
+    assert_eq!(ask(&broker, post(&pool.path(), headers, message.as_bytes())).await.json()["delivered"], true);
+    assert_eq!(stock.answer().await.body, message.as_bytes());
+}
+
+#[tokio::test]
+async fn wrong_requests_get_a_problem_that_says_what_is_wrong() {
+    let broker = Broker::start(&["--connection-timeout", "20s"]);
+    for (request, kind) in [
+        (get("/v1/pools/a/1/0.5", ""), "bad-key"),
+        (get("/v1/pools/a/1/0.5/1/2", ""), "bad-key"),
+        (get("/v1/pools//1/0.5/1", ""), "bad-key"),
+        (get("/v1/pools/a/1/x/1", ""), "bad-key"),
+        (get("/v1/pools/a%ff/1/1/1", ""), "bad-key"),
+        (get("/v1/pools/a/1/1/-1", ""), "bad-key"),
+        (get(&format!("{POOL}?timeout=soon"), ""), "bad-parameter"),
+        (get(&format!("{POOL}?timeout=21s"), ""), "bad-parameter"),
+        (get(&format!("{POOL}?wait=1s"), ""), "bad-parameter"),
+        (get(POOL, "pilotlight-controller: a\r\npilotlight-controller: b\r\n"), "bad-parameter"),
+    ] {
+        let answer = ask(&broker, &request).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (400, kind), "{request}");
+    }
+    for (target, headers, kind) in [
+        ("?redeliver=perhaps", "", "bad-parameter"),
+        ("?proof=sworn", "", "bad-parameter"),
+        ("?timeout=1s", "", "bad-parameter"),
+        ("", "pilotlight-run: a\r\npilotlight-run: b\r\n", "bad-parameter"),
+        ("", "content-encoding: br\r\n", "encoded-body"),
+    ] {
+        let answer = ask(&broker, post(&format!("{POOL}{target}"), headers, b"x")).await;
+        assert_eq!(answer.problem(), kind, "{target} {headers}");
+    }
+}

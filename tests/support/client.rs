@@ -1,0 +1,115 @@
+//! Owns a raw HTTP client: it sends what it is told, byte for byte, and reads answers strictly.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::PATIENCE;
+
+pub struct Client {
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    /// The last part of a problem document's type.
+    pub fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let document = self.json();
+        assert_eq!(document["status"], self.status);
+        assert!(
+            document["title"].is_string() && !document["detail"].as_str().unwrap().is_empty(),
+            "{document}"
+        );
+        document["type"].as_str().unwrap().rsplit(':').next().unwrap().to_owned()
+    }
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(stream)
+    }
+
+    pub fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self { stream, read: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Sends a request and reads its answer.
+    pub async fn ask(&mut self, bytes: impl AsRef<[u8]>) -> Answer {
+        self.send(bytes).await;
+        self.answer().await
+    }
+
+    /// The next answer; panics if the connection ends before it is whole.
+    pub async fn answer(&mut self) -> Answer {
+        tokio::time::timeout(PATIENCE, self.try_answer())
+            .await
+            .expect("an answer in time")
+            .expect("an answer")
+    }
+
+    /// The next answer, or none if the connection ended without one.
+    pub async fn try_answer(&mut self) -> Option<Answer> {
+        let end = loop {
+            if let Some(at) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.more().await {
+                assert!(self.read.is_empty(), "cut off: {:?}", String::from_utf8_lossy(&self.read));
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.read.drain(..end).collect()).unwrap();
+        let mut answer = Answer { status: head[9..12].parse().unwrap(), head, body: Vec::new() };
+        let length = match answer.header("content-length") {
+            Some(length) => length.parse().unwrap(),
+            None if answer.status == 204 => 0,
+            None => panic!("no length: {answer:?}"),
+        };
+        while self.read.len() < length {
+            assert!(self.more().await, "cut off after {} of {length} bytes", self.read.len());
+        }
+        answer.body = self.read.drain(..length).collect();
+        Some(answer)
+    }
+
+    /// Whether the broker closes the connection without sending anything.
+    pub async fn is_closed_silently(&mut self) -> bool {
+        tokio::time::timeout(PATIENCE, self.try_answer()).await.expect("an end in time").is_none()
+    }
+
+    /// Whether nothing comes for a while.
+    pub async fn is_held(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_millis(100), self.more()).await.is_err()
+    }
+
+    async fn more(&mut self) -> bool {
+        // A reset is an end as well.
+        self.stream.read_buf(&mut self.read).await.unwrap_or(0) > 0
+    }
+}

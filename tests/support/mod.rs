@@ -1,0 +1,199 @@
+//! Owns what end-to-end tests share: a real broker process, and clients that write their own bytes.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+pub mod client;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use client::Client;
+use serde_json::Value;
+
+/// Long enough for anything that should happen at all, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker in its own process, killed when dropped.
+pub struct Broker {
+    pub child: Child,
+    pub public: SocketAddr,
+    pub dispatch: SocketAddr,
+    pub ops: SocketAddr,
+}
+
+impl Broker {
+    /// Starts a broker on free ports and returns once it serves.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+            .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+            .args(arguments)
+            .env("RUST_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The greeting is printed when the addresses are bound; connections queue from then on.
+        let mut greeting = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut address = |mark: &str| {
+            let line = greeting
+                .find(|line| line.contains(mark))
+                .unwrap_or_else(|| panic!("no greeting: {arguments:?}"));
+            let urls = line.split("http://").skip(1);
+            urls.map(|url| url.split(['/', ' ', '\'']).next().unwrap().parse().unwrap())
+                .collect::<Vec<SocketAddr>>()
+        };
+        let listeners = address("waits for controllers");
+        let dispatch = address("dispatch:")[0];
+        Self { child, public: listeners[0], ops: listeners[1], dispatch }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.public).await
+    }
+
+    /// A poll of a stock controller that the broker holds.
+    pub async fn held_poll(&self, pool: &Pool, controller: &str) -> Client {
+        let before = self.waiters("").await;
+        let mut client = self.client().await;
+        client.send(&pool.poll(controller)).await;
+        self.wait_for_waiters(before + 1).await;
+        client
+    }
+
+    /// Posts a run and returns the answer.
+    pub async fn post(&self, body: &str) -> (u16, Value) {
+        let mut client = Client::connect(self.dispatch).await;
+        client.send(&post("/warm-start", body)).await;
+        let answer = client.answer().await;
+        (answer.status, answer.json())
+    }
+
+    /// An operator's request.
+    pub async fn operate(&self, method: &str, target: &str) -> (u16, String) {
+        let mut client = Client::connect(self.ops).await;
+        client.send(&format!("{method} {target} HTTP/1.1\r\nhost: ops\r\n\r\n")).await;
+        let answer = client.answer().await;
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    }
+
+    pub async fn pools(&self, query: &str) -> Value {
+        serde_json::from_str(&self.operate("GET", &format!("/pools?{query}")).await.1).unwrap()
+    }
+
+    pub async fn waiters(&self, query: &str) -> u64 {
+        self.pools(query).await["waiters"].as_u64().unwrap()
+    }
+
+    pub async fn wait_for_waiters(&self, count: u64) {
+        self.wait_until(&format!("{count} waiters"), async || self.waiters("").await == count).await;
+    }
+
+    pub async fn wait_for_metric(&self, name: &str, value: f64) {
+        let reached = async || (self.metric(name).await - value).abs() < f64::EPSILON;
+        self.wait_until(&format!("{name} is {value}"), reached).await;
+    }
+
+    async fn wait_until(&self, what: &str, reached: impl AsyncFn() -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !reached().await {
+            assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// One metric's value; the name with its labels as they are printed.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.operate("GET", "/metrics").await.1;
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        let line = line.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "the broker does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pool as headers name it.
+#[derive(Clone)]
+pub struct Pool {
+    pub deployment: String,
+    pub version: String,
+    pub cpu: String,
+    pub memory: String,
+}
+
+impl Pool {
+    pub fn new(deployment: &str, version: &str, cpu: &str, memory: &str) -> Self {
+        let [deployment, version, cpu, memory] = [deployment, version, cpu, memory].map(str::to_owned);
+        Self { deployment, version, cpu, memory }
+    }
+
+    pub fn small(deployment: &str) -> Self {
+        Self::new(deployment, "20260821.3", "0.5", "0.5")
+    }
+
+    /// The long poll of a stock controller.
+    pub fn poll(&self, controller: &str) -> String {
+        let Self { deployment, version, cpu, memory } = self;
+        format!(
+            "GET /warm-start HTTP/1.1\r\nhost: broker\r\nconnection: keep-alive\r\n\
+             x-trigger-workload-controller-id: {controller}\r\nx-trigger-deployment-id: {deployment}\r\n\
+             x-trigger-deployment-version: {version}\r\nx-trigger-machine-cpu: {cpu}\r\n\
+             x-trigger-machine-memory: {memory}\r\nx-trigger-worker-instance-name: test\r\n\
+             accept: */*\r\nuser-agent: node\r\n\r\n"
+        )
+    }
+
+    /// A valid run message for this pool.
+    pub fn message(&self, run: &str) -> Value {
+        let mut message: Value = serde_json::from_str(include_str!("../data/dequeued-message.json")).unwrap();
+        message["deployment"]["friendlyId"] = self.deployment.as_str().into();
+        message["backgroundWorker"]["version"] = self.version.as_str().into();
+        message["run"]["friendlyId"] = run.into();
+        message["run"]["machine"]["cpu"] = self.cpu.parse::<f64>().unwrap().into();
+        message["run"]["machine"]["memory"] = self.memory.parse::<f64>().unwrap().into();
+        message
+    }
+
+    /// A supervisor's POST body, with white space where nobody would expect it.
+    pub fn body(&self, run: &str) -> String {
+        format!("{{ \"dequeuedMessage\" : {} }}", self.message(run))
+    }
+
+    /// The same pool in the broker's own dialect.
+    pub fn path(&self) -> String {
+        format!("/v1/pools/{}/{}/{}/{}", self.deployment, self.version, self.cpu, self.memory)
+    }
+}
+
+/// A POST with a JSON body.
+pub fn post(target: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {target} HTTP/1.1\r\nhost: broker\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
