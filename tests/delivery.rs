@@ -1,5 +1,7 @@
 //! Owns what happens between a match and its answer when the controller is gone, slow or deaf.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -46,7 +48,7 @@ async fn a_controller_that_left_unseen_is_passed_over() {
         drop(alive);
         broker.wait_for_waiters(0).await;
     }
-    assert!(broker.metric("pilotlight_offers_total{verdict=\"gone\"}").await >= 1.0);
+    assert!(broker.metric("pilotlight_offers_total{verdict=\"gone\"}").await >= 1);
 }
 
 #[tokio::test]
@@ -75,9 +77,8 @@ async fn a_run_that_its_controller_does_not_read_goes_to_the_next() {
     let (posted, run) = tokio::join!(broker.post(&body), alive.answer());
     assert_eq!((&posted.1["didWarmStart"], &posted.1["offers"]), (&true.into(), &2.into()), "{}", posted.1);
     assert!(run.body == message.as_bytes());
-    let cut_off = tokio::spawn(async move { deaf.answer().await.status });
-    assert!(cut_off.await.is_err(), "the deaf one cannot have the whole run");
-    assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1.0);
+    assert!(deaf.rest().await.len() < message.len(), "the deaf one cannot have the whole run");
+    assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1);
 }
 
 #[tokio::test]
@@ -123,7 +124,7 @@ async fn a_delivery_is_finished_when_its_supervisor_leaves() {
     broker.wait_for_waiters(0).await;
     drop(supervisor);
     let aborted = "pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}";
-    broker.wait_for_metric(aborted, 1.0).await;
+    broker.wait_for_metric(aborted, 1).await;
     assert!(controller.answer().await.body == message.as_bytes());
-    assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"written\"}").await, 1.0);
+    assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"written\"}").await, 1);
 }

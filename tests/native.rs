@@ -1,5 +1,7 @@
 //! Owns the broker's own dialect, end to end: opaque runs, names, waits and repeats.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -127,7 +129,7 @@ async fn a_supervisor_that_leaves_while_it_waits_claims_nobody() {
     assert!(supervisor.is_held().await);
     drop(supervisor);
     let aborted = "pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}";
-    broker.wait_for_metric(aborted, 1.0).await;
+    broker.wait_for_metric(aborted, 1).await;
     let mut controller = wait(&broker, &get(POOL, "")).await;
     assert!(controller.is_held().await);
     assert_eq!(broker.waiters("").await, 1);

@@ -1,11 +1,14 @@
 //! Owns the ops listener, end to end: health, pools, waiters, retire, drain and the end of the process.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::{Broker, Pool};
+use tokio::task::JoinSet;
 
 #[tokio::test]
 async fn a_broker_is_alive_and_ready() {
@@ -88,7 +91,7 @@ async fn retire_sends_the_selected_away_for_good() {
     assert_eq!(old.answer().await.status, 410);
     assert!(old.is_closed_silently().await);
     assert!(new.is_held().await);
-    assert_eq!(broker.metric("pilotlight_polls_total{end=\"retired\"}").await, 1.0);
+    assert_eq!(broker.metric("pilotlight_polls_total{end=\"retired\"}").await, 1);
 }
 
 #[tokio::test]
@@ -115,7 +118,7 @@ async fn drain_sends_everyone_elsewhere_and_stays() {
     assert_eq!(native.answer().await.status, 204, "no run came");
     let mut late = broker.client().await;
     assert_eq!(late.ask(pool.poll("late")).await.status, 307, "who comes later is sent on as well");
-    assert_eq!(broker.metric("pilotlight_draining").await, 1.0);
+    assert_eq!(broker.metric("pilotlight_draining").await, 1);
 }
 
 #[tokio::test]
@@ -128,13 +131,12 @@ async fn sigterm_drains_over_its_window_and_ends() {
     }
     let begun = Instant::now();
     broker.signal(Signal::TERM);
-    let mut goodbyes = Vec::new();
+    let mut goodbyes = JoinSet::new();
     for mut controller in controllers {
-        goodbyes.push(tokio::spawn(async move { (controller.answer().await.status, begun.elapsed()) }));
+        goodbyes.spawn(async move { (controller.answer().await.status, begun.elapsed()) });
     }
     let mut early = 0;
-    for goodbye in goodbyes {
-        let (status, when) = goodbye.await.unwrap();
+    for (status, when) in goodbyes.join_all().await {
         assert_eq!(status, 307);
         early += usize::from(when < Duration::from_millis(500));
     }
@@ -169,15 +171,15 @@ async fn counters_conserve() {
     drop(broker.held_poll(&pool, "two").await);
     broker.wait_for_waiters(0).await;
     let value = async |name: &str| broker.metric(&format!("pilotlight_{name}")).await;
-    assert_eq!(value("dispatches_total{outcome=\"hit\",reason=\"none\"}").await, 1.0);
-    assert_eq!(value("dispatches_total{outcome=\"miss\",reason=\"all_taken\"}").await, 1.0);
-    assert_eq!(value("dispatches_total{outcome=\"refused\",reason=\"none\"}").await, 1.0);
-    assert_eq!(value("dispatch_seconds_count{outcome=\"hit\"}").await, 1.0);
-    assert_eq!(value("offers_total{verdict=\"written\"}").await, 1.0);
-    assert_eq!(value("polls_total{end=\"matched\"}").await, 1.0);
-    assert_eq!(value("polls_total{end=\"client_gone\"}").await, 1.0);
-    assert_eq!(value("hold_seconds_count{end=\"matched\"}").await, 1.0);
-    assert_eq!(value("payload_bytes_count").await, 2.0);
-    assert_eq!(value("waiters{transport=\"poll\"}").await, 0.0);
-    assert!(broker.metric("process_resident_memory_bytes").await > 1e6);
+    assert_eq!(value("dispatches_total{outcome=\"hit\",reason=\"none\"}").await, 1);
+    assert_eq!(value("dispatches_total{outcome=\"miss\",reason=\"all_taken\"}").await, 1);
+    assert_eq!(value("dispatches_total{outcome=\"refused\",reason=\"none\"}").await, 1);
+    assert_eq!(value("dispatch_seconds_count{outcome=\"hit\"}").await, 1);
+    assert_eq!(value("offers_total{verdict=\"written\"}").await, 1);
+    assert_eq!(value("polls_total{end=\"matched\"}").await, 1);
+    assert_eq!(value("polls_total{end=\"client_gone\"}").await, 1);
+    assert_eq!(value("hold_seconds_count{end=\"matched\"}").await, 1);
+    assert_eq!(value("payload_bytes_count").await, 2);
+    assert_eq!(value("waiters{transport=\"poll\"}").await, 0);
+    assert!(broker.metric("process_resident_memory_bytes").await > 1_000_000);
 }

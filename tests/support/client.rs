@@ -108,6 +108,12 @@ impl Client {
         tokio::time::timeout(Duration::from_millis(100), self.more()).await.is_err()
     }
 
+    /// Everything that still comes until the connection ends.
+    pub async fn rest(&mut self) -> &[u8] {
+        while self.more().await {}
+        &self.read
+    }
+
     async fn more(&mut self) -> bool {
         // A reset is an end as well.
         self.stream.read_buf(&mut self.read).await.unwrap_or(0) > 0

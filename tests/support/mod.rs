@@ -89,9 +89,8 @@ impl Broker {
         self.wait_until(&format!("{count} waiters"), async || self.waiters("").await == count).await;
     }
 
-    pub async fn wait_for_metric(&self, name: &str, value: f64) {
-        let reached = async || (self.metric(name).await - value).abs() < f64::EPSILON;
-        self.wait_until(&format!("{name} is {value}"), reached).await;
+    pub async fn wait_for_metric(&self, name: &str, value: u64) {
+        self.wait_until(&format!("{name} is {value}"), async || self.metric(name).await == value).await;
     }
 
     async fn wait_until(&self, what: &str, reached: impl AsyncFn() -> bool) {
@@ -102,8 +101,8 @@ impl Broker {
         }
     }
 
-    /// One metric's value; the name with its labels as they are printed.
-    pub async fn metric(&self, name: &str) -> f64 {
+    /// One metric's value, which must be a whole number; the name with its labels as they are printed.
+    pub async fn metric(&self, name: &str) -> u64 {
         let text = self.operate("GET", "/metrics").await.1;
         let line =
             text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));

@@ -1,0 +1,89 @@
+// Owns the broker as these tests run it: a real process on ports of its own, and what a supervisor posts to it.
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const binary = process.env.PILOTLIGHT ?? new URL("../../target/debug/pilotlight", import.meta.url).pathname;
+const example = readFileSync(new URL("../data/dequeued-message.json", import.meta.url), "utf8");
+
+/** A port that was free a moment ago: a restart has to come back to the same one. */
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.once("listening", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+export async function until(what, condition, milliseconds = 30_000) {
+  const end = Date.now() + milliseconds;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`not within ${milliseconds} ms: ${what}`);
+    await sleep(10);
+  }
+}
+
+export class Broker {
+  static async start(...args) {
+    const broker = new Broker();
+    broker.args = args;
+    broker.port = await freePort();
+    broker.ops = await freePort();
+    broker.url = `http://127.0.0.1:${broker.port}`;
+    await broker.launch();
+    return broker;
+  }
+
+  async launch() {
+    const { port, ops, args } = this;
+    const flags = ["--listen", `127.0.0.1:${port}`, "--ops-listen", `127.0.0.1:${ops}`, ...args];
+    this.process = spawn(binary, flags, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, RUST_LOG: "warn" } });
+    this.ended = new Promise((resolve) => this.process.once("exit", (code, signal) => resolve(code ?? signal)));
+    await until("the broker is ready", () => fetch(`http://127.0.0.1:${ops}/readyz`).then((r) => r.ok, () => false));
+  }
+
+  async restart(signal) {
+    this.process.kill(signal);
+    await this.ended;
+    await this.launch();
+  }
+
+  async stop() {
+    this.process.kill("SIGKILL");
+    await this.ended;
+  }
+
+  async waiters() {
+    const answer = await fetch(`http://127.0.0.1:${this.ops}/pools`);
+    return (await answer.json()).waiters;
+  }
+
+  async waitForWaiters(count, milliseconds) {
+    await until(`${count} waiters`, async () => (await this.waiters()) === count, milliseconds);
+  }
+
+  async retire(deployment) {
+    await fetch(`http://127.0.0.1:${this.ops}/retire?deployment=${deployment}`, { method: "POST" });
+  }
+
+  /** What a supervisor does; the message's text is relayed as it stands. */
+  async post(message) {
+    const answer = await fetch(`${this.url}/warm-start`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: `{"dequeuedMessage":${message}}`,
+    });
+    return { status: answer.status, ...(await answer.json()) };
+  }
+}
+
+/** A valid run's text for a deployment, laid out as nobody would lay it out, so that a change shows. */
+export function run(name, deployment = "deployment_1") {
+  const message = JSON.parse(example);
+  message.run.friendlyId = name;
+  message.deployment.friendlyId = deployment;
+  return JSON.stringify(message, null, 3).replace('"placementTags"', '"an unknown field" : 1.50,\n "placementTags"');
+}

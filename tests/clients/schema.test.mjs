@@ -1,0 +1,75 @@
+// Owns the promise that no run reaches a controller whose schema refuses it: the broker's check against the real one.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { DequeuedMessage } from "@trigger.dev/core/v3";
+import { Broker, run } from "./broker.mjs";
+
+/** A message with every optional field, so that each can be broken. */
+function full() {
+  const message = JSON.parse(run("run_full"));
+  message.checkpoint = { id: "c", type: "DOCKER", location: "l", imageRef: "i", reason: null };
+  message.templateKey = "t";
+  message.completedWaitpoints = [
+    {
+      id: "w", index: 0, friendlyId: "f", type: "RUN", completedAt: "2026-08-21T18:27:52.104Z", idempotencyKey: "k",
+      completedByTaskRun: { id: "r", friendlyId: "f", batch: { id: "b", friendlyId: "f" } },
+      completedAfter: "2026-08-21T18:27:52.104Z", completedByBatch: { id: "b", friendlyId: "f" },
+      output: "{}", outputType: "application/json", outputIsError: false,
+    },
+  ];
+  message.run.annotations = {
+    ...message.run.annotations, rootScheduleId: "s", externalDeploymentId: "e", webhookDeliveryId: "d",
+    webhookEndpointId: "e", workerCell: "c", workerLane: "l",
+  };
+  message.placementTags = [{ key: "k", values: ["v"] }];
+  return message;
+}
+
+const strange = [
+  undefined, null, true, false, 0, -1, 1.5, 1e300, "", "x", "1", "RUN", [], ["x"], [{}], {}, { id: "x" }, { RUN: null },
+  "2026-02-30T00:00:00Z", "2026-08-21", "2026-08-21T18:27:60Z", "2026-08-21T24:00:00Z", "0000-01-01T00:00:00Z", 8.64e15, 8.65e15,
+];
+
+/** Every path into a value, its own included. */
+function* paths(value, path = []) {
+  yield path;
+  if (value !== null && typeof value === "object") {
+    for (const key of Object.keys(value)) yield* paths(value[key], [...path, key]);
+  }
+}
+
+function changed(message, path, value) {
+  if (path.length === 0) return value;
+  const copy = structuredClone(message);
+  const parent = path.slice(0, -1).reduce((at, key) => at[key], copy);
+  if (value === undefined && !Array.isArray(parent)) delete parent[path.at(-1)];
+  else parent[path.at(-1)] = value;
+  return copy;
+}
+
+test("every message that the broker lets through passes the client's schema", async () => {
+  const broker = await Broker.start();
+  try {
+    const tally = { bothAccept: 0, bothRefuse: 0, onlyClientAccepts: 0 };
+    const check = async (message, what) => {
+      const text = JSON.stringify(message) ?? "null";
+      const { status } = await broker.post(text);
+      const client = DequeuedMessage.safeParse(JSON.parse(text)).success;
+      assert.ok(status === 200 || status === 400, `${status} for ${what}`);
+      assert.ok(status === 400 || client, `the broker lets through what a controller dies of: ${what}`);
+      tally[status === 200 ? "bothAccept" : client ? "onlyClientAccepts" : "bothRefuse"]++;
+    };
+    await check(full(), "the full message");
+    assert.equal(tally.bothAccept, 1);
+    for (const path of paths(full())) {
+      for (const value of strange) {
+        await check(changed(full(), path, value), `${path.join(".")} = ${JSON.stringify(value)}`);
+      }
+    }
+    // Stricter than the client is safe; much stricter would cost warm starts.
+    assert.ok(tally.bothAccept > 300 && tally.bothRefuse > 1000, JSON.stringify(tally));
+    console.log(JSON.stringify(tally));
+  } finally {
+    await broker.stop();
+  }
+});
