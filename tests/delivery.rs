@@ -39,7 +39,7 @@ async fn a_controller_that_left_unseen_is_passed_over() {
         let leaving = broker.held_poll(&pool, "leaving").await;
         let mut supervisor = broker.client().await;
         // Stopped, the broker sees the run and the departure at the same moment.
-        broker.signal(Signal::STOP);
+        broker.stop().await;
         supervisor.send(post("/warm-start", &pool.body("r"))).await;
         drop(leaving);
         broker.signal(Signal::CONT);

@@ -115,6 +115,14 @@ impl Broker {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops the process, and returns when it has stopped: the signal alone takes its time.
+    pub async fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let stopped = async || std::fs::read_to_string(&stat).unwrap().contains(") T ");
+        self.wait_until("the broker is stopped", stopped).await;
+    }
+
     /// Waits for the process to end by itself.
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         let until = Instant::now() + PATIENCE;
