@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use pilotlight::broker::{
-    Accepts, Ask, Broker, Filter, Key, Limits, Moment, Number, Offer, Pick, Ticket, WaiterId,
+    Accepts, Ask, Broker, Filter, Key, Limits, Machine, Mark, Moment, Number, Offer, Pick, Ticket, WaiterId,
 };
 
 const ROOMY: Limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
@@ -18,10 +18,20 @@ fn key(text: &str) -> Key {
     Key { deployment: deployment.into(), version: version.into(), cpu: number(cpu), memory: number(memory) }
 }
 
+/// `NAME` is a machine known by its address alone, `ADDRESS:NAME` one known by both.
+fn machine(text: &str) -> Machine {
+    let print = |text: &str| text.bytes().fold(7_u64, |print, byte| print * 31 + u64::from(byte));
+    match text.split_once(':') {
+        Some((address, name)) => Machine { address: print(address), name: Some(print(name) << 32) },
+        None => Machine { address: print(text), name: None },
+    }
+}
+
 struct Stage {
     broker: Broker<String>,
     ids: HashMap<String, WaiterId>,
     now: Duration,
+    mark: Option<Mark>,
 }
 
 impl Stage {
@@ -29,7 +39,7 @@ impl Stage {
         Moment::from_micros(0).plus(self.now)
     }
 
-    /// `park NAME POOL [as CONTROLLER] [from IP] [anything] [offered 50s] [held 52s]`
+    /// `park NAME POOL [as CONTROLLER] [from IP] [on MACHINE] [anything] [offered 50s] [held 52s]`
     fn park(&mut self, words: &[&str]) -> String {
         let option = |name: &str| words.iter().position(|word| *word == name).map(|at| words[at + 1]);
         let lasts = |name, default| {
@@ -40,6 +50,7 @@ impl Stage {
             accepts: if words.contains(&"anything") { Accepts::Anything } else { Accepts::Message },
             controller: option("as").unwrap_or_default().into(),
             origin: option("from").unwrap_or("10.0.0.1").parse().unwrap(),
+            machine: machine(option("on").unwrap_or(words[0])),
             offer_until: lasts("offered", Duration::from_secs(50)),
             deadline: lasts("held", Duration::from_secs(52)),
             waiter: words[0].to_owned(),
@@ -70,6 +81,7 @@ impl Stage {
             names.sort();
             names.join(" ")
         };
+        let before = self.mark.unwrap_or(self.broker.mark());
         let filter = |text: &str| Filter { deployment: Some(text.to_owned()), ..Filter::default() };
         let said = match (words[0], &words[1..]) {
             ("park", words) => self.park(words),
@@ -83,12 +95,28 @@ impl Stage {
                 if left.is_some() { "left".to_owned() } else { "was gone".to_owned() }
             }
             ("expire", []) => names(self.broker.expire(now, 100)),
-            ("retire", [deployment]) => names(self.broker.retire(&filter(deployment), now, 100)),
+            ("retire", [deployment]) => names(self.broker.retire(&filter(deployment), before, now, 100)),
+            ("mark", []) => {
+                self.mark = Some(self.broker.mark());
+                String::new()
+            }
+            ("suspect", [name]) => {
+                self.broker.suspect(machine(name), now);
+                String::new()
+            }
+            ("trust", [name]) => {
+                self.broker.trust(machine(name));
+                String::new()
+            }
+            ("review", alive) => {
+                let left = self.broker.review_suspects(now, |waiter, _| alive.contains(&waiter.as_str()));
+                if left { "some suspect".to_owned() } else { "none suspect".to_owned() }
+            }
             ("drain", []) => {
                 self.broker.drain();
                 String::new()
             }
-            ("goodbye", [most]) => names(self.broker.take_any(now, most.parse().unwrap())),
+            ("goodbye", [most]) => names(self.broker.take_any(before, now, most.parse().unwrap())),
             ("count", []) => format!("{} in {}", self.broker.waiters_len(), self.broker.pools_len()),
             _ => panic!("{line} is no act"),
         };
@@ -98,7 +126,8 @@ impl Stage {
 }
 
 fn check_with(limits: Limits, pick: Pick, script: &str) {
-    let mut stage = Stage { broker: Broker::new(limits, pick), ids: HashMap::new(), now: Duration::ZERO };
+    let mut stage =
+        Stage { broker: Broker::new(limits, pick), ids: HashMap::new(), now: Duration::ZERO, mark: None };
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (act, expected) = line.split_once("=>").unwrap_or((line, ""));
         assert_eq!(stage.act(act), expected.trim(), "at `{line}` of\n{script}");
@@ -322,5 +351,99 @@ fn time_that_comes_late_does_no_harm() {
          park a d/1/1/1 held 1s => parked
          at 100s
          expire => a",
+    );
+}
+
+#[test]
+fn suspects_are_offered_last_and_by_age() {
+    check(
+        "park alive d/1/1/1 on living => parked
+         park a d/1/1/1 on dead => parked
+         park b d/1/1/1 on dead => parked
+         park c d/1/1/1 on dead => parked
+         offer d/1/1/1 => c
+         suspect dead
+         offer d/1/1/1 => alive
+         park new d/1/1/1 on dead => parked
+         offer d/1/1/1 => new
+         offer d/1/1/1 => b
+         offer d/1/1/1 => a
+         offer d/1/1/1 => all_taken",
+    );
+}
+
+#[test]
+fn a_machine_is_known_by_either_name() {
+    check(
+        "park x d/1/1/1 on other:other => parked
+         park a d/1/1/1 on 10:node => parked
+         park b d/1/1/1 on 11:node => parked
+         park c d/1/1/1 on 10:pod => parked
+         suspect 10:node
+         offer d/1/1/1 => x
+         offer d/1/1/1 => c",
+    );
+}
+
+#[test]
+fn a_receipt_clears_a_machine_and_its_waiters_take_their_turn_again() {
+    check(
+        "park a d/1/1/1 on m => parked
+         park b d/1/1/1 on n => parked
+         park c d/1/1/1 on m => parked
+         suspect m
+         offer d/1/1/1 => b
+         park d d/1/1/1 on n => parked
+         trust m
+         park e d/1/1/1 on n => parked
+         offer d/1/1/1 => e
+         offer d/1/1/1 => d
+         offer d/1/1/1 => c
+         offer d/1/1/1 => a",
+    );
+}
+
+#[test]
+fn a_sign_of_life_or_time_clears_a_machine() {
+    check(
+        "park living d/1/1/1 on n => parked
+         park a d/1/1/1 on m => parked
+         suspect m
+         review a => some suspect
+         offer d/1/1/1 => living
+         park living d/1/1/1 on n => parked
+         review => some suspect
+         review a => none suspect
+         suspect m
+         at 61s
+         review => none suspect",
+    );
+}
+
+#[test]
+fn a_suspect_of_a_stock_pool_is_still_stock() {
+    check(
+        "park a d/1/1/1 on m => parked
+         suspect m
+         offer d/1/1/1 opaque => not_a_message
+         park b d/1/1/1 on m anything => parked
+         offer d/1/1/1 opaque => b
+         offer d/1/1/1 opaque => not_a_message
+         offer d/1/1/1 => a",
+    );
+}
+
+#[test]
+fn who_comes_after_the_mark_is_not_sent_away() {
+    check(
+        "park a d/1/1/1 => parked
+         park b d/1/1/1 => parked
+         mark
+         leave a => left
+         park c d/1/1/1 => parked
+         goodbye 5 => b
+         goodbye 5 =>
+         retire d =>
+         count => 1 in 1",
     );
 }

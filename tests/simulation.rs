@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use pilotlight::broker::{
-    Accepts, Ask, Broker, Filter, Full, Key, Limits, Miss, Moment, Number, Offer, Pick, Ticket, WaiterId,
+    Accepts, Ask, Broker, Filter, Full, Key, Limits, Machine, Miss, Moment, Number, Offer, Pick, Ticket,
+    WaiterId,
 };
 
 const SEEDS: u64 = 256;
@@ -22,6 +23,7 @@ struct Waiter {
     controller: u64,
     offer_until: Moment,
     deadline: Moment,
+    machine: u64,
     /// An offer found it too near its deadline; it stays so.
     late: bool,
 }
@@ -33,6 +35,9 @@ struct Model {
     draining: bool,
     waiters: Vec<Waiter>,
     emptied: Vec<(Key, Moment)>,
+    /// Machines that are suspect, and since when. Who was ever set aside may take a turn out of order later on.
+    suspects: Vec<(u64, Moment)>,
+    set_aside: Vec<u64>,
 }
 
 impl Model {
@@ -59,30 +64,28 @@ impl Model {
         keys.len()
     }
 
-    fn offer(&mut self, key: &Key, is_message: bool, now: Moment) -> Result<u64, Miss> {
-        if self.draining {
-            return Err(Miss::Draining);
-        }
+    fn is_suspect(&self, waiter: &Waiter, now: Moment) -> bool {
+        self.suspects
+            .iter()
+            .any(|(machine, since)| *machine == waiter.machine && now.since(*since) < MOMENTS_AGO)
+    }
+
+    /// Who may be matched: the first in order, or anybody that was set aside if no trusted one is left.
+    fn candidates(&mut self, key: &Key, is_message: bool, now: Moment) -> Vec<u64> {
         let fits = |w: &Waiter| w.key == *key && !w.late && (is_message || w.accepts == Accepts::Anything);
-        loop {
-            let mut order = 0..self.waiters.len();
-            let at = match self.pick {
-                Pick::Oldest => order.find(|&at| fits(&self.waiters[at])),
-                Pick::Newest => order.rev().find(|&at| fits(&self.waiters[at])),
-            };
-            let Some(at) = at else {
-                return Err(self.miss(key, is_message, now));
-            };
-            if self.waiters[at].offer_until <= now {
-                self.waiters[at].late = true;
-                continue;
-            }
-            let taken = self.waiters.remove(at);
-            if !self.waiters.iter().any(|w| w.key == *key) {
-                self.emptied.retain(|(other, _)| other != key);
-                self.emptied.push((key.clone(), now));
-            }
-            return Ok(taken.name);
+        let mut in_order: Vec<Waiter> = self.waiters.iter().filter(|w| fits(w)).cloned().collect();
+        if self.pick == Pick::Newest {
+            in_order.reverse();
+        }
+        let ready = |w: &Waiter| w.offer_until > now;
+        let (suspect, trusted): (Vec<_>, Vec<_>) =
+            in_order.into_iter().partition(|w| self.is_suspect(w, now) || self.set_aside.contains(&w.name));
+        let may_pass: Vec<u64> =
+            suspect.iter().filter(|w| !self.is_suspect(w, now) && ready(w)).map(|w| w.name).collect();
+        let first = trusted.iter().find(|w| ready(w)).map(|w| w.name);
+        match first {
+            Some(first) => [vec![first], may_pass].concat(),
+            None => suspect.into_iter().filter(ready).map(|w| w.name).collect(),
         }
     }
 
@@ -138,7 +141,15 @@ impl Walk {
             pools: if tight { 5 } else { 1000 },
         };
         let pick = if rng.bool() { Pick::Newest } else { Pick::Oldest };
-        let model = Model { limits, pick, draining: false, waiters: Vec::new(), emptied: Vec::new() };
+        let model = Model {
+            limits,
+            pick,
+            draining: false,
+            waiters: Vec::new(),
+            emptied: Vec::new(),
+            suspects: Vec::new(),
+            set_aside: Vec::new(),
+        };
         Self { rng, broker: Broker::new(limits, pick), model, now: Moment::default(), names: 0 }
     }
 
@@ -159,7 +170,8 @@ impl Walk {
             45..75 => self.offer(),
             75..85 => self.leave(),
             85..96 => self.expire(),
-            96..98 => self.retire(),
+            96 => self.retire(),
+            97 => self.suspect(),
             98 => self.now = self.now.plus(Duration::from_secs(self.rng.u64(..150))),
             _ => self.drain_rarely(),
         }
@@ -174,6 +186,7 @@ impl Walk {
         let accepts = if self.rng.bool() { Accepts::Message } else { Accepts::Anything };
         let offer_until = self.now.plus(Duration::from_millis(self.rng.u64(..60_000)));
         let deadline = offer_until.plus(Duration::from_millis(self.rng.u64(..100_000)));
+        let machine = self.rng.u64(..5);
         let expected = self.model.room(&key, controller);
         self.names += 1;
         let name = self.names;
@@ -183,6 +196,7 @@ impl Walk {
                 accepts,
                 controller: if controller == 0 { "".into() } else { controller.to_string().into() },
                 origin: [127, 0, 0, 1].into(),
+                machine: Machine { address: machine, name: None },
                 offer_until,
                 deadline,
                 waiter: name,
@@ -190,7 +204,7 @@ impl Walk {
             self.now,
         );
         match (expected, parked) {
-            (Err(expected), Err(full)) => assert_eq!(full, expected),
+            (Err(expected), Err((full, _))) => assert_eq!(full, expected),
             (Ok(replaced), Ok(parked)) => {
                 let replaced = replaced.map(|at| self.model.waiters.remove(at).name);
                 assert_eq!(parked.replaced.map(|old| old.waiter), replaced);
@@ -203,6 +217,7 @@ impl Walk {
                     controller,
                     offer_until,
                     deadline,
+                    machine,
                     late: false,
                 });
             }
@@ -213,17 +228,62 @@ impl Walk {
     fn offer(&mut self) {
         let key = self.key();
         let is_message = self.rng.u32(..4) > 0;
-        let expected = self.model.offer(&key, is_message, self.now);
-        let ask = Ask { key: key.as_ref(), is_message };
-        match (expected, self.broker.offer(&ask, self.now)) {
-            (Ok(expected), Offer::Matched(taken)) => assert_eq!(taken.waiter, expected, "I1, I9"),
-            // An emptied pool may be forgotten early, when another takes its place in the memory.
-            (Err(Miss::AllTaken), Offer::Cold(miss)) if miss != Miss::AllTaken => {
-                assert_eq!(miss, self.model.kin(&key));
+        let (now, draining) = (self.now, self.model.draining);
+        let candidates = if draining { Vec::new() } else { self.model.candidates(&key, is_message, now) };
+        match self.broker.offer(&Ask { key: key.as_ref(), is_message }, now) {
+            Offer::Matched(taken) => {
+                assert!(
+                    candidates.contains(&taken.waiter),
+                    "I1, I9: {} is none of {candidates:?}",
+                    taken.waiter
+                );
+                self.model.waiters.retain(|w| w.name != taken.waiter);
+                if !self.model.waiters.iter().any(|w| w.key == key) {
+                    self.model.emptied.retain(|(other, _)| *other != key);
+                    self.model.emptied.push((key.clone(), now));
+                }
             }
-            (Err(expected), Offer::Cold(miss)) => assert_eq!(miss, expected),
-            (expected, Offer::Matched(taken)) => panic!("expected {expected:?}, matched {}", taken.waiter),
-            (expected, Offer::Cold(miss)) => panic!("expected {expected:?}, missed for {miss:?}"),
+            Offer::Cold(miss) => {
+                assert!(candidates.is_empty(), "I11: {miss:?} though {candidates:?} wait");
+                self.check_miss(&key, is_message, miss);
+            }
+        }
+        // Who was suspect during an offer may have been set aside.
+        let suspects: Vec<u64> = self
+            .model
+            .waiters
+            .iter()
+            .filter(|w| w.key == key && self.model.is_suspect(w, now))
+            .map(|w| w.name)
+            .collect();
+        self.model.set_aside.extend(suspects);
+    }
+
+    fn check_miss(&mut self, key: &Key, is_message: bool, miss: Miss) {
+        if self.model.draining {
+            return assert_eq!(miss, Miss::Draining);
+        }
+        // The offer looked at everyone that fits, and found all of them too near their end.
+        let now = self.now;
+        for w in self.model.waiters.iter_mut().filter(|w| w.key == *key) {
+            let fits = is_message || w.accepts == Accepts::Anything;
+            w.late |= fits && w.offer_until <= now;
+        }
+        let expected = self.model.miss(key, is_message, now);
+        // An emptied pool may be forgotten early, when another takes its place in the memory.
+        let forgotten = expected == Miss::AllTaken && miss != Miss::AllTaken;
+        assert_eq!(miss, if forgotten { self.model.kin(key) } else { expected });
+    }
+
+    fn suspect(&mut self) {
+        let machine = self.rng.u64(..5);
+        let known = Machine { address: machine, name: None };
+        self.model.suspects.retain(|(other, _)| *other != machine);
+        if self.rng.bool() {
+            self.broker.suspect(known, self.now);
+            self.model.suspects.push((machine, self.now));
+        } else {
+            self.broker.trust(known);
         }
     }
 
@@ -253,8 +313,12 @@ impl Walk {
         let key = self.key();
         let filter =
             Filter { deployment: Some(key.deployment.to_string()), cpu: Some(key.cpu), ..Filter::default() };
-        let mut retired: Vec<u64> =
-            self.broker.retire(&filter, self.now, 1000).into_iter().map(|t| t.waiter).collect();
+        let mut retired: Vec<u64> = self
+            .broker
+            .retire(&filter, self.broker.mark(), self.now, 1000)
+            .into_iter()
+            .map(|t| t.waiter)
+            .collect();
         let selected = |w: &&Waiter| w.key.deployment == key.deployment && w.key.cpu == key.cpu;
         let mut expected: Vec<u64> = self.model.waiters.iter().filter(selected).map(|w| w.name).collect();
         retired.sort_unstable();
@@ -270,8 +334,12 @@ impl Walk {
         }
         if self.model.draining {
             let most = self.rng.usize(..5);
-            let taken: Vec<u64> =
-                self.broker.take_any(self.now, most).into_iter().map(|t| t.waiter).collect();
+            let taken: Vec<u64> = self
+                .broker
+                .take_any(self.broker.mark(), self.now, most)
+                .into_iter()
+                .map(|t| t.waiter)
+                .collect();
             assert_eq!(taken.len(), most.min(self.model.waiters.len()));
             self.model.take(&taken);
         }

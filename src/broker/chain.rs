@@ -62,6 +62,15 @@ impl Chain {
         self.tail = at;
     }
 
+    pub(super) fn push_front<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
+        *slab[at as usize].link(self.kind) = Link { prev: NONE, next: self.head };
+        match self.front() {
+            Some(head) => slab[head as usize].link(self.kind).prev = at,
+            None => self.tail = at,
+        }
+        self.head = at;
+    }
+
     pub(super) fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
         let Link { prev, next } = std::mem::replace(slab[at as usize].link(self.kind), Link::LOOSE);
         match prev {

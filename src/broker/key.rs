@@ -5,10 +5,10 @@ use std::fmt;
 use thiserror::Error;
 
 /// The longest accepted deployment or version, in bytes.
-pub const MAX_PART_BYTES: usize = 256;
+const MAX_PART_BYTES: usize = 256;
 
 /// The largest accepted cpu or memory figure (vCPU or GB).
-pub const MAX_NUMBER: f64 = 1e6;
+const MAX_NUMBER: f64 = 1e6;
 
 /// Why a part of a key was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -16,7 +16,7 @@ pub enum KeyError {
     /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// The text exceeds [`MAX_PART_BYTES`].
+    /// The text is longer than 256 bytes.
     #[error("is longer than 256 bytes")]
     TooLong,
     /// The text has a byte outside printable ASCII.
@@ -25,12 +25,12 @@ pub enum KeyError {
     /// The number is not written as JavaScript writes a finite decimal number.
     #[error("is not a decimal number")]
     NotANumber,
-    /// The number is negative or above [`MAX_NUMBER`].
+    /// The number is negative or above a million.
     #[error("is outside 0 to 1000000")]
     OutOfRange,
 }
 
-/// A cpu or memory figure: finite, from 0 to [`MAX_NUMBER`], one bit pattern per value.
+/// A cpu or memory figure: finite, from 0 to 1,000,000, one bit pattern per value.
 ///
 /// `0.5`, `0.50` and `5e-1` are the same number; `0` is a number of its own, never a wildcard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

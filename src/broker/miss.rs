@@ -30,6 +30,8 @@ pub enum Miss {
 
     /// Waiters were tried, none proved that it has the run.
     Undelivered,
+    /// One waiter may have it: its proof did not come, and a second one must not get it.
+    Unknown,
     /// The run names no deployment.
     NoDeployment,
     /// The broker sheds load.
@@ -47,6 +49,7 @@ impl Miss {
             Self::NotAMessage => "not_a_message",
             Self::Draining => "draining",
             Self::Undelivered => "undelivered",
+            Self::Unknown => "unknown",
             Self::NoDeployment => "no_deployment",
             Self::Overloaded => "overloaded",
         }

@@ -3,7 +3,8 @@
 //! ```text
 //!            park                 offer
 //! (outside) ─────► ready ────────────────────► taken
-//!                    │  retire guard passed      ▲
+//!                    │ ▲ suspect, trusted        ▲
+//!                    │ retire guard passed       │
 //!                    ▼                           │ leave, expire, retire, drain, replaced
 //!                   late ────────────────────────┘
 //! ```
@@ -23,25 +24,31 @@ mod key;
 mod limits;
 mod miss;
 mod moment;
+mod places;
 mod pool;
+mod suspects;
 mod ticket;
 mod view;
 mod wheel;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 
 use chain::{Kind, Link, Linked};
-pub use key::{Filter, Key, KeyError, KeyRef, MAX_NUMBER, MAX_PART_BYTES, Number, check_part};
+pub use key::{Filter, Key, KeyError, KeyRef, Number, check_part};
 pub use limits::{Full, Limits, Pick};
 use miss::Kin;
 pub use miss::Miss;
 pub use moment::Moment;
+use places::index;
 use pool::{Pool, Shelf};
-pub use ticket::{Accepts, Ask, Offer, Parked, Taken, Ticket, WaiterId};
+pub use suspects::Machine;
+use suspects::Suspects;
+pub use ticket::{Accepts, Ask, Mark, Offer, Parked, Taken, Ticket, WaiterId};
 pub use view::{Page, PoolView, WaiterView};
 use wheel::{Timed, Wheel};
 
@@ -52,6 +59,7 @@ struct Waiter<W> {
     shelf: Shelf,
     controller: Box<str>,
     origin: IpAddr,
+    machine: Machine,
     since: Moment,
     offer_until: Moment,
     deadline: Moment,
@@ -79,7 +87,7 @@ impl<W> Timed for Waiter<W> {
 pub struct Broker<W> {
     limits: Limits,
     pick: Pick,
-    draining: bool,
+    draining: Option<Mark>,
     now: Moment,
     parked: u64,
     taken: u64,
@@ -89,6 +97,7 @@ pub struct Broker<W> {
     by_key: HashTable<u32>,
     by_controller: HashTable<u32>,
     kin: Kin,
+    suspects: Suspects,
     wheel: Wheel,
 }
 
@@ -98,7 +107,7 @@ impl<W> Broker<W> {
         Self {
             limits,
             pick,
-            draining: false,
+            draining: None,
             now: Moment::default(),
             parked: 0,
             taken: 0,
@@ -108,37 +117,29 @@ impl<W> Broker<W> {
             by_key: HashTable::new(),
             by_controller: HashTable::new(),
             kin: Kin::new(),
+            suspects: Suspects::default(),
             wheel: Wheel::new(),
         }
     }
 
-    /// Gives a held request its place, newest in its pool.
-    pub fn park(&mut self, ticket: Ticket<W>, now: Moment) -> Result<Parked<W>, Full> {
+    /// Gives a held request its place, newest in its pool; or hands the ticket back because a limit is reached.
+    pub fn park(&mut self, ticket: Ticket<W>, now: Moment) -> Result<Parked<W>, (Full, Ticket<W>)> {
         let now = self.observe(now);
         let hash = self.hasher.hash_one(ticket.key.as_ref());
         let found = self.find_pool(hash, ticket.key.as_ref());
         let older = found.and_then(|pool| self.find_controller(pool, &ticket.controller, ticket.origin));
-        if older.is_none() {
-            self.admit(found)?;
+        if older.is_none()
+            && let Err(full) = self.admit(found)
+        {
+            return Err((full, ticket));
         }
-        // The pool is found or made first: replacing its only waiter must not make it vanish in between.
-        let pool = found.unwrap_or_else(|| self.open_pool(hash, ticket.key));
-        let at = self.seat(
-            pool,
-            now,
-            ticket.accepts,
-            Seat {
-                controller: ticket.controller,
-                origin: ticket.origin,
-                offer_until: ticket.offer_until,
-                deadline: ticket.deadline.max(now),
-                waiter: ticket.waiter,
-            },
-        );
+        // Seated before the older one goes: a pool whose only waiter is replaced must not vanish in between.
+        let pool = found.unwrap_or_else(|| self.open_pool(hash, ticket.key.clone()));
+        let id = self.seat(pool, ticket, now);
         let replaced = older.map(|older| self.take(older));
-        self.remember_controller(at);
+        self.remember_controller(id.slot);
         self.assert_conserved();
-        Ok(Parked { id: self.id(at), replaced })
+        Ok(Parked { id, replaced })
     }
 
     /// Takes a waiter out by its name, if it still stands.
@@ -151,16 +152,17 @@ impl<W> Broker<W> {
     /// Finds a waiter for a run and takes it out.
     pub fn offer(&mut self, ask: &Ask<'_>, now: Moment) -> Offer<W> {
         let now = self.observe(now);
-        if self.draining {
+        if self.draining.is_some() {
             return Offer::Cold(Miss::Draining);
         }
         let hash = self.hasher.hash_one(ask.key);
         let Some(pool) = self.find_pool(hash, ask.key) else {
             return Offer::Cold(self.kin.miss(&self.hasher, ask.key, hash, now));
         };
-        while let Some(at) = self.pools[pool as usize].pick(&self.waiters, self.pick, ask.is_message) {
+        while let Some(at) = self.next_of(pool, ask.is_message, now) {
             if self.waiters[at as usize].offer_until <= now {
-                self.shelve_late(at);
+                // It stands until its deadline, but is offered nothing any more.
+                self.pools[pool as usize].reshelve(&mut self.waiters, at, Shelf::Late, self.pick);
                 continue;
             }
             debug_assert!(self.pools[pool as usize].key.as_ref() == ask.key, "I9");
@@ -170,8 +172,58 @@ impl<W> Broker<W> {
             }
             return Offer::Matched(taken);
         }
-        let only_stock = !ask.is_message && !self.pools[pool as usize].shelf(Shelf::Message).is_empty();
+        let stock = [Shelf::Message, Shelf::SuspectMessage];
+        let stock_waits = stock.iter().any(|&shelf| !self.pools[pool as usize].shelf(shelf).is_empty());
+        let only_stock = !ask.is_message && stock_waits;
         Offer::Cold(if only_stock { Miss::NotAMessage } else { Miss::AllTaken })
+    }
+
+    /// The next waiter to try: the trusted by age, then the suspects.
+    fn next_of(&mut self, pool: u32, is_message: bool, now: Moment) -> Option<u32> {
+        loop {
+            let room = &self.pools[pool as usize];
+            let trusted = room.pick(&self.waiters, self.pick, is_message);
+            let suspect = room.pick_suspect(&self.waiters, self.pick, is_message);
+            let is_suspect = |at: u32| self.suspects.contains(self.waiters[at as usize].machine, now);
+            match (trusted, suspect) {
+                (Some(at), _) if is_suspect(at) => {
+                    let Waiter { machine, shelf, serial, .. } = self.waiters[at as usize];
+                    self.suspects.passed_over(machine, WaiterId { slot: at, serial });
+                    self.pools[pool as usize].reshelve(&mut self.waiters, at, shelf.suspect(), self.pick);
+                }
+                // A suspect whose machine was cleared takes its turn by age again.
+                (Some(at), Some(other)) if !is_suspect(other) => return Some(self.sooner(at, other)),
+                (trusted, suspect) => return trusted.or(suspect),
+            }
+        }
+    }
+
+    fn sooner(&self, one: u32, other: u32) -> u32 {
+        let is_newer = self.waiters[one as usize].serial > self.waiters[other as usize].serial;
+        if is_newer == (self.pick == Pick::Newest) { one } else { other }
+    }
+
+    /// A machine did not prove the run it was offered: its waiters are offered runs last.
+    pub fn suspect(&mut self, machine: Machine, now: Moment) {
+        let now = self.observe(now);
+        self.suspects.suspect(machine, now);
+    }
+
+    /// A machine proved a run: it is suspect no more.
+    pub fn trust(&mut self, machine: Machine) {
+        self.suspects.trust(machine);
+    }
+
+    /// Clears suspects of which a waiter `shows_life` since they became suspect, and those of long ago. Returns
+    /// whether any is left.
+    pub fn review_suspects(&mut self, now: Moment, shows_life: impl Fn(&W, Duration) -> bool) -> bool {
+        let now = self.observe(now);
+        let Self { suspects, waiters, .. } = self;
+        suspects.review(now, |id, ago| {
+            let sample = waiters.get(id.slot as usize).filter(|waiter| waiter.serial == id.serial);
+            sample.is_some_and(|waiter| shows_life(&waiter.waiter, ago))
+        });
+        !suspects.is_empty()
     }
 
     /// Takes out waiters whose deadline has come, `most` at a time.
@@ -181,29 +233,42 @@ impl<W> Broker<W> {
         due.into_iter().map(|at| self.take(at)).collect()
     }
 
-    /// Takes out waiters of the selected pools, `most` at a time, until none is left.
-    pub fn retire(&mut self, filter: &Filter, now: Moment, most: usize) -> Vec<Taken<W>> {
+    /// Takes out waiters of the selected pools that were parked before the mark, `most` at a time.
+    pub fn retire(&mut self, filter: &Filter, before: Mark, now: Moment, most: usize) -> Vec<Taken<W>> {
         self.observe(now);
-        let mut chosen = Vec::new();
-        for (_, pool) in self.pools.iter().filter(|(_, pool)| filter.selects(&pool.key)) {
-            chosen.extend(pool.members(&self.waiters).take(most - chosen.len()));
-            if chosen.len() == most {
-                break;
-            }
-        }
+        let pools = self.pools.iter().filter(|(_, pool)| filter.selects(&pool.key));
+        let members = pools.flat_map(|(_, pool)| pool.members(&self.waiters));
+        let chosen: Vec<u32> =
+            members.filter(|&at| self.waiters[at as usize].serial <= before.0).take(most).collect();
         chosen.into_iter().map(|at| self.take(at)).collect()
     }
 
     /// From here on every offer is answered with [`Miss::Draining`]. There is no way back.
     pub fn drain(&mut self) {
-        self.draining = true;
+        self.draining.get_or_insert(Mark(self.parked));
     }
 
-    /// Takes out any `most` waiters, in no particular order: the goodbyes of a drain.
-    pub fn take_any(&mut self, now: Moment, most: usize) -> Vec<Taken<W>> {
+    /// Takes out any `most` waiters that were parked before the mark: the goodbyes of a drain.
+    pub fn take_any(&mut self, before: Mark, now: Moment, most: usize) -> Vec<Taken<W>> {
         self.observe(now);
-        let chosen: Vec<u32> = self.waiters.iter().take(most).map(|(at, _)| index(at)).collect();
+        let standing = self.waiters.iter().filter(|(_, waiter)| waiter.serial <= before.0);
+        let chosen: Vec<u32> = standing.take(most).map(|(at, _)| index(at)).collect();
         chosen.into_iter().map(|at| self.take(at)).collect()
+    }
+
+    /// Everyone who stands now was parked before this mark; whoever comes later was not.
+    pub fn mark(&self) -> Mark {
+        Mark(self.parked)
+    }
+
+    /// The mark of the moment when draining began; none while the broker serves.
+    pub fn draining(&self) -> Option<Mark> {
+        self.draining
+    }
+
+    /// Waiters that were parked before the mark and still stand. Costs O(waiters).
+    pub fn waiters_before(&self, mark: Mark) -> usize {
+        self.waiters.iter().filter(|(_, waiter)| waiter.serial <= mark.0).count()
     }
 
     /// Waiters that stand.
@@ -214,11 +279,6 @@ impl<W> Broker<W> {
     /// Pools with at least one waiter.
     pub fn pools_len(&self) -> usize {
         self.pools.len()
-    }
-
-    /// Whether [`Broker::drain`] was called.
-    pub fn is_draining(&self) -> bool {
-        self.draining
     }
 
     /// Threads read the clock before they get the lock, so `now` may come a little late; time never runs back.
@@ -239,129 +299,7 @@ impl<W> Broker<W> {
         }
     }
 
-    fn id(&self, at: u32) -> WaiterId {
-        WaiterId { slot: at, serial: self.waiters[at as usize].serial }
-    }
-
     fn assert_conserved(&self) {
         debug_assert_eq!(self.parked, self.taken + self.waiters.len() as u64, "I8");
     }
-}
-
-/// What a waiter brings to its place.
-struct Seat<W> {
-    controller: Box<str>,
-    origin: IpAddr,
-    offer_until: Moment,
-    deadline: Moment,
-    waiter: W,
-}
-
-/// Finding, opening and closing places.
-impl<W> Broker<W> {
-    fn find_pool(&self, hash: u64, key: KeyRef<'_>) -> Option<u32> {
-        self.by_key.find(hash, |&pool| self.pools[pool as usize].key.as_ref() == key).copied()
-    }
-
-    fn open_pool(&mut self, hash: u64, key: Key) -> u32 {
-        self.kin.opened(&self.hasher, key.as_ref());
-        let pool = index(self.pools.insert(Pool::new(hash, key)));
-        self.by_key.insert_unique(hash, pool, |&pool| self.pools[pool as usize].hash);
-        pool
-    }
-
-    fn close_pool(&mut self, pool: u32) {
-        let Pool { hash, key, .. } = self.pools.remove(pool as usize);
-        if let Ok(entry) = self.by_key.find_entry(hash, |&other| other == pool) {
-            entry.remove();
-        }
-        self.kin.closed(&self.hasher, key.as_ref());
-    }
-
-    fn seat(&mut self, pool: u32, now: Moment, accepts: Accepts, seat: Seat<W>) -> u32 {
-        let shelf = match accepts {
-            Accepts::Message => Shelf::Message,
-            Accepts::Anything => Shelf::Anything,
-        };
-        self.parked += 1;
-        let at = index(self.waiters.insert(Waiter {
-            serial: self.parked,
-            pool,
-            shelf,
-            controller: seat.controller,
-            origin: seat.origin,
-            since: now,
-            offer_until: seat.offer_until,
-            deadline: seat.deadline,
-            links: [Link::LOOSE; 2],
-            waiter: seat.waiter,
-        }));
-        self.pools[pool as usize].join(&mut self.waiters, shelf, at);
-        self.wheel.insert(&mut self.waiters, at);
-        at
-    }
-
-    /// The one way out: every chain, table and count is left here, and nowhere else.
-    fn take(&mut self, at: u32) -> Taken<W> {
-        let id = self.id(at);
-        self.wheel.remove(&mut self.waiters, at);
-        self.forget_controller(at);
-        let Waiter { pool, shelf, .. } = self.waiters[at as usize];
-        self.pools[pool as usize].part(&mut self.waiters, shelf, at);
-        let waiter = self.waiters.remove(at as usize);
-        if self.pools[pool as usize].len() == 0 {
-            self.close_pool(pool);
-        }
-        self.taken += 1;
-        self.assert_conserved();
-        Taken { id, waiter: waiter.waiter, controller: waiter.controller, held: self.now.since(waiter.since) }
-    }
-
-    /// Past its retire guard a waiter still stands until its deadline, but is offered nothing.
-    fn shelve_late(&mut self, at: u32) {
-        let Waiter { pool, shelf, .. } = self.waiters[at as usize];
-        self.waiters[at as usize].shelf = Shelf::Late;
-        let pool = &mut self.pools[pool as usize];
-        pool.part(&mut self.waiters, shelf, at);
-        pool.join(&mut self.waiters, Shelf::Late, at);
-    }
-
-    fn controller_hash(&self, pool: u32, controller: &str, origin: IpAddr) -> u64 {
-        self.hasher.hash_one((pool, controller, origin))
-    }
-
-    fn find_controller(&self, pool: u32, controller: &str, origin: IpAddr) -> Option<u32> {
-        if controller.is_empty() {
-            return None;
-        }
-        let hash = self.controller_hash(pool, controller, origin);
-        let same = |&at: &u32| {
-            let w = &self.waiters[at as usize];
-            w.pool == pool && *w.controller == *controller && w.origin == origin
-        };
-        self.by_controller.find(hash, same).copied()
-    }
-
-    fn remember_controller(&mut self, at: u32) {
-        let hash_of = |&at: &u32| {
-            let w = &self.waiters[at as usize];
-            self.hasher.hash_one((w.pool, &*w.controller, w.origin))
-        };
-        if !self.waiters[at as usize].controller.is_empty() {
-            self.by_controller.insert_unique(hash_of(&at), at, hash_of);
-        }
-    }
-
-    fn forget_controller(&mut self, at: u32) {
-        let w = &self.waiters[at as usize];
-        let hash = self.controller_hash(w.pool, &w.controller, w.origin);
-        if let Ok(entry) = self.by_controller.find_entry(hash, |&other| other == at) {
-            entry.remove();
-        }
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "file descriptors run out long before 32 bits do")]
-fn index(at: usize) -> u32 {
-    at as u32
 }

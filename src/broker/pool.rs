@@ -1,9 +1,9 @@
-//! Owns one pool: all waiters with one key, on three shelves.
+//! Owns one pool: all waiters with one key, on shelves by what they accept and how far they are trusted.
 
 use slab::Slab;
 
 use super::chain::{Chain, Kind};
-use super::{Key, Pick, Waiter};
+use super::{Accepts, Key, Pick, Waiter};
 
 /// Where a waiter stands in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,24 +12,45 @@ pub(super) enum Shelf {
     Message,
     /// Can be handed any bytes.
     Anything,
+    /// As `Message`, but its machine did not prove its last run: offered last.
+    SuspectMessage,
+    /// As `Anything`, but its machine did not prove its last run: offered last.
+    SuspectAnything,
     /// Too near its deadline to be handed anything.
     Late,
 }
 
 impl Shelf {
-    pub(super) const ALL: [Self; 3] = [Self::Message, Self::Anything, Self::Late];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Message, Self::Anything, Self::SuspectMessage, Self::SuspectAnything, Self::Late];
+
+    pub(super) const fn of(accepts: Accepts) -> Self {
+        match accepts {
+            Accepts::Message => Self::Message,
+            Accepts::Anything => Self::Anything,
+        }
+    }
+
+    /// The shelf of a waiter that has become suspect.
+    pub(super) const fn suspect(self) -> Self {
+        match self {
+            Self::Message | Self::SuspectMessage => Self::SuspectMessage,
+            Self::Anything | Self::SuspectAnything => Self::SuspectAnything,
+            Self::Late => Self::Late,
+        }
+    }
 }
 
 pub(super) struct Pool {
     pub(super) hash: u64,
     pub(super) key: Key,
-    shelves: [Chain; 3],
+    shelves: [Chain; 5],
     len: usize,
 }
 
 impl Pool {
     pub(super) fn new(hash: u64, key: Key) -> Self {
-        Self { hash, key, shelves: [Chain::new(Kind::Pool); 3], len: 0 }
+        Self { hash, key, shelves: [Chain::new(Kind::Pool); 5], len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -40,30 +61,54 @@ impl Pool {
         &self.shelves[shelf as usize]
     }
 
-    pub(super) fn join<W>(&mut self, waiters: &mut Slab<Waiter<W>>, shelf: Shelf, at: u32) {
-        self.shelves[shelf as usize].push_back(waiters, at);
+    pub(super) fn join<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32) {
+        self.shelves[waiters[at as usize].shelf as usize].push_back(waiters, at);
         self.len += 1;
     }
 
-    pub(super) fn part<W>(&mut self, waiters: &mut Slab<Waiter<W>>, shelf: Shelf, at: u32) {
-        self.shelves[shelf as usize].remove(waiters, at);
+    pub(super) fn part<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32) {
+        self.shelves[waiters[at as usize].shelf as usize].remove(waiters, at);
         self.len -= 1;
     }
 
-    /// The waiter to try next, by age over the shelves that fit.
-    pub(super) fn pick<W>(&self, waiters: &Slab<Waiter<W>>, pick: Pick, is_message: bool) -> Option<u32> {
-        let serial = |at: &u32| waiters[*at as usize].serial;
-        let message = self.shelf(Shelf::Message);
-        let anything = self.shelf(Shelf::Anything);
+    /// Moves the waiter that was picked to another shelf; those picked one after the other keep their order there.
+    pub(super) fn reshelve<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32, to: Shelf, pick: Pick) {
+        self.shelves[waiters[at as usize].shelf as usize].remove(waiters, at);
+        waiters[at as usize].shelf = to;
+        let shelf = &mut self.shelves[to as usize];
         match pick {
-            Pick::Newest => {
-                let stock = is_message.then(|| message.back()).flatten();
-                stock.into_iter().chain(anything.back()).max_by_key(serial)
-            }
-            Pick::Oldest => {
-                let stock = is_message.then(|| message.front()).flatten();
-                stock.into_iter().chain(anything.front()).min_by_key(serial)
-            }
+            Pick::Newest => shelf.push_front(waiters, at),
+            Pick::Oldest => shelf.push_back(waiters, at),
+        }
+    }
+
+    /// The next of the trusted by age, over the shelves that fit.
+    pub(super) fn pick<W>(&self, waiters: &Slab<Waiter<W>>, pick: Pick, is_message: bool) -> Option<u32> {
+        self.next_of(waiters, pick, is_message.then_some(Shelf::Message), Shelf::Anything)
+    }
+
+    /// The next of the suspects by age, over the shelves that fit.
+    pub(super) fn pick_suspect<W>(
+        &self,
+        waiters: &Slab<Waiter<W>>,
+        pick: Pick,
+        is_message: bool,
+    ) -> Option<u32> {
+        self.next_of(waiters, pick, is_message.then_some(Shelf::SuspectMessage), Shelf::SuspectAnything)
+    }
+
+    fn next_of<W>(
+        &self,
+        waiters: &Slab<Waiter<W>>,
+        pick: Pick,
+        stock: Option<Shelf>,
+        any: Shelf,
+    ) -> Option<u32> {
+        let serial = |at: &u32| waiters[*at as usize].serial;
+        let shelves = stock.into_iter().chain([any]).map(|shelf| self.shelf(shelf));
+        match pick {
+            Pick::Newest => shelves.filter_map(Chain::back).max_by_key(serial),
+            Pick::Oldest => shelves.filter_map(Chain::front).min_by_key(serial),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Key, KeyRef, Miss, Moment};
+use super::{Key, KeyRef, Machine, Miss, Moment};
 
 /// Names one held request for ever: the serial is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,6 +11,10 @@ pub struct WaiterId {
     pub(super) slot: u32,
     pub(super) serial: u64,
 }
+
+/// A point in the sequence of parkings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(pub(super) u64);
 
 /// What a waiter can be handed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Ticket<W> {
     pub controller: Box<str>,
     /// Where the request came from. A later request of the same controller, pool and origin replaces it.
     pub origin: IpAddr,
+    /// The machine that it runs on.
+    pub machine: Machine,
     /// It is matched only before this moment (the retire guard).
     pub offer_until: Moment,
     /// It expires at this moment.
@@ -43,12 +49,12 @@ pub struct Ticket<W> {
 /// A waiter that has just been taken out; its ending is the caller's to bring about.
 #[derive(Debug)]
 pub struct Taken<W> {
-    /// Its name.
-    pub id: WaiterId,
     /// What the shell gave with the ticket.
     pub waiter: W,
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
+    /// The machine that it runs on.
+    pub machine: Machine,
     /// How long it has waited.
     pub held: Duration,
 }

@@ -43,6 +43,8 @@ pub struct WaiterView {
     pub held: Duration,
     /// Whether it is too near its deadline to be offered a run.
     pub late: bool,
+    /// Whether its machine did not prove its last run, so that it is offered one last.
+    pub suspect: bool,
 }
 
 impl<W> Broker<W> {
@@ -63,6 +65,7 @@ impl<W> Broker<W> {
                 origin: waiter.origin,
                 held: now.since(waiter.since),
                 late: waiter.shelf == Shelf::Late || waiter.offer_until <= now,
+                suspect: self.suspects.contains(waiter.machine, now),
             })
         })
     }
@@ -97,10 +100,13 @@ impl<W> Broker<W> {
 }
 
 fn pool_view<W>(pool: &Pool, waiters: &Slab<Waiter<W>>, now: Moment) -> PoolView {
-    let ends = Shelf::ALL.map(|shelf| pool.shelf(shelf)).into_iter();
-    let since = ends.flat_map(|chain| [chain.front(), chain.back()]).flatten();
-    let since = since.map(|at| waiters[at as usize].since);
-    let held = since.map(|since| now.since(since));
+    let ready = [Shelf::Message, Shelf::Anything].map(|shelf| pool.shelf(shelf));
+    let ready = ready.into_iter().flat_map(|chain| [chain.front(), chain.back()]).flatten();
+    // The few on the other shelves got there in no order of age.
+    let set_aside =
+        [Shelf::SuspectMessage, Shelf::SuspectAnything, Shelf::Late].map(|shelf| *pool.shelf(shelf));
+    let set_aside = set_aside.into_iter().flat_map(|chain| chain.iter(waiters));
+    let held = ready.chain(set_aside).map(|at| now.since(waiters[at as usize].since));
     let (newest, oldest) = held
         .fold((Duration::MAX, Duration::ZERO), |(newest, oldest), held| (newest.min(held), oldest.max(held)));
     PoolView { key: pool.key.clone(), waiters: pool.len(), oldest, newest }

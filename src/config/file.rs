@@ -20,21 +20,23 @@ pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(String, String
         if !is_setting(command, &key) {
             return Err(wrong(unknown(command, &key)));
         }
-        let value =
-            as_text(&value).ok_or_else(|| wrong(format!("`{key}` must be a text, a number or a boolean")))?;
+        let value = as_text(&value).ok_or_else(|| {
+            wrong(format!("`{key}` must be a text, a whole number, a boolean or a list of texts"))
+        })?;
         // Parsed alone first, so that the message can name the file.
-        let alone = [OsString::from("pilotlight")].into_iter().chain(flag(&key, &value));
+        let alone = [OsString::from("pilotlight")].into_iter().chain(flag(command, &key, &value));
         command.clone().try_get_matches_from(alone).map_err(|error| wrong(first_line(&error)))?;
         found.push((key, value));
     }
     Ok(found)
 }
 
-/// A key and its value as a command line has them.
-pub(super) fn flag(key: &str, value: &str) -> Option<OsString> {
+/// A key and its value as a command line has them. A switch that is off is not there at all.
+pub(super) fn flag(command: &Command, key: &str, value: &str) -> Option<OsString> {
+    let switch = settings(command).any(|arg| arg.get_long() == Some(key) && is_switch(arg));
     match value {
-        "true" => Some(format!("--{key}").into()),
-        "false" => None,
+        "true" if switch => Some(format!("--{key}").into()),
+        "false" if switch => None,
         value => Some(format!("--{key}={value}").into()),
     }
 }
@@ -60,9 +62,12 @@ fn unknown(command: &Command, key: &str) -> String {
 fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
+        Value::Array(items) => {
+            items.iter().map(Value::as_str).collect::<Option<Vec<_>>>().map(|items| items.join(","))
+        }
         Value::Integer(number) => Some(number.to_string()),
         Value::Boolean(flag) => Some(flag.to_string()),
-        Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
+        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
     }
 }
 

@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use thiserror::Error;
 
-pub use settings::{LogFormat, PickOrder, ProofLevel, Settings};
+pub use settings::{CAN_PROVE, LogFormat, PickOrder, ProofLevel, Settings};
 pub use show::{default_toml, environment, values};
 
 /// Why the settings were refused.
@@ -88,7 +88,7 @@ pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, Conf
     };
     // What only the file sets is handed to clap as if it were a flag: one parser, one set of messages.
     let filled: Vec<_> = keys.into_iter().filter(|(key, _)| !given(key)).collect();
-    let flags = filled.iter().map(|(key, value)| file::flag(key, value));
+    let flags = filled.iter().map(|(key, value)| file::flag(command, key, value));
     let matches = command.clone().try_get_matches_from(arguments.into_iter().chain(flags.flatten()))?;
     Ok(Parsed { matches, from_file: filled.into_iter().map(|(key, _)| key).collect() })
 }

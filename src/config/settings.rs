@@ -1,19 +1,20 @@
 //! Owns the list of settings: names, defaults, bounds and their meaning.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 use super::ConfigError;
 use crate::broker::{Limits, Pick};
 use crate::metrics::Proof;
 
-/// The client's own header timeout is 300 s; a poll advertised that long would break in its hands.
-const LONGEST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(299);
-/// Shorter polls would be retired before they are offered anything.
-const SHORTEST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Whether this system can prove more than that bytes were written.
+pub const CAN_PROVE: bool = cfg!(target_os = "linux");
+
 /// Descriptors that polls leave for dispatch, operations and the process itself.
 const RESERVED_FDS: u64 = 512;
 
@@ -64,8 +65,24 @@ pub struct Settings {
     pub keepalive: Duration,
 
     /// What a `true` needs
-    #[arg(long, global = true, value_name = "LEVEL", env = "PILOTLIGHT_PROOF", default_value = "written")]
+    #[arg(long, global = true, value_name = "LEVEL", env = "PILOTLIGHT_PROOF",
+        default_value = if CAN_PROVE { "received" } else { "written" })]
     pub proof: ProofLevel,
+
+    /// How long a run that a controller's system acknowledged may stay unread (10ms to 60s)
+    #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_PROOF_TIMEOUT",
+        default_value = "500ms", value_parser = humantime::parse_duration)]
+    pub proof_timeout: Duration,
+
+    /// Proxies in between: what they forward is believed, and a receipt is only theirs (proof is `hop`)
+    #[arg(
+        long,
+        global = true,
+        value_name = "CIDR,...",
+        env = "PILOTLIGHT_BEHIND_PROXY",
+        value_delimiter = ','
+    )]
+    pub behind_proxy: Vec<IpNet>,
 
     /// Which waiter is matched first
     #[arg(long, global = true, value_name = "ORDER", env = "PILOTLIGHT_PICK", default_value = "newest")]
@@ -117,12 +134,18 @@ pub struct Settings {
 pub enum ProofLevel {
     /// The kernel took every byte of the run.
     Written,
+    /// The controller's kernel acknowledged every byte.
+    Acked,
+    /// The controller's process read every byte.
+    Received,
 }
 
 impl From<ProofLevel> for Proof {
     fn from(level: ProofLevel) -> Self {
         match level {
             ProofLevel::Written => Self::Written,
+            ProofLevel::Acked => Self::Acked,
+            ProofLevel::Received => Self::Received,
         }
     }
 }
@@ -158,18 +181,27 @@ impl Settings {
     /// Refuses settings that contradict each other.
     pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |what: String| Err(ConfigError::Contradiction(what));
-        let timeout = self.connection_timeout;
-        if !(SHORTEST_CONNECTION_TIMEOUT..=LONGEST_CONNECTION_TIMEOUT).contains(&timeout) {
-            return refuse(format!(
-                "--connection-timeout {} is outside 1s to 299s: Trigger.dev's client gives up on a poll at 300s",
-                humantime::format_duration(timeout)
-            ));
+        for (flag, value, bounds) in self.times() {
+            if !bounds.contains(&value) {
+                let [value, least, most] =
+                    [value, *bounds.start(), *bounds.end()].map(humantime::format_duration);
+                return refuse(format!("--{flag} {value} is outside {least} to {most}"));
+            }
         }
-        if self.dispatch_budget.is_zero() {
-            return refuse("--dispatch-budget 0s would answer every POST before it is read".to_owned());
+        if !self.keepalive.is_zero() && self.keepalive < Duration::from_secs(1) {
+            return refuse("--keepalive is at least 1s, or 0s to turn warm starts off".to_owned());
+        }
+        if !CAN_PROVE && self.proof != ProofLevel::Written {
+            return refuse("--proof: on this system nothing above `written` can be proved".to_owned());
+        }
+        if self.body_limit.as_u64() == 0 {
+            return refuse("--body-limit 0 would refuse every run".to_owned());
         }
         if self.threads == Some(0) {
             return refuse("--threads 0 would serve nobody; leave it out for one per core".to_owned());
+        }
+        if [self.max_waiters, Some(self.max_waiters_per_pool), Some(self.max_pools)].contains(&Some(0)) {
+            return refuse("--max-waiters, --max-waiters-per-pool and --max-pools are at least 1".to_owned());
         }
         let addresses = [
             ("--listen", Some(self.listen)),
@@ -187,6 +219,19 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Every time with its bounds. The client's own header timeout is 300 s: a poll advertised that long would
+    /// break in its hands.
+    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 5] {
+        let between = |least, most| Duration::from_millis(least)..=Duration::from_secs(most);
+        [
+            ("connection-timeout", self.connection_timeout, between(1000, 299)),
+            ("keepalive", self.keepalive, between(0, 86_400)),
+            ("dispatch-budget", self.dispatch_budget, between(1, 60)),
+            ("proof-timeout", self.proof_timeout, between(10, 60)),
+            ("drain-window", self.drain_window, between(0, 3600)),
+        ]
     }
 
     /// The limits of the core, given how many files the process may open.

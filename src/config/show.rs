@@ -24,13 +24,14 @@ pub fn default_toml(command: &Command) -> String {
     text
 }
 
-/// Every environment variable with its default and meaning.
+/// Every environment variable with its default, as an environment file that changes nothing.
 pub fn environment(command: &Command) -> String {
-    let mut text = String::new();
+    let mut text = String::from("# pilotlight's environment. A flag beats it; it beats the file.\n");
     for arg in settings(command) {
         let name = arg.get_env().unwrap_or_default().to_string_lossy();
         let value = if is_switch(arg) { "false".to_owned() } else { default(arg).unwrap_or_default() };
-        let _ = writeln!(text, "{name}={value}\n    {}", help(arg));
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "\n# {}\n# {name}={value}", help(arg));
     }
     text
 }

@@ -77,8 +77,8 @@ fn a_public_address_without_authentication_is_refused_unless_told() {
 
 #[test]
 fn a_timeout_beyond_the_clients_own_is_refused() {
-    assert!(refusal(None, &["--connection-timeout", "300s"]).contains("299s"));
-    assert!(refusal(None, &["--connection-timeout", "0s"]).contains("1s"));
+    assert!(refusal(None, &["--connection-timeout", "300s"]).contains("1s to 4m 59s"));
+    assert!(refusal(None, &["--connection-timeout", "0s"]).contains("1s to"));
 }
 
 #[test]
@@ -99,4 +99,36 @@ fn every_setting_has_the_variable_of_its_flag() {
         assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("PILOTLIGHT_{flag}"));
         assert!(!arg.get_help().unwrap().to_string().is_empty());
     }
+}
+
+#[test]
+fn what_would_serve_nobody_or_overflow_is_refused() {
+    for arguments in [
+        ["--dispatch-budget", "500000000000y"],
+        ["--drain-window", "500000000000y"],
+        ["--dispatch-budget", "0s"],
+        ["--keepalive", "1us"],
+        ["--max-waiters", "0"],
+        ["--max-pools", "0"],
+        ["--body-limit", "0"],
+        ["--threads", "0"],
+    ] {
+        assert!(refusal(None, &arguments).contains(arguments[0]), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_value_that_is_no_switch_is_never_ignored() {
+    for file in
+        ["max-pools = false\n", "listen = true\n", "log-format = \"false\"\n", "insecure-no-auth = 3\n"]
+    {
+        refusal(Some(file), &[]);
+    }
+}
+
+#[test]
+fn a_list_is_one_setting() {
+    let file = "behind-proxy = [\"10.0.0.0/8\", \"fd00::/8\"]\n";
+    assert_eq!(parse_with(Some(file), &[]).unwrap().0.behind_proxy.len(), 2);
+    assert_eq!(parse_with(None, &["--behind-proxy", "10.0.0.0/8,fd00::/8"]).unwrap().0.behind_proxy.len(), 2);
 }

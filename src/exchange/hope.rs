@@ -28,26 +28,28 @@ impl Hopes {
         wake.clone()
     }
 
-    pub(super) fn part(&mut self, key: KeyRef<'_>) {
-        let Some((wake, sharers)) = self.by_key.get_mut(&key) else {
-            return;
-        };
+    /// Returns whom to wake: this run may have been woken for a waiter that it did not need, so the next one looks.
+    pub(super) fn part(&mut self, key: KeyRef<'_>) -> Option<Arc<Notify>> {
+        let (wake, sharers) = self.by_key.get_mut(&key)?;
         *sharers -= 1;
-        if *sharers == 0 {
-            self.by_key.remove(&key);
-        } else {
-            // This run may have been woken for a waiter that it did not need: the next one looks.
-            wake.notify_one();
+        if *sharers > 0 {
+            return Some(wake.clone());
         }
+        self.by_key.remove(&key);
+        None
     }
 
-    pub(super) fn somebody_comes(&self, key: KeyRef<'_>) {
+    /// Whom to wake when somebody parks under this key.
+    pub(super) fn of(&self, key: KeyRef<'_>) -> Option<Arc<Notify>> {
         if self.by_key.is_empty() {
-            return;
+            return None;
         }
-        if let Some((wake, _)) = self.by_key.get(&key) {
-            wake.notify_one();
-        }
+        self.by_key.get(&key).map(|(wake, _)| wake.clone())
+    }
+
+    /// Whom to wake when nobody will be matched any more; each passes it on as it parts.
+    pub(super) fn all(&self) -> Vec<Arc<Notify>> {
+        self.by_key.values().map(|(wake, _)| wake.clone()).collect()
     }
 }
 

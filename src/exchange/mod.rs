@@ -3,14 +3,17 @@
 mod hope;
 mod repeats;
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ahash::RandomState;
 use parking_lot::Mutex;
 
 use crate::broker::{
-    Ask, Broker, Filter, Full, KeyRef, Limits, Moment, Offer, Page, Parked, Pick, PoolView, Taken, Ticket,
-    WaiterId, WaiterView,
+    Ask, Broker, Filter, Full, KeyRef, Limits, Machine, Mark, Moment, Offer, Page, Parked, Pick, PoolView,
+    Taken, Ticket, WaiterId, WaiterView,
 };
 use crate::metrics::{End, Metrics};
 
@@ -25,6 +28,8 @@ const BATCH: usize = 256;
 pub struct Exchange<W> {
     core: Mutex<Core<W>>,
     epoch: Instant,
+    machines: RandomState,
+    any_suspect: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -63,7 +68,13 @@ impl<W> Exchange<W> {
     /// An empty exchange whose time starts now.
     pub fn new(limits: Limits, pick: Pick, metrics: Arc<Metrics>) -> Self {
         let core = Core { broker: Broker::new(limits, pick), hopes: Hopes::default() };
-        Self { core: Mutex::new(core), epoch: Instant::now(), metrics }
+        Self {
+            core: Mutex::new(core),
+            epoch: Instant::now(),
+            machines: RandomState::new(),
+            any_suspect: AtomicBool::new(false),
+            metrics,
+        }
     }
 
     /// Microseconds since the exchange began, as the core counts them.
@@ -74,16 +85,26 @@ impl<W> Exchange<W> {
     /// Gives a held request its place. The older waiter that it replaces, if any, is the caller's to end.
     pub fn park(self: &Arc<Self>, ticket: Ticket<W>) -> Result<(Place<W>, Option<Taken<W>>), Full> {
         let now = self.now();
-        let parked = {
+        let (parked, wake) = {
             let mut core = self.core.lock();
-            core.hopes.somebody_comes(ticket.key.as_ref());
-            core.broker.park(ticket, now)
+            let wake = core.hopes.of(ticket.key.as_ref());
+            (core.broker.park(ticket, now), wake)
         };
-        let Parked { id, replaced } = parked.inspect_err(|_| self.metrics.poll_refused())?;
-        if let Some(replaced) = &replaced {
-            self.metrics.poll_ended(End::Replaced, replaced.held);
+        match parked {
+            Ok(Parked { id, replaced }) => {
+                if let Some(wake) = wake {
+                    wake.notify_one();
+                }
+                if let Some(replaced) = &replaced {
+                    self.metrics.poll_ended(End::Replaced, replaced.held);
+                }
+                Ok((Place { exchange: self.clone(), id, stands: true }, replaced))
+            }
+            Err((full, _)) => {
+                self.metrics.poll_refused();
+                Err(full)
+            }
         }
-        Ok((Place { exchange: self.clone(), id, stands: true }, replaced))
     }
 
     /// Takes out a waiter for a run. It is the caller's to write to, and to end.
@@ -107,39 +128,93 @@ impl<W> Exchange<W> {
         self.take_all(End::Expired, |broker, now| broker.expire(now, BATCH), act);
     }
 
-    /// Takes out everyone in the selected pools.
+    /// Takes out everyone who stands in the selected pools now.
     pub fn retire(&self, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
-        self.take_all(End::Retired, |broker, now| broker.retire(filter, now, BATCH), act)
+        let before = self.core.lock().broker.mark();
+        self.take_all(End::Retired, |broker, now| broker.retire(filter, before, now, BATCH), act)
     }
 
     /// Answers every offer from here on with a miss.
     pub fn drain(&self) {
-        self.core.lock().broker.drain();
+        let hopes = {
+            let mut core = self.core.lock();
+            core.broker.drain();
+            core.hopes.all()
+        };
+        for wake in hopes {
+            wake.notify_one();
+        }
         self.metrics.draining.set(1);
     }
 
-    /// Takes out `most` waiters of a draining broker, whichever.
-    pub fn drain_some(&self, mut most: usize, act: impl FnMut(Taken<W>)) -> usize {
-        self.take_all(
-            End::Drained,
-            |broker, now| {
-                let taken = broker.take_any(now, most.min(BATCH));
-                most -= taken.len();
-                taken
-            },
-            act,
-        )
+    /// Whether offers are answered with misses because the broker ends.
+    pub fn is_draining(&self) -> bool {
+        self.core.lock().broker.draining().is_some()
+    }
+
+    /// Of a draining broker, takes out a share of the waiters that stood when the drain began. The share is
+    /// computed from their number.
+    pub fn drain_share(&self, share: impl FnOnce(usize) -> usize, act: impl FnMut(Taken<W>)) {
+        let (before, standing) = {
+            let core = self.core.lock();
+            let Some(before) = core.broker.draining() else { return };
+            (before, core.broker.waiters_before(before))
+        };
+        self.drain_before(before, share(standing), act);
+    }
+
+    /// Of a draining broker, takes out everyone who stands now.
+    pub fn drain_all(&self, act: impl FnMut(Taken<W>)) {
+        let now = self.core.lock().broker.mark();
+        self.drain_before(now, usize::MAX, act);
+    }
+
+    fn drain_before(&self, before: Mark, mut most: usize, act: impl FnMut(Taken<W>)) {
+        let take = |broker: &mut Broker<W>, now| {
+            let taken = broker.take_any(before, now, most.min(BATCH));
+            most -= taken.len();
+            taken
+        };
+        self.take_all(End::Drained, take, act);
+    }
+
+    /// The machine behind a request: its address, and the name that it gives itself.
+    pub fn machine(&self, origin: IpAddr, name: &str) -> Machine {
+        let name = (!name.is_empty()).then(|| self.machines.hash_one(name));
+        Machine { address: self.machines.hash_one(origin), name }
+    }
+
+    /// A machine did not prove the run it was offered: its waiters are offered runs last.
+    pub fn suspect(&self, machine: Machine) {
+        let now = self.now();
+        let mut core = self.core.lock();
+        core.broker.suspect(machine, now);
+        self.any_suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// A machine proved a run: it is suspect no more.
+    pub fn trust(&self, machine: Machine) {
+        // Nearly always there is no suspect, and then no lock is needed to know it.
+        if self.any_suspect.load(Ordering::Relaxed) {
+            self.core.lock().broker.trust(machine);
+        }
+    }
+
+    /// Clears suspects of which a waiter `shows_life`, given how long ago they became suspect.
+    pub fn review_suspects(&self, shows_life: impl Fn(&W, Duration) -> bool) {
+        if self.any_suspect.load(Ordering::Relaxed) {
+            let now = self.now();
+            let mut core = self.core.lock();
+            let any = core.broker.review_suspects(now, shows_life);
+            // Stored under the lock, so that no suspicion that comes meanwhile is overlooked.
+            self.any_suspect.store(any, Ordering::Relaxed);
+        }
     }
 
     /// Waiters and pools, now.
     pub fn counts(&self) -> (usize, usize) {
         let core = self.core.lock();
         (core.broker.waiters_len(), core.broker.pools_len())
-    }
-
-    /// Whether offers are answered with misses because the broker ends.
-    pub fn is_draining(&self) -> bool {
-        self.core.lock().broker.is_draining()
     }
 
     /// All pools that the filter selects.
@@ -157,6 +232,7 @@ impl<W> Exchange<W> {
 
     /// About `most` waiters that the filter selects, from the place where the last page ended.
     pub fn waiters(&self, filter: &Filter, from: usize, most: usize) -> Page<WaiterView> {
+        let most = most.max(1);
         let mut found = Page { rows: Vec::new(), next: Some(from) };
         while let Some(at) = found.next.filter(|_| found.rows.len() < most) {
             let now = self.now();
@@ -200,14 +276,11 @@ impl<W> Exchange<W> {
     }
 }
 
-/// How a hope says that a run waits; kept here because it needs the lock.
 impl<W> Exchange<W> {
     fn give_up_hope(&self, key: KeyRef<'_>) {
-        self.core.lock().hopes.part(key);
-    }
-
-    /// For deadlines that lie outside the core.
-    pub fn moment_in(&self, later: Duration) -> Moment {
-        self.now().plus(later)
+        let wake = self.core.lock().hopes.part(key);
+        if let Some(wake) = wake {
+            wake.notify_one();
+        }
     }
 }

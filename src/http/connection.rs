@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::{Answer, Front, Reply, Wait, serve_request};
 use crate::broker::Ticket;
 use crate::metrics::{Listener, Rejected};
-use crate::transport::{Connection, Farewell, Held, Io, Place, hold};
+use crate::transport::{Connection, Farewell, Held, Io, Place, Waiter, hold};
 
 /// A request's head must be complete within this time; an idle kept-alive connection ends after it, too.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ async fn speak(front: &Arc<Front>, listener: Listener, connection: &Arc<Connecti
     // A request that is not answered by hyper stays pending there; what becomes of it is said here.
     let left = Mutex::new(None);
     let service = service_fn(async |request| {
-        let wait = match serve_request(front, listener, request).await {
+        let wait = match serve_request(front, listener, connection, request).await {
             Answer::Reply(reply) => return Ok::<Reply, Infallible>(reply),
             Answer::Wait(wait) => Some(wait),
             Answer::Close => None,
@@ -78,16 +78,18 @@ async fn speak(front: &Arc<Front>, listener: Listener, connection: &Arc<Connecti
 /// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,
 /// because any status would end a stock controller.
 fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<Place> {
-    let waiter = wait.waiter(connection);
     let now = front.exchange.now();
+    let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = wait;
+    let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let ticket = Ticket {
-        key: wait.key,
-        accepts: wait.accepts,
-        controller: wait.controller,
-        origin: connection.origin(),
-        offer_until: now.plus(wait.offered_for),
-        deadline: now.plus(wait.held_for),
-        waiter,
+        key,
+        accepts,
+        controller,
+        origin: from.origin,
+        machine,
+        offer_until: now.plus(timeout.saturating_sub(guard)),
+        deadline: now.plus(timeout + grace),
+        waiter: Waiter::new(connection.clone(), wire, reusable, from.through_proxy),
     };
     match front.exchange.park(ticket) {
         Ok((place, replaced)) => {

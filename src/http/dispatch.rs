@@ -1,21 +1,20 @@
 //! Owns one run's way to a waiter, the same for both dialects: match, offer, and again while that is safe.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
 
 use super::Front;
 use crate::broker::{Ask, KeyRef, Miss, Offer, Taken};
-use crate::exchange::Hope;
+use crate::exchange::{First, Hope};
 use crate::metrics::{DispatchOutcome, Proof, Verdict};
-use crate::transport::{Run, Waiter};
+use crate::transport::{Delivery, Demand, Run, Waiter};
 
-/// One offer may take so long to write.
-const OFFER_TIME: Duration = Duration::from_secs(1);
-/// So many offers may follow one that broke after bytes of it were sent.
+/// So many offers may follow the first that was sent and not proved.
 const REDELIVERIES: u32 = 2;
 
 /// A valid run and what its supervisor allows.
@@ -24,8 +23,12 @@ pub(super) struct Order<'a> {
     /// Whether the payload is a run message of Trigger.dev.
     pub(super) is_message: bool,
     pub(super) run: Arc<Run>,
+    /// What makes an offer a delivery.
+    pub(super) proof: Proof,
     /// Whether another waiter may get the run after one may have got it.
     pub(super) redeliver: bool,
+    /// To remember the delivery by, if the run has a name of its own.
+    pub(super) first: Option<First<Delivered>>,
     /// How long to wait for a controller to come.
     pub(super) wait: Duration,
     /// The POST is answered by then.
@@ -39,6 +42,9 @@ pub(super) struct Outcome {
     pub(super) result: Result<Hit, Miss>,
 }
 
+/// What is remembered of a delivered run, and answered when it is posted again.
+pub(super) type Delivered = (u32, Hit);
+
 /// A delivery.
 #[derive(Debug, Clone)]
 pub(super) struct Hit {
@@ -49,65 +55,115 @@ pub(super) struct Hit {
 /// Delivers a run before the order's time is over.
 ///
 /// A supervisor that leaves before the match claims nobody; after it, the offer under way is finished.
-pub(super) async fn dispatch(front: &Arc<Front>, order: &Order<'_>) -> Outcome {
+pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcome {
     let until = order.until;
-    let wait_until = (Instant::now() + order.wait).min(until);
     // The hope stands before the first look: whoever parks in between is not missed.
-    let hope = (!order.wait.is_zero()).then(|| front.exchange.hope(order.key));
+    let mut hope = (!order.wait.is_zero()).then(|| front.exchange.hope(order.key));
+    let wait_until = (Instant::now() + order.wait.min(front.terms.dispatch_budget)).min(until);
     let ask = Ask { key: order.key, is_message: order.is_message };
-    let mut offers = 0;
-    let mut lost = 0;
+    let demand = Demand { proof: order.proof, fin: front.terms.proof_timeout, until };
+    let (mut offers, mut unproven) = (0, 0);
     loop {
         let taken = match front.exchange.offer(&ask) {
             Offer::Matched(taken) => taken,
-            Offer::Cold(miss) if may_pass(miss) && wait_for_one(hope.as_ref(), wait_until).await => continue,
+            Offer::Cold(miss) if may_pass(miss) && hope.is_some() => {
+                wait_for_one(&mut hope, wait_until).await;
+                continue;
+            }
             Offer::Cold(miss) => {
                 let miss = if offers == 0 { miss } else { Miss::Undelivered };
                 return Outcome { offers, result: Err(miss) };
             }
         };
         offers += 1;
-        let Taken { waiter, controller, .. } = taken;
-        match finish(Box::pin(offer(front.clone(), waiter, order.run.clone(), until))).await {
-            Ok(proof) => {
-                return Outcome { offers, result: Ok(Hit { proof, controller }) };
+        let attempt = Attempt {
+            front: front.clone(),
+            run: order.run.clone(),
+            demand,
+            offers,
+            first: order.first.take(),
+        };
+        let delivery = match Finished::new(attempt.offer(taken)).await {
+            Ok(hit) => return Outcome { offers, result: Ok(hit) },
+            Err((delivery, first)) => {
+                order.first = first;
+                delivery
             }
-            Err(Verdict::Gone) => {}
-            Err(_) => lost += 1,
+        };
+        if !delivery.untouched && !order.redeliver {
+            return Outcome { offers, result: Err(Miss::Unknown) };
         }
-        let may_go_on = lost == 0 || (order.redeliver && lost <= REDELIVERIES);
-        if !may_go_on || Instant::now() >= until {
+        unproven += u32::from(delivery.verdict != Verdict::Gone);
+        if unproven > REDELIVERIES || Instant::now() >= until {
             return Outcome { offers, result: Err(Miss::Undelivered) };
         }
-        if lost > 0 {
+        if unproven > 0 {
             front.metrics.redelivered();
         }
     }
 }
 
-async fn offer(front: Arc<Front>, waiter: Waiter, run: Arc<Run>, until: Instant) -> Result<Proof, Verdict> {
-    let matched = Instant::now();
-    let verdict = waiter.offer(&run, until.min(matched + OFFER_TIME)).await;
-    front.metrics.offered(verdict, matched.elapsed());
-    verdict.proof().ok_or(verdict)
+/// One offer with everything it needs, so that it can outlive its POST.
+struct Attempt {
+    front: Arc<Front>,
+    run: Arc<Run>,
+    demand: Demand,
+    offers: u32,
+    first: Option<First<Delivered>>,
 }
 
-/// Brings an offer to its end even if the supervisor leaves meanwhile.
-///
-/// Nearly every offer ends within its first poll; only one that must wait gets a task of its own.
-async fn finish(
-    mut offer: Pin<Box<impl Future<Output = Result<Proof, Verdict>> + Send + 'static>>,
-) -> Result<Proof, Verdict> {
-    let first = poll_fn(|cx| Poll::Ready(offer.as_mut().poll(cx))).await;
-    match first {
-        Poll::Ready(verdict) => verdict,
-        Poll::Pending => {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "it ends within the budget, and its verdict is awaited"
-            )]
-            let rest = tokio::spawn(offer);
-            rest.await.unwrap_or(Err(Verdict::Lost))
+/// What a failed attempt gives back for the next one.
+type Failed = (Delivery, Option<First<Delivered>>);
+
+impl Attempt {
+    async fn offer(self, taken: Taken<Waiter>) -> Result<Hit, Failed> {
+        let Taken { waiter, controller, machine, .. } = taken;
+        let matched = Instant::now();
+        let delivery = waiter.offer(&self.run, self.demand).await;
+        self.front.metrics.offered(delivery.verdict, matched.elapsed());
+        match delivery.verdict {
+            Verdict::Received | Verdict::Hop | Verdict::Acked => self.front.exchange.trust(machine),
+            Verdict::Unacked | Verdict::Lost => self.front.exchange.suspect(machine),
+            Verdict::Written | Verdict::Gone | Verdict::Frozen => {}
+        }
+        match delivery.verdict.proof().filter(|&proof| proof >= self.demand.proof) {
+            Some(proof) => {
+                let hit = Hit { proof, controller };
+                if let Some(first) = self.first {
+                    first.delivered((self.offers, hit.clone()));
+                }
+                Ok(hit)
+            }
+            None => Err((delivery, self.first)),
+        }
+    }
+}
+
+/// A future that is brought to its end even if the one who waits for it leaves: then it gets a task of its own.
+struct Finished<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> Finished<F> {
+    fn new(future: F) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Finished<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let done = ready!(future.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(done)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Finished<F> {
+    fn drop(&mut self) {
+        if let (Some(future), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            // It ends within its POST's budget; the runtime owns it until then.
+            runtime.spawn(future);
         }
     }
 }
@@ -116,15 +172,16 @@ async fn finish(
 fn may_pass(miss: Miss) -> bool {
     match miss {
         Miss::NoPool | Miss::WrongVersion | Miss::WrongMachine | Miss::AllTaken | Miss::NotAMessage => true,
-        Miss::Draining | Miss::Undelivered | Miss::NoDeployment | Miss::Overloaded => false,
+        Miss::Draining | Miss::Undelivered | Miss::Unknown | Miss::NoDeployment | Miss::Overloaded => false,
     }
 }
 
-/// Waits until somebody came; false if nobody did in time.
-async fn wait_for_one(hope: Option<&Hope<Waiter>>, until: Instant) -> bool {
-    match hope {
-        Some(hope) => tokio::time::timeout_at(until.into(), hope.somebody_came()).await.is_ok(),
-        None => false,
+/// Waits until somebody came. When the time is over, the hope is given up, and one last look is due.
+async fn wait_for_one(hope: &mut Option<Hope<Waiter>>, until: Instant) {
+    if let Some(waiting) = hope
+        && tokio::time::timeout_at(until.into(), waiting.somebody_came()).await.is_err()
+    {
+        *hope = None;
     }
 }
 

@@ -3,6 +3,7 @@
 mod body;
 mod connection;
 mod dispatch;
+mod from;
 mod message;
 mod native;
 mod problem;
@@ -17,13 +18,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use ipnet::IpNet;
 
-use crate::broker::{Accepts, Key};
+use crate::broker::{Accepts, Key, Machine};
 use crate::exchange::Repeats;
 use crate::metrics::{Listener, Metrics, Proof, Route};
-use crate::transport::{Connection, Exchange, Waiter, Wire};
+use crate::transport::{Connection, Exchange, Wire};
 
 pub use connection::serve;
+use from::From;
 pub use message::{Message, MessageError};
 pub use problem::Problem;
 
@@ -38,7 +41,7 @@ pub struct Front {
     pub metrics: Arc<Metrics>,
     /// The limits and times that requests meet.
     pub terms: Terms,
-    repeats: Arc<Repeats<native::Delivered>>,
+    repeats: Arc<Repeats<dispatch::Delivered>>,
     posts: AtomicUsize,
 }
 
@@ -55,6 +58,10 @@ pub struct Terms {
     pub body_limit: usize,
     /// What a `true` needs.
     pub proof: Proof,
+    /// How long an acknowledged run may stay unread.
+    pub proof_timeout: Duration,
+    /// Proxies that stand in between: what they forward is believed, and a receipt is theirs.
+    pub proxies: Vec<IpNet>,
     /// Whether POSTs have a listener of their own.
     pub separate_dispatch: bool,
 }
@@ -89,23 +96,27 @@ struct Wait {
     key: Key,
     accepts: Accepts,
     controller: Box<str>,
+    machine: Machine,
+    from: From,
     wire: &'static Wire,
     reusable: bool,
-    /// It is offered a run for so long.
-    offered_for: Duration,
-    /// It is held for so long.
-    held_for: Duration,
+    /// The time that the client knows of.
+    timeout: Duration,
+    /// It is offered nothing in the last part of its time, at least so long before the end, or four round trips.
+    /// None if the broker itself ends it, so that there is no race with the client's clock.
+    guard: Option<Duration>,
+    /// It is held for so long after its time.
+    grace: Duration,
 }
 
-impl Wait {
-    fn waiter(&self, connection: &Arc<Connection>) -> Waiter {
-        Waiter::new(connection.clone(), self.wire, self.reusable)
-    }
-}
-
-/// The one place where a request is counted.
-async fn serve_request(front: &Arc<Front>, listener: Listener, request: Request<Incoming>) -> Answer {
-    let (route, answer) = route(front, listener, request).await;
+/// Serves one request, and counts it unless it is held: a held poll is counted when it ends.
+async fn serve_request(
+    front: &Arc<Front>,
+    listener: Listener,
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Answer {
+    let (route, answer) = route(front, listener, connection, request).await;
     let is_poll = matches!(route, Route::Poll | Route::NativePoll);
     match &answer {
         Answer::Reply(reply) => {
@@ -121,7 +132,13 @@ async fn serve_request(front: &Arc<Front>, listener: Listener, request: Request<
 }
 
 /// The one place where a request finds its route.
-async fn route(front: &Arc<Front>, listener: Listener, request: Request<Incoming>) -> (Route, Answer) {
+async fn route(
+    front: &Arc<Front>,
+    listener: Listener,
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> (Route, Answer) {
+    let from = From::read(&front.terms.proxies, connection.origin(), request.headers());
     let dispatches = listener == Listener::Dispatch || !front.terms.separate_dispatch;
     let polls = listener == Listener::Public;
     let path = request.uri().path();
@@ -130,19 +147,24 @@ async fn route(front: &Arc<Front>, listener: Listener, request: Request<Incoming
     if target > MAX_TARGET_BYTES {
         return (Route::Other, Problem::target_too_long().into());
     }
+    let both = match (polls, dispatches) {
+        (true, true) => "GET, POST",
+        (true, false) => "GET",
+        (false, _) => "POST",
+    };
     match (request.method(), path) {
-        (&Method::GET, "/warm-start") if polls => (Route::Poll, trigger::poll(front, request).await),
+        (&Method::GET, "/warm-start") if polls => (Route::Poll, trigger::poll(front, from, request).await),
         (&Method::POST, "/warm-start") if dispatches => {
             (Route::Dispatch, trigger::dispatch(front, request).await)
         }
         (&Method::GET, "/connect") if polls => (Route::Connect, trigger::connect(front)),
-        (&Method::GET, _) if native && polls => (Route::NativePoll, native::poll(front, request).await),
+        (&Method::GET, _) if native && polls => (Route::NativePoll, native::poll(front, from, request).await),
         (&Method::POST, _) if native && dispatches => {
             (Route::NativeDispatch, native::dispatch(front, request).await)
         }
-        (_, "/warm-start") => (Route::Other, Problem::method_not_allowed("GET, POST").into()),
-        (_, "/connect") => (Route::Other, Problem::method_not_allowed("GET").into()),
-        _ if native => (Route::Other, Problem::method_not_allowed("GET, POST").into()),
+        (_, "/warm-start") => (Route::Other, Problem::method_not_allowed(both).into()),
+        (_, "/connect") if polls => (Route::Other, Problem::method_not_allowed("GET").into()),
+        _ if native => (Route::Other, Problem::method_not_allowed(both).into()),
         _ => (Route::Other, Problem::no_such_route().into()),
     }
 }

@@ -9,12 +9,13 @@ use hyper::header;
 use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use super::dispatch::{Count, Hit, Order, Outcome, dispatch as deliver};
+use super::dispatch::{Count, Delivered, Order, Outcome, dispatch as deliver};
 use super::message::Message;
 use super::problem::Problem;
-use super::{Answer, Front, Reply, Wait, body, is_reusable, json, single};
+use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
-use crate::exchange::Seen;
+use crate::config::CAN_PROVE;
+use crate::exchange::{First, Seen};
 use crate::metrics::Proof;
 use crate::transport::{Farewell, Goodbye, Run, Wire};
 
@@ -49,9 +50,6 @@ fn goodbye(farewell: Farewell) -> Goodbye {
         Farewell::Replaced => Goodbye { answer: b"", reusable: false },
     }
 }
-
-/// What is remembered of a delivered run, and answered when it is posted again.
-pub(super) type Delivered = (u32, Hit);
 
 /// The query of either route; each route refuses what it has no use for.
 #[derive(Debug, Default)]
@@ -96,9 +94,11 @@ impl Query {
 fn proof(value: &str) -> Result<Proof, Problem> {
     match value {
         "written" => Ok(Proof::Written),
-        "acked" | "received" => {
-            Err(Problem::bad_parameter("proof", "is above what this broker can prove: written"))
+        "acked" | "received" if !CAN_PROVE => {
+            Err(Problem::bad_parameter("proof", "is above what can be proved on this system: written"))
         }
+        "acked" => Ok(Proof::Acked),
+        "received" => Ok(Proof::Received),
         _ => Err(Problem::bad_parameter("proof", "is none of written, acked, received")),
     }
 }
@@ -140,15 +140,15 @@ fn name(request: &Request<Incoming>, header: &'static str) -> Result<Box<str>, P
 }
 
 /// `GET /v1/pools/…`: a controller waits.
-pub(super) async fn poll(front: &Front, request: Request<Incoming>) -> Answer {
-    let read = read_poll(front, &request);
+pub(super) async fn poll(front: &Front, from: From, request: Request<Incoming>) -> Answer {
+    let read = read_poll(front, from, &request);
     if !body::discard(request).await {
         return Answer::Close;
     }
     read.map_or_else(Answer::from, Answer::Wait)
 }
 
-fn read_poll(front: &Front, request: &Request<Incoming>) -> Result<Box<Wait>, Problem> {
+fn read_poll(front: &Front, from: From, request: &Request<Incoming>) -> Result<Box<Wait>, Problem> {
     let cap = front.terms.connection_timeout;
     let query = Query::parse(request.uri().query(), &["timeout"])?;
     let timeout = query.timeout.unwrap_or(cap);
@@ -160,11 +160,13 @@ fn read_poll(front: &Front, request: &Request<Incoming>) -> Result<Box<Wait>, Pr
         key: key(request.uri().path())?,
         accepts: Accepts::Anything,
         controller: name(request, CONTROLLER)?,
+        machine: front.exchange.machine(from.origin, ""),
+        from,
         wire: &WIRE,
         reusable: is_reusable(request),
-        // The broker itself ends this poll, so there is no race with the client's clock to guard against.
-        offered_for: timeout,
-        held_for: timeout,
+        timeout,
+        guard: None,
+        grace: Duration::ZERO,
     }))
 }
 
@@ -219,27 +221,26 @@ async fn dispatch_once(
 ) -> (Box<str>, Outcome) {
     if terms.run.is_empty() {
         let run: Box<str> = format!("run_{:016x}", fastrand::u64(..)).into();
-        let outcome = dispatch_named(front, &terms, run.clone(), payload, until).await;
+        let outcome = dispatch_named(front, &terms, run.clone(), None, payload, until).await;
         return (run, outcome);
     }
     let run = terms.run.clone();
-    match tokio::time::timeout_at(until.into(), front.repeats.see(&run)).await {
-        Err(_) => (run, Outcome { offers: 0, result: Err(Miss::Undelivered) }),
-        Ok(Seen::Before((offers, hit))) => (run, Outcome { offers, result: Ok(hit) }),
+    let outcome = match tokio::time::timeout_at(until.into(), front.repeats.see(&run)).await {
+        // Another POST of the same run is still under way.
+        Err(_) => Outcome { offers: 0, result: Err(Miss::Unknown) },
+        Ok(Seen::Before((offers, hit))) => Outcome { offers, result: Ok(hit) },
         Ok(Seen::First(first)) => {
-            let outcome = dispatch_named(front, &terms, run.clone(), payload, until).await;
-            if let Ok(hit) = &outcome.result {
-                first.delivered((outcome.offers, hit.clone()));
-            }
-            (run, outcome)
+            dispatch_named(front, &terms, run.clone(), Some(first), payload, until).await
         }
-    }
+    };
+    (run, outcome)
 }
 
 async fn dispatch_named(
     front: &Arc<Front>,
     terms: &Terms,
     id: Box<str>,
+    first: Option<First<Delivered>>,
     payload: Bytes,
     until: Instant,
 ) -> Outcome {
@@ -248,11 +249,13 @@ async fn dispatch_named(
         // A stock controller in the pool would exit on anything but its message.
         is_message: Message::parse(&payload).is_ok(),
         run: Arc::new(Run { id, content_type: terms.content_type.clone(), payload }),
+        proof: terms.query.proof.unwrap_or(front.terms.proof),
         redeliver: terms.query.redeliver.unwrap_or(false),
+        first,
         wait: terms.query.wait.unwrap_or_default(),
         until,
     };
-    deliver(front, &order).await
+    deliver(front, order).await
 }
 
 fn answer(run: &str, outcome: &Outcome) -> Reply {

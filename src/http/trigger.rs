@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 
 use super::dispatch::{Count, Order, Outcome, dispatch as deliver};
 use super::message::Message;
 use super::problem::Problem;
-use super::{Answer, Front, Reply, Wait, body, is_reusable, json, single};
+use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single};
 use crate::auth::{self, MAX_TOKEN_BYTES};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::transport::{Farewell, Goodbye, Run, Wire};
@@ -22,6 +21,7 @@ const DEPLOYMENT: &str = "x-trigger-deployment-id";
 const VERSION: &str = "x-trigger-deployment-version";
 const CPU: &str = "x-trigger-machine-cpu";
 const MEMORY: &str = "x-trigger-machine-memory";
+const INSTANCE: &str = "x-trigger-worker-instance-name";
 
 /// The client's timer starts before its request is seen here: this long before its end it is offered nothing.
 const RETIRE_GUARD: Duration = Duration::from_millis(250);
@@ -63,22 +63,13 @@ pub(super) fn connect(front: &Front) -> Answer {
 }
 
 /// `GET /warm-start`: a controller waits.
-pub(super) async fn poll(front: &Front, request: Request<Incoming>) -> Answer {
-    let read = read_poll(request.headers());
-    let reusable = is_reusable(&request);
+pub(super) async fn poll(front: &Front, from: From, request: Request<Incoming>) -> Answer {
+    let read = read_poll(front, from, &request);
     if !body::discard(request).await {
         return Answer::Close;
     }
     match read {
-        Ok((key, controller)) => Answer::Wait(Box::new(Wait {
-            key,
-            accepts: Accepts::Message,
-            controller,
-            wire: &WIRE,
-            reusable,
-            offered_for: front.terms.connection_timeout.saturating_sub(RETIRE_GUARD),
-            held_for: front.terms.connection_timeout + GRACE,
-        })),
+        Ok(wait) => Answer::Wait(wait),
         Err(problem) => {
             // A controller that cannot say who it is will never be matched: the status that ends it is deliberate.
             tracing::warn!(why = problem.detail(), "a poll was refused");
@@ -87,7 +78,8 @@ pub(super) async fn poll(front: &Front, request: Request<Incoming>) -> Answer {
     }
 }
 
-fn read_poll(headers: &HeaderMap) -> Result<(Key, Box<str>), Problem> {
+fn read_poll(front: &Front, from: From, request: &Request<Incoming>) -> Result<Box<Wait>, Problem> {
+    let headers = request.headers();
     let text = |name: &'static str| match single(headers, name) {
         Ok(Some(text)) if !text.is_empty() => Ok(text),
         Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
@@ -101,20 +93,28 @@ fn read_poll(headers: &HeaderMap) -> Result<(Key, Box<str>), Problem> {
         return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
     }
     let deployment = auth::deployment(deployment).map_err(|error| Problem::bad_key(DEPLOYMENT, error))?;
-    let controller = match single(headers, CONTROLLER) {
-        Ok(None | Some("")) => "".into(),
-        Ok(Some(name)) => part(CONTROLLER, name)?,
-        Err(()) => {
-            return Err(Problem::bad_key(CONTROLLER, "stands more than once, or is not printable ASCII"));
-        }
+    let name = |name| match single(headers, name) {
+        Ok(None | Some("")) => Ok(""),
+        Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_key(name, error)),
+        Err(()) => Err(Problem::bad_key(name, "stands more than once, or is not printable ASCII")),
     };
-    let key = Key {
-        deployment: part(DEPLOYMENT, &deployment)?,
-        version: part(VERSION, text(VERSION)?)?,
-        cpu: number(CPU)?,
-        memory: number(MEMORY)?,
-    };
-    Ok((key, controller))
+    Ok(Box::new(Wait {
+        key: Key {
+            deployment: part(DEPLOYMENT, &deployment)?,
+            version: part(VERSION, text(VERSION)?)?,
+            cpu: number(CPU)?,
+            memory: number(MEMORY)?,
+        },
+        accepts: Accepts::Message,
+        controller: name(CONTROLLER)?.into(),
+        machine: front.exchange.machine(from.origin, name(INSTANCE)?),
+        from,
+        wire: &WIRE,
+        reusable: is_reusable(request),
+        timeout: front.terms.connection_timeout,
+        guard: Some(RETIRE_GUARD),
+        grace: GRACE,
+    }))
 }
 
 /// `POST /warm-start`: a supervisor offers a run.
@@ -151,9 +151,17 @@ async fn dispatch_body(front: &Arc<Front>, body: &Bytes, until: Instant) -> Resu
         payload: body.slice_ref(payload.as_bytes()),
     };
     // The platform refuses a second start of a run, so one that may be lost is offered again.
-    let order =
-        Order { key, is_message: true, run: Arc::new(run), redeliver: true, wait: Duration::ZERO, until };
-    let outcome = deliver(front, &order).await;
+    let order = Order {
+        key,
+        is_message: true,
+        run: Arc::new(run),
+        proof: front.terms.proof,
+        redeliver: true,
+        first: None,
+        wait: Duration::ZERO,
+        until,
+    };
+    let outcome = deliver(front, order).await;
     tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");
     Ok(outcome)
 }

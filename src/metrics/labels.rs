@@ -39,7 +39,7 @@ impl<M, L: Label> Family<M, L> {
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name { $($(#[$value_doc])* $value),+ }
 
         impl $name {
@@ -113,7 +113,7 @@ impl Verdict {
 }
 
 label! {
-    /// What was proved of a delivery.
+    /// What was proved of a delivery, in the order of strength; the receipt of a proxy counts as one.
     Proof {
         /// The kernel took every byte.
         Written = "written",
@@ -252,7 +252,7 @@ impl From<DispatchOutcome> for DispatchKind {
     }
 }
 
-const MISSES: [Miss; 9] = [
+const MISSES: [Miss; 10] = [
     Miss::NoPool,
     Miss::WrongVersion,
     Miss::WrongMachine,
@@ -260,6 +260,7 @@ const MISSES: [Miss; 9] = [
     Miss::NotAMessage,
     Miss::Draining,
     Miss::Undelivered,
+    Miss::Unknown,
     Miss::NoDeployment,
     Miss::Overloaded,
 ];

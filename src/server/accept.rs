@@ -60,9 +60,6 @@ async fn accept(share: Share, front: Arc<Front>) {
     };
     loop {
         let (stream, peer) = next(&socket, &front.metrics).await;
-        let Ok(()) = stream.set_nodelay(true) else {
-            continue;
-        };
         let open = front.metrics.connected(listener);
         let front = front.clone();
         let connection = Arc::new(Connection::new(stream, peer));

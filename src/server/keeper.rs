@@ -5,37 +5,44 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use crate::transport::{Exchange, Farewell};
+use crate::broker::Taken;
+use crate::transport::{Exchange, Farewell, Waiter};
 
 const TICK: Duration = Duration::from_millis(50);
-/// Once the window is over, a poll that still comes is held this long and then sent elsewhere.
-const AFTER_WINDOW: Duration = Duration::from_millis(500);
+/// What need not be done at every tick.
+const A_SECOND: Duration = Duration::from_secs(1);
 
 /// Keeps for ever.
 pub(super) async fn keep(exchange: &Exchange, drain_window: Duration) -> Infallible {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = None;
-    let mut last_sweep = Instant::now();
+    let mut last_second = Instant::now();
     loop {
         ticks.tick().await;
         exchange.expire(|taken| taken.waiter.dismiss(Farewell::Expired));
+        let now = Instant::now();
+        let a_second_passed = now - last_second >= A_SECOND;
+        if a_second_passed {
+            last_second = now;
+            exchange.review_suspects(Waiter::heard_within);
+        }
         if !exchange.is_draining() {
             continue;
         }
-        let now = Instant::now();
         let left = (*drain.get_or_insert(now) + drain_window).saturating_duration_since(now);
-        if left.is_zero() && now - last_sweep < AFTER_WINDOW {
-            continue;
+        if !left.is_zero() {
+            exchange.drain_share(|standing| share(standing, left), goodbye);
+        } else if a_second_passed {
+            // The window is over: whoever still comes is held a moment and then sent elsewhere, too.
+            exchange.drain_all(goodbye);
         }
-        last_sweep = now;
-        goodbyes(exchange, share(exchange.counts().0, left));
     }
 }
 
-/// Sends `most` waiters elsewhere.
-pub(super) fn goodbyes(exchange: &Exchange, most: usize) {
-    exchange.drain_some(most, |taken| taken.waiter.dismiss(Farewell::Drained));
+/// Sends a waiter of a draining broker elsewhere.
+pub(super) fn goodbye(taken: Taken<Waiter>) {
+    taken.waiter.dismiss(Farewell::Drained);
 }
 
 /// This tick's share of the goodbyes, so that all are said when the window ends.

@@ -66,6 +66,8 @@ impl Server {
             dispatch_budget: settings.dispatch_budget,
             body_limit: usize::try_from(settings.body_limit.as_u64()).unwrap_or(usize::MAX),
             proof: settings.proof.into(),
+            proof_timeout: settings.proof_timeout,
+            proxies: settings.behind_proxy.clone(),
             separate_dispatch: settings.dispatch_listen.is_some(),
         };
         let front = Arc::new(Front::new(exchange, metrics, terms));

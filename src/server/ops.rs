@@ -29,9 +29,6 @@ const LARGEST_PAGE: usize = 1000;
 pub(super) async fn serve(socket: TcpListener, front: Arc<Front>) -> Infallible {
     loop {
         let (stream, _) = accept::next(&socket, &front.metrics).await;
-        let Ok(()) = stream.set_nodelay(true) else {
-            continue;
-        };
         let open = front.metrics.connected(Listener::Ops);
         let front = front.clone();
         #[expect(clippy::disallowed_methods, reason = "owned by the ops runtime, ends with its connection")]
@@ -107,7 +104,7 @@ fn waiters(front: &Front, query: &str) -> Result<Reply, Problem> {
         json!({
             "deployment": deployment, "version": version, "cpu": cpu.get(), "memory": memory.get(),
             "controller": waiter.controller, "origin": waiter.origin,
-            "held_seconds": waiter.held.as_secs_f64(), "late": waiter.late,
+            "held_seconds": waiter.held.as_secs_f64(), "late": waiter.late, "suspect": waiter.suspect,
         })
     };
     let rows: Vec<Value> = found.rows.iter().map(row).collect();
@@ -116,6 +113,10 @@ fn waiters(front: &Front, query: &str) -> Result<Reply, Problem> {
 
 fn retire(front: &Front, query: &str) -> Result<Reply, Problem> {
     let Query { filter, .. } = Query::read(query, Paging::No)?;
+    if form_urlencoded::parse(query.as_bytes()).any(|(_, value)| value.is_empty()) {
+        let why = "has an empty value; here that would select more than it names";
+        return Err(Problem::bad_parameter("The filter", why));
+    }
     if filter == Filter::default() {
         let why = "selects every pool; name at least one of deployment, version, cpu, memory";
         return Err(Problem::bad_parameter("The filter", why));

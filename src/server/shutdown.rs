@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::keeper::goodbyes;
+use super::keeper::goodbye;
 use crate::http::Front;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -28,7 +28,7 @@ async fn drained(front: &Front, window: Duration) {
     // 2. The keeper says the goodbyes, spread over the window. New polls are held meanwhile.
     until(Instant::now() + window, || front.exchange.counts().0 == 0).await;
     // 3. Who came late is sent elsewhere, too.
-    goodbyes(&front.exchange, usize::MAX);
+    front.exchange.drain_all(goodbye);
     // 4. Dispatches under way end within their budget.
     until(Instant::now() + front.terms.dispatch_budget, || front.posts_in_flight() == 0).await;
 }

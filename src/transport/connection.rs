@@ -12,11 +12,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::proof::End;
+use super::socket::{self, Peer};
 
 /// An accepted socket with what its hold and its dispatch tell each other.
 pub struct Connection {
@@ -35,53 +39,65 @@ pub(super) enum Ending {
     Close,
 }
 
-/// What a look at the read side shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
-    /// Nothing to read: the peer waits.
-    Quiet,
-    /// Bytes to read.
-    Bytes,
-    /// End of stream, or an error.
-    Gone,
-}
-
 impl Connection {
     /// Takes over an accepted socket.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         Self { stream, peer, ending: AtomicU8::new(UNDECIDED), hold: AtomicWaker::new() }
     }
 
-    /// Where the peer connects from.
+    /// Where the peer connects from, an IPv4 address as such even if it came mapped.
     pub fn origin(&self) -> IpAddr {
         self.peer.ip().to_canonical()
     }
 
     /// Looks at the socket itself, without waiting and without taking a byte.
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn look(&self) -> End {
         match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Look::Gone,
-            Ok(_) => Look::Bytes,
-            Err(rustix::io::Errno::AGAIN) => Look::Quiet,
-            Err(_) => Look::Gone,
+            Ok((0, _)) => End::Closed,
+            Ok(_) => End::Talking,
+            Err(rustix::io::Errno::AGAIN) => End::Open,
+            Err(_) => End::Broken,
         }
     }
 
-    /// Waits until a look shows something other than quiet.
-    pub(super) fn poll_look(&self, cx: &mut Context<'_>) -> Poll<Look> {
+    /// Waits until a look shows something other than an open, quiet socket.
+    pub(super) fn poll_look(&self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             if ready!(self.stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(Look::Gone);
+                return Poll::Ready(End::Broken);
             }
-            // The look runs inside try_io so that quiet clears the readiness and the next poll sleeps.
-            let look = self.stream.try_io(Interest::READABLE, || match self.look() {
-                Look::Quiet => Err(io::ErrorKind::WouldBlock.into()),
-                look @ (Look::Bytes | Look::Gone) => Ok(look),
-            });
-            if let Ok(look) = look {
-                return Poll::Ready(look);
+            if let Ok(end) = self.look_or_rest() {
+                return Poll::Ready(end);
             }
         }
+    }
+
+    /// The same for a second one who waits, beside the hold.
+    pub(super) async fn stirred(&self) {
+        while self.stream.readable().await.is_ok() && self.look_or_rest().is_err() {}
+    }
+
+    /// Runs inside `try_io` so that quiet clears the readiness, and the next wait sleeps.
+    fn look_or_rest(&self) -> io::Result<End> {
+        self.stream.try_io(Interest::READABLE, || match self.look() {
+            End::Open => Err(io::ErrorKind::WouldBlock.into()),
+            end @ (End::Talking | End::Closed | End::Broken) => Ok(end),
+        })
+    }
+
+    /// Bytes that the peer's kernel has not acknowledged; where that cannot be known, none ever counts as such.
+    pub(super) fn unacked(&self) -> usize {
+        socket::unacked(&self.stream).unwrap_or(usize::MAX)
+    }
+
+    /// What the kernel knows of the peer.
+    pub(super) fn peer(&self) -> Option<Peer> {
+        socket::peer(&self.stream).ok()
+    }
+
+    /// The smoothed round-trip time to the peer, as far as it is known.
+    pub fn round_trip(&self) -> Duration {
+        self.peer().map_or(Duration::ZERO, |peer| peer.round_trip)
     }
 
     /// Writes what the kernel takes now, in one call.

@@ -4,7 +4,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::connection::{Ending, Look};
+use super::connection::Ending;
+use super::proof::End;
 use super::{Connection, Place};
 
 /// How a hold ended.
@@ -35,8 +36,8 @@ fn poll_held(connection: &Connection, place: &mut Place, cx: &mut Context<'_>) -
         None => ready!(connection.poll_ending(cx)),
     };
     Poll::Ready(match (ending, look) {
-        (Ending::Reuse, Look::Bytes) => Held::Again,
-        (Ending::Close, Look::Bytes) => Held::Pipelined,
+        (Ending::Reuse, End::Talking) => Held::Again,
+        (Ending::Close, End::Talking) => Held::Pipelined,
         _ => Held::Over,
     })
 }

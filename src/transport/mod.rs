@@ -6,9 +6,15 @@
 
 mod connection;
 mod hold;
+mod proof;
+mod socket;
 mod waiter;
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
+
+use crate::metrics::{Proof, Verdict};
 
 pub use connection::{Connection, Io};
 pub use hold::{Held, hold};
@@ -28,6 +34,32 @@ pub struct Run {
     pub content_type: Bytes,
     /// The bytes to relay, unchanged.
     pub payload: Bytes,
+}
+
+/// What an offer has to reach, and by when.
+#[derive(Debug, Clone, Copy)]
+pub struct Demand {
+    /// The proof that makes it a delivery.
+    pub proof: Proof,
+    /// How long an acknowledged run may stay unread.
+    pub fin: Duration,
+    /// The verdict is in by then.
+    pub until: Instant,
+}
+
+/// How an offer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// What is known of it.
+    pub verdict: Verdict,
+    /// No byte reached the peer's kernel, so the run may go to another waiter whatever the rules on redelivery.
+    pub untouched: bool,
+}
+
+impl Delivery {
+    fn untouched(verdict: Verdict) -> Self {
+        Self { verdict, untouched: true }
+    }
 }
 
 /// Why a waiter is sent away without a run.

@@ -1,75 +1,138 @@
-//! Owns one waiter on a plain socket: looked at, written to and sent away by whoever took it out of its pool.
+//! Owns one waiter on a plain socket: looked at, written to, proved and sent away by whoever took it out of its pool.
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::connection::{Ending, Look};
-use super::{Connection, Farewell, Run, Wire};
-use crate::metrics::Verdict;
+use super::connection::Ending;
+use super::proof::{End, Patience, Proving, Sight, Step};
+use super::{Connection, Delivery, Demand, Farewell, Run, Wire};
+use crate::metrics::{Proof, Verdict};
+
+/// A run larger than the kernel's buffers must be taken off them within this time.
+const WRITE_TIME: Duration = Duration::from_secs(1);
 
 /// A held poll, as the exchange keeps it. Dropped without an ending, it closes its connection.
 pub struct Waiter {
     connection: Arc<Connection>,
     wire: &'static Wire,
     reusable: bool,
+    hop: bool,
+    /// Its ending is decided: from then on the connection may serve the next waiter, and is not this one's to touch.
+    ended: bool,
 }
 
 impl Waiter {
-    /// Makes the waiter before it is parked: from then on its taker can reach the connection.
-    pub fn new(connection: Arc<Connection>, wire: &'static Wire, reusable: bool) -> Self {
+    /// Makes the waiter before it is parked: from then on its taker can reach the connection. With `hop`, a proxy
+    /// stands in between, so a receipt is the proxy's.
+    pub fn new(connection: Arc<Connection>, wire: &'static Wire, reusable: bool, hop: bool) -> Self {
         connection.begin();
-        Self { connection, wire, reusable }
+        Self { connection, wire, reusable, hop, ended: false }
     }
 
-    /// Hands over a run, with everything written by `until`.
+    /// Hands over a run and proves it as far as is demanded, in time.
     ///
-    /// The caller's task does the work: waking the waiter's own task would double the latency.
-    pub async fn offer(self, run: &Run, until: Instant) -> Verdict {
-        if self.connection.look() != Look::Quiet {
-            return Verdict::Gone;
+    /// The caller's task does the work: waking the waiter's own task would double the latency. After any verdict
+    /// but a proof, the connection has been reset: nothing of the run is on its way any more.
+    pub async fn offer(mut self, run: &Run, demand: Demand) -> Delivery {
+        if self.connection.look() != End::Open {
+            return Delivery::untouched(Verdict::Gone);
         }
+        // Only a connection that ends after the run can show that the process read it.
+        let reusable = self.reusable && demand.proof != Proof::Received;
         let mut head = Vec::with_capacity(192);
-        (self.wire.head)(run, self.reusable, &mut head);
+        (self.wire.head)(run, reusable, &mut head);
         let whole = head.len() + run.payload.len();
         let first = self.connection.write_now(&[IoSlice::new(&head), IoSlice::new(&run.payload)]);
-        let Ok(written) = first else { return Verdict::Gone };
-        if written < whole {
-            let rest = self.write_rest(&head, run, written);
-            if !tokio::time::timeout_at(until.into(), rest).await.unwrap_or(false) {
-                self.connection.reset();
-                return Verdict::Lost;
+        let Ok(mut sent) = first else { return Delivery::untouched(Verdict::Gone) };
+        if sent < whole {
+            let by = demand.until.min(Instant::now() + WRITE_TIME).into();
+            let rest = self.write_rest(&head, run, &mut sent);
+            if !tokio::time::timeout_at(by, rest).await.unwrap_or(false) {
+                return self.give_up(Verdict::Lost, sent);
             }
         }
-        if self.reusable {
-            self.connection.end(Ending::Reuse);
+        let verdict = match demand.proof {
+            Proof::Written => Verdict::Written,
+            Proof::Acked | Proof::Received | Proof::Hop => self.prove(demand).await,
+        };
+        match verdict.proof() {
+            Some(proof) if proof >= demand.proof => {
+                if reusable {
+                    self.end(Ending::Reuse);
+                } else if demand.proof == Proof::Received {
+                    // The peer has ended its side: an ordinary close completes it.
+                    self.end(Ending::Close);
+                }
+                let hop = self.hop && verdict == Verdict::Received;
+                Delivery { verdict: if hop { Verdict::Hop } else { verdict }, untouched: false }
+            }
+            _ => self.give_up(verdict, sent),
         }
-        Verdict::Written
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ended = true;
+        self.connection.end(ending);
     }
 
     /// Sends the waiter away without a run.
-    pub fn dismiss(self, farewell: Farewell) {
+    pub fn dismiss(mut self, farewell: Farewell) {
         let goodbye = (self.wire.goodbye)(farewell);
-        if goodbye.answer.is_empty() || self.connection.look() != Look::Quiet {
+        if goodbye.answer.is_empty() || self.connection.look() != End::Open {
             return;
         }
         let written = self.connection.write_now(&[IoSlice::new(goodbye.answer)]);
         if goodbye.reusable && self.reusable && written.is_ok_and(|n| n == goodbye.answer.len()) {
-            self.connection.end(Ending::Reuse);
+            self.end(Ending::Reuse);
         }
     }
 
+    /// Whether the peer's kernel has acknowledged anything within this time.
+    pub fn heard_within(&self, time: Duration) -> bool {
+        self.connection.peer().is_some_and(|peer| peer.last_ack < time)
+    }
+
+    async fn prove(&self, demand: Demand) -> Verdict {
+        let round_trip = self.connection.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
+        let patience = Patience::new(round_trip, demand.fin);
+        let mut proving = Proving::new(demand.proof, patience, Instant::now());
+        loop {
+            let sight = Sight { end: self.connection.look(), unacked: self.connection.unacked() };
+            let now = Instant::now();
+            let (at, readable_is_news) = match proving.see(sight, now) {
+                Step::Done(verdict) => return verdict,
+                _ if now >= demand.until => return proving.out_of_time(),
+                Step::LookAgain(at) => (at, true),
+                Step::LookLater(at) => (at, false),
+            };
+            let at = at.min(demand.until).into();
+            if readable_is_news {
+                // Whichever comes first, the next look tells.
+                let _ = tokio::time::timeout_at(at, self.connection.stirred()).await;
+            } else {
+                tokio::time::sleep_until(at).await;
+            }
+        }
+    }
+
+    /// The reset comes before anything else: a run that is offered again must not arrive late as well.
+    fn give_up(&self, verdict: Verdict, sent: usize) -> Delivery {
+        let untouched = verdict == Verdict::Lost && self.connection.unacked() >= sent;
+        self.connection.reset();
+        Delivery { verdict, untouched }
+    }
+
     /// Writes on as the peer reads; false if the connection broke.
-    async fn write_rest(&self, head: &[u8], run: &Run, mut written: usize) -> bool {
-        let whole = head.len() + run.payload.len();
-        while written < whole {
+    async fn write_rest(&self, head: &[u8], run: &Run, sent: &mut usize) -> bool {
+        while *sent < head.len() + run.payload.len() {
             if self.connection.writable().await.is_err() {
                 return false;
             }
-            let head_left = &head[written.min(head.len())..];
-            let payload_left = &run.payload[written.saturating_sub(head.len())..];
+            let head_left = &head[(*sent).min(head.len())..];
+            let payload_left = &run.payload[sent.saturating_sub(head.len())..];
             match self.connection.write_now(&[IoSlice::new(head_left), IoSlice::new(payload_left)]) {
-                Ok(more) => written += more,
+                Ok(more) => *sent += more,
                 Err(_) => return false,
             }
         }
@@ -79,7 +142,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if self.connection.ending().is_none() {
+        if !self.ended {
             self.connection.end(Ending::Close);
             self.connection.shut();
         }

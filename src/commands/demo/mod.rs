@@ -85,8 +85,7 @@ async fn play(
     for number in 0..options.controllers {
         tasks.spawn(fleet::controller(addresses.public, number, settings.connection_timeout, ledger.clone()));
     }
-    client::wait_for_waiters(addresses.ops, options.controllers.min(settings.max_waiters_per_pool), WARM_UP)
-        .await?;
+    client::wait_for_waiters(addresses.ops, options.controllers, WARM_UP).await?;
     let begun = Instant::now();
     let posts = supervisor::post_at_rate(addresses.public, options.rate, options.duration, ledger.clone());
     tokio::select! {

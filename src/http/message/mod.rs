@@ -31,8 +31,8 @@ pub enum MessageError {
     /// Not JSON, or not of the expected shape; says where.
     #[error("is not what a supervisor posts: {0}")]
     Shape(#[from] serde_json::Error),
-    /// A part of the key is out of bounds.
-    #[error("has a key that no controller can have: {0} {1}")]
+    /// A part of the key, or the run's name, is out of bounds.
+    #[error("has a {0} that cannot be relayed or matched: it {1}")]
     Key(&'static str, KeyError),
 }
 
@@ -74,9 +74,10 @@ impl<'a> Message<'a> {
             memory: number("run.machine.memory", machine.memory)?,
             run: run.0.friendly_id,
         };
+        let part = |name, text| check_part(text).map(drop).map_err(|error| MessageError::Key(name, error));
+        // The run's name becomes a header for a controller of the other dialect.
+        part("run.friendlyId", &message.run)?;
         if let Some(deployment) = &message.deployment {
-            let part =
-                |name, text| check_part(text).map(drop).map_err(|error| MessageError::Key(name, error));
             part("deployment.friendlyId", deployment)?;
             part("backgroundWorker.version", &message.version)?;
         }

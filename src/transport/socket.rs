@@ -1,0 +1,63 @@
+//! Owns what the kernel is asked about a socket: bytes not acknowledged, round-trip time, the last sign of life.
+#![allow(unsafe_code, reason = "two system calls have no safe wrapper; this file is the only place for them")]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// Bytes that were written and that the peer's kernel has not acknowledged (`SIOCOUTQ`).
+#[cfg(target_os = "linux")]
+pub(super) fn unacked(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; TIOCOUTQ, which is SIOCOUTQ on a
+    // socket, writes one int.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
+}
+
+/// What the kernel knows of the peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    /// The smoothed round-trip time.
+    pub(super) round_trip: Duration,
+    /// The time since its kernel last acknowledged anything.
+    pub(super) last_ack: Duration,
+}
+
+/// Asks the kernel about the peer (`TCP_INFO`).
+#[cfg(target_os = "linux")]
+pub(super) fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel writes at most `length` bytes,
+    // and zeros are a valid tcp_info where it writes fewer.
+    let (done, info) = unsafe {
+        let socket = socket.as_fd().as_raw_fd();
+        let done = libc::getsockopt(
+            socket,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+        (done, info.assume_init())
+    };
+    if done == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Peer {
+        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
+        last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn unacked(_: impl AsFd) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn peer(_: impl AsFd) -> io::Result<Peer> {
+    Err(io::ErrorKind::Unsupported.into())
+}
