@@ -60,7 +60,7 @@ impl Stage {
                 self.ids.insert(words[0].to_owned(), parked.id);
                 parked.replaced.map_or("parked".to_owned(), |old| format!("parked, replacing {}", old.waiter))
             }
-            Err(full) => format!("{full:?} full").to_lowercase(),
+            Err((full, _)) => format!("{full:?} full").to_lowercase(),
         }
     }
 

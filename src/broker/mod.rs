@@ -162,7 +162,7 @@ impl<W> Broker<W> {
         while let Some(at) = self.next_of(pool, ask.is_message, now) {
             if self.waiters[at as usize].offer_until <= now {
                 // It stands until its deadline, but is offered nothing any more.
-                self.pools[pool as usize].reshelve(&mut self.waiters, at, Shelf::Late, self.pick);
+                self.pools[pool as usize].reshelve(&mut self.waiters, at, Shelf::Late);
                 continue;
             }
             debug_assert!(self.pools[pool as usize].key.as_ref() == ask.key, "I9");
@@ -189,7 +189,7 @@ impl<W> Broker<W> {
                 (Some(at), _) if is_suspect(at) => {
                     let Waiter { machine, shelf, serial, .. } = self.waiters[at as usize];
                     self.suspects.passed_over(machine, WaiterId { slot: at, serial });
-                    self.pools[pool as usize].reshelve(&mut self.waiters, at, shelf.suspect(), self.pick);
+                    self.pools[pool as usize].reshelve(&mut self.waiters, at, shelf.suspect());
                 }
                 // A suspect whose machine was cleared takes its turn by age again.
                 (Some(at), Some(other)) if !is_suspect(other) => return Some(self.sooner(at, other)),

@@ -71,14 +71,16 @@ impl Pool {
         self.len -= 1;
     }
 
-    /// Moves the waiter that was picked to another shelf; those picked one after the other keep their order there.
-    pub(super) fn reshelve<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32, to: Shelf, pick: Pick) {
+    /// Moves a waiter to another shelf. Those that are moved in the order of their age keep it there.
+    pub(super) fn reshelve<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32, to: Shelf) {
         self.shelves[waiters[at as usize].shelf as usize].remove(waiters, at);
         waiters[at as usize].shelf = to;
         let shelf = &mut self.shelves[to as usize];
-        match pick {
-            Pick::Newest => shelf.push_front(waiters, at),
-            Pick::Oldest => shelf.push_back(waiters, at),
+        let is_newest = |back: u32| waiters[back as usize].serial < waiters[at as usize].serial;
+        if shelf.back().is_none_or(is_newest) {
+            shelf.push_back(waiters, at);
+        } else {
+            shelf.push_front(waiters, at);
         }
     }
 

@@ -24,10 +24,17 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker on free ports and returns once it serves.
+    /// Starts a broker on free ports and returns once it serves. Its `true` needs no more than `written`, so that a
+    /// test can look at its controllers one after the other.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::proving("written", arguments)
+    }
+
+    /// Starts a broker whose `true` needs this proof.
+    pub fn proving(proof: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
             .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+            .args(["--proof", proof])
             .args(arguments)
             .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
@@ -93,7 +100,7 @@ impl Broker {
         self.wait_until(&format!("{name} is {value}"), async || self.metric(name).await == value).await;
     }
 
-    async fn wait_until(&self, what: &str, reached: impl AsyncFn() -> bool) {
+    pub async fn wait_until(&self, what: &str, reached: impl AsyncFn() -> bool) {
         let until = Instant::now() + PATIENCE;
         while !reached().await {
             assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
