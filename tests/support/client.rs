@@ -95,6 +95,10 @@ impl Client {
             assert!(self.more().await, "cut off after {} of {length} bytes", self.read.len());
         }
         answer.body = self.read.drain(..length).collect();
+        if answer.header("connection") == Some("close") {
+            // What every client does with an answer that it has read to its end: this is the receipt.
+            let _ = self.stream.shutdown().await;
+        }
         Some(answer)
     }
 
@@ -106,6 +110,11 @@ impl Client {
     /// Whether nothing comes for a while.
     pub async fn is_held(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(100), self.more()).await.is_err()
+    }
+
+    /// Whether nothing has come: the connection is held, or has ended without an answer.
+    pub async fn is_held_or_over(&mut self) -> bool {
+        self.is_held().await || self.read.is_empty()
     }
 
     /// Everything that still comes until the connection ends.

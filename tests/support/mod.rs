@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 pub mod client;
+pub mod lab;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -32,11 +33,15 @@ impl Broker {
 
     /// Starts a broker whose `true` needs this proof.
     pub fn proving(proof: &str, arguments: &[&str]) -> Self {
+        Self::listening(&["--listen", "127.0.0.1:0"], proof, arguments)
+    }
+
+    pub fn listening(listen: &[&str], proof: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
-            .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
-            .args(["--proof", proof])
+            .args(listen)
+            .args(["--ops-listen", "127.0.0.1:0", "--proof", proof])
             .args(arguments)
-            .env("RUST_LOG", "warn")
+            .env("RUST_LOG", "error")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -52,7 +57,11 @@ impl Broker {
         };
         let listeners = address("waits for controllers");
         let dispatch = address("dispatch:")[0];
-        Self { child, public: listeners[0], ops: listeners[1], dispatch }
+        let here = |address: SocketAddr| match address.ip().is_unspecified() {
+            true => SocketAddr::from(([127, 0, 0, 1], address.port())),
+            false => address,
+        };
+        Self { child, public: here(listeners[0]), ops: listeners[1], dispatch: here(dispatch) }
     }
 
     pub async fn client(&self) -> Client {

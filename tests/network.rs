@@ -1,0 +1,160 @@
+//! Owns the proof of delivery on real networks: machines that die, links that fail, and what a `true` is worth then.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::lab::{Lab, Node, in_a_lab};
+use support::{Broker, Pool};
+
+fn says(answer: &Value) -> (bool, &str, u64) {
+    let said = answer["proof"].as_str().or(answer["reason"].as_str()).unwrap();
+    (answer["didWarmStart"].as_bool().unwrap(), said, answer["offers"].as_u64().unwrap())
+}
+
+async fn post(broker: &Broker, pool: &Pool, run: &str) -> Value {
+    let begun = Instant::now();
+    let (status, answer) = broker.post(&pool.body(run)).await;
+    assert_eq!(status, 200);
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{answer} after {:?}", begun.elapsed());
+    answer
+}
+
+/// Nine newest on a machine that fails as told, the oldest alive elsewhere: what the first run and the next cost.
+async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
+    let (failing, living) = (lab.node(), lab.node());
+    let broker = lab.broker(&[]);
+    let pool = Pool::small("d1");
+    let mut alive = living.held_poll(&broker, &pool, "alive").await;
+    let mut dead = Vec::new();
+    for number in 0..9 {
+        dead.push(failing.held_poll(&broker, &pool, &format!("dead_{number}")).await);
+    }
+    fail(&failing);
+    let receipt = tokio::spawn(async move { alive.answer().await.json() });
+    let answer = post(&broker, &pool, "run_1").await;
+    assert_eq!(says(&answer), (true, "received", 2));
+    assert_eq!(receipt.await.unwrap()["run"]["friendlyId"], "run_1");
+    assert_eq!(broker.metric(&format!("pilotlight_offers_total{{verdict=\"{first}\"}}")).await, 1);
+    // The machine is known to be dead now: the living one is asked first, though it is not the newest.
+    for run in ["run_2", "run_3"] {
+        let mut alive = living.held_poll(&broker, &pool, "alive").await;
+        let receipt = tokio::spawn(async move { alive.answer().await.json() });
+        assert_eq!(says(&post(&broker, &pool, run).await), (true, "received", 1));
+        assert_eq!(receipt.await.unwrap()["run"]["friendlyId"], run);
+    }
+    for client in &mut dead {
+        assert!(client.is_held_or_over().await, "nobody else ever gets a run");
+    }
+}
+
+#[test]
+fn a_dead_machine_costs_one_unproven_offer() {
+    in_a_lab(|lab| nine_of_ten_fail(lab, Node::die, "unacked"));
+}
+
+#[test]
+fn a_pulled_cable_costs_one_unproven_offer() {
+    in_a_lab(|lab| nine_of_ten_fail(lab, Node::unplug, "unacked"));
+}
+
+#[test]
+fn a_router_that_resets_is_found_at_once() {
+    in_a_lab(|lab| nine_of_ten_fail(lab, Node::reset_by_router, "lost"));
+}
+
+#[test]
+fn when_all_are_dead_the_answer_is_false_within_the_budget() {
+    in_a_lab(async |mut lab| {
+        let node = lab.node();
+        let broker = lab.broker(&[]);
+        let pool = Pool::small("d1");
+        let mut dead = Vec::new();
+        for number in 0..5 {
+            dead.push(node.held_poll(&broker, &pool, &format!("dead_{number}")).await);
+        }
+        node.die();
+        let answer = post(&broker, &pool, "run_1").await;
+        assert_eq!(says(&answer), (false, "undelivered", 3), "two more offers at most");
+        assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 2);
+    });
+}
+
+#[test]
+fn a_lost_way_back_is_a_counted_duplicate_at_most() {
+    in_a_lab(async |mut lab| {
+        let (deaf, living) = (lab.node(), lab.node());
+        let broker = lab.broker(&[]);
+        let pool = Pool::small("d1");
+        let mut alive = living.held_poll(&broker, &pool, "alive").await;
+        let mut unheard = deaf.held_poll(&broker, &pool, "unheard").await;
+        deaf.lose_the_way_back();
+        let receipts = tokio::spawn(async move {
+            let first = unheard.answer().await.json();
+            (first, alive.answer().await.json())
+        });
+        assert_eq!(says(&post(&broker, &pool, "run_1").await), (true, "received", 2));
+        let (duplicate, receipt) = receipts.await.unwrap();
+        assert_eq!(duplicate, receipt, "it did arrive there: nothing on the wire can tell");
+        assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1);
+    });
+}
+
+#[test]
+fn a_dead_machines_controllers_leave_the_pools_while_idle() {
+    in_a_lab(async |mut lab| {
+        let (failing, living) = (lab.node(), lab.node());
+        let broker = lab.broker(&[]);
+        let pool = Pool::small("d1");
+        let _alive = living.held_poll(&broker, &pool, "alive").await;
+        let _dead = failing.held_poll(&broker, &pool, "dead").await;
+        failing.die();
+        let died = Instant::now();
+        while broker.waiters("").await > 1 {
+            assert!(died.elapsed() < Duration::from_secs(25), "still there after {:?}", died.elapsed());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(broker.metric("pilotlight_polls_total{end=\"client_gone\"}").await, 1);
+    });
+}
+
+#[test]
+fn a_machine_that_shows_life_is_trusted_again() {
+    in_a_lab(async |mut lab| {
+        let (shaky, steady) = (lab.node(), lab.node());
+        let broker = lab.broker(&[]);
+        let pool = Pool::small("d1");
+        let mut spare = steady.held_poll(&broker, &pool, "steady").await;
+        let passed_over = shaky.held_poll(&broker, &pool, "passed over").await;
+        let _first = shaky.held_poll(&broker, &pool, "first").await;
+        shaky.lose_the_way_back();
+        let spare_has_it = tokio::spawn(async move { spare.answer().await.status });
+        assert_eq!(says(&post(&broker, &pool, "run_1").await).0, true);
+        assert_eq!(spare_has_it.await.unwrap(), 200);
+        let suspects = async || {
+            let (_, body) = broker.operate("GET", "/waiters").await;
+            serde_json::from_str::<Value>(&body).unwrap()["waiters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|w| w["suspect"] == true)
+                .count()
+        };
+        assert_eq!(suspects().await, 1);
+        // A steady one comes, and is preferred; the other is passed over, and is watched from now on.
+        let mut spare = steady.held_poll(&broker, &pool, "steady").await;
+        let spare_has_it = tokio::spawn(async move { spare.answer().await.status });
+        assert_eq!(says(&post(&broker, &pool, "run_2").await), (true, "received", 1));
+        assert_eq!(spare_has_it.await.unwrap(), 200);
+        shaky.heal();
+        let healed = Instant::now();
+        while suspects().await > 0 {
+            assert!(healed.elapsed() < Duration::from_secs(20), "its keepalive answers, yet it is suspect");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(passed_over);
+    });
+}
