@@ -53,6 +53,9 @@ impl Connection {
     /// Looks at the socket itself, without waiting and without taking a byte.
     pub(super) fn look(&self) -> End {
         match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            // A reset reads as an error only once, and whoever looks first takes it; from then on it reads like a
+            // clean end. The state tells them apart for everyone.
+            Ok((0, _)) if self.peer().is_some_and(|peer| !peer.closed_cleanly) => End::Broken,
             Ok((0, _)) => End::Closed,
             Ok(_) => End::Talking,
             Err(rustix::io::Errno::AGAIN) => End::Open,

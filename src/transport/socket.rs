@@ -23,7 +23,12 @@ pub(super) struct Peer {
     pub(super) round_trip: Duration,
     /// The time since its kernel last acknowledged anything.
     pub(super) last_ack: Duration,
+    /// Whether it has ended its side, and nothing has reset the connection since.
+    pub(super) closed_cleanly: bool,
 }
+
+/// `TCP_CLOSE_WAIT` of the kernel's tcp_states.h; after a reset the state is `TCP_CLOSE`.
+const CLOSE_WAIT: u8 = 8;
 
 /// Asks the kernel about the peer (`TCP_INFO`).
 #[cfg(target_os = "linux")]
@@ -49,6 +54,7 @@ pub(super) fn peer(socket: impl AsFd) -> io::Result<Peer> {
     Ok(Peer {
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
         last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        closed_cleanly: info.tcpi_state == CLOSE_WAIT,
     })
 }
 
