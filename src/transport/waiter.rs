@@ -96,7 +96,7 @@ impl Waiter {
     async fn prove(&self, demand: Demand) -> Verdict {
         let round_trip = self.connection.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
         let patience = Patience::new(round_trip, demand.fin);
-        let mut proving = Proving::new(demand.proof, patience, Instant::now());
+        let mut proving = Proving::new(demand.proof, patience, self.hop, Instant::now());
         loop {
             let sight = Sight { end: self.connection.look(), unacked: self.connection.unacked() };
             let now = Instant::now();

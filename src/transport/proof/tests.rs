@@ -16,9 +16,13 @@ enum Event {
 
 /// Plays events in their order and returns the verdict with its millisecond, looking when told to look.
 fn play(wanted: Proof, events: &[(u64, Event)]) -> (Verdict, u64) {
+    play_with(wanted, false, events)
+}
+
+fn play_with(wanted: Proof, hop: bool, events: &[(u64, Event)]) -> (Verdict, u64) {
     let start = Instant::now();
     let patience = Patience { ack: Duration::from_millis(T_ACK), fin: Duration::from_millis(T_FIN) };
-    let mut proving = Proving::new(wanted, patience, start);
+    let mut proving = Proving::new(wanted, patience, hop, start);
     let mut at = 0;
     for _ in 0..10_000 {
         let happened = |event| events.iter().any(|&(when, what)| when <= at && what == event);
@@ -87,6 +91,29 @@ fn acked_needs_no_end() {
     check(Proof::Acked, &[(0, Event::Ack)], Verdict::Acked, 0);
     check(Proof::Acked, &[(43, Event::Ack)], Verdict::Acked, 90);
     check(Proof::Acked, &[(5, Event::Talk), (5, Event::Ack)], Verdict::Acked, 8);
+}
+
+#[test]
+fn a_proxys_reset_with_everything_acked_is_its_receipt() {
+    assert_eq!(
+        play_with(Proof::Received, true, &[(0, Event::Ack), (2, Event::Reset)]),
+        (Verdict::Received, 2)
+    );
+    assert_eq!(play_with(Proof::Received, true, &[(2, Event::Reset)]), (Verdict::Lost, 2));
+    assert_eq!(play_with(Proof::Received, true, &[(0, Event::Ack)]).0, Verdict::Frozen);
+}
+
+#[test]
+fn a_slow_link_that_makes_progress_is_not_silent() {
+    let start = Instant::now();
+    let patience = Patience { ack: Duration::from_millis(T_ACK), fin: Duration::from_millis(T_FIN) };
+    let mut proving = Proving::new(Proof::Received, patience, false, start);
+    let mut see =
+        |unacked, at| proving.see(Sight { unacked, end: End::Open }, start + Duration::from_millis(at));
+    for step in 0..8 {
+        assert!(matches!(see(800 - 100 * usize::try_from(step).unwrap(), 200 * step), Step::LookAgain(_)));
+    }
+    assert_eq!(see(100, 1700), Step::Done(Verdict::Unacked));
 }
 
 #[test]
