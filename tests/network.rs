@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::lab::{Lab, Node, in_a_lab};
+use support::lab::{Lab, Node, broker, in_a_lab};
 use support::{Broker, Pool};
 
 fn says(answer: &Value) -> (bool, &str, u64) {
@@ -26,7 +26,7 @@ async fn post(broker: &Broker, pool: &Pool, run: &str) -> Value {
 /// Nine newest on a machine that fails as told, the oldest alive elsewhere: what the first run and the next cost.
 async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
     let (failing, living) = (lab.node(), lab.node());
-    let broker = lab.broker(&[]);
+    let broker = broker();
     let pool = Pool::small("d1");
     let mut alive = living.held_poll(&broker, &pool, "alive").await;
     let mut dead = Vec::new();
@@ -70,7 +70,7 @@ fn a_router_that_resets_is_found_at_once() {
 fn when_all_are_dead_the_answer_is_false_within_the_budget() {
     in_a_lab(async |mut lab| {
         let node = lab.node();
-        let broker = lab.broker(&[]);
+        let broker = broker();
         let pool = Pool::small("d1");
         let mut dead = Vec::new();
         for number in 0..5 {
@@ -84,10 +84,29 @@ fn when_all_are_dead_the_answer_is_false_within_the_budget() {
 }
 
 #[test]
+fn a_run_that_was_offered_again_never_arrives_late() {
+    in_a_lab(async |mut lab| {
+        let (paused, living) = (lab.node(), lab.node());
+        let broker = broker();
+        let pool = Pool::small("d1");
+        let mut alive = living.held_poll(&broker, &pool, "alive").await;
+        let mut late = paused.held_poll(&broker, &pool, "late").await;
+        paused.die();
+        let receipt = tokio::spawn(async move { alive.answer().await.status });
+        assert_eq!(says(&post(&broker, &pool, "run_1").await), (true, "received", 2));
+        assert_eq!(receipt.await.unwrap(), 200);
+        paused.revive();
+        // Retransmissions of an unacknowledged run would come by now: 0.2, 0.4, 0.8, 1.6 s after each other.
+        let came = tokio::time::timeout(Duration::from_secs(5), late.rest()).await;
+        assert!(came.is_err() || came.is_ok_and(<[u8]>::is_empty), "the run came a second time");
+    });
+}
+
+#[test]
 fn a_lost_way_back_is_a_counted_duplicate_at_most() {
     in_a_lab(async |mut lab| {
         let (deaf, living) = (lab.node(), lab.node());
-        let broker = lab.broker(&[]);
+        let broker = broker();
         let pool = Pool::small("d1");
         let mut alive = living.held_poll(&broker, &pool, "alive").await;
         let mut unheard = deaf.held_poll(&broker, &pool, "unheard").await;
@@ -107,7 +126,7 @@ fn a_lost_way_back_is_a_counted_duplicate_at_most() {
 fn a_dead_machines_controllers_leave_the_pools_while_idle() {
     in_a_lab(async |mut lab| {
         let (failing, living) = (lab.node(), lab.node());
-        let broker = lab.broker(&[]);
+        let broker = broker();
         let pool = Pool::small("d1");
         let _alive = living.held_poll(&broker, &pool, "alive").await;
         let _dead = failing.held_poll(&broker, &pool, "dead").await;
@@ -125,14 +144,14 @@ fn a_dead_machines_controllers_leave_the_pools_while_idle() {
 fn a_machine_that_shows_life_is_trusted_again() {
     in_a_lab(async |mut lab| {
         let (shaky, steady) = (lab.node(), lab.node());
-        let broker = lab.broker(&[]);
+        let broker = broker();
         let pool = Pool::small("d1");
         let mut spare = steady.held_poll(&broker, &pool, "steady").await;
         let passed_over = shaky.held_poll(&broker, &pool, "passed over").await;
         let _first = shaky.held_poll(&broker, &pool, "first").await;
         shaky.lose_the_way_back();
         let spare_has_it = tokio::spawn(async move { spare.answer().await.status });
-        assert_eq!(says(&post(&broker, &pool, "run_1").await).0, true);
+        assert!(says(&post(&broker, &pool, "run_1").await).0);
         assert_eq!(spare_has_it.await.unwrap(), 200);
         let suspects = async || {
             let (_, body) = broker.operate("GET", "/waiters").await;

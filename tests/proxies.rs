@@ -1,6 +1,6 @@
 //! Owns what proxies do to the proof: real nginx, haproxy and socat between the controller and the broker.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
 mod support;
 

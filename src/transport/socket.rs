@@ -27,7 +27,7 @@ pub(super) struct Peer {
     pub(super) closed_cleanly: bool,
 }
 
-/// `TCP_CLOSE_WAIT` of the kernel's tcp_states.h; after a reset the state is `TCP_CLOSE`.
+/// `TCP_CLOSE_WAIT` of the kernel's `tcp_states.h`; after a reset the state is `TCP_CLOSE`.
 const CLOSE_WAIT: u8 = 8;
 
 /// Asks the kernel about the peer (`TCP_INFO`).

@@ -89,12 +89,11 @@ impl Lab {
         self.nodes.push(namespace.clone());
         Node { namespace, cable, broker: [10, 77, u8::try_from(number).unwrap(), 1].into() }
     }
+}
 
-    /// A broker that every node reaches on port 7070.
-    pub fn broker(&self, arguments: &[&str]) -> Broker {
-        let all = ["--listen", "0.0.0.0:7070", "--insecure-no-auth"];
-        Broker::listening(&all, "received", arguments)
-    }
+/// A broker in this lab, which every node reaches on port 7070.
+pub fn broker() -> Broker {
+    Broker::listening(&["--listen", "0.0.0.0:7070", "--insecure-no-auth"], "received", &[])
 }
 
 impl Drop for Lab {
@@ -132,8 +131,17 @@ impl Node {
 
     /// The machine dies without a word: nothing goes in or out any more.
     pub fn die(&self) {
+        self.on_the_machine("-A");
+    }
+
+    /// It was only a long pause: the machine is back, with every connection as it was.
+    pub fn revive(&self) {
+        self.on_the_machine("-D");
+    }
+
+    fn on_the_machine(&self, change: &str) {
         for rule in ["INPUT ! -i lo", "OUTPUT ! -o lo"] {
-            run(&format!("ip netns exec {} iptables -A {rule} -j DROP", self.namespace));
+            run(&format!("ip netns exec {} iptables {change} {rule} -j DROP", self.namespace));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Owns what end-to-end tests share: a real broker process, and clients that write their own bytes.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
 pub mod client;
 pub mod lab;
@@ -57,9 +57,11 @@ impl Broker {
         };
         let listeners = address("waits for controllers");
         let dispatch = address("dispatch:")[0];
-        let here = |address: SocketAddr| match address.ip().is_unspecified() {
-            true => SocketAddr::from(([127, 0, 0, 1], address.port())),
-            false => address,
+        let here = |address: SocketAddr| {
+            if address.ip().is_unspecified() {
+                return SocketAddr::from(([127, 0, 0, 1], address.port()));
+            }
+            address
         };
         Self { child, public: here(listeners[0]), ops: listeners[1], dispatch: here(dispatch) }
     }
