@@ -7,6 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::client::Client;
 use support::lab::{Lab, Node, broker, in_a_lab};
 use support::{Broker, Pool};
 
@@ -23,6 +24,13 @@ async fn post(broker: &Broker, pool: &Pool, run: &str) -> Value {
     answer
 }
 
+/// Posts a run while this controller reads: what the POST said, and which run was received.
+async fn post_to(broker: &Broker, pool: &Pool, run: &str, controller: &mut Client) -> (Value, String) {
+    let receipt =
+        async { controller.answer().await.json()["run"]["friendlyId"].as_str().unwrap().to_owned() };
+    tokio::join!(post(broker, pool, run), receipt)
+}
+
 /// Nine newest on a machine that fails as told, the oldest alive elsewhere: what the first run and the next cost.
 async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
     let (failing, living) = (lab.node(), lab.node());
@@ -34,17 +42,14 @@ async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
         dead.push(failing.held_poll(&broker, &pool, &format!("dead_{number}")).await);
     }
     fail(&failing);
-    let receipt = tokio::spawn(async move { alive.answer().await.json() });
-    let answer = post(&broker, &pool, "run_1").await;
-    assert_eq!(says(&answer), (true, "received", 2));
-    assert_eq!(receipt.await.unwrap()["run"]["friendlyId"], "run_1");
+    let (answer, receipt) = post_to(&broker, &pool, "run_1", &mut alive).await;
+    assert_eq!((says(&answer), receipt.as_str()), ((true, "received", 2), "run_1"));
     assert_eq!(broker.metric(&format!("pilotlight_offers_total{{verdict=\"{first}\"}}")).await, 1);
     // The machine is known to be dead now: the living one is asked first, though it is not the newest.
     for run in ["run_2", "run_3"] {
         let mut alive = living.held_poll(&broker, &pool, "alive").await;
-        let receipt = tokio::spawn(async move { alive.answer().await.json() });
-        assert_eq!(says(&post(&broker, &pool, run).await), (true, "received", 1));
-        assert_eq!(receipt.await.unwrap()["run"]["friendlyId"], run);
+        let (answer, receipt) = post_to(&broker, &pool, run, &mut alive).await;
+        assert_eq!((says(&answer), receipt.as_str()), ((true, "received", 1), run));
     }
     for client in &mut dead {
         assert!(client.is_held_or_over().await, "nobody else ever gets a run");
@@ -92,9 +97,8 @@ fn a_run_that_was_offered_again_never_arrives_late() {
         let mut alive = living.held_poll(&broker, &pool, "alive").await;
         let mut late = paused.held_poll(&broker, &pool, "late").await;
         paused.die();
-        let receipt = tokio::spawn(async move { alive.answer().await.status });
-        assert_eq!(says(&post(&broker, &pool, "run_1").await), (true, "received", 2));
-        assert_eq!(receipt.await.unwrap(), 200);
+        let (answer, receipt) = post_to(&broker, &pool, "run_1", &mut alive).await;
+        assert_eq!((says(&answer), receipt.as_str()), ((true, "received", 2), "run_1"));
         paused.revive();
         // Retransmissions of an unacknowledged run would come by now: 0.2, 0.4, 0.8, 1.6 s after each other.
         let came = tokio::time::timeout(Duration::from_secs(5), late.rest()).await;
@@ -111,12 +115,9 @@ fn a_lost_way_back_is_a_counted_duplicate_at_most() {
         let mut alive = living.held_poll(&broker, &pool, "alive").await;
         let mut unheard = deaf.held_poll(&broker, &pool, "unheard").await;
         deaf.lose_the_way_back();
-        let receipts = tokio::spawn(async move {
-            let first = unheard.answer().await.json();
-            (first, alive.answer().await.json())
-        });
-        assert_eq!(says(&post(&broker, &pool, "run_1").await), (true, "received", 2));
-        let (duplicate, receipt) = receipts.await.unwrap();
+        let both = async { (unheard.answer().await.json(), alive.answer().await.json()) };
+        let (answer, (duplicate, receipt)) = tokio::join!(post(&broker, &pool, "run_1"), both);
+        assert_eq!(says(&answer), (true, "received", 2));
         assert_eq!(duplicate, receipt, "it did arrive there: nothing on the wire can tell");
         assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1);
     });
@@ -150,9 +151,7 @@ fn a_machine_that_shows_life_is_trusted_again() {
         let passed_over = shaky.held_poll(&broker, &pool, "passed over").await;
         let _first = shaky.held_poll(&broker, &pool, "first").await;
         shaky.lose_the_way_back();
-        let spare_has_it = tokio::spawn(async move { spare.answer().await.status });
-        assert!(says(&post(&broker, &pool, "run_1").await).0);
-        assert_eq!(spare_has_it.await.unwrap(), 200);
+        assert!(says(&post_to(&broker, &pool, "run_1", &mut spare).await.0).0);
         let suspects = async || {
             let (_, body) = broker.operate("GET", "/waiters").await;
             serde_json::from_str::<Value>(&body).unwrap()["waiters"]
@@ -165,9 +164,8 @@ fn a_machine_that_shows_life_is_trusted_again() {
         assert_eq!(suspects().await, 1);
         // A steady one comes, and is preferred; the other is passed over, and is watched from now on.
         let mut spare = steady.held_poll(&broker, &pool, "steady").await;
-        let spare_has_it = tokio::spawn(async move { spare.answer().await.status });
-        assert_eq!(says(&post(&broker, &pool, "run_2").await), (true, "received", 1));
-        assert_eq!(spare_has_it.await.unwrap(), 200);
+        let (answer, _) = post_to(&broker, &pool, "run_2", &mut spare).await;
+        assert_eq!(says(&answer), (true, "received", 1));
         shaky.heal();
         let healed = Instant::now();
         while suspects().await > 0 {

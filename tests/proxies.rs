@@ -55,7 +55,8 @@ fn start(broker: &Broker, configuration: &str, command: &str) -> Option<Proxy> {
     Some(Proxy { child, address, _folder: folder })
 }
 
-const NGINX: &str = "daemon off; pid {folder}/pid; error_log {folder}/error.log; events {} http {
+const NGINX: &str =
+    "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log; events {} http {
   access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
   server { listen 127.0.0.1:{port}; location / { proxy_pass http://{broker}; proxy_http_version 1.1;
