@@ -36,6 +36,9 @@ async fn controller(broker: SocketAddr, number: usize, receipts: Receipts) {
     loop {
         client.send(&poll).await;
         let Some(run) = client.try_answer().await else { panic!("a poll was closed") };
+        if run.header("connection") == Some("close") {
+            client = Client::connect(broker).await;
+        }
         let run = run.json()["run"]["friendlyId"].as_str().unwrap().to_owned();
         receipts.lock().entry(run).or_default().push(key);
     }
@@ -64,7 +67,22 @@ async fn supervisor(broker: SocketAddr, next: Arc<AtomicUsize>, misses: Arc<Atom
 
 #[tokio::test]
 async fn every_run_of_a_crowd_is_received_once_by_a_controller_of_its_key() {
-    let broker = Broker::start(&["--connection-timeout", "299s"]);
+    dispatch_to_a_crowd("written", &[]).await;
+}
+
+#[tokio::test]
+async fn every_true_of_a_crowd_is_proved_received() {
+    dispatch_to_a_crowd("received", &[]).await;
+}
+
+/// Many serving threads on few cores: what is decided on one is often seen late on another.
+#[tokio::test]
+async fn a_crowd_on_many_threads_is_served_the_same() {
+    dispatch_to_a_crowd("written", &["--threads", "8"]).await;
+}
+
+async fn dispatch_to_a_crowd(proof: &str, arguments: &[&str]) {
+    let broker = Broker::proving(proof, &[&["--connection-timeout", "299s"], arguments].concat());
     let receipts = Receipts::default();
     let mut controllers = JoinSet::new();
     for number in 0..CONTROLLERS {

@@ -199,3 +199,53 @@ async fn wrong_requests_get_a_problem_that_says_what_is_wrong() {
         assert_eq!(answer.problem(), kind, "{target} {headers}");
     }
 }
+
+#[tokio::test]
+async fn a_named_run_is_not_delivered_twice_when_its_supervisor_leaves_and_returns() {
+    let broker = Broker::start(&[]);
+    let mut other = wait(&broker, &get(POOL, "pilotlight-controller: other\r\n")).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut slow = Client::over(socket.connect(broker.public).await.unwrap());
+    slow.send(get(POOL, "pilotlight-controller: slow\r\n")).await;
+    broker.wait_for_waiters(2).await;
+    let run = post(POOL, "pilotlight-run: job-1\r\n", &vec![b'x'; 3_900_000]);
+    let mut impatient = broker.client().await;
+    impatient.send(&run).await;
+    broker.wait_for_waiters(1).await;
+    drop(impatient);
+    broker.wait_for_metric("pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}", 1).await;
+    let mut again = broker.client().await;
+    let (answer, received) = tokio::join!(again.ask(&run), slow.answer());
+    assert_eq!((answer.json()["controller"].as_str(), received.body.len()), (Some("slow"), 3_900_000));
+    assert!(other.is_held().await);
+}
+
+#[tokio::test]
+async fn a_wait_without_end_is_bounded_by_the_budget() {
+    let broker = Broker::start(&["--dispatch-budget", "100ms"]);
+    let answer = ask(&broker, post(&format!("{POOL}?wait=18446744073709551615s"), "", b"x")).await;
+    assert_eq!(answer.json()["reason"], "no_pool");
+}
+
+#[tokio::test]
+async fn a_wait_ends_at_once_when_the_broker_drains() {
+    let broker = Broker::start(&["--dispatch-budget", "20s"]);
+    let mut supervisor = broker.client().await;
+    supervisor.send(post(&format!("{POOL}?wait=20s"), "", b"x")).await;
+    assert!(supervisor.is_held().await);
+    broker.operate("POST", "/drain").await;
+    let begun = Instant::now();
+    assert_eq!(supervisor.answer().await.json()["reason"], "draining");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_runs_name_cannot_write_headers() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut native = wait(&broker, &get(&pool.path(), "")).await;
+    let (status, problem) = broker.post(&pool.body("run_1\r\nx-evil: 1")).await;
+    assert_eq!((status, problem["type"].as_str()), (400, Some("urn:pilotlight:problem:bad-body")));
+    assert!(native.is_held().await);
+}

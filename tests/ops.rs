@@ -183,3 +183,52 @@ async fn counters_conserve() {
     assert_eq!(value("waiters{transport=\"poll\"}").await, 0);
     assert!(broker.metric("process_resident_memory_bytes").await > 1_000_000);
 }
+
+#[tokio::test]
+async fn a_drain_says_goodbye_to_each_once_though_they_come_back_at_once() {
+    let broker = Broker::start(&["--drain-window", "2s"]);
+    let pool = Pool::small("d1");
+    let goodbyes = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut controllers = JoinSet::new();
+    for number in 0..50 {
+        let mut client = broker.held_poll(&pool, &format!("c{number}")).await;
+        let (public, pool, goodbyes) = (broker.public, pool.clone(), goodbyes.clone());
+        controllers.spawn(async move {
+            // As a real client does with a 307: it follows, to the same broker.
+            while client.answer().await.status == 307 {
+                goodbyes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                client = support::client::Client::connect(public).await;
+                client.send(pool.poll(&format!("c{number}"))).await;
+            }
+        });
+    }
+    broker.operate("POST", "/drain").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let said = goodbyes.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((20..=50).contains(&said), "{said} goodbyes to 50 controllers within the window");
+}
+
+#[tokio::test]
+async fn retire_ends_with_those_who_stand_and_not_with_those_who_return() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut controllers = JoinSet::new();
+    for number in 0..20 {
+        let mut client = broker.held_poll(&pool, &format!("c{number}")).await;
+        let (public, pool) = (broker.public, pool.clone());
+        controllers.spawn(async move {
+            loop {
+                client.answer().await;
+                client = support::client::Client::connect(public).await;
+                client.send(pool.poll(&format!("c{number}"))).await;
+            }
+        });
+    }
+    assert_eq!(broker.operate("POST", "/retire?deployment=d1").await.1, "{\"retired\":20}");
+    broker.wait_for_waiters(20).await;
+    assert_eq!(
+        broker.operate("POST", "/retire?deployment=d1&version=").await.0,
+        400,
+        "an empty value selects all"
+    );
+}
