@@ -8,6 +8,7 @@ mod message;
 mod native;
 mod problem;
 mod trigger;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use super::dispatch::{Count, Delivered, Order, Outcome, dispatch as deliver};
 use super::message::Message;
 use super::problem::Problem;
-use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single};
+use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single, wire};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::config::CAN_PROVE;
 use crate::exchange::{First, Seen};
@@ -24,17 +24,7 @@ const CONTROLLER: &str = "pilotlight-controller";
 const RUN: &str = "pilotlight-run";
 
 /// How a controller of this dialect is answered.
-static WIRE: Wire = Wire { head, goodbye };
-
-fn head(run: &Run, reusable: bool, head: &mut Vec<u8>) {
-    head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: ");
-    head.extend_from_slice(&run.content_type);
-    head.extend_from_slice(b"\r\ncontent-length: ");
-    head.extend_from_slice(itoa::Buffer::new().format(run.payload.len()).as_bytes());
-    head.extend_from_slice(b"\r\npilotlight-run: ");
-    head.extend_from_slice(run.id.as_bytes());
-    head.extend_from_slice(if reusable { b"\r\n\r\n" } else { b"\r\nconnection: close\r\n\r\n" });
-}
+static WIRE: Wire = Wire { head: |run, reusable, head| wire::head(run, reusable, true, head), goodbye };
 
 fn goodbye(farewell: Farewell) -> Goodbye {
     match farewell {

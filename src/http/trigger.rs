@@ -11,7 +11,7 @@ use hyper::{Request, StatusCode};
 use super::dispatch::{Count, Order, Outcome, dispatch as deliver};
 use super::message::Message;
 use super::problem::Problem;
-use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single};
+use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single, wire};
 use crate::auth::{self, MAX_TOKEN_BYTES};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::transport::{Farewell, Goodbye, Run, Wire};
@@ -29,15 +29,7 @@ const RETIRE_GUARD: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a stock controller is answered.
-static WIRE: Wire = Wire { head, goodbye };
-
-fn head(run: &Run, reusable: bool, head: &mut Vec<u8>) {
-    head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: ");
-    head.extend_from_slice(&run.content_type);
-    head.extend_from_slice(b"\r\ncontent-length: ");
-    head.extend_from_slice(itoa::Buffer::new().format(run.payload.len()).as_bytes());
-    head.extend_from_slice(if reusable { b"\r\n\r\n" } else { b"\r\nconnection: close\r\n\r\n" });
-}
+static WIRE: Wire = Wire { head: |run, reusable, head| wire::head(run, reusable, false, head), goodbye };
 
 /// Only two of a stock controller's ends have a status: elsewhere is 307, for good is 410. Any other would end it.
 fn goodbye(farewell: Farewell) -> Goodbye {

@@ -1,0 +1,16 @@
+//! Owns the head of the answer that carries a run, as both dialects write it.
+
+use crate::transport::Run;
+
+/// Appends the head. The answer is written by us, not by hyper, so it has only what a client needs.
+pub(super) fn head(run: &Run, reusable: bool, named: bool, head: &mut Vec<u8>) {
+    head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: ");
+    head.extend_from_slice(&run.content_type);
+    head.extend_from_slice(b"\r\ncontent-length: ");
+    head.extend_from_slice(itoa::Buffer::new().format(run.payload.len()).as_bytes());
+    if named {
+        head.extend_from_slice(b"\r\npilotlight-run: ");
+        head.extend_from_slice(run.id.as_bytes());
+    }
+    head.extend_from_slice(if reusable { b"\r\n\r\n" } else { b"\r\nconnection: close\r\n\r\n" });
+}
