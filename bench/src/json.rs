@@ -2,10 +2,11 @@
 //! message's own bytes.
 
 use std::hint::black_box;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use pilotlight::http::Message;
+
+use crate::say;
 
 const ROUNDS: usize = 21;
 const ROUND: Duration = Duration::from_millis(40);
@@ -97,9 +98,4 @@ fn end_of_string(rest: &[u8]) -> usize {
         at += 1;
     }
     rest.len()
-}
-
-pub(crate) fn say(text: &str) {
-    // A reader that has gone away is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
