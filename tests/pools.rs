@@ -409,14 +409,32 @@ fn a_sign_of_life_or_time_clears_a_machine() {
         "park living d/1/1/1 on n => parked
          park a d/1/1/1 on m => parked
          suspect m
-         review a => some suspect
+         review => some suspect
          offer d/1/1/1 => living
          park living d/1/1/1 on n => parked
-         review => some suspect
          review a => none suspect
+         park newest d/1/1/1 on n => parked
          suspect m
+         offer d/1/1/1 => newest
          at 61s
          review => none suspect",
+    );
+}
+
+#[test]
+fn the_cleared_are_not_stuck_behind_those_that_are_still_suspect() {
+    check(
+        "park old d/1/1/1 on b => parked
+         park other d/1/1/1 on c => parked
+         park new d/1/1/1 on a => parked
+         suspect a
+         suspect b
+         offer d/1/1/1 => other
+         trust b
+         park later d/1/1/1 on c => parked
+         offer d/1/1/1 => later
+         offer d/1/1/1 => old
+         offer d/1/1/1 => new",
     );
 }
 

@@ -35,9 +35,8 @@ struct Model {
     draining: bool,
     waiters: Vec<Waiter>,
     emptied: Vec<(Key, Moment)>,
-    /// Machines that are suspect, and since when. Who was ever set aside may take a turn out of order later on.
+    /// Machines that are suspect, and since when.
     suspects: Vec<(u64, Moment)>,
-    set_aside: Vec<u64>,
 }
 
 impl Model {
@@ -70,22 +69,16 @@ impl Model {
             .any(|(machine, since)| *machine == waiter.machine && now.since(*since) < MOMENTS_AGO)
     }
 
-    /// Who may be matched: the first in order, or anybody that was set aside if no trusted one is left.
-    fn candidates(&mut self, key: &Key, is_message: bool, now: Moment) -> Vec<u64> {
-        let fits = |w: &Waiter| w.key == *key && !w.late && (is_message || w.accepts == Accepts::Anything);
-        let mut in_order: Vec<Waiter> = self.waiters.iter().filter(|w| fits(w)).cloned().collect();
-        if self.pick == Pick::Newest {
-            in_order.reverse();
-        }
-        let ready = |w: &Waiter| w.offer_until > now;
+    /// Who may be matched: the first of the trusted by age, or any suspect if no trusted one is left.
+    fn candidates(&self, key: &Key, is_message: bool, now: Moment) -> Vec<u64> {
+        let fits = |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == Accepts::Anything);
+        let ready = |w: &&Waiter| w.offer_until > now;
         let (suspect, trusted): (Vec<_>, Vec<_>) =
-            in_order.into_iter().partition(|w| self.is_suspect(w, now) || self.set_aside.contains(&w.name));
-        let may_pass: Vec<u64> =
-            suspect.iter().filter(|w| !self.is_suspect(w, now) && ready(w)).map(|w| w.name).collect();
-        let first = trusted.iter().find(|w| ready(w)).map(|w| w.name);
+            self.waiters.iter().filter(fits).filter(ready).partition(|w| self.is_suspect(w, now));
+        let first = if self.pick == Pick::Newest { trusted.last() } else { trusted.first() };
         match first {
-            Some(first) => [vec![first], may_pass].concat(),
-            None => suspect.into_iter().filter(ready).map(|w| w.name).collect(),
+            Some(first) => vec![first.name],
+            None => suspect.into_iter().map(|w| w.name).collect(),
         }
     }
 
@@ -148,7 +141,6 @@ impl Walk {
             waiters: Vec::new(),
             emptied: Vec::new(),
             suspects: Vec::new(),
-            set_aside: Vec::new(),
         };
         Self { rng, broker: Broker::new(limits, pick), model, now: Moment::default(), names: 0 }
     }
@@ -229,6 +221,7 @@ impl Walk {
         let key = self.key();
         let is_message = self.rng.u32(..4) > 0;
         let (now, draining) = (self.now, self.model.draining);
+        self.broker.review_suspects(now, |_, _| false);
         let candidates = if draining { Vec::new() } else { self.model.candidates(&key, is_message, now) };
         match self.broker.offer(&Ask { key: key.as_ref(), is_message }, now) {
             Offer::Matched(taken) => {
@@ -248,15 +241,6 @@ impl Walk {
                 self.check_miss(&key, is_message, miss);
             }
         }
-        // Who was suspect during an offer may have been set aside.
-        let suspects: Vec<u64> = self
-            .model
-            .waiters
-            .iter()
-            .filter(|w| w.key == key && self.model.is_suspect(w, now))
-            .map(|w| w.name)
-            .collect();
-        self.model.set_aside.extend(suspects);
     }
 
     fn check_miss(&mut self, key: &Key, is_message: bool, miss: Miss) {

@@ -159,7 +159,7 @@ impl<W> Broker<W> {
         let Some(pool) = self.find_pool(hash, ask.key) else {
             return Offer::Cold(self.kin.miss(&self.hasher, ask.key, hash, now));
         };
-        while let Some(at) = self.next_of(pool, ask.is_message, now) {
+        while let Some(at) = self.next_of(pool, ask.is_message) {
             if self.waiters[at as usize].offer_until <= now {
                 // It stands until its deadline, but is offered nothing any more.
                 self.pools[pool as usize].reshelve(&mut self.waiters, at, Shelf::Late);
@@ -179,28 +179,18 @@ impl<W> Broker<W> {
     }
 
     /// The next waiter to try: the trusted by age, then the suspects.
-    fn next_of(&mut self, pool: u32, is_message: bool, now: Moment) -> Option<u32> {
-        loop {
-            let room = &self.pools[pool as usize];
-            let trusted = room.pick(&self.waiters, self.pick, is_message);
-            let suspect = room.pick_suspect(&self.waiters, self.pick, is_message);
-            let is_suspect = |at: u32| self.suspects.contains(self.waiters[at as usize].machine, now);
-            match (trusted, suspect) {
-                (Some(at), _) if is_suspect(at) => {
-                    let Waiter { machine, shelf, serial, .. } = self.waiters[at as usize];
-                    self.suspects.passed_over(machine, WaiterId { slot: at, serial });
-                    self.pools[pool as usize].reshelve(&mut self.waiters, at, shelf.suspect());
-                }
-                // A suspect whose machine was cleared takes its turn by age again.
-                (Some(at), Some(other)) if !is_suspect(other) => return Some(self.sooner(at, other)),
-                (trusted, suspect) => return trusted.or(suspect),
+    fn next_of(&mut self, pool: u32, is_message: bool) -> Option<u32> {
+        let Self { waiters, suspects, .. } = self;
+        let room = &mut self.pools[pool as usize];
+        room.readmit(waiters, suspects.cleared(), |machine| !suspects.contains(machine));
+        while let Some(at) = room.pick(waiters, self.pick, is_message) {
+            let Waiter { machine, shelf, .. } = waiters[at as usize];
+            if !suspects.contains(machine) {
+                return Some(at);
             }
+            room.reshelve(waiters, at, shelf.suspect());
         }
-    }
-
-    fn sooner(&self, one: u32, other: u32) -> u32 {
-        let is_newer = self.waiters[one as usize].serial > self.waiters[other as usize].serial;
-        if is_newer == (self.pick == Pick::Newest) { one } else { other }
+        room.pick_suspect(waiters, self.pick, is_message)
     }
 
     /// A machine did not prove the run it was offered: its waiters are offered runs last.
@@ -215,15 +205,12 @@ impl<W> Broker<W> {
     }
 
     /// Clears suspects of which a waiter `shows_life` since they became suspect, and those of long ago. Returns
-    /// whether any is left.
+    /// whether any is left. Costs O(waiters), and nothing while nobody is suspect.
     pub fn review_suspects(&mut self, now: Moment, shows_life: impl Fn(&W, Duration) -> bool) -> bool {
         let now = self.observe(now);
-        let Self { suspects, waiters, .. } = self;
-        suspects.review(now, |id, ago| {
-            let sample = waiters.get(id.slot as usize).filter(|waiter| waiter.serial == id.serial);
-            sample.is_some_and(|waiter| shows_life(&waiter.waiter, ago))
-        });
-        !suspects.is_empty()
+        let waiters = self.waiters.iter().map(|(_, waiter)| (waiter.machine, &waiter.waiter));
+        self.suspects.review(now, waiters, shows_life);
+        !self.suspects.is_empty()
     }
 
     /// Takes out waiters whose deadline has come, `most` at a time.

@@ -3,7 +3,7 @@
 use slab::Slab;
 
 use super::chain::{Chain, Kind};
-use super::{Accepts, Key, Pick, Waiter};
+use super::{Accepts, Key, Machine, Pick, Waiter};
 
 /// Where a waiter stands in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +46,13 @@ pub(super) struct Pool {
     pub(super) key: Key,
     shelves: [Chain; 5],
     len: usize,
+    /// How often machines had been cleared when this pool's suspects were last looked through.
+    cleared: u64,
 }
 
 impl Pool {
     pub(super) fn new(hash: u64, key: Key) -> Self {
-        Self { hash, key, shelves: [Chain::new(Kind::Pool); 5], len: 0 }
+        Self { hash, key, shelves: [Chain::new(Kind::Pool); 5], len: 0, cleared: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -81,6 +83,33 @@ impl Pool {
             shelf.push_back(waiters, at);
         } else {
             shelf.push_front(waiters, at);
+        }
+    }
+
+    /// Takes waiters of machines that are suspect no more back among the trusted, in the order of age. Costs nothing
+    /// unless a machine was cleared since the last look, or nobody is set aside.
+    pub(super) fn readmit<W>(
+        &mut self,
+        waiters: &mut Slab<Waiter<W>>,
+        cleared: u64,
+        is_trusted: impl Fn(Machine) -> bool,
+    ) {
+        if std::mem::replace(&mut self.cleared, cleared) == cleared {
+            return;
+        }
+        for to in [Shelf::Message, Shelf::Anything] {
+            let set_aside = self.shelf(to.suspect()).iter(waiters);
+            let back: Vec<u32> = set_aside.filter(|&at| is_trusted(waiters[at as usize].machine)).collect();
+            if back.is_empty() {
+                continue;
+            }
+            let mut all: Vec<u32> = self.shelf(to).iter(waiters).chain(back).collect();
+            all.sort_unstable_by_key(|&at| waiters[at as usize].serial);
+            for at in all {
+                self.shelves[waiters[at as usize].shelf as usize].remove(waiters, at);
+                waiters[at as usize].shelf = to;
+                self.shelves[to as usize].push_back(waiters, at);
+            }
         }
     }
 

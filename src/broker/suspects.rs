@@ -6,12 +6,14 @@ use std::time::Duration;
 use ahash::RandomState;
 use hashbrown::HashMap;
 
-use super::{Moment, WaiterId};
+use super::Moment;
 
 /// By then every waiter of a machine that is really dead has ended by keepalive.
 const SUSPECTED_FOR: Duration = Duration::from_secs(60);
 /// So many are remembered; of more, the surplus is trusted.
 const REMEMBERED: usize = 1024;
+/// So many of a machine's waiters are asked for a sign of life at each review.
+const ASKED: u32 = 3;
 
 /// A machine by two names, each enough to recognise it: fingerprints of its address and of what it calls itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,53 +30,61 @@ impl Machine {
     }
 }
 
-struct Suspicion {
-    since: Moment,
-    /// A waiter of the machine that was passed over: a sign of life from it clears the machine.
-    sample: Option<WaiterId>,
-}
-
+/// Machines by name, and since when.
 #[derive(Default)]
-pub(super) struct Suspects(HashMap<u64, Suspicion, RandomState>);
+pub(super) struct Suspects {
+    since: HashMap<u64, Moment, RandomState>,
+    /// Counts the times that a machine was cleared: pools that were looked through since are up to date.
+    cleared: u64,
+}
 
 impl Suspects {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.since.is_empty()
+    }
+
+    pub(super) fn cleared(&self) -> u64 {
+        self.cleared
     }
 
     pub(super) fn suspect(&mut self, machine: Machine, now: Moment) {
         for name in machine.names() {
-            if self.0.len() < REMEMBERED || self.0.contains_key(&name) {
-                self.0.insert(name, Suspicion { since: now, sample: None });
+            if self.since.len() < REMEMBERED || self.since.contains_key(&name) {
+                self.since.insert(name, now);
             }
         }
     }
 
     pub(super) fn trust(&mut self, machine: Machine) {
         for name in machine.names() {
-            self.0.remove(&name);
+            self.cleared += u64::from(self.since.remove(&name).is_some());
         }
     }
 
-    pub(super) fn contains(&self, machine: Machine, now: Moment) -> bool {
-        let suspected = |name| self.0.get(&name).is_some_and(|s| now.since(s.since) < SUSPECTED_FOR);
-        !self.is_empty() && machine.names().any(suspected)
+    pub(super) fn contains(&self, machine: Machine) -> bool {
+        !self.is_empty() && machine.names().any(|name| self.since.contains_key(&name))
     }
 
-    /// A waiter of a suspect machine was passed over.
-    pub(super) fn passed_over(&mut self, machine: Machine, waiter: WaiterId) {
-        for name in machine.names() {
-            if let Some(suspicion) = self.0.get_mut(&name) {
-                suspicion.sample = Some(waiter);
+    /// Clears those of long ago, and those of which a waiter shows life since they became suspect.
+    pub(super) fn review<'a, W: 'a>(
+        &mut self,
+        now: Moment,
+        waiters: impl Iterator<Item = (Machine, &'a W)>,
+        shows_life: impl Fn(&W, Duration) -> bool,
+    ) {
+        let before = self.since.len();
+        self.since.retain(|_, since| now.since(*since) < SUSPECTED_FOR);
+        let mut asked: HashMap<u64, u32, RandomState> = HashMap::default();
+        for (machine, waiter) in waiters {
+            for name in machine.names() {
+                let Some(&since) = self.since.get(&name) else { continue };
+                let asked = asked.entry(name).or_default();
+                *asked += 1;
+                if *asked <= ASKED && shows_life(waiter, now.since(since)) {
+                    self.since.remove(&name);
+                }
             }
         }
-    }
-
-    /// Forgets the old ones, and those whose sample `shows_life` since it became suspect so long ago.
-    pub(super) fn review(&mut self, now: Moment, mut shows_life: impl FnMut(WaiterId, Duration) -> bool) {
-        self.0.retain(|_, suspicion| {
-            let ago = now.since(suspicion.since);
-            ago < SUSPECTED_FOR && !suspicion.sample.is_some_and(|sample| shows_life(sample, ago))
-        });
+        self.cleared += u64::from(self.since.len() < before);
     }
 }

@@ -65,7 +65,7 @@ impl<W> Broker<W> {
                 origin: waiter.origin,
                 held: now.since(waiter.since),
                 late: waiter.shelf == Shelf::Late || waiter.offer_until <= now,
-                suspect: self.suspects.contains(waiter.machine, now),
+                suspect: self.suspects.contains(waiter.machine),
             })
         })
     }

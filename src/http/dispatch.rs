@@ -17,6 +17,11 @@ use crate::transport::{Delivery, Demand, Run, Waiter};
 /// So many offers may follow the first that was sent and not proved.
 const REDELIVERIES: u32 = 2;
 
+/// An acknowledgement may usually take so long.
+const USUAL_ACK: Duration = Duration::from_millis(250);
+/// The last look after a wait comes a little late.
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
 /// A valid run and what its supervisor allows.
 pub(super) struct Order<'a> {
     pub(super) key: KeyRef<'a>,
@@ -57,13 +62,18 @@ pub(super) struct Hit {
 /// A supervisor that leaves before the match claims nobody; after it, the offer under way is finished.
 pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcome {
     let until = order.until;
+    // An offer that could not be proved any more would take a waiter and a run for nothing.
+    let last_offer = until.checked_sub(reserve(front, order.proof)).unwrap_or(until);
     // The hope stands before the first look: whoever parks in between is not missed.
     let mut hope = (!order.wait.is_zero()).then(|| front.exchange.hope(order.key));
-    let wait_until = (Instant::now() + order.wait.min(front.terms.dispatch_budget)).min(until);
+    let wait_until = (Instant::now() + order.wait.min(front.terms.dispatch_budget)).min(last_offer);
     let ask = Ask { key: order.key, is_message: order.is_message };
     let demand = Demand { proof: order.proof, fin: front.terms.proof_timeout, until };
     let (mut offers, mut unproven) = (0, 0);
     loop {
+        if hope.is_none() && Instant::now() > last_offer + LAST_LOOK {
+            return Outcome { offers, result: Err(Miss::Undelivered) };
+        }
         let taken = match front.exchange.offer(&ask) {
             Offer::Matched(taken) => taken,
             Offer::Cold(miss) if may_pass(miss) && hope.is_some() => {
@@ -76,13 +86,8 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
             }
         };
         offers += 1;
-        let attempt = Attempt {
-            front: front.clone(),
-            run: order.run.clone(),
-            demand,
-            offers,
-            first: order.first.take(),
-        };
+        let (run, first) = (order.run.clone(), order.first.take());
+        let attempt = Attempt { front: front.clone(), run, demand, offers, is_again: unproven > 0, first };
         let delivery = match Finished::new(attempt.offer(taken)).await {
             Ok(hit) => return Outcome { offers, result: Ok(hit) },
             Err((delivery, first)) => {
@@ -94,13 +99,20 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
             return Outcome { offers, result: Err(Miss::Unknown) };
         }
         unproven += u32::from(delivery.verdict != Verdict::Gone);
-        if unproven > REDELIVERIES || Instant::now() >= until {
+        if unproven > REDELIVERIES {
             return Outcome { offers, result: Err(Miss::Undelivered) };
         }
-        if unproven > 0 {
-            front.metrics.redelivered();
-        }
     }
+}
+
+/// What must be left of the budget for an offer: time for its proof, but never more than half of the whole.
+fn reserve(front: &Front, proof: Proof) -> Duration {
+    let needed = match proof {
+        Proof::Written => Duration::ZERO,
+        Proof::Acked => USUAL_ACK,
+        Proof::Received | Proof::Hop => USUAL_ACK + front.terms.proof_timeout,
+    };
+    needed.min(front.terms.dispatch_budget / 2)
 }
 
 /// One offer with everything it needs, so that it can outlive its POST.
@@ -109,6 +121,8 @@ struct Attempt {
     run: Arc<Run>,
     demand: Demand,
     offers: u32,
+    /// An earlier offer of the same run was sent and not proved.
+    is_again: bool,
     first: Option<First<Delivered>>,
 }
 
@@ -121,6 +135,9 @@ impl Attempt {
         let matched = Instant::now();
         let delivery = waiter.offer(&self.run, self.demand).await;
         self.front.metrics.offered(delivery.verdict, matched.elapsed());
+        if self.is_again && delivery.verdict != Verdict::Gone {
+            self.front.metrics.redelivered();
+        }
         match delivery.verdict {
             Verdict::Received | Verdict::Hop | Verdict::Acked => self.front.exchange.trust(machine),
             Verdict::Unacked | Verdict::Lost => self.front.exchange.suspect(machine),

@@ -75,9 +75,14 @@ impl Connection {
         }
     }
 
-    /// The same for a second one who waits, beside the hold.
-    pub(super) async fn stirred(&self) {
-        while self.stream.readable().await.is_ok() && self.look_or_rest().is_err() {}
+    /// The same for a second one who waits, beside the hold. False if nothing can be waited for any more.
+    pub(super) async fn stirred(&self) -> bool {
+        while self.stream.readable().await.is_ok() {
+            if self.look_or_rest().is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Runs inside `try_io` so that quiet clears the readiness, and the next wait sleeps.

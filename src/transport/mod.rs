@@ -52,7 +52,7 @@ pub struct Demand {
 pub struct Delivery {
     /// What is known of it.
     pub verdict: Verdict,
-    /// No byte reached the peer's kernel, so the run may go to another waiter whatever the rules on redelivery.
+    /// No byte was sent, so the run may go to another waiter whatever the rules on redelivery.
     pub untouched: bool,
 }
 

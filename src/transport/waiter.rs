@@ -10,7 +10,7 @@ use super::{Connection, Delivery, Demand, Farewell, Run, Wire};
 use crate::metrics::{Proof, Verdict};
 
 /// A run larger than the kernel's buffers must be taken off them within this time.
-const WRITE_TIME: Duration = Duration::from_secs(1);
+const WRITE_TIME: Duration = Duration::from_millis(500);
 
 /// A held poll, as the exchange keeps it. Dropped without an ending, it closes its connection.
 pub struct Waiter {
@@ -33,7 +33,7 @@ impl Waiter {
     /// Hands over a run and proves it as far as is demanded, in time.
     ///
     /// The caller's task does the work: waking the waiter's own task would double the latency. After any verdict
-    /// but a proof, the connection has been reset: nothing of the run is on its way any more.
+    /// but a proof, the connection has been reset: nothing more of the run is sent.
     pub async fn offer(mut self, run: &Run, demand: Demand) -> Delivery {
         if self.connection.look() != End::Open {
             return Delivery::untouched(Verdict::Gone);
@@ -48,8 +48,12 @@ impl Waiter {
         if sent < whole {
             let by = demand.until.min(Instant::now() + WRITE_TIME).into();
             let rest = self.write_rest(&head, run, &mut sent);
-            if !tokio::time::timeout_at(by, rest).await.unwrap_or(false) {
-                return self.give_up(Verdict::Lost, sent);
+            match tokio::time::timeout_at(by, rest).await {
+                Ok(true) => {}
+                Ok(false) => return self.give_up(Verdict::Lost, sent),
+                // Its kernel took some and then no more: the process does not read. Else nobody is there.
+                Err(_) if self.connection.unacked() < sent => return self.give_up(Verdict::Frozen, sent),
+                Err(_) => return self.give_up(Verdict::Unacked, sent),
             }
         }
         let verdict = match demand.proof {
@@ -107,20 +111,21 @@ impl Waiter {
                 Step::LookLater(at) => (at, false),
             };
             let at = at.min(demand.until).into();
-            if readable_is_news {
-                // Whichever comes first, the next look tells.
-                let _ = tokio::time::timeout_at(at, self.connection.stirred()).await;
-            } else {
-                tokio::time::sleep_until(at).await;
-            }
+            let stirred = async {
+                if !readable_is_news || !self.connection.stirred().await {
+                    std::future::pending::<()>().await;
+                }
+            };
+            // Whichever comes first, the next look tells.
+            let _ = tokio::time::timeout_at(at, stirred).await;
         }
     }
 
-    /// The reset comes before anything else: a run that is offered again must not arrive late as well.
+    /// The reset comes before anything else: it stops retransmissions, so that a run which is offered again does not
+    /// arrive late as well. What the peer's kernel has acknowledged already, its process may still read.
     fn give_up(&self, verdict: Verdict, sent: usize) -> Delivery {
-        let untouched = verdict == Verdict::Lost && self.connection.unacked() >= sent;
         self.connection.reset();
-        Delivery { verdict, untouched }
+        Delivery { verdict, untouched: sent == 0 }
     }
 
     /// Writes on as the peer reads; false if the connection broke.

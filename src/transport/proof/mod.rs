@@ -17,6 +17,9 @@ use crate::metrics::{Proof, Verdict};
 
 /// An end that came before the acknowledgement may yet turn out to be a reset.
 const HALF_CLOSED: Duration = Duration::from_millis(200);
+/// A delayed acknowledgement comes within the one; with the other, two more waiters fit into a POST's budget.
+const SHORTEST_ACK: Duration = Duration::from_millis(250);
+const LONGEST_ACK: Duration = Duration::from_secs(1);
 /// Without an event the socket is looked at again after this time, then after twice as long, and so on. An
 /// acknowledgement makes no event; an end does.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -67,8 +70,7 @@ pub(super) struct Patience {
 impl Patience {
     /// Four round trips and a delayed acknowledgement must fit.
     pub(super) fn new(round_trip: Duration, fin: Duration) -> Self {
-        let ack = (4 * round_trip + Duration::from_millis(200))
-            .clamp(Duration::from_millis(250), Duration::from_secs(1));
+        let ack = (4 * round_trip + Duration::from_millis(200)).clamp(SHORTEST_ACK, LONGEST_ACK);
         Self { ack, fin }
     }
 }
@@ -120,10 +122,9 @@ impl Proving {
         if all_acked && self.wanted != Proof::Received {
             return Step::Done(Verdict::Acked);
         }
-        let (until, verdict) = match self.acked {
-            Some(acked) => (acked + self.patience.fin, Verdict::Frozen),
-            None => (self.unacked.1 + self.patience.ack, Verdict::Unacked),
-        };
+        let silent = (self.unacked.1 + self.patience.ack).min(self.written + LONGEST_ACK);
+        let frozen = self.acked.map(|acked| (acked + self.patience.fin, Verdict::Frozen));
+        let (until, verdict) = frozen.unwrap_or((silent, Verdict::Unacked));
         match sight.end {
             _ if now >= until => Step::Done(verdict),
             End::Talking => Step::LookLater(self.next(now, until)),
