@@ -128,3 +128,21 @@ async fn a_delivery_is_finished_when_its_supervisor_leaves() {
     assert!(controller.answer().await.body == message.as_bytes());
     assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"written\"}").await, 1);
 }
+
+#[tokio::test]
+async fn two_deaf_controllers_leave_time_for_a_third() {
+    let broker = Broker::proving("received", &[]);
+    let pool = Pool::small("d1");
+    let mut alive = broker.held_poll(&pool, "alive").await;
+    let _deaf = [deaf_poll(&broker, &pool, "deaf_1").await, deaf_poll(&broker, &pool, "deaf_2").await];
+    let (body, message) = large_body(&pool, "r");
+    let (posted, run) = tokio::join!(broker.post(&body), alive.answer());
+    assert_eq!((&posted.1["proof"], &posted.1["offers"]), (&"received".into(), &3.into()), "{}", posted.1);
+    assert!(run.body == message.as_bytes());
+    assert_eq!(
+        broker.metric("pilotlight_offers_total{verdict=\"frozen\"}").await,
+        2,
+        "their kernels took a part"
+    );
+    assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 2);
+}

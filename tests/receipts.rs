@@ -189,6 +189,39 @@ async fn a_native_run_chooses_its_proof_and_says_unknown_when_in_doubt() {
 }
 
 #[tokio::test]
+async fn a_reset_leaves_a_native_run_unknown_and_goes_to_nobody_else() {
+    let broker = Broker::proving("received", &[]);
+    let pool = Pool::small("d1");
+    let mut other = broker.held_poll(&pool, "other").await;
+    let rude = broker.held_poll(&pool, "rude").await;
+    let reading = async {
+        // Less than the whole, so that the client does not end politely by itself.
+        rude.stream.readable().await.unwrap();
+        rude.stream.set_zero_linger().unwrap();
+        drop(rude);
+    };
+    let request = post(&pool.path(), &pool.message("run_1").to_string());
+    let mut supervisor = broker.client().await;
+    let (answer, ()) = tokio::join!(supervisor.ask(request), reading);
+    assert_eq!(answer.json()["reason"], "unknown");
+    assert!(other.is_held().await, "it may have been read: nobody else gets a byte");
+}
+
+#[tokio::test]
+async fn an_offer_that_could_not_be_proved_in_time_is_not_made() {
+    let broker = Broker::proving("received", &[]);
+    let pool = Pool::small("d1");
+    let mut supervisor = broker.client().await;
+    let message = pool.message("run_1").to_string();
+    supervisor.send(post(&format!("{}?wait=2s", pool.path()), &message)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut late = broker.held_poll(&pool, "late").await;
+    assert_eq!(supervisor.answer().await.json()["reason"], "no_pool");
+    assert!(late.is_held().await);
+    assert_eq!(broker.waiters("").await, 1);
+}
+
+#[tokio::test]
 async fn a_thousand_unproven_deliveries_hold_up_nobody() {
     let broker = Broker::proving("received", &["--proof-timeout", "1500ms"]);
     let mut deaf = Vec::new();
