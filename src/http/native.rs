@@ -53,9 +53,8 @@ struct Query {
 impl Query {
     fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
         let mut parsed = Self::default();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if !known.contains(&name) {
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if !known.contains(&&*name) {
                 let known = known.join(", ");
                 return Err(Problem::bad_parameter(
                     "The query",
@@ -63,18 +62,18 @@ impl Query {
                 ));
             }
             let duration = |what| {
-                humantime::parse_duration(value)
+                humantime::parse_duration(&value)
                     .map(Some)
                     .map_err(|_| Problem::bad_parameter(what, "is not a duration such as 200ms or 30s"))
             };
-            match name {
+            match &*name {
                 "timeout" => parsed.timeout = duration("timeout")?,
                 "wait" => parsed.wait = duration("wait")?,
                 "redeliver" => {
                     let bad = || Problem::bad_parameter("redeliver", "is neither true nor false");
                     parsed.redeliver = Some(value.parse().map_err(|_| bad())?);
                 }
-                _ => parsed.proof = Some(proof(value)?),
+                _ => parsed.proof = Some(proof(&value)?),
             }
         }
         Ok(parsed)
