@@ -70,22 +70,26 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
     let ask = Ask { key: order.key, is_message: order.is_message };
     let demand = Demand { proof: order.proof, fin: front.terms.proof_timeout, until };
     let (mut offers, mut unproven) = (0, 0);
+    let mut last_miss = Miss::Undelivered;
     loop {
-        if hope.is_none() && Instant::now() > last_offer + LAST_LOOK {
-            return Outcome { offers, result: Err(Miss::Undelivered) };
+        if Instant::now() > last_offer + LAST_LOOK {
+            return Outcome { offers, result: Err(last_miss) };
         }
         let taken = match front.exchange.offer(&ask) {
             Offer::Matched(taken) => taken,
-            Offer::Cold(miss) if may_pass(miss) && hope.is_some() => {
+            Offer::Cold(miss) => {
+                if offers == 0 {
+                    last_miss = miss;
+                }
+                if !may_pass(miss) || hope.is_none() {
+                    return Outcome { offers, result: Err(last_miss) };
+                }
                 wait_for_one(&mut hope, wait_until).await;
                 continue;
             }
-            Offer::Cold(miss) => {
-                let miss = if offers == 0 { miss } else { Miss::Undelivered };
-                return Outcome { offers, result: Err(miss) };
-            }
         };
         offers += 1;
+        last_miss = Miss::Undelivered;
         let (run, first) = (order.run.clone(), order.first.take());
         let attempt = Attempt { front: front.clone(), run, demand, offers, is_again: unproven > 0, first };
         let delivery = match Finished::new(attempt.offer(taken)).await {
