@@ -1,0 +1,3 @@
+module pilotlight/peers
+
+go 1.19
