@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::Request;
 use hyper::body::{Body, Incoming};
-use hyper::header;
 
+use super::head::Head;
 use super::problem::Problem;
 
 /// The whole body must arrive within this time.
@@ -15,12 +14,24 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// A poll's body is read and thrown away up to this size, so that the next request is found behind it.
 const POLL_BODY_BYTES: usize = 1024;
 
+/// A body, as far as it is there.
+pub(super) enum Source {
+    /// It came with its head.
+    Whole(Bytes),
+    /// hyper reads it.
+    Stream(Incoming),
+}
+
 /// Reads a POST's body. A body that came with its head is not copied at all.
-pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Problem> {
-    if request.headers().contains_key(header::CONTENT_ENCODING) {
+pub(super) async fn read(head: &Head<'_>, body: Source, limit: usize) -> Result<Bytes, Problem> {
+    if head.fields.has("content-encoding") {
         return Err(Problem::encoded_body().closing());
     }
-    let body = request.into_body();
+    let body = match body {
+        Source::Whole(body) if body.len() > limit => return Err(Problem::body_too_large(limit)),
+        Source::Whole(body) => return Ok(body),
+        Source::Stream(body) => body,
+    };
     if body.size_hint().lower() > limit as u64 {
         return Err(Problem::body_too_large(limit));
     }
@@ -34,13 +45,13 @@ pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Byt
     }
 }
 
-/// Takes a poll's body out of the way; false if it is too large or too slow for that. The request is dropped
-/// here, before the wait: its headers pin 8 KiB.
-pub(super) async fn discard(request: Request<Incoming>) -> bool {
-    let body = request.into_body();
-    if body.is_end_stream() {
-        return true;
-    }
+/// Takes a poll's body out of the way; false if it is too large or too slow for that.
+pub(super) async fn discard(body: Source) -> bool {
+    let body = match body {
+        Source::Whole(_) => return true,
+        Source::Stream(body) if body.is_end_stream() => return true,
+        Source::Stream(body) => body,
+    };
     let read = Limited::new(body, POLL_BODY_BYTES).collect();
     matches!(tokio::time::timeout(BODY_TIME, read).await, Ok(Ok(_)))
 }

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use hyper::header::{self, HeaderMap};
 use ipnet::IpNet;
+
+use super::head::Fields;
 
 /// Any of these headers was put there by a proxy.
 const MARKS: [&str; 3] = ["via", "forwarded", "x-forwarded-for"];
@@ -20,25 +21,29 @@ pub(super) struct From {
 
 impl From {
     /// Any proxy's mark is taken as a sign of one; only a known proxy is believed about the client's address.
-    pub(super) fn read(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Self {
+    pub(super) fn read(proxies: &[IpNet], peer: IpAddr, fields: Fields<'_>) -> Self {
         if !proxies.iter().any(|net| net.contains(&peer)) {
-            return Self { origin: peer, through_proxy: headers.keys().any(is_mark) };
+            return Self { origin: peer, through_proxy: fields.any_name(is_mark) };
         }
         // The last entry is the one that the proxy itself has added.
-        let last = headers.get_all("x-forwarded-for").iter().next_back();
-        let last = last.and_then(|value| value.to_str().ok()).and_then(|list| list.rsplit(',').next());
+        let last = fields.values("x-forwarded-for").last();
+        let last =
+            last.and_then(|value| std::str::from_utf8(value).ok()).and_then(|list| list.rsplit(',').next());
         let origin = last.and_then(|address| address.trim().parse().ok()).unwrap_or(peer);
         Self { origin, through_proxy: true }
     }
 }
 
-fn is_mark(name: &header::HeaderName) -> bool {
-    let name = name.as_str();
-    MARKS.contains(&name) || MARK_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+fn is_mark(name: &str) -> bool {
+    let begins =
+        |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    MARKS.iter().any(|mark| name.eq_ignore_ascii_case(mark)) || MARK_PREFIXES.iter().any(begins)
 }
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderMap;
+
     use super::*;
 
     fn check(proxies: &[&str], headers: &[(&'static str, &str)], origin: &str, through_proxy: bool) {
@@ -47,7 +52,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        let from = From::read(&proxies, [10, 0, 0, 1].into(), &map);
+        let from = From::read(&proxies, [10, 0, 0, 1].into(), Fields::Map(&map));
         assert_eq!(from, From { origin: origin.parse().unwrap(), through_proxy }, "{headers:?}");
     }
 

@@ -4,32 +4,35 @@ mod body;
 mod connection;
 mod dispatch;
 mod from;
+mod head;
 mod message;
 mod native;
 mod problem;
+mod quick;
+mod reply;
 mod trigger;
 mod wire;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::Method;
 use ipnet::IpNet;
 
 use crate::broker::{Accepts, Key, Machine};
 use crate::exchange::Repeats;
 use crate::metrics::{Listener, Metrics, Proof, Route};
-use crate::transport::{Connection, Exchange, Wire};
+use crate::transport::{Exchange, Wire};
 
+use body::Source;
 pub use connection::serve;
 use from::From;
+use head::Head;
 pub use message::{Message, MessageError};
 pub use problem::Problem;
+pub use reply::Reply;
 
 /// The longest accepted request target, in bytes.
 const MAX_TARGET_BYTES: usize = 2048;
@@ -79,9 +82,6 @@ impl Front {
     }
 }
 
-/// An answer with its whole body.
-pub type Reply = Response<Full<Bytes>>;
-
 /// What becomes of a request.
 enum Answer {
     /// It is answered now.
@@ -114,14 +114,15 @@ struct Wait {
 async fn serve_request(
     front: &Arc<Front>,
     listener: Listener,
-    connection: &Connection,
-    request: Request<Incoming>,
+    peer: IpAddr,
+    head: Head<'_>,
+    body: Source,
 ) -> Answer {
-    let (route, answer) = route(front, listener, connection, request).await;
+    let (route, answer) = route(front, listener, peer, head, body).await;
     let is_poll = matches!(route, Route::Poll | Route::NativePoll);
     match &answer {
         Answer::Reply(reply) => {
-            front.metrics.answered(route, reply.status().as_u16());
+            front.metrics.answered(route, reply.status.as_u16());
             if is_poll {
                 front.metrics.poll_refused();
             }
@@ -136,15 +137,15 @@ async fn serve_request(
 async fn route(
     front: &Arc<Front>,
     listener: Listener,
-    connection: &Connection,
-    request: Request<Incoming>,
+    peer: IpAddr,
+    head: Head<'_>,
+    body: Source,
 ) -> (Route, Answer) {
-    let from = From::read(&front.terms.proxies, connection.origin(), request.headers());
+    let from = From::read(&front.terms.proxies, peer, head.fields);
     let dispatches = listener == Listener::Dispatch || !front.terms.separate_dispatch;
     let polls = listener == Listener::Public;
-    let path = request.uri().path();
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let native = path.starts_with(native::PREFIX);
+    let target = head.path.len() + head.query.map_or(0, |query| 1 + query.len());
+    let native = head.path.starts_with(native::PREFIX);
     if target > MAX_TARGET_BYTES {
         return (Route::Other, Problem::target_too_long().into());
     }
@@ -153,46 +154,21 @@ async fn route(
         (true, false) => "GET",
         (false, _) => "POST",
     };
-    match (request.method(), path) {
-        (&Method::GET, "/warm-start") if polls => (Route::Poll, trigger::poll(front, from, request).await),
+    match (head.method, head.path) {
+        (&Method::GET, "/warm-start") if polls => (Route::Poll, trigger::poll(front, from, head, body).await),
         (&Method::POST, "/warm-start") if dispatches => {
-            (Route::Dispatch, trigger::dispatch(front, request).await)
+            (Route::Dispatch, trigger::dispatch(front, head, body).await)
         }
         (&Method::GET, "/connect") if polls => (Route::Connect, trigger::connect(front)),
-        (&Method::GET, _) if native && polls => (Route::NativePoll, native::poll(front, from, request).await),
+        (&Method::GET, _) if native && polls => {
+            (Route::NativePoll, native::poll(front, from, head, body).await)
+        }
         (&Method::POST, _) if native && dispatches => {
-            (Route::NativeDispatch, native::dispatch(front, request).await)
+            (Route::NativeDispatch, native::dispatch(front, head, body).await)
         }
         (_, "/warm-start") => (Route::Other, Problem::method_not_allowed(both).into()),
         (_, "/connect") if polls => (Route::Other, Problem::method_not_allowed("GET").into()),
         _ if native => (Route::Other, Problem::method_not_allowed(both).into()),
         _ => (Route::Other, Problem::no_such_route().into()),
-    }
-}
-
-fn json(status: StatusCode, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply
-}
-
-/// Whether the connection may carry another request after this one's answer.
-fn is_reusable(request: &Request<Incoming>) -> bool {
-    let closes = |value: &HeaderValue| {
-        value
-            .to_str()
-            .is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("close")))
-    };
-    request.version() == Version::HTTP_11 && !request.headers().get_all(header::CONNECTION).iter().any(closes)
-}
-
-/// A header that may stand once at most. `Err` if it stands more often or is not printable ASCII.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(drop),
-        (Some(_), Some(_)) => Err(()),
     }
 }

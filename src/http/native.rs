@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::header;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
+use super::body::{self, Source};
 use super::dispatch::{Count, Delivered, Order, Outcome, dispatch as deliver};
+use super::head::Head;
 use super::message::Message;
 use super::problem::Problem;
-use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single, wire};
+use super::reply::Reply;
+use super::{Answer, From, Front, Wait, wire};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::config::CAN_PROVE;
 use crate::exchange::{First, Seen};
@@ -118,8 +119,8 @@ fn key(path: &str) -> Result<Key, Problem> {
 }
 
 /// A name in a header: short printable text, at most once; empty if absent.
-fn name(request: &Request<Incoming>, header: &'static str) -> Result<Box<str>, Problem> {
-    match single(request.headers(), header) {
+fn name(head: &Head<'_>, header: &'static str) -> Result<Box<str>, Problem> {
+    match head.fields.single(header) {
         Ok(None) => Ok("".into()),
         Ok(Some(text)) => {
             check_part(text).map(Box::from).map_err(|error| Problem::bad_parameter(header, error))
@@ -129,30 +130,30 @@ fn name(request: &Request<Incoming>, header: &'static str) -> Result<Box<str>, P
 }
 
 /// `GET /v1/pools/…`: a controller waits.
-pub(super) async fn poll(front: &Front, from: From, request: Request<Incoming>) -> Answer {
-    let read = read_poll(front, from, &request);
-    if !body::discard(request).await {
+pub(super) async fn poll(front: &Front, from: From, head: Head<'_>, body: Source) -> Answer {
+    let read = read_poll(front, from, &head);
+    if !body::discard(body).await {
         return Answer::Close;
     }
     read.map_or_else(Answer::from, Answer::Wait)
 }
 
-fn read_poll(front: &Front, from: From, request: &Request<Incoming>) -> Result<Box<Wait>, Problem> {
+fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Problem> {
     let cap = front.terms.connection_timeout;
-    let query = Query::parse(request.uri().query(), &["timeout"])?;
+    let query = Query::parse(head.query, &["timeout"])?;
     let timeout = query.timeout.unwrap_or(cap);
     if timeout > cap {
         let why = format!("is at most {} here", humantime::format_duration(cap));
         return Err(Problem::bad_parameter("timeout", why));
     }
     Ok(Box::new(Wait {
-        key: key(request.uri().path())?,
+        key: key(head.path)?,
         accepts: Accepts::Anything,
-        controller: name(request, CONTROLLER)?,
+        controller: name(head, CONTROLLER)?,
         machine: front.exchange.machine(from.origin, ""),
         from,
         wire: &WIRE,
-        reusable: is_reusable(request),
+        reusable: head.is_reusable(),
         timeout,
         guard: None,
         grace: Duration::ZERO,
@@ -168,23 +169,22 @@ struct Terms {
     content_type: Bytes,
 }
 
-fn read_dispatch(request: &Request<Incoming>) -> Result<Terms, Problem> {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
+fn read_dispatch(head: &Head<'_>) -> Result<Terms, Problem> {
+    let content_type = head.fields.values("content-type").next();
     Ok(Terms {
-        key: key(request.uri().path())?,
-        query: Query::parse(request.uri().query(), &["wait", "redeliver", "proof"])?,
-        run: name(request, RUN)?,
-        content_type: content_type.map_or(Bytes::from_static(b"application/octet-stream"), |value| {
-            Bytes::copy_from_slice(value.as_bytes())
-        }),
+        key: key(head.path)?,
+        query: Query::parse(head.query, &["wait", "redeliver", "proof"])?,
+        run: name(head, RUN)?,
+        content_type: content_type
+            .map_or(Bytes::from_static(b"application/octet-stream"), Bytes::copy_from_slice),
     })
 }
 
 /// `POST /v1/pools/…`: a supervisor dispatches a run.
-pub(super) async fn dispatch(front: &Arc<Front>, request: Request<Incoming>) -> Answer {
+pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Answer {
     let mut count = Count::new(front);
-    let terms = read_dispatch(&request);
-    let read = body::read(request, front.terms.body_limit).await;
+    let terms = read_dispatch(&head);
+    let read = body::read(&head, body, front.terms.body_limit).await;
     let until = count.body_read() + front.terms.dispatch_budget;
     match (terms, read) {
         (Ok(terms), Ok(payload)) => {
@@ -263,5 +263,5 @@ fn answer(run: &str, outcome: &Outcome) -> Reply {
             "run": run,
         }),
     };
-    json(StatusCode::OK, body.to_string())
+    Reply::json(StatusCode::OK, body.to_string())
 }

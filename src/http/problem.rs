@@ -1,11 +1,9 @@
 //! Owns the errors: problem documents of RFC 9457, each with what is wrong and what to do about it.
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
 
-use super::{Answer, Reply};
+use super::Answer;
+use super::reply::Reply;
 
 /// An error that a client can act on.
 #[derive(Debug, Clone)]
@@ -100,17 +98,8 @@ impl From<Problem> for Reply {
             "status": problem.status.as_u16(),
             "detail": problem.detail,
         });
-        let mut reply = Response::new(Full::new(Bytes::from(document.to_string())));
-        *reply.status_mut() = problem.status;
-        let headers = reply.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(allow) = problem.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
-        if problem.closes {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        reply
+        let Problem { status, allow, closes, .. } = problem;
+        Self { allow, closes, ..Self::new(status, "application/problem+json", document.to_string()) }
     }
 }
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 
+use super::body::{self, Source};
 use super::dispatch::{Count, Order, Outcome, dispatch as deliver};
+use super::head::Head;
 use super::message::Message;
 use super::problem::Problem;
-use super::{Answer, From, Front, Reply, Wait, body, is_reusable, json, single, wire};
+use super::reply::Reply;
+use super::{Answer, From, Front, Wait, wire};
 use crate::auth::{self, MAX_TOKEN_BYTES};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::transport::{Farewell, Goodbye, Run, Wire};
@@ -51,13 +53,13 @@ pub(super) fn connect(front: &Front) -> Answer {
         terms.connection_timeout.as_millis(),
         terms.keepalive.as_millis()
     );
-    Answer::Reply(json(StatusCode::OK, body))
+    Answer::Reply(Reply::json(StatusCode::OK, body))
 }
 
 /// `GET /warm-start`: a controller waits.
-pub(super) async fn poll(front: &Front, from: From, request: Request<Incoming>) -> Answer {
-    let read = read_poll(front, from, &request);
-    if !body::discard(request).await {
+pub(super) async fn poll(front: &Front, from: From, head: Head<'_>, body: Source) -> Answer {
+    let read = read_poll(front, from, &head);
+    if !body::discard(body).await {
         return Answer::Close;
     }
     match read {
@@ -70,9 +72,8 @@ pub(super) async fn poll(front: &Front, from: From, request: Request<Incoming>) 
     }
 }
 
-fn read_poll(front: &Front, from: From, request: &Request<Incoming>) -> Result<Box<Wait>, Problem> {
-    let headers = request.headers();
-    let text = |name: &'static str| match single(headers, name) {
+fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Problem> {
+    let text = |name: &'static str| match head.fields.single(name) {
         Ok(Some(text)) if !text.is_empty() => Ok(text),
         Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
         Err(()) => Err(Problem::bad_key(name, "stands more than once, or is not printable ASCII")),
@@ -85,7 +86,7 @@ fn read_poll(front: &Front, from: From, request: &Request<Incoming>) -> Result<B
         return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
     }
     let deployment = auth::deployment(deployment).map_err(|error| Problem::bad_key(DEPLOYMENT, error))?;
-    let name = |name| match single(headers, name) {
+    let name = |name| match head.fields.single(name) {
         Ok(None | Some("")) => Ok(""),
         Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_key(name, error)),
         Err(()) => Err(Problem::bad_key(name, "stands more than once, or is not printable ASCII")),
@@ -102,7 +103,7 @@ fn read_poll(front: &Front, from: From, request: &Request<Incoming>) -> Result<B
         machine: front.exchange.machine(from.origin, name(INSTANCE)?),
         from,
         wire: &WIRE,
-        reusable: is_reusable(request),
+        reusable: head.is_reusable(),
         timeout: front.terms.connection_timeout,
         guard: Some(RETIRE_GUARD),
         grace: GRACE,
@@ -110,9 +111,9 @@ fn read_poll(front: &Front, from: From, request: &Request<Incoming>) -> Result<B
 }
 
 /// `POST /warm-start`: a supervisor offers a run.
-pub(super) async fn dispatch(front: &Arc<Front>, request: Request<Incoming>) -> Answer {
+pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Answer {
     let mut count = Count::new(front);
-    let read = body::read(request, front.terms.body_limit).await;
+    let read = body::read(&head, body, front.terms.body_limit).await;
     let until = count.body_read() + front.terms.dispatch_budget;
     let outcome = match read {
         Ok(body) => dispatch_body(front, &body, until).await,
@@ -179,5 +180,5 @@ fn answer(outcome: &Outcome) -> Reply {
             )
         }
     };
-    json(StatusCode::OK, body)
+    Reply::json(StatusCode::OK, body)
 }

@@ -4,10 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -35,8 +32,8 @@ pub(super) async fn serve(socket: TcpListener, front: Arc<Front>) -> Infallible 
         tokio::spawn(async move {
             let service = service_fn(async |request| {
                 let reply = answer(&front, &request);
-                front.metrics.answered(Route::Ops, reply.status().as_u16());
-                Ok::<Reply, Infallible>(reply)
+                front.metrics.answered(Route::Ops, reply.status.as_u16());
+                Ok::<_, Infallible>(Response::from(reply))
             });
             let mut http = http1::Builder::new();
             let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
@@ -72,7 +69,7 @@ fn answer(front: &Front, request: &Request<Incoming>) -> Reply {
 
 fn metrics(front: &Front) -> Reply {
     match front.metrics.render(front.exchange.counts()) {
-        Ok(body) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        Ok(body) => Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be written");
             text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
@@ -177,16 +174,9 @@ impl Query {
 }
 
 fn text(status: StatusCode, body: &'static str) -> Reply {
-    reply(status, "text/plain; charset=utf-8", body)
+    Reply::new(status, "text/plain; charset=utf-8", body)
 }
 
 fn json_reply(body: &Value) -> Reply {
-    reply(StatusCode::OK, "application/json", body.to_string())
-}
-
-fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    reply
+    Reply::new(StatusCode::OK, "application/json", body.to_string())
 }

@@ -1,20 +1,22 @@
-//! Owns one accepted socket, which hyper, the hold and the dispatch share in turns.
+//! Owns one accepted socket, which its reader, the hold and the dispatch share in turns.
 //!
 //! ```text
-//! hyper ──GET parks──► hold ──taken──► dispatch ──reuse──► hyper (with the next bytes)
+//! reader ─GET parks──► hold ──taken──► dispatch ──reuse──► reader (with the next bytes)
 //!                        │                └──────close──► gone
 //!                        └─ controller gone ─────────────► gone
 //! ```
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
+use bytes::{Bytes, BytesMut};
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -22,10 +24,16 @@ use tokio::net::TcpStream;
 use super::proof::End;
 use super::socket::{self, Peer};
 
+/// A usual request fits into one read of this size.
+const READ_BYTES: usize = 4096;
+/// How often the state of a connection is asked for where no event tells of its end.
+const STATE_TIME: Duration = Duration::from_millis(50);
+
 /// An accepted socket with what its hold and its dispatch tell each other.
 pub struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
+    round_trip_micros: AtomicU32,
     ending: AtomicU8,
     hold: AtomicWaker,
 }
@@ -42,12 +50,62 @@ pub(super) enum Ending {
 impl Connection {
     /// Takes over an accepted socket.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { stream, peer, ending: AtomicU8::new(UNDECIDED), hold: AtomicWaker::new() }
+        Self {
+            stream,
+            peer,
+            round_trip_micros: AtomicU32::new(UNKNOWN),
+            ending: AtomicU8::new(UNDECIDED),
+            hold: AtomicWaker::new(),
+        }
     }
 
     /// Where the peer connects from, an IPv4 address as such even if it came mapped.
     pub fn origin(&self) -> IpAddr {
         self.peer.ip().to_canonical()
+    }
+
+    /// Reads what is there, waiting for something to be; 0 is the end. Nothing is allocated for the wait.
+    pub async fn read(&self, buf: &mut BytesMut) -> io::Result<usize> {
+        loop {
+            self.stream.readable().await?;
+            buf.reserve(READ_BYTES);
+            let room = buf.capacity() - buf.len();
+            match self.stream.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    self.rest_after(*read.as_ref().unwrap_or(&0), room);
+                    return read;
+                }
+            }
+        }
+    }
+
+    /// A short read emptied the socket. Saying so saves the next wait a call that would block.
+    fn rest_after(&self, read: usize, room: usize) {
+        if 0 < read && read < room {
+            let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+    }
+
+    /// Writes all of it, waiting for the peer to take it.
+    pub async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        loop {
+            bytes = &bytes[self.write_now(&[IoSlice::new(bytes)])?..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.writable().await?;
+        }
+    }
+
+    /// Waits until the peer has ended its side, or the connection is broken.
+    pub async fn gone(&self) {
+        if !matches!(poll_fn(|cx| self.poll_look(cx)).await, End::Closed | End::Broken) {
+            // Bytes stand before an end, which no look at them can see; the state of the connection tells.
+            while self.peer().is_some_and(|peer| peer.is_open) {
+                tokio::time::sleep(STATE_TIME).await;
+            }
+        }
     }
 
     /// Looks at the socket itself, without waiting and without taking a byte.
@@ -61,6 +119,11 @@ impl Connection {
             Err(rustix::io::Errno::AGAIN) => End::Open,
             Err(_) => End::Broken,
         }
+    }
+
+    /// Waits until there is something to read, be it the end.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_read_ready(cx).map(drop)
     }
 
     /// Waits until a look shows something other than an open, quiet socket.
@@ -103,9 +166,15 @@ impl Connection {
         socket::peer(&self.stream).ok()
     }
 
-    /// The smoothed round-trip time to the peer, as far as it is known.
+    /// The smoothed round-trip time to the peer, as it was when it was first asked for.
     pub fn round_trip(&self) -> Duration {
-        self.peer().map_or(Duration::ZERO, |peer| peer.round_trip)
+        let mut micros = self.round_trip_micros.load(Ordering::Relaxed);
+        if micros == UNKNOWN {
+            let known = self.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
+            micros = u32::try_from(known.as_micros()).unwrap_or(u32::MAX - 1);
+            self.round_trip_micros.store(micros, Ordering::Relaxed);
+        }
+        Duration::from_micros(micros.into())
     }
 
     /// Writes what the kernel takes now, in one call.
@@ -165,28 +234,46 @@ impl Connection {
     }
 }
 
+const UNKNOWN: u32 = u32::MAX;
 const UNDECIDED: u8 = 0;
 const REUSE: u8 = 1;
 const CLOSE: u8 = 2;
 
 /// The connection as hyper reads and writes it.
-pub struct Io(pub Arc<Connection>);
+pub struct Io {
+    connection: Arc<Connection>,
+    begun: Bytes,
+}
+
+impl Io {
+    /// With what has been read already.
+    pub fn new(connection: Arc<Connection>, begun: Bytes) -> Self {
+        Self { connection, begun }
+    }
+}
 
 impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = &self.0.stream;
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.begun.is_empty() {
+            let now = self.begun.len().min(buf.remaining());
+            buf.put_slice(&self.begun.split_to(now));
+            return Poll::Ready(Ok(()));
+        }
+        let connection = &self.connection;
+        let stream = &connection.stream;
         let room = buf.remaining();
         loop {
             ready!(stream.poll_read_ready(cx))?;
             match stream.try_read_buf(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(read) if 0 < read && read < room => {
-                    // A short read emptied the socket. Saying so saves the next poll a call that would block.
-                    let _ =
-                        stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-                    return Poll::Ready(Ok(()));
+                done => {
+                    connection.rest_after(*done.as_ref().unwrap_or(&0), room);
+                    return Poll::Ready(done.map(drop));
                 }
-                done => return Poll::Ready(done.map(drop)),
             }
         }
     }
@@ -202,7 +289,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = &self.0.stream;
+        let stream = &self.connection.stream;
         loop {
             ready!(stream.poll_write_ready(cx))?;
             match stream.try_write_vectored(bufs) {
@@ -222,7 +309,8 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(
-            rustix::net::shutdown(&self.0.stream, rustix::net::Shutdown::Write).map_err(io::Error::from),
+            rustix::net::shutdown(&self.connection.stream, rustix::net::Shutdown::Write)
+                .map_err(io::Error::from),
         )
     }
 }

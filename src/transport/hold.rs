@@ -25,6 +25,12 @@ pub async fn hold(connection: Arc<Connection>, mut place: Place) -> Held {
 }
 
 fn poll_held(connection: &Connection, place: &mut Place, cx: &mut Context<'_>) -> Poll<Held> {
+    if connection.ending() == Some(Ending::Reuse) {
+        // What comes is the next request, or the end: its reader sees which.
+        ready!(connection.poll_readable(cx));
+        place.was_taken();
+        return Poll::Ready(Held::Again);
+    }
     let look = ready!(connection.poll_look(cx));
     // Something came. If nobody took the waiter, that ends it; else its taker decides, or has decided.
     let ending = match connection.ending() {

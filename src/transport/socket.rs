@@ -25,8 +25,12 @@ pub(super) struct Peer {
     pub(super) last_ack: Duration,
     /// Whether it has ended its side, and nothing has reset the connection since.
     pub(super) closed_cleanly: bool,
+    /// Whether neither side has ended it.
+    pub(super) is_open: bool,
 }
 
+/// `TCP_ESTABLISHED` of the kernel's `tcp_states.h`.
+const ESTABLISHED: u8 = 1;
 /// `TCP_CLOSE_WAIT` of the kernel's `tcp_states.h`; after a reset the state is `TCP_CLOSE`.
 const CLOSE_WAIT: u8 = 8;
 
@@ -55,6 +59,7 @@ pub(super) fn peer(socket: impl AsFd) -> io::Result<Peer> {
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
         last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
         closed_cleanly: info.tcpi_state == CLOSE_WAIT,
+        is_open: info.tcpi_state == ESTABLISHED,
     })
 }
 

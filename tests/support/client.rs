@@ -117,6 +117,11 @@ impl Client {
         self.is_held().await || self.read.is_empty()
     }
 
+    /// What has come and was not taken.
+    pub fn answered_so_far(&self) -> &[u8] {
+        &self.read
+    }
+
     /// Everything that still comes until the connection ends.
     pub async fn rest(&mut self) -> &[u8] {
         while self.more().await {}

@@ -1,0 +1,91 @@
+//! Owns an answer with its whole body, and how it is written where hyper does not write it.
+
+use std::cell::RefCell;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
+
+/// An answer with its whole body.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The body's media type.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Bytes,
+    /// The methods that the route takes, if that was the mistake.
+    pub allow: Option<&'static str>,
+    /// The connection ends after it.
+    pub closes: bool,
+}
+
+impl Reply {
+    /// An answer after which the connection goes on.
+    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, body: body.into(), allow: None, closes: false }
+    }
+
+    pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self::new(status, "application/json", body)
+    }
+
+    /// Appends head and body as hyper would write them.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(self.status.as_str().as_bytes());
+        out.extend_from_slice(b" ");
+        out.extend_from_slice(self.status.canonical_reason().unwrap_or_default().as_bytes());
+        field(out, "content-type", self.content_type.as_bytes());
+        if let Some(allow) = self.allow {
+            field(out, "allow", allow.as_bytes());
+        }
+        if self.closes {
+            field(out, "connection", b"close");
+        }
+        field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
+        out.extend_from_slice(b"\r\ndate: ");
+        date(out);
+        out.extend_from_slice(b"\r\n\r\n");
+        out.extend_from_slice(&self.body);
+    }
+}
+
+impl From<Reply> for Response<Full<Bytes>> {
+    fn from(reply: Reply) -> Self {
+        let mut response = Self::new(Full::new(reply.body));
+        *response.status_mut() = reply.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+        if let Some(allow) = reply.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if reply.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+}
+
+/// Appends the date of now, which is written anew once a second.
+fn date(out: &mut Vec<u8>) {
+    thread_local!(static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) });
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    DATE.with_borrow_mut(|(written, text)| {
+        if *written != second || text.is_empty() {
+            (*written, *text) = (second, httpdate::fmt_http_date(now));
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
+}
