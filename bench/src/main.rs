@@ -1,16 +1,34 @@
-//! Owns the bench's command line: which measurement runs.
+//! Owns the bench's command line: which measurement runs, against what.
 
+mod allocations;
 mod json;
 mod load;
+mod report;
 mod server;
+mod subject;
 
 use std::io::Write;
+use std::net::SocketAddr;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+
+use load::Shape;
+use server::Server;
+use subject::{PEERS, Subject};
 
 /// What pilotlight is measured with.
 #[derive(Parser)]
 struct Cli {
+    /// The server: pilotlight, or a peer by name
+    #[arg(long, global = true, default_value = "pilotlight")]
+    against: String,
+    /// What pilotlight's `true` needs; with `received` every run takes a new connection
+    #[arg(long, global = true, default_value = "written")]
+    proof: String,
+    /// Makes a peer end each connection with its run
+    #[arg(long, global = true)]
+    fresh: bool,
     #[command(subcommand)]
     measure: Measure,
 }
@@ -20,15 +38,100 @@ enum Measure {
     /// What reading one POST's body costs, by parser
     Json,
     /// Dispatches in closed loops: how many a second, how long each, what CPU
-    Dispatch(load::Options),
+    Dispatch {
+        #[command(flatten)]
+        shape: Shape,
+        /// Further arguments for the server
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Dispatches at a fixed rate, each one's time counted from when it was due
+    Open {
+        #[command(flatten)]
+        shape: Shape,
+        /// Runs a second
+        #[arg(long, default_value_t = 10_000.0)]
+        rate: f64,
+    },
+    /// What a held connection costs in bytes
+    Hold {
+        #[arg(long, default_value_t = 19_000)]
+        count: usize,
+    },
+    /// Polls that connect and abort, and what they leave in memory
+    Churn {
+        #[arg(long, default_value_t = 100_000)]
+        polls: usize,
+    },
+    /// The health route in a closed loop
+    Health {
+        #[command(flatten)]
+        shape: Shape,
+    },
+    /// More held polls than one table of descriptors has room for, on several brokers
+    Crowd {
+        #[arg(long, default_value_t = 6)]
+        brokers: usize,
+        #[arg(long, default_value_t = 16_700)]
+        each: usize,
+    },
+    /// Allocations per dispatch, by size
+    Allocations,
+    /// Everything, beside the peers: writes REPORT.md and its plots
+    Report {
+        /// All rounds, in under half an hour; without it, an impression in under three minutes
+        #[arg(long)]
+        full: bool,
+    },
+    /// Holds polls until its input ends: the other end of `crowd`
+    #[command(hide = true)]
+    Keep { address: SocketAddr, count: usize },
+    /// The load of `dispatch` on a server that stands already: the other end of `allocations`
+    #[command(hide = true)]
+    Load { address: SocketAddr },
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().measure {
+    pilotlight::server::raise_open_files();
+    let cli = Cli::parse();
+    match &cli.measure {
         Measure::Json => json::compare(),
-        Measure::Dispatch(options) => load::dispatch(&options)?,
+        Measure::Dispatch { shape, arguments } => {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let server = Server::start(&subject(&cli)?.with(&arguments))?;
+            say(&load::dispatch(&server, shape)?.line(&cli.against));
+        }
+        Measure::Open { shape, rate } => {
+            say(&load::open(&Server::start(&subject(&cli)?)?, shape, *rate)?.line(&cli.against));
+        }
+        Measure::Hold { count } => {
+            say(&format!("{:?}\n", load::hold(&Server::start(&subject(&cli)?)?, *count, true)?));
+        }
+        Measure::Churn { polls } => {
+            let churned = load::churn(&Server::start(&subject(&cli)?)?, *polls)?;
+            say(&format!("{:?}\n{:.3} bytes left by each poll\n", churned, churned.slope()));
+        }
+        Measure::Health { shape } => {
+            say(&load::health(&Server::start(&subject(&cli)?)?, shape)?.line(&cli.against));
+        }
+        Measure::Crowd { brokers, each } => {
+            say(&format!("{:?}\n", load::crowd(&subject(&cli)?, *brokers, *each, 2.0)?));
+        }
+        Measure::Allocations => say(&allocations::count()?.text()),
+        Measure::Report { full } => report::write(*full)?,
+        Measure::Keep { address, count } => load::keep(*address, *count)?,
+        Measure::Load { address } => allocations::load(*address)?,
     }
     Ok(())
+}
+
+fn subject(cli: &Cli) -> anyhow::Result<Subject> {
+    if cli.against == "pilotlight" {
+        let proof = ["written", "acked", "received"].into_iter().find(|&proof| proof == cli.proof);
+        return Subject::pilotlight(proof.context("a proof is written, acked or received")?);
+    }
+    let name = PEERS.into_iter().find(|&name| name == cli.against);
+    Subject::peer(name.with_context(|| format!("a peer is one of {}", PEERS.join(", ")))?, cli.fresh)
 }
 
 /// Writes to stdout; a reader that has gone away is no error.

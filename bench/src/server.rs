@@ -3,58 +3,71 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// A broker in its own process, ended when dropped.
+use crate::subject::Subject;
+
+/// A server in its own process, ended when dropped.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Its second listener, if it is pilotlight.
+    pub(crate) ops: Option<SocketAddr>,
+    /// From its start to its greeting.
+    pub(crate) ready_after: Duration,
 }
 
 impl Server {
-    /// Starts the broker beside this program on the first core, and keeps this program to the others.
-    pub(crate) fn start(arguments: &[&str]) -> anyhow::Result<Self> {
-        let program = std::env::current_exe()?.with_file_name("pilotlight");
-        let mut child = Command::new(&program)
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--ops-listen",
-                "127.0.0.1:0",
-                "--max-waiters-per-pool",
-                "1000000",
-            ])
-            .args(["--connection-timeout", "299s", "--log-format", "text"])
-            .args(arguments)
+    /// Starts it on the first core, and keeps this program to the others.
+    pub(crate) fn start(subject: &Subject) -> anyhow::Result<Self> {
+        pin(|core| core == 0)?;
+        let started = Self::start_anywhere(subject);
+        pin(|core| core != 0)?;
+        started
+    }
+
+    /// Starts it on whatever cores this program may use.
+    pub(crate) fn start_anywhere(subject: &Subject) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        let mut command = Command::new(&subject.program);
+        if subject.is_pilotlight {
+            command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"]);
+            command.args(["--max-waiters-per-pool", "1000000", "--connection-timeout", "299s"]);
+        }
+        let mut child = command
+            .args(&subject.arguments)
             .env("RUST_LOG", "error")
+            .env("PORT", "0")
+            .env("FRESH", if subject.fresh { "1" } else { "0" })
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| {
-                format!("{} does not start; build it with --release first", program.display())
-            })?;
-        pin(Some(Pid::from_child(&child)), |core| core == 0)?;
-        pin(None, |core| core != 0)?;
+            .with_context(|| format!("{} does not start; was it built?", subject.program.display()))?;
         let stdout = child.stdout.take().context("no greeting")?;
         let greeting = BufReader::new(stdout).lines().next().context("no greeting")??;
-        let address = greeting.split("http://").nth(1).and_then(|rest| rest.split(' ').next());
-        let address =
-            address.and_then(|address| address.parse().ok()).context("no address in the greeting")?;
-        Ok(Self { child, address })
+        let ready_after = begun.elapsed();
+        let mut addresses =
+            greeting.split("http://").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
+        let address = addresses.next().context("no address in the greeting")?;
+        Ok(Self { child, address, ops: addresses.next(), ready_after })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The CPU time that the process has used so far, from its own accounting.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let after_name = stat.rsplit(") ").next().unwrap_or_default();
-        // Fields 14 and 15 of proc(5), counted from the third.
-        let ticks: u64 =
-            after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_secs(1) * u32::try_from(ticks)?
-            / u32::try_from(rustix::param::clock_ticks_per_second())?)
+        cpu_of(&format!("/proc/{}/stat", self.child.id()))
+    }
+
+    /// Its resident memory in bytes, without what it shares with files.
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        kilobytes(&status, "RssAnon:").context("no RssAnon")
     }
 }
 
@@ -66,9 +79,40 @@ impl Drop for Server {
     }
 }
 
-fn pin(process: Option<Pid>, may: impl Fn(usize) -> bool) -> anyhow::Result<()> {
-    let cores = std::thread::available_parallelism()?.get();
+/// The CPU time of this program.
+pub(crate) fn own_cpu() -> anyhow::Result<Duration> {
+    cpu_of("/proc/self/stat")
+}
+
+/// The kernel's slab in bytes, of the whole machine.
+pub(crate) fn slab() -> anyhow::Result<u64> {
+    kilobytes(&std::fs::read_to_string("/proc/meminfo")?, "Slab:").context("no Slab")
+}
+
+/// Lets this program use every core again.
+pub(crate) fn unpin() -> anyhow::Result<()> {
+    pin(|_| true)
+}
+
+fn cpu_of(stat: &str) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(stat)?;
+    let after_name = stat.rsplit(") ").next().unwrap_or_default();
+    // Fields 14 and 15 of proc(5), counted from the third.
+    let ticks: u64 =
+        after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_secs(1) * u32::try_from(ticks)?
+        / u32::try_from(rustix::param::clock_ticks_per_second())?)
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+fn pin(may: impl Fn(usize) -> bool) -> anyhow::Result<()> {
+    // Not what is available to this thread, which may be pinned already.
+    let cores = std::fs::read_to_string("/proc/cpuinfo")?.matches("processor\t").count().max(1);
     let mut set = CpuSet::new();
     (0..cores).filter(|&core| cores == 1 || may(core)).for_each(|core| set.set(core));
-    Ok(sched_setaffinity(process, &set)?)
+    Ok(sched_setaffinity(None, &set)?)
 }

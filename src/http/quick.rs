@@ -43,7 +43,7 @@ pub(super) fn read<'a, 'b: 'a>(bytes: &'b [u8], fields: &'a mut [Header<'b>; MOS
         return Read::Other;
     };
     let fields = Fields::List(headers);
-    let Some(length) = body_length(fields) else { return Read::Other };
+    let Ok(length) = body_length(fields) else { return Read::Other };
     let method = match (method, length) {
         ("GET", None) => &Method::GET,
         ("POST", Some(_)) => &Method::POST,
@@ -63,18 +63,18 @@ pub(super) fn read<'a, 'b: 'a>(bytes: &'b [u8], fields: &'a mut [Header<'b>; MOS
     Read::Plain(Head { method, path, query, is_http_11: true, fields }, head..end)
 }
 
-/// The announced length, if one is announced; none at all if the framing is anything but plain.
-fn body_length(fields: Fields<'_>) -> Option<Option<usize>> {
+/// The announced length, if one is announced. `Err` if the framing is anything but plain.
+fn body_length(fields: Fields<'_>) -> Result<Option<usize>, ()> {
     if fields.any_name(|name| NOT_PLAIN.iter().any(|other| name.eq_ignore_ascii_case(other))) {
-        return None;
+        return Err(());
     }
     let mut lengths = fields.values("content-length");
     match (lengths.next(), lengths.next()) {
-        (None, _) => Some(None),
+        (None, _) => Ok(None),
         (Some(length), None) if length.len() <= 5 && length.iter().all(u8::is_ascii_digit) => {
-            std::str::from_utf8(length).ok()?.parse().ok().map(Some)
+            std::str::from_utf8(length).map_err(drop)?.parse().map(Some).map_err(drop)
         }
-        (Some(_), _) => None,
+        (Some(_), _) => Err(()),
     }
 }
 

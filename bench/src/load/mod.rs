@@ -1,5 +1,10 @@
-//! Owns the closed loop: controllers that poll, supervisors that post, every delivery checked, figures at the end.
+//! Owns the load: what it is made of, what is counted, and the ways to put it on a server.
 
+mod churn;
+mod closed;
+mod controller;
+mod hold;
+mod open;
 mod peer;
 
 use std::cell::RefCell;
@@ -11,31 +16,58 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
-use crate::say;
-use crate::server::Server;
-use peer::{Peer, message, poll};
+use crate::server::{Server, own_cpu};
+
+pub(crate) use churn::{Churned, churn};
+pub(crate) use closed::{dispatch, go_on, health};
+pub(crate) use hold::{Crowd, Held, crowd, hold, keep};
+pub(crate) use open::open;
 
 /// What the load is made of.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Options {
-    /// What a `true` needs; with `received` every run takes a new connection
-    #[arg(long, default_value = "written")]
-    proof: String,
+pub(crate) struct Shape {
     #[arg(long, default_value_t = 500)]
-    controllers: usize,
+    pub(crate) controllers: usize,
     #[arg(long, default_value_t = 50)]
-    supervisors: usize,
+    pub(crate) supervisors: usize,
     #[arg(long, default_value_t = 10)]
-    pools: usize,
-    /// Seconds that are counted, after two that are not
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
-    /// Further arguments for the broker
-    #[arg(last = true)]
-    broker: Vec<String>,
+    pub(crate) pools: usize,
+    /// Seconds that are counted, after one and a half that are not
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) seconds: f64,
 }
 
-const WARM_UP: Duration = Duration::from_secs(2);
+impl Shape {
+    /// The load of the published comparisons, for so many seconds.
+    pub(crate) fn usual(seconds: f64) -> Self {
+        Self { controllers: 500, supervisors: 50, pools: 10, seconds }
+    }
+}
+
+/// What one measurement found; times in microseconds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Figures {
+    pub(crate) rate: f64,
+    /// The server's CPU per dispatch.
+    pub(crate) cpu: f64,
+    /// This program's CPU per dispatch.
+    pub(crate) own_cpu: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) misses: u64,
+}
+
+impl Figures {
+    /// A line for people.
+    pub(crate) fn line(&self, name: &str) -> String {
+        let Self { rate, cpu, own_cpu, p50, p99, p999, misses } = self;
+        format!(
+            "{name:<22} {rate:>7.0}/s  {cpu:>6.1} µs CPU each (load {own_cpu:.1})  p50 {p50:.0} µs  p99 {p99:.0} µs  \
+             p99.9 {p999:.0} µs  misses {misses}\n"
+        )
+    }
+}
 
 /// What supervisors were told and controllers received.
 struct Tally {
@@ -48,118 +80,66 @@ struct Tally {
     over: bool,
 }
 
+impl Tally {
+    fn new() -> anyhow::Result<Shared> {
+        // Tenths of a microsecond, up to a minute.
+        let took = Histogram::new_with_bounds(1, 600_000_000, 3)?;
+        let tally = Self { took, hits: 0, misses: 0, receipts: 0, wrong: 0, counting: false, over: false };
+        Ok(Rc::new(RefCell::new(tally)))
+    }
+
+    fn answered(&mut self, hit: bool, since: Instant) {
+        self.hits += u64::from(hit);
+        self.misses += u64::from(!hit);
+        if self.counting {
+            self.took.saturating_record(u64::try_from(since.elapsed().as_nanos() / 100).unwrap_or(u64::MAX));
+        }
+    }
+}
+
 type Shared = Rc<RefCell<Tally>>;
 
-/// Runs the closed loop once.
-pub(crate) fn dispatch(options: &Options) -> anyhow::Result<()> {
-    let mut arguments = vec!["--threads", "1", "--proof", &options.proof];
-    arguments.extend(options.broker.iter().map(String::as_str));
-    let server = Server::start(&arguments)?;
-    let took = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-    let tally = Rc::new(RefCell::new(Tally {
-        took,
-        hits: 0,
-        misses: 0,
-        receipts: 0,
-        wrong: 0,
-        counting: false,
-        over: false,
-    }));
+/// Before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(1500);
+
+/// Runs a measurement's tasks on this thread.
+fn on_this_thread<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (cpu, took) = LocalSet::new().block_on(&runtime, measure(&server, options, &tally))?;
-    report(&tally.borrow(), options, cpu, took)
+    LocalSet::new().block_on(&runtime, work)
 }
 
-async fn measure(server: &Server, options: &Options, tally: &Shared) -> anyhow::Result<(Duration, Duration)> {
-    for number in 0..options.controllers {
-        tokio::task::spawn_local(controller(server.address, number, options.pools, tally.clone()));
-    }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let supervisors: Vec<_> = (0..options.supervisors)
-        .map(|number| {
-            tokio::task::spawn_local(supervisor(server.address, number, options.pools, tally.clone()))
-        })
-        .collect();
+/// Counts for a while what a load that runs already does to a server.
+async fn observe(server: &Server, tally: &Shared, seconds: f64) -> anyhow::Result<Figures> {
     tokio::time::sleep(WARM_UP).await;
-    let (cpu, begun) = (server.cpu()?, Instant::now());
+    let (cpu, own, begun) = (server.cpu()?, own_cpu()?, Instant::now());
     tally.borrow_mut().counting = true;
-    tokio::time::sleep(Duration::from_secs(options.seconds)).await;
-    tally.borrow_mut().counting = false;
-    let used = (server.cpu()?.saturating_sub(cpu), begun.elapsed());
-    tally.borrow_mut().over = true;
-    for supervisor in supervisors {
-        supervisor.await??;
-    }
-    // The last receipts are on their way.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    Ok(used)
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    let mut tally = tally.borrow_mut();
+    tally.counting = false;
+    tally.over = true;
+    let (took, cpu, own) =
+        (begun.elapsed().as_secs_f64(), server.cpu()?.saturating_sub(cpu), own_cpu()?.saturating_sub(own));
+    let dispatches = f64::from(u32::try_from(tally.took.len())?);
+    ensure!(dispatches > 0.0, "nothing was answered");
+    let at = |percent| {
+        let tenths = u32::try_from(tally.took.value_at_percentile(percent)).unwrap_or(u32::MAX);
+        f64::from(tenths) / 10.0
+    };
+    Ok(Figures {
+        rate: dispatches / took,
+        cpu: cpu.as_secs_f64() * 1e6 / dispatches,
+        own_cpu: own.as_secs_f64() * 1e6 / dispatches,
+        p50: at(50.0),
+        p99: at(99.0),
+        p999: at(99.9),
+        misses: tally.misses,
+    })
 }
 
-async fn controller(
-    broker: std::net::SocketAddr,
-    number: usize,
-    pools: usize,
-    tally: Shared,
-) -> anyhow::Result<()> {
-    let poll = poll(number % pools, number);
-    let mine = format!("\"friendlyId\":\"deployment_{:04}\"", number % pools);
-    let mut peer = Peer::connect(broker).await?;
-    loop {
-        peer.send(&poll).await?;
-        let answer = peer.answer().await?;
-        let right = memchr::memmem::find(answer.body, mine.as_bytes()).is_some();
-        let closes = answer.closes;
-        {
-            let mut tally = tally.borrow_mut();
-            tally.receipts += 1;
-            tally.wrong += u64::from(!right);
-        }
-        if closes {
-            // The end is the receipt: it comes before anything else.
-            drop(peer);
-            peer = Peer::connect(broker).await?;
-        }
-    }
-}
-
-async fn supervisor(
-    broker: std::net::SocketAddr,
-    number: usize,
-    pools: usize,
-    tally: Shared,
-) -> anyhow::Result<()> {
-    let mut peer = Peer::connect(broker).await?;
-    let posts: Vec<Vec<u8>> = (0..pools).map(message).collect();
-    for round in number.. {
-        let begun = Instant::now();
-        peer.send(&posts[round % pools]).await?;
-        let hit = memchr::memmem::find(peer.answer().await?.body, b"\"didWarmStart\":true").is_some();
-        let mut tally = tally.borrow_mut();
-        tally.hits += u64::from(hit);
-        tally.misses += u64::from(!hit);
-        if tally.counting {
-            tally.took.saturating_record(u64::try_from(begun.elapsed().as_micros())?);
-        }
-        if tally.over {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn report(tally: &Tally, options: &Options, cpu: Duration, took: Duration) -> anyhow::Result<()> {
-    let Tally { took: latency, hits, misses, receipts, wrong, .. } = tally;
-    let dispatches = latency.len();
-    ensure!(dispatches > 0, "nothing was dispatched");
-    let each = cpu / u32::try_from(dispatches)?;
-    let [p50, p99, p999] = [50.0, 99.0, 99.9].map(|percent| latency.value_at_percentile(percent));
-    say(&format!(
-        "{:>9}  {:>7} dispatches/s  {:>5.1} µs CPU each  p50 {p50} µs  p99 {p99} µs  p99.9 {p999} µs  misses {misses}\n",
-        options.proof,
-        u128::from(dispatches) * 1000 / took.as_millis(),
-        each.as_secs_f64() * 1e6,
-    ));
-    ensure!(*wrong == 0, "{wrong} runs went to the wrong pool");
+/// Every run that was answered `true` arrived once, in the right pool.
+fn check(tally: &Shared) -> anyhow::Result<()> {
+    let Tally { hits, receipts, wrong, .. } = *tally.borrow();
+    ensure!(wrong == 0, "{wrong} runs went to the wrong pool");
     ensure!(hits == receipts, "{hits} answered true, {receipts} received");
     Ok(())
 }

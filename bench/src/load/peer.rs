@@ -50,7 +50,8 @@ impl Peer {
             let Some(end) = memchr::memmem::find(&self.read, b"\r\n\r\n") else { continue };
             let length = content_length(&self.read[..end]).context("no content-length")?;
             if self.read.len() == end + 4 + length {
-                let closes = memchr::memmem::find(&self.read[..end], b"connection: close").is_some();
+                let closes =
+                    value(&self.read[..end], b"onnection: ").is_some_and(|v| v.starts_with(b"close"));
                 return Ok(Answer { body: &self.read[end + 4..], closes });
             }
         }
@@ -58,10 +59,18 @@ impl Peer {
 }
 
 fn content_length(head: &[u8]) -> Option<usize> {
-    const NAME: &[u8] = b"content-length: ";
-    let at = memchr::memmem::find(head, NAME)? + NAME.len();
-    let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit());
+    let digits = value(head, b"ontent-length: ").or_else(|| value(head, b"ontent-Length: "))?;
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
     Some(digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
+}
+
+/// What follows a field's name. Its first letter is left out of it: some servers write it large.
+fn value<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    Some(&head[memchr::memmem::find(head, name)? + name.len()..])
+}
+
+pub(super) fn health_request() -> Vec<u8> {
+    b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".to_vec()
 }
 
 /// A stock controller's poll.

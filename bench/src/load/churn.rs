@@ -1,0 +1,92 @@
+//! Owns the churn: controllers that connect, poll and abort, again and again, and what that leaves in memory.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::on_this_thread;
+use super::peer::{Peer, poll};
+use crate::server::Server;
+
+/// What churn left behind.
+#[derive(Debug, Clone)]
+pub(crate) struct Churned {
+    /// Polls so far, and the server's resident bytes then.
+    pub(crate) samples: Vec<(f64, f64)>,
+    /// What the server says of its waiters at the end, if it says anything.
+    pub(crate) waiters: Option<u64>,
+}
+
+impl Churned {
+    /// Bytes that each poll left behind, over the second half: the first fills the allocator's pages.
+    pub(crate) fn slope(&self) -> f64 {
+        let half = &self.samples[self.samples.len() / 2..];
+        let count = half.iter().map(|_| 1.0).sum::<f64>();
+        let mean = |of: fn(&(f64, f64)) -> f64| half.iter().map(of).sum::<f64>() / count;
+        let (x, y) = (mean(|sample| sample.0), mean(|sample| sample.1));
+        let covariance: f64 = half.iter().map(|sample| (sample.0 - x) * (sample.1 - y)).sum();
+        covariance / half.iter().map(|sample| (sample.0 - x).powi(2)).sum::<f64>().max(1.0)
+    }
+}
+
+/// So many polls stand at once.
+const AT_ONCE: usize = 64;
+
+/// Aborts `polls` polls; says how far it is while it runs.
+pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<Churned> {
+    let left = Rc::new(Cell::new(polls));
+    let mut samples = Vec::new();
+    on_this_thread(async {
+        let workers: Vec<_> = (0..AT_ONCE)
+            .map(|number| {
+                let (left, address) = (left.clone(), server.address);
+                tokio::task::spawn_local(async move {
+                    let poll = poll(number % 10, number);
+                    while left.get() > 0 {
+                        left.set(left.get() - 1);
+                        let mut peer = Peer::connect(address).await?;
+                        peer.send(&poll).await?;
+                        // Long enough that most are held when they end.
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        drop(peer);
+                    }
+                    anyhow::Ok(())
+                })
+            })
+            .collect();
+        let mut said = Instant::now();
+        while left.get() > 0 {
+            let done = f64::from(u32::try_from(polls - left.get())?);
+            samples.push((done, bytes(server.resident()?)));
+            if said.elapsed() > Duration::from_secs(10) {
+                said = Instant::now();
+                crate::say(&format!("  churn: {done:.0} of {polls}\n"));
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        for worker in workers {
+            worker.await??;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        samples.push((bytes(polls as u64), bytes(server.resident()?)));
+        let waiters = waiters(server).await;
+        Ok(Churned { samples, waiters })
+    })
+}
+
+/// What pilotlight's metrics say.
+pub(super) async fn waiters(server: &Server) -> Option<u64> {
+    let mut stream = tokio::net::TcpStream::connect(server.ops?).await.ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await.ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.ok()?;
+    let lines = text.lines().filter(|line| line.starts_with("pilotlight_waiters"));
+    Some(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
+pub(super) fn bytes(bytes: u64) -> f64 {
+    bytes as f64
+}

@@ -1,0 +1,104 @@
+//! Owns the closed loop: supervisors that post, wait for the answer, and post again.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::controller::keep_polling;
+use super::peer::{Peer, health_request, message};
+use super::{Figures, Shape, Shared, Tally, check, observe, on_this_thread};
+use crate::server::Server;
+
+/// Runs dispatches in a closed loop.
+pub(crate) fn dispatch(server: &Server, shape: &Shape) -> anyhow::Result<Figures> {
+    let tally = Tally::new()?;
+    on_this_thread(async {
+        for number in 0..shape.controllers {
+            let controller = keep_polling(server.address, number, shape.pools, tally.clone());
+            tokio::task::spawn_local(controller);
+        }
+        tokio::time::sleep(settling(shape.controllers)).await;
+        let posts: Vec<Vec<u8>> = (0..shape.pools).map(message).collect();
+        let figures = ask(server, server.address, shape, posts, "\"didWarmStart\":true", &tally).await?;
+        check(&tally)?;
+        Ok(figures)
+    })
+}
+
+/// Asks for the health route in a closed loop, as published gateways quote it.
+pub(crate) fn health(server: &Server, shape: &Shape) -> anyhow::Result<Figures> {
+    let tally = Tally::new()?;
+    let address = server.ops.unwrap_or(server.address);
+    on_this_thread(ask(server, address, shape, vec![health_request()], "ok", &tally))
+}
+
+async fn ask(
+    server: &Server,
+    address: SocketAddr,
+    shape: &Shape,
+    requests: Vec<Vec<u8>>,
+    success: &'static str,
+    tally: &Shared,
+) -> anyhow::Result<Figures> {
+    let requests = Rc::new(requests);
+    let supervisors: Vec<_> = (0..shape.supervisors)
+        .map(|number| {
+            let work = supervisor(address, number, requests.clone(), success, tally.clone());
+            tokio::task::spawn_local(work)
+        })
+        .collect();
+    let figures = observe(server, tally, shape.seconds).await?;
+    for supervisor in supervisors {
+        supervisor.await??;
+    }
+    // The last receipts are on their way.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Ok(figures)
+}
+
+/// Asks until it is over; an answer with `success` in it is a hit.
+async fn supervisor(
+    address: SocketAddr,
+    number: usize,
+    requests: Rc<Vec<Vec<u8>>>,
+    success: &'static str,
+    tally: Shared,
+) -> anyhow::Result<()> {
+    let mut peer = Peer::connect(address).await?;
+    for round in number.. {
+        let begun = Instant::now();
+        peer.send(&requests[round % requests.len()]).await?;
+        let hit = memchr::memmem::find(peer.answer().await?.body, success.as_bytes()).is_some();
+        let mut tally = tally.borrow_mut();
+        tally.answered(hit, begun);
+        if tally.over {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Until so many controllers wait.
+pub(super) fn settling(controllers: usize) -> Duration {
+    Duration::from_millis(300) + Duration::from_micros(150) * u32::try_from(controllers).unwrap_or(u32::MAX)
+}
+
+/// Puts the usual load on a server for ever, and says after every `period` how many dispatches there were.
+pub(crate) fn go_on(address: SocketAddr, period: Duration, say: impl Fn(u64)) -> anyhow::Result<()> {
+    let tally = Tally::new()?;
+    let Shape { controllers, supervisors, pools, .. } = Shape::usual(0.0);
+    on_this_thread(async {
+        for number in 0..controllers {
+            tokio::task::spawn_local(keep_polling(address, number, pools, tally.clone()));
+        }
+        tokio::time::sleep(settling(controllers)).await;
+        let posts: Rc<Vec<Vec<u8>>> = Rc::new((0..pools).map(message).collect());
+        for number in 0..supervisors {
+            tokio::task::spawn_local(supervisor(address, number, posts.clone(), "", tally.clone()));
+        }
+        loop {
+            tokio::time::sleep(period).await;
+            say(tally.borrow().hits);
+        }
+    })
+}

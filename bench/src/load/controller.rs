@@ -1,0 +1,35 @@
+//! Owns the controllers: each waits, checks what it receives, and waits again.
+//!
+//! Other ways to wait (WebSocket, server-sent events) will be functions beside [`keep_polling`].
+
+use std::net::SocketAddr;
+
+use super::Shared;
+use super::peer::{Peer, poll};
+
+/// Polls for ever. A run that closes its connection is followed by a new one: the end is the receipt, so it comes first.
+pub(super) async fn keep_polling(
+    server: SocketAddr,
+    number: usize,
+    pools: usize,
+    tally: Shared,
+) -> anyhow::Result<()> {
+    let poll = poll(number % pools, number);
+    let mine = format!("\"friendlyId\":\"deployment_{:04}\"", number % pools);
+    let mut peer = Peer::connect(server).await?;
+    loop {
+        peer.send(&poll).await?;
+        let answer = peer.answer().await?;
+        let right = memchr::memmem::find(answer.body, mine.as_bytes()).is_some();
+        let closes = answer.closes;
+        {
+            let mut tally = tally.borrow_mut();
+            tally.receipts += 1;
+            tally.wrong += u64::from(!right);
+        }
+        if closes {
+            drop(peer);
+            peer = Peer::connect(server).await?;
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Owns the crowd: very many controllers that only wait, what each costs, and how dispatches go beside them.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use super::churn::{bytes, waiters};
+use super::closed::settling;
+use super::peer::{Peer, poll};
+use super::{Figures, Shape, dispatch, on_this_thread};
+use crate::server::{Server, slab};
+use crate::subject::Subject;
+
+/// What held connections cost.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) count: usize,
+    /// The server's resident bytes per connection.
+    pub(crate) user: f64,
+    /// The kernel's slab per connection, both ends of it.
+    pub(crate) kernel: f64,
+    /// Resident bytes before the first one, and ten seconds after all have closed at once.
+    pub(crate) idle: f64,
+    pub(crate) after_close: f64,
+}
+
+/// Pools of held polls begin here, beyond those of the dispatches.
+const FIRST_POOL: usize = 100;
+
+/// Holds `count` polls; with `settle`, the memory after their end is waited for.
+pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Result<Held> {
+    on_this_thread(async {
+        // One round of everything, so that what is made once is there already.
+        drop(held(server.address, 10).await?);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (idle, slab_before) = (server.resident()?, slab()?);
+        let crowd = held(server.address, count).await?;
+        tokio::time::sleep(settling(count)).await;
+        if let Some(waiting) = waiters(server).await {
+            ensure!(waiting == count as u64, "{waiting} of {count} wait");
+        }
+        let (resident, slab_now) = (server.resident()?, slab()?);
+        let each = |now: u64, before: u64| bytes(now.saturating_sub(before)) / bytes(count as u64);
+        let (user, kernel) = (each(resident, idle), each(slab_now, slab_before));
+        drop(crowd);
+        let mut after_close = resident;
+        if settle {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            after_close = server.resident()?;
+        }
+        Ok(Held { count, user, kernel, idle: bytes(idle), after_close: bytes(after_close) })
+    })
+}
+
+async fn held(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
+    let mut crowd = Vec::with_capacity(count);
+    for number in 0..count {
+        let mut peer = Peer::connect(server).await?;
+        peer.send(&poll(FIRST_POOL + number % 10, 1_000_000 + number)).await?;
+        crowd.push(peer);
+    }
+    Ok(crowd)
+}
+
+/// What a crowd that no single table of descriptors can hold was like.
+#[derive(Debug, Clone)]
+pub(crate) struct Crowd {
+    pub(crate) held: usize,
+    /// Dispatches on each of the brokers in turn, with all the others' crowds held.
+    pub(crate) figures: Vec<Figures>,
+}
+
+/// Holds `each` polls on each of `brokers` brokers, from as many processes, and dispatches on every one of them.
+pub(crate) fn crowd(subject: &Subject, brokers: usize, each: usize, seconds: f64) -> anyhow::Result<Crowd> {
+    let program = std::env::current_exe()?;
+    let mut standing = Vec::new();
+    for _ in 0..brokers {
+        let server = Server::start(subject)?;
+        let mut holder = Command::new(&program)
+            .args(["keep", &server.address.to_string(), &each.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().context("no word from the holder")?;
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)?;
+        standing.push((server, holder));
+    }
+    let mut held = 0;
+    let mut figures = Vec::new();
+    for (server, _) in &standing {
+        held += on_this_thread(async { waiters(server).await.context("no count of waiters") })?;
+        let shape = Shape { supervisors: 10, ..Shape::usual(seconds) };
+        figures.push(dispatch(server, &shape)?);
+    }
+    for (_, mut holder) in standing {
+        // It ends with its input.
+        drop(holder.stdin.take());
+        holder.wait()?;
+    }
+    Ok(Crowd { held: usize::try_from(held)?, figures })
+}
+
+/// The holder's side: polls that wait until the input ends.
+pub(crate) fn keep(address: SocketAddr, count: usize) -> anyhow::Result<()> {
+    let crowd = on_this_thread(async {
+        let crowd = held(address, count).await?;
+        tokio::time::sleep(settling(count)).await;
+        crate::say("held\n");
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+        Ok(crowd)
+    })?;
+    drop(crowd);
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Owns the open loop: runs are due at a fixed rate whatever the server does, and each one's time counts from then.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::closed::settling;
+use super::controller::keep_polling;
+use super::peer::{Peer, message};
+use super::{Figures, Shape, Tally, check, observe, on_this_thread};
+use crate::server::Server;
+
+/// Runs that are due and that no supervisor has taken up.
+#[derive(Default)]
+struct Due {
+    since: RefCell<VecDeque<Instant>>,
+    more: Notify,
+}
+
+/// Posts `rate` runs a second.
+pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<Figures> {
+    let tally = Tally::new()?;
+    on_this_thread(async {
+        for number in 0..shape.controllers {
+            let controller = keep_polling(server.address, number, shape.pools, tally.clone());
+            tokio::task::spawn_local(controller);
+        }
+        tokio::time::sleep(settling(shape.controllers)).await;
+        let due = Rc::new(Due::default());
+        let posts: Rc<Vec<Vec<u8>>> = Rc::new((0..shape.pools).map(message).collect());
+        for number in 0..shape.supervisors {
+            let (due, posts, tally, address) = (due.clone(), posts.clone(), tally.clone(), server.address);
+            tokio::task::spawn_local(async move {
+                let mut peer = Peer::connect(address).await?;
+                for round in number.. {
+                    let since = loop {
+                        if let Some(since) = due.since.borrow_mut().pop_front() {
+                            break since;
+                        }
+                        due.more.notified().await;
+                    };
+                    peer.send(&posts[round % posts.len()]).await?;
+                    let hit =
+                        memchr::memmem::find(peer.answer().await?.body, b"\"didWarmStart\":true").is_some();
+                    tally.borrow_mut().answered(hit, since);
+                }
+                anyhow::Ok(())
+            });
+        }
+        let pace = tokio::task::spawn_local(pace(due, Duration::from_secs_f64(1.0 / rate)));
+        let figures = observe(server, &tally, shape.seconds).await?;
+        pace.abort();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        check(&tally)?;
+        Ok(figures)
+    })
+}
+
+/// Makes runs due. It spins, because a timer would be late by more than a dispatch takes.
+async fn pace(due: Rc<Due>, interval: Duration) {
+    let mut next = Instant::now();
+    loop {
+        let now = Instant::now();
+        while next <= now {
+            due.since.borrow_mut().push_back(next);
+            due.more.notify_one();
+            next += interval;
+        }
+        tokio::task::yield_now().await;
+    }
+}

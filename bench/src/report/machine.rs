@@ -1,0 +1,35 @@
+//! Owns what is said of the machine and the versions.
+
+use std::path::Path;
+
+use crate::subject::{peers, version};
+
+/// Lines of a list.
+pub(super) fn describe(ready: &[&'static str]) -> anyhow::Result<String> {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
+    let cores = cpus.matches("processor\t").count();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let memory = std::fs::read_to_string("/proc/meminfo")?;
+    let memory =
+        memory.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024 / 1024;
+    let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    let bin = peers().join("node_modules/.bin");
+    let versions = [
+        ("pilotlight", env!("CARGO_PKG_VERSION").to_owned()),
+        ("rustc", version(Path::new("rustc"), &["--version"])),
+        ("node", version(&bin.join("node"), &["--version"])),
+        ("bun", version(&bin.join("bun"), &["--version"])),
+        ("go", version(Path::new("go"), &["version"])),
+    ];
+    let versions: Vec<String> = versions.iter().map(|(name, version)| format!("{name}: {version}")).collect();
+    Ok(format!(
+        "- {cores} cores{}, {memory} GiB, Linux {}, TCP {}; the server pinned to one core, the load to the others.\n\
+         - {}.\n- Peers: {}.\n",
+        model.replace('\t', "").replace(':', ","),
+        kernel.trim(),
+        control.trim(),
+        versions.join("; "),
+        ready.join(", "),
+    ))
+}
