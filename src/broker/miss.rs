@@ -108,6 +108,10 @@ impl Kin {
         }
     }
 
+    pub(super) fn tidy(&mut self) {
+        self.pools.shrink_to_fit();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.pools.len()
     }

@@ -83,6 +83,9 @@ impl<W> Timed for Waiter<W> {
     }
 }
 
+/// An empty table of so many entries is not worth giving back.
+const ROOM_KEPT: usize = 256;
+
 /// The pools and everyone who waits in them.
 pub struct Broker<W> {
     limits: Limits,
@@ -228,6 +231,19 @@ impl<W> Broker<W> {
         let chosen: Vec<u32> =
             members.filter(|&at| self.waiters[at as usize].serial <= before.0).take(most).collect();
         chosen.into_iter().map(|at| self.take(at)).collect()
+    }
+
+    /// Gives back the room of a crowd that has left.
+    pub fn tidy(&mut self) {
+        if self.waiters.is_empty() && self.waiters.capacity() > ROOM_KEPT {
+            self.waiters = Slab::new();
+            self.by_controller = HashTable::new();
+            self.kin.tidy();
+        }
+        if self.pools.is_empty() && self.pools.capacity() > ROOM_KEPT {
+            self.pools = Slab::new();
+            self.by_key = HashTable::new();
+        }
     }
 
     /// From here on every offer is answered with [`Miss::Draining`]. There is no way back.

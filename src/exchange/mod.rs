@@ -211,6 +211,11 @@ impl<W> Exchange<W> {
         }
     }
 
+    /// Gives back the room of a crowd that has left.
+    pub fn tidy(&self) {
+        self.core.lock().broker.tidy();
+    }
+
     /// Waiters and pools, now.
     pub fn counts(&self) -> (usize, usize) {
         let core = self.core.lock();

@@ -46,12 +46,10 @@ pub(super) async fn read(head: &Head<'_>, body: Source, limit: usize) -> Result<
 }
 
 /// Takes a poll's body out of the way; false if it is too large or too slow for that.
-pub(super) async fn discard(body: Source) -> bool {
-    let body = match body {
-        Source::Whole(_) => return true,
-        Source::Stream(body) if body.is_end_stream() => return true,
-        Source::Stream(body) => body,
-    };
+pub(super) async fn discard(body: Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
     let read = Limited::new(body, POLL_BODY_BYTES).collect();
     matches!(tokio::time::timeout(BODY_TIME, read).await, Ok(Ok(_)))
 }

@@ -18,13 +18,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::body::Source;
+use super::body::{self, Source};
 use super::head::{Fields, Head};
 use super::quick::{self, MOST_FIELDS, Read};
-use super::{Answer, Front, Reply, Wait, serve_request};
+use super::{Answer, Front, Reply, Wait, answer_now, dispatch};
 use crate::broker::Ticket;
 use crate::metrics::{Listener, Rejected};
-use crate::transport::{Connection, Farewell, Held, Io, Place, Waiter, hold};
+use crate::transport::{Connection, Farewell, Held, Hold, Io, Place, Waiter};
 
 /// A request's head must be complete within this time.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -37,76 +37,114 @@ const SOON: Duration = Duration::from_millis(100);
 /// An answer must be taken off our hands within this time.
 const REPLY_TIME: Duration = Duration::from_secs(5);
 
-/// Serves one connection until it is over.
-pub async fn serve(front: Arc<Front>, listener: Listener, connection: Arc<Connection>) {
-    let mut time = HEAD_TIME;
-    loop {
-        // Boxed, so that all that it takes to talk is freed while the poll is held.
-        let Some(wait) = Box::pin(talk(&front, listener, &connection, time)).await else {
-            return;
-        };
-        time = IDLE_TIME;
-        let Some(place) = park(&front, &connection, *wait) else {
-            return;
-        };
-        match hold(connection.clone(), place).await {
-            Held::Again => {}
-            Held::Over => return,
-            Held::Pipelined => {
-                front.metrics.rejected(Rejected::Pipelined);
-                tracing::debug!("bytes followed a held poll; closed");
-                return;
+/// Serves one connection until it is over. `open` goes with it.
+///
+/// What this future keeps while a poll is held is paid for by every held connection: a test knows its size.
+pub fn serve<T: Send + 'static>(
+    front: Arc<Front>,
+    listener: Listener,
+    connection: Arc<Connection>,
+    open: T,
+) -> impl Future<Output = ()> + Send + 'static {
+    async move {
+        let mut is_new = true;
+        loop {
+            let time = if std::mem::take(&mut is_new) { HEAD_TIME } else { IDLE_TIME };
+            let wait = match glance(&front, listener, &connection) {
+                Ok(Answer::Wait(wait)) => wait,
+                // What is awaited here is boxed, so that it is freed while the poll is held.
+                Ok(Answer::Reply(reply)) => match Box::pin(say(&connection, reply)).await {
+                    Some(()) => continue,
+                    None => break,
+                },
+                Err(begun) => match Box::pin(talk(&front, listener, &connection, begun, time)).await {
+                    Some(wait) => wait,
+                    None => break,
+                },
+            };
+            let Some(place) = park(&front, &connection, wait) else { break };
+            match Hold::new(&connection, place).await {
+                Held::Again => {}
+                Held::Over => break,
+                Held::Pipelined => {
+                    front.metrics.rejected(Rejected::Pipelined);
+                    tracing::debug!("bytes followed a held poll; closed");
+                    break;
+                }
             }
         }
+        drop(open);
     }
 }
 
-/// Answers requests until the connection is over (none) or a poll is to be held. The next request begins within `time`.
+/// Reads a request that is there already, as a poll is after each run of a kept connection, and answers it if it is
+/// no dispatch; or returns what has been read.
+fn glance(front: &Front, listener: Listener, connection: &Connection) -> Result<Answer, BytesMut> {
+    let mut bytes = BytesMut::new();
+    if connection.read_now(&mut bytes).is_err() {
+        return Err(bytes);
+    }
+    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+    let Read::Plain(head, _) = quick::read(&bytes, &mut fields) else { return Err(bytes) };
+    let Ok(mut answer) = answer_now(front, listener, connection.origin(), &head) else { return Err(bytes) };
+    if let Answer::Reply(reply) = &mut answer {
+        reply.closes |= !head.is_reusable();
+    }
+    Ok(answer)
+}
+
+/// Answers requests until the connection is over (none) or a poll is to be held. The first has `begun`, or begins
+/// within `time`.
 async fn talk(
     front: &Arc<Front>,
     listener: Listener,
     connection: &Arc<Connection>,
+    mut begun: BytesMut,
     mut time: Duration,
 ) -> Option<Box<Wait>> {
-    let mut bytes = BytesMut::new();
     loop {
-        match timeout(time, connection.read(&mut bytes)).await {
-            Ok(Ok(0) | Err(_)) => return None,
-            Ok(Ok(_)) => {}
-            Err(_) if bytes.is_empty() => return None,
-            Err(_) => return Box::pin(speak(front, listener, connection, bytes.freeze())).await,
+        if begun.is_empty() {
+            // Nothing is reserved before something is there.
+            match timeout(time, connection.read(&mut begun)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) | Err(_) => return None,
+            }
         }
-        let whole = bytes.freeze();
+        let whole = begun.freeze();
         let mut fields = [EMPTY_HEADER; MOST_FIELDS];
         let (head, body) = match quick::read(&whole, &mut fields) {
             Read::Plain(head, body) => (head, body),
             Read::Partial => {
-                bytes = whole.into();
-                time = SOON;
-                continue;
+                begun = whole.into();
+                match timeout(SOON, connection.read(&mut begun)).await {
+                    Ok(Ok(1..)) => continue,
+                    Ok(Ok(0) | Err(_)) => return None,
+                    Err(_) => return Box::pin(speak(front, listener, connection, begun.freeze())).await,
+                }
             }
             Read::Other => return Box::pin(speak(front, listener, connection, whole)).await,
         };
         let reusable = head.is_reusable();
-        let answer =
-            serve_request(front, listener, connection.origin(), head, Source::Whole(whole.slice(body)));
-        let mut reply = match unless_gone(connection, answer).await? {
-            Answer::Reply(reply) => reply,
-            Answer::Wait(wait) => return Some(wait),
-            Answer::Close => return None,
+        let mut reply = match answer_now(front, listener, connection.origin(), &head) {
+            Ok(Answer::Reply(reply)) => reply,
+            Ok(Answer::Wait(wait)) => return Some(wait),
+            Err(route) => {
+                let body = Source::Whole(whole.slice(body));
+                unless_gone(connection, pin!(dispatch(front, route, head, body))).await?
+            }
         };
         reply.closes |= !reusable;
-        let written = timeout(REPLY_TIME, write(connection, &reply)).await;
-        if reply.closes || !written.is_ok_and(|done| done.is_ok()) {
-            return None;
-        }
-        (bytes, time) = (BytesMut::new(), IDLE_TIME);
+        say(connection, reply).await?;
+        (begun, time) = (BytesMut::new(), IDLE_TIME);
     }
 }
 
 /// None if the client leaves before its answer is there.
-async fn unless_gone(connection: &Connection, answer: impl Future<Output = Answer>) -> Option<Answer> {
-    let (mut answer, mut gone) = (pin!(answer), pin!(connection.gone()));
+async fn unless_gone(
+    connection: &Connection,
+    mut answer: Pin<&mut impl Future<Output = Reply>>,
+) -> Option<Reply> {
+    let mut gone = pin!(connection.gone());
     poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Some(answer)),
         Poll::Pending => gone.as_mut().poll(cx).map(|()| None),
@@ -114,10 +152,12 @@ async fn unless_gone(connection: &Connection, answer: impl Future<Output = Answe
     .await
 }
 
-async fn write(connection: &Connection, reply: &Reply) -> std::io::Result<()> {
+/// None if the connection is over with it.
+async fn say(connection: &Connection, reply: Reply) -> Option<()> {
     let mut out = Vec::with_capacity(192 + reply.body.len());
     reply.write(&mut out);
-    connection.write(&out).await
+    let written = timeout(REPLY_TIME, connection.write(&out)).await;
+    (written.is_ok_and(|done| done.is_ok()) && !reply.closes).then_some(())
 }
 
 /// Speaks HTTP with all its forms until the connection is over (none) or a poll is to be held.
@@ -130,12 +170,11 @@ async fn speak(
     // A request that is not answered by hyper stays pending there; what becomes of it is said here.
     let left = Mutex::new(None);
     let service = service_fn(async |request: Request<Incoming>| {
-        let wait = match serve_hyper(front, listener, connection, request).await {
-            Answer::Reply(reply) => return Ok::<Response<Full<Bytes>>, Infallible>(reply.into()),
-            Answer::Wait(wait) => Some(wait),
-            Answer::Close => None,
-        };
-        *left.lock() = Some(wait);
+        match serve_hyper(front, listener, connection, request).await {
+            Some(Answer::Reply(reply)) => return Ok::<Response<Full<Bytes>>, Infallible>(reply.into()),
+            Some(Answer::Wait(wait)) => *left.lock() = Some(Some(wait)),
+            None => *left.lock() = Some(None),
+        }
         pending().await
     });
     let mut http = http1::Builder::new()
@@ -156,12 +195,13 @@ async fn speak(
     None
 }
 
+/// None if the connection is to be closed: a status would say more than is meant.
 async fn serve_hyper(
     front: &Arc<Front>,
     listener: Listener,
     connection: &Connection,
     request: Request<Incoming>,
-) -> Answer {
+) -> Option<Answer> {
     let (parts, body) = request.into_parts();
     let head = Head {
         method: &parts.method,
@@ -170,14 +210,24 @@ async fn serve_hyper(
         is_http_11: parts.version == Version::HTTP_11,
         fields: Fields::Map(&parts.headers),
     };
-    serve_request(front, listener, connection.origin(), head, Source::Stream(body)).await
+    match answer_now(front, listener, connection.origin(), &head) {
+        Ok(Answer::Wait(wait)) => {
+            if body::discard(body).await {
+                return Some(Answer::Wait(wait));
+            }
+            front.metrics.poll_refused();
+            None
+        }
+        Ok(reply) => Some(reply),
+        Err(route) => Some(Answer::Reply(dispatch(front, route, head, Source::Stream(body)).await)),
+    }
 }
 
 /// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,
 /// because any status would end a stock controller.
-fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<Place> {
+fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Box<Wait>) -> Option<Place> {
     let now = front.exchange.now();
-    let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = wait;
+    let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = *wait;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let ticket = Ticket {
         key,

@@ -88,8 +88,6 @@ enum Answer {
     Reply(Reply),
     /// It is held until a run comes.
     Wait(Box<Wait>),
-    /// Its connection is closed: a status would say more than is meant.
-    Close,
 }
 
 /// A poll that is ready to be held.
@@ -110,65 +108,57 @@ struct Wait {
     grace: Duration,
 }
 
-/// Serves one request, and counts it unless it is held: a held poll is counted when it ends.
-async fn serve_request(
-    front: &Arc<Front>,
-    listener: Listener,
-    peer: IpAddr,
-    head: Head<'_>,
-    body: Source,
-) -> Answer {
-    let (route, answer) = route(front, listener, peer, head, body).await;
-    let is_poll = matches!(route, Route::Poll | Route::NativePoll);
-    match &answer {
-        Answer::Reply(reply) => {
-            front.metrics.answered(route, reply.status.as_u16());
-            if is_poll {
-                front.metrics.poll_refused();
-            }
+/// What a request is answered with at once, counted unless it is held: a held poll is counted when it ends.
+/// `Err` with its route if it is a dispatch, which takes its time.
+fn answer_now(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> Result<Answer, Route> {
+    let (route, answer) = match route(front, listener, peer, head) {
+        (route, Some(answer)) => (route, answer),
+        (route, None) => return Err(route),
+    };
+    if let Answer::Reply(reply) = &answer {
+        front.metrics.answered(route, reply.status.as_u16());
+        if matches!(route, Route::Poll | Route::NativePoll) {
+            front.metrics.poll_refused();
         }
-        Answer::Close => front.metrics.poll_refused(),
-        Answer::Wait(_) => {}
     }
-    answer
+    Ok(answer)
 }
 
-/// The one place where a request finds its route.
-async fn route(
-    front: &Arc<Front>,
-    listener: Listener,
-    peer: IpAddr,
-    head: Head<'_>,
-    body: Source,
-) -> (Route, Answer) {
-    let from = From::read(&front.terms.proxies, peer, head.fields);
+/// Dispatches a run, and counts the request.
+async fn dispatch(front: &Arc<Front>, route: Route, head: Head<'_>, body: Source) -> Reply {
+    let reply = match route {
+        Route::NativeDispatch => native::dispatch(front, head, body).await,
+        _ => trigger::dispatch(front, head, body).await,
+    };
+    front.metrics.answered(route, reply.status.as_u16());
+    reply
+}
+
+/// The one place where a request finds its route. No answer yet if it is a dispatch.
+fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (Route, Option<Answer>) {
     let dispatches = listener == Listener::Dispatch || !front.terms.separate_dispatch;
     let polls = listener == Listener::Public;
     let target = head.path.len() + head.query.map_or(0, |query| 1 + query.len());
     let native = head.path.starts_with(native::PREFIX);
     if target > MAX_TARGET_BYTES {
-        return (Route::Other, Problem::target_too_long().into());
+        return (Route::Other, Some(Problem::target_too_long().into()));
     }
     let both = match (polls, dispatches) {
         (true, true) => "GET, POST",
         (true, false) => "GET",
         (false, _) => "POST",
     };
+    let from = || From::read(&front.terms.proxies, peer, head.fields);
+    let wrong = |problem: Problem| (Route::Other, Some(problem.into()));
     match (head.method, head.path) {
-        (&Method::GET, "/warm-start") if polls => (Route::Poll, trigger::poll(front, from, head, body).await),
-        (&Method::POST, "/warm-start") if dispatches => {
-            (Route::Dispatch, trigger::dispatch(front, head, body).await)
-        }
-        (&Method::GET, "/connect") if polls => (Route::Connect, trigger::connect(front)),
-        (&Method::GET, _) if native && polls => {
-            (Route::NativePoll, native::poll(front, from, head, body).await)
-        }
-        (&Method::POST, _) if native && dispatches => {
-            (Route::NativeDispatch, native::dispatch(front, head, body).await)
-        }
-        (_, "/warm-start") => (Route::Other, Problem::method_not_allowed(both).into()),
-        (_, "/connect") if polls => (Route::Other, Problem::method_not_allowed("GET").into()),
-        _ if native => (Route::Other, Problem::method_not_allowed(both).into()),
-        _ => (Route::Other, Problem::no_such_route().into()),
+        (&Method::GET, "/warm-start") if polls => (Route::Poll, Some(trigger::poll(front, from(), head))),
+        (&Method::POST, "/warm-start") if dispatches => (Route::Dispatch, None),
+        (&Method::GET, "/connect") if polls => (Route::Connect, Some(trigger::connect(front))),
+        (&Method::GET, _) if native && polls => (Route::NativePoll, Some(native::poll(front, from(), head))),
+        (&Method::POST, _) if native && dispatches => (Route::NativeDispatch, None),
+        (_, "/warm-start") => wrong(Problem::method_not_allowed(both)),
+        (_, "/connect") if polls => wrong(Problem::method_not_allowed("GET")),
+        _ if native => wrong(Problem::method_not_allowed(both)),
+        _ => wrong(Problem::no_such_route()),
     }
 }

@@ -130,12 +130,8 @@ fn name(head: &Head<'_>, header: &'static str) -> Result<Box<str>, Problem> {
 }
 
 /// `GET /v1/pools/…`: a controller waits.
-pub(super) async fn poll(front: &Front, from: From, head: Head<'_>, body: Source) -> Answer {
-    let read = read_poll(front, from, &head);
-    if !body::discard(body).await {
-        return Answer::Close;
-    }
-    read.map_or_else(Answer::from, Answer::Wait)
+pub(super) fn poll(front: &Front, from: From, head: &Head<'_>) -> Answer {
+    read_poll(front, from, head).map_or_else(Answer::from, Answer::Wait)
 }
 
 fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Problem> {
@@ -181,7 +177,7 @@ fn read_dispatch(head: &Head<'_>) -> Result<Terms, Problem> {
 }
 
 /// `POST /v1/pools/…`: a supervisor dispatches a run.
-pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Answer {
+pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
     let mut count = Count::new(front);
     let terms = read_dispatch(&head);
     let read = body::read(&head, body, front.terms.body_limit).await;
@@ -192,7 +188,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
             let (run, outcome) = dispatch_once(front, terms, payload, until).await;
             count.done(&outcome.result);
             tracing::debug!(run = %run.escape_default(), ?outcome, "dispatched");
-            Answer::Reply(answer(&run, &outcome))
+            answer(&run, &outcome)
         }
         (Err(problem), _) | (_, Err(problem)) => {
             count.refused();

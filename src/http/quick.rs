@@ -14,7 +14,7 @@ use super::head::{Fields, Head};
 /// A plain request is no longer than this, head and body.
 pub(super) const LARGEST: usize = 16 * 1024;
 /// A plain request has no more fields than this.
-pub(super) const MOST_FIELDS: usize = 32;
+pub(super) const MOST_FIELDS: usize = 24;
 
 /// What stands in the read buffer.
 #[derive(Debug)]

@@ -57,12 +57,8 @@ pub(super) fn connect(front: &Front) -> Answer {
 }
 
 /// `GET /warm-start`: a controller waits.
-pub(super) async fn poll(front: &Front, from: From, head: Head<'_>, body: Source) -> Answer {
-    let read = read_poll(front, from, &head);
-    if !body::discard(body).await {
-        return Answer::Close;
-    }
-    match read {
+pub(super) fn poll(front: &Front, from: From, head: &Head<'_>) -> Answer {
+    match read_poll(front, from, head) {
         Ok(wait) => Answer::Wait(wait),
         Err(problem) => {
             // A controller that cannot say who it is will never be matched: the status that ends it is deliberate.
@@ -111,7 +107,7 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
 }
 
 /// `POST /warm-start`: a supervisor offers a run.
-pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Answer {
+pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
     let mut count = Count::new(front);
     let read = body::read(&head, body, front.terms.body_limit).await;
     let until = count.body_read() + front.terms.dispatch_budget;
@@ -122,7 +118,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     match outcome {
         Ok(outcome) => {
             count.done(&outcome.result);
-            Answer::Reply(answer(&outcome))
+            answer(&outcome)
         }
         Err(problem) => {
             count.refused();

@@ -67,10 +67,7 @@ async fn accept(share: Share, front: Arc<Front>) {
             clippy::disallowed_methods,
             reason = "owned by this thread's runtime, ends with its connection"
         )]
-        tokio::spawn(async move {
-            serve(front, listener, connection).await;
-            drop(open);
-        });
+        tokio::spawn(serve(front, listener, connection, open));
     }
 }
 

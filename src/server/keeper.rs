@@ -26,6 +26,7 @@ pub(super) async fn keep(exchange: &Exchange, drain_window: Duration) -> Infalli
         if a_second_passed {
             last_second = now;
             exchange.review_suspects(Waiter::heard_within);
+            exchange.tidy();
         }
         if !exchange.is_draining() {
             continue;

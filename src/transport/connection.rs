@@ -32,7 +32,7 @@ const STATE_TIME: Duration = Duration::from_millis(50);
 /// An accepted socket with what its hold and its dispatch tell each other.
 pub struct Connection {
     stream: TcpStream,
-    peer: SocketAddr,
+    origin: IpAddr,
     round_trip_micros: AtomicU32,
     ending: AtomicU8,
     hold: AtomicWaker,
@@ -52,7 +52,7 @@ impl Connection {
     pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         Self {
             stream,
-            peer,
+            origin: peer.ip().to_canonical(),
             round_trip_micros: AtomicU32::new(UNKNOWN),
             ending: AtomicU8::new(UNDECIDED),
             hold: AtomicWaker::new(),
@@ -61,23 +61,27 @@ impl Connection {
 
     /// Where the peer connects from, an IPv4 address as such even if it came mapped.
     pub fn origin(&self) -> IpAddr {
-        self.peer.ip().to_canonical()
+        self.origin
     }
 
     /// Reads what is there, waiting for something to be; 0 is the end. Nothing is allocated for the wait.
     pub async fn read(&self, buf: &mut BytesMut) -> io::Result<usize> {
         loop {
             self.stream.readable().await?;
-            buf.reserve(READ_BYTES);
-            let room = buf.capacity() - buf.len();
-            match self.stream.try_read_buf(buf) {
+            match self.read_now(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    self.rest_after(*read.as_ref().unwrap_or(&0), room);
-                    return read;
-                }
+                read => return read,
             }
         }
+    }
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    pub fn read_now(&self, buf: &mut BytesMut) -> io::Result<usize> {
+        buf.reserve(READ_BYTES);
+        let room = buf.capacity() - buf.len();
+        let read = self.stream.try_read_buf(buf);
+        self.rest_after(*read.as_ref().unwrap_or(&0), room);
+        read
     }
 
     /// A short read emptied the socket. Saying so saves the next wait a call that would block.

@@ -1,7 +1,6 @@
 //! Owns a held poll from its parking to its ending: it sleeps, and wakes only for the peer's bytes or end.
 
-use std::future::poll_fn;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::connection::Ending;
@@ -19,9 +18,27 @@ pub enum Held {
     Pipelined,
 }
 
-/// Holds a parked waiter until its connection is over or carries the next request.
-pub async fn hold(connection: Arc<Connection>, mut place: Place) -> Held {
-    poll_fn(|cx| poll_held(&connection, &mut place, cx)).await
+/// A parked waiter, until its connection is over or carries the next request. A struct of its own, because a held
+/// connection costs what this costs.
+pub struct Hold<'a> {
+    connection: &'a Connection,
+    place: Place,
+}
+
+impl<'a> Hold<'a> {
+    /// Holds a waiter that has its place.
+    pub fn new(connection: &'a Connection, place: Place) -> Self {
+        Self { connection, place }
+    }
+}
+
+impl Future for Hold<'_> {
+    type Output = Held;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Held> {
+        let Self { connection, place } = &mut *self;
+        poll_held(connection, place, cx)
+    }
 }
 
 fn poll_held(connection: &Connection, place: &mut Place, cx: &mut Context<'_>) -> Poll<Held> {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::metrics::{Proof, Verdict};
 
 pub use connection::{Connection, Io};
-pub use hold::{Held, hold};
+pub use hold::{Held, Hold};
 pub use waiter::Waiter;
 
 /// The exchange of waiters that transport can reach.

@@ -47,8 +47,9 @@ impl Waiter {
         let Ok(mut sent) = first else { return Delivery::untouched(Verdict::Gone) };
         if sent < whole {
             let by = demand.until.min(Instant::now() + WRITE_TIME).into();
-            let rest = self.write_rest(&head, run, &mut sent);
-            match tokio::time::timeout_at(by, rest).await {
+            // Boxed, as it is rare and large.
+            let rest = tokio::time::timeout_at(by, self.write_rest(&head, run, &mut sent));
+            match Box::pin(rest).await {
                 Ok(true) => {}
                 Ok(false) => return self.give_up(Verdict::Lost, sent),
                 // Its kernel took some and then no more: the process does not read. Else nobody is there.
@@ -58,7 +59,7 @@ impl Waiter {
         }
         let verdict = match demand.proof {
             Proof::Written => Verdict::Written,
-            Proof::Acked | Proof::Received | Proof::Hop => self.prove(demand).await,
+            Proof::Acked | Proof::Received | Proof::Hop => Box::pin(self.prove(demand)).await,
         };
         match verdict.proof() {
             Some(proof) if proof >= demand.proof => {
