@@ -1,10 +1,11 @@
-//! Owns the process: arguments, logging, runtime, signals, exit code.
-
-mod allocator;
+//! Owns the process: its allocator, arguments, exit code.
 
 use std::process::ExitCode;
 
-use pilotlight::commands;
+use pilotlight::{allocator, commands};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     allocator::set_up();

@@ -7,8 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. A room may use the rooms below it, and those beside it that are named here.
-const FLOORS: [(&str, usize, &[&str]); 10] = [
+const FLOORS: [(&str, usize, &[&str]); 11] = [
     ("broker", 0, &[]),
+    ("allocator", 0, &[]),
     ("metrics", 1, &[]),
     ("auth", 1, &[]),
     ("config", 1, &["metrics"]),
@@ -61,7 +62,7 @@ fn imports_point_down_only() {
     for path in rust_files("src") {
         let from = room(&path);
         let Some((floor, beside)) = floors.get(from.as_str()) else {
-            assert!(["lib", "allocator"].contains(&from.as_str()), "{from} has no floor: {}", path.display());
+            assert!(from == "lib", "{from} has no floor: {}", path.display());
             continue;
         };
         let text = code(&fs::read_to_string(&path).unwrap());

@@ -64,10 +64,10 @@ impl Server {
         cpu_of(&format!("/proc/{}/stat", self.child.id()))
     }
 
-    /// Its resident memory in bytes, without what it shares with files.
+    /// Its resident memory in bytes.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        kilobytes(&status, "RssAnon:").context("no RssAnon")
+        kilobytes(&status, "VmRSS:").context("no VmRSS")
     }
 }
 

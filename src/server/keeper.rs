@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
+use crate::allocator;
 use crate::broker::Taken;
 use crate::transport::{Exchange, Farewell, Waiter};
 
@@ -27,6 +28,7 @@ pub(super) async fn keep(exchange: &Exchange, drain_window: Duration) -> Infalli
             last_second = now;
             exchange.review_suspects(Waiter::heard_within);
             exchange.tidy();
+            allocator::give_back();
         }
         if !exchange.is_draining() {
             continue;
