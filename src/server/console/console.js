@@ -221,7 +221,8 @@ function recentRow(record) {
   const { outcome, run, deployment, version, reason, controller, known } = record;
   const verdicts = element("span", { class: "verdicts" }, ...known.verdicts.map(verdictMark));
   const about = element("div", { class: "about" });
-  if (reason) about.append(element("span", { class: "why", title: reason }, words.get(reason) ?? reason));
+  const why = reason ?? (outcome === "hit" ? null : outcome);
+  if (why) about.append(element("span", { class: "why", title: why }, words.get(why) ?? why));
   if (deployment) about.append(element("span", {}, `${deployment} · ${version} · ${machine(record)}`));
   if (controller) about.append(element("span", {}, `→ ${controller}`));
   about.append(verdicts);

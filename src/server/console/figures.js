@@ -16,6 +16,9 @@ export const machine = ({ cpu, memory }) => `${cpu} CPU · ${memory} GB`;
 const perSecond = (rate) => (rate > 0 && rate < 9.95 ? rate.toFixed(1) : whole(Math.round(rate)));
 const mebibytes = (bytes) => (bytes ? `${(bytes / 2 ** 20).toFixed(bytes < 100 * 2 ** 20 ? 1 : 0)} MiB` : "0");
 
+/** A scale ends at round numbers, which need no tenths. */
+const short = (text) => text.replace(".0", "");
+
 export function took(seconds) {
   const figures = (number) => (number < 9.95 ? number.toFixed(1) : number.toFixed(0));
   if (seconds < 0.0009995) return `${figures(seconds * 1e6)} µs`;
@@ -55,7 +58,7 @@ function drawTile(name, points, now, span, write, least, unit = 1) {
   const high = unit * step * [1, 2, 5, 10].find((times) => times * step >= top);
   const chart = page[`${name}-chart`];
   draw(chart.querySelector(".line"), chart.querySelector(".area"), points, { now, span, low: 0, high });
-  say(page[`${name}-scale`], `0 – ${write(high)}`);
+  say(page[`${name}-scale`], `0 – ${short(write(high))}`);
   chart.setAttribute("aria-label", `now ${page[name].textContent}, highest ${write(highest(points))}`);
 }
 
@@ -135,7 +138,7 @@ function drawRatio() {
   page["share-miss"].setAttribute("width", tried && 100 - hits);
   const parts = [count(sums.hit, "hit"), count(sums.miss, "miss", "misses")];
   for (const outcome of ["refused", "aborted"]) if (sums[outcome]) parts.push(`${whole(sums[outcome])} ${outcome}`);
-  say(page["hit-counts"], tried || parts.length > 2 ? `${parts.join(", ")} in a minute` : "no run in the last minute");
+  say(page["hit-counts"], tried || parts.length > 2 ? parts.join(", ") : "no run in the last minute");
   const often = [...reasons].sort((a, b) => b[1] - a[1]).slice(0, 2);
   say(page["hit-reasons"], often.map(([reason, times]) => `${reason} ${whole(times)}`).join(", "));
 }
@@ -172,6 +175,6 @@ function drawLatency(now) {
   const [p50, p99] = [0.5, 0.99].map((share) => (fresh.length ? took(quantile(all, share)) : "–"));
   say(page["latency-p50"], p50);
   say(page["latency-p99"], p99);
-  say(page["latency-scale"], [low, high].map((power) => took(10 ** power).replace(".0", "")).join(" – "));
+  say(page["latency-scale"], fresh.length ? [low, high].map((power) => short(took(10 ** power))).join(" – ") : "");
   chart.setAttribute("aria-label", `p50 ${p50}, p99 ${p99}`);
 }
