@@ -117,6 +117,7 @@ async function doConfirmed() {
   page["dialog-yes"].disabled = true;
   try {
     tell(await confirmed());
+    await ask("/pools").then(takePools).catch(() => {});
     page.dialog.close();
     if (document.activeElement === document.body) page["pool-filter"].focus();
   } catch (error) {
