@@ -188,7 +188,7 @@ test("names are text, whatever is in them", browsed, async (t) => {
 });
 
 test("nothing is wider than a telephone", browsed, async (t) => {
-  const { page, complaints, wait, post } = await open(t, { viewport: NARROW });
+  const { broker, page, complaints, wait, post } = await open(t, { viewport: NARROW, mayLoseConnection: true });
   const fits = async (what) => {
     const beyond = await page.evaluate((width) => {
       const sticksOut = (node) => node.getBoundingClientRect().right > width && node.checkVisibility();
@@ -212,6 +212,9 @@ test("nothing is wider than a telephone", browsed, async (t) => {
   await page.getByTestId("confirm").click();
   await text(page, "status", /draining/);
   await fits("while draining");
+  broker.process.kill("SIGKILL");
+  await text(page, "status", /reconnecting/);
+  await fits("while reconnecting");
   assert.deepEqual(complaints, []);
 });
 
