@@ -1,0 +1,315 @@
+// Owns the promises of the operator's console, in a real browser before a real broker.
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { chromium } from "playwright-core";
+import { Broker, until } from "./broker.mjs";
+
+const executablePath = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => path && existsSync(path));
+const browsed = { skip: executablePath ? false : "Chromium is not installed" };
+const WIDE = { width: 1440, height: 900 };
+const NARROW = { width: 390, height: 844 };
+let browser;
+
+before(async () => {
+  if (executablePath) browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+});
+after(() => browser?.close());
+
+/** A broker and its console; whatever the page complains of fails the test, except a lost connection where one is meant. */
+async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnection = false } = {}) {
+  const broker = await Broker.start();
+  const leave = new AbortController();
+  const page = await browser.newPage({ viewport, colorScheme });
+  const complaints = [];
+  page.on("pageerror", (error) => complaints.push(error.stack));
+  page.on("console", (message) => {
+    const lost = mayLoseConnection && /^Failed to load resource: net::/.test(message.text());
+    if (["error", "warning"].includes(message.type()) && !lost) complaints.push(message.text());
+  });
+  await page.addInitScript(() => {
+    document.addEventListener("securitypolicyviolation", (event) => console.error(`refused by the policy: ${event.blockedURI}`));
+  });
+  t.after(async () => {
+    await page.close();
+    leave.abort();
+    await broker.stop();
+  });
+  await page.goto(`http://127.0.0.1:${broker.ops}/`);
+  await text(page, "status", /^live$/);
+
+  const pool = (deployment) => `${broker.url}/v1/pools/${encodeURIComponent(deployment)}/1/0.5/0.5`;
+  return {
+    broker,
+    page,
+    complaints,
+    /** Becomes the status of a waiter's answer, once it has one. */
+    wait: (deployment) => fetch(pool(deployment), { signal: leave.signal }).then((answer) => answer.text().then(() => answer.status), () => "left"),
+    post: (deployment, run) =>
+      fetch(pool(deployment), { method: "POST", headers: { "pilotlight-run": run }, body: "hello" }).then((answer) => answer.json()),
+  };
+}
+
+function text(page, name, wanted, milliseconds = 15_000) {
+  return until(`${name} is ${wanted}`, async () => wanted.test(await page.getByTestId(name).innerText()), milliseconds);
+}
+
+const dispatched = (page, run) => page.getByTestId("dispatch-row").filter({ hasText: run });
+const deployments = (page) => page.getByTestId("pool-row").locator("td:first-child").allInnerTexts();
+
+test("a run shows within a second of its dispatch", browsed, async (t) => {
+  const { broker, page, complaints, wait, post } = await open(t);
+  const waiter = wait("hello");
+  await broker.waitForWaiters(1);
+  assert.equal((await post("hello", "run_shown")).delivered, true);
+  await dispatched(page, "run_shown").filter({ hasText: "received" }).waitFor({ timeout: 1000 });
+  assert.equal(await waiter, 200);
+
+  assert.equal((await post("nobody", "run_missed")).reason, "no_pool");
+  await dispatched(page, "run_missed").filter({ hasText: "nobody waits for this deployment" }).waitFor({ timeout: 1000 });
+  await text(page, "hit-ratio", /^50 %$/);
+  await text(page, "latency-p50", /^[\d.]+ (µs|ms)$/);
+  await text(page, "latency-p99", /^[\d.]+ (µs|ms|s)$/);
+  await text(page, "rss", /^[\d.]+ MiB$/);
+
+  await page.getByLabel("misses only").check();
+  await dispatched(page, "run_shown").waitFor({ state: "detached" });
+  assert.equal(await dispatched(page, "run_missed").count(), 1);
+  assert.deepEqual(complaints, []);
+});
+
+test("a restart of the broker is survived", browsed, async (t) => {
+  const { broker, page, complaints, wait, post } = await open(t, { mayLoseConnection: true });
+  await post("hello", "run_before");
+  await dispatched(page, "run_before").waitFor();
+  broker.process.kill("SIGKILL");
+  await text(page, "status", /^reconnecting…$/);
+  await broker.ended;
+  await broker.launch();
+  await text(page, "status", /^live$/);
+  const waiter = wait("hello");
+  await broker.waitForWaiters(1);
+  await text(page, "waiters", /^1$/);
+  await post("hello", "run_after");
+  await dispatched(page, "run_after").waitFor({ timeout: 1000 });
+  assert.equal(await waiter, 200);
+  assert.equal(await dispatched(page, "run_before").count(), 1);
+  assert.deepEqual(complaints, []);
+});
+
+test("without waiters it says what to try, and that works", browsed, async (t) => {
+  const { broker, page, complaints, wait } = await open(t);
+  const empty = page.getByTestId("empty-state");
+  await empty.getByText("no waiters yet").waitFor();
+  const url = `${broker.url}/v1/pools/hello/1/0.5/0.5`;
+  await empty.getByText(`curl -N "${url}"`, { exact: true }).waitFor();
+  await empty.getByText(`curl -X POST -d 'hello' "${url}"`, { exact: true }).waitFor();
+  assert.equal(await page.getByTestId("pools-table").isVisible(), false);
+  wait("hello");
+  await page.getByTestId("pool-row").filter({ hasText: "hello" }).waitFor();
+  assert.equal(await empty.isVisible(), false);
+  assert.deepEqual(complaints, []);
+});
+
+test("pools are filtered and sorted", browsed, async (t) => {
+  const { broker, page, complaints, wait } = await open(t);
+  for (const deployment of ["gamma", "alpha", "beta", "beta"]) wait(deployment);
+  await broker.waitForWaiters(4);
+  await until("three pools", async () => (await deployments(page)).length === 3);
+  assert.deepEqual(await deployments(page), ["beta", "alpha", "gamma"], "most waiters first, then by name");
+
+  const header = page.getByRole("columnheader", { name: "Deployment" });
+  await header.getByRole("button").click();
+  assert.equal(await header.getAttribute("aria-sort"), "ascending");
+  assert.deepEqual(await deployments(page), ["alpha", "beta", "gamma"]);
+  await header.getByRole("button").press("Enter");
+  assert.equal(await header.getAttribute("aria-sort"), "descending");
+  assert.deepEqual(await deployments(page), ["gamma", "beta", "alpha"]);
+  assert.equal(await page.locator("th[aria-sort=ascending], th[aria-sort=descending]").count(), 1);
+
+  await page.getByTestId("pool-filter").fill("BET 0.5");
+  assert.deepEqual(await deployments(page), ["beta"]);
+  await page.getByTestId("pool-filter").fill("delta");
+  await page.getByText("No pool fits “delta”.").waitFor();
+  await page.getByTestId("pool-filter").fill("");
+  assert.equal((await deployments(page)).length, 3);
+  assert.deepEqual(complaints, []);
+});
+
+test("retire asks first, then ends the pool's waiters with 410", browsed, async (t) => {
+  const { broker, page, complaints, wait } = await open(t);
+  const [old, current] = [wait("old"), wait("current")];
+  await broker.waitForWaiters(2);
+  const button = page.getByTestId("pool-row").filter({ hasText: "old" }).filter({ hasNotText: "current" }).getByTestId("retire");
+  await button.click();
+  await page.getByRole("dialog").getByText("Stock controllers exit").waitFor();
+  await page.keyboard.press("Escape");
+  assert.equal(await page.getByRole("dialog").isVisible(), false);
+  assert.equal(await broker.waiters(), 2, "a dialog that is closed does nothing");
+  assert.ok(await button.evaluate((node) => node === document.activeElement), "the focus returns to where it was");
+
+  await button.click();
+  await page.getByTestId("confirm").click();
+  assert.equal(await old, 410);
+  await until("one pool is left", async () => (await deployments(page)).join() === "current");
+  assert.equal(await broker.waiters(), 1);
+  await page.getByTestId("recent").getByText(/retired 1 waiter of deployment old/).waitFor();
+  assert.equal(await Promise.race([current, "waits"]), "waits");
+  assert.deepEqual(complaints, []);
+});
+
+test("drain asks first, then is shown", browsed, async (t) => {
+  const { broker, page, complaints, wait, post } = await open(t);
+  const waiter = wait("hello");
+  await broker.waitForWaiters(1);
+  await page.getByTestId("drain").click();
+  await page.getByTestId("cancel").click();
+  assert.equal(await broker.waiters(), 1);
+  await page.getByTestId("drain").click();
+  await page.getByTestId("confirm").click();
+  await text(page, "status", /draining/);
+  assert.equal(await waiter, 204);
+  assert.ok(await page.getByTestId("drain").isDisabled());
+  await page.getByTestId("empty-state").getByText("the broker is draining").waitFor();
+  assert.equal((await post("hello", "run_late")).reason, "draining");
+  await dispatched(page, "run_late").filter({ hasText: "the broker is draining" }).waitFor();
+  assert.deepEqual(complaints, []);
+});
+
+test("names are text, whatever is in them", browsed, async (t) => {
+  const { page, complaints, wait, post } = await open(t);
+  const name = "<img src=x onerror=alert(1)>";
+  wait(name);
+  await page.getByTestId("pool-row").filter({ hasText: name }).waitFor();
+  await post(name, "<b>run</b>");
+  await dispatched(page, "<b>run</b>").waitFor();
+  assert.equal(await page.locator("img, b").count(), 0);
+  assert.deepEqual(complaints, []);
+});
+
+test("nothing is wider than a telephone", browsed, async (t) => {
+  const { broker, page, complaints, wait, post } = await open(t, { viewport: NARROW, mayLoseConnection: true });
+  const fits = async (what) => {
+    const beyond = await page.evaluate((width) => {
+      const sticksOut = (node) => node.getBoundingClientRect().right > width && node.checkVisibility();
+      const nodes = [document.documentElement, ...document.querySelectorAll("body *")];
+      return nodes.filter((node) => sticksOut(node) || node.scrollWidth > width).map((node) => node.outerHTML.slice(0, 80));
+    }, NARROW.width);
+    assert.deepEqual(beyond, [], what);
+  };
+  await fits("empty");
+  const long = "deployment".repeat(12);
+  wait(long);
+  wait("another");
+  await page.getByTestId("pool-row").nth(1).waitFor();
+  await post(long, "run_".repeat(25));
+  await dispatched(page, "run_").waitFor();
+  await fits("with long names");
+  await page.getByTestId("retire").first().click();
+  await fits("with a dialog");
+  await page.getByTestId("cancel").click();
+  await page.getByTestId("drain").click();
+  await page.getByTestId("confirm").click();
+  await text(page, "status", /draining/);
+  await fits("while draining");
+  broker.process.kill("SIGKILL");
+  await text(page, "status", /reconnecting/);
+  await fits("while reconnecting");
+  assert.deepEqual(complaints, []);
+});
+
+/** In the page: every text that is seen, with the contrast to what is behind it. */
+function contrasts() {
+  const numbers = (color) => color.match(/[\d.]+/g).map(Number);
+  const light = (color) => {
+    const [r, g, b] = numbers(color).map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const color = getComputedStyle(at).backgroundColor;
+      if ((numbers(color)[3] ?? 1) === 1) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const seen = [...document.querySelectorAll("body *")].filter((node) => {
+    const own = [...node.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim());
+    return own && node.checkVisibility() && !node.disabled;
+  });
+  return seen.map((node) => {
+    const [high, low] = [light(getComputedStyle(node).color), light(behind(node))].sort((a, b) => b - a);
+    return { text: node.textContent.trim().slice(0, 40), contrast: (high + 0.05) / (low + 0.05) };
+  });
+}
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`text is legible when it is ${colorScheme}`, browsed, async (t) => {
+    const { broker, page, complaints, wait, post } = await open(t, { colorScheme });
+    const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
+    assert.equal(ground[0] > 128, colorScheme === "light", `the ground is ${ground}`);
+    const look = async (what) => {
+      const found = await page.evaluate(contrasts);
+      assert.ok(found.length > 20, `${what}: ${found.length} texts`);
+      assert.deepEqual(found.filter(({ contrast }) => contrast < 4.5), [], what);
+    };
+    await look("empty");
+    wait("hello");
+    wait("again");
+    await broker.waitForWaiters(2);
+    await post("hello", "run_hit");
+    await post("nobody", "run_miss");
+    await dispatched(page, "run_miss").waitFor();
+    await page.getByTestId("pool-row").filter({ hasText: "again" }).waitFor();
+    await look("full");
+    await page.getByTestId("drain").click();
+    await look("asking");
+    await page.getByTestId("confirm").click();
+    await text(page, "status", /draining/);
+    await look("draining");
+    assert.deepEqual(complaints, []);
+  });
+}
+
+test("every control is reached by keyboard, and shows that it has the focus", browsed, async (t) => {
+  const { page, complaints, wait } = await open(t);
+  const controls = () =>
+    page.evaluate(() => {
+      const all = [...document.querySelectorAll("a[href], button, input, summary, [tabindex='0']")];
+      return all.filter((node) => node.checkVisibility() && !node.disabled).map((node, index) => (node.dataset.control = String(index)));
+    });
+  const walk = async () => {
+    const reached = new Set();
+    await page.evaluate(() => document.activeElement.blur());
+    for (let presses = 0; presses < 60; presses += 1) {
+      await page.keyboard.press("Tab");
+      const [control, outline] = await page.evaluate(() => [document.activeElement.dataset.control, getComputedStyle(document.activeElement).outlineStyle]);
+      if (control === undefined) continue;
+      if (reached.has(control)) break;
+      assert.notEqual(outline, "none", `control ${control} shows its focus`);
+      reached.add(control);
+    }
+    return [...reached].sort((a, b) => a - b);
+  };
+  let wanted = await controls();
+  assert.deepEqual(await walk(), wanted, "empty");
+  wait("hello");
+  await page.getByTestId("pool-row").waitFor();
+  wanted = await controls();
+  assert.deepEqual(await walk(), wanted, "with a pool");
+
+  wait("above");
+  wait("above");
+  await until("above is first", async () => (await deployments(page)).join() === "above,hello");
+  await page.getByTestId("retire").nth(1).focus();
+  wait("hello");
+  wait("hello");
+  await until("hello has moved up", async () => (await deployments(page)).join() === "hello,above");
+  assert.match(await page.locator("tr:focus-within").innerText(), /^hello/, "a row that moves keeps the focus");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.dataset.testid), "cancel", "a dialog begins at its harmless end");
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.dataset.testid), "confirm");
+  await page.keyboard.press("Escape");
+  assert.equal(await page.evaluate(() => document.activeElement.dataset.testid), "retire");
+  assert.deepEqual(complaints, []);
+});
