@@ -25,6 +25,7 @@ describe("the dashboards", { skip: missing }, () => {
   before(async () => {
     broker = await Broker.start();
     crowd = new Load(broker);
+    prometheus = await Prometheus.start(broker);
     let lacking;
     const shown = async () => {
       metrics = await read();
@@ -34,7 +35,6 @@ describe("the dashboards", { skip: missing }, () => {
     await until("the load has shown everything", shown, 40_000).catch((error) => {
       throw new Error(`${error.message}: ${lacking}`);
     });
-    prometheus = await Prometheus.start(broker);
     const { start, end } = await prometheus.scrapes(WARM + SCRAPES, 50_000);
     window = { start: start + WARM, end };
   });
@@ -126,7 +126,8 @@ describe("the dashboards", { skip: missing }, () => {
 
   // The process collector of the `prometheus` crate counts whole seconds: the CPU panels show steps, or nothing.
   test("CPU is counted in fractions of a second", { todo: "process_cpu_seconds_total needs fractions" }, async () => {
-    assert.match(await read(), /^process_cpu_seconds_total \d+\.\d+$/m);
+    const [line] = /^process_cpu_seconds_total .*$/m.exec(await read());
+    assert.match(line, /\.\d+$/);
   });
 
   test("the variables find the broker", async () => {

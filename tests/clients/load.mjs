@@ -41,7 +41,7 @@ export class Load {
       ...Array.from({ length: 6 }, () => this.idler()),
       this.forever(30, () => this.dispatch()),
       this.forever(250, () => this.miss()),
-      this.forever(1_500, () => this.fail()),
+      this.forever(3_000, () => this.fail()),
       this.forever(2_500, () => this.again()),
       this.forever(1_000, () => this.abort()),
       this.forever(4_000, () => this.retire()),
@@ -169,7 +169,6 @@ export class Load {
     socket.pause();
     await this.post(`stopped/${MACHINE}`);
     socket.destroy();
-    if (this.posts % 2) return;
     const second = await this.waiting(`stopped/${MACHINE}`, BAD_MACHINE);
     second.pause();
     await this.post(`stopped/${MACHINE}`, "?redeliver=true");
