@@ -8,7 +8,7 @@ const binary = process.env.PILOTLIGHT ?? new URL("../../target/debug/pilotlight"
 const example = readFileSync(new URL("../data/dequeued-message.json", import.meta.url), "utf8");
 
 /** A port that was free a moment ago: a restart has to come back to the same one. */
-async function freePort() {
+export async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
   const { port } = server.address();

@@ -1,0 +1,213 @@
+// Owns a small load with everything in it: hits at every level of proof, misses of several reasons, failures, a crowd.
+import { connect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const HOST = "127.0.0.1";
+const MACHINE = "v1/0.5/1";
+/** Failing controllers live on a machine of their own, so that its suspects are not the others. */
+const BAD_MACHINE = "127.0.0.2";
+const STOCK = [
+  "x-trigger-deployment-id: stock",
+  "x-trigger-deployment-version: v1",
+  "x-trigger-machine-cpu: 0.5",
+  "x-trigger-machine-memory: 1",
+];
+
+/** What the broker must have counted before the load has shown what it should. */
+export const SHOWN = [
+  'pilotlight_dispatches_total{outcome="hit",reason="none"}',
+  'pilotlight_dispatches_total{outcome="refused",reason="none"}',
+  'pilotlight_dispatches_total{outcome="aborted",reason="none"}',
+  ...["no_pool", "wrong_version", "wrong_machine", "all_taken", "not_a_message", "undelivered", "unknown"].map(
+    (reason) => `pilotlight_dispatches_total{outcome="miss",reason="${reason}"}`,
+  ),
+  ...["written", "acked", "received", "hop", "lost", "frozen"].map((verdict) => `pilotlight_offers_total{verdict="${verdict}"}`),
+  ...["matched", "client_gone", "expired", "retired"].map((end) => `pilotlight_polls_total{end="${end}"}`),
+  "pilotlight_redeliveries_total",
+];
+
+export class Load {
+  stopped = false;
+  sockets = new Set();
+  crowd = [];
+  posts = 0;
+  misses = 0;
+
+  constructor(broker) {
+    this.broker = broker;
+    this.begun = Date.now();
+    this.tasks = [
+      ...Array.from({ length: 24 }, (_, number) => this.controller(`app-${number % 4}`, number % 12 < 4 ? ["via: 1.1 proxy"] : [])),
+      ...Array.from({ length: 6 }, () => this.idler()),
+      this.forever(30, () => this.dispatch()),
+      this.forever(250, () => this.miss()),
+      this.forever(3_000, () => this.fail()),
+      this.forever(2_500, () => this.again()),
+      this.forever(1_000, () => this.abort()),
+      this.forever(4_000, () => this.retire()),
+      this.forever(250, () => this.wave()),
+    ];
+  }
+
+  async stop() {
+    this.stopped = true;
+    for (const socket of this.sockets) socket.destroy();
+    await Promise.all(this.tasks);
+  }
+
+  /** Does it again and again; one after the other. */
+  async forever(milliseconds, act) {
+    while (!this.stopped) {
+      await act();
+      await sleep(milliseconds);
+    }
+  }
+
+  open(localAddress) {
+    const socket = connect({ port: this.broker.port, host: HOST, localAddress }).setNoDelay();
+    this.sockets.add(socket);
+    socket.on("error", () => {});
+    socket.once("close", () => this.sockets.delete(socket));
+    return socket;
+  }
+
+  /** Sends a request; answers its status, or 0 if the connection ended without one. Closes as every client does. */
+  async ask(socket, request) {
+    socket.write(request);
+    return new Promise((resolve) => {
+      let read = "";
+      const finish = (status) => {
+        socket.off("data", more).off("close", gone);
+        resolve(status);
+      };
+      const gone = () => finish(0);
+      const more = (bytes) => {
+        read += bytes.toString("latin1");
+        const end = read.indexOf("\r\n\r\n");
+        if (end < 0) return;
+        const length = Number(/content-length: (\d+)/i.exec(read)?.[1] ?? 0);
+        if (read.length < end + 4 + length) return;
+        if (/\r\nconnection: close/i.test(read)) socket.destroy();
+        finish(Number(read.slice(9, 12)));
+      };
+      socket.on("data", more).once("close", gone);
+    });
+  }
+
+  poll(pool, query = "", headers = []) {
+    return [`GET /v1/pools/${pool}${query} HTTP/1.1`, "host: b", ...headers, "", ""].join("\r\n");
+  }
+
+  async post(pool, query = "", size = 200 + (this.posts % 7) * 900) {
+    this.posts += 1;
+    const socket = this.open();
+    const head = [`POST /v1/pools/${pool}${query} HTTP/1.1`, "host: b", "connection: close", `content-length: ${size}`, "", ""];
+    const status = await this.ask(socket, head.join("\r\n") + "x".repeat(size));
+    socket.destroy();
+    return status;
+  }
+
+  /** A controller that starts each run and is back after a moment. */
+  async controller(name, headers) {
+    while (!this.stopped) {
+      const socket = this.open();
+      await this.ask(socket, this.poll(`${name}/${MACHINE}`, "?timeout=20s", headers));
+      socket.destroy();
+      await sleep(200);
+    }
+  }
+
+  /** A controller for which nothing comes; it asks again on the same connection. */
+  async idler() {
+    while (!this.stopped) {
+      const socket = this.open();
+      while (!this.stopped && (await this.ask(socket, this.poll(`quiet/${MACHINE}`, "?timeout=1s"))) === 204);
+      socket.destroy();
+      await sleep(200);
+    }
+  }
+
+  async dispatch() {
+    const proof = ["", "", "", "?proof=acked", "?proof=written"][this.posts % 5];
+    await this.post(`app-${this.posts % 4}/${MACHINE}`, proof);
+  }
+
+  async miss() {
+    this.misses += 1;
+    await this.post(`nobody/${MACHINE}`);
+    if (this.misses % 2) await this.post("app-0/v2/0.5/1");
+    if (this.misses % 3 === 0) await this.post("app-1/v1/8/32");
+    await this.waiting(`single/${MACHINE}`);
+    await this.post(`single/${MACHINE}`);
+    for (let count = this.misses % 4; count > 0; count--) await this.post(`single/${MACHINE}`);
+    if (this.misses % 5) return;
+    if (!this.stock || this.stock.destroyed) {
+      this.stock = this.open();
+      this.stock.write(["GET /warm-start HTTP/1.1", "host: b", ...STOCK, "", ""].join("\r\n"));
+      this.stock.resume();
+    }
+    await this.post(`stock/${MACHINE}`);
+  }
+
+  /** Puts one waiter into a pool and goes on when the broker holds it; `act` is what it does with its run. */
+  async waiting(pool, localAddress, act = (socket) => socket.end()) {
+    const socket = this.open(localAddress);
+    socket.once("data", () => act(socket));
+    socket.write(this.poll(pool));
+    const [deployment] = pool.split("/");
+    for (let tries = 0; tries < 100 && !this.stopped; tries++) {
+      const answer = await fetch(`http://${HOST}:${this.broker.ops}/pools?deployment=${deployment}`);
+      if ((await answer.json()).waiters > 0) break;
+      await sleep(5);
+    }
+    return socket;
+  }
+
+  /** A stopped controller: its kernel takes the run, its process never reads. */
+  async fail() {
+    const socket = await this.waiting(`stopped/${MACHINE}`, BAD_MACHINE);
+    socket.pause();
+    await this.post(`stopped/${MACHINE}`);
+    socket.destroy();
+    const second = await this.waiting(`stopped/${MACHINE}`, BAD_MACHINE);
+    second.pause();
+    await this.post(`stopped/${MACHINE}`, "?redeliver=true");
+    second.destroy();
+  }
+
+  /** One controller resets its connection; the next one has the run. */
+  async again() {
+    const good = this.open();
+    const read = this.ask(good, this.poll(`again/${MACHINE}`));
+    await this.waiting(`again/${MACHINE}`, BAD_MACHINE, (socket) => socket.resetAndDestroy());
+    await this.post(`again/${MACHINE}`, "?redeliver=true");
+    good.destroy();
+    await read;
+  }
+
+  async abort() {
+    const socket = this.open();
+    socket.write(`POST /v1/pools/later/${MACHINE}?wait=2s HTTP/1.1\r\nhost: b\r\ncontent-length: 1\r\n\r\nx`);
+    await sleep(150);
+    socket.destroy();
+    await this.post(`later/${MACHINE}`, "?wait=long");
+  }
+
+  async retire() {
+    await this.waiting(`old/${MACHINE}`);
+    if (!this.stopped) await this.broker.retire("old");
+  }
+
+  /** A crowd that only waits: it comes and goes as a wave between 100 and 1,500. */
+  async wave() {
+    const seconds = (Date.now() - this.begun) / 1_000;
+    const target = Math.round(800 - 700 * Math.cos((seconds / 25) * 2 * Math.PI));
+    for (let count = 0; this.crowd.length < target && count < 80; count++) {
+      const socket = this.open();
+      socket.write(this.poll(`crowd-${this.crowd.length % 40}/${MACHINE}`));
+      socket.resume();
+      this.crowd.push(socket);
+    }
+    while (this.crowd.length > target) this.crowd.pop().destroy();
+  }
+}

@@ -1,0 +1,85 @@
+// Owns Prometheus as the tests run it: the real program in a folder of its own, scraping one broker each second.
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { freePort, until } from "./broker.mjs";
+
+export const dashboards = new URL("../../dashboards/", import.meta.url).pathname;
+
+/** Why the tests with Prometheus cannot run here, or false. */
+export const missing = spawnSync("prometheus", ["--version"]).status !== 0 && "prometheus is not installed";
+
+const config = (broker) => `
+global: { scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 5s }
+rule_files: ["${dashboards}alerts.yml"]
+scrape_configs:
+  - job_name: pilotlight
+    static_configs: [{ targets: ["127.0.0.1:${broker.ops}"], labels: { instance: "broker-1" } }]
+`;
+
+export class Prometheus {
+  static async start(broker) {
+    const prometheus = new Prometheus();
+    prometheus.folder = mkdtempSync(join(tmpdir(), "prometheus-"));
+    const port = await freePort();
+    prometheus.url = `http://127.0.0.1:${port}/api/v1/`;
+    const file = join(prometheus.folder, "prometheus.yml");
+    writeFileSync(file, config(broker));
+    const flags = [
+      `--config.file=${file}`,
+      `--storage.tsdb.path=${prometheus.folder}/data`,
+      `--web.listen-address=127.0.0.1:${port}`,
+      "--log.level=warn",
+    ];
+    prometheus.process = spawn("prometheus", flags, { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, GOMAXPROCS: "1" } });
+    prometheus.log = "";
+    prometheus.process.stderr.on("data", (chunk) => (prometheus.log += chunk));
+    prometheus.ended = new Promise((resolve) => prometheus.process.once("exit", resolve));
+    try {
+      const ready = () => fetch(`http://127.0.0.1:${port}/-/ready`).then((answer) => answer.ok, () => false);
+      await until("Prometheus is ready", ready);
+    } catch (error) {
+      await prometheus.stop();
+      throw new Error(`${error.message}\n${prometheus.log}`);
+    }
+    return prometheus;
+  }
+
+  async stop() {
+    this.process.kill("SIGKILL");
+    await this.ended;
+    rmSync(this.folder, { recursive: true });
+  }
+
+  async get(path, query = {}) {
+    const answer = await fetch(`${this.url}${path}?${new URLSearchParams(query)}`);
+    const { data, error } = await answer.json();
+    if (error) throw new Error(error);
+    return data;
+  }
+
+  /** Waits for so many successful scrapes; returns when the first and the last were, in seconds. */
+  async scrapes(count, milliseconds) {
+    const samples = await until(
+      `${count} scrapes`,
+      async () => {
+        const { result } = await this.get("query", { query: 'up{job="pilotlight"}[10m]' });
+        const good = (result[0]?.values ?? []).filter(([, up]) => up === "1");
+        return good.length >= count && good;
+      },
+      milliseconds,
+    );
+    return { start: Math.ceil(samples[0][0]), end: Math.floor(samples.at(-1)[0]) };
+  }
+
+  /** One series per result, with a number for each second, and null where there is none. */
+  async range(query, { start, end }) {
+    const { result } = await this.get("query_range", { query, start, end, step: 1 });
+    return result.map(({ metric, values }) => {
+      const at = new Map(values.map(([time, value]) => [Math.round(time) - start, Number(value)]));
+      const number = (second) => (Number.isFinite(at.get(second)) ? at.get(second) : null);
+      return { labels: metric, values: Array.from({ length: end - start + 1 }, (_, second) => number(second)) };
+    });
+  }
+}
