@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. A room may use the rooms below it, and those beside it that are named here.
-const FLOORS: [(&str, usize, &[&str]); 11] = [
+const FLOORS: [(&str, usize, &[&str]); 12] = [
     ("broker", 0, &[]),
     ("allocator", 0, &[]),
     ("metrics", 1, &[]),
     ("auth", 1, &[]),
     ("config", 1, &["metrics"]),
-    ("exchange", 1, &["metrics"]),
+    ("journal", 1, &["metrics"]),
+    ("exchange", 1, &["metrics", "journal"]),
     ("transport", 2, &[]),
     ("http", 3, &[]),
     ("server", 4, &[]),

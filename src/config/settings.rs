@@ -120,6 +120,23 @@ pub struct Settings {
         default_value = "10s", value_parser = humantime::parse_duration)]
     pub drain_window: Duration,
 
+    /// Keep the record of dispatches in this SQLite file; without it the last 10,000 stand in memory
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_HISTORY")]
+    pub history: Option<PathBuf>,
+
+    /// Dispatches older than this leave the history's file (1m to 3650d)
+    #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_HISTORY_AGE",
+        default_value = "30d", value_parser = humantime::parse_duration)]
+    pub history_age: Duration,
+
+    /// The history's file is kept below this size, the oldest dispatches leaving first
+    #[arg(long, global = true, value_name = "SIZE", env = "PILOTLIGHT_HISTORY_SIZE", default_value = "1GiB")]
+    pub history_size: bytesize::ByteSize,
+
+    /// Export a trace of each dispatch to this OTLP/HTTP collector, such as <http://127.0.0.1:4318>
+    #[arg(long, global = true, value_name = "URL", env = "PILOTLIGHT_OTLP")]
+    pub otlp: Option<String>,
+
     /// Threads that serve connections [default: one per core]
     #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_THREADS")]
     pub threads: Option<usize>,
@@ -197,6 +214,12 @@ impl Settings {
         if self.body_limit.as_u64() == 0 {
             return refuse("--body-limit 0 would refuse every run".to_owned());
         }
+        if self.history_size < bytesize::ByteSize::mib(1) {
+            return refuse("--history-size is at least 1MiB".to_owned());
+        }
+        if let Some(url) = self.otlp.as_deref().filter(|url| !url.starts_with("http://")) {
+            return refuse(format!("--otlp {url} is not a URL of the form http://host:port"));
+        }
         if self.threads == Some(0) {
             return refuse("--threads 0 would serve nobody; leave it out for one per core".to_owned());
         }
@@ -223,7 +246,7 @@ impl Settings {
 
     /// Every time with its bounds. The client's own header timeout is 300 s: a poll advertised that long would
     /// break in its hands.
-    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 5] {
+    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 6] {
         let between = |least, most| Duration::from_millis(least)..=Duration::from_secs(most);
         [
             ("connection-timeout", self.connection_timeout, between(1000, 299)),
@@ -231,6 +254,7 @@ impl Settings {
             ("dispatch-budget", self.dispatch_budget, between(1, 60)),
             ("proof-timeout", self.proof_timeout, between(10, 60)),
             ("drain-window", self.drain_window, between(0, 3600)),
+            ("history-age", self.history_age, between(60_000, 3650 * 86_400)),
         ]
     }
 

@@ -15,6 +15,7 @@ use crate::broker::{
     Ask, Broker, Filter, Full, KeyRef, Limits, Machine, Mark, Moment, Offer, Page, Parked, Pick, PoolView,
     Taken, Ticket, WaiterId, WaiterView,
 };
+use crate::journal::{Event, Journal, Poll};
 use crate::metrics::{End, Metrics};
 
 pub use hope::Hope;
@@ -31,6 +32,7 @@ pub struct Exchange<W> {
     machines: RandomState,
     any_suspect: AtomicBool,
     metrics: Arc<Metrics>,
+    journal: Arc<Journal>,
 }
 
 struct Core<W> {
@@ -66,7 +68,7 @@ impl<W> Drop for Place<W> {
 
 impl<W> Exchange<W> {
     /// An empty exchange whose time starts now.
-    pub fn new(limits: Limits, pick: Pick, metrics: Arc<Metrics>) -> Self {
+    pub fn new(limits: Limits, pick: Pick, metrics: Arc<Metrics>, journal: Arc<Journal>) -> Self {
         let core = Core { broker: Broker::new(limits, pick), hopes: Hopes::default() };
         Self {
             core: Mutex::new(core),
@@ -74,6 +76,7 @@ impl<W> Exchange<W> {
             machines: RandomState::new(),
             any_suspect: AtomicBool::new(false),
             metrics,
+            journal,
         }
     }
 
@@ -85,6 +88,7 @@ impl<W> Exchange<W> {
     /// Gives a held request its place. The older waiter that it replaces, if any, is the caller's to end.
     pub fn park(self: &Arc<Self>, ticket: Ticket<W>) -> Result<(Place<W>, Option<Taken<W>>), Full> {
         let now = self.now();
+        let told = self.journal.is_read().then(|| Poll::began(ticket.key.as_ref(), &ticket.controller));
         let (parked, wake) = {
             let mut core = self.core.lock();
             let wake = core.hopes.of(ticket.key.as_ref());
@@ -95,8 +99,11 @@ impl<W> Exchange<W> {
                 if let Some(wake) = wake {
                     wake.notify_one();
                 }
+                if let Some(told) = told {
+                    self.journal.tell(told);
+                }
                 if let Some(replaced) = &replaced {
-                    self.metrics.poll_ended(End::Replaced, replaced.held);
+                    self.ended(End::Replaced, replaced);
                 }
                 Ok((Place { exchange: self.clone(), id, stands: true }, replaced))
             }
@@ -112,7 +119,7 @@ impl<W> Exchange<W> {
         let now = self.now();
         let offer = self.core.lock().broker.offer(ask, now);
         if let Offer::Matched(taken) = &offer {
-            self.metrics.poll_ended(End::Matched, taken.held);
+            self.ended(End::Matched, taken);
         }
         offer
     }
@@ -131,16 +138,20 @@ impl<W> Exchange<W> {
     /// Takes out everyone who stands in the selected pools now.
     pub fn retire(&self, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
         let before = self.core.lock().broker.mark();
-        self.take_all(End::Retired, |broker, now| broker.retire(filter, before, now, BATCH), act)
+        let retired =
+            self.take_all(End::Retired, |broker, now| broker.retire(filter, before, now, BATCH), act);
+        self.journal.tell(Event::Retire(Box::new(filter.clone()), retired));
+        retired
     }
 
     /// Answers every offer from here on with a miss.
     pub fn drain(&self) {
-        let hopes = {
+        let (hopes, waiters) = {
             let mut core = self.core.lock();
             core.broker.drain();
-            core.hopes.all()
+            (core.hopes.all(), core.broker.waiters_len())
         };
+        self.journal.tell(Event::Drain(waiters));
         for wake in hopes {
             wake.notify_one();
         }
@@ -253,9 +264,17 @@ impl<W> Exchange<W> {
         let now = self.now();
         let taken = self.core.lock().broker.leave(id, now);
         if let Some(taken) = &taken {
-            self.metrics.poll_ended(End::ClientGone, taken.held);
+            self.ended(End::ClientGone, taken);
         }
         taken.is_some()
+    }
+
+    /// A waiter was taken out.
+    fn ended(&self, end: End, taken: &Taken<W>) {
+        self.metrics.poll_ended(end, taken.held);
+        if self.journal.is_read() {
+            self.journal.tell(Poll::ended(&taken.controller, end, taken.held));
+        }
     }
 
     /// Takes in batches, and acts on each batch with the lock let go.
@@ -274,7 +293,7 @@ impl<W> Exchange<W> {
             }
             count += batch.len();
             for taken in batch {
-                self.metrics.poll_ended(end, taken.held);
+                self.ended(end, &taken);
                 act(taken);
             }
         }

@@ -40,6 +40,7 @@ const REPLY_TIME: Duration = Duration::from_secs(5);
 /// Serves one connection until it is over. `open` goes with it.
 ///
 /// What this future keeps while a poll is held is paid for by every held connection: a test knows its size.
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep each argument twice")]
 pub fn serve<T: Send + 'static>(
     front: Arc<Front>,
     listener: Listener,
@@ -62,7 +63,7 @@ pub fn serve<T: Send + 'static>(
                     None => break,
                 },
             };
-            let Some(place) = park(&front, &connection, wait) else { break };
+            let Some(place) = park(&front, &connection, *wait) else { break };
             match Hold::new(&connection, place).await {
                 Held::Again => {}
                 Held::Over => break,
@@ -225,9 +226,9 @@ async fn serve_hyper(
 
 /// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,
 /// because any status would end a stock controller.
-fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Box<Wait>) -> Option<Place> {
+fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<Place> {
     let now = front.exchange.now();
-    let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = *wait;
+    let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = wait;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let ticket = Ticket {
         key,

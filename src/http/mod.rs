@@ -23,6 +23,7 @@ use ipnet::IpNet;
 
 use crate::broker::{Accepts, Key, Machine};
 use crate::exchange::Repeats;
+use crate::journal::{Journal, Parent};
 use crate::metrics::{Listener, Metrics, Proof, Route};
 use crate::transport::{Exchange, Wire};
 
@@ -45,6 +46,8 @@ pub struct Front {
     pub metrics: Arc<Metrics>,
     /// The limits and times that requests meet.
     pub terms: Terms,
+    /// What is told of what happens.
+    pub journal: Arc<Journal>,
     repeats: Arc<Repeats<dispatch::Delivered>>,
     posts: AtomicUsize,
 }
@@ -72,8 +75,14 @@ pub struct Terms {
 
 impl Front {
     /// Ready to serve.
-    pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, terms: Terms) -> Self {
-        Self { exchange, metrics, terms, repeats: Arc::default(), posts: AtomicUsize::new(0) }
+    pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, journal: Arc<Journal>, terms: Terms) -> Self {
+        Self { exchange, metrics, terms, journal, repeats: Arc::default(), posts: AtomicUsize::new(0) }
+    }
+
+    /// The supervisor's trace, if it is to be continued.
+    fn trace(&self, head: &Head<'_>) -> Option<Parent> {
+        let header = self.journal.traces().then(|| head.fields.single("traceparent"));
+        header?.ok().flatten().and_then(Parent::parse)
     }
 
     /// POSTs that are not answered yet.
@@ -126,9 +135,10 @@ fn answer_now(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) 
 
 /// Dispatches a run, and counts the request.
 async fn dispatch(front: &Arc<Front>, route: Route, head: Head<'_>, body: Source) -> Reply {
-    let reply = match route {
-        Route::NativeDispatch => native::dispatch(front, head, body).await,
-        _ => trigger::dispatch(front, head, body).await,
+    let reply = if route == Route::NativeDispatch {
+        native::dispatch(front, head, body).await
+    } else {
+        trigger::dispatch(front, head, body).await
     };
     front.metrics.answered(route, reply.status.as_u16());
     reply

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Source};
-use super::dispatch::{Count, Delivered, Order, Outcome, dispatch as deliver};
+use super::dispatch::{Count, Delivered, Named, Order, Outcome, dispatch as deliver};
 use super::head::Head;
 use super::message::Message;
 use super::problem::Problem;
@@ -179,16 +179,24 @@ fn read_dispatch(head: &Head<'_>) -> Result<Terms, Problem> {
 /// `POST /v1/pools/…`: a supervisor dispatches a run.
 pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
     let mut count = Count::new(front);
+    let trace = front.trace(&head);
     let terms = read_dispatch(&head);
     let read = body::read(&head, body, front.terms.body_limit).await;
-    let until = count.body_read() + front.terms.dispatch_budget;
+    let since = count.body_read();
     match (terms, read) {
-        (Ok(terms), Ok(payload)) => {
+        (Ok(mut terms), Ok(payload)) => {
             front.metrics.payload(payload.len());
-            let (run, outcome) = dispatch_once(front, terms, payload, until).await;
-            count.done(&outcome.result);
-            tracing::debug!(run = %run.escape_default(), ?outcome, "dispatched");
-            answer(&run, &outcome)
+            let is_named = !terms.run.is_empty();
+            if !is_named {
+                terms.run = format!("run_{:016x}", fastrand::u64(..)).into();
+            }
+            let named = Named::new(&terms.run, terms.key.as_ref(), trace);
+            count.named(named.clone());
+            let offered = Offered { front, terms: &terms, named, payload, since };
+            let mut outcome = if is_named { offered.once().await } else { offered.dispatch(None).await };
+            count.done(&mut outcome);
+            tracing::debug!(run = %terms.run.escape_default(), ?outcome, "dispatched");
+            answer(&terms.run, &outcome)
         }
         (Err(problem), _) | (_, Err(problem)) => {
             count.refused();
@@ -197,50 +205,48 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     }
 }
 
-/// Delivers a run that has a name once, however often it is posted within a minute.
-async fn dispatch_once(
-    front: &Arc<Front>,
-    terms: Terms,
+/// A valid POST.
+struct Offered<'a> {
+    front: &'a Arc<Front>,
+    terms: &'a Terms,
+    named: Named,
     payload: Bytes,
-    until: Instant,
-) -> (Box<str>, Outcome) {
-    if terms.run.is_empty() {
-        let run: Box<str> = format!("run_{:016x}", fastrand::u64(..)).into();
-        let outcome = dispatch_named(front, &terms, run.clone(), None, payload, until).await;
-        return (run, outcome);
-    }
-    let run = terms.run.clone();
-    let outcome = match tokio::time::timeout_at(until.into(), front.repeats.see(&run)).await {
-        // Another POST of the same run is still under way.
-        Err(_) => Outcome { offers: 0, result: Err(Miss::Unknown) },
-        Ok(Seen::Before((offers, hit))) => Outcome { offers, result: Ok(hit) },
-        Ok(Seen::First(first)) => {
-            dispatch_named(front, &terms, run.clone(), Some(first), payload, until).await
-        }
-    };
-    (run, outcome)
+    since: Instant,
 }
 
-async fn dispatch_named(
-    front: &Arc<Front>,
-    terms: &Terms,
-    id: Box<str>,
-    first: Option<First<Delivered>>,
-    payload: Bytes,
-    until: Instant,
-) -> Outcome {
-    let order = Order {
-        key: terms.key.as_ref(),
-        // A stock controller in the pool would exit on anything but its message.
-        is_message: Message::parse(&payload).is_ok(),
-        run: Arc::new(Run { id, content_type: terms.content_type.clone(), payload }),
-        proof: terms.query.proof.unwrap_or(front.terms.proof),
-        redeliver: terms.query.redeliver.unwrap_or(false),
-        first,
-        wait: terms.query.wait.unwrap_or_default(),
-        until,
-    };
-    deliver(front, order).await
+impl Offered<'_> {
+    fn until(&self) -> Instant {
+        self.since + self.front.terms.dispatch_budget
+    }
+
+    /// Delivers a run that has a name once, however often it is posted within a minute.
+    async fn once(self) -> Outcome {
+        match tokio::time::timeout_at(self.until().into(), self.front.repeats.see(&self.terms.run)).await {
+            // Another POST of the same run is still under way.
+            Err(_) => Outcome::without_offers(0, Err(Miss::Unknown)),
+            Ok(Seen::Before((offers, hit))) => Outcome::without_offers(offers, Ok(hit)),
+            Ok(Seen::First(first)) => self.dispatch(Some(first)).await,
+        }
+    }
+
+    async fn dispatch(self, first: Option<First<Delivered>>) -> Outcome {
+        let until = self.until();
+        let Self { front, terms, named, payload, since } = self;
+        let order = Order {
+            key: terms.key.as_ref(),
+            // A stock controller in the pool would exit on anything but its message.
+            is_message: Message::parse(&payload).is_ok(),
+            run: Arc::new(Run { id: terms.run.clone(), content_type: terms.content_type.clone(), payload }),
+            named,
+            since,
+            proof: terms.query.proof.unwrap_or(front.terms.proof),
+            redeliver: terms.query.redeliver.unwrap_or(false),
+            first,
+            wait: terms.query.wait.unwrap_or_default(),
+            until,
+        };
+        deliver(front, order).await
+    }
 }
 
 fn answer(run: &str, outcome: &Outcome) -> Reply {

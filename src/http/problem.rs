@@ -28,8 +28,33 @@ impl Problem {
     }
 
     pub(crate) fn no_such_ops_route() -> Self {
-        let detail = "This listener serves GET /livez, /readyz, /metrics, /pools and /waiters, and POST /retire and /drain.";
+        let detail = "This listener serves GET / (the console), /livez, /readyz, /metrics, /pools, /waiters, /runs and /events, \
+                      and POST /retire and /drain.";
         Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
+    }
+
+    pub(crate) fn foreign_page() -> Self {
+        let detail = "A page of another origin sent this. Use the console of this listener, or a tool that is no browser.";
+        Self::new(StatusCode::FORBIDDEN, "foreign-page", "Pages of other origins may not do this", detail)
+    }
+
+    pub(crate) fn too_many_readers() -> Self {
+        let detail = "256 readers follow the events already; close one of them.";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "too-many-readers", "There are too many readers of events", detail)
+    }
+
+    pub(crate) fn unknown_run(run: &str) -> Self {
+        let detail = format!(
+            "The history has no run {run:?}: it was not posted here, or so long ago that it has left the history."
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown-run", "The history does not know this run", detail)
+    }
+
+    pub(crate) fn history_unreadable() -> Self {
+        let detail = "The history's file could not be read; the broker's log says why.";
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "history-unreadable", "The history could not be read", detail)
     }
 
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {

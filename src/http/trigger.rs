@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::body::{self, Source};
-use super::dispatch::{Count, Order, Outcome, dispatch as deliver};
+use super::dispatch::{Count, Named, Order, Outcome, dispatch as deliver};
 use super::head::Head;
 use super::message::Message;
 use super::problem::Problem;
@@ -16,6 +16,7 @@ use super::reply::Reply;
 use super::{Answer, From, Front, Wait, wire};
 use crate::auth::{self, MAX_TOKEN_BYTES};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
+use crate::journal::Parent;
 use crate::transport::{Farewell, Goodbye, Run, Wire};
 
 const CONTROLLER: &str = "x-trigger-workload-controller-id";
@@ -109,15 +110,16 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
 /// `POST /warm-start`: a supervisor offers a run.
 pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
     let mut count = Count::new(front);
+    let trace = front.trace(&head);
     let read = body::read(&head, body, front.terms.body_limit).await;
-    let until = count.body_read() + front.terms.dispatch_budget;
+    let since = count.body_read();
     let outcome = match read {
-        Ok(body) => dispatch_body(front, &body, until).await,
+        Ok(body) => dispatch_body(front, &body, since, trace, &mut count).await,
         Err(problem) => Err(problem),
     };
     match outcome {
-        Ok(outcome) => {
-            count.done(&outcome.result);
+        Ok(mut outcome) => {
+            count.done(&mut outcome);
             answer(&outcome)
         }
         Err(problem) => {
@@ -128,12 +130,20 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     }
 }
 
-async fn dispatch_body(front: &Arc<Front>, body: &Bytes, until: Instant) -> Result<Outcome, Problem> {
+async fn dispatch_body(
+    front: &Arc<Front>,
+    body: &Bytes,
+    since: Instant,
+    trace: Option<Parent>,
+    count: &mut Count<'_>,
+) -> Result<Outcome, Problem> {
     let (payload, message) = Message::in_body(body).map_err(Problem::bad_body)?;
     front.metrics.payload(payload.len());
     let Some(key) = message.key() else {
-        return Ok(Outcome { offers: 0, result: Err(Miss::NoDeployment) });
+        return Ok(Outcome::without_offers(0, Err(Miss::NoDeployment)));
     };
+    let named = Named::new(message.run(), key, trace);
+    count.named(named.clone());
     let run = Run {
         id: message.run().into(),
         content_type: Bytes::from_static(b"application/json"),
@@ -144,11 +154,13 @@ async fn dispatch_body(front: &Arc<Front>, body: &Bytes, until: Instant) -> Resu
         key,
         is_message: true,
         run: Arc::new(run),
+        named,
+        since,
         proof: front.terms.proof,
         redeliver: true,
         first: None,
         wait: Duration::ZERO,
-        until,
+        until: since + front.terms.dispatch_budget,
     };
     let outcome = deliver(front, order).await;
     tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");

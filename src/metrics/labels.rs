@@ -241,13 +241,14 @@ pub enum DispatchOutcome {
     Aborted,
 }
 
-impl From<DispatchOutcome> for DispatchKind {
-    fn from(outcome: DispatchOutcome) -> Self {
-        match outcome {
-            DispatchOutcome::Hit => Self::Hit,
-            DispatchOutcome::Miss(_) => Self::Miss,
-            DispatchOutcome::Refused => Self::Refused,
-            DispatchOutcome::Aborted => Self::Aborted,
+impl DispatchOutcome {
+    /// Without the reason.
+    pub const fn kind(self) -> DispatchKind {
+        match self {
+            Self::Hit => DispatchKind::Hit,
+            Self::Miss(_) => DispatchKind::Miss,
+            Self::Refused => DispatchKind::Refused,
+            Self::Aborted => DispatchKind::Aborted,
         }
     }
 }
@@ -285,7 +286,7 @@ impl Label for DispatchOutcome {
             Self::Miss(miss) => miss.reason(),
             Self::Hit | Self::Refused | Self::Aborted => "none",
         };
-        vec![DispatchKind::from(self).text(), reason]
+        vec![self.kind().text(), reason]
     }
 }
 

@@ -1,6 +1,7 @@
 //! Owns every metric's name, labels and buckets. Metrics watch; they never steer.
 
 mod labels;
+mod process;
 
 use std::time::Duration;
 
@@ -14,17 +15,20 @@ use labels::Family;
 pub use labels::{
     CodeClass, DispatchKind, DispatchOutcome, End, Label, Listener, Proof, Rejected, Route, Verdict,
 };
+use process::Process;
 
 const DISPATCH_BUCKETS: [f64; 16] = [
     25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
     1.0, 2.5,
 ];
+const LAG_BUCKETS: [f64; 9] = [1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0];
 const HOLD_BUCKETS: [f64; 10] = [0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 const BYTES_BUCKETS: [f64; 8] = [512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0, 1_048_576.0, 4_194_304.0];
 
 /// All metrics of one broker.
 pub struct Metrics {
     registry: Registry,
+    process: Process,
     /// 1 while the broker ends politely.
     pub draining: IntGauge,
     connections: Family<IntGauge, Listener>,
@@ -41,6 +45,10 @@ pub struct Metrics {
     redeliveries: IntCounter,
     payload_bytes: Histogram,
     requests: Family<IntCounter, (Route, CodeClass)>,
+    history_dropped: IntCounter,
+    events_dropped: IntCounter,
+    events_cut_off: IntCounter,
+    lag: Histogram,
 }
 
 impl Metrics {
@@ -48,11 +56,11 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let make = Maker(&registry);
-        make.process()?;
+        let process = Process::new(&registry)?;
         make.build_info()?;
         Ok(Self {
             draining: make.gauge("draining", "1 while the broker ends politely.")?,
-            connections: make.gauges(&["listener"], "connections", "Open connections.")?,
+            connections: make.connections()?,
             accepted: make.counters(&["listener"], "connections_accepted_total", "Connections accepted.")?,
             rejected: make.counters(&["reason"], "connections_rejected_total", "Connections not served.")?,
             waiters: make.waiters()?,
@@ -81,12 +89,21 @@ impl Metrics {
                 .counter("redeliveries_total", "Offers made after an unproven one of the same run.")?,
             payload_bytes: make.histogram("payload_bytes", "Size of the runs posted.", &BYTES_BUCKETS)?,
             requests: make.counters(&["route", "code_class"], "http_requests_total", "Requests answered.")?,
+            history_dropped: make
+                .counter("history_dropped_total", "Dispatches that the history has no room for.")?,
+            events_dropped: make
+                .counter("events_dropped_total", "Events that the journal had no room for.")?,
+            events_cut_off: make
+                .counter("events_cut_off_total", "Readers of events that fell behind and were cut off.")?,
+            lag: make.lag()?,
+            process,
             registry,
         })
     }
 
     /// The text that Prometheus scrapes. The two counts are those of the moment.
     pub fn render(&self, (waiters, pools): (usize, usize)) -> Result<Vec<u8>, prometheus::Error> {
+        self.process.read();
         self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
         self.pools.set(i64::try_from(pools).unwrap_or(i64::MAX));
         let mut text = Vec::new();
@@ -108,7 +125,7 @@ impl Metrics {
     /// A POST was answered, or its client left.
     pub fn dispatched(&self, outcome: DispatchOutcome, took: Duration) {
         self.dispatches.of(outcome).inc();
-        self.dispatch_seconds.of(outcome.into()).observe(took.as_secs_f64());
+        self.dispatch_seconds.of(outcome.kind()).observe(took.as_secs_f64());
     }
 
     /// A valid run came in.
@@ -136,6 +153,27 @@ impl Metrics {
         let open = self.connections.of(listener).clone();
         open.inc();
         Connected(open)
+    }
+
+    /// The history had no room for so many dispatches.
+    pub fn history_dropped(&self, dispatches: u64) {
+        self.history_dropped.inc_by(dispatches);
+    }
+
+    /// The journal had no room for an event; a dispatch among them is not in the history either.
+    pub fn event_dropped(&self, is_dispatch: bool) {
+        self.events_dropped.inc();
+        self.history_dropped.inc_by(u64::from(is_dispatch));
+    }
+
+    /// A reader of events fell behind.
+    pub fn events_cut_off(&self) {
+        self.events_cut_off.inc();
+    }
+
+    /// A serving thread woke so much too late.
+    pub fn lagged(&self, late: Duration) {
+        self.lag.observe(late.as_secs_f64());
     }
 
     /// A connection was not served.
@@ -171,18 +209,23 @@ impl Maker<'_> {
         Ok(collector)
     }
 
-    fn process(&self) -> Result<(), prometheus::Error> {
-        #[cfg(target_os = "linux")]
-        self.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(())
-    }
-
     fn build_info(&self) -> Result<(), prometheus::Error> {
         let opts = Self::opts("build_info", "1, labelled with what was built.")
             .const_label("version", env!("CARGO_PKG_VERSION"))
             .const_label("revision", option_env!("PILOTLIGHT_REVISION").unwrap_or("unknown"));
         self.register(IntGauge::with_opts(opts)?)?.set(1);
         Ok(())
+    }
+
+    /// TLS is a label already, so that dashboards need not change with it.
+    fn connections(&self) -> Result<Family<IntGauge, Listener>, prometheus::Error> {
+        let opts = Self::opts("connections", "Open connections.").const_label("tls", "false");
+        self.register(IntGaugeVec::new(opts, &["listener"])?).map(|vec| Family::new(&vec))
+    }
+
+    fn lag(&self) -> Result<Histogram, prometheus::Error> {
+        let help = "How late a serving thread wakes: what its tasks wait for each other.";
+        self.histogram("runtime_lag_seconds", help, &LAG_BUCKETS)
     }
 
     fn waiters(&self) -> Result<IntGauge, prometheus::Error> {
@@ -204,15 +247,6 @@ impl Maker<'_> {
 
     fn histogram_opts(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
         HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec())
-    }
-
-    fn gauges<L: Label>(
-        &self,
-        labels: &[&str],
-        name: &str,
-        help: &str,
-    ) -> Result<Family<IntGauge, L>, prometheus::Error> {
-        Ok(Family::new(&self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)?))
     }
 
     fn counters<L: Label>(

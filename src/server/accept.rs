@@ -1,5 +1,6 @@
 //! Owns accepting: one thread with its own runtime and listeners, one task per connection.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::listen::Share;
 use crate::http::{Front, serve};
@@ -16,6 +18,8 @@ use crate::transport::Connection;
 /// After a failed accept the loop rests, twice as long each time, so that a full table costs no core.
 const SHORTEST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// How often the lag of a thread is measured.
+const LAG_PACE: Duration = Duration::from_millis(250);
 
 /// A serving thread.
 pub(super) struct Worker(JoinHandle<()>);
@@ -38,6 +42,9 @@ pub(super) fn spawn_worker(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
         runtime.block_on(async {
+            let lag = measure_lag(front.metrics.clone());
+            #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
+            tokio::spawn(lag);
             for share in shares {
                 let accepting = accept(share, front.clone());
                 #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
@@ -50,6 +57,15 @@ pub(super) fn spawn_worker(
         runtime.shutdown_background();
     })?;
     Ok(Worker(thread))
+}
+
+/// Measures how late this thread wakes, for ever.
+async fn measure_lag(metrics: Arc<Metrics>) -> Infallible {
+    loop {
+        let due = Instant::now() + LAG_PACE;
+        tokio::time::sleep_until(due).await;
+        metrics.lagged(due.elapsed());
+    }
 }
 
 async fn accept(share: Share, front: Arc<Front>) {

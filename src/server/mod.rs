@@ -24,9 +24,11 @@ use crate::broker::Limits;
 use crate::config::Settings;
 use crate::exchange::Exchange;
 use crate::http::{Front, Terms};
+use crate::journal::{self, Journal};
 use crate::metrics::{Listener, Metrics};
 use accept::Worker;
 use listen::Group;
+use ops::Desk;
 
 /// Where a server listens.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +61,15 @@ impl Server {
         let ops = listen::single(settings.ops_listen)
             .with_context(|| format!("--ops-listen {} cannot be bound", settings.ops_listen))?;
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
-        let exchange = Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone()));
+        let plan = journal::Plan {
+            history: settings.history.clone(),
+            history_age: settings.history_age,
+            history_size: settings.history_size.as_u64(),
+            otlp: settings.otlp.clone(),
+        };
+        let journal = Arc::new(Journal::open(&plan, metrics.clone())?);
+        let exchange =
+            Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone(), journal.clone()));
         let terms = Terms {
             connection_timeout: settings.connection_timeout,
             keepalive: settings.keepalive,
@@ -70,7 +80,7 @@ impl Server {
             proxies: settings.behind_proxy.clone(),
             separate_dispatch: settings.dispatch_listen.is_some(),
         };
-        let front = Arc::new(Front::new(exchange, metrics, terms));
+        let front = Arc::new(Front::new(exchange, metrics, journal, terms));
         Ok(Self { front, groups, ops, threads, drain_window: settings.drain_window })
     }
 
@@ -87,6 +97,7 @@ impl Server {
         let Self { front, groups, ops, threads, drain_window } = self;
         let (stop, stopped) = watch::channel(false);
         let mut workers = Vec::with_capacity(threads);
+        let public = groups.first().map(|group| group.address);
         let mut shares: Vec<Vec<_>> = groups.into_iter().map(Group::into_shares).collect();
         for number in 0..threads {
             let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
@@ -94,13 +105,18 @@ impl Server {
         }
         let ops = tokio::net::TcpListener::from_std(ops)?;
         tokio::select! {
-            never = ops::serve(ops, front.clone()) => match never {},
+            never = ops::serve(ops, Desk { front: front.clone(), public }) => match never {},
             never = keeper::keep(&front.exchange, drain_window) => match never {},
             () = shutdown::ended(&front, &mut signals, drain_window) => {}
         }
         // The receivers are the workers; if all have ended already, nobody needs to be told.
         let _ = stop.send(true);
-        tokio::task::spawn_blocking(move || workers.into_iter().for_each(Worker::end)).await?;
+        let journal = front.journal.clone();
+        tokio::task::spawn_blocking(move || {
+            workers.into_iter().for_each(Worker::end);
+            journal.close();
+        })
+        .await?;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Owns the crowd: very many controllers that only wait, what each costs, and how dispatches go beside them.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -33,10 +34,10 @@ const FIRST_POOL: usize = 100;
 pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Result<Held> {
     on_this_thread(async {
         // One round of everything, so that what is made once is there already.
-        drop(held(server.address, 10).await?);
+        drop(held(server.address, 0..10).await?);
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (idle, slab_before) = (server.resident()?, slab()?);
-        let crowd = held(server.address, count).await?;
+        let crowd = held(server.address, 0..count).await?;
         tokio::time::sleep(settling(count)).await;
         if let Some(waiting) = waiters(server).await {
             ensure!(waiting == count as u64, "{waiting} of {count} wait");
@@ -54,9 +55,9 @@ pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Resul
     })
 }
 
-async fn held(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
-    let mut crowd = Vec::with_capacity(count);
-    for number in 0..count {
+async fn held(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result<Vec<Peer>> {
+    let mut crowd = Vec::with_capacity(numbers.len());
+    for number in numbers {
         let mut peer = Peer::connect(server).await?;
         peer.send(&poll(FIRST_POOL + number % 10, 1_000_000 + number)).await?;
         crowd.push(peer);
@@ -91,7 +92,9 @@ pub(crate) fn crowd(subject: &Subject, brokers: usize, each: usize, seconds: f64
     let mut held = 0;
     let mut figures = Vec::new();
     for (server, _) in &standing {
-        held += on_this_thread(async { waiters(server).await.context("no count of waiters") })?;
+        let standing = on_this_thread(async { waiters(server).await.context("no count of waiters") })?;
+        crate::say(&format!("  {standing} held by one broker\n"));
+        held += standing;
         let shape = Shape { supervisors: 10, ..Shape::usual(seconds) };
         figures.push(dispatch(server, &shape)?);
     }
@@ -106,8 +109,14 @@ pub(crate) fn crowd(subject: &Subject, brokers: usize, each: usize, seconds: f64
 /// The holder's side: polls that wait until the input ends.
 pub(crate) fn keep(address: SocketAddr, count: usize) -> anyhow::Result<()> {
     let crowd = on_this_thread(async {
-        let crowd = held(address, count).await?;
-        tokio::time::sleep(settling(count)).await;
+        let mut crowd = Vec::with_capacity(count);
+        for number in 0..count {
+            crowd.extend(held(address, number..number + 1).await?);
+            // Who comes at once is asked for a sign of life at once, again and again: more than loopback's queue takes.
+            if number % 8 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
         crate::say("held\n");
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
         Ok(crowd)

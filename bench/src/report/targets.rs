@@ -8,7 +8,7 @@ use super::text::{median, middle, ratio};
 /// What is asked for, the extreme, and what was reached.
 struct Target {
     what: &'static str,
-    target: &'static str,
+    wanted: &'static str,
     extreme: &'static str,
     reached: String,
 }
@@ -16,8 +16,8 @@ struct Target {
 /// The table of them all.
 pub(super) fn table(results: &Results) -> String {
     let mut text = String::from("## Targets\n\n| what | target | extreme | reached |\n|---|---|---|---|\n");
-    for Target { what, target, extreme, reached } in speed(results).into_iter().chain(size(results)) {
-        let _ = writeln!(text, "| {what} | {target} | {extreme} | **{reached}** |");
+    for Target { what, wanted, extreme, reached } in speed(results).into_iter().chain(size(results)) {
+        let _ = writeln!(text, "| {what} | {wanted} | {extreme} | **{reached}** |");
     }
     text
 }
@@ -35,7 +35,7 @@ fn speed(results: &Results) -> Vec<Target> {
     let open = results.open.iter().find(|series| series.name == "pilotlight");
     let times =
         |series: Option<&Series>, base, of: fn(&_) -> f64| format!("{:.2} ×", ratio(series, base, of));
-    let target = |what, target, extreme, reached| Target { what, target, extreme, reached };
+    let target = |what, wanted, extreme, reached| Target { what, wanted, extreme, reached };
     vec![
         target(
             "CPU per dispatch, proof written, kept connections",
@@ -93,9 +93,9 @@ fn size(results: &Results) -> Vec<Target> {
         format!("{:.2} × ({:.1} MiB, idle {:.1})", after / idle, mebibytes(after), mebibytes(idle))
     });
     let megabytes = f64::from(u32::try_from(results.binary).unwrap_or(0)) / 1e6;
-    let target = |what, target, extreme, reached: Option<String>| {
+    let target = |what, wanted, extreme, reached: Option<String>| {
         let reached = reached.unwrap_or_else(|| "not in this mode".to_owned());
-        Target { what, target, extreme, reached }
+        Target { what, wanted, extreme, reached }
     };
     vec![
         target(

@@ -1,0 +1,110 @@
+//! Owns one offer of a run: brought to its end even if the supervisor leaves meanwhile.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use super::count::Named;
+use super::{Delivered, Front, Hit};
+use crate::broker::Taken;
+use crate::exchange::First;
+use crate::journal;
+use crate::metrics::{DispatchOutcome, Verdict};
+use crate::transport::{Delivery, Demand, Run, Waiter};
+
+/// One offer with everything it needs, so that it can outlive its POST.
+pub(super) struct Attempt {
+    pub(super) front: Arc<Front>,
+    pub(super) run: Arc<Run>,
+    pub(super) named: Named,
+    /// The POST's last byte.
+    pub(super) since: Instant,
+    pub(super) demand: Demand,
+    pub(super) offers: u32,
+    /// An earlier offer of the same run was sent and not proved.
+    pub(super) is_again: bool,
+    pub(super) first: Option<First<Delivered>>,
+}
+
+/// How an attempt ended.
+pub(super) struct Ended {
+    pub(super) told: journal::Attempt,
+    /// The delivery, or what the next attempt is given.
+    pub(super) result: Result<Hit, (Delivery, Option<First<Delivered>>)>,
+}
+
+impl Attempt {
+    async fn offer(self, taken: Taken<Waiter>) -> Ended {
+        let Taken { waiter, controller, machine, .. } = taken;
+        let matched = Instant::now();
+        let delivery = waiter.offer(&self.run, self.demand).await;
+        let took = matched.elapsed();
+        self.front.metrics.offered(delivery.verdict, took);
+        if self.is_again && delivery.verdict != Verdict::Gone {
+            self.front.metrics.redelivered();
+        }
+        match delivery.verdict {
+            Verdict::Received | Verdict::Hop | Verdict::Acked => self.front.exchange.trust(machine),
+            Verdict::Unacked | Verdict::Lost => self.front.exchange.suspect(machine),
+            Verdict::Written | Verdict::Gone | Verdict::Frozen => {}
+        }
+        let told = journal::Attempt {
+            controller: controller.clone(),
+            verdict: delivery.verdict,
+            since: matched.saturating_duration_since(self.since),
+            took,
+        };
+        let result = match delivery.verdict.proof().filter(|&proof| proof >= self.demand.proof) {
+            Some(proof) => {
+                let hit = Hit { proof, controller };
+                if let Some(first) = self.first {
+                    first.delivered((self.offers, hit.clone()));
+                }
+                Ok(hit)
+            }
+            None => Err((delivery, self.first)),
+        };
+        Ended { told, result }
+    }
+
+    /// The offer, which ends even if nobody waits for it: then it gets a task of its own, and tells the journal itself.
+    pub(super) fn finished(self, taken: Taken<Waiter>) -> Finished {
+        let (front, named, since) = (self.front.clone(), self.named.clone(), self.since);
+        Finished { offer: Some(Box::pin(self.offer(taken))), front, named, since }
+    }
+}
+
+/// An offer that is brought to its end.
+pub(super) struct Finished {
+    offer: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
+    front: Arc<Front>,
+    named: Named,
+    since: Instant,
+}
+
+impl Future for Finished {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let Some(offer) = &mut self.offer else { return Poll::Pending };
+        let ended = ready!(offer.as_mut().poll(cx));
+        self.offer = None;
+        Poll::Ready(ended)
+    }
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        let (Some(offer), Ok(runtime)) = (self.offer.take(), Handle::try_current()) else { return };
+        let (front, named, since) = (self.front.clone(), self.named.clone(), self.since);
+        // It ends within its POST's budget; the runtime owns it until then.
+        runtime.spawn(async move {
+            let Ended { told, result } = offer.await;
+            let proof = result.ok().map(|hit| hit.proof);
+            front.journal.tell(named.ended(since, DispatchOutcome::Aborted, proof, vec![told]));
+        });
+    }
+}

@@ -1,0 +1,112 @@
+//! Owns the account of one POST: counted whichever way it ends, and told to the journal if it named a run.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{Front, Outcome};
+use crate::broker::KeyRef;
+use crate::journal::{self, Attempt, Event, Names, Parent};
+use crate::metrics::{DispatchOutcome, Proof};
+
+/// A run that is dispatched, as the journal names it.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct Named {
+    pub(super) names: Arc<Names<3>>,
+    pub(super) cpu: f64,
+    pub(super) memory: f64,
+    pub(super) trace: Option<Parent>,
+}
+
+impl Named {
+    /// A run with its key.
+    pub(in crate::http) fn new(run: &str, key: KeyRef<'_>, trace: Option<Parent>) -> Self {
+        let names = Arc::new(Names::new([run, key.deployment, key.version]));
+        Self { names, cpu: key.cpu.get(), memory: key.memory.get(), trace }
+    }
+
+    /// What the journal is told of its end.
+    pub(super) fn ended(
+        &self,
+        since: Instant,
+        outcome: DispatchOutcome,
+        proof: Option<Proof>,
+        attempts: Vec<Attempt>,
+    ) -> Event {
+        let Self { names, cpu, memory, trace } = self.clone();
+        let (at, took) = (journal::now(), since.elapsed());
+        Event::Dispatch(Box::new(journal::Dispatch {
+            at,
+            names,
+            cpu,
+            memory,
+            outcome,
+            proof,
+            attempts,
+            took,
+            trace,
+        }))
+    }
+}
+
+/// Counts one POST, whichever way it ends; dropped without a word, its client left.
+pub(in crate::http) struct Count<'a> {
+    front: &'a Front,
+    since: Instant,
+    outcome: DispatchOutcome,
+    named: Option<Named>,
+    proof: Option<Proof>,
+    attempts: Vec<Attempt>,
+}
+
+impl<'a> Count<'a> {
+    pub(in crate::http) fn new(front: &'a Front) -> Self {
+        front.posts.fetch_add(1, Ordering::Relaxed);
+        Self {
+            front,
+            since: Instant::now(),
+            outcome: DispatchOutcome::Aborted,
+            named: None,
+            proof: None,
+            attempts: Vec::new(),
+        }
+    }
+
+    /// The body is there: the time to the answer counts from here. Returns the moment.
+    pub(in crate::http) fn body_read(&mut self) -> Instant {
+        self.since = Instant::now();
+        self.since
+    }
+
+    /// The run is known: from here on the journal hears of it.
+    pub(in crate::http) fn named(&mut self, named: Named) {
+        self.named = Some(named);
+    }
+
+    pub(in crate::http) fn refused(&mut self) {
+        self.outcome = DispatchOutcome::Refused;
+    }
+
+    /// It is over; the outcome's attempts are the journal's now.
+    pub(in crate::http) fn done(&mut self, outcome: &mut Outcome) {
+        self.attempts = std::mem::take(&mut outcome.attempts);
+        (self.outcome, self.proof) = match &outcome.result {
+            Ok(hit) => (DispatchOutcome::Hit, Some(hit.proof)),
+            Err(miss) => (DispatchOutcome::Miss(*miss), None),
+        };
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.front.posts.fetch_sub(1, Ordering::Relaxed);
+        self.front.metrics.dispatched(self.outcome, self.since.elapsed());
+        let Some(named) = self.named.take() else { return };
+        // An offer that goes on without its POST tells the rest.
+        if self.outcome == DispatchOutcome::Aborted && Arc::strong_count(&named.names) > 1 {
+            return;
+        }
+        let attempts = std::mem::take(&mut self.attempts);
+        self.front.journal.tell(named.ended(self.since, self.outcome, self.proof, attempts));
+    }
+}

@@ -1,0 +1,163 @@
+//! Owns one run's way to a waiter, the same for both dialects: match, offer, and again while that is safe.
+
+mod attempt;
+mod count;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Front;
+use crate::broker::{Ask, KeyRef, Miss, Offer};
+use crate::exchange::{First, Hope};
+use crate::journal;
+use crate::metrics::{Proof, Verdict};
+use crate::transport::{Demand, Run, Waiter};
+use attempt::{Attempt, Ended};
+pub(super) use count::{Count, Named};
+
+/// So many offers may follow the first that was sent and not proved.
+const REDELIVERIES: u32 = 2;
+
+/// An acknowledgement may usually take so long.
+const USUAL_ACK: Duration = Duration::from_millis(250);
+/// The last look after a wait comes a little late.
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
+/// A valid run and what its supervisor allows.
+pub(super) struct Order<'a> {
+    pub(super) key: KeyRef<'a>,
+    /// Whether the payload is a run message of Trigger.dev.
+    pub(super) is_message: bool,
+    pub(super) run: Arc<Run>,
+    pub(super) named: Named,
+    /// The POST's last byte.
+    pub(super) since: Instant,
+    /// What makes an offer a delivery.
+    pub(super) proof: Proof,
+    /// Whether another waiter may get the run after one may have got it.
+    pub(super) redeliver: bool,
+    /// To remember the delivery by, if the run has a name of its own.
+    pub(super) first: Option<First<Delivered>>,
+    /// How long to wait for a controller to come.
+    pub(super) wait: Duration,
+    /// The POST is answered by then.
+    pub(super) until: Instant,
+}
+
+/// How an order ended.
+#[derive(Debug, Clone)]
+pub(super) struct Outcome {
+    pub(super) offers: u32,
+    pub(super) attempts: Vec<journal::Attempt>,
+    pub(super) result: Result<Hit, Miss>,
+}
+
+impl Outcome {
+    /// Nobody was offered the run by this POST.
+    pub(super) fn without_offers(offers: u32, result: Result<Hit, Miss>) -> Self {
+        Self { offers, attempts: Vec::new(), result }
+    }
+}
+
+/// What is remembered of a delivered run, and answered when it is posted again.
+pub(super) type Delivered = (u32, Hit);
+
+/// A delivery.
+#[derive(Debug, Clone)]
+pub(super) struct Hit {
+    pub(super) proof: Proof,
+    pub(super) controller: Box<str>,
+}
+
+/// Delivers a run before the order's time is over.
+///
+/// A supervisor that leaves before the match claims nobody; after it, the offer under way is finished.
+pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcome {
+    let until = order.until;
+    // An offer that could not be proved any more would take a waiter and a run for nothing.
+    let last_offer = until.checked_sub(reserve(front, order.proof)).unwrap_or(until);
+    // The hope stands before the first look: whoever parks in between is not missed.
+    let mut hope = (!order.wait.is_zero()).then(|| front.exchange.hope(order.key));
+    let wait_until = (Instant::now() + order.wait.min(front.terms.dispatch_budget)).min(last_offer);
+    let ask = Ask { key: order.key, is_message: order.is_message };
+    let demand = Demand { proof: order.proof, fin: front.terms.proof_timeout, until };
+    let mut outcome = Outcome::without_offers(0, Err(Miss::Undelivered));
+    let mut unproven = 0;
+    loop {
+        if Instant::now() > last_offer + LAST_LOOK {
+            return outcome;
+        }
+        let taken = match front.exchange.offer(&ask) {
+            Offer::Matched(taken) => taken,
+            Offer::Cold(miss) => {
+                if outcome.offers == 0 {
+                    outcome.result = Err(miss);
+                }
+                if !may_pass(miss) || hope.is_none() {
+                    return outcome;
+                }
+                wait_for_one(&mut hope, wait_until).await;
+                continue;
+            }
+        };
+        outcome.offers += 1;
+        outcome.result = Err(Miss::Undelivered);
+        let attempt = Attempt {
+            front: front.clone(),
+            run: order.run.clone(),
+            named: order.named.clone(),
+            since: order.since,
+            demand,
+            offers: outcome.offers,
+            is_again: unproven > 0,
+            first: order.first.take(),
+        };
+        let Ended { told, result } = attempt.finished(taken).await;
+        outcome.attempts.push(told);
+        let delivery = match result {
+            Ok(hit) => {
+                outcome.result = Ok(hit);
+                return outcome;
+            }
+            Err((delivery, first)) => {
+                order.first = first;
+                delivery
+            }
+        };
+        if !delivery.untouched && !order.redeliver {
+            outcome.result = Err(Miss::Unknown);
+            return outcome;
+        }
+        unproven += u32::from(delivery.verdict != Verdict::Gone);
+        if unproven > REDELIVERIES {
+            return outcome;
+        }
+    }
+}
+
+/// What must be left of the budget for an offer: time for its proof, but never more than half of the whole.
+fn reserve(front: &Front, proof: Proof) -> Duration {
+    let needed = match proof {
+        Proof::Written => Duration::ZERO,
+        Proof::Acked => USUAL_ACK,
+        Proof::Received | Proof::Hop => USUAL_ACK + front.terms.proof_timeout,
+    };
+    needed.min(front.terms.dispatch_budget / 2)
+}
+
+/// Whether waiting for a controller could turn this miss into a hit.
+fn may_pass(miss: Miss) -> bool {
+    match miss {
+        Miss::NoPool | Miss::WrongVersion | Miss::WrongMachine | Miss::AllTaken | Miss::NotAMessage => true,
+        Miss::Draining | Miss::Undelivered | Miss::Unknown | Miss::NoDeployment | Miss::Overloaded => false,
+    }
+}
+
+/// Waits until somebody came. When the time is over, the hope is given up, and one last look is due.
+async fn wait_for_one(hope: &mut Option<Hope<Waiter>>, until: Instant) {
+    if let Some(waiting) = hope
+        && tokio::time::timeout_at(until.into(), waiting.somebody_came()).await.is_err()
+    {
+        *hope = None;
+    }
+}

@@ -1,0 +1,136 @@
+//! Owns the journal: what happened to polls and runs, for readers, the history and traces. It watches and never steers.
+//!
+//! ```text
+//! dispatch ─try_send─► journal's thread ─► ring ─► readers of /events
+//!                             │ └────────► traces (--otlp)
+//!                             └─try_send─► history: memory, or SQLite's own thread (--history)
+//! ```
+//! Nothing here makes a dispatch wait: a full channel drops, and what is dropped is counted.
+
+mod event;
+mod history;
+mod ring;
+mod thread;
+mod trace;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use parking_lot::Mutex;
+
+use crate::metrics::Metrics;
+
+pub use event::{Attempt, Dispatch, Event, Kind, Names, Poll, PollEnd, now};
+pub use history::{Query, Row};
+pub use ring::{Batch, Reader};
+pub use trace::Parent;
+
+use history::History;
+use ring::Ring;
+
+/// Events between the dispatches and the journal's thread; it looks every 10 ms.
+const QUEUE: usize = 16_384;
+
+/// What the journal does with what it is told.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The file of the history; without one, the latest dispatches stand in memory.
+    pub history: Option<PathBuf>,
+    /// Dispatches older than this leave the file.
+    pub history_age: Duration,
+    /// The file is kept below this size, in bytes.
+    pub history_size: u64,
+    /// Where traces are exported to.
+    pub otlp: Option<String>,
+}
+
+/// The journal, as everyone who has something to tell knows it.
+pub struct Journal {
+    sender: SyncSender<Event>,
+    ring: Arc<Ring>,
+    history: Arc<History>,
+    metrics: Arc<Metrics>,
+    /// Whether polls are told: only while somebody reads events.
+    reading: Arc<AtomicU32>,
+    traces: bool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Journal {
+    /// Opens the history and starts the thread.
+    pub fn open(plan: &Plan, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let history = Arc::new(match &plan.history {
+            None => History::in_memory(),
+            Some(path) => History::in_file(path, plan.history_age, plan.history_size, metrics.clone())
+                .with_context(|| format!("--history {} cannot be used", path.display()))?,
+        });
+        let tracer =
+            plan.otlp.as_deref().map(trace::Tracer::to).transpose().context("--otlp cannot be used")?;
+        let (sender, events) = sync_channel(QUEUE);
+        let ring = Arc::new(Ring::new());
+        let reading = Arc::new(AtomicU32::new(0));
+        let traces = tracer.is_some();
+        let work = thread::Work {
+            events,
+            ring: ring.clone(),
+            history: history.clone(),
+            tracer,
+            reading: reading.clone(),
+            metrics: metrics.clone(),
+        };
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || work.run())?;
+        Ok(Self { sender, ring, history, metrics, reading, traces, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Tells what happened.
+    pub fn tell(&self, event: Event) {
+        let is_dispatch = matches!(event, Event::Dispatch(_));
+        if self.sender.try_send(event).is_err() {
+            self.metrics.event_dropped(is_dispatch);
+        }
+    }
+
+    /// Whether anybody reads events, so that polls are worth telling.
+    pub fn is_read(&self) -> bool {
+        self.reading.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a supervisor's trace is continued.
+    pub fn traces(&self) -> bool {
+        self.traces
+    }
+
+    /// A reader of events, from after the given id, or from now on. None if there are too many.
+    pub fn read(&self, after: Option<&str>, kinds: Vec<Kind>) -> Option<Reader> {
+        Ring::read(&self.ring, after, kinds)
+    }
+
+    /// Dispatches of the past, the latest first. It may wait for a disk.
+    pub fn find(&self, query: &Query) -> anyhow::Result<Vec<Row>> {
+        self.history.find(query)
+    }
+
+    /// Writes what is still on its way, and ends the thread.
+    pub fn close(&self) {
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // The thread takes everything before it, and is gone only if it has panicked.
+            let _ = self.sender.send(Event::End);
+            if thread.join().is_err() {
+                tracing::error!("the journal ended with a panic");
+            }
+            self.history.close();
+        }
+    }
+}
+
+/// The name of this process's life, so that an event's id from an earlier one is not taken for one of ours.
+fn epoch() -> &'static str {
+    static EPOCH: OnceLock<String> = OnceLock::new();
+    EPOCH.get_or_init(|| format!("{:x}", now()))
+}

@@ -1,0 +1,192 @@
+//! Owns the latest events, and the readers that follow them, each at its own pace; who falls behind is cut off.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Kind;
+use super::epoch;
+
+/// Events that stand for readers who come back or fall behind.
+const KEPT: usize = 10_000;
+/// More readers at once are refused.
+const MOST_READERS: usize = 256;
+/// A reader takes at most so many bytes at a time.
+const BATCH_BYTES: usize = 64 * 1024;
+
+struct Entry {
+    kind: Kind,
+    frame: Bytes,
+}
+
+/// The latest events.
+pub(super) struct Ring {
+    state: Mutex<State>,
+}
+
+struct State {
+    entries: VecDeque<Entry>,
+    /// The number of the next event.
+    next: u64,
+    readers: Vec<Arc<Follower>>,
+}
+
+/// What the ring knows of a reader.
+struct Follower {
+    /// The number of the event that it takes next.
+    at: AtomicU64,
+    /// Events that were gone before it could take them.
+    missed: AtomicU64,
+    news: Notify,
+    is_behind: AtomicBool,
+    cut: Notify,
+}
+
+/// Who follows the events.
+pub struct Reader {
+    ring: Arc<Ring>,
+    follower: Arc<Follower>,
+    kinds: Vec<Kind>,
+}
+
+/// What a reader takes at a time.
+#[derive(Debug)]
+pub struct Batch(pub Bytes);
+
+impl Ring {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::new(State { entries: VecDeque::new(), next: 1, readers: Vec::new() }) }
+    }
+
+    /// Adds events; `skipped` more happened that nobody was there to read.
+    pub(super) fn add(&self, events: Vec<(Kind, String)>, skipped: u64) {
+        let mut state = self.state.lock();
+        if skipped > 0 {
+            state.skip(skipped);
+        }
+        for (kind, data) in events {
+            let frame = format!("id: {}-{}\nevent: {}\ndata: {data}\n\n", epoch(), state.next, kind.text());
+            state.next += 1;
+            state.entries.push_back(Entry { kind, frame: frame.into() });
+        }
+        let surplus = state.entries.len().saturating_sub(KEPT);
+        state.entries.drain(..surplus);
+        let first = state.first();
+        for reader in &state.readers {
+            if reader.at.load(Ordering::Relaxed) < first {
+                reader.is_behind.store(true, Ordering::Relaxed);
+                reader.cut.notify_one();
+            }
+            reader.news.notify_one();
+        }
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.state.lock().readers.len()
+    }
+
+    pub(super) fn read(ring: &Arc<Self>, after: Option<&str>, kinds: Vec<Kind>) -> Option<Reader> {
+        let mut state = ring.state.lock();
+        if state.readers.len() >= MOST_READERS {
+            return None;
+        }
+        let (first, next) = (state.first(), state.next);
+        let (at, missed) = match after
+            .map(|id| id.strip_prefix(epoch()).and_then(|rest| rest.strip_prefix('-')))
+        {
+            None => (next, 0),
+            // The id of an earlier life: everything of this one is new.
+            Some(None) => (first, first - 1),
+            Some(Some(number)) => {
+                let wanted = number.parse::<u64>().map_or(next, |number| number.saturating_add(1)).min(next);
+                (wanted.max(first), first.saturating_sub(wanted))
+            }
+        };
+        let follower = Arc::new(Follower {
+            at: AtomicU64::new(at),
+            missed: AtomicU64::new(missed),
+            news: Notify::new(),
+            is_behind: AtomicBool::new(false),
+            cut: Notify::new(),
+        });
+        state.readers.push(follower.clone());
+        Some(Reader { ring: ring.clone(), follower, kinds })
+    }
+}
+
+impl State {
+    /// Leaves a gap: what stands would no longer be without one, so it goes.
+    fn skip(&mut self, events: u64) {
+        let before = self.next;
+        self.entries.clear();
+        self.next += events;
+        for reader in &self.readers {
+            let at = reader.at.swap(self.next, Ordering::Relaxed);
+            // Who has just come wants what follows; who has come back has missed something.
+            if at < before {
+                reader.missed.fetch_add(self.next - at, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The number of the oldest event that stands.
+    fn first(&self) -> u64 {
+        self.next - self.entries.len() as u64
+    }
+}
+
+impl Reader {
+    /// The next events of its kinds. Empty if those that came were of other kinds.
+    pub async fn next(&self) -> Batch {
+        loop {
+            if let Some(batch) = self.take() {
+                return batch;
+            }
+            self.follower.news.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Batch> {
+        let mut bytes = BytesMut::new();
+        let missed = self.follower.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 {
+            bytes.put_slice(format!("event: missed\ndata: {{\"missed\":{missed}}}\n\n").as_bytes());
+        }
+        let state = self.ring.state.lock();
+        let mut at = self.follower.at.load(Ordering::Relaxed);
+        // A reader that is behind is cut off at once, so nothing is passed over here.
+        let from = usize::try_from(at.saturating_sub(state.first())).unwrap_or(usize::MAX);
+        for entry in state.entries.iter().skip(from) {
+            if bytes.len() >= BATCH_BYTES {
+                break;
+            }
+            at += 1;
+            if self.kinds.contains(&entry.kind) {
+                bytes.put_slice(&entry.frame);
+            }
+        }
+        self.follower.at.store(at, Ordering::Relaxed);
+        (!bytes.is_empty()).then(|| Batch(bytes.freeze()))
+    }
+
+    /// Comes to an end when the reader has fallen so far behind that events would be lost on it.
+    pub fn cut_off(&self) -> impl Future<Output = ()> + Send + 'static {
+        let follower = self.follower.clone();
+        async move {
+            while !follower.is_behind.load(Ordering::Relaxed) {
+                follower.cut.notified().await;
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let follower = &self.follower;
+        self.ring.state.lock().readers.retain(|other| !Arc::ptr_eq(other, follower));
+    }
+}

@@ -1,0 +1,141 @@
+//! Owns the ops listener: its connections, its routes, and who may use an operator's verbs.
+
+mod console;
+mod events;
+mod pools;
+mod runs;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+
+use super::accept;
+use crate::http::{Front, Problem, Reply};
+use crate::metrics::{Listener, Route};
+use events::{Events, Watch};
+
+const HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// What operators are served with.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) front: Arc<Front>,
+    /// Where controllers and supervisors connect, to be shown.
+    pub(super) public: Option<SocketAddr>,
+}
+
+/// A whole answer, or one that goes on as long as there are events.
+type Body = Either<Full<Bytes>, Events>;
+
+/// Serves operators for ever.
+pub(super) async fn serve(socket: TcpListener, desk: Desk) -> Infallible {
+    loop {
+        let (stream, _) = accept::next(&socket, &desk.front.metrics).await;
+        let open = desk.front.metrics.connected(Listener::Ops);
+        let desk = desk.clone();
+        #[expect(clippy::disallowed_methods, reason = "owned by the ops runtime, ends with its connection")]
+        tokio::spawn(async move {
+            // Nagle's delay would hold back what a reader of events waits for.
+            let _ = stream.set_nodelay(true);
+            let watch = Mutex::new(None);
+            let service = service_fn(async |request| {
+                let response = respond(&desk, request, &watch).await;
+                desk.front.metrics.answered(Route::Ops, response.status().as_u16());
+                Ok::<_, Infallible>(response)
+            });
+            let mut http = http1::Builder::new();
+            let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+            tokio::select! {
+                done = http.serve_connection(TokioIo::new(stream), service) => {
+                    if let Err(error) = done {
+                        tracing::debug!(%error, "an ops connection ended");
+                    }
+                }
+                () = events::falls_behind(&watch) => desk.front.metrics.events_cut_off(),
+            }
+            drop(open);
+        });
+    }
+}
+
+/// The one place where an operator's request finds its route.
+async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<Watch>>) -> Response<Body> {
+    let front = &desk.front;
+    let query = request.uri().query().unwrap_or_default();
+    let reply = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/events") => match events::follow(front, &request) {
+            Ok((response, new)) => {
+                *watch.lock() = Some(new);
+                return response.map(Either::Right);
+            }
+            Err(problem) => Err(problem),
+        },
+        (&Method::GET, path) if console::has(path) => return console::page(path).map(Either::Left),
+        (&Method::GET, "/console.json") => Ok(console::facts(desk.public)),
+        (&Method::GET, "/livez") => Ok(text(StatusCode::OK, "ok\n")),
+        (&Method::GET, "/readyz") if front.exchange.is_draining() => {
+            Ok(text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"))
+        }
+        (&Method::GET, "/readyz") => Ok(text(StatusCode::OK, "ready\n")),
+        (&Method::GET, "/metrics") => Ok(metrics(front)),
+        (&Method::GET, "/pools") => pools::pools(front, query),
+        (&Method::GET, "/waiters") => pools::waiters(front, query),
+        (&Method::GET, path) if path == "/runs" || path.starts_with("/runs/") => {
+            runs::find(front, path, query).await
+        }
+        (&Method::POST, "/retire" | "/drain") if is_foreign(&request) => Err(Problem::foreign_page()),
+        (&Method::POST, "/retire") => pools::retire(front, query),
+        (&Method::POST, "/drain") => Ok(pools::drain(front)),
+        (_, "/retire" | "/drain") => Err(Problem::method_not_allowed("POST")),
+        (_, path) if is_read_only(path) => Err(Problem::method_not_allowed("GET")),
+        _ => Err(Problem::no_such_ops_route()),
+    };
+    Response::from(reply.unwrap_or_else(Reply::from)).map(Either::Left)
+}
+
+fn is_read_only(path: &str) -> bool {
+    const ROUTES: [&str; 8] =
+        ["/livez", "/readyz", "/metrics", "/pools", "/waiters", "/runs", "/events", "/console.json"];
+    ROUTES.contains(&path) || path.starts_with("/runs/") || console::has(path)
+}
+
+/// Whether a browser sends this for a page of another origin: any page may post here, but only ours is meant to.
+fn is_foreign(request: &Request<Incoming>) -> bool {
+    let header = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+    let Some(origin) = header(header::ORIGIN) else {
+        return header(header::HeaderName::from_static("sec-fetch-site"))
+            .is_some_and(|site| site != b"same-origin" && site != b"none");
+    };
+    let host = header(header::HOST).unwrap_or_default();
+    origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://")) != Some(host)
+}
+
+fn metrics(front: &Front) -> Reply {
+    match front.metrics.render(front.exchange.counts()) {
+        Ok(body) => Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be written");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Reply {
+    Reply::new(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(body: &serde_json::Value) -> Reply {
+    Reply::new(StatusCode::OK, "application/json", body.to_string())
+}

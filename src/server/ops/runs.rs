@@ -1,0 +1,86 @@
+//! Owns the questions about the past: who got a run and when, and which runs went how.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::StatusCode;
+use percent_encoding::percent_decode_str;
+
+use super::json;
+use crate::http::{Front, Problem, Reply};
+use crate::journal::Query;
+use crate::metrics::{DispatchKind, Label};
+
+const USUAL: usize = 100;
+const MOST: usize = 1000;
+
+/// `GET /runs/{run}` and `GET /runs?…`.
+pub(super) async fn find(front: &Arc<Front>, path: &str, query: &str) -> Result<Reply, Problem> {
+    let query = read(path, query)?;
+    let run = query.run.clone();
+    let journal = front.journal.clone();
+    // A disk may be slow, and the ops runtime has other things to do.
+    let rows = match tokio::task::spawn_blocking(move || journal.find(&query)).await {
+        Ok(Ok(rows)) => rows,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the history could not be read");
+            return Err(Problem::history_unreadable());
+        }
+        Err(error) => {
+            tracing::error!(%error, "reading the history panicked");
+            return Err(Problem::history_unreadable());
+        }
+    };
+    if let (Some(run), true) = (run, rows.is_empty()) {
+        return Err(Problem::unknown_run(&run));
+    }
+    let mut reply = json(&serde_json::json!({ "runs": rows }));
+    reply.status = StatusCode::OK;
+    Ok(reply)
+}
+
+fn read(path: &str, query: &str) -> Result<Query, Problem> {
+    let mut read = Query { limit: USUAL, ..Query::default() };
+    if let Some(run) = path.strip_prefix("/runs/").filter(|run| !run.is_empty()) {
+        let run = percent_decode_str(run).decode_utf8();
+        let run = run.map_err(|_| Problem::bad_parameter("The run", "is not percent-encoded UTF-8"))?;
+        read.run = Some(run.into_owned());
+    }
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            _ if value.is_empty() => {}
+            "deployment" => read.deployment = Some(value.into_owned()),
+            "outcome" => {
+                if !DispatchKind::all().iter().any(|kind| kind.text() == value) {
+                    return Err(Problem::bad_parameter("outcome", "is none of hit, miss, aborted"));
+                }
+                read.outcome = Some(value.into_owned());
+            }
+            "since" => read.since = Some(since(&value)?),
+            "limit" => {
+                let bad = || Problem::bad_parameter("limit", "is not a whole number");
+                read.limit = value.parse::<usize>().map_err(|_| bad())?.clamp(1, MOST);
+            }
+            _ => {
+                let why = "has an unknown name; known: deployment, outcome, since, limit";
+                return Err(Problem::bad_parameter("The query", why));
+            }
+        }
+    }
+    Ok(read)
+}
+
+/// A time as RFC 3339, as milliseconds since 1970, or so long ago, as `15m`.
+fn since(text: &str) -> Result<u64, Problem> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(millis(now.saturating_sub(ago)));
+    }
+    let at = humantime::parse_rfc3339_weak(text).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let why = "is neither so long ago, as 15m, nor a time, as 2026-01-31T12:00:00Z";
+    at.map(millis).ok_or_else(|| Problem::bad_parameter("since", why))
+}

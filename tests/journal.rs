@@ -1,0 +1,358 @@
+//! Owns the promises about what is told: events, the history, and traces.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::client::Client;
+use support::{Broker, PATIENCE, Pool, post};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A reader of server-sent events.
+struct Events {
+    stream: TcpStream,
+    read: String,
+}
+
+/// One event.
+#[derive(Debug)]
+struct Event {
+    id: String,
+    kind: String,
+    data: Value,
+}
+
+impl Events {
+    async fn follow(broker: &Broker, target: &str, last: Option<&str>) -> Self {
+        let mut stream = TcpStream::connect(broker.ops).await.unwrap();
+        let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        stream
+            .write_all(format!("GET {target} HTTP/1.1\r\nhost: ops\r\n{last}\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut events = Self { stream, read: String::new() };
+        events.until("retry: 1000\n\n").await;
+        assert!(events.read.contains("content-type: text/event-stream"), "{}", events.read);
+        // What is owed to a reader that comes back may stand right behind it.
+        events.read = events.read.split_once("retry: 1000\n\n").unwrap().1.to_owned();
+        events
+    }
+
+    async fn until(&mut self, mark: &str) {
+        let mut buffer = [0; 16 * 1024];
+        while !self.read.contains(mark) {
+            let read =
+                tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect(mark).unwrap();
+            assert!(read > 0, "the stream ended before {mark:?}: {}", self.read);
+            self.read.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+    }
+
+    /// The next event of a kind; those before it are passed over.
+    async fn next(&mut self, kind: &str) -> Event {
+        loop {
+            self.until("\n\n").await;
+            let (frame, rest) = self.read.split_once("\n\n").unwrap();
+            let field = |name: &str| {
+                let lines = frame.lines().map(|line| line.rsplit_once("\r\n").map_or(line, |(_, line)| line));
+                lines.filter_map(|line| line.strip_prefix(name)).next().unwrap_or_default().to_owned()
+            };
+            let event = Event {
+                id: field("id: "),
+                kind: field("event: "),
+                data: serde_json::from_str(&field("data: ")).unwrap_or_default(),
+            };
+            self.read = rest.to_owned();
+            if event.kind == kind {
+                return event;
+            }
+        }
+    }
+}
+
+async fn get(broker: &Broker, target: &str) -> (u16, Value) {
+    let (status, body) = broker.operate("GET", target).await;
+    (status, serde_json::from_str(&body).unwrap())
+}
+
+/// The history's rows, once there are so many.
+async fn runs(broker: &Broker, query: &str, count: usize) -> Vec<Value> {
+    let rows = async || get(broker, query).await.1["runs"].as_array().cloned().unwrap_or_default();
+    broker.wait_until(&format!("{count} rows of {query}"), async || rows().await.len() == count).await;
+    rows().await
+}
+
+#[tokio::test]
+async fn a_reader_sees_a_run_from_poll_to_proof() {
+    let broker = Broker::start(&[]);
+    let mut events = Events::follow(&broker, "/events", None).await;
+    let mut waste = 0;
+    // Polls are told once the journal has seen its reader.
+    let (poll, _controller) = loop {
+        let pool = Pool::small(&format!("d{waste}"));
+        let controller = broker.held_poll(&pool, "one").await;
+        let next = tokio::time::timeout(Duration::from_millis(100), events.next("poll")).await;
+        match next {
+            Ok(poll) => break (poll, controller),
+            Err(_) => waste += 1,
+        }
+    };
+    let pool = Pool::small(&format!("d{waste}"));
+    assert_eq!(
+        (&poll.data["deployment"], &poll.data["end"]),
+        (&pool.deployment.clone().into(), &Value::Null)
+    );
+    assert_eq!(broker.post(&pool.body("run_7")).await.1["didWarmStart"], true);
+    let ended = events.next("poll").await;
+    assert_eq!(
+        (ended.data["controller"].as_str(), ended.data["end"].as_str()),
+        (Some("one"), Some("matched"))
+    );
+    let verdict = events.next("verdict").await;
+    assert_eq!(
+        (verdict.data["run"].as_str(), verdict.data["verdict"].as_str()),
+        (Some("run_7"), Some("written"))
+    );
+    let dispatch = events.next("dispatch").await;
+    for (name, expected) in [
+        ("run", "run_7"),
+        ("outcome", "hit"),
+        ("proof", "written"),
+        ("controller", "one"),
+        ("version", "20260821.3"),
+    ] {
+        assert_eq!(dispatch.data[name], expected, "{dispatch:?}");
+    }
+    assert_eq!(broker.operate("POST", "/retire?deployment=nobody").await.0, 200);
+    assert_eq!(events.next("retire").await.data["retired"], 0);
+    assert_eq!(broker.operate("POST", "/drain").await.0, 200);
+    assert!(events.next("drain").await.data["waiters"].is_number());
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_back_misses_nothing() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut events = Events::follow(&broker, "/events?kinds=dispatch", None).await;
+    broker.post(&pool.body("run_1")).await;
+    let first = events.next("dispatch").await;
+    drop(events);
+    for run in ["run_2", "run_3"] {
+        broker.post(&pool.body(run)).await;
+    }
+    let mut again = Events::follow(&broker, "/events?kinds=dispatch", Some(&first.id)).await;
+    assert_eq!(again.next("dispatch").await.data["run"], "run_2");
+    assert_eq!(again.next("dispatch").await.data["run"], "run_3");
+    // An id of another life of the broker is not mistaken for one of this.
+    let mut stranger = Events::follow(&broker, "/events", Some("0-1")).await;
+    assert_eq!(stranger.next("dispatch").await.data["run"], "run_1");
+    assert_eq!(get(&broker, "/events?kinds=gossip").await.0, 400);
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_is_cut_off_and_counted() {
+    let broker = Broker::start(&[]);
+    let mut events = Events::follow(&broker, "/events", None).await;
+    let mut supervisor = broker.client().await;
+    let body = Pool::small("d1").body("run_1");
+    let request = post("/warm-start", &body);
+    let until = std::time::Instant::now() + PATIENCE * 3;
+    while broker.metric("pilotlight_events_cut_off_total").await == 0 {
+        assert!(std::time::Instant::now() < until, "never cut off");
+        for _ in 0..500 {
+            assert_eq!(supervisor.ask(&request).await.status, 200);
+        }
+    }
+    // What had been sent can be read, and then it is over.
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, events.stream.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(broker.metric("pilotlight_events_dropped_total").await, 0);
+}
+
+#[tokio::test]
+async fn the_last_runs_are_remembered_without_a_file() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let _one = broker.held_poll(&pool, "one").await;
+    broker.post(&pool.body("run_1")).await;
+    broker.post(&pool.body("run_2")).await;
+    let rows = runs(&broker, "/runs", 2).await;
+    assert_eq!((rows[0]["run"].as_str(), rows[0]["outcome"].as_str()), (Some("run_2"), Some("miss")));
+    assert_eq!((rows[1]["run"].as_str(), rows[1]["controller"].as_str()), (Some("run_1"), Some("one")));
+    check_questions(&broker).await;
+}
+
+async fn check_questions(broker: &Broker) {
+    for (query, count) in [
+        ("/runs/run_1", 1),
+        ("/runs?outcome=miss", 1),
+        ("/runs?outcome=hit&deployment=d1", 1),
+        ("/runs?deployment=d2", 0),
+        ("/runs?since=1h", 2),
+        ("/runs?since=2020-01-01T00:00:00Z&limit=1", 1),
+        ("/runs?since=9999999999999", 0),
+    ] {
+        assert_eq!(runs(broker, query, count).await.len(), count, "{query}");
+    }
+    assert_eq!(get(broker, "/runs/run_9").await.0, 404);
+    for query in ["/runs?outcome=maybe", "/runs?since=soon", "/runs?color=red", "/runs?limit=x"] {
+        assert_eq!(get(broker, query).await.0, 400, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_history_survives_a_kill_and_opens_in_plain_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.db");
+    let history = ["--history", file.to_str().unwrap()];
+    let mut broker = Broker::start(&history);
+    let pool = Pool::small("d1");
+    let _one = broker.held_poll(&pool, "one").await;
+    broker.post(&pool.body("run_1")).await;
+    broker.post(&pool.body("run_2")).await;
+    check_questions(&broker).await;
+    runs(&broker, "/runs", 2).await;
+    broker.child.kill().unwrap();
+    broker.child.wait().unwrap();
+    assert_eq!(
+        sqlite(&file, "SELECT run || ' ' || outcome FROM dispatches ORDER BY id"),
+        "run_1 hit\nrun_2 miss\n"
+    );
+    assert_eq!(sqlite(&file, "PRAGMA user_version"), "1\n");
+    let broker = Broker::start(&history);
+    check_questions(&broker).await;
+    broker.post(&pool.body("run_3")).await;
+    // A polite end writes what is still on its way.
+    drop_politely(broker).await;
+    assert_eq!(sqlite(&file, "SELECT count(*) FROM dispatches"), "3\n");
+}
+
+async fn drop_politely(mut broker: Broker) {
+    broker.signal(rustix::process::Signal::TERM);
+    let until = std::time::Instant::now() + PATIENCE;
+    while broker.child.try_wait().unwrap().is_none() {
+        assert!(std::time::Instant::now() < until, "it did not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn sqlite(file: &Path, question: &str) -> String {
+    let output =
+        Command::new("sqlite3").arg(file).arg(question).output().expect("sqlite3, which tests/run installs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_history_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.db");
+    sqlite(&other, "CREATE TABLE things (id INTEGER); PRAGMA user_version = 7");
+    for (file, why) in [(other, "not a history of this version"), (folder.path().into(), "cannot be used")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+            .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--history"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(why), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_history_sheds_its_oldest_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.db");
+    let history = ["--history", file.to_str().unwrap(), "--history-age", "1m"];
+    drop(Broker::start(&history));
+    sqlite(
+        &file,
+        "INSERT INTO dispatches (at, run, deployment, version, cpu, memory, outcome, offers, seconds) \
+         VALUES (1000, 'run_old', 'd', 'v', 1, 1, 'miss', 0, 0)",
+    );
+    let broker = Broker::start(&history);
+    broker.post(&Pool::small("d1").body("run_new")).await;
+    let only_new = async || {
+        let rows = get(&broker, "/runs").await.1["runs"].as_array().cloned().unwrap();
+        rows.len() == 1 && rows[0]["run"] == "run_new"
+    };
+    broker.wait_until("the old run has left", only_new).await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_not_use_an_operators_verbs() {
+    let broker = Broker::start(&[]);
+    let ask = async |fields: &str| {
+        let mut client = Client::connect(broker.ops).await;
+        client.ask(format!("POST /drain HTTP/1.1\r\nhost: broker:7071\r\n{fields}\r\n")).await
+    };
+    for foreign in ["origin: http://evil.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n"] {
+        let answer = ask(foreign).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (403, "foreign-page"));
+    }
+    assert_eq!(broker.operate("GET", "/readyz").await.0, 200);
+    assert_eq!(ask("origin: http://broker:7071\r\nsec-fetch-site: same-origin\r\n").await.status, 200);
+    assert_eq!(broker.operate("GET", "/readyz").await.0, 503);
+}
+
+#[tokio::test]
+async fn a_dispatch_continues_its_supervisors_trace() {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use prost::Message as _;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let collector = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        let mut stream = tokio::io::BufReader::new(stream);
+        loop {
+            let read = stream.read_buf(&mut request).await.unwrap();
+            assert!(read > 0, "ended early");
+            let Some(end) = request.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let head = String::from_utf8(request[..end].to_vec()).unwrap().to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            if request.len() == end + 4 + length.parse::<usize>().unwrap() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                assert!(head.starts_with("post /v1/traces "), "{head}");
+                return ExportTraceServiceRequest::decode(&request[end + 4..]).unwrap();
+            }
+        }
+    });
+    let broker = Broker::start(&["--otlp", &url]);
+    let pool = Pool::small("d1");
+    let _one = broker.held_poll(&pool, "one").await;
+    let body = pool.body("run_1");
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
+    let request = post("/warm-start", &body).replacen("content-type", &format!("{trace}content-type"), 1);
+    assert_eq!(broker.client().await.ask(request).await.json()["didWarmStart"], true);
+    let export = tokio::time::timeout(PATIENCE, collector).await.unwrap().unwrap();
+    let span = &export.resource_spans[0].scope_spans[0].spans[0];
+    assert_eq!(span.trace_id, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes());
+    assert_eq!(span.parent_span_id, 0xb7ad_6b71_6920_3331_u64.to_be_bytes());
+    assert_eq!(span.name, "dispatch");
+    let events: Vec<&str> = span.events.iter().map(|event| event.name.as_str()).collect();
+    assert_eq!(events, ["match", "offer", "proof"]);
+    assert!(span.start_time_unix_nano <= span.end_time_unix_nano);
+}
+
+#[tokio::test]
+async fn an_offer_that_outlives_its_post_is_in_the_history() {
+    let broker = Arc::new(Broker::proving("received", &["--proof-timeout", "400ms"]));
+    let pool = Pool::small("d1");
+    // It acknowledges and never reads: the proof takes its time.
+    let _one = broker.held_poll(&pool, "one").await;
+    let mut supervisor = broker.client().await;
+    supervisor.send(post("/warm-start", &pool.body("run_1"))).await;
+    broker.wait_for_waiters(0).await;
+    drop(supervisor);
+    let rows = runs(&broker, "/runs/run_1", 1).await;
+    assert_eq!((rows[0]["outcome"].as_str(), rows[0]["offers"].as_u64()), (Some("aborted"), Some(1)));
+}
