@@ -6,6 +6,7 @@ mod load;
 mod report;
 mod server;
 mod subject;
+mod watch;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -52,6 +53,9 @@ enum Measure {
         /// Runs a second
         #[arg(long, default_value_t = 10_000.0)]
         rate: f64,
+        /// Further arguments for the server
+        #[arg(last = true)]
+        arguments: Vec<String>,
     },
     /// What a held connection costs in bytes
     Hold {
@@ -77,6 +81,16 @@ enum Measure {
     },
     /// Allocations per dispatch, by size
     Allocations,
+    /// What a history, scrapes and slow readers of events cost
+    Watch {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        #[arg(long, default_value_t = 4.0)]
+        seconds: f64,
+        /// Runs a second; without it, as fast as it goes
+        #[arg(long)]
+        rate: Option<f64>,
+    },
     /// Everything, beside the peers: writes REPORT.md and its plots
     Report {
         /// All rounds, in under half an hour; without it, an impression in under three minutes
@@ -97,12 +111,12 @@ fn main() -> anyhow::Result<()> {
     match &cli.measure {
         Measure::Json => json::compare(),
         Measure::Dispatch { shape, arguments } => {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            let server = Server::start(&subject(&cli)?.with(&arguments))?;
+            let server = Server::start(&subject(&cli)?.with(arguments))?;
             say(&load::dispatch(&server, shape)?.line(&cli.against));
         }
-        Measure::Open { shape, rate } => {
-            say(&load::open(&Server::start(&subject(&cli)?)?, shape, *rate)?.line(&cli.against));
+        Measure::Open { shape, rate, arguments } => {
+            let server = Server::start(&subject(&cli)?.with(arguments))?;
+            say(&load::open(&server, shape, *rate)?.line(&cli.against));
         }
         Measure::Hold { count } => {
             say(&format!("{:?}\n", load::hold(&Server::start(&subject(&cli)?)?, *count, true)?));
@@ -118,6 +132,7 @@ fn main() -> anyhow::Result<()> {
             say(&format!("{:?}\n", load::crowd(&subject(&cli)?, *brokers, *each, 2.0)?));
         }
         Measure::Allocations => say(&allocations::count()?.text()),
+        Measure::Watch { rounds, seconds, rate } => watch::compare(*rounds, *seconds, *rate)?,
         Measure::Report { full } => report::write(*full)?,
         Measure::Keep { address, count } => load::keep(*address, *count)?,
         Measure::Load { address } => allocations::load(*address)?,

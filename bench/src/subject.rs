@@ -55,8 +55,8 @@ impl Subject {
     }
 
     /// The same with more arguments.
-    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
-        self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    pub(crate) fn with(mut self, arguments: &[String]) -> Self {
+        self.arguments.extend_from_slice(arguments);
         self
     }
 }

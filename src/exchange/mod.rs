@@ -88,7 +88,8 @@ impl<W> Exchange<W> {
     /// Gives a held request its place. The older waiter that it replaces, if any, is the caller's to end.
     pub fn park(self: &Arc<Self>, ticket: Ticket<W>) -> Result<(Place<W>, Option<Taken<W>>), Full> {
         let now = self.now();
-        let told = self.journal.is_read().then(|| Poll::began(ticket.key.as_ref(), &ticket.controller));
+        let told =
+            self.journal.polls_are_read().then(|| Poll::began(ticket.key.as_ref(), &ticket.controller));
         let (parked, wake) = {
             let mut core = self.core.lock();
             let wake = core.hopes.of(ticket.key.as_ref());
@@ -272,7 +273,7 @@ impl<W> Exchange<W> {
     /// A waiter was taken out.
     fn ended(&self, end: End, taken: &Taken<W>) {
         self.metrics.poll_ended(end, taken.held);
-        if self.journal.is_read() {
+        if self.journal.polls_are_read() {
             self.journal.tell(Poll::ended(&taken.controller, end, taken.held));
         }
     }

@@ -56,6 +56,42 @@ impl Kind {
     }
 }
 
+/// A set of kinds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kinds(u32);
+
+impl Kinds {
+    /// Every kind.
+    pub fn all() -> Self {
+        Kind::ALL.into_iter().collect()
+    }
+
+    /// Whether a kind is among them.
+    pub const fn has(self, kind: Kind) -> bool {
+        self.0 & (1 << kind as u32) != 0
+    }
+
+    /// These and others.
+    #[must_use]
+    pub const fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    pub(super) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(super) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+}
+
+impl FromIterator<Kind> for Kinds {
+    fn from_iter<I: IntoIterator<Item = Kind>>(kinds: I) -> Self {
+        kinds.into_iter().fold(Self(0), |all, kind| Self(all.0 | 1 << kind as u32))
+    }
+}
+
 /// Short texts in one allocation: a dispatch tells four of them, sixty thousand times a second.
 #[derive(Debug, Clone)]
 pub struct Names<const N: usize> {
@@ -203,15 +239,15 @@ impl Dispatch {
         }
     }
 
-    /// Its offers, each as an event of its own.
-    pub(super) fn verdicts(&self) -> impl Iterator<Item = String> {
-        (1_u32..).zip(&self.attempts).map(|(offer, attempt)| {
+    /// One of its offers, as an event of its own.
+    pub(super) fn verdict(&self, place: usize) -> String {
+        self.attempts.get(place).map_or_else(String::new, |attempt| {
             json(&Judged {
                 at: self.at,
                 run: self.names.get(0),
                 controller: &attempt.controller,
                 verdict: attempt.verdict.text(),
-                offer,
+                offer: place + 1,
                 seconds: attempt.took.as_secs_f64(),
             })
         })
@@ -224,7 +260,7 @@ struct Judged<'a> {
     run: &'a str,
     controller: &'a str,
     verdict: &'static str,
-    offer: u32,
+    offer: usize,
     seconds: f64,
 }
 

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::metrics::Metrics;
 
-pub use event::{Attempt, Dispatch, Event, Kind, Names, Poll, PollEnd, now};
+pub use event::{Attempt, Dispatch, Event, Kind, Kinds, Names, Poll, PollEnd, now};
 pub use history::{Query, Row};
 pub use ring::{Batch, Reader};
 pub use trace::Parent;
@@ -55,7 +55,7 @@ pub struct Journal {
     ring: Arc<Ring>,
     history: Arc<History>,
     metrics: Arc<Metrics>,
-    /// Whether polls are told: only while somebody reads events.
+    /// The kinds of events that are read: polls are told only while somebody reads of them.
     reading: Arc<AtomicU32>,
     traces: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -95,9 +95,9 @@ impl Journal {
         }
     }
 
-    /// Whether anybody reads events, so that polls are worth telling.
-    pub fn is_read(&self) -> bool {
-        self.reading.load(Ordering::Relaxed) > 0
+    /// Whether anybody reads of polls, so that they are worth telling.
+    pub fn polls_are_read(&self) -> bool {
+        Kinds::from_bits(self.reading.load(Ordering::Relaxed)).has(Kind::Poll)
     }
 
     /// Whether a supervisor's trace is continued.
@@ -106,7 +106,7 @@ impl Journal {
     }
 
     /// A reader of events, from after the given id, or from now on. None if there are too many.
-    pub fn read(&self, after: Option<&str>, kinds: Vec<Kind>) -> Option<Reader> {
+    pub fn read(&self, after: Option<&str>, kinds: Kinds) -> Option<Reader> {
         Ring::read(&self.ring, after, kinds)
     }
 

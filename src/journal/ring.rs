@@ -1,5 +1,6 @@
 //! Owns the latest events, and the readers that follow them, each at its own pace; who falls behind is cut off.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,19 +9,46 @@ use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Kind;
-use super::epoch;
+use super::event::{self, Dispatch, Poll};
+use super::{Kind, Kinds, epoch};
 
 /// Events that stand for readers who come back or fall behind.
 const KEPT: usize = 10_000;
 /// More readers at once are refused.
 const MOST_READERS: usize = 256;
-/// A reader takes at most so many bytes at a time.
-const BATCH_BYTES: usize = 64 * 1024;
+/// A reader takes at most so many events at a time.
+const BATCH: usize = 256;
 
-struct Entry {
-    kind: Kind,
-    frame: Bytes,
+/// What a reader is told; it becomes text only when somebody reads it.
+#[derive(Debug, Clone)]
+pub(super) enum Told {
+    Dispatch(Arc<Dispatch>),
+    /// The verdict on the offer at this place.
+    Verdict(Arc<Dispatch>, usize),
+    Poll(Arc<Poll>),
+    Text(Kind, Arc<str>),
+}
+
+impl Told {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Dispatch(_) => Kind::Dispatch,
+            Self::Verdict(..) => Kind::Verdict,
+            Self::Poll(_) => Kind::Poll,
+            Self::Text(kind, _) => *kind,
+        }
+    }
+
+    fn write(&self, number: u64, out: &mut BytesMut) {
+        let data: Cow<'_, str> = match self {
+            Self::Dispatch(dispatch) => event::json(&dispatch.row()).into(),
+            Self::Verdict(dispatch, offer) => dispatch.verdict(*offer).into(),
+            Self::Poll(poll) => poll.json().into(),
+            Self::Text(_, text) => (&**text).into(),
+        };
+        let kind = self.kind().text();
+        out.put_slice(format!("id: {}-{number}\nevent: {kind}\ndata: {data}\n\n", epoch()).as_bytes());
+    }
 }
 
 /// The latest events.
@@ -29,7 +57,7 @@ pub(super) struct Ring {
 }
 
 struct State {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Told>,
     /// The number of the next event.
     next: u64,
     readers: Vec<Arc<Follower>>,
@@ -41,6 +69,7 @@ struct Follower {
     at: AtomicU64,
     /// Events that were gone before it could take them.
     missed: AtomicU64,
+    kinds: Kinds,
     news: Notify,
     is_behind: AtomicBool,
     cut: Notify,
@@ -50,7 +79,6 @@ struct Follower {
 pub struct Reader {
     ring: Arc<Ring>,
     follower: Arc<Follower>,
-    kinds: Vec<Kind>,
 }
 
 /// What a reader takes at a time.
@@ -63,16 +91,13 @@ impl Ring {
     }
 
     /// Adds events; `skipped` more happened that nobody was there to read.
-    pub(super) fn add(&self, events: Vec<(Kind, String)>, skipped: u64) {
+    pub(super) fn add(&self, events: Vec<Told>, skipped: u64) {
         let mut state = self.state.lock();
         if skipped > 0 {
             state.skip(skipped);
         }
-        for (kind, data) in events {
-            let frame = format!("id: {}-{}\nevent: {}\ndata: {data}\n\n", epoch(), state.next, kind.text());
-            state.next += 1;
-            state.entries.push_back(Entry { kind, frame: frame.into() });
-        }
+        state.next += events.len() as u64;
+        state.entries.extend(events);
         let surplus = state.entries.len().saturating_sub(KEPT);
         state.entries.drain(..surplus);
         let first = state.first();
@@ -85,11 +110,12 @@ impl Ring {
         }
     }
 
-    pub(super) fn readers(&self) -> usize {
-        self.state.lock().readers.len()
+    /// The kinds that anybody reads now.
+    pub(super) fn kinds_read(&self) -> Kinds {
+        self.state.lock().readers.iter().fold(Kinds::default(), |all, reader| all.with(reader.kinds))
     }
 
-    pub(super) fn read(ring: &Arc<Self>, after: Option<&str>, kinds: Vec<Kind>) -> Option<Reader> {
+    pub(super) fn read(ring: &Arc<Self>, after: Option<&str>, kinds: Kinds) -> Option<Reader> {
         let mut state = ring.state.lock();
         if state.readers.len() >= MOST_READERS {
             return None;
@@ -109,12 +135,13 @@ impl Ring {
         let follower = Arc::new(Follower {
             at: AtomicU64::new(at),
             missed: AtomicU64::new(missed),
+            kinds,
             news: Notify::new(),
             is_behind: AtomicBool::new(false),
             cut: Notify::new(),
         });
         state.readers.push(follower.clone());
-        Some(Reader { ring: ring.clone(), follower, kinds })
+        Some(Reader { ring: ring.clone(), follower })
     }
 }
 
@@ -156,21 +183,31 @@ impl Reader {
         if missed > 0 {
             bytes.put_slice(format!("event: missed\ndata: {{\"missed\":{missed}}}\n\n").as_bytes());
         }
+        for (number, told) in self.some() {
+            told.write(number, &mut bytes);
+        }
+        (!bytes.is_empty()).then(|| Batch(bytes.freeze()))
+    }
+
+    /// The next entries of its kinds, with their numbers.
+    fn some(&self) -> Vec<(u64, Told)> {
         let state = self.ring.state.lock();
-        let mut at = self.follower.at.load(Ordering::Relaxed);
+        let at = self.follower.at.load(Ordering::Relaxed);
         // A reader that is behind is cut off at once, so nothing is passed over here.
         let from = usize::try_from(at.saturating_sub(state.first())).unwrap_or(usize::MAX);
-        for entry in state.entries.iter().skip(from) {
-            if bytes.len() >= BATCH_BYTES {
+        let mut some = Vec::new();
+        let mut next = at;
+        for told in state.entries.iter().skip(from) {
+            if some.len() == BATCH {
                 break;
             }
-            at += 1;
-            if self.kinds.contains(&entry.kind) {
-                bytes.put_slice(&entry.frame);
+            if self.follower.kinds.has(told.kind()) {
+                some.push((next, told.clone()));
             }
+            next += 1;
         }
-        self.follower.at.store(at, Ordering::Relaxed);
-        (!bytes.is_empty()).then(|| Batch(bytes.freeze()))
+        self.follower.at.store(next, Ordering::Relaxed);
+        some
     }
 
     /// Comes to an end when the reader has fallen so far behind that events would be lost on it.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::event::{self, Event, Kind};
+use super::event::{self, Dispatch, Event, Kind, Kinds};
 use super::history::History;
-use super::ring::Ring;
+use super::ring::{Ring, Told};
 use super::trace::Tracer;
 use crate::metrics::Metrics;
 
@@ -28,23 +28,31 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn run(self) {
+        // A dispatch is more urgent than what is told of it.
+        if let Err(error) = rustix::process::setpriority_process(None, 10) {
+            tracing::debug!(%error, "the journal works at the usual priority");
+        }
         let mut read_until = None::<Instant>;
+        let mut kinds = Kinds::default();
         // Dispatches that nobody was there to read.
         let mut skipped = 0;
         loop {
             let (events, ends) = self.batch();
             // Asked after the events were taken, so that a reader misses none that came after it.
             let now = Instant::now();
-            if self.ring.readers() > 0 {
-                read_until = Some(now + LINGER);
+            let read_now = self.ring.kinds_read();
+            if read_now != Kinds::default() {
+                (kinds, read_until) = (read_now, Some(now + LINGER));
+            } else if read_until.is_none_or(|until| now >= until) {
+                kinds = Kinds::default();
             }
-            let is_read = read_until.is_some_and(|until| now < until);
-            self.reading.store(u32::from(is_read), Ordering::Relaxed);
+            let is_read = kinds != Kinds::default();
+            self.reading.store(kinds.bits(), Ordering::Relaxed);
             let is_full = events.len() == BATCH;
             let mut told = Vec::new();
             for event in events {
                 skipped += u64::from(!is_read);
-                self.take(event, is_read.then_some(&mut told));
+                self.take(event, kinds, &mut told);
             }
             if !told.is_empty() {
                 self.ring.add(told, std::mem::take(&mut skipped));
@@ -71,28 +79,33 @@ impl Work {
         (events, false)
     }
 
-    fn take(&self, event: Event, told: Option<&mut Vec<(Kind, String)>>) {
-        let mut texts = Vec::new();
+    /// Passes an event on to all whom it concerns; what is read is told.
+    fn take(&self, event: Event, read: Kinds, told: &mut Vec<Told>) {
         match event {
             Event::Dispatch(dispatch) => {
                 if let Some(tracer) = &self.tracer {
                     tracer.span(&dispatch);
                 }
-                if told.is_some() {
-                    texts.extend(dispatch.verdicts().map(|data| (Kind::Verdict, data)));
-                    texts.push((Kind::Dispatch, event::json(&dispatch.row())));
+                let dispatch = Arc::<Dispatch>::from(dispatch);
+                if read.has(Kind::Verdict) {
+                    let offers = 0..dispatch.attempts.len();
+                    told.extend(offers.map(|offer| Told::Verdict(dispatch.clone(), offer)));
+                }
+                if read.has(Kind::Dispatch) {
+                    told.push(Told::Dispatch(dispatch.clone()));
                 }
                 if !self.history.keep(dispatch) {
                     self.metrics.history_dropped(1);
                 }
             }
-            Event::Poll(poll) => texts.push((Kind::Poll, poll.json())),
-            Event::Drain(waiters) => texts.push((Kind::Drain, event::drained(waiters))),
-            Event::Retire(filter, count) => texts.push((Kind::Retire, event::retired(&filter, count))),
-            Event::End => {}
-        }
-        if let Some(told) = told {
-            told.extend(texts);
+            Event::Poll(poll) if read.has(Kind::Poll) => told.push(Told::Poll(poll.into())),
+            Event::Drain(waiters) if read.has(Kind::Drain) => {
+                told.push(Told::Text(Kind::Drain, event::drained(waiters).into()));
+            }
+            Event::Retire(filter, count) if read.has(Kind::Retire) => {
+                told.push(Told::Text(Kind::Retire, event::retired(&filter, count).into()));
+            }
+            Event::Poll(_) | Event::Drain(_) | Event::Retire(..) | Event::End => {}
         }
     }
 }

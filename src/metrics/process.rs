@@ -30,16 +30,17 @@ impl Process {
         registry.register(Box::new(cpu.clone()))?;
         gauge("process_start_time_seconds", "When the process started, in seconds since 1970.")?
             .set(start_time());
+        let help = "Memory that the allocator has committed, in use or not.";
+        let committed =
+            IntGauge::with_opts(Opts::new("allocator_committed_bytes", help).namespace("pilotlight"))?;
+        registry.register(Box::new(committed.clone()))?;
         Ok(Self {
             cpu,
             resident: gauge("process_resident_memory_bytes", "Resident memory.")?,
             virtual_bytes: gauge("process_virtual_memory_bytes", "Virtual memory.")?,
             open_fds: gauge("process_open_fds", "Open file descriptors.")?,
             max_fds: gauge("process_max_fds", "The most file descriptors that may be open.")?,
-            committed: gauge(
-                "pilotlight_allocator_committed_bytes",
-                "Memory that the allocator has committed, in use or not.",
-            )?,
+            committed,
         })
     }
 

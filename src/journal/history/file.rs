@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the writer is told.
 enum Order {
-    Keep(Box<Dispatch>),
+    Keep(Arc<Dispatch>),
     End,
 }
 
@@ -54,7 +54,7 @@ impl File {
         Ok(Self { sender, reader: Mutex::new(reader), writer: Mutex::new(Some(thread)) })
     }
 
-    pub(super) fn keep(&self, dispatch: Box<Dispatch>) -> bool {
+    pub(super) fn keep(&self, dispatch: Arc<Dispatch>) -> bool {
         self.sender.try_send(Order::Keep(dispatch)).is_ok()
     }
 
@@ -154,7 +154,7 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         // Whatever else there is to do is more urgent: it may lag, and what it cannot take is counted.
-        if let Err(error) = rustix::process::setpriority_process(None, 10) {
+        if let Err(error) = rustix::process::setpriority_process(None, 19) {
             tracing::debug!(%error, "the history is written at the usual priority");
         }
         let mut ends = false;
@@ -172,7 +172,7 @@ impl Writer {
     }
 
     /// Waits for a batch; true with the last one.
-    fn batch(&self) -> (Vec<Dispatch>, bool) {
+    fn batch(&self) -> (Vec<Arc<Dispatch>>, bool) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut until = Instant::now() + BATCH_TIME;
         while batch.len() < BATCH {
@@ -181,7 +181,7 @@ impl Writer {
                     if batch.is_empty() {
                         until = Instant::now() + BATCH_TIME;
                     }
-                    batch.push(*dispatch);
+                    batch.push(dispatch);
                 }
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return (batch, true),
                 Err(RecvTimeoutError::Timeout) => break,
@@ -191,7 +191,7 @@ impl Writer {
     }
 
     /// Writes a batch, again and again while that fails and the broker goes on.
-    fn write(&mut self, batch: &[Dispatch], is_last: bool) {
+    fn write(&mut self, batch: &[Arc<Dispatch>], is_last: bool) {
         while let Err(error) = self.try_write(batch) {
             tracing::warn!(%error, rows = batch.len(), "the history could not be written");
             if is_last {
@@ -202,7 +202,7 @@ impl Writer {
         }
     }
 
-    fn try_write(&mut self, batch: &[Dispatch]) -> rusqlite::Result<()> {
+    fn try_write(&mut self, batch: &[Arc<Dispatch>]) -> rusqlite::Result<()> {
         if batch.is_empty() {
             return Ok(());
         }

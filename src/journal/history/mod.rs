@@ -72,7 +72,7 @@ impl Query {
 
 /// Where the past is kept.
 pub(super) enum History {
-    Memory(Mutex<VecDeque<Box<Dispatch>>>),
+    Memory(Mutex<VecDeque<Arc<Dispatch>>>),
     File(File),
 }
 
@@ -91,7 +91,7 @@ impl History {
     }
 
     /// Keeps a dispatch; false if there was no room on the way to the file.
-    pub(super) fn keep(&self, dispatch: Box<Dispatch>) -> bool {
+    pub(super) fn keep(&self, dispatch: Arc<Dispatch>) -> bool {
         match self {
             Self::Memory(rows) => {
                 let mut rows = rows.lock();

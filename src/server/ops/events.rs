@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use parking_lot::Mutex;
 
 use crate::http::{Front, Problem};
-use crate::journal::{Batch, Kind, Reader};
+use crate::journal::{Batch, Kind, Kinds, Reader};
 
 /// Silence is broken after this time, so that both ends and every proxy between know that the other lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -45,14 +45,14 @@ pub(super) fn follow<B>(front: &Front, request: &Request<B>) -> Result<(Response
 }
 
 /// The kinds that a reader names in `?kinds=`; without it, all of them.
-fn kinds(query: &str) -> Result<Vec<Kind>, Problem> {
-    let mut kinds = Kind::ALL.to_vec();
+fn kinds(query: &str) -> Result<Kinds, Problem> {
+    let mut kinds = Kinds::all();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name != "kinds" {
             return Err(Problem::bad_parameter("The query", "has an unknown name; known: kinds"));
         }
         let named = |text: &str| Kind::ALL.into_iter().find(|kind| kind.text() == text);
-        let parsed: Option<Vec<Kind>> = value.split(',').map(named).collect();
+        let parsed: Option<Kinds> = value.split(',').map(named).collect();
         let bad = || {
             Problem::bad_parameter("kinds", "has something other than poll, dispatch, verdict, drain, retire")
         };

@@ -1,0 +1,137 @@
+//! Owns what watching costs: dispatches with a history, with scrapes, with readers that do not read, beside none of them.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::load::{self, Figures, Shape};
+use crate::server::Server;
+use crate::subject::Subject;
+
+/// How a broker is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    Not,
+    History,
+    Scraped,
+    SlowReaders,
+}
+
+const WAYS: [Watched; 4] = [Watched::Not, Watched::History, Watched::Scraped, Watched::SlowReaders];
+const SLOW_READERS: usize = 100;
+
+/// Alternating rounds over all ways to watch; a rate, or as fast as it goes.
+pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow::Result<()> {
+    let mut all = vec![Vec::new(); WAYS.len()];
+    for round in 0..rounds {
+        // Each way goes first in its turn.
+        for place in 0..WAYS.len() {
+            let way = (round + place) % WAYS.len();
+            let (figures, note) = measure(WAYS[way], seconds, rate)?;
+            crate::say(&figures.line(&format!("{:?}", WAYS[way])));
+            crate::say(&note);
+            all[way].push(figures);
+        }
+    }
+    let ratio = |way: usize, of: fn(&Figures) -> f64| {
+        let mut ratios: Vec<f64> =
+            all[way].iter().zip(&all[0]).map(|(one, base)| of(one) / of(base)).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios[ratios.len() / 2]
+    };
+    for (way, watched) in WAYS.iter().enumerate() {
+        crate::say(&format!(
+            "{watched:?}: per second × {:.3}, CPU × {:.3}, p50 × {:.3}, p99 × {:.3} (medians of {rounds} rounds)\n",
+            ratio(way, |f| f.rate),
+            ratio(way, |f| f.cpu),
+            ratio(way, |f| f.p50),
+            ratio(way, |f| f.p99),
+        ));
+    }
+    Ok(())
+}
+
+fn measure(watched: Watched, seconds: f64, rate: Option<f64>) -> anyhow::Result<(Figures, String)> {
+    let file = std::env::temp_dir().join(format!("pilotlight-bench-{}.db", std::process::id()));
+    let mut subject = Subject::pilotlight("written")?;
+    if watched == Watched::History {
+        subject = subject.with(&["--history".to_owned(), file.display().to_string()]);
+    }
+    let server = Server::start(&subject)?;
+    let ops = server.ops.context("pilotlight has an ops listener")?;
+    let over = Arc::new(AtomicBool::new(false));
+    let flag = over.clone();
+    let watcher = match watched {
+        Watched::Not | Watched::History => None,
+        Watched::Scraped => Some(std::thread::spawn(move || scrape(ops, &flag))),
+        Watched::SlowReaders => Some(std::thread::spawn(move || read_slowly(ops, &flag))),
+    };
+    let shape = Shape::usual(seconds);
+    let figures = match rate {
+        Some(rate) => load::open(&server, &shape, rate),
+        None => load::dispatch(&server, &shape),
+    };
+    over.store(true, Ordering::Relaxed);
+    if let Some(watcher) = watcher {
+        let _ = watcher.join();
+    }
+    let note = counts(ops).unwrap_or_default();
+    drop(server);
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", file.display()));
+    }
+    Ok((figures?, note))
+}
+
+/// A scrape a second, which is more than Prometheus asks for.
+fn scrape(ops: SocketAddr, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        let _ = get(ops, "/metrics");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Readers that ask for everything and take nothing; who is cut off comes back a second later, as a browser does.
+fn read_slowly(ops: SocketAddr, over: &AtomicBool) {
+    let mut readers: Vec<TcpStream> = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        readers.retain(|reader| {
+            reader.set_nonblocking(true).is_ok()
+                && !matches!(reader.peek(&mut [0]), Ok(0))
+                && reader.take_error().is_ok_and(|e| e.is_none())
+        });
+        while readers.len() < SLOW_READERS {
+            let Ok(mut reader) = TcpStream::connect(ops) else { break };
+            let _ = reader.write_all(b"GET /events HTTP/1.1\r\nhost: bench\r\n\r\n");
+            readers.push(reader);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn get(ops: SocketAddr, target: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(ops)?;
+    stream
+        .write_all(format!("GET {target} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What was dropped, and how many dispatches there were.
+fn counts(ops: SocketAddr) -> std::io::Result<String> {
+    let text = get(ops, "/metrics")?;
+    let names = [
+        "pilotlight_history_dropped_total",
+        "pilotlight_events_dropped_total",
+        "pilotlight_events_cut_off_total",
+    ];
+    let hits = "pilotlight_dispatches_total{outcome=\"hit\"";
+    let lines =
+        text.lines().filter(|line| names.iter().any(|name| line.starts_with(name)) || line.starts_with(hits));
+    Ok(format!("  {}\n", lines.collect::<Vec<_>>().join(", ")))
+}
