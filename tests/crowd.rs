@@ -138,7 +138,7 @@ async fn a_hundred_thousand_aborts_leave_no_memory_behind() {
             });
         }
         lanes.join_all().await;
-        broker.wait_for_metric("pilotlight_connections{listener=\"public\"}", 0).await;
+        broker.wait_for_metric("pilotlight_connections{listener=\"public\",tls=\"false\"}", 0).await;
         assert_eq!(broker.waiters("").await, 0);
         broker.metric("process_resident_memory_bytes").await
     };

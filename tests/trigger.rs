@@ -46,7 +46,7 @@ async fn a_kept_alive_connection_polls_again_and_again() {
         // Between two polls the same connection may ask other things.
         assert_eq!(controller.ask("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await.status, 200);
     }
-    assert_eq!(broker.metric("pilotlight_connections{listener=\"public\"}").await, 1);
+    assert_eq!(broker.metric("pilotlight_connections{listener=\"public\",tls=\"false\"}").await, 1);
 }
 
 #[tokio::test]

@@ -51,14 +51,9 @@ pub fn serve<T: Send + 'static>(
         let mut is_new = true;
         loop {
             let time = if std::mem::take(&mut is_new) { HEAD_TIME } else { IDLE_TIME };
-            let wait = match glance(&front, listener, &connection) {
-                Ok(Answer::Wait(wait)) => wait,
-                // What is awaited here is boxed, so that it is freed while the poll is held.
-                Ok(Answer::Reply(reply)) => match Box::pin(say(&connection, reply)).await {
-                    Some(()) => continue,
-                    None => break,
-                },
-                Err(begun) => match Box::pin(talk(&front, listener, &connection, begun, time)).await {
+            let wait = match next(&front, listener, &connection, time) {
+                Ok(wait) => wait,
+                Err(talk) => match talk.await {
                     Some(wait) => wait,
                     None => break,
                 },
@@ -75,6 +70,26 @@ pub fn serve<T: Send + 'static>(
             }
         }
         drop(open);
+    }
+}
+
+/// Talking, boxed: all that it takes is freed while the poll is held. None if the connection is over with it.
+type Talk<'a> = Pin<Box<dyn Future<Output = Option<Box<Wait>>> + Send + 'a>>;
+
+/// The next poll, or what has to be said before it.
+fn next<'a>(
+    front: &'a Arc<Front>,
+    listener: Listener,
+    connection: &'a Arc<Connection>,
+    time: Duration,
+) -> Result<Box<Wait>, Talk<'a>> {
+    match glance(front, listener, connection) {
+        Ok(Answer::Wait(wait)) => Ok(wait),
+        Ok(Answer::Reply(reply)) => Err(Box::pin(async move {
+            say(connection, reply).await?;
+            talk(front, listener, connection, BytesMut::new(), IDLE_TIME).await
+        })),
+        Err(begun) => Err(Box::pin(talk(front, listener, connection, begun, time))),
     }
 }
 

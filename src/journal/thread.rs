@@ -1,4 +1,4 @@
-//! Owns the journal's thread: it looks a hundred times a second, so that telling it something wakes nobody.
+//! Owns the journal's thread: it looks a hundred times a second and more, so that telling it something wakes nobody.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,8 @@ use super::ring::{Ring, Told};
 use super::trace::Tracer;
 use crate::metrics::Metrics;
 
+/// While there is something to do it rests shortly, so that no dispatch waits long for it on a core that both share.
+const BUSY_PACE: Duration = Duration::from_millis(1);
 const PACE: Duration = Duration::from_millis(10);
 /// After the last reader has left, events are kept for its return for so long.
 const LINGER: Duration = Duration::from_secs(60);
@@ -49,6 +51,7 @@ impl Work {
             let is_read = kinds != Kinds::default();
             self.reading.store(kinds.bits(), Ordering::Relaxed);
             let is_full = events.len() == BATCH;
+            let pace = if events.is_empty() { PACE } else { BUSY_PACE };
             let mut told = Vec::new();
             for event in events {
                 skipped += u64::from(!is_read);
@@ -61,7 +64,7 @@ impl Work {
                 return;
             }
             if !is_full {
-                std::thread::sleep(PACE);
+                std::thread::sleep(pace);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::controller::keep_polling;
+use super::controller::begin;
 use super::peer::{Peer, health_request, message};
 use super::{Figures, Shape, Shared, Tally, check, observe, on_this_thread};
 use crate::server::Server;
@@ -13,11 +13,7 @@ use crate::server::Server;
 pub(crate) fn dispatch(server: &Server, shape: &Shape) -> anyhow::Result<Figures> {
     let tally = Tally::new()?;
     on_this_thread(async {
-        for number in 0..shape.controllers {
-            let controller = keep_polling(server.address, number, shape.pools, tally.clone());
-            tokio::task::spawn_local(controller);
-        }
-        tokio::time::sleep(settling(shape.controllers)).await;
+        begin(server.address, shape, &tally).await;
         let posts: Vec<Vec<u8>> = (0..shape.pools).map(message).collect();
         let figures = ask(server, server.address, shape, posts, "\"didWarmStart\":true", &tally).await?;
         check(&tally)?;
@@ -78,22 +74,14 @@ async fn supervisor(
     Ok(())
 }
 
-/// Until so many controllers wait.
-pub(super) fn settling(controllers: usize) -> Duration {
-    Duration::from_millis(300) + Duration::from_micros(150) * u32::try_from(controllers).unwrap_or(u32::MAX)
-}
-
 /// Puts the usual load on a server for ever, and says after every `period` how many dispatches there were.
 pub(crate) fn go_on(address: SocketAddr, period: Duration, say: impl Fn(u64)) -> anyhow::Result<()> {
     let tally = Tally::new()?;
-    let Shape { controllers, supervisors, pools, .. } = Shape::usual(0.0);
+    let shape = Shape::usual(0.0);
     on_this_thread(async {
-        for number in 0..controllers {
-            tokio::task::spawn_local(keep_polling(address, number, pools, tally.clone()));
-        }
-        tokio::time::sleep(settling(controllers)).await;
-        let posts: Rc<Vec<Vec<u8>>> = Rc::new((0..pools).map(message).collect());
-        for number in 0..supervisors {
+        begin(address, &shape, &tally).await;
+        let posts: Rc<Vec<Vec<u8>>> = Rc::new((0..shape.pools).map(message).collect());
+        for number in 0..shape.supervisors {
             tokio::task::spawn_local(supervisor(address, number, posts.clone(), "", tally.clone()));
         }
         loop {

@@ -3,17 +3,13 @@
 //! Other ways to wait (WebSocket, server-sent events) will be functions beside [`keep_polling`].
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use super::Shared;
 use super::peer::{Peer, poll};
+use super::{Shape, Shared};
 
 /// Polls for ever. A run that closes its connection is followed by a new one: the end is the receipt, so it comes first.
-pub(super) async fn keep_polling(
-    server: SocketAddr,
-    number: usize,
-    pools: usize,
-    tally: Shared,
-) -> anyhow::Result<()> {
+async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Shared) -> anyhow::Result<()> {
     let poll = poll(number % pools, number);
     let mine = format!("\"friendlyId\":\"deployment_{:04}\"", number % pools);
     let mut peer = Peer::connect(server).await?;
@@ -32,4 +28,17 @@ pub(super) async fn keep_polling(
             peer = Peer::connect(server).await?;
         }
     }
+}
+
+/// Lets the controllers of a load begin, and waits until they wait.
+pub(super) async fn begin(server: SocketAddr, shape: &Shape, tally: &Shared) {
+    for number in 0..shape.controllers {
+        tokio::task::spawn_local(keep_polling(server, number, shape.pools, tally.clone()));
+    }
+    tokio::time::sleep(settling(shape.controllers)).await;
+}
+
+/// Until so many controllers wait.
+pub(super) fn settling(controllers: usize) -> Duration {
+    Duration::from_millis(300) + Duration::from_micros(150) * u32::try_from(controllers).unwrap_or(u32::MAX)
 }

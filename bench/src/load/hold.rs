@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::churn::{bytes, waiters};
-use super::closed::settling;
+use super::controller::settling;
 use super::peer::{Peer, poll};
 use super::{Figures, Shape, dispatch, on_this_thread};
 use crate::server::{Server, slab};

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::closed::settling;
-use super::controller::keep_polling;
+use super::controller::begin;
 use super::peer::{Peer, message};
 use super::{Figures, Shape, Tally, check, observe, on_this_thread};
 use crate::server::Server;
@@ -24,11 +23,7 @@ struct Due {
 pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<Figures> {
     let tally = Tally::new()?;
     on_this_thread(async {
-        for number in 0..shape.controllers {
-            let controller = keep_polling(server.address, number, shape.pools, tally.clone());
-            tokio::task::spawn_local(controller);
-        }
-        tokio::time::sleep(settling(shape.controllers)).await;
+        begin(server.address, shape, &tally).await;
         let due = Rc::new(Due::default());
         let posts: Rc<Vec<Vec<u8>>> = Rc::new((0..shape.pools).map(message).collect());
         for number in 0..shape.supervisors {

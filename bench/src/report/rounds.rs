@@ -86,12 +86,22 @@ fn series(
     subjects: &[Subject],
     measure: impl Fn(&Server) -> anyhow::Result<Figures>,
 ) -> anyhow::Result<Vec<Series>> {
-    let mut all: Vec<Series> =
-        subjects.iter().map(|subject| Series { name: subject.name, rounds: Vec::new() }).collect();
+    let names: Vec<&'static str> = subjects.iter().map(|subject| subject.name).collect();
+    alternate(plan, what, &names, |place| measure(&Server::start(&subjects[place])?))
+}
+
+/// Gives each its turn in each round.
+fn alternate(
+    plan: &Plan,
+    what: &str,
+    names: &[&'static str],
+    measure: impl Fn(usize) -> anyhow::Result<Figures>,
+) -> anyhow::Result<Vec<Series>> {
+    let mut all: Vec<Series> = names.iter().map(|&name| Series { name, rounds: Vec::new() }).collect();
     for round in 1..=plan.rounds {
         say(&format!("{what}, round {round} of {}\n", plan.rounds));
-        for (subject, series) in subjects.iter().zip(&mut all) {
-            let figures = measure(&Server::start(subject)?)?;
+        for (place, series) in all.iter_mut().enumerate() {
+            let figures = measure(place)?;
             say(&format!("  {}", figures.line(series.name)));
             series.rounds.push(figures);
         }
@@ -100,39 +110,21 @@ fn series(
 }
 
 fn growth(plan: &Plan) -> anyhow::Result<Vec<Series>> {
-    let mut all = vec![
-        Series { name: "500 waiters in 10 pools", rounds: Vec::new() },
-        Series { name: "19,000 waiters in 5,000 pools", rounds: Vec::new() },
-    ];
     let many = Shape { controllers: 19_000, pools: 5_000, ..Shape::usual(plan.seconds) };
-    for round in 1..=plan.rounds {
-        say(&format!("growth, round {round} of {}\n", plan.rounds));
-        for (series, shape) in all.iter_mut().zip([Shape::usual(plan.seconds), many.clone()]) {
-            let figures = load::dispatch(&Server::start(&Subject::pilotlight("written")?)?, &shape)?;
-            say(&format!("  {}", figures.line(series.name)));
-            series.rounds.push(figures);
-        }
-    }
-    Ok(all)
+    let shapes = [Shape::usual(plan.seconds), many];
+    alternate(plan, "growth", &["500 waiters in 10 pools", "19,000 waiters in 5,000 pools"], |place| {
+        load::dispatch(&Server::start(&Subject::pilotlight("written")?)?, &shapes[place])
+    })
 }
 
 fn threads(plan: &Plan) -> anyhow::Result<Vec<Series>> {
-    let mut all = vec![
-        Series { name: "1 thread", rounds: Vec::new() },
-        Series { name: "2 threads", rounds: Vec::new() },
-    ];
-    for round in 1..=plan.rounds {
-        say(&format!("threads, round {round} of {}\n", plan.rounds));
-        for (series, threads) in all.iter_mut().zip(["1", "2"]) {
-            let mut subject = Subject::pilotlight("written")?;
-            subject.arguments = ["--proof", "written", "--threads", threads].map(str::to_owned).to_vec();
-            server::unpin()?;
-            let figures = load::dispatch(&Server::start_anywhere(&subject)?, &Shape::usual(plan.seconds))?;
-            say(&format!("  {}", figures.line(series.name)));
-            series.rounds.push(figures);
-        }
-    }
-    Ok(all)
+    alternate(plan, "threads", &["1 thread", "2 threads"], |place| {
+        let mut subject = Subject::pilotlight("written")?;
+        let threads = ["1", "2"][place];
+        subject.arguments = ["--proof", "written", "--threads", threads].map(str::to_owned).to_vec();
+        server::unpin()?;
+        load::dispatch(&Server::start_anywhere(&subject)?, &Shape::usual(plan.seconds))
+    })
 }
 
 fn held(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Vec<(&'static str, Vec<Held>)>> {

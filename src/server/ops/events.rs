@@ -1,7 +1,7 @@
 //! Owns `GET /events`: server-sent events, each reader at its own pace, cut off when it falls behind.
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -61,17 +61,9 @@ fn kinds(query: &str) -> Result<Kinds, Problem> {
     Ok(kinds)
 }
 
-/// Waits for the connection's reader to fall behind, if there is one.
+/// Waits for the connection's reader to fall behind, if it ever has one.
 pub(super) async fn falls_behind(watch: &Mutex<Option<Watch>>) {
-    std::future::poll_fn(|cx| match watch.lock().as_mut() {
-        Some(watch) => watch.as_mut().poll(cx),
-        None => Poll::Pending,
-    })
-    .await;
-    // A reader that had already gone is not to be cut off.
-    if watch.lock().is_none() {
-        pending::<()>().await;
-    }
+    poll_fn(|cx| watch.lock().as_mut().map_or(Poll::Pending, |watch| watch.as_mut().poll(cx))).await;
 }
 
 impl Body for Events {
