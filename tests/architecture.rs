@@ -11,7 +11,7 @@ const FLOORS: [(&str, usize, &[&str]); 12] = [
     ("broker", 0, &[]),
     ("allocator", 0, &[]),
     ("metrics", 1, &[]),
-    ("auth", 1, &[]),
+    ("auth", 1, &["metrics"]),
     ("config", 1, &["metrics"]),
     ("journal", 1, &["metrics"]),
     ("exchange", 1, &["metrics", "journal"]),

@@ -34,7 +34,7 @@ impl Events {
         let mut stream = TcpStream::connect(broker.ops).await.unwrap();
         let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
         stream
-            .write_all(format!("GET {target} HTTP/1.1\r\nhost: ops\r\n{last}\r\n").as_bytes())
+            .write_all(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n{last}\r\n").as_bytes())
             .await
             .unwrap();
         let mut events = Self { stream, read: String::new() };

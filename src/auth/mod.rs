@@ -1,5 +1,167 @@
-//! Owns who a request says it is: the deployment named by a token.
+//! Owns who may do what: addresses that may connect, tokens of deployments, bearers of supervisors and operators.
+//!
+//! An [`Access`] is built whole from its files, and replaced whole when they are read again.
 
+mod bearer;
+mod hmac;
 mod token;
 
-pub use token::{MAX_TOKEN_BYTES, TokenError, deployment};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use ipnet::IpNet;
+
+use crate::metrics::Denied;
+use bearer::{Bearers, Credential};
+pub use token::{MAX_TOKEN_BYTES, Named, TokenError};
+use token::{Tokens, looks_like_a_token};
+
+/// What an [`Access`] is built from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Secrets that deployment tokens are signed with, one a line.
+    pub token_secret_file: Option<PathBuf>,
+    /// Whether a poll needs a token.
+    pub require_token: bool,
+    /// Bearers of supervisors, one a line.
+    pub dispatch_token_file: Option<PathBuf>,
+    /// Bearers of operators, one a line.
+    pub ops_token_file: Option<PathBuf>,
+    /// Who may poll; empty for whoever reaches the listener.
+    pub allow_poll: Vec<IpNet>,
+    /// Who may dispatch; empty for whoever reaches the listener.
+    pub allow_dispatch: Vec<IpNet>,
+}
+
+/// Who may do what.
+#[derive(Debug, Default)]
+pub struct Access {
+    allow_poll: Vec<IpNet>,
+    allow_dispatch: Vec<IpNet>,
+    tokens: Tokens,
+    dispatch: Option<Bearers>,
+    ops: Option<Bearers>,
+}
+
+impl Access {
+    /// Reads every file of the plan. The error names the file and what is wrong with it, and nothing that stands in it.
+    pub fn open(plan: &Plan) -> anyhow::Result<Self> {
+        let bearers = |flag: &str, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| lines(flag, path).map(Bearers::new)).transpose()
+        };
+        let secrets = plan.token_secret_file.as_deref().map(|path| lines("--token-secret-file", path));
+        Ok(Self {
+            allow_poll: plan.allow_poll.clone(),
+            allow_dispatch: plan.allow_dispatch.clone(),
+            tokens: Tokens::new(&secrets.transpose()?.unwrap_or_default(), plan.require_token),
+            dispatch: bearers("--dispatch-token-file", &plan.dispatch_token_file)?,
+            ops: bearers("--ops-token-file", &plan.ops_token_file)?,
+        })
+    }
+
+    /// Whether this address may poll.
+    pub fn may_poll_from(&self, address: IpAddr) -> bool {
+        is_among(&self.allow_poll, address)
+    }
+
+    /// Whether this address may dispatch.
+    pub fn may_dispatch_from(&self, address: IpAddr) -> bool {
+        is_among(&self.allow_dispatch, address)
+    }
+
+    /// Whether only some addresses may dispatch.
+    pub fn lists_dispatchers(&self) -> bool {
+        !self.allow_dispatch.is_empty()
+    }
+
+    /// Whether this address may do anything at all.
+    pub fn may_connect_from(&self, address: IpAddr) -> bool {
+        self.may_poll_from(address) || self.may_dispatch_from(address)
+    }
+
+    /// The deployment that a controller's header names, itself or by a token, which is verified if that is possible.
+    pub fn named<'a>(&self, deployment: &'a str, version: &str) -> Result<Named<'a>, TokenError> {
+        self.tokens.named(deployment, version)
+    }
+
+    /// Whether a poll that names its pool by itself may wait there, given its `Authorization`.
+    pub fn poll(
+        &self,
+        authorization: Option<&[u8]>,
+        deployment: &str,
+        version: &str,
+    ) -> Result<(), TokenError> {
+        match authorization.map(Credential::read) {
+            Some(Some(Credential::Bearer(token))) if self.is_a_supervisors(token) => {
+                Err(TokenError::WrongRole)
+            }
+            Some(Some(Credential::Bearer(token))) => self.tokens.admits(token, deployment, version),
+            Some(Some(Credential::Basic(_)) | None) => self.tokens.without(TokenError::NotAToken),
+            None => self.tokens.without(TokenError::Missing),
+        }
+    }
+
+    /// Whether a stock controller shows what only a supervisor should have.
+    pub fn is_out_of_role(&self, authorization: Option<&[u8]>) -> bool {
+        matches!(authorization.and_then(Credential::read),
+            Some(Credential::Bearer(token)) if self.is_a_supervisors(token))
+    }
+
+    fn is_a_supervisors(&self, token: &str) -> bool {
+        self.dispatch.as_ref().is_some_and(|bearers| bearers.know(token))
+    }
+
+    /// Whether a POST may dispatch, given its `Authorization`.
+    pub fn dispatch(&self, authorization: Option<&[u8]>) -> Result<(), Denied> {
+        let Some(bearers) = &self.dispatch else { return Ok(()) };
+        match authorization.map(Credential::read) {
+            None => Err(Denied::NoBearer),
+            Some(Some(Credential::Bearer(token))) if bearers.know(token) => Ok(()),
+            Some(Some(Credential::Bearer(token))) if looks_like_a_token(token) => Err(Denied::WrongRole),
+            Some(_) => Err(Denied::BadBearer),
+        }
+    }
+
+    /// Whether an operator may look and act, given the `Authorization`. Browsers send a password; it counts as well.
+    pub fn operate(&self, authorization: Option<&[u8]>) -> Result<(), Denied> {
+        let Some(bearers) = &self.ops else { return Ok(()) };
+        match authorization.map(Credential::read) {
+            None => Err(Denied::NoBearer),
+            Some(Some(credential)) if bearers.know(credential.secret()) => Ok(()),
+            Some(_) => Err(Denied::BadBearer),
+        }
+    }
+
+    /// Whether operators have to say who they are.
+    pub fn operators_are_known(&self) -> bool {
+        self.ops.is_some()
+    }
+}
+
+fn is_among(nets: &[IpNet], address: IpAddr) -> bool {
+    nets.is_empty() || nets.iter().any(|net| net.contains(&address))
+}
+
+/// The shortest secret that is taken for one, in bytes: shorter ones are guessed.
+const SHORTEST_SECRET: usize = 16;
+
+/// The secrets of a file, one a line; empty lines and lines that begin with `#` are none.
+fn lines(flag: &str, path: &Path) -> anyhow::Result<Vec<String>> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("{flag} {shown} cannot be read"))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines: Vec<String> = lines.map(str::to_owned).collect();
+    if lines.is_empty() {
+        anyhow::bail!("{flag} {shown} is empty: it needs one secret a line");
+    }
+    if lines.iter().any(|line| line.len() < SHORTEST_SECRET) {
+        anyhow::bail!(
+            "{flag} {shown} has a secret of fewer than {SHORTEST_SECRET} characters; make a longer one"
+        );
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests;

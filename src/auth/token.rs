@@ -1,14 +1,32 @@
 //! Owns the deployment token: a JWT whose `deployment` claim stands for the deployment's friendly id.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ahash::RandomState;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, dangerous, decode, get_current_timestamp};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::hmac;
+use crate::metrics::Denied;
+
 /// The longest accepted token, in bytes; Trigger.dev's are about 504.
 pub const MAX_TOKEN_BYTES: usize = 4096;
+
+/// What Trigger.dev's tokens say of themselves.
+const ISSUER: &str = "https://id.trigger.dev";
+const AUDIENCE: &str = "https://api.trigger.dev";
+const VERSION: u32 = 1;
+
+/// Clocks may differ by so many seconds.
+const LEEWAY: u64 = 60;
+/// So many verified tokens are remembered; all controllers of a deployment have the same.
+const REMEMBERED: usize = 1024;
 
 /// Why a token was refused. Never carries a part of the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -22,64 +40,197 @@ pub enum TokenError {
     /// The payload has no `deployment` text.
     #[error("is a token without a deployment claim")]
     NoDeployment,
+    /// A poll needs one.
+    #[error("is no deployment token, and this broker asks for one")]
+    Missing,
+    /// Not signed with a known secret, or not by HS256.
+    #[error("is a token that is not signed with this broker's secret by HS256")]
+    BadSignature,
+    /// Its time is over, or it has no end.
+    #[error("is a token whose time is over, or which has no end")]
+    Expired,
+    /// Another issuer, audience or form.
+    #[error("is a token of another issuer, audience or form")]
+    NotOurs,
+    /// It names another deployment or version than the request.
+    #[error("is a token of another deployment or version")]
+    OtherDeployment,
+    /// It is what supervisors have.
+    #[error("is a supervisor's credential, which does not wait for runs")]
+    WrongRole,
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    deployment: Option<String>,
-}
-
-/// The deployment that a header names: the text itself, or the claim if the text is a JWT.
-///
-/// Decodes only: without the platform's secret nothing can be verified, and a plain id would be believed as well.
-pub fn deployment(text: &str) -> Result<Cow<'_, str>, TokenError> {
-    // A friendly id has no dots; the header of every JWT begins with the base64 of `{"`.
-    if !text.starts_with("eyJ") || !text.contains('.') {
-        return Ok(Cow::Borrowed(text));
-    }
-    if text.len() > MAX_TOKEN_BYTES {
-        return Err(TokenError::TooLong);
-    }
-    let mut parts = text.split('.');
-    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(TokenError::NotAToken);
-    };
-    let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::NotAToken)?;
-    let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::NotAToken)?;
-    claims.deployment.map(Cow::Owned).ok_or(TokenError::NoDeployment)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn token(payload: &str) -> String {
-        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-        format!("{}.{}.{}", part(r#"{"alg":"HS256","typ":"JWT"}"#), part(payload), part("signature"))
+impl TokenError {
+    /// Whether the text itself is broken, whoever it comes from.
+    pub fn is_of_form(self) -> bool {
+        matches!(self, Self::TooLong | Self::NotAToken | Self::NoDeployment)
     }
 
-    #[test]
-    fn a_plain_id_is_itself() {
-        assert_eq!(deployment("deployment_1").unwrap(), "deployment_1");
-        assert_eq!(deployment("eyJno_dots").unwrap(), "eyJno_dots");
-    }
-
-    #[test]
-    fn a_token_stands_for_its_claim() {
-        assert_eq!(deployment(&token(r#"{"ver":1,"deployment":"deployment_1"}"#)).unwrap(), "deployment_1");
-    }
-
-    #[test]
-    fn a_broken_token_is_refused() {
-        for (text, expected) in [
-            ("eyJhbGciOiJIUzI1NiJ9.e30".to_owned(), TokenError::NotAToken),
-            ("eyJhbGciOiJIUzI1NiJ9.!.x".to_owned(), TokenError::NotAToken),
-            (token("[]"), TokenError::NotAToken),
-            (token("{}"), TokenError::NoDeployment),
-            (token(&format!(r#"{{"deployment":"{}"}}"#, "x".repeat(4096))), TokenError::TooLong),
-        ] {
-            assert_eq!(deployment(&text), Err(expected), "{text}");
+    /// How it is counted.
+    pub fn denied(self) -> Denied {
+        match self {
+            Self::Missing => Denied::NoToken,
+            Self::Expired => Denied::ExpiredToken,
+            Self::OtherDeployment => Denied::OtherDeployment,
+            Self::WrongRole => Denied::WrongRole,
+            Self::TooLong | Self::NotAToken | Self::NoDeployment | Self::BadSignature | Self::NotOurs => {
+                Denied::BadToken
+            }
         }
     }
+}
+
+/// A deployment's friendly id.
+pub type Named<'a> = Cow<'a, str>;
+
+#[derive(Debug, Deserialize)]
+struct Claims {
+    ver: Option<u32>,
+    deployment: Option<String>,
+    deployment_version: Option<String>,
+    exp: Option<f64>,
+}
+
+/// Reads tokens; with a secret it verifies them.
+pub(super) struct Tokens {
+    secrets: Vec<DecodingKey>,
+    required: bool,
+    validation: Validation,
+    /// What was verified. Only a valid token ever gets in.
+    verified: Mutex<HashMap<Box<str>, Arc<Claims>, RandomState>>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::new(&[], false)
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} secrets, tokens are {}",
+            self.secrets.len(),
+            if self.required { "required" } else { "optional" }
+        )
+    }
+}
+
+impl Tokens {
+    pub(super) fn new(secrets: &[String], required: bool) -> Self {
+        hmac::install();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY;
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+        let secrets = secrets.iter().map(|secret| DecodingKey::from_secret(secret.as_bytes())).collect();
+        Self { secrets, required, validation, verified: Mutex::default() }
+    }
+
+    /// The deployment that a header names: the text itself, or the claim if the text is a token. Without a secret it is
+    /// decoded only: nothing can be verified then, and a plain id would be believed as well.
+    pub(super) fn named<'a>(&self, text: &'a str, version: &str) -> Result<Named<'a>, TokenError> {
+        if !looks_like_a_token(text) {
+            return self.without(TokenError::Missing).map(|()| Cow::Borrowed(text));
+        }
+        let claims = self.read(text)?;
+        if !self.secrets.is_empty() && claims.deployment_version.as_deref() != Some(version) {
+            return Err(TokenError::OtherDeployment);
+        }
+        match Arc::try_unwrap(claims) {
+            Ok(claims) => claims.deployment.map(Cow::Owned),
+            Err(shared) => shared.deployment.clone().map(Cow::Owned),
+        }
+        .ok_or(TokenError::NoDeployment)
+    }
+
+    /// Whether a token admits to this deployment's pools. Without a secret nothing is asked of it.
+    pub(super) fn admits(&self, token: &str, deployment: &str, version: &str) -> Result<(), TokenError> {
+        if self.secrets.is_empty() {
+            return Ok(());
+        }
+        let claims = self.read(token)?;
+        let is_its = claims.deployment.as_deref() == Some(deployment)
+            && claims.deployment_version.as_deref() == Some(version);
+        is_its.then_some(()).ok_or(TokenError::OtherDeployment)
+    }
+
+    /// Whether a poll may do without a token.
+    pub(super) fn without(&self, why: TokenError) -> Result<(), TokenError> {
+        if self.required { Err(why) } else { Ok(()) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.verified.lock().len()
+    }
+
+    fn read(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        if token.bytes().filter(|&byte| byte == b'.').count() != 2 {
+            return Err(TokenError::NotAToken);
+        }
+        if self.secrets.is_empty() {
+            return dangerous::insecure_decode_claims(token).map(Arc::new).map_err(|_| TokenError::NotAToken);
+        }
+        let remembered = self.verified.lock().get(token).cloned();
+        if let Some(claims) = remembered {
+            let over = claims.exp.is_none_or(is_over);
+            return if over { Err(TokenError::Expired) } else { Ok(claims) };
+        }
+        let claims = Arc::new(self.verify(token)?);
+        let mut verified = self.verified.lock();
+        if verified.len() >= REMEMBERED {
+            verified.clear();
+        }
+        verified.insert(token.into(), claims.clone());
+        Ok(claims)
+    }
+
+    fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let mut error = TokenError::BadSignature;
+        for secret in &self.secrets {
+            match decode::<Claims>(token, secret, &self.validation) {
+                Ok(data) if data.claims.ver == Some(VERSION) => return Ok(data.claims),
+                Ok(_) => return Err(TokenError::NotOurs),
+                Err(wrong) => error = reason(wrong.kind()),
+            }
+            if error != TokenError::BadSignature {
+                break;
+            }
+        }
+        Err(error)
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library may add kinds; all others are about the form"
+)]
+fn reason(kind: &ErrorKind) -> TokenError {
+    match kind {
+        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => {
+            TokenError::BadSignature
+        }
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "exp" => TokenError::Expired,
+        ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience | ErrorKind::MissingRequiredClaim(_) => {
+            TokenError::NotOurs
+        }
+        _ => TokenError::NotAToken,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
+fn is_over(exp: f64) -> bool {
+    exp + (LEEWAY as f64) < get_current_timestamp() as f64
+}
+
+/// A friendly id has no dots; the header of every JWT begins with the base64 of `{"`.
+pub(super) fn looks_like_a_token(text: &str) -> bool {
+    text.starts_with("eyJ") && text.contains('.')
 }

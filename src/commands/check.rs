@@ -23,8 +23,10 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
     let open_files = raise_open_files();
     let limits = settings.limits(open_files);
     let _ = writeln!(text, "\nopen files: {open_files}, so at most {} held polls", limits.waiters);
-    let verdict =
-        settings.check().map_err(anyhow::Error::from).and_then(|()| Server::bind(settings, limits).map(drop));
+    let verdict = settings
+        .check()
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Server::bind(settings, open_files).map(drop));
     match verdict {
         Ok(()) => {
             text.push_str("addresses: free\n\nall is well\n");

@@ -48,7 +48,7 @@ enum Shown {
 
 /// Runs the command that the arguments name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let parsed = match config::parse(&Cli::command(), arguments) {
+    let parsed = match config::parse(&Cli::command(), arguments.clone()) {
         Ok(parsed) => parsed,
         Err(ConfigError::Flag(error)) => {
             // Help and version come this way, too, and go to stdout.
@@ -57,20 +57,20 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         }
         Err(error) => return fail(&error.into(), 2),
     };
-    match run_parsed(&parsed) {
+    match run_parsed(parsed, arguments) {
         Ok(code) => code,
         Err(error) if error.is::<ConfigError>() => fail(&error, 2),
         Err(error) => fail(&error, 1),
     }
 }
 
-fn run_parsed(parsed: &Parsed) -> anyhow::Result<ExitCode> {
+fn run_parsed(parsed: Parsed, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(&parsed.matches)?;
     let settings = Settings::from_arg_matches(config::innermost(&parsed.matches))?;
     match cli.command {
         Some(Command::Config { what: Shown::Default }) => Ok(print(&config::default_toml(&Cli::command()))),
         Some(Command::Config { what: Shown::Env }) => Ok(print(&config::environment(&Cli::command()))),
-        Some(Command::Check) => check::check(&Cli::command(), &settings, parsed),
+        Some(Command::Check) => check::check(&Cli::command(), &settings, &parsed),
         Some(Command::Demo(options)) => {
             log_to_stderr(&settings, "warn");
             demo::demo(&settings, &options)
@@ -78,7 +78,7 @@ fn run_parsed(parsed: &Parsed) -> anyhow::Result<ExitCode> {
         Some(Command::Serve) | None => {
             settings.check()?;
             log_to_stderr(&settings, "info");
-            serve::serve(&settings)
+            serve::serve(&settings, serve::Given { command: Cli::command(), arguments, parsed })
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Owns the settings: each is one flag, one environment variable and one TOML key, defined once, here.
 
+mod check;
 mod file;
 mod settings;
 mod show;
@@ -91,6 +92,38 @@ pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, Conf
     let flags = filled.iter().map(|(key, value)| file::flag(command, key, value));
     let matches = command.clone().try_get_matches_from(arguments.into_iter().chain(flags.flatten()))?;
     Ok(Parsed { matches, from_file: filled.into_iter().map(|(key, _)| key).collect() })
+}
+
+/// Settings that are read again when the broker is told to; all others need a restart.
+const READ_AGAIN: [&str; 18] = [
+    "connection-timeout",
+    "keepalive",
+    "dispatch-budget",
+    "body-limit",
+    "proof",
+    "proof-timeout",
+    "behind-proxy",
+    "token-secret-file",
+    "require-token",
+    "dispatch-token-file",
+    "ops-token-file",
+    "allow-poll",
+    "allow-dispatch",
+    "tls-cert",
+    "tls-key",
+    "tls-client-ca",
+    "max-posts",
+    "max-post-rate",
+];
+
+/// The settings that differ and cannot change while the broker runs.
+pub fn needing_a_restart(command: &Command, before: &Parsed, after: &Parsed) -> Vec<String> {
+    let all = |parsed: &Parsed| -> Vec<_> {
+        let values = values(command, innermost(&parsed.matches));
+        values.map(|(flag, value)| (flag.to_owned(), value)).collect()
+    };
+    let changed = all(before).into_iter().zip(all(after)).filter(|(before, after)| before != after);
+    changed.map(|((flag, _), _)| flag).filter(|flag| !READ_AGAIN.contains(&flag.as_str())).collect()
 }
 
 /// Global arguments are found in the innermost subcommand's matches.

@@ -1,22 +1,17 @@
 //! Owns the list of settings: names, defaults, bounds and their meaning.
 
-use std::net::SocketAddr;
-use std::ops::RangeInclusive;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::ConfigError;
-use crate::broker::{Limits, Pick};
+use crate::broker::Pick;
 use crate::metrics::Proof;
 
 /// Whether this system can prove more than that bytes were written.
 pub const CAN_PROVE: bool = cfg!(target_os = "linux");
-
-/// Descriptors that polls leave for dispatch, operations and the process itself.
-const RESERVED_FDS: u64 = 512;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Args)]
@@ -54,6 +49,56 @@ pub struct Settings {
     #[arg(long, global = true, env = "PILOTLIGHT_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 
+    /// Verify deployment tokens with this file's secret (HS256; one a line, so that two make a rotation)
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_TOKEN_SECRET_FILE")]
+    pub token_secret_file: Option<PathBuf>,
+
+    /// Refuse polls without a valid deployment token
+    #[arg(long, global = true, env = "PILOTLIGHT_REQUIRE_TOKEN")]
+    pub require_token: bool,
+
+    /// Take POSTs only with a bearer token of this file (one a line, so that two make a rotation)
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_DISPATCH_TOKEN_FILE")]
+    pub dispatch_token_file: Option<PathBuf>,
+
+    /// Serve operators only with a bearer token, or password, of this file (one a line); /livez and /readyz stay open
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_OPS_TOKEN_FILE")]
+    pub ops_token_file: Option<PathBuf>,
+
+    /// Who may poll; others are closed without an answer [default: whoever reaches --listen]
+    #[arg(
+        long,
+        global = true,
+        value_name = "CIDR,...",
+        env = "PILOTLIGHT_ALLOW_POLL",
+        value_delimiter = ',',
+        value_parser = net
+    )]
+    pub allow_poll: Vec<IpNet>,
+
+    /// Who may dispatch [default: whoever reaches the listener]
+    #[arg(
+        long,
+        global = true,
+        value_name = "CIDR,...",
+        env = "PILOTLIGHT_ALLOW_DISPATCH",
+        value_delimiter = ',',
+        value_parser = net
+    )]
+    pub allow_dispatch: Vec<IpNet>,
+
+    /// Speak TLS on the public listeners with this certificate chain (PEM)
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key (PEM)
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Let in only clients with a certificate of these authorities (PEM): mTLS
+    #[arg(long, global = true, value_name = "FILE", env = "PILOTLIGHT_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+
     /// How long a poll is held; advertised by /connect (1s to 299s; proxies often cut at 60s)
     #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_CONNECTION_TIMEOUT",
         default_value = "50s", value_parser = humantime::parse_duration)]
@@ -80,7 +125,8 @@ pub struct Settings {
         global = true,
         value_name = "CIDR,...",
         env = "PILOTLIGHT_BEHIND_PROXY",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = net
     )]
     pub behind_proxy: Vec<IpNet>,
 
@@ -114,6 +160,26 @@ pub struct Settings {
     /// The most pools
     #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_MAX_POOLS", default_value = "100000")]
     pub max_pools: usize,
+
+    /// The most open connections; then the silent ones make room [default: from the limit of open files]
+    #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
+
+    /// The most open connections of one address [default: no limit, as a NAT makes many controllers one address]
+    #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_MAX_CONNECTIONS_PER_SOURCE")]
+    pub max_connections_per_source: Option<usize>,
+
+    /// The most POSTs under way; over it a POST is answered with 429 at once
+    #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_MAX_POSTS", default_value = "10000")]
+    pub max_posts: usize,
+
+    /// The most POSTs a second; over it a POST is answered with 429 at once [default: no limit]
+    #[arg(long, global = true, value_name = "N", env = "PILOTLIGHT_MAX_POST_RATE")]
+    pub max_post_rate: Option<u32>,
+
+    /// Above this memory nobody new is held, and POSTs are misses [default: four fifths of the cgroup's limit]
+    #[arg(long, global = true, value_name = "SIZE", env = "PILOTLIGHT_MEMORY_LIMIT")]
+    pub memory_limit: Option<bytesize::ByteSize>,
 
     /// SIGTERM spreads the goodbyes over this time
     #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_DRAIN_WINDOW",
@@ -194,82 +260,10 @@ pub enum LogFormat {
     Json,
 }
 
-impl Settings {
-    /// Refuses settings that contradict each other.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |what: String| Err(ConfigError::Contradiction(what));
-        for (flag, value, bounds) in self.times() {
-            if !bounds.contains(&value) {
-                let [value, least, most] =
-                    [value, *bounds.start(), *bounds.end()].map(humantime::format_duration);
-                return refuse(format!("--{flag} {value} is outside {least} to {most}"));
-            }
-        }
-        if !self.keepalive.is_zero() && self.keepalive < Duration::from_secs(1) {
-            return refuse("--keepalive is at least 1s, or 0s to turn warm starts off".to_owned());
-        }
-        if !CAN_PROVE && self.proof != ProofLevel::Written {
-            return refuse("--proof: on this system nothing above `written` can be proved".to_owned());
-        }
-        if self.body_limit.as_u64() == 0 {
-            return refuse("--body-limit 0 would refuse every run".to_owned());
-        }
-        if self.history_size < bytesize::ByteSize::mib(1) {
-            return refuse("--history-size is at least 1MiB".to_owned());
-        }
-        if let Some(url) = self.otlp.as_deref().filter(|url| !url.starts_with("http://")) {
-            return refuse(format!("--otlp {url} is not a URL of the form http://host:port"));
-        }
-        if self.threads == Some(0) {
-            return refuse("--threads 0 would serve nobody; leave it out for one per core".to_owned());
-        }
-        if [self.max_waiters, Some(self.max_waiters_per_pool), Some(self.max_pools)].contains(&Some(0)) {
-            return refuse("--max-waiters, --max-waiters-per-pool and --max-pools are at least 1".to_owned());
-        }
-        let addresses = [
-            ("--listen", Some(self.listen)),
-            ("--dispatch-listen", self.dispatch_listen),
-            ("--ops-listen", Some(self.ops_listen)),
-        ];
-        for (flag, address) in addresses {
-            if let Some(address) =
-                address.filter(|a| !a.ip().to_canonical().is_loopback() && !self.insecure_no_auth)
-            {
-                return refuse(format!(
-                    "{flag} {address} is not a loopback address, and nothing is authenticated: whoever reaches it can \
-                     take runs or plant them. Bind 127.0.0.1, or say --insecure-no-auth if the network is closed to strangers"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Every time with its bounds. The client's own header timeout is 300 s: a poll advertised that long would
-    /// break in its hands.
-    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 6] {
-        let between = |least, most| Duration::from_millis(least)..=Duration::from_secs(most);
-        [
-            ("connection-timeout", self.connection_timeout, between(1000, 299)),
-            ("keepalive", self.keepalive, between(0, 86_400)),
-            ("dispatch-budget", self.dispatch_budget, between(1, 60)),
-            ("proof-timeout", self.proof_timeout, between(10, 60)),
-            ("drain-window", self.drain_window, between(0, 3600)),
-            ("history-age", self.history_age, between(60_000, 3650 * 86_400)),
-        ]
-    }
-
-    /// The limits of the core, given how many files the process may open.
-    pub fn limits(&self, open_files: u64) -> Limits {
-        let from_files = usize::try_from(open_files.saturating_sub(RESERVED_FDS).max(open_files / 2));
-        Limits {
-            waiters: self.max_waiters.unwrap_or_else(|| from_files.unwrap_or(usize::MAX)),
-            waiters_per_pool: self.max_waiters_per_pool,
-            pools: self.max_pools,
-        }
-    }
-
-    /// Threads that serve connections.
-    pub fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-    }
+/// A network, or one address.
+fn net(text: &str) -> Result<IpNet, String> {
+    let one = |address: IpAddr| IpNet::from(address);
+    text.parse()
+        .or_else(|_| text.parse().map(one))
+        .map_err(|_| "not a network such as 10.0.0.0/8, nor an address".to_owned())
 }

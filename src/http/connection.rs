@@ -1,7 +1,7 @@
 //! Owns one connection's life: a request is read, quickly or by hyper; a poll is held; what comes next is read again.
 
 use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+use std::future::{pending, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -37,29 +37,29 @@ const SOON: Duration = Duration::from_millis(100);
 /// An answer must be taken off our hands within this time.
 const REPLY_TIME: Duration = Duration::from_secs(5);
 
-/// Serves one connection until it is over. `open` goes with it.
+/// Serves one connection until it is over. Its guest goes with it.
 ///
 /// What this future keeps while a poll is held is paid for by every held connection: a test knows its size.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep each argument twice")]
-pub fn serve<T: Send + 'static>(
+pub fn serve<G: AsRef<Arc<Connection>> + Send + 'static>(
     front: Arc<Front>,
     listener: Listener,
-    connection: Arc<Connection>,
-    open: T,
+    guest: G,
 ) -> impl Future<Output = ()> + Send + 'static {
     async move {
         let mut is_new = true;
         loop {
             let time = if std::mem::take(&mut is_new) { HEAD_TIME } else { IDLE_TIME };
-            let wait = match next(&front, listener, &connection, time) {
+            let connection = guest.as_ref();
+            let wait = match next(&front, listener, connection, time) {
                 Ok(wait) => wait,
                 Err(talk) => match talk.await {
                     Some(wait) => wait,
                     None => break,
                 },
             };
-            let Some(place) = park(&front, &connection, *wait) else { break };
-            match Hold::new(&connection, place).await {
+            let Some(place) = park(&front, connection, *wait) else { break };
+            match Hold::new(connection, place).await {
                 Held::Again => {}
                 Held::Over => break,
                 Held::Pipelined => {
@@ -69,7 +69,7 @@ pub fn serve<T: Send + 'static>(
                 }
             }
         }
-        drop(open);
+        drop(guest);
     }
 }
 
@@ -89,6 +89,7 @@ fn next<'a>(
             say(connection, reply).await?;
             talk(front, listener, connection, BytesMut::new(), IDLE_TIME).await
         })),
+        Ok(Answer::Close) => Err(Box::pin(ready(None))),
         Err(begun) => Err(Box::pin(talk(front, listener, connection, begun, time))),
     }
 }
@@ -144,12 +145,13 @@ async fn talk(
         let mut reply = match answer_now(front, listener, connection.origin(), &head) {
             Ok(Answer::Reply(reply)) => reply,
             Ok(Answer::Wait(wait)) => return Some(wait),
+            Ok(Answer::Close) => return None,
             Err(route) => {
                 let body = Source::Whole(whole.slice(body));
                 unless_gone(connection, pin!(dispatch(front, route, head, body))).await?
             }
         };
-        reply.closes |= !reusable;
+        reply.closes |= !reusable || front.pressure.is_short_of_room();
         say(connection, reply).await?;
         (begun, time) = (BytesMut::new(), IDLE_TIME);
     }
@@ -187,9 +189,9 @@ async fn speak(
     let left = Mutex::new(None);
     let service = service_fn(async |request: Request<Incoming>| {
         match serve_hyper(front, listener, connection, request).await {
-            Some(Answer::Reply(reply)) => return Ok::<Response<Full<Bytes>>, Infallible>(reply.into()),
-            Some(Answer::Wait(wait)) => *left.lock() = Some(Some(wait)),
-            None => *left.lock() = Some(None),
+            Answer::Reply(reply) => return Ok::<Response<Full<Bytes>>, Infallible>(reply.into()),
+            Answer::Wait(wait) => *left.lock() = Some(Some(wait)),
+            Answer::Close => *left.lock() = Some(None),
         }
         pending().await
     });
@@ -211,13 +213,12 @@ async fn speak(
     None
 }
 
-/// None if the connection is to be closed: a status would say more than is meant.
 async fn serve_hyper(
     front: &Arc<Front>,
     listener: Listener,
     connection: &Connection,
     request: Request<Incoming>,
-) -> Option<Answer> {
+) -> Answer {
     let (parts, body) = request.into_parts();
     let head = Head {
         method: &parts.method,
@@ -229,19 +230,23 @@ async fn serve_hyper(
     match answer_now(front, listener, connection.origin(), &head) {
         Ok(Answer::Wait(wait)) => {
             if body::discard(body).await {
-                return Some(Answer::Wait(wait));
+                return Answer::Wait(wait);
             }
             front.metrics.poll_refused();
-            None
+            Answer::Close
         }
-        Ok(reply) => Some(reply),
-        Err(route) => Some(Answer::Reply(dispatch(front, route, head, Source::Stream(body)).await)),
+        Ok(answer) => answer,
+        Err(route) => Answer::Reply(dispatch(front, route, head, Source::Stream(body)).await),
     }
 }
 
 /// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,
 /// because any status would end a stock controller.
 fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<Place> {
+    if front.pressure.is_short_of_memory() {
+        front.metrics.poll_refused();
+        return None;
+    }
     let now = front.exchange.now();
     let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = wait;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));

@@ -7,6 +7,7 @@ mod from;
 mod head;
 mod message;
 mod native;
+mod pressure;
 mod problem;
 mod quick;
 mod reply;
@@ -15,16 +16,17 @@ mod wire;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use hyper::Method;
 use ipnet::IpNet;
 
-use crate::broker::{Accepts, Key, Machine};
+use crate::auth::Access;
+use crate::broker::{Accepts, Key, Machine, Miss};
 use crate::exchange::Repeats;
 use crate::journal::{Journal, Parent};
-use crate::metrics::{Listener, Metrics, Proof, Route};
+use crate::metrics::{Denied, DispatchOutcome, Listener, Metrics, Proof, Route};
 use crate::transport::{Exchange, Wire};
 
 use body::Source;
@@ -32,6 +34,7 @@ pub use connection::serve;
 use from::From;
 use head::Head;
 pub use message::{Message, MessageError};
+pub use pressure::Pressure;
 pub use problem::Problem;
 pub use reply::Reply;
 
@@ -44,16 +47,18 @@ pub struct Front {
     pub exchange: Arc<Exchange>,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
-    /// The limits and times that requests meet.
-    pub terms: Terms,
     /// What is told of what happens.
     pub journal: Arc<Journal>,
+    /// Replaced whole when the settings are read again.
+    terms: ArcSwap<Terms>,
+    separate_dispatch: bool,
     repeats: Arc<Repeats<dispatch::Delivered>>,
-    posts: AtomicUsize,
+    /// How hard the broker is pressed.
+    pub pressure: Pressure,
 }
 
 /// The limits and times that requests meet.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Terms {
     /// Advertised to controllers; the age cap of a poll.
     pub connection_timeout: Duration,
@@ -69,25 +74,48 @@ pub struct Terms {
     pub proof_timeout: Duration,
     /// Proxies that stand in between: what they forward is believed, and a receipt is theirs.
     pub proxies: Vec<IpNet>,
-    /// Whether POSTs have a listener of their own.
-    pub separate_dispatch: bool,
+    /// So many POSTs may be under way.
+    pub max_posts: usize,
+    /// So many POSTs may come in a second, if that has a limit.
+    pub max_post_rate: Option<u32>,
+    /// Who may do what.
+    pub access: Access,
 }
 
 impl Front {
-    /// Ready to serve.
-    pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, journal: Arc<Journal>, terms: Terms) -> Self {
-        Self { exchange, metrics, terms, journal, repeats: Arc::default(), posts: AtomicUsize::new(0) }
+    /// Ready to serve. With a `separate_dispatch`, POSTs have a listener of their own.
+    pub fn new(
+        exchange: Arc<Exchange>,
+        metrics: Arc<Metrics>,
+        journal: Arc<Journal>,
+        terms: Terms,
+        separate_dispatch: bool,
+    ) -> Self {
+        Self {
+            exchange,
+            metrics,
+            journal,
+            terms: ArcSwap::from_pointee(terms),
+            separate_dispatch,
+            repeats: Arc::default(),
+            pressure: Pressure::default(),
+        }
+    }
+
+    /// The limits and times of now.
+    pub fn terms(&self) -> Guard<Arc<Terms>> {
+        self.terms.load()
+    }
+
+    /// From now on requests meet these. Held polls stay as they are.
+    pub fn change_terms(&self, terms: Terms) {
+        self.terms.store(Arc::new(terms));
     }
 
     /// The supervisor's trace, if it is to be continued.
     fn trace(&self, head: &Head<'_>) -> Option<Parent> {
         let header = self.journal.traces().then(|| head.fields.single("traceparent"));
         header?.ok().flatten().and_then(Parent::parse)
-    }
-
-    /// POSTs that are not answered yet.
-    pub fn posts_in_flight(&self) -> usize {
-        self.posts.load(Ordering::Relaxed)
     }
 }
 
@@ -97,6 +125,8 @@ enum Answer {
     Reply(Reply),
     /// It is held until a run comes.
     Wait(Box<Wait>),
+    /// Its connection closes without a word: any status would say more to a controller than is meant.
+    Close,
 }
 
 /// A poll that is ready to be held.
@@ -126,9 +156,16 @@ fn answer_now(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) 
     };
     if let Answer::Reply(reply) = &answer {
         front.metrics.answered(route, reply.status.as_u16());
-        if matches!(route, Route::Poll | Route::NativePoll) {
-            front.metrics.poll_refused();
-        }
+    }
+    match route {
+        Route::Poll | Route::NativePoll if !matches!(answer, Answer::Wait(_)) => front.metrics.poll_refused(),
+        Route::Poll
+        | Route::NativePoll
+        | Route::Dispatch
+        | Route::NativeDispatch
+        | Route::Connect
+        | Route::Ops
+        | Route::Other => {}
     }
     Ok(answer)
 }
@@ -146,7 +183,7 @@ async fn dispatch(front: &Arc<Front>, route: Route, head: Head<'_>, body: Source
 
 /// The one place where a request finds its route. No answer yet if it is a dispatch.
 fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (Route, Option<Answer>) {
-    let dispatches = listener == Listener::Dispatch || !front.terms.separate_dispatch;
+    let dispatches = listener == Listener::Dispatch || !front.separate_dispatch;
     let polls = listener == Listener::Public;
     let target = head.path.len() + head.query.map_or(0, |query| 1 + query.len());
     let native = head.path.starts_with(native::PREFIX);
@@ -158,17 +195,56 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
         (true, false) => "GET",
         (false, _) => "POST",
     };
-    let from = || From::read(&front.terms.proxies, peer, head.fields);
+    let terms = front.terms();
+    let from = || From::read(&terms.proxies, peer, head.fields);
+    let wait = |answer: fn(&Front, From, &Head<'_>) -> Answer| {
+        let from = from();
+        if terms.access.may_poll_from(from.origin) {
+            return answer(front, from, head);
+        }
+        front.metrics.denied(Denied::Address);
+        Answer::Close
+    };
+    let refuse = || refuse_dispatch(front, &terms, || from().origin, head);
     let wrong = |problem: Problem| (Route::Other, Some(problem.into()));
     match (head.method, head.path) {
-        (&Method::GET, "/warm-start") if polls => (Route::Poll, Some(trigger::poll(front, from(), head))),
-        (&Method::POST, "/warm-start") if dispatches => (Route::Dispatch, None),
-        (&Method::GET, "/connect") if polls => (Route::Connect, Some(trigger::connect(front))),
-        (&Method::GET, _) if native && polls => (Route::NativePoll, Some(native::poll(front, from(), head))),
-        (&Method::POST, _) if native && dispatches => (Route::NativeDispatch, None),
+        (&Method::GET, "/warm-start") if polls => (Route::Poll, Some(wait(trigger::poll))),
+        (&Method::POST, "/warm-start") if dispatches => (Route::Dispatch, refuse()),
+        (&Method::GET, "/connect") if polls => (Route::Connect, Some(wait(trigger::connect))),
+        (&Method::GET, _) if native && polls => (Route::NativePoll, Some(wait(native::poll))),
+        (&Method::POST, _) if native && dispatches => (Route::NativeDispatch, refuse()),
         (_, "/warm-start") => wrong(Problem::method_not_allowed(both)),
         (_, "/connect") if polls => wrong(Problem::method_not_allowed("GET")),
         _ if native => wrong(Problem::method_not_allowed(both)),
         _ => wrong(Problem::no_such_route()),
     }
+}
+
+/// What a POST is answered with that is not let in, or not now. Nothing of its body is read.
+fn refuse_dispatch(
+    front: &Front,
+    terms: &Terms,
+    origin: impl FnOnce() -> IpAddr,
+    head: &Head<'_>,
+) -> Option<Answer> {
+    let Terms { access, max_posts, max_post_rate, .. } = terms;
+    let allowed = if access.lists_dispatchers() && !access.may_dispatch_from(origin()) {
+        Err(Denied::Address)
+    } else {
+        access.dispatch(head.fields.values("authorization").next())
+    };
+    if let Err(why) = allowed {
+        front.metrics.denied(why);
+        front.metrics.dispatched(DispatchOutcome::Refused, Duration::ZERO);
+        return Some(Problem::not_allowed(why).into());
+    }
+    let pressure = &front.pressure;
+    let is_well = !pressure.is_short_of_memory()
+        && pressure.posts() < *max_posts
+        && max_post_rate.is_none_or(|rate| pressure.is_within(rate));
+    if is_well {
+        return None;
+    }
+    front.metrics.dispatched(DispatchOutcome::Miss(Miss::Overloaded), Duration::ZERO);
+    Some(Problem::overloaded().into())
 }

@@ -135,15 +135,20 @@ pub(super) fn poll(front: &Front, from: From, head: &Head<'_>) -> Answer {
 }
 
 fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Problem> {
-    let cap = front.terms.connection_timeout;
+    let terms = front.terms();
+    let cap = terms.connection_timeout;
     let query = Query::parse(head.query, &["timeout"])?;
     let timeout = query.timeout.unwrap_or(cap);
     if timeout > cap {
         let why = format!("is at most {} here", humantime::format_duration(cap));
         return Err(Problem::bad_parameter("timeout", why));
     }
+    let key = key(head.path)?;
+    let authorization = head.fields.values("authorization").next();
+    let admitted = terms.access.poll(authorization, &key.deployment, &key.version);
+    admitted.map_err(|why| Problem::of_token(front, "The Authorization header", why))?;
     Ok(Box::new(Wait {
-        key: key(head.path)?,
+        key,
         accepts: Accepts::Anything,
         controller: name(head, CONTROLLER)?,
         machine: front.exchange.machine(from.origin, ""),
@@ -181,7 +186,8 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     let mut count = Count::new(front);
     let trace = front.trace(&head);
     let terms = read_dispatch(&head);
-    let read = body::read(&head, body, front.terms.body_limit).await;
+    let limit = front.terms().body_limit;
+    let read = body::read(&head, body, limit).await;
     let since = count.body_read();
     match (terms, read) {
         (Ok(mut terms), Ok(payload)) => {
@@ -216,7 +222,7 @@ struct Offered<'a> {
 
 impl Offered<'_> {
     fn until(&self) -> Instant {
-        self.since + self.front.terms.dispatch_budget
+        self.since + self.front.terms().dispatch_budget
     }
 
     /// Delivers a run that has a name once, however often it is posted within a minute.
@@ -239,7 +245,7 @@ impl Offered<'_> {
             run: Arc::new(Run { id: terms.run.clone(), content_type: terms.content_type.clone(), payload }),
             named,
             since,
-            proof: terms.query.proof.unwrap_or(front.terms.proof),
+            proof: terms.query.proof.unwrap_or(front.terms().proof),
             redeliver: terms.query.redeliver.unwrap_or(false),
             first,
             wait: terms.query.wait.unwrap_or_default(),

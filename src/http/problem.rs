@@ -2,8 +2,14 @@
 
 use hyper::StatusCode;
 
-use super::Answer;
 use super::reply::Reply;
+use super::{Answer, Front};
+use crate::auth::TokenError;
+use crate::broker::Miss;
+use crate::metrics::Denied;
+
+const BEARER: &str = "Bearer realm=\"pilotlight\"";
+const PASSWORD: &str = "Basic realm=\"pilotlight\", Bearer realm=\"pilotlight\"";
 
 /// An error that a client can act on.
 #[derive(Debug, Clone)]
@@ -12,13 +18,14 @@ pub struct Problem {
     kind: &'static str,
     title: &'static str,
     detail: String,
-    allow: Option<&'static str>,
+    extra: Option<(&'static str, &'static str)>,
     closes: bool,
+    is_miss: bool,
 }
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), allow: None, closes: false }
+        Self { status, kind, title, detail: detail.into(), extra: None, closes: false, is_miss: false }
     }
 
     pub(crate) fn no_such_route() -> Self {
@@ -36,6 +43,12 @@ impl Problem {
     pub(crate) fn foreign_page() -> Self {
         let detail = "A page of another origin sent this. Use the console of this listener, or a tool that is no browser.";
         Self::new(StatusCode::FORBIDDEN, "foreign-page", "Pages of other origins may not do this", detail)
+    }
+
+    pub(crate) fn foreign_host() -> Self {
+        let detail = "Operators reach this listener by an address or as localhost: a name could be anybody's. With the broker's \
+                      --ops-token-file any name will do.";
+        Self::new(StatusCode::FORBIDDEN, "foreign-host", "This host name is not served", detail)
     }
 
     pub(crate) fn too_many_readers() -> Self {
@@ -61,7 +74,7 @@ impl Problem {
         let detail = format!("This route takes: {allow}.");
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Self {
-            allow: Some(allow),
+            extra: Some(("allow", allow)),
             ..Self::new(status, "method-not-allowed", "The route does not take this method", detail)
         }
     }
@@ -84,6 +97,73 @@ impl Problem {
     pub(crate) fn bad_body(why: impl std::fmt::Display) -> Self {
         let detail = format!("The body {why}. Nothing was offered to a controller.");
         Self::new(StatusCode::BAD_REQUEST, "bad-body", "The body cannot be dispatched", detail)
+    }
+
+    /// Somebody who polls is not let in. The status ends a stock controller, on purpose: its token does not get better.
+    pub(super) fn of_token(front: &Front, what: &str, why: TokenError) -> Self {
+        front.metrics.denied(why.denied());
+        if why.is_of_form() {
+            return Self::bad_key(what, why);
+        }
+        let status =
+            if why == TokenError::WrongRole { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
+        let detail =
+            format!("{what} {why}. Nothing waits here without the platform's token for its deployment.");
+        Self { closes: true, ..Self::new(status, why.denied().text(), "The poll is not let in", detail) }
+            .asking_for(BEARER)
+    }
+
+    /// Somebody who dispatches or operates is not let in.
+    pub(crate) fn not_allowed(why: Denied) -> Self {
+        let (status, detail) = match why {
+            Denied::Address => (
+                StatusCode::FORBIDDEN,
+                "Requests from this address are not allowed; the broker's --allow-dispatch lists who may.",
+            ),
+            Denied::WrongRole => (
+                StatusCode::FORBIDDEN,
+                "This is a controller's credential. It waits for runs and dispatches none.",
+            ),
+            Denied::NoBearer => (
+                StatusCode::UNAUTHORIZED,
+                "Send `Authorization: Bearer TOKEN` with a token of the broker's token file.",
+            ),
+            Denied::BadBearer
+            | Denied::NoToken
+            | Denied::BadToken
+            | Denied::ExpiredToken
+            | Denied::OtherDeployment => (
+                StatusCode::UNAUTHORIZED,
+                "The token is not in the broker's token file; ask its operator for one that is.",
+            ),
+        };
+        Self { closes: true, ..Self::new(status, why.text(), "The request is not let in", detail) }
+            .asking_for(BEARER)
+    }
+
+    /// The same for a browser, which asks its user for a password.
+    pub(crate) fn not_an_operator(why: Denied) -> Self {
+        Self::not_allowed(why).asking_for(PASSWORD)
+    }
+
+    fn asking_for(mut self, challenge: &'static str) -> Self {
+        if self.status == StatusCode::UNAUTHORIZED {
+            self.extra = Some(("www-authenticate", challenge));
+        }
+        self
+    }
+
+    /// A POST that comes at a bad time. Its document says "miss" in both dialects, so that a supervisor starts cold at once.
+    pub(crate) fn overloaded() -> Self {
+        let detail =
+            "The broker takes no more runs at this moment; start it cold, or send it again in a second.";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self {
+            extra: Some(("retry-after", "1")),
+            closes: true,
+            is_miss: true,
+            ..Self::new(status, "overloaded", "Too many runs at once", detail)
+        }
     }
 
     pub(crate) fn body_too_large(limit: usize) -> Self {
@@ -117,14 +197,19 @@ impl Problem {
 
 impl From<Problem> for Reply {
     fn from(problem: Problem) -> Self {
-        let document = serde_json::json!({
+        let mut document = serde_json::json!({
             "type": format!("urn:pilotlight:problem:{}", problem.kind),
             "title": problem.title,
             "status": problem.status.as_u16(),
             "detail": problem.detail,
         });
-        let Problem { status, allow, closes, .. } = problem;
-        Self { allow, closes, ..Self::new(status, "application/problem+json", document.to_string()) }
+        if problem.is_miss {
+            document["reason"] = Miss::Overloaded.reason().into();
+            document["didWarmStart"] = false.into();
+            document["delivered"] = false.into();
+        }
+        let Problem { status, extra, closes, .. } = problem;
+        Self { extra, closes, ..Self::new(status, "application/problem+json", document.to_string()) }
     }
 }
 

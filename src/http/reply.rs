@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 /// An answer with its whole body.
@@ -17,8 +17,8 @@ pub struct Reply {
     pub content_type: &'static str,
     /// The body.
     pub body: Bytes,
-    /// The methods that the route takes, if that was the mistake.
-    pub allow: Option<&'static str>,
+    /// A header that the status calls for, its name in lower case.
+    pub extra: Option<(&'static str, &'static str)>,
     /// The connection ends after it.
     pub closes: bool,
 }
@@ -26,7 +26,7 @@ pub struct Reply {
 impl Reply {
     /// An answer after which the connection goes on.
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, body: body.into(), allow: None, closes: false }
+        Self { status, content_type, body: body.into(), extra: None, closes: false }
     }
 
     pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
@@ -40,8 +40,8 @@ impl Reply {
         out.extend_from_slice(b" ");
         out.extend_from_slice(self.status.canonical_reason().unwrap_or_default().as_bytes());
         field(out, "content-type", self.content_type.as_bytes());
-        if let Some(allow) = self.allow {
-            field(out, "allow", allow.as_bytes());
+        if let Some((name, value)) = self.extra {
+            field(out, name, value.as_bytes());
         }
         if self.closes {
             field(out, "connection", b"close");
@@ -60,8 +60,8 @@ impl From<Reply> for Response<Full<Bytes>> {
         *response.status_mut() = reply.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-        if let Some(allow) = reply.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        if let Some((name, value)) = reply.extra {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         if reply.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

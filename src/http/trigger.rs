@@ -14,7 +14,7 @@ use super::message::Message;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{Answer, From, Front, Wait, wire};
-use crate::auth::{self, MAX_TOKEN_BYTES};
+use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::journal::Parent;
 use crate::transport::{Farewell, Goodbye, Run, Wire};
@@ -47,8 +47,8 @@ fn goodbye(farewell: Farewell) -> Goodbye {
 }
 
 /// `GET /connect`: how to wait.
-pub(super) fn connect(front: &Front) -> Answer {
-    let terms = &front.terms;
+pub(super) fn connect(front: &Front, _: From, _: &Head<'_>) -> Answer {
+    let terms = front.terms();
     let body = format!(
         r#"{{"connectionTimeoutMs":{},"keepaliveMs":{}}}"#,
         terms.connection_timeout.as_millis(),
@@ -82,7 +82,13 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
     if deployment.len() > MAX_TOKEN_BYTES {
         return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
     }
-    let deployment = auth::deployment(deployment).map_err(|error| Problem::bad_key(DEPLOYMENT, error))?;
+    let version = text(VERSION)?;
+    let terms = front.terms();
+    let deployment = terms.access.named(deployment, version).and_then(|named| {
+        let out_of_role = terms.access.is_out_of_role(head.fields.values("authorization").next());
+        if out_of_role { Err(TokenError::WrongRole) } else { Ok(named) }
+    });
+    let deployment = deployment.map_err(|why| Problem::of_token(front, DEPLOYMENT, why))?;
     let name = |name| match head.fields.single(name) {
         Ok(None | Some("")) => Ok(""),
         Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_key(name, error)),
@@ -91,7 +97,7 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
     Ok(Box::new(Wait {
         key: Key {
             deployment: part(DEPLOYMENT, &deployment)?,
-            version: part(VERSION, text(VERSION)?)?,
+            version: part(VERSION, version)?,
             cpu: number(CPU)?,
             memory: number(MEMORY)?,
         },
@@ -101,7 +107,7 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
         from,
         wire: &WIRE,
         reusable: head.is_reusable(),
-        timeout: front.terms.connection_timeout,
+        timeout: terms.connection_timeout,
         guard: Some(RETIRE_GUARD),
         grace: GRACE,
     }))
@@ -111,7 +117,8 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
 pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
     let mut count = Count::new(front);
     let trace = front.trace(&head);
-    let read = body::read(&head, body, front.terms.body_limit).await;
+    let limit = front.terms().body_limit;
+    let read = body::read(&head, body, limit).await;
     let since = count.body_read();
     let outcome = match read {
         Ok(body) => dispatch_body(front, &body, since, trace, &mut count).await,
@@ -150,18 +157,20 @@ async fn dispatch_body(
         payload: body.slice_ref(payload.as_bytes()),
     };
     // The platform refuses a second start of a run, so one that may be lost is offered again.
+    let terms = front.terms();
     let order = Order {
         key,
         is_message: true,
         run: Arc::new(run),
         named,
         since,
-        proof: front.terms.proof,
+        proof: terms.proof,
         redeliver: true,
         first: None,
         wait: Duration::ZERO,
-        until: since + front.terms.dispatch_budget,
+        until: since + terms.dispatch_budget,
     };
+    drop(terms);
     let outcome = deliver(front, order).await;
     tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");
     Ok(outcome)

@@ -147,6 +147,38 @@ label! {
         AcceptFailed = "accept_failed",
         /// Bytes followed a held poll.
         Pipelined = "pipelined",
+        /// No list has the peer's address.
+        Address = "address",
+        /// As many connections as may be are open, and none of them is silent.
+        Connections = "connections",
+        /// As many connections of this address as may be are open.
+        Source = "source",
+        /// It was silent when room was needed.
+        Silent = "silent",
+        /// The TLS handshake failed or took too long.
+        Tls = "tls",
+    }
+}
+
+label! {
+    /// Why somebody was not let in.
+    Denied {
+        /// The address is not on the list.
+        Address = "address",
+        /// A deployment token is needed, and there was none.
+        NoToken = "no_token",
+        /// The deployment token is not one that this broker believes.
+        BadToken = "bad_token",
+        /// The deployment token's time is over.
+        ExpiredToken = "expired_token",
+        /// The deployment token belongs to another deployment or version.
+        OtherDeployment = "other_deployment",
+        /// A controller's credential on a dispatch, or the reverse.
+        WrongRole = "wrong_role",
+        /// A bearer is needed, and there was none.
+        NoBearer = "no_bearer",
+        /// The bearer is not one that this broker knows.
+        BadBearer = "bad_bearer",
     }
 }
 
@@ -192,6 +224,43 @@ impl CodeClass {
             500..=599 => Self::Server,
             _ => Self::Other,
         }
+    }
+}
+
+label! {
+    /// Whether a connection speaks TLS.
+    Tls {
+        /// It does not.
+        False = "false",
+        /// It does.
+        True = "true",
+    }
+}
+
+impl Label for (Listener, Tls) {
+    fn all() -> Vec<Self> {
+        Listener::all()
+            .into_iter()
+            .flat_map(|listener| Tls::all().into_iter().map(move |tls| (listener, tls)))
+            .collect()
+    }
+
+    fn index(self) -> usize {
+        self.0 as usize * 2 + self.1 as usize
+    }
+
+    fn values(self) -> Vec<&'static str> {
+        vec![self.0.text(), self.1.text()]
+    }
+}
+
+label! {
+    /// How reading the settings again ended.
+    Reload {
+        /// They are in force.
+        Done = "done",
+        /// They are wrong; the old ones stay in force.
+        Failed = "failed",
     }
 }
 
@@ -304,5 +373,6 @@ mod tests {
         check::<End>();
         check::<DispatchOutcome>();
         check::<(Route, CodeClass)>();
+        check::<(Listener, Tls)>();
     }
 }

@@ -13,7 +13,8 @@ use prometheus::{
 
 use labels::Family;
 pub use labels::{
-    CodeClass, DispatchKind, DispatchOutcome, End, Label, Listener, Proof, Rejected, Route, Verdict,
+    CodeClass, Denied, DispatchKind, DispatchOutcome, End, Label, Listener, Proof, Rejected, Reload, Route,
+    Tls, Verdict,
 };
 use process::Process;
 
@@ -31,7 +32,7 @@ pub struct Metrics {
     process: Process,
     /// 1 while the broker ends politely.
     pub draining: IntGauge,
-    connections: Family<IntGauge, Listener>,
+    connections: Family<IntGauge, (Listener, Tls)>,
     accepted: Family<IntCounter, Listener>,
     rejected: Family<IntCounter, Rejected>,
     waiters: IntGauge,
@@ -45,6 +46,9 @@ pub struct Metrics {
     redeliveries: IntCounter,
     payload_bytes: Histogram,
     requests: Family<IntCounter, (Route, CodeClass)>,
+    denied: Family<IntCounter, Denied>,
+    reloads: Family<IntCounter, Reload>,
+    certificate_expiry: IntGaugeVec,
     history_dropped: IntCounter,
     events_dropped: IntCounter,
     events_cut_off: IntCounter,
@@ -60,7 +64,7 @@ impl Metrics {
         make.build_info()?;
         Ok(Self {
             draining: make.gauge("draining", "1 while the broker ends politely.")?,
-            connections: make.connections()?,
+            connections: make.gauges(&["listener", "tls"], "connections", "Open connections.")?,
             accepted: make.counters(&["listener"], "connections_accepted_total", "Connections accepted.")?,
             rejected: make.counters(&["reason"], "connections_rejected_total", "Connections not served.")?,
             waiters: make.waiters()?,
@@ -89,6 +93,13 @@ impl Metrics {
                 .counter("redeliveries_total", "Offers made after an unproven one of the same run.")?,
             payload_bytes: make.histogram("payload_bytes", "Size of the runs posted.", &BYTES_BUCKETS)?,
             requests: make.counters(&["route", "code_class"], "http_requests_total", "Requests answered.")?,
+            denied: make.counters(&["reason"], "auth_failures_total", "Requests of somebody not let in.")?,
+            reloads: make.counters(
+                &["result"],
+                "config_reloads_total",
+                "Times the settings were read again.",
+            )?,
+            certificate_expiry: make.certificate_expiry()?,
             history_dropped: make
                 .counter("history_dropped_total", "Dispatches that the history has no room for.")?,
             events_dropped: make
@@ -148,11 +159,27 @@ impl Metrics {
     }
 
     /// A connection was accepted; it is counted as open until the guard is dropped.
-    pub fn connected(&self, listener: Listener) -> Connected {
+    pub fn connected(&self, listener: Listener, is_tls: bool) -> Connected {
         self.accepted.of(listener).inc();
-        let open = self.connections.of(listener).clone();
+        let tls = if is_tls { Tls::True } else { Tls::False };
+        let open = self.connections.of((listener, tls)).clone();
         open.inc();
         Connected(open)
+    }
+
+    /// The settings were read again, or refused.
+    pub fn reloaded(&self, result: Reload) {
+        self.reloads.of(result).inc();
+    }
+
+    /// The listener's certificate ends at this moment, in seconds since 1970.
+    pub fn certificate_ends(&self, listener: Listener, at: i64) {
+        self.certificate_expiry.with_label_values(&[listener.text()]).set(at);
+    }
+
+    /// Somebody was not let in.
+    pub fn denied(&self, why: Denied) {
+        self.denied.of(why).inc();
     }
 
     /// The history had no room for so many dispatches.
@@ -217,10 +244,22 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// TLS is a label already, so that dashboards need not change with it.
-    fn connections(&self) -> Result<Family<IntGauge, Listener>, prometheus::Error> {
-        let opts = Self::opts("connections", "Open connections.").const_label("tls", "false");
-        self.register(IntGaugeVec::new(opts, &["listener"])?).map(|vec| Family::new(&vec))
+    fn gauges<L: Label>(
+        &self,
+        labels: &[&str],
+        name: &str,
+        help: &str,
+    ) -> Result<Family<IntGauge, L>, prometheus::Error> {
+        Ok(Family::new(&self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)?))
+    }
+
+    /// Without TLS there is no certificate, and no such line.
+    fn certificate_expiry(&self) -> Result<IntGaugeVec, prometheus::Error> {
+        let help = "When the certificate of a listener ends, in seconds since 1970.";
+        self.register(IntGaugeVec::new(
+            Self::opts("tls_certificate_expiry_timestamp_seconds", help),
+            &["listener"],
+        )?)
     }
 
     fn lag(&self) -> Result<Histogram, prometheus::Error> {

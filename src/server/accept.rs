@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::door::{Door, Guest, Newcomers};
 use super::listen::Share;
+use super::tls::Tls;
 use crate::http::{Front, serve};
-use crate::metrics::{Metrics, Rejected};
+use crate::metrics::{Listener, Metrics, Rejected};
 use crate::transport::Connection;
 
 /// After a failed accept the loop rests, twice as long each time, so that a full table costs no core.
@@ -20,6 +22,17 @@ const SHORTEST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How often the lag of a thread is measured.
 const LAG_PACE: Duration = Duration::from_millis(250);
+
+/// A handshake is over within this time, or the connection is.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+
+/// What every accept loop needs.
+#[derive(Clone)]
+pub(super) struct Entrance {
+    pub(super) front: Arc<Front>,
+    pub(super) door: Arc<Door>,
+    pub(super) tls: Arc<Tls>,
+}
 
 /// A serving thread.
 pub(super) struct Worker(JoinHandle<()>);
@@ -35,18 +48,19 @@ impl Worker {
 
 pub(super) fn spawn_worker(
     number: usize,
-    front: Arc<Front>,
+    entrance: &Entrance,
     shares: Vec<Share>,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<Worker> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let entrance = entrance.clone();
     let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
         runtime.block_on(async {
-            let lag = measure_lag(front.metrics.clone());
+            let lag = measure_lag(entrance.front.metrics.clone());
             #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
             tokio::spawn(lag);
             for share in shares {
-                let accepting = accept(share, front.clone());
+                let accepting = accept(share, entrance.clone());
                 #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
                 tokio::spawn(accepting);
             }
@@ -68,22 +82,45 @@ async fn measure_lag(metrics: Arc<Metrics>) -> Infallible {
     }
 }
 
-async fn accept(share: Share, front: Arc<Front>) {
+async fn accept(share: Share, entrance: Entrance) {
     let Share { listener, socket } = share;
+    let Entrance { front, door, tls } = entrance;
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "a listener could not be served"),
     };
+    let mut newcomers = Newcomers::default();
     loop {
         let (stream, peer) = next(&socket, &front.metrics).await;
-        let open = front.metrics.connected(listener);
+        if !door.knows(peer) {
+            continue;
+        }
+        let connection = Connection::new(stream, peer, tls.session());
+        let Some(guest) = door.admit(listener, connection, &mut newcomers) else { continue };
         let front = front.clone();
-        let connection = Arc::new(Connection::new(stream, peer));
         #[expect(
             clippy::disallowed_methods,
             reason = "owned by this thread's runtime, ends with its connection"
         )]
-        tokio::spawn(serve(front, listener, connection, open));
+        if guest.as_ref().is_tls() {
+            tokio::spawn(serve_secretly(front, listener, guest));
+        } else {
+            tokio::spawn(serve(front, listener, guest));
+        }
+    }
+}
+
+/// Serves once hands are shaken.
+async fn serve_secretly(front: Arc<Front>, listener: Listener, guest: Guest) {
+    // Boxed, so that nothing of it is left while a poll is held.
+    let shaking = Box::pin(timeout(HANDSHAKE_TIME, guest.as_ref().shake_hands()));
+    match shaking.await {
+        Ok(Ok(())) => serve(front, listener, guest).await,
+        Ok(Err(error)) => {
+            front.metrics.rejected(Rejected::Tls);
+            tracing::debug!(%error, "a TLS handshake failed");
+        }
+        Err(_) => front.metrics.rejected(Rejected::Tls),
     }
 }
 

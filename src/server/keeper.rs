@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
+use super::memory;
 use crate::allocator;
 use crate::broker::Taken;
-use crate::transport::{Exchange, Farewell, Waiter};
+use crate::http::Front;
+use crate::transport::{Farewell, Waiter};
 
 const TICK: Duration = Duration::from_millis(50);
 /// What need not be done at every tick.
 const A_SECOND: Duration = Duration::from_secs(1);
 
 /// Keeps for ever.
-pub(super) async fn keep(exchange: &Exchange, drain_window: Duration) -> Infallible {
+pub(super) async fn keep(front: &Front, drain_window: Duration, memory_limit: Option<u64>) -> Infallible {
+    let exchange = &front.exchange;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = None;
@@ -22,6 +25,10 @@ pub(super) async fn keep(exchange: &Exchange, drain_window: Duration) -> Infalli
     loop {
         ticks.tick().await;
         exchange.expire(|taken| taken.waiter.dismiss(Farewell::Expired));
+        if let Some(limit) = memory_limit {
+            let is_short = memory::resident().is_some_and(|bytes| bytes > limit);
+            front.pressure.short_of_memory(is_short);
+        }
         let now = Instant::now();
         let a_second_passed = now - last_second >= A_SECOND;
         if a_second_passed {

@@ -7,10 +7,14 @@
 //! ```
 
 mod accept;
+mod door;
 mod keeper;
 mod listen;
+mod memory;
 mod ops;
 mod shutdown;
+mod terms;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,13 +24,13 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
-use crate::broker::Limits;
 use crate::config::Settings;
 use crate::exchange::Exchange;
-use crate::http::{Front, Terms};
+use crate::http::Front;
 use crate::journal::{self, Journal};
 use crate::metrics::{Listener, Metrics};
-use accept::Worker;
+use accept::{Entrance, Worker};
+use door::{Door, Room};
 use listen::Group;
 use ops::Desk;
 
@@ -43,16 +47,28 @@ pub struct Addresses {
 
 /// A broker whose addresses are bound and which serves once it is run.
 pub struct Server {
-    front: Arc<Front>,
+    entrance: Entrance,
     groups: Vec<Group>,
     ops: std::net::TcpListener,
     threads: usize,
     drain_window: Duration,
+    memory_limit: Option<u64>,
+}
+
+/// What the process tells its server.
+#[derive(Debug)]
+pub enum Signal {
+    /// End politely; said again, at once.
+    End,
+    /// The settings have been read again, or could not be.
+    Reload(anyhow::Result<Box<Settings>>),
 }
 
 impl Server {
-    /// Binds every address; from here on connections queue.
-    pub fn bind(settings: &Settings, limits: Limits) -> anyhow::Result<Self> {
+    /// Binds every address; from here on connections queue. `open_files` is how many files the process may open.
+    pub fn bind(settings: &Settings, open_files: u64) -> anyhow::Result<Self> {
+        let terms = terms::terms(settings)?;
+        let certified = tls::read(settings)?;
         let threads = settings.threads();
         let mut groups = vec![bind_group(Listener::Public, settings.listen, threads)?];
         if let Some(address) = settings.dispatch_listen {
@@ -68,20 +84,20 @@ impl Server {
             otlp: settings.otlp.clone(),
         };
         let journal = Arc::new(Journal::open(&plan, metrics.clone())?);
+        let limits = settings.limits(open_files);
         let exchange =
             Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone(), journal.clone()));
-        let terms = Terms {
-            connection_timeout: settings.connection_timeout,
-            keepalive: settings.keepalive,
-            dispatch_budget: settings.dispatch_budget,
-            body_limit: usize::try_from(settings.body_limit.as_u64()).unwrap_or(usize::MAX),
-            proof: settings.proof.into(),
-            proof_timeout: settings.proof_timeout,
-            proxies: settings.behind_proxy.clone(),
-            separate_dispatch: settings.dispatch_listen.is_some(),
+        let separate_dispatch = settings.dispatch_listen.is_some();
+        let front = Arc::new(Front::new(exchange, metrics, journal, terms, separate_dispatch));
+        let room = Room {
+            connections: settings.connections(open_files),
+            per_source: settings.max_connections_per_source,
         };
-        let front = Arc::new(Front::new(exchange, metrics, journal, terms));
-        Ok(Self { front, groups, ops, threads, drain_window: settings.drain_window })
+        let door = Arc::new(Door::new(front.clone(), room));
+        let entrance = Entrance { front, door, tls: Arc::default() };
+        entrance.certify(certified.as_ref());
+        let memory_limit = settings.memory_limit.map(|size| size.as_u64()).or_else(memory::usual_limit);
+        Ok(Self { entrance, groups, ops, threads, drain_window: settings.drain_window, memory_limit })
     }
 
     /// Where it listens, with the ports that the system chose.
@@ -92,22 +108,24 @@ impl Server {
         Ok(Addresses { public: of(Listener::Public).unwrap_or(ops), dispatch: of(Listener::Dispatch), ops })
     }
 
-    /// Serves until `signals` says so: the first message drains and ends, the second ends at once.
-    pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<()> {
-        let Self { front, groups, ops, threads, drain_window } = self;
+    /// Serves until `signals` says so: the first end drains and ends, the second ends at once.
+    pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
+        let Self { entrance, groups, ops, threads, drain_window, memory_limit } = self;
         let (stop, stopped) = watch::channel(false);
         let mut workers = Vec::with_capacity(threads);
         let public = groups.first().map(|group| group.address);
         let mut shares: Vec<Vec<_>> = groups.into_iter().map(Group::into_shares).collect();
         for number in 0..threads {
             let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
-            workers.push(accept::spawn_worker(number, front.clone(), share, stopped.clone())?);
+            workers.push(accept::spawn_worker(number, &entrance, share, stopped.clone())?);
         }
+        let front = &entrance.front;
+        let is_local = ops.local_addr()?.ip().to_canonical().is_loopback();
         let ops = tokio::net::TcpListener::from_std(ops)?;
         tokio::select! {
-            never = ops::serve(ops, Desk { front: front.clone(), public }) => match never {},
-            never = keeper::keep(&front.exchange, drain_window) => match never {},
-            () = shutdown::ended(&front, &mut signals, drain_window) => {}
+            never = ops::serve(ops, Desk { front: front.clone(), public, is_local }) => match never {},
+            never = keeper::keep(front, drain_window, memory_limit) => match never {},
+            () = shutdown::ended(&entrance, &mut signals, drain_window) => {}
         }
         // The receivers are the workers; if all have ended already, nobody needs to be told.
         let _ = stop.send(true);

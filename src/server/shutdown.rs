@@ -4,21 +4,32 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::Signal;
+use super::accept::Entrance;
 use super::keeper::goodbye;
 use crate::http::Front;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Returns when the process may end: after a drain at the first signal, at once at the second.
-pub(super) async fn ended(front: &Front, signals: &mut mpsc::Receiver<()>, window: Duration) {
-    if signals.recv().await.is_none() {
-        // Nobody can signal any more, so nobody wants an end.
-        std::future::pending::<()>().await;
-    }
+pub(super) async fn ended(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>, window: Duration) {
+    asked_to_end(entrance, signals).await;
     tokio::select! {
-        () = drained(front, window) => tracing::info!("drained; ending"),
-        _ = signals.recv() => tracing::warn!("second signal; ending at once"),
+        () = drained(&entrance.front, window) => tracing::info!("drained; ending"),
+        () = asked_to_end(entrance, signals) => tracing::warn!("second signal; ending at once"),
     }
+}
+
+/// Reads the settings again whenever that is asked for, until an end is.
+async fn asked_to_end(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>) {
+    while let Some(signal) = signals.recv().await {
+        match signal {
+            Signal::End => return,
+            Signal::Reload(settings) => entrance.reload(settings),
+        }
+    }
+    // Nobody can signal any more, so nobody wants an end.
+    std::future::pending::<()>().await;
 }
 
 async fn drained(front: &Front, window: Duration) {
@@ -30,7 +41,7 @@ async fn drained(front: &Front, window: Duration) {
     // 3. Who came late is sent elsewhere, too.
     front.exchange.drain_all(goodbye);
     // 4. Dispatches under way end within their budget.
-    until(Instant::now() + front.terms.dispatch_budget, || front.posts_in_flight() == 0).await;
+    until(Instant::now() + front.terms().dispatch_budget, || front.pressure.posts() == 0).await;
 }
 
 async fn until(deadline: Instant, done: impl Fn() -> bool) {

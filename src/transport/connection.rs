@@ -9,20 +9,19 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
-use bytes::{Bytes, BytesMut};
-use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use bytes::{BufMut, BytesMut};
+use rustix::net::{RecvFlags, Shutdown};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::proof::End;
 use super::socket::{self, Peer};
+use super::tls::Session;
 
 /// A usual request fits into one read of this size.
 const READ_BYTES: usize = 4096;
@@ -32,9 +31,11 @@ const STATE_TIME: Duration = Duration::from_millis(50);
 /// An accepted socket with what its hold and its dispatch tell each other.
 pub struct Connection {
     stream: TcpStream,
+    tls: Option<Box<Session>>,
     origin: IpAddr,
     round_trip_micros: AtomicU32,
     ending: AtomicU8,
+    has_spoken: AtomicBool,
     hold: AtomicWaker,
 }
 
@@ -48,13 +49,15 @@ pub(super) enum Ending {
 }
 
 impl Connection {
-    /// Takes over an accepted socket.
-    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+    /// Takes over an accepted socket. With `tls`, hands have to be shaken before anything else.
+    pub fn new(stream: TcpStream, peer: SocketAddr, tls: Option<Session>) -> Self {
         Self {
             stream,
+            tls: tls.map(Box::new),
             origin: peer.ip().to_canonical(),
             round_trip_micros: AtomicU32::new(UNKNOWN),
             ending: AtomicU8::new(UNDECIDED),
+            has_spoken: AtomicBool::new(false),
             hold: AtomicWaker::new(),
         }
     }
@@ -64,10 +67,28 @@ impl Connection {
         self.origin
     }
 
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether the peer has sent anything that was read.
+    pub fn has_spoken(&self) -> bool {
+        self.has_spoken.load(Ordering::Relaxed)
+    }
+
+    /// Shakes hands where there is TLS. Bounded in time by the caller.
+    pub async fn shake_hands(&self) -> io::Result<()> {
+        match &self.tls {
+            Some(tls) => tls.shake_hands(&self.stream).await,
+            None => Ok(()),
+        }
+    }
+
     /// Reads what is there, waiting for something to be; 0 is the end. Nothing is allocated for the wait.
     pub async fn read(&self, buf: &mut BytesMut) -> io::Result<usize> {
         loop {
-            self.stream.readable().await?;
+            self.readable().await?;
             match self.read_now(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return read,
@@ -79,16 +100,36 @@ impl Connection {
     pub fn read_now(&self, buf: &mut BytesMut) -> io::Result<usize> {
         buf.reserve(READ_BYTES);
         let room = buf.capacity() - buf.len();
-        let read = self.stream.try_read_buf(buf);
-        self.rest_after(*read.as_ref().unwrap_or(&0), room);
-        read
+        self.read_into(buf, room)
     }
 
-    /// A short read emptied the socket. Saying so saves the next wait a call that would block.
-    fn rest_after(&self, read: usize, room: usize) {
-        if 0 < read && read < room {
+    /// The one place where bytes come from the peer.
+    pub(super) fn read_into(&self, buf: &mut impl BufMut, room: usize) -> io::Result<usize> {
+        let read = match &self.tls {
+            Some(tls) => tls.read(&self.stream, buf)?,
+            None => self.stream.try_read_buf(buf)?,
+        };
+        if read > 0 {
+            self.has_spoken.store(true, Ordering::Relaxed);
+        }
+        if self.tls.is_none() && 0 < read && read < room {
+            // A short read emptied the socket. Saying so saves the next wait a call that would block.
             let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         }
+        Ok(read)
+    }
+
+    /// Whether TLS has something to be read that the socket will not tell of.
+    fn has_news(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_news())
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        if self.has_news() { Ok(()) } else { self.stream.readable().await }
+    }
+
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_news() { Poll::Ready(Ok(())) } else { self.stream.poll_read_ready(cx) }
     }
 
     /// Writes all of it, waiting for the peer to take it.
@@ -104,7 +145,7 @@ impl Connection {
 
     /// Waits until the peer has ended its side, or the connection is broken.
     pub async fn gone(&self) {
-        if !matches!(poll_fn(|cx| self.poll_look(cx)).await, End::Closed | End::Broken) {
+        if !matches!(poll_fn(|cx| self.poll_look(cx)).await, End::Leaving | End::Closed | End::Broken) {
             // Bytes stand before an end, which no look at them can see; the state of the connection tells.
             while self.peer().is_some_and(|peer| peer.is_open) {
                 tokio::time::sleep(STATE_TIME).await;
@@ -114,6 +155,15 @@ impl Connection {
 
     /// Looks at the socket itself, without waiting and without taking a byte.
     pub(super) fn look(&self) -> End {
+        let Some(tls) = &self.tls else { return self.look_at_socket() };
+        match (tls.look(&self.stream), self.look_at_socket()) {
+            (End::Leaving, End::Open) => End::Leaving,
+            (End::Leaving | End::Closed, socket) => socket,
+            (said @ (End::Open | End::Talking | End::Broken), _) => said,
+        }
+    }
+
+    fn look_at_socket(&self) -> End {
         match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             // A reset reads as an error only once, and whoever looks first takes it; from then on it reads like a
             // clean end. The state tells them apart for everyone.
@@ -127,16 +177,17 @@ impl Connection {
 
     /// Waits until there is something to read, be it the end.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.stream.poll_read_ready(cx).map(drop)
+        self.poll_read_ready(cx).map(drop)
     }
 
     /// Waits until a look shows something other than an open, quiet socket.
     pub(super) fn poll_look(&self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+            if ready!(self.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(End::Broken);
             }
-            if let Ok(end) = self.look_or_rest() {
+            let end = self.look_or_rest();
+            if end != End::Open {
                 return Poll::Ready(end);
             }
         }
@@ -144,20 +195,28 @@ impl Connection {
 
     /// The same for a second one who waits, beside the hold. False if nothing can be waited for any more.
     pub(super) async fn stirred(&self) -> bool {
+        // The socket alone tells of its end, whatever was said before.
         while self.stream.readable().await.is_ok() {
-            if self.look_or_rest().is_ok() {
+            if !matches!(self.look_or_rest(), End::Open | End::Leaving) {
                 return true;
             }
         }
         false
     }
 
-    /// Runs inside `try_io` so that quiet clears the readiness, and the next wait sleeps.
-    fn look_or_rest(&self) -> io::Result<End> {
-        self.stream.try_io(Interest::READABLE, || match self.look() {
-            End::Open => Err(io::ErrorKind::WouldBlock.into()),
-            end @ (End::Talking | End::Closed | End::Broken) => Ok(end),
-        })
+    /// Looks inside `try_io`, so that a quiet socket clears the readiness, and the next wait sleeps.
+    fn look_or_rest(&self) -> End {
+        let mut seen = None;
+        let _ = self.stream.try_io(Interest::READABLE, || {
+            let end = self.look();
+            seen = Some(end);
+            match end {
+                End::Open | End::Leaving => Err(io::ErrorKind::WouldBlock.into()),
+                End::Talking | End::Closed | End::Broken => Ok(()),
+            }
+        });
+        // A quiet socket is not looked at again, but there may be something behind its TLS.
+        seen.unwrap_or_else(|| if self.has_news() { self.look() } else { End::Open })
     }
 
     /// Bytes that the peer's kernel has not acknowledged; where that cannot be known, none ever counts as such.
@@ -181,15 +240,24 @@ impl Connection {
         Duration::from_micros(micros.into())
     }
 
-    /// Writes what the kernel takes now, in one call.
+    /// Writes what the kernel takes now. Who has written a part goes on with the rest.
     pub(super) fn write_now(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self.stream.try_write_vectored(parts) {
+        let written = match &self.tls {
+            Some(tls) => tls.write(&self.stream, parts),
+            None => self.stream.try_write_vectored(parts),
+        };
+        match written {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             written => written,
         }
     }
 
     /// Waits until the kernel may take more.
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_write_ready(cx)
+    }
+
+    /// The same for whoever can await it.
     pub(super) async fn writable(&self) -> io::Result<()> {
         self.stream.writable().await
     }
@@ -202,9 +270,17 @@ impl Connection {
     }
 
     /// Ends both directions; the hold wakes by it.
-    pub(super) fn shut(&self) {
+    pub fn shut(&self) {
+        self.end_side(Shutdown::Both);
+    }
+
+    /// Ends a direction, with a goodbye where there is TLS.
+    pub(super) fn end_side(&self, side: Shutdown) {
+        if let Some(tls) = &self.tls {
+            tls.say_goodbye(&self.stream);
+        }
         // An error means that the peer was quicker.
-        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.stream, side);
     }
 
     /// What was decided about the present waiter, if anything was.
@@ -242,79 +318,3 @@ const UNKNOWN: u32 = u32::MAX;
 const UNDECIDED: u8 = 0;
 const REUSE: u8 = 1;
 const CLOSE: u8 = 2;
-
-/// The connection as hyper reads and writes it.
-pub struct Io {
-    connection: Arc<Connection>,
-    begun: Bytes,
-}
-
-impl Io {
-    /// With what has been read already.
-    pub fn new(connection: Arc<Connection>, begun: Bytes) -> Self {
-        Self { connection, begun }
-    }
-}
-
-impl AsyncRead for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.begun.is_empty() {
-            let now = self.begun.len().min(buf.remaining());
-            buf.put_slice(&self.begun.split_to(now));
-            return Poll::Ready(Ok(()));
-        }
-        let connection = &self.connection;
-        let stream = &connection.stream;
-        let room = buf.remaining();
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => {
-                    connection.rest_after(*done.as_ref().unwrap_or(&0), room);
-                    return Poll::Ready(done.map(drop));
-                }
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let stream = &self.connection.stream;
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match stream.try_write_vectored(bufs) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(
-            rustix::net::shutdown(&self.connection.stream, rustix::net::Shutdown::Write)
-                .map_err(io::Error::from),
-        )
-    }
-}

@@ -1,13 +1,15 @@
 //! Owns the way to a waiter: holding it, handing it a run, saying goodbye. Knows sockets, not statuses.
 //!
-//! [`Waiter`] is the seam: what stands in a pool and can be offered a run. Today it is a long poll on a plain
-//! socket; other ways to wait (TLS, WebSocket, server-sent events, HTTP/2) are other kinds of waiter behind
+//! [`Waiter`] is the seam: what stands in a pool and can be offered a run. Today it is a long poll on a
+//! socket, plain or with TLS; other ways to wait (WebSocket, server-sent events, HTTP/2) are other kinds of waiter behind
 //! the same two calls, [`Waiter::offer`] and [`Waiter::dismiss`].
 
 mod connection;
 mod hold;
+mod io;
 mod proof;
 mod socket;
+mod tls;
 mod waiter;
 
 use std::time::{Duration, Instant};
@@ -16,8 +18,10 @@ use bytes::Bytes;
 
 use crate::metrics::{Proof, Verdict};
 
-pub use connection::{Connection, Io};
+pub use connection::Connection;
 pub use hold::{Held, Hold};
+pub use io::Io;
+pub use tls::Session;
 pub use waiter::Waiter;
 
 /// The exchange of waiters that transport can reach.

@@ -51,7 +51,7 @@ impl Broker {
             let line = greeting
                 .find(|line| line.contains(mark))
                 .unwrap_or_else(|| panic!("no greeting: {arguments:?}"));
-            let urls = line.split("http://").skip(1);
+            let urls = line.split("://").skip(1);
             urls.map(|url| url.split(['/', ' ', '\'']).next().unwrap().parse().unwrap())
                 .collect::<Vec<SocketAddr>>()
         };
@@ -90,7 +90,7 @@ impl Broker {
     /// An operator's request.
     pub async fn operate(&self, method: &str, target: &str) -> (u16, String) {
         let mut client = Client::connect(self.ops).await;
-        client.send(&format!("{method} {target} HTTP/1.1\r\nhost: ops\r\n\r\n")).await;
+        client.send(&format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
         let answer = client.answer().await;
         (answer.status, String::from_utf8(answer.body).unwrap())
     }

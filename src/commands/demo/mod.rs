@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Settings;
-use crate::server::{Addresses, Server, raise_open_files};
+use crate::server::{Addresses, Server, Signal, raise_open_files};
 use ledger::Ledger;
 
 /// What the demo runs.
@@ -48,16 +48,16 @@ pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<Exi
         ..settings.clone()
     };
     settings.check()?;
-    let limits = settings.limits(raise_open_files());
+    let open_files = raise_open_files();
     super::runtime()?.block_on(async {
-        let server = Server::bind(&settings, limits)?;
+        let server = Server::bind(&settings, open_files)?;
         let addresses = server.addresses()?;
         let (end, signals) = mpsc::channel(1);
         let ledger = Arc::new(Ledger::default());
         let story = async {
             let told = play(&addresses, &settings, options, &ledger).await;
             // The server may have failed by itself; its own error says so.
-            let _ = end.send(()).await;
+            let _ = end.send(Signal::End).await;
             told
         };
         let (served, told) = tokio::join!(server.run(signals), story);

@@ -1,7 +1,6 @@
 //! Owns the account of one POST: counted whichever way it ends, and told to the journal if it named a run.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Front, Outcome};
@@ -61,7 +60,7 @@ pub(in crate::http) struct Count<'a> {
 
 impl<'a> Count<'a> {
     pub(in crate::http) fn new(front: &'a Front) -> Self {
-        front.posts.fetch_add(1, Ordering::Relaxed);
+        front.pressure.post_came();
         Self {
             front,
             since: Instant::now(),
@@ -99,7 +98,7 @@ impl<'a> Count<'a> {
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.front.posts.fetch_sub(1, Ordering::Relaxed);
+        self.front.pressure.post_left();
         self.front.metrics.dispatched(self.outcome, self.since.elapsed());
         let Some(named) = self.named.take() else { return };
         // An offer that goes on without its POST tells the rest.

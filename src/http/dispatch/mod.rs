@@ -78,9 +78,9 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
     let last_offer = until.checked_sub(reserve(front, order.proof)).unwrap_or(until);
     // The hope stands before the first look: whoever parks in between is not missed.
     let mut hope = (!order.wait.is_zero()).then(|| front.exchange.hope(order.key));
-    let wait_until = (Instant::now() + order.wait.min(front.terms.dispatch_budget)).min(last_offer);
+    let wait_until = (Instant::now() + order.wait.min(front.terms().dispatch_budget)).min(last_offer);
     let ask = Ask { key: order.key, is_message: order.is_message };
-    let demand = Demand { proof: order.proof, fin: front.terms.proof_timeout, until };
+    let demand = Demand { proof: order.proof, fin: front.terms().proof_timeout, until };
     let mut outcome = Outcome::without_offers(0, Err(Miss::Undelivered));
     let mut unproven = 0;
     loop {
@@ -140,9 +140,9 @@ fn reserve(front: &Front, proof: Proof) -> Duration {
     let needed = match proof {
         Proof::Written => Duration::ZERO,
         Proof::Acked => USUAL_ACK,
-        Proof::Received | Proof::Hop => USUAL_ACK + front.terms.proof_timeout,
+        Proof::Received | Proof::Hop => USUAL_ACK + front.terms().proof_timeout,
     };
-    needed.min(front.terms.dispatch_budget / 2)
+    needed.min(front.terms().dispatch_budget / 2)
 }
 
 /// Whether waiting for a controller could turn this miss into a hit.

@@ -2,6 +2,7 @@
 
 mod console;
 mod events;
+mod guard;
 mod pools;
 mod runs;
 
@@ -13,7 +14,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -34,6 +34,8 @@ pub(super) struct Desk {
     pub(super) front: Arc<Front>,
     /// Where controllers and supervisors connect, to be shown.
     pub(super) public: Option<SocketAddr>,
+    /// Whether only this machine can reach them.
+    pub(super) is_local: bool,
 }
 
 /// A whole answer, or one that goes on as long as there are events.
@@ -43,7 +45,7 @@ type Body = Either<Full<Bytes>, Events>;
 pub(super) async fn serve(socket: TcpListener, desk: Desk) -> Infallible {
     loop {
         let (stream, _) = accept::next(&socket, &desk.front.metrics).await;
-        let open = desk.front.metrics.connected(Listener::Ops);
+        let open = desk.front.metrics.connected(Listener::Ops, false);
         let desk = desk.clone();
         #[expect(clippy::disallowed_methods, reason = "owned by the ops runtime, ends with its connection")]
         tokio::spawn(async move {
@@ -74,6 +76,9 @@ pub(super) async fn serve(socket: TcpListener, desk: Desk) -> Infallible {
 async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<Watch>>) -> Response<Body> {
     let front = &desk.front;
     let query = request.uri().query().unwrap_or_default();
+    if let Err(problem) = guard::admit(desk, &request) {
+        return Response::from(Reply::from(problem)).map(Either::Left);
+    }
     let reply = match (request.method(), request.uri().path()) {
         (&Method::GET, "/events") => match events::follow(front, &request) {
             Ok((response, new)) => {
@@ -95,7 +100,6 @@ async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<W
         (&Method::GET, path) if path == "/runs" || path.starts_with("/runs/") => {
             runs::find(front, path, query).await
         }
-        (&Method::POST, "/retire" | "/drain") if is_foreign(&request) => Err(Problem::foreign_page()),
         (&Method::POST, "/retire") => pools::retire(front, query),
         (&Method::POST, "/drain") => Ok(pools::drain(front)),
         (_, "/retire" | "/drain") => Err(Problem::method_not_allowed("POST")),
@@ -109,17 +113,6 @@ fn is_read_only(path: &str) -> bool {
     const ROUTES: [&str; 8] =
         ["/livez", "/readyz", "/metrics", "/pools", "/waiters", "/runs", "/events", "/console.json"];
     ROUTES.contains(&path) || path.starts_with("/runs/") || console::has(path)
-}
-
-/// Whether a browser sends this for a page of another origin: any page may post here, but only ours is meant to.
-fn is_foreign(request: &Request<Incoming>) -> bool {
-    let header = |name| request.headers().get(name).map(HeaderValue::as_bytes);
-    let Some(origin) = header(header::ORIGIN) else {
-        return header(header::HeaderName::from_static("sec-fetch-site"))
-            .is_some_and(|site| site != b"same-origin" && site != b"none");
-    };
-    let host = header(header::HOST).unwrap_or_default();
-    origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://")) != Some(host)
 }
 
 fn metrics(front: &Front) -> Reply {

@@ -41,6 +41,8 @@ pub(super) enum End {
     Open,
     /// The peer sent bytes of its own.
     Talking,
+    /// The peer said in TLS that it ends; its socket has not ended yet, so what it has read is not known yet.
+    Leaving,
     /// A clean end of stream.
     Closed,
     /// A reset, a timeout or an unreachable host.
@@ -117,7 +119,7 @@ impl Proving {
                     Step::LookLater(self.next(now, until))
                 };
             }
-            End::Open | End::Talking => {}
+            End::Open | End::Leaving | End::Talking => {}
         }
         if all_acked && self.wanted != Proof::Received {
             return Step::Done(Verdict::Acked);
@@ -128,7 +130,7 @@ impl Proving {
         match sight.end {
             _ if now >= until => Step::Done(verdict),
             End::Talking => Step::LookLater(self.next(now, until)),
-            End::Open | End::Closed | End::Broken => Step::LookAgain(self.next(now, until)),
+            End::Open | End::Leaving | End::Closed | End::Broken => Step::LookAgain(self.next(now, until)),
         }
     }
 

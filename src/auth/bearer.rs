@@ -1,0 +1,59 @@
+//! Owns bearers: secrets that whoever shows them is let in by, compared in constant time.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use subtle::{Choice, ConstantTimeEq};
+
+/// What an `Authorization` header shows.
+pub(super) enum Credential<'a> {
+    /// A token.
+    Bearer(&'a str),
+    /// A password, as browsers send it; the user's name means nothing.
+    Basic(String),
+}
+
+impl<'a> Credential<'a> {
+    /// None if it is neither.
+    pub(super) fn read(header: &'a [u8]) -> Option<Self> {
+        let (scheme, rest) = std::str::from_utf8(header).ok()?.split_once(' ')?;
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Self::Bearer(rest));
+        }
+        if scheme.eq_ignore_ascii_case("basic") {
+            let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+            return pair.split_once(':').map(|(_, password)| Self::Basic(password.to_owned()));
+        }
+        None
+    }
+
+    pub(super) fn secret(&self) -> &str {
+        match self {
+            Self::Bearer(token) => token,
+            Self::Basic(password) => password,
+        }
+    }
+}
+
+/// The secrets that are let in. Two of them make a rotation: the old one stays until everyone has the new one.
+pub(super) struct Bearers(Vec<String>);
+
+impl Bearers {
+    pub(super) fn new(secrets: Vec<String>) -> Self {
+        Self(secrets)
+    }
+
+    /// Whether the secret is one of them. The time taken tells its length, and nothing else.
+    pub(super) fn know(&self, secret: &str) -> bool {
+        let known = self.0.iter().map(|known| known.as_bytes().ct_eq(secret.as_bytes()));
+        known.fold(Choice::from(0), |any, this| any | this).into()
+    }
+}
+
+impl fmt::Debug for Bearers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} secrets", self.0.len())
+    }
+}

@@ -1,0 +1,188 @@
+//! Owns the stories of who is let in.
+
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use super::*;
+
+const SECRET: &str = "a secret of the platform";
+
+fn signed(header: &Value, claims: &Value, secret: &str) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let text = format!("{}.{}", part(header), part(claims));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    format!("{text}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, text.as_bytes())))
+}
+
+fn claims() -> Value {
+    json!({
+        "ver": 1, "deployment": "d1", "deployment_version": "v1", "environment_id": "e", "org_id": "o",
+        "iss": "https://id.trigger.dev", "aud": "https://api.trigger.dev", "exp": 4_000_000_000_u64,
+    })
+}
+
+fn token_with(change: &[(&str, Value)]) -> String {
+    let mut claims = claims();
+    for (name, value) in change {
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(*name);
+        } else {
+            claims[*name] = value.clone();
+        }
+    }
+    signed(&json!({"alg": "HS256", "typ": "JWT"}), &claims, SECRET)
+}
+
+fn verifying() -> Tokens {
+    Tokens::new(&["an older secret of it".to_owned(), SECRET.to_owned()], true)
+}
+
+#[test]
+fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
+    let tokens = Tokens::default();
+    assert_eq!(tokens.named("deployment_1", "v").unwrap(), "deployment_1");
+    assert_eq!(tokens.named("eyJno_dots", "v").unwrap(), "eyJno_dots");
+    assert_eq!(tokens.named(&signed(&json!({"alg": "HS256"}), &json!({"deployment": "d1"}), "x"), "v").unwrap(), "d1");
+    for (text, expected) in [
+        ("eyJhbGciOiJIUzI1NiJ9.e30".to_owned(), TokenError::NotAToken),
+        ("eyJhbGciOiJIUzI1NiJ9.e30.x.x".to_owned(), TokenError::NotAToken),
+        ("eyJhbGciOiJIUzI1NiJ9.!.x".to_owned(), TokenError::NotAToken),
+        (signed(&json!({"alg": "HS256"}), &json!([1]), "x"), TokenError::NotAToken),
+        (signed(&json!({"alg": "HS256"}), &json!({}), "x"), TokenError::NoDeployment),
+        (signed(&json!({"alg": "HS256"}), &json!({"deployment": "x".repeat(4096)}), "x"), TokenError::TooLong),
+    ] {
+        assert_eq!(tokens.named(&text, "v"), Err(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_token_of_the_platform_is_believed_twice() {
+    let tokens = verifying();
+    for _ in 0..2 {
+        assert_eq!(tokens.named(&token_with(&[]), "v1").unwrap(), "d1");
+        assert_eq!(tokens.admits(&token_with(&[]), "d1", "v1"), Ok(()));
+    }
+    assert_eq!(
+        tokens.named(&token_with(&[("aud", json!(["https://api.trigger.dev"]))]), "v1").unwrap(),
+        "d1"
+    );
+}
+
+#[test]
+fn every_other_token_is_refused_also_after_a_good_one() {
+    let tokens = verifying();
+    tokens.named(&token_with(&[]), "v1").unwrap();
+    let of_header = |header: Value| signed(&header, &claims(), SECRET);
+    let forged = {
+        let good = token_with(&[]);
+        let (_, signature) = good.rsplit_once('.').unwrap();
+        let other = token_with(&[("deployment", json!("d2"))]);
+        format!("{}.{signature}", other.rsplit_once('.').unwrap().0)
+    };
+    for (text, expected) in [
+        ("d1".to_owned(), TokenError::Missing),
+        (signed(&json!({"alg": "HS256"}), &claims(), "another secret of it"), TokenError::BadSignature),
+        (forged, TokenError::BadSignature),
+        (format!("{}.", token_with(&[]).rsplit_once('.').unwrap().0), TokenError::BadSignature),
+        (of_header(json!({"alg": "none"})), TokenError::NotAToken),
+        (of_header(json!({"alg": "HS512"})), TokenError::BadSignature),
+        (of_header(json!({"alg": "RS256"})), TokenError::BadSignature),
+        (token_with(&[("exp", json!(1_000_000_000))]), TokenError::Expired),
+        (token_with(&[("exp", Value::Null)]), TokenError::Expired),
+        (token_with(&[("exp", json!("tomorrow"))]), TokenError::NotAToken),
+        (token_with(&[("iss", json!("https://id.example"))]), TokenError::NotOurs),
+        (token_with(&[("iss", Value::Null)]), TokenError::NotOurs),
+        (token_with(&[("aud", json!("https://api.example"))]), TokenError::NotOurs),
+        (token_with(&[("aud", Value::Null)]), TokenError::NotOurs),
+        (token_with(&[("ver", json!(2))]), TokenError::NotOurs),
+        (token_with(&[("ver", Value::Null)]), TokenError::NotOurs),
+        (token_with(&[("deployment", Value::Null)]), TokenError::NoDeployment),
+        (token_with(&[("deployment_version", json!("v2"))]), TokenError::OtherDeployment),
+        (token_with(&[("deployment_version", Value::Null)]), TokenError::OtherDeployment),
+    ] {
+        assert_eq!(tokens.named(&text, "v1"), Err(expected), "{text}");
+    }
+    assert_eq!(tokens.admits(&token_with(&[]), "d2", "v1"), Err(TokenError::OtherDeployment));
+    assert_eq!(tokens.admits(&token_with(&[]), "d1", "v2"), Err(TokenError::OtherDeployment));
+}
+
+#[test]
+fn what_is_remembered_of_tokens_is_bounded() {
+    let tokens = verifying();
+    for number in 0..5000 {
+        tokens.named(&token_with(&[("jti", json!(number))]), "v1").unwrap();
+    }
+    assert!(tokens.remembered() <= 1024);
+}
+
+fn access(files: &[(&str, &str)]) -> anyhow::Result<Access> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = Plan::default();
+    for (flag, text) in files {
+        let path = folder.path().join(flag);
+        std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        match *flag {
+            "tokens" => plan.token_secret_file = Some(path),
+            "dispatch" => plan.dispatch_token_file = Some(path),
+            _ => plan.ops_token_file = Some(path),
+        }
+    }
+    Access::open(&plan)
+}
+
+#[test]
+fn a_bearer_dispatches_and_during_a_rotation_two_do() {
+    let access =
+        access(&[("dispatch", "# of the supervisors\nthe older bearer\n\nthe newer bearer\n")]).unwrap();
+    let check = |header: Option<&str>| access.dispatch(header.map(str::as_bytes));
+    assert_eq!(check(Some("Bearer the older bearer")), Ok(()));
+    assert_eq!(check(Some("bearer the newer bearer")), Ok(()));
+    assert_eq!(check(None), Err(Denied::NoBearer));
+    for wrong in [
+        "Bearer",
+        "Bearer ",
+        "Bearer the other bearer!",
+        "the older bearer",
+        "Basic dGhl",
+        "Bearer # of the supervisors",
+    ] {
+        assert_eq!(check(Some(wrong)), Err(Denied::BadBearer), "{wrong}");
+    }
+    assert_eq!(check(Some(&format!("Bearer {}", token_with(&[])))), Err(Denied::WrongRole));
+    assert!(access.is_out_of_role(Some(b"Bearer the older bearer")));
+    assert_eq!(access.poll(Some(b"Bearer the older bearer"), "d", "v"), Err(TokenError::WrongRole));
+    assert_eq!(access.poll(None, "d", "v"), Ok(()));
+}
+
+#[test]
+fn an_operator_shows_a_bearer_or_a_password() {
+    let access = access(&[("ops", "of the operators\n")]).unwrap();
+    let basic = format!("Basic {}", STANDARD.encode("anybody:of the operators"));
+    assert_eq!(access.operate(Some(basic.as_bytes())), Ok(()));
+    assert_eq!(access.operate(Some(b"Bearer of the operators")), Ok(()));
+    assert_eq!(access.operate(Some(b"Bearer of the operator")), Err(Denied::BadBearer));
+    assert_eq!(access.operate(Some(b"Basic !")), Err(Denied::BadBearer));
+    assert_eq!(access.operate(None), Err(Denied::NoBearer));
+    assert_eq!(access.dispatch(None), Ok(()), "each role has its own file");
+}
+
+#[test]
+fn a_file_that_guards_nothing_is_refused_and_never_quoted() {
+    for (text, why) in
+        [("", "is empty"), ("# only this\n", "is empty"), ("short\n", "fewer than 16 characters")]
+    {
+        let error = format!("{:#}", access(&[("dispatch", text)]).unwrap_err());
+        assert!(error.contains(why) && error.contains("--dispatch-token-file"), "{error}");
+        assert!(!error.contains("short"), "{error}");
+    }
+    let known = access(&[("dispatch", "the older bearer\n"), ("tokens", SECRET)]).unwrap();
+    let shown = format!("{known:?}");
+    assert!(!shown.contains("older") && !shown.contains("secret of the platform"), "{shown}");
+    let missing = Plan { ops_token_file: Some("/nowhere/at/all".into()), ..Plan::default() };
+    assert!(
+        format!("{:#}", Access::open(&missing).unwrap_err()).contains("--ops-token-file /nowhere/at/all")
+    );
+}

@@ -1,0 +1,147 @@
+//! Owns what settings must not say together, and the limits that follow from the machine.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::ConfigError;
+use super::settings::{CAN_PROVE, ProofLevel, Settings};
+use crate::broker::Limits;
+
+/// Descriptors that polls leave for dispatch, operations and the process itself.
+const FDS_BESIDE_POLLS: u64 = 512;
+/// Descriptors that connections leave for operators, files and the process itself.
+const FDS_BESIDE_CONNECTIONS: u64 = 128;
+
+impl Settings {
+    /// Refuses settings that contradict each other.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |what: String| Err(ConfigError::Contradiction(what));
+        for (flag, value, bounds) in self.times() {
+            if !bounds.contains(&value) {
+                let [value, least, most] =
+                    [value, *bounds.start(), *bounds.end()].map(humantime::format_duration);
+                return refuse(format!("--{flag} {value} is outside {least} to {most}"));
+            }
+        }
+        if !self.keepalive.is_zero() && self.keepalive < Duration::from_secs(1) {
+            return refuse("--keepalive is at least 1s, or 0s to turn warm starts off".to_owned());
+        }
+        if !CAN_PROVE && self.proof != ProofLevel::Written {
+            return refuse("--proof: on this system nothing above `written` can be proved".to_owned());
+        }
+        if self.body_limit.as_u64() == 0 {
+            return refuse("--body-limit 0 would refuse every run".to_owned());
+        }
+        if self.history_size < bytesize::ByteSize::mib(1) {
+            return refuse("--history-size is at least 1MiB".to_owned());
+        }
+        if let Some(url) = self.otlp.as_deref().filter(|url| !url.starts_with("http://")) {
+            return refuse(format!("--otlp {url} is not a URL of the form http://host:port"));
+        }
+        if self.threads == Some(0) {
+            return refuse("--threads 0 would serve nobody; leave it out for one per core".to_owned());
+        }
+        let counts = [
+            ("max-waiters", self.max_waiters),
+            ("max-waiters-per-pool", Some(self.max_waiters_per_pool)),
+            ("max-pools", Some(self.max_pools)),
+            ("max-connections", self.max_connections),
+            ("max-connections-per-source", self.max_connections_per_source),
+            ("max-posts", Some(self.max_posts)),
+            ("max-post-rate", self.max_post_rate.map(|rate| rate as usize)),
+        ];
+        if let Some((flag, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
+            return refuse(format!("--{flag} 0 would refuse everyone; it is at least 1"));
+        }
+        self.check_access()
+    }
+
+    /// Nothing that a stranger can reach may let everybody in.
+    fn check_access(&self) -> Result<(), ConfigError> {
+        let refuse = |what: String| Err(ConfigError::Contradiction(what));
+        if self.require_token && self.token_secret_file.is_none() {
+            return refuse(
+                "--require-token needs --token-secret-file: without a secret no token can be verified"
+                    .to_owned(),
+            );
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return refuse("--tls-cert and --tls-key belong together: give both, or neither".to_owned());
+        }
+        if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
+            return refuse(
+                "--tls-client-ca needs --tls-cert and --tls-key: clients show certificates in TLS only"
+                    .to_owned(),
+            );
+        }
+        let certified = self.tls_client_ca.is_some();
+        let dispatch =
+            self.dispatch_listen.map_or(("--listen", self.listen), |address| ("--dispatch-listen", address));
+        let roles = [
+            (
+                ("--listen", self.listen),
+                "take runs",
+                certified || self.require_token || !self.allow_poll.is_empty(),
+                "--allow-poll, --require-token with --token-secret-file, or --tls-client-ca",
+            ),
+            (
+                dispatch,
+                "plant runs in warm controllers",
+                certified || self.dispatch_token_file.is_some() || !self.allow_dispatch.is_empty(),
+                "--allow-dispatch, --dispatch-token-file, or --tls-client-ca",
+            ),
+            (
+                ("--ops-listen", self.ops_listen),
+                "read every key and retire controllers",
+                self.ops_token_file.is_some(),
+                "--ops-token-file",
+            ),
+        ];
+        for ((flag, address), harm, is_guarded, guards) in roles {
+            let is_local = address.ip().to_canonical().is_loopback();
+            if !is_local && !is_guarded && !self.insecure_no_auth {
+                return refuse(format!(
+                    "{flag} {address} is not a loopback address, and whoever reaches it could {harm}. Give {guards}; or \
+                     bind 127.0.0.1; or say --insecure-no-auth if the network is closed to strangers"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every time with its bounds. The client's own header timeout is 300 s: a poll advertised that long would
+    /// break in its hands.
+    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 6] {
+        let between = |least, most| Duration::from_millis(least)..=Duration::from_secs(most);
+        [
+            ("connection-timeout", self.connection_timeout, between(1000, 299)),
+            ("keepalive", self.keepalive, between(0, 86_400)),
+            ("dispatch-budget", self.dispatch_budget, between(1, 60)),
+            ("proof-timeout", self.proof_timeout, between(10, 60)),
+            ("drain-window", self.drain_window, between(0, 3600)),
+            ("history-age", self.history_age, between(60_000, 3650 * 86_400)),
+        ]
+    }
+
+    /// The limits of the core, given how many files the process may open.
+    pub fn limits(&self, open_files: u64) -> Limits {
+        let from_files = usize::try_from(open_files.saturating_sub(FDS_BESIDE_POLLS).max(open_files / 2));
+        Limits {
+            waiters: self.max_waiters.unwrap_or_else(|| from_files.unwrap_or(usize::MAX)),
+            waiters_per_pool: self.max_waiters_per_pool,
+            pools: self.max_pools,
+        }
+    }
+
+    /// The most open connections on the public listeners, given how many files the process may open.
+    pub fn connections(&self, open_files: u64) -> usize {
+        let from_files =
+            usize::try_from(open_files.saturating_sub(FDS_BESIDE_CONNECTIONS).max(open_files / 2));
+        self.max_connections.unwrap_or_else(|| from_files.unwrap_or(usize::MAX))
+    }
+
+    /// Threads that serve connections.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}

@@ -1,0 +1,91 @@
+//! Owns when to say no before anything is read: too many POSTs under way or a second, too little memory, too little room.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// So many nanoseconds' worth of POSTs may come at once.
+const BURST: u64 = 1_000_000_000;
+
+/// How hard the broker is pressed. Its keeper and its door tell of memory and room; POSTs count themselves.
+#[derive(Debug)]
+pub struct Pressure {
+    posts: AtomicUsize,
+    /// The moment, in nanoseconds since the epoch, at which the rate would have let all POSTs in.
+    paced_until: AtomicU64,
+    epoch: Instant,
+    is_short_of_memory: AtomicBool,
+    is_short_of_room: AtomicBool,
+}
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self {
+            posts: AtomicUsize::new(0),
+            paced_until: AtomicU64::new(0),
+            epoch: Instant::now(),
+            is_short_of_memory: AtomicBool::new(false),
+            is_short_of_room: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Pressure {
+    /// POSTs that are not answered yet.
+    pub fn posts(&self) -> usize {
+        self.posts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn post_came(&self) {
+        self.posts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn post_left(&self) {
+        self.posts.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a POST is within the rate, as a leaky bucket of one second.
+    pub(super) fn is_within(&self, rate: u32) -> bool {
+        let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let each = BURST / u64::from(rate.max(1));
+        let paced = self.paced_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
+            let next = until.max(now) + each;
+            (next <= now + BURST).then_some(next)
+        });
+        paced.is_ok()
+    }
+
+    /// Says whether memory is above its limit.
+    pub fn short_of_memory(&self, is_short: bool) {
+        self.is_short_of_memory.store(is_short, Ordering::Relaxed);
+    }
+
+    /// Whether nobody new is to be held, and no run taken in.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.is_short_of_memory.load(Ordering::Relaxed)
+    }
+
+    /// Says whether nearly as many connections are open as may be.
+    pub fn short_of_room(&self, is_short: bool) {
+        // Nearly always it is so already, and then nothing is written that other threads read.
+        if self.is_short_of_room.load(Ordering::Relaxed) != is_short {
+            self.is_short_of_room.store(is_short, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether connections are not to rest after an answer.
+    pub(super) fn is_short_of_room(&self) -> bool {
+        self.is_short_of_room.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_lets_one_second_of_posts_come_at_once_and_then_refuses() {
+        let pressure = Pressure::default();
+        let let_in = (0..1000).filter(|_| pressure.is_within(100)).count();
+        assert!((100..110).contains(&let_in), "{let_in}");
+    }
+}

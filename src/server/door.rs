@@ -1,0 +1,160 @@
+//! Owns who comes in: as many connections as there is room for, of one address no more than its share.
+//!
+//! When there is no room, the connection that has been silent for longest makes some: whoever has something to say says it
+//! at once, so a flood of silent sockets only ever displaces itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+
+use crate::http::Front;
+use crate::metrics::{Connected, Listener, Rejected};
+use crate::transport::Connection;
+
+/// The public listener leaves so many places to a listener for dispatch alone.
+const KEPT_FOR_DISPATCH: usize = 64;
+/// So many newcomers of one thread are remembered as possibly silent.
+const REMEMBERED: usize = 4096;
+
+/// How many may be inside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Connections on all public listeners together.
+    pub(super) connections: usize,
+    /// Connections of one address, if that has a limit.
+    pub(super) per_source: Option<usize>,
+}
+
+/// The door of all public listeners.
+pub(super) struct Door {
+    front: Arc<Front>,
+    room: Room,
+    inside: AtomicUsize,
+    sources: Mutex<HashMap<IpAddr, usize, RandomState>>,
+}
+
+/// A connection that was let in; its place is free again when this is dropped.
+pub(super) struct Guest {
+    door: Arc<Door>,
+    connection: Arc<Connection>,
+    _counted: Connected,
+}
+
+/// One thread's newcomers who have not said anything yet, the oldest first.
+#[derive(Default)]
+pub(super) struct Newcomers(VecDeque<Weak<Connection>>);
+
+impl Door {
+    pub(super) fn new(front: Arc<Front>, room: Room) -> Self {
+        Self { front, room, inside: AtomicUsize::new(0), sources: Mutex::default() }
+    }
+
+    /// Whether an address may come in at all, before anything is spent on it. What it may do is asked with each request.
+    pub(super) fn knows(&self, peer: SocketAddr) -> bool {
+        let terms = self.front.terms();
+        let address = peer.ip().to_canonical();
+        let is_known =
+            terms.access.may_connect_from(address) || terms.proxies.iter().any(|net| net.contains(&address));
+        if !is_known {
+            self.front.metrics.rejected(Rejected::Address);
+        }
+        is_known
+    }
+
+    /// Lets a connection in, if need be in the place of a silent one. None if there is no room for it.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        listener: Listener,
+        connection: Connection,
+        newcomers: &mut Newcomers,
+    ) -> Option<Guest> {
+        let metrics = &self.front.metrics;
+        let connection = Arc::new(connection);
+        if !self.has_share(connection.origin()) {
+            metrics.rejected(Rejected::Source);
+            return None;
+        }
+        let is_tls = connection.is_tls();
+        let guest = Guest { door: self.clone(), connection, _counted: metrics.connected(listener, is_tls) };
+        let inside = self.inside.fetch_add(1, Ordering::Relaxed) + 1;
+        let kept =
+            if listener == Listener::Dispatch { 0 } else { KEPT_FOR_DISPATCH.min(self.room.connections / 2) };
+        if inside > self.room.connections - kept {
+            let Some(silent) = newcomers.oldest_silent() else {
+                metrics.rejected(Rejected::Connections);
+                return None;
+            };
+            silent.shut();
+            metrics.rejected(Rejected::Silent);
+        }
+        self.look_at_room(inside);
+        newcomers.remember(&guest.connection);
+        Some(guest)
+    }
+
+    fn look_at_room(&self, inside: usize) {
+        self.front.pressure.short_of_room(inside > self.room.connections / 10 * 9);
+    }
+
+    /// Takes a place of the address's share, if there is one left.
+    fn has_share(&self, source: IpAddr) -> bool {
+        let Some(most) = self.room.per_source else { return true };
+        let mut sources = self.sources.lock();
+        let here = sources.entry(source).or_default();
+        let has = *here < most;
+        *here += usize::from(has);
+        has
+    }
+}
+
+impl AsRef<Arc<Connection>> for Guest {
+    fn as_ref(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let inside = self.door.inside.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.door.look_at_room(inside);
+        if self.door.room.per_source.is_none() {
+            return;
+        }
+        let mut sources = self.door.sources.lock();
+        if let Some(here) = sources.get_mut(&self.connection.origin()) {
+            *here -= 1;
+            if *here == 0 {
+                sources.remove(&self.connection.origin());
+            }
+        }
+    }
+}
+
+impl Newcomers {
+    fn remember(&mut self, connection: &Arc<Connection>) {
+        while self.0.front().is_some_and(|newcomer| !is_silent(newcomer)) {
+            self.0.pop_front();
+        }
+        if self.0.len() >= REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(Arc::downgrade(connection));
+    }
+
+    fn oldest_silent(&mut self) -> Option<Arc<Connection>> {
+        while let Some(newcomer) = self.0.pop_front() {
+            if let Some(connection) = newcomer.upgrade().filter(|connection| !connection.has_spoken()) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+}
+
+fn is_silent(newcomer: &Weak<Connection>) -> bool {
+    newcomer.upgrade().is_some_and(|connection| !connection.has_spoken())
+}

@@ -1,0 +1,75 @@
+//! Owns what requests meet of the settings: made at the start, and made again when they are read again.
+
+use anyhow::Context;
+
+use super::accept::Entrance;
+use super::tls::{self, Certified};
+use crate::auth::{self, Access};
+use crate::config::Settings;
+use crate::http::Terms;
+use crate::metrics::{Listener, Reload};
+
+/// Reads what the settings name, such as files of tokens.
+pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
+    let plan = auth::Plan {
+        token_secret_file: settings.token_secret_file.clone(),
+        require_token: settings.require_token,
+        dispatch_token_file: settings.dispatch_token_file.clone(),
+        ops_token_file: settings.ops_token_file.clone(),
+        allow_poll: settings.allow_poll.clone(),
+        allow_dispatch: settings.allow_dispatch.clone(),
+    };
+    Ok(Terms {
+        connection_timeout: settings.connection_timeout,
+        keepalive: settings.keepalive,
+        dispatch_budget: settings.dispatch_budget,
+        body_limit: usize::try_from(settings.body_limit.as_u64()).unwrap_or(usize::MAX),
+        proof: settings.proof.into(),
+        proof_timeout: settings.proof_timeout,
+        proxies: settings.behind_proxy.clone(),
+        max_posts: settings.max_posts,
+        max_post_rate: settings.max_post_rate,
+        access: Access::open(&plan).context("nobody can be let in")?,
+    })
+}
+
+impl Entrance {
+    /// New handshakes use these certificates.
+    pub(super) fn certify(&self, certified: Option<&Certified>) {
+        self.tls.change(certified);
+        if let Some(certified) = certified {
+            self.front.metrics.certificate_ends(Listener::Public, certified.ends);
+        }
+    }
+
+    /// Requests and handshakes meet the new settings from now on; what is wrong leaves the old ones in force. Whoever is
+    /// held stays held.
+    pub(super) fn reload(&self, settings: anyhow::Result<Box<Settings>>) {
+        let metrics = &self.front.metrics;
+        match settings.and_then(|settings| self.change(&settings)) {
+            Ok(()) => {
+                metrics.reloaded(Reload::Done);
+                tracing::info!("the settings were read again and are in force");
+            }
+            Err(error) => {
+                metrics.reloaded(Reload::Failed);
+                let error = format!("{error:#}");
+                tracing::error!(
+                    error,
+                    "the settings were read again and are wrong; the old ones stay in force"
+                );
+            }
+        }
+    }
+
+    fn change(&self, settings: &Settings) -> anyhow::Result<()> {
+        let terms = terms(settings)?;
+        let certified = tls::read(settings)?;
+        if certified.is_some() != self.tls.is_on() {
+            anyhow::bail!("TLS is turned on or off by a restart only");
+        }
+        self.front.change_terms(terms);
+        self.certify(certified.as_ref());
+        Ok(())
+    }
+}

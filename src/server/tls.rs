@@ -1,0 +1,102 @@
+//! Owns the certificates: read from their files at the start and at each reload; a handshake uses the ones of its moment.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use arc_swap::ArcSwapOption;
+use rustls::crypto::ring;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::Settings;
+use crate::transport::Session;
+
+/// What new handshakes use; nothing if the listeners are plain.
+#[derive(Debug, Default)]
+pub(super) struct Tls(ArcSwapOption<ServerConfig>);
+
+/// What was read from the files.
+pub(super) struct Certified {
+    config: Arc<ServerConfig>,
+    /// When the certificate ends, in seconds since 1970.
+    pub(super) ends: i64,
+}
+
+impl Tls {
+    /// From now on handshakes use these. Connections that stand go on as they are.
+    pub(super) fn change(&self, certified: Option<&Certified>) {
+        self.0.store(certified.map(|certified| certified.config.clone()));
+    }
+
+    /// Whether the listeners speak it.
+    pub(super) fn is_on(&self) -> bool {
+        self.0.load().is_some()
+    }
+
+    /// A new connection's TLS, if the listeners speak it.
+    pub(super) fn session(&self) -> Option<Session> {
+        let config = self.0.load_full()?;
+        match Session::new(config) {
+            Ok(session) => Some(session),
+            Err(error) => unreachable_config(&error),
+        }
+    }
+}
+
+/// Nothing that a peer does leads here; a session without TLS in its place would be a betrayal.
+fn unreachable_config(error: &rustls::Error) -> ! {
+    panic!("a TLS configuration that was accepted makes no session: {error}")
+}
+
+/// Reads what the settings name; nothing if they name nothing. The error says which file is wrong.
+pub(super) fn read(settings: &Settings) -> anyhow::Result<Option<Certified>> {
+    let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) else { return Ok(None) };
+    let chain = certificates("--tls-cert", cert)?;
+    let ends = ends(&chain[0]).with_context(|| format!("--tls-cert {} cannot be read", cert.display()))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| anyhow!("--tls-key {} has no private key in PEM: {error}", key.display()))?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?;
+    let builder = match &settings.tls_client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => builder.with_client_cert_verifier(verifier(path)?),
+    };
+    let mut config = builder
+        .with_single_cert(chain, private)
+        .with_context(|| format!("--tls-key {} does not fit --tls-cert {}", key.display(), cert.display()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A proof ends its connection, so controllers come back often: they need not shake hands in full. The tickets' keys
+    // are this configuration's own, so what an older one let in has to show itself again.
+    config.ticketer = ring::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    Ok(Some(Certified { config: Arc::new(config), ends }))
+}
+
+fn verifier(path: &Path) -> anyhow::Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("--tls-client-ca", path)? {
+        roots
+            .add(certificate)
+            .with_context(|| format!("--tls-client-ca {} is no authority", path.display()))?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    Ok(WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build()?)
+}
+
+fn certificates(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let shown = path.display();
+    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
+    let certificates = read().map_err(|error| anyhow!("{flag} {shown} cannot be read as PEM: {error}"))?;
+    if certificates.is_empty() {
+        anyhow::bail!("{flag} {shown} has no certificate in PEM");
+    }
+    Ok(certificates)
+}
+
+fn ends(certificate: &CertificateDer<'_>) -> anyhow::Result<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
+    Ok(parsed.validity().not_after.timestamp())
+}
