@@ -45,14 +45,20 @@ fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
     let tokens = Tokens::default();
     assert_eq!(tokens.named("deployment_1", "v").unwrap(), "deployment_1");
     assert_eq!(tokens.named("eyJno_dots", "v").unwrap(), "eyJno_dots");
-    assert_eq!(tokens.named(&signed(&json!({"alg": "HS256"}), &json!({"deployment": "d1"}), "x"), "v").unwrap(), "d1");
+    assert_eq!(
+        tokens.named(&signed(&json!({"alg": "HS256"}), &json!({"deployment": "d1"}), "x"), "v").unwrap(),
+        "d1"
+    );
     for (text, expected) in [
         ("eyJhbGciOiJIUzI1NiJ9.e30".to_owned(), TokenError::NotAToken),
         ("eyJhbGciOiJIUzI1NiJ9.e30.x.x".to_owned(), TokenError::NotAToken),
         ("eyJhbGciOiJIUzI1NiJ9.!.x".to_owned(), TokenError::NotAToken),
         (signed(&json!({"alg": "HS256"}), &json!([1]), "x"), TokenError::NotAToken),
         (signed(&json!({"alg": "HS256"}), &json!({}), "x"), TokenError::NoDeployment),
-        (signed(&json!({"alg": "HS256"}), &json!({"deployment": "x".repeat(4096)}), "x"), TokenError::TooLong),
+        (
+            signed(&json!({"alg": "HS256"}), &json!({"deployment": "x".repeat(4096)}), "x"),
+            TokenError::TooLong,
+        ),
     ] {
         assert_eq!(tokens.named(&text, "v"), Err(expected), "{text}");
     }

@@ -1,0 +1,266 @@
+//! Owns the stories of TLS: runs and proofs through it, certificates of clients, and new certificates under held polls.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustix::process::Signal;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use support::client::Client;
+use support::{Broker, Pool, post};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// An authority, and the folder in which a broker finds what it has signed.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
+        let authority = Self { issuer, folder };
+        authority.certify_broker();
+        authority
+    }
+
+    fn signed(&self) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// Writes a new certificate for the broker.
+    fn certify_broker(&self) {
+        let (certificate, key) = self.signed();
+        std::fs::write(self.path("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(self.path("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn broker(&self, proof: &str, arguments: &[&str]) -> Broker {
+        let shown = |path: &Path| path.to_str().unwrap().to_owned();
+        let (cert, key) = (shown(&self.path("cert.pem")), shown(&self.path("key.pem")));
+        Broker::proving(proof, &[&["--tls-cert", &cert, "--tls-key", &key], arguments].concat())
+    }
+
+    /// What clients trust, and what they show.
+    fn client(&self, shows: Option<(rcgen::Certificate, KeyPair)>) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match shows {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+                let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+type Secret = Client<TlsStream<TcpStream>>;
+
+async fn connect(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<Secret> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Client::through(connector.connect(ServerName::try_from("localhost").unwrap(), stream).await?))
+}
+
+async fn held(broker: &Broker, connector: &TlsConnector, pool: &Pool, controller: &str) -> Secret {
+    let before = broker.waiters("").await;
+    let mut client = connect(connector, broker.public).await.unwrap();
+    client.send(pool.poll(controller)).await;
+    broker.wait_for_waiters(before + 1).await;
+    client
+}
+
+async fn post_run(broker: &Broker, connector: &TlsConnector, body: &str) -> serde_json::Value {
+    connect(connector, broker.public).await.unwrap().ask(post("/warm-start", body)).await.json()
+}
+
+#[tokio::test]
+async fn a_run_goes_through_tls_byte_for_byte_with_every_proof() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let pool = Pool::small("d1");
+    for proof in ["written", "acked", "received"] {
+        let broker = authority.broker(proof, &[]);
+        let mut waiting = held(&broker, &connector, &pool, "one").await;
+        let mut message = pool.message("run_1");
+        // Larger than what the kernel takes at once, and than one record.
+        message["completedWaitpoints"] = serde_json::json!([{"output": "x".repeat(3_000_000)}]);
+        let sent = message.to_string();
+        let body = format!("{{\"dequeuedMessage\":{sent}}}");
+        let (answer, run) = tokio::join!(post_run(&broker, &connector, &body), waiting.answer());
+        assert_eq!((answer["didWarmStart"].as_bool(), answer["proof"].as_str()), (Some(true), Some(proof)));
+        assert!(run.body == sent.as_bytes(), "the bytes are the same");
+        assert_eq!(broker.metric("pilotlight_connections{listener=\"public\",tls=\"false\"}").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_polls_again() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let broker = authority.broker("acked", &[]);
+    let pool = Pool::small("d1");
+    let mut waiting = held(&broker, &connector, &pool, "one").await;
+    for number in 0..5 {
+        let answer = post_run(&broker, &connector, &pool.body(&format!("r{number}"))).await;
+        assert_eq!(answer["didWarmStart"], true);
+        assert_eq!(waiting.answer().await.status, 200);
+        waiting.send(pool.poll("one")).await;
+        broker.wait_for_waiters(1).await;
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_or_reads_nothing_proves_nothing() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let broker = authority.broker("received", &["--proof-timeout", "100ms"]);
+    let pool = Pool::small("d1");
+    // A goodbye of TLS, with the socket still open.
+    let mut leaving = held(&broker, &connector, &pool, "leaving").await;
+    leaving.stream.shutdown().await.unwrap();
+    broker.wait_for_waiters(0).await;
+    // A socket that ends without a goodbye.
+    drop(held(&broker, &connector, &pool, "gone").await.stream.into_inner().0);
+    broker.wait_for_waiters(0).await;
+    // A process that has stopped reading: its kernel acknowledges, and it never ends.
+    let frozen = held(&broker, &connector, &pool, "frozen").await;
+    let answer = post_run(&broker, &connector, &pool.body("r1")).await;
+    assert_eq!(
+        (answer["didWarmStart"].as_bool(), answer["reason"].as_str()),
+        (Some(false), Some("undelivered"))
+    );
+    assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"frozen\"}").await, 1);
+    drop(frozen);
+    // A process that says goodbye without having read its run: the kernel tells the difference.
+    let rude = held(&broker, &connector, &pool, "rude").await;
+    let body = pool.body("r2");
+    let posting = post_run(&broker, &connector, &body);
+    let leaving = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(rude);
+    };
+    let (answer, ()) = tokio::join!(posting, leaving);
+    assert_eq!(answer["didWarmStart"], false);
+    assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"lost\"}").await, 1);
+}
+
+#[tokio::test]
+async fn bytes_after_a_held_poll_close_it() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let broker = authority.broker("written", &[]);
+    let mut waiting = held(&broker, &connector, &Pool::small("d1"), "one").await;
+    waiting.send("\r\n").await;
+    assert!(waiting.is_closed_silently().await);
+    broker.wait_for_waiters(0).await;
+}
+
+#[tokio::test]
+async fn only_certified_clients_come_in_where_that_is_asked_for() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let ca = authority.path("ca.pem");
+    let broker = authority.broker("written", &["--tls-client-ca", ca.to_str().unwrap()]);
+    let pool = Pool::small("d1");
+    let known = authority.client(Some(authority.signed()));
+    let mut waiting = held(&broker, &known, &pool, "one").await;
+    for stranger in [authority.client(None), authority.client(Some(other.signed()))] {
+        // In TLS 1.3 a client hears of the refusal with its first read.
+        if let Ok(mut client) = connect(&stranger, broker.public).await {
+            let _ = client.stream.write_all(pool.poll("two").as_bytes()).await;
+            assert!(client.stream.read(&mut [0; 64]).await.is_err());
+        }
+    }
+    broker.wait_for_metric("pilotlight_connections_rejected_total{reason=\"tls\"}", 2).await;
+    assert_eq!(broker.waiters("").await, 1);
+    assert_eq!(post_run(&broker, &known, &pool.body("r")).await["didWarmStart"], true);
+    assert_eq!(waiting.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn plain_speech_and_silence_end_the_handshake() {
+    let authority = Authority::new();
+    let broker = authority.broker("written", &[]);
+    let mut plain = broker.client().await;
+    plain.send("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await;
+    let alert = plain.rest().await.to_vec();
+    assert!(alert.first() == Some(&21), "an alert of TLS and no answer in clear: {alert:?}");
+    let mut silent = broker.client().await;
+    assert!(silent.is_closed_silently().await);
+    broker.wait_for_metric("pilotlight_connections_rejected_total{reason=\"tls\"}", 2).await;
+}
+
+#[tokio::test]
+async fn new_certificates_come_under_a_thousand_held_polls() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let broker = authority.broker("received", &[]);
+    let pool = Pool::small("d1");
+    let mut crowd = Vec::new();
+    for number in 0..1000 {
+        let mut client = connect(&connector, broker.public).await.unwrap();
+        client.send(pool.poll(&format!("c{number}"))).await;
+        crowd.push(client);
+    }
+    broker.wait_for_waiters(1000).await;
+    let shown = |client: &Secret| client.stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+    let old = shown(&crowd[0]);
+    let reload = async |result: &str, count: u64| {
+        broker.signal(Signal::HUP);
+        broker
+            .wait_for_metric(&format!("pilotlight_config_reloads_total{{result=\"{result}\"}}"), count)
+            .await;
+    };
+
+    authority.certify_broker();
+    reload("done", 1).await;
+    let new = shown(&connect(&connector, broker.public).await.unwrap());
+    assert!(new != old, "new handshakes see the new certificate");
+    // A key that does not fit, and a file that is none.
+    std::fs::write(authority.path("key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    reload("failed", 1).await;
+    std::fs::write(authority.path("cert.pem"), "nothing").unwrap();
+    reload("failed", 2).await;
+    assert!(shown(&connect(&connector, broker.public).await.unwrap()) == new, "the good one stays");
+
+    assert_eq!(broker.waiters("").await, 1000, "nobody was dropped");
+    for number in 0..1000 {
+        // The newest is matched first.
+        let mut client = crowd.pop().unwrap();
+        let body = pool.body(&format!("r{number}"));
+        let (answer, run) = tokio::join!(post_run(&broker, &connector, &body), client.answer());
+        assert_eq!((answer["proof"].as_str(), run.status), (Some("received"), 200), "{answer}");
+    }
+    assert!(
+        broker.metric("pilotlight_tls_certificate_expiry_timestamp_seconds{listener=\"public\"}").await > 0
+    );
+}
