@@ -43,6 +43,28 @@ pub fn guarded() -> Pool {
     Pool::small("guarded")
 }
 
+/// A request without a body, by its first line's first two words.
+pub fn request(method_and_target: &str) -> Vec<u8> {
+    format!("{method_and_target} HTTP/1.1\r\nhost: b\r\n\r\n").into()
+}
+
+/// A POST whose body would be delivered to the controller that waits if it were read as it stands.
+pub fn aimed(fields: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let head = format!("POST /warm-start HTTP/1.1\r\nhost: b\r\n{fields}\r\n\r\n");
+    [head.as_bytes(), body.as_ref()].concat()
+}
+
+/// A chunked POST of the waiting controller's run: the chunks are written as the test says, from its whole body.
+pub fn chunked(write: impl Fn(&str) -> String) -> Vec<u8> {
+    aimed("transfer-encoding: chunked", write(&guarded().body("run_row")))
+}
+
+/// The poll of a stock controller for which no run comes, with these fields, and with what follows its head.
+pub fn poll(controller: &str, fields: &str, after: impl AsRef<[u8]>) -> Vec<u8> {
+    let poll = Pool::small("idle").poll(controller).replacen("\r\n\r\n", &format!("\r\n{fields}\r\n"), 1);
+    [poll.as_bytes(), after.as_ref()].concat()
+}
+
 /// Checks rows, sent in every way, against one broker; then a run must still reach the controller that waited there
 /// before. Returns how many requests were sent.
 pub async fn check(rows: Vec<Row>) -> u64 {
