@@ -575,21 +575,13 @@ async fn a_body_that_ends_early_is_refused_on_the_quick_way_too() {
 }
 
 #[tokio::test]
-#[ignore = "hyper answers 431 above 2^64-3"]
-async fn the_largest_number_is_too_large_a_length() {
-    check(vec![("413 body-too-large, closed", aimed("content-length: 18446744073709551615", ""))]).await;
-}
-
-#[tokio::test]
 #[ignore = "nothing drains what has come of a body that is refused: the close is a reset, which may overtake the answer"]
 async fn what_is_refused_for_its_size_is_drained_a_little() {
     let broker = Broker::start(&["--body-limit", "64KiB"]);
     let mut client = broker.client().await;
-    client.send(aimed("content-length: 131072", "x".repeat(60_000))).await;
+    client.send(aimed("content-length: 80000", "x".repeat(60_000))).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    client.stream.write_all(&[b'x'; 5536]).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    client.stream.write_all(&[b'x'; 65_536]).await.unwrap();
+    client.stream.write_all(&[b'x'; 20_000]).await.unwrap();
     let mut seen = Vec::new();
     client.stream.read_to_end(&mut seen).await.unwrap();
     assert!(seen.starts_with(b"HTTP/1.1 413 "));
