@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod lab;
+pub mod ways;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
