@@ -542,7 +542,6 @@ async fn a_body_that_ends_early_is_refused() {
 // What follows is not yet as it should be. Each says where the reason lies.
 
 #[tokio::test]
-#[ignore = "http::native::dispatch reads the body before it looks at the key; http::body::discard reads before it looks at the length"]
 async fn a_body_that_nobody_wants_is_not_asked_for() {
     let native = |target: &str, fields: &str| {
         format!(
@@ -564,7 +563,6 @@ async fn a_body_that_nobody_wants_is_not_asked_for() {
 }
 
 #[tokio::test]
-#[ignore = "http::connection::talk closes without an answer when the end comes within 100 ms"]
 async fn a_body_that_ends_early_is_refused_on_the_quick_way_too() {
     let body = guarded().body("run_row");
     check_cut_off(vec![
@@ -575,7 +573,6 @@ async fn a_body_that_ends_early_is_refused_on_the_quick_way_too() {
 }
 
 #[tokio::test]
-#[ignore = "nothing drains what has come of a body that is refused: the close is a reset, which may overtake the answer"]
 async fn what_is_refused_for_its_size_is_drained_a_little() {
     let broker = Broker::start(&["--body-limit", "64KiB"]);
     let mut client = broker.client().await;
@@ -588,7 +585,6 @@ async fn what_is_refused_for_its_size_is_drained_a_little() {
 }
 
 #[tokio::test]
-#[ignore = "http::native::key decodes what can be decoded and takes the rest as it stands"]
 async fn a_segment_that_is_encoded_wrongly_is_refused() {
     let mut rows: Vec<Row> = Vec::new();
     for bad in ["%", "%%", "a%", "%4", "%zz", "%4g", "%u0041", "%-1"] {

@@ -11,7 +11,7 @@ use super::problem::Problem;
 
 /// The whole body must arrive within this time.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// A poll's body is read and thrown away up to this size, so that the next request is found behind it.
+/// The body of a request that needs none is read and thrown away up to this size, so that the next request is found behind it.
 const POLL_BODY_BYTES: usize = 1024;
 
 /// A body, as far as it is there.
@@ -45,10 +45,14 @@ pub(super) async fn read(head: &Head<'_>, body: Source, limit: usize) -> Result<
     }
 }
 
-/// Takes a poll's body out of the way; false if it is too large or too slow for that.
+/// Takes the body of a request that needs none out of the way; false if it is too large or too slow for that.
 pub(super) async fn discard(body: Incoming) -> bool {
     if body.is_end_stream() {
         return true;
+    }
+    // Nobody is asked to send what will not be read.
+    if body.size_hint().lower() > POLL_BODY_BYTES as u64 {
+        return false;
     }
     let read = Limited::new(body, POLL_BODY_BYTES).collect();
     matches!(tokio::time::timeout(BODY_TIME, read).await, Ok(Ok(_)))

@@ -1,41 +1,36 @@
 //! Owns one connection's life: a request is read, quickly or by hyper; a poll is held; what comes next is read again.
 
-use std::convert::Infallible;
-use std::future::{pending, poll_fn, ready};
+use std::future::{poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::Full;
 use httparse::EMPTY_HEADER;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::body::{self, Source};
-use super::head::{Fields, Head};
+use super::body::Source;
 use super::quick::{self, MOST_FIELDS, Read};
-use super::{Answer, Front, Reply, Wait, answer_now, dispatch};
+use super::speak::{Spoken, speak};
+use super::strict::{self, HEAD_BYTES, Judged};
+use super::{Answer, Front, Problem, Reply, Wait, answer_now, dispatch};
 use crate::broker::Ticket;
-use crate::metrics::{Listener, Rejected};
-use crate::transport::{Connection, Farewell, Held, Hold, Io, Place, Waiter};
+use crate::metrics::{Listener, Rejected, Route};
+use crate::transport::{Connection, Farewell, Held, Hold, Place, Waiter};
 
 /// A request's head must be complete within this time.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// The largest accepted head, in bytes.
-const HEAD_BYTES: usize = 16 * 1024;
 /// A connection that has carried a request may rest so long before the next: longer than common clients keep it.
 const IDLE_TIME: Duration = Duration::from_secs(75);
-/// What has begun to come and is not whole after this time is left to hyper.
+/// A plain request whose body is not whole after this time is left to hyper.
 const SOON: Duration = Duration::from_millis(100);
 /// An answer must be taken off our hands within this time.
 const REPLY_TIME: Duration = Duration::from_secs(5);
+/// Who is told that the connection ends may go on talking for so long,
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// and so much.
+const LINGER_BYTES: usize = 256 * 1024;
 
 /// Serves one connection until it is over. Its guest goes with it.
 ///
@@ -99,7 +94,8 @@ fn next<'a>(
 fn glance(front: &Front, listener: Listener, connection: &Connection) -> Result<Answer, BytesMut> {
     let mut bytes = BytesMut::new();
     if connection.read_now(&mut bytes).is_err() {
-        return Err(bytes);
+        // The room for a request is not kept for one that may come much later.
+        return Err(BytesMut::new());
     }
     let mut fields = [EMPTY_HEADER; MOST_FIELDS];
     let Read::Plain(head, _) = quick::read(&bytes, &mut fields) else { return Err(bytes) };
@@ -119,28 +115,39 @@ async fn talk(
     mut begun: BytesMut,
     mut time: Duration,
 ) -> Option<Box<Wait>> {
+    // A newcomer's silence counts as a part of its head's time.
+    let mut head_by = (time == HEAD_TIME).then(|| Instant::now() + HEAD_TIME);
     loop {
         if begun.is_empty() {
             // Nothing is reserved before something is there.
-            match timeout(time, connection.read(&mut begun)).await {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0) | Err(_)) | Err(_) => return None,
-            }
+            read_more(connection, &mut begun, Instant::now() + time).await?;
         }
-        let whole = begun.freeze();
-        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-        let (head, body) = match quick::read(&whole, &mut fields) {
-            Read::Plain(head, body) => (head, body),
-            Read::Partial => {
-                begun = whole.into();
-                match timeout(SOON, connection.read(&mut begun)).await {
-                    Ok(Ok(1..)) => continue,
-                    Ok(Ok(0) | Err(_)) => return None,
-                    Err(_) => return Box::pin(speak(front, listener, connection, begun.freeze())).await,
+        let by = head_by.take().unwrap_or_else(|| Instant::now() + HEAD_TIME);
+        let whole = match whole_or_judged(front, connection, begun, by).await? {
+            Begun::Whole(whole) => whole,
+            Begun::Judged(judged) => {
+                let Spoken { answer, rest } = Box::pin(speak(front, listener, connection, judged)).await?;
+                match answer {
+                    Answer::Wait(wait) if rest.is_empty() => return Some(wait),
+                    Answer::Wait(_) => {
+                        front.metrics.poll_refused();
+                        front.metrics.rejected(Rejected::Pipelined);
+                        return None;
+                    }
+                    Answer::Close => return None,
+                    Answer::Reply(reply) => say_to_talker(connection, reply).await?,
                 }
+                (begun, time) = (rest.into(), IDLE_TIME);
+                continue;
             }
-            Read::Other => return Box::pin(speak(front, listener, connection, whole)).await,
+            Begun::Wrong(problem) => {
+                let reply = Reply::from(problem);
+                front.metrics.answered(Route::Other, reply.status.as_u16());
+                return say_to_talker(connection, reply).await.and(None);
+            }
         };
+        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+        let Read::Plain(head, body) = quick::read(&whole, &mut fields) else { return None };
         let reusable = head.is_reusable();
         let mut reply = match answer_now(front, listener, connection.origin(), &head) {
             Ok(Answer::Reply(reply)) => reply,
@@ -155,6 +162,76 @@ async fn talk(
         say(connection, reply).await?;
         (begun, time) = (BytesMut::new(), IDLE_TIME);
     }
+}
+
+/// What the beginning of a request turned out to be.
+enum Begun {
+    /// A plain request, whole and alone.
+    Whole(Bytes),
+    /// A head that is fine, of a request that is not plain, not alone, or whose body is still to come.
+    Judged(Bytes),
+    /// Not a request that is served.
+    Wrong(Problem),
+}
+
+/// Reads until the head is whole, and a little longer for the rest of a plain request. None if the connection is over.
+async fn whole_or_judged(
+    front: &Front,
+    connection: &Connection,
+    mut begun: BytesMut,
+    head_by: Instant,
+) -> Option<Begun> {
+    let mut body_by = None;
+    loop {
+        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+        let may_become_plain = match quick::read(&begun, &mut fields) {
+            Read::Plain(..) => return Some(Begun::Whole(begun.freeze())),
+            Read::Partial => true,
+            Read::Other => false,
+        };
+        match strict::judge(&begun, front.terms().body_limit) {
+            Judged::Wrong(problem) => return Some(Begun::Wrong(problem)),
+            Judged::Fine if may_become_plain => {
+                let by = *body_by.get_or_insert_with(|| Instant::now() + SOON);
+                if read_more(connection, &mut begun, by).await.is_none() {
+                    return Some(Begun::Judged(begun.freeze()));
+                }
+            }
+            Judged::Fine => return Some(Begun::Judged(begun.freeze())),
+            Judged::Partial => loop {
+                let known = begun.len();
+                read_more(connection, &mut begun, head_by).await?;
+                // Behind the first line only a line's end can bring news: fields that drip are not parsed at each drop.
+                let is_first_line = !begun[..known].contains(&b'\n');
+                if is_first_line || begun[known..].contains(&b'\n') || begun.len() > HEAD_BYTES {
+                    break;
+                }
+            },
+        }
+    }
+}
+
+/// Reads what comes until then. None if nothing came, or only the end.
+async fn read_more(connection: &Connection, begun: &mut BytesMut, by: Instant) -> Option<()> {
+    matches!(timeout_at(by, connection.read(begun)).await, Ok(Ok(1..))).then_some(())
+}
+
+/// Says an answer to somebody who may still be talking: what comes is thrown away for a moment, because an end of the
+/// connection with unread bytes can overtake the answer. None if the connection is over with it.
+async fn say_to_talker(connection: &Connection, reply: Reply) -> Option<()> {
+    let closes = reply.closes;
+    let said = say(connection, reply).await;
+    if closes {
+        connection.finish();
+        let by = Instant::now() + LINGER_TIME;
+        let mut thrown = 0;
+        while thrown < LINGER_BYTES {
+            let mut bytes = BytesMut::new();
+            read_more(connection, &mut bytes, by).await?;
+            thrown += bytes.len();
+        }
+    }
+    said
 }
 
 /// None if the client leaves before its answer is there.
@@ -176,68 +253,6 @@ async fn say(connection: &Connection, reply: Reply) -> Option<()> {
     reply.write(&mut out);
     let written = timeout(REPLY_TIME, connection.write(&out)).await;
     (written.is_ok_and(|done| done.is_ok()) && !reply.closes).then_some(())
-}
-
-/// Speaks HTTP with all its forms until the connection is over (none) or a poll is to be held.
-async fn speak(
-    front: &Arc<Front>,
-    listener: Listener,
-    connection: &Arc<Connection>,
-    begun: Bytes,
-) -> Option<Box<Wait>> {
-    // A request that is not answered by hyper stays pending there; what becomes of it is said here.
-    let left = Mutex::new(None);
-    let service = service_fn(async |request: Request<Incoming>| {
-        match serve_hyper(front, listener, connection, request).await {
-            Answer::Reply(reply) => return Ok::<Response<Full<Bytes>>, Infallible>(reply.into()),
-            Answer::Wait(wait) => *left.lock() = Some(Some(wait)),
-            Answer::Close => *left.lock() = Some(None),
-        }
-        pending().await
-    });
-    let mut http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(Io::new(connection.clone(), begun)), service);
-    let wait = poll_fn(|cx| match Pin::new(&mut http).poll(cx) {
-        Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => left.lock().take().map_or(Poll::Pending, Poll::Ready),
-    })
-    .await?;
-    if http.into_parts().read_buf.is_empty() {
-        return Some(wait);
-    }
-    front.metrics.poll_refused();
-    front.metrics.rejected(Rejected::Pipelined);
-    None
-}
-
-async fn serve_hyper(
-    front: &Arc<Front>,
-    listener: Listener,
-    connection: &Connection,
-    request: Request<Incoming>,
-) -> Answer {
-    let (parts, body) = request.into_parts();
-    let head = Head {
-        method: &parts.method,
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        is_http_11: parts.version == Version::HTTP_11,
-        fields: Fields::Map(&parts.headers),
-    };
-    match answer_now(front, listener, connection.origin(), &head) {
-        Ok(Answer::Wait(wait)) => {
-            if body::discard(body).await {
-                return Answer::Wait(wait);
-            }
-            front.metrics.poll_refused();
-            Answer::Close
-        }
-        Ok(answer) => answer,
-        Err(route) => Answer::Reply(dispatch(front, route, head, Source::Stream(body)).await),
-    }
 }
 
 /// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,

@@ -61,6 +61,15 @@ impl<'a> Fields<'a> {
 }
 
 impl Head<'_> {
+    /// Whether a browser sends this for a page: it says so, and nobody else does.
+    pub(super) fn is_of_a_page(&self) -> bool {
+        self.fields.any_name(|name| match name.len() {
+            6 => name.eq_ignore_ascii_case("origin"),
+            14 => name.eq_ignore_ascii_case("sec-fetch-site"),
+            _ => false,
+        })
+    }
+
     /// Whether the connection may carry another request after this one's answer.
     pub(super) fn is_reusable(&self) -> bool {
         let closes = |value: &[u8]| {

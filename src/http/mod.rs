@@ -11,6 +11,8 @@ mod pressure;
 mod problem;
 mod quick;
 mod reply;
+mod speak;
+mod strict;
 mod trigger;
 mod wire;
 
@@ -190,6 +192,9 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
     if target > MAX_TARGET_BYTES {
         return (Route::Other, Some(Problem::target_too_long().into()));
     }
+    if head.is_of_a_page() {
+        return (Route::Other, Some(Problem::browser().into()));
+    }
     let both = match (polls, dispatches) {
         (true, true) => "GET, POST",
         (true, false) => "GET",
@@ -215,6 +220,7 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
         (&Method::POST, _) if native && dispatches => (Route::NativeDispatch, refuse()),
         (_, "/warm-start") => wrong(Problem::method_not_allowed(both)),
         (_, "/connect") if polls => wrong(Problem::method_not_allowed("GET")),
+        (&Method::CONNECT, _) | (_, "*") => wrong(Problem::method_not_allowed(both)),
         _ if native => wrong(Problem::method_not_allowed(both)),
         _ => wrong(Problem::no_such_route()),
     }

@@ -1,5 +1,6 @@
 //! Owns the broker's own dialect, `/v1/pools/…`: one URL is one pool, the payload is opaque bytes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -99,11 +100,6 @@ fn key(path: &str) -> Result<Key, Problem> {
     let [deployment, version, cpu, memory] = segments[..] else {
         return Err(Problem::bad_key("The path", "is not /v1/pools/{deployment}/{version}/{cpu}/{memory}"));
     };
-    let decoded = |name, segment| {
-        percent_decode_str(segment)
-            .decode_utf8()
-            .map_err(|_| Problem::bad_key(name, "is not percent-encoded UTF-8"))
-    };
     let part = |name, segment| {
         check_part(&decoded(name, segment)?).map(Box::from).map_err(|error| Problem::bad_key(name, error))
     };
@@ -115,6 +111,22 @@ fn key(path: &str) -> Result<Key, Problem> {
         version: part("The version", version)?,
         cpu: number("The cpu figure", cpu)?,
         memory: number("The memory figure", memory)?,
+    })
+}
+
+fn decoded<'a>(name: &str, segment: &'a str) -> Result<Cow<'a, str>, Problem> {
+    if !is_encoded(segment) {
+        return Err(Problem::bad_key(name, "has a % without two hexadecimal digits after it"));
+    }
+    let decoded = percent_decode_str(segment).decode_utf8();
+    decoded.map_err(|_| Problem::bad_key(name, "is not percent-encoded UTF-8"))
+}
+
+/// Whether each % begins an encoded byte: decoders differ in what they make of one that does not.
+fn is_encoded(segment: &str) -> bool {
+    segment.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     })
 }
 
@@ -185,30 +197,33 @@ fn read_dispatch(head: &Head<'_>) -> Result<Terms, Problem> {
 pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
     let mut count = Count::new(front);
     let trace = front.trace(&head);
-    let terms = read_dispatch(&head);
     let limit = front.terms().body_limit;
-    let read = body::read(&head, body, limit).await;
+    // What is wrong with the head is said before the body is asked for.
+    let read = match read_dispatch(&head) {
+        Ok(terms) => body::read(&head, body, limit).await.map(|payload| (terms, payload)),
+        Err(problem) if matches!(body, Source::Whole(_)) => Err(problem),
+        Err(problem) => Err(problem.closing()),
+    };
     let since = count.body_read();
-    match (terms, read) {
-        (Ok(mut terms), Ok(payload)) => {
-            front.metrics.payload(payload.len());
-            let is_named = !terms.run.is_empty();
-            if !is_named {
-                terms.run = format!("run_{:016x}", fastrand::u64(..)).into();
-            }
-            let named = Named::new(&terms.run, terms.key.as_ref(), trace);
-            count.named(named.clone());
-            let offered = Offered { front, terms: &terms, named, payload, since };
-            let mut outcome = if is_named { offered.once().await } else { offered.dispatch(None).await };
-            count.done(&mut outcome);
-            tracing::debug!(run = %terms.run.escape_default(), ?outcome, "dispatched");
-            answer(&terms.run, &outcome)
-        }
-        (Err(problem), _) | (_, Err(problem)) => {
+    let (mut terms, payload) = match read {
+        Ok(read) => read,
+        Err(problem) => {
             count.refused();
-            problem.into()
+            return problem.into();
         }
+    };
+    front.metrics.payload(payload.len());
+    let is_named = !terms.run.is_empty();
+    if !is_named {
+        terms.run = format!("run_{:016x}", fastrand::u64(..)).into();
     }
+    let named = Named::new(&terms.run, terms.key.as_ref(), trace);
+    count.named(named.clone());
+    let offered = Offered { front, terms: &terms, named, payload, since };
+    let mut outcome = if is_named { offered.once().await } else { offered.dispatch(None).await };
+    count.done(&mut outcome);
+    tracing::debug!(run = %terms.run.escape_default(), ?outcome, "dispatched");
+    answer(&terms.run, &outcome)
 }
 
 /// A valid POST.

@@ -84,6 +84,29 @@ impl Problem {
         Self::new(StatusCode::URI_TOO_LONG, "target-too-long", "The request target is too long", detail)
     }
 
+    pub(super) fn head_too_large() -> Self {
+        let detail = "A request's head has at most 16384 bytes and 100 fields.";
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "head-too-large", "The request's head is too large", detail).closing()
+    }
+
+    pub(super) fn malformed(why: impl std::fmt::Display) -> Self {
+        let detail = format!("The request's head is not read: {why}.");
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "The request is malformed", detail).closing()
+    }
+
+    pub(super) fn unknown_coding() -> Self {
+        let detail = "The only Transfer-Encoding that is understood here is `chunked`.";
+        let status = StatusCode::NOT_IMPLEMENTED;
+        Self::new(status, "unknown-coding", "The body's transfer coding is unknown", detail).closing()
+    }
+
+    pub(super) fn browser() -> Self {
+        let detail = "A browser sent this for a page. Controllers and supervisors are no pages, and send neither Origin nor \
+                      Sec-Fetch-Site.";
+        Self::new(StatusCode::FORBIDDEN, "foreign-page", "Pages may not do this", detail)
+    }
+
     pub(crate) fn bad_key(what: &str, why: impl std::fmt::Display) -> Self {
         let detail = format!("{what} {why}.");
         Self::new(StatusCode::BAD_REQUEST, "bad-key", "The key of the pool is wrong", detail)

@@ -1,7 +1,7 @@
 //! Owns the quick way in: a plain request that has come whole is read where it stands, without hyper.
 //!
 //! It exists for its cost: a dispatch has two requests, and hyper's share of both was a fifth of the broker's time
-//! (`docs/decisions/008-quick-way.md`). Whatever is not entirely as expected here goes to hyper from its first byte on,
+//! (`docs/decisions/008-the-quick-way.md`). Whatever is not entirely as expected here goes to hyper from its first byte on,
 //! and the routes behind both are the same.
 
 use std::ops::Range;
@@ -10,6 +10,7 @@ use httparse::{Header, Status};
 use hyper::Method;
 
 use super::head::{Fields, Head};
+use super::strict::is_host;
 
 /// A plain request is no longer than this, head and body.
 pub(super) const LARGEST: usize = 16 * 1024;
@@ -79,7 +80,8 @@ fn body_length(fields: Fields<'_>) -> Result<Option<usize>, ()> {
 }
 
 fn has_one_host(fields: Fields<'_>) -> bool {
-    fields.values("host").count() == 1
+    let mut hosts = fields.values("host");
+    hosts.next().is_some_and(is_host) && hosts.next().is_none()
 }
 
 /// A target of an ordinary form, whose bytes mean the same to every parser.

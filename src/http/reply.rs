@@ -21,12 +21,14 @@ pub struct Reply {
     pub extra: Option<(&'static str, &'static str)>,
     /// The connection ends after it.
     pub closes: bool,
+    /// The body is announced and left out, as HEAD asks for.
+    pub(super) is_bare: bool,
 }
 
 impl Reply {
     /// An answer after which the connection goes on.
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, body: body.into(), extra: None, closes: false }
+        Self { status, content_type, body: body.into(), extra: None, closes: false, is_bare: false }
     }
 
     pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
@@ -50,7 +52,9 @@ impl Reply {
         out.extend_from_slice(b"\r\ndate: ");
         date(out);
         out.extend_from_slice(b"\r\n\r\n");
-        out.extend_from_slice(&self.body);
+        if !self.is_bare {
+            out.extend_from_slice(&self.body);
+        }
     }
 }
 

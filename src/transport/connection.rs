@@ -274,6 +274,11 @@ impl Connection {
         self.end_side(Shutdown::Both);
     }
 
+    /// Ends our direction: nothing more will be written.
+    pub fn finish(&self) {
+        self.end_side(Shutdown::Write);
+    }
+
     /// Ends a direction, with a goodbye where there is TLS.
     pub(super) fn end_side(&self, side: Shutdown) {
         if let Some(tls) = &self.tls {
