@@ -282,7 +282,8 @@ impl Writer {
             )? > 0
         {}
         // Freed pages go back to the file system, some at a time.
-        self.connection.execute_batch("PRAGMA incremental_vacuum(1000)")?;
+        // It answers once per page, and goes only as far as it is asked for answers.
+        self.connection.pragma(None, "incremental_vacuum", 1000, |_| Ok(()))?;
         Ok(())
     }
 

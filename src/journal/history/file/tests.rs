@@ -30,3 +30,43 @@ fn a_file_that_cannot_be_written_does_not_hold_up_the_end() {
     end.recv_timeout(Duration::from_secs(20)).expect("the end of the writer");
     assert_eq!(dropped(&metrics), (BATCH + 1).to_string());
 }
+
+/// A writer without its thread.
+fn writer(path: &Path, size: u64) -> Writer {
+    let connection = Connection::open(path).unwrap();
+    prepare(&connection).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let orders = sync_channel(1).1;
+    Writer {
+        connection,
+        orders,
+        age: Duration::from_secs(3600),
+        size,
+        metrics,
+        shed: Instant::now(),
+        ending: Arc::default(),
+        gave_up: false,
+    }
+}
+
+fn pages(writer: &Writer) -> i64 {
+    writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_file_shrinks_when_its_rows_have_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let mut writer = writer(&path, 1024 * MIB);
+    let mode: i64 = writer.connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
+    assert_eq!(mode, 2, "incremental");
+    let rows: Vec<_> = (0..2000).map(|number| Arc::new(dispatch(&format!("run_{number}"), 1000))).collect();
+    writer.try_write(&rows).unwrap();
+    let before = pages(&writer);
+    writer.shed().unwrap();
+    let after = pages(&writer);
+    assert!(before > 50 && after < 10, "{before} pages, then {after}");
+    let checkpoint = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    writer.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint).unwrap();
+    assert!(path.metadata().unwrap().len() < 10 * 4096);
+}
