@@ -26,7 +26,7 @@ const QUEUE: usize = 16_384;
 /// A batch is written when it has so many rows, or after so much time.
 const BATCH: usize = 100;
 const BATCH_TIME: Duration = Duration::from_millis(50);
-/// So many rows leave the file at a time.
+/// At most so many rows leave the file at a time.
 const SHED: u32 = 10_000;
 /// How often age and size are looked at.
 const SHED_PACE: Duration = Duration::from_secs(5);
@@ -278,13 +278,24 @@ impl Writer {
             && self.bytes().context("the file's size is unknown")? > self.size
             && self.connection.execute(
                 "DELETE FROM dispatches WHERE id IN (SELECT id FROM dispatches ORDER BY id LIMIT ?)",
-                params![SHED],
+                params![self.share()?],
             )? > 0
         {}
         // Freed pages go back to the file system, some at a time.
         // It answers once per page, and goes only as far as it is asked for answers.
         self.connection.pragma(None, "incremental_vacuum", 1000, |_| Ok(()))?;
         Ok(())
+    }
+
+    /// A small share of the rows, so that a small file is not emptied because it is a little too large. Ids leave no
+    /// gaps, and each end of them is found without a walk; both in one question are not.
+    fn share(&self) -> rusqlite::Result<i64> {
+        let rows: i64 = self.connection.query_row(
+            "SELECT coalesce((SELECT max(id) FROM dispatches) - (SELECT min(id) FROM dispatches), 0)",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok((rows / 100).clamp(1, i64::from(SHED)))
     }
 
     /// Bytes of pages that hold something.

@@ -70,3 +70,27 @@ fn a_file_shrinks_when_its_rows_have_left() {
     writer.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint).unwrap();
     assert!(path.metadata().unwrap().len() < 10 * 4096);
 }
+
+#[test]
+fn a_small_history_that_grows_too_large_loses_few_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = writer(&folder.path().join("history.db"), MIB);
+    let mut number = 0_i64;
+    while writer.bytes().unwrap() <= MIB {
+        let batch = (0..BATCH).map(|_| {
+            number += 1;
+            // Names in no order, as real ones are.
+            let name = format!("run_{:016x}", number.wrapping_mul(0x1e37_79b9_7f4a_7c15));
+            Arc::new(dispatch(&name, event::now()))
+        });
+        writer.try_write(&batch.collect::<Vec<_>>()).unwrap();
+    }
+    writer.shed().unwrap();
+    let bytes = writer.bytes().unwrap();
+    assert!((MIB * 9 / 10..=MIB).contains(&bytes), "{bytes} bytes stay of {number} rows");
+    let (oldest, newest): (i64, i64) = writer
+        .connection
+        .query_row("SELECT min(id), max(id) FROM dispatches", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    assert!(oldest < newest / 5 && newest == number, "{oldest} to {newest} of {number}");
+}
