@@ -73,7 +73,8 @@ fn read(path: &str, query: &str) -> Result<Query, Problem> {
 /// A time as RFC 3339, as milliseconds since 1970, or so long ago, as `15m`.
 fn since(text: &str) -> Result<u64, Problem> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    if let Ok(at) = text.parse() {
+    // A time that the history's file cannot count to is none.
+    if let Some(at) = text.parse().ok().filter(|&at| i64::try_from(at).is_ok()) {
         return Ok(at);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
