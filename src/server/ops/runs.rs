@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::json;
@@ -34,9 +33,7 @@ pub(super) async fn find(front: &Arc<Front>, path: &str, query: &str) -> Result<
     if let (Some(run), true) = (run, rows.is_empty()) {
         return Err(Problem::unknown_run(&run));
     }
-    let mut reply = json(&serde_json::json!({ "runs": rows }));
-    reply.status = StatusCode::OK;
-    Ok(reply)
+    Ok(json(&serde_json::json!({ "runs": rows })))
 }
 
 fn read(path: &str, query: &str) -> Result<Query, Problem> {
