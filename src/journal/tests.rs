@@ -1,10 +1,11 @@
 //! Owns the journal's promises that need its inside: what readers miss and do not miss.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 use crate::metrics::DispatchOutcome;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A run's POST that nobody waited for.
 pub(super) fn dispatch(run: &str, at: u64) -> Dispatch {
@@ -21,28 +22,48 @@ pub(super) fn dispatch(run: &str, at: u64) -> Dispatch {
     }
 }
 
+/// Tells of a dispatch and waits until the journal has taken it.
+async fn tell(journal: &Journal, run: &str) {
+    journal.tell(Event::Dispatch(Box::new(dispatch(run, now()))));
+    let query = Query { run: Some(run.to_owned()), limit: 1, ..Query::default() };
+    let until = Instant::now() + PATIENCE;
+    while journal.find(&query).unwrap().is_empty() {
+        assert!(Instant::now() < until, "{run} is not in the history");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn next(reader: &Reader) -> String {
+    let Batch(bytes) = tokio::time::timeout(PATIENCE, reader.next()).await.expect("a batch");
+    String::from_utf8(bytes.into()).unwrap()
+}
+
+fn dispatches() -> Kinds {
+    [Kind::Dispatch].into_iter().collect()
+}
+
 #[tokio::test]
 async fn a_reader_that_comes_back_misses_nothing_while_another_reads_other_kinds() {
     let journal = Journal::open(&Plan::default(), Arc::new(Metrics::new().unwrap())).unwrap();
-    let tell = async |run: &str| {
-        journal.tell(Event::Dispatch(Box::new(dispatch(run, now()))));
-        let query = Query { run: Some(run.to_owned()), limit: 1, ..Query::default() };
-        let until = Instant::now() + Duration::from_secs(20);
-        while journal.find(&query).unwrap().is_empty() {
-            assert!(Instant::now() < until, "{run} is not in the history");
-            tokio::task::yield_now().await;
-        }
-    };
-    let dispatches = || [Kind::Dispatch].into_iter().collect();
     let _other = journal.read(None, [Kind::Drain].into_iter().collect()).unwrap();
     let reader = journal.read(None, dispatches()).unwrap();
-    tell("run_1").await;
-    let Batch(first) = reader.next().await;
+    tell(&journal, "run_1").await;
+    let first = next(&reader).await;
     drop(reader);
-    tell("run_2").await;
-    let id = std::str::from_utf8(&first).unwrap().lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
-    let again = journal.read(Some(id), dispatches()).unwrap();
-    let Batch(next) = tokio::time::timeout(Duration::from_secs(20), again.next()).await.expect("run_2");
-    assert!(std::str::from_utf8(&next).unwrap().contains("\"run_2\""), "{next:?}");
+    tell(&journal, "run_2").await;
+    let id = first.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+    let again = next(&journal.read(Some(id), dispatches()).unwrap()).await;
+    assert!(again.contains("\"run_2\""), "{again}");
+    journal.close();
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_back_is_told_at_once_what_nobody_read() {
+    let journal = Journal::open(&Plan::default(), Arc::new(Metrics::new().unwrap())).unwrap();
+    // The second is taken only when the journal is done with the first.
+    tell(&journal, "run_1").await;
+    tell(&journal, "run_2").await;
+    let again = next(&journal.read(Some(&format!("{}-0", epoch())), dispatches()).unwrap()).await;
+    assert!(again.starts_with("event: missed\n"), "{again}");
     journal.close();
 }

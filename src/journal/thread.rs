@@ -35,23 +35,22 @@ impl Work {
             tracing::debug!(%error, "the journal works at the usual priority");
         }
         let mut interest = Interest::default();
-        // Dispatches that nobody was there to read.
-        let mut skipped = 0;
         loop {
             let (events, ends) = self.batch();
             // Asked after the events were taken, so that a reader misses none that came after it.
             let kinds = interest.in_kinds(self.ring.kinds_read(), Instant::now());
-            let is_read = kinds != Kinds::default();
+            // What nobody is there to read.
+            let skipped = if kinds == Kinds::default() { events.len() as u64 } else { 0 };
             self.reading.store(kinds.bits(), Ordering::Relaxed);
             let is_full = events.len() == BATCH;
             let pace = if events.is_empty() { PACE } else { BUSY_PACE };
             let mut told = Vec::new();
             for event in events {
-                skipped += u64::from(!is_read);
                 self.take(event, kinds, &mut told);
             }
-            if !told.is_empty() {
-                self.ring.add(told, std::mem::take(&mut skipped));
+            // A gap is told of when it arises: who comes back before the next event must find it.
+            if !told.is_empty() || skipped > 0 {
+                self.ring.add(told, skipped);
             }
             if ends {
                 return;
