@@ -196,7 +196,13 @@ async fn check_questions(broker: &Broker) {
         assert_eq!(runs(broker, query, count).await.len(), count, "{query}");
     }
     assert_eq!(get(broker, "/runs/run_9").await.0, 404);
-    for query in ["/runs?outcome=maybe", "/runs?since=soon", "/runs?color=red", "/runs?limit=x"] {
+    for query in [
+        "/runs?outcome=maybe",
+        "/runs?since=soon",
+        "/runs?since=18446744073709551615",
+        "/runs?color=red",
+        "/runs?limit=x",
+    ] {
         assert_eq!(get(broker, query).await.0, 400, "{query}");
     }
 }

@@ -50,14 +50,21 @@ pub struct WaiterView {
 impl<W> Broker<W> {
     /// Pools that the filter selects among the next `scan` places from `from` on.
     pub fn pools_page(&self, filter: &Filter, now: Moment, from: usize, scan: usize) -> Page<PoolView> {
-        page(&self.pools, from, scan, |pool| {
+        page(&self.pools, from, scan, usize::MAX, |pool| {
             filter.selects(&pool.key).then(|| pool_view(pool, &self.waiters, now))
         })
     }
 
-    /// Waiters that the filter selects among the next `scan` places from `from` on.
-    pub fn waiters_page(&self, filter: &Filter, now: Moment, from: usize, scan: usize) -> Page<WaiterView> {
-        page(&self.waiters, from, scan, |waiter| {
+    /// The first `most` waiters that the filter selects among the next `scan` places from `from` on.
+    pub fn waiters_page(
+        &self,
+        filter: &Filter,
+        now: Moment,
+        from: usize,
+        scan: usize,
+        most: usize,
+    ) -> Page<WaiterView> {
+        page(&self.waiters, from, scan, most, |waiter| {
             let key = &self.pools[waiter.pool as usize].key;
             filter.selects(key).then(|| WaiterView {
                 key: key.clone(),
@@ -112,8 +119,42 @@ fn pool_view<W>(pool: &Pool, waiters: &Slab<Waiter<W>>, now: Moment) -> PoolView
     PoolView { key: pool.key.clone(), waiters: pool.len(), oldest, newest }
 }
 
-fn page<T, V>(slab: &Slab<T>, from: usize, scan: usize, mut see: impl FnMut(&T) -> Option<V>) -> Page<V> {
+fn page<T, V>(
+    slab: &Slab<T>,
+    from: usize,
+    scan: usize,
+    most: usize,
+    mut see: impl FnMut(&T) -> Option<V>,
+) -> Page<V> {
     let end = from.saturating_add(scan).min(slab.capacity());
-    let rows = (from..end).filter_map(|at| slab.get(at)).filter_map(&mut see).collect();
-    Page { rows, next: (end < slab.capacity()).then_some(end) }
+    let mut rows = Vec::new();
+    let mut at = from;
+    while at < end && rows.len() < most {
+        rows.extend(slab.get(at).and_then(&mut see));
+        at += 1;
+    }
+    Page { rows, next: (at < slab.capacity()).then_some(at) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_filled_from_many_places_and_the_next_one_begins_behind_its_last_row() {
+        let mut slab = Slab::with_capacity(10);
+        for value in 0..10 {
+            slab.insert(value);
+        }
+        let odd = |from, scan, most| {
+            let Page { rows, next } =
+                page(&slab, from, scan, most, |value| (value % 2 == 1).then_some(*value));
+            (rows, next)
+        };
+        assert_eq!(odd(0, 8, 1), (vec![1], Some(2)));
+        assert_eq!(odd(2, 8, 2), (vec![3, 5], Some(6)));
+        assert_eq!(odd(6, 1, 2), (vec![], Some(7)));
+        assert_eq!(odd(7, 8, 2), (vec![7, 9], None));
+        assert_eq!(odd(20, 8, 2), (vec![], None));
+    }
 }

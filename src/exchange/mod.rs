@@ -247,14 +247,15 @@ impl<W> Exchange<W> {
         rows
     }
 
-    /// About `most` waiters that the filter selects, from the place where the last page ended.
+    /// At most `most` waiters that the filter selects, from the place where the last page ended.
     pub fn waiters(&self, filter: &Filter, from: usize, most: usize) -> Page<WaiterView> {
         let most = most.max(1);
         let mut found = Page { rows: Vec::new(), next: Some(from) };
         while let Some(at) = found.next.filter(|_| found.rows.len() < most) {
             let now = self.now();
-            let scan = BATCH.min(most - found.rows.len());
-            let page = self.core.lock().broker.waiters_page(filter, now, at, scan);
+            // Few of the places may be selected: how many are looked at has nothing to do with how many rows are wanted.
+            let wanted = most - found.rows.len();
+            let page = self.core.lock().broker.waiters_page(filter, now, at, BATCH, wanted);
             found.rows.extend(page.rows);
             found.next = page.next;
         }

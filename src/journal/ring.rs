@@ -193,8 +193,9 @@ impl Reader {
     fn some(&self) -> Vec<(u64, Told)> {
         let state = self.ring.state.lock();
         let at = self.follower.at.load(Ordering::Relaxed);
-        // A reader that is behind is cut off at once, so nothing is passed over here.
-        let from = usize::try_from(at.saturating_sub(state.first())).unwrap_or(usize::MAX);
+        // A reader that is behind is cut off, but may ask once more before: what stands has other numbers than it expects.
+        let Some(from) = at.checked_sub(state.first()) else { return Vec::new() };
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
         let mut some = Vec::new();
         let mut next = at;
         for told in state.entries.iter().skip(from) {
@@ -225,5 +226,26 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let follower = &self.follower;
         self.ring.state.lock().readers.retain(|other| !Arc::ptr_eq(other, follower));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_is_behind_is_told_nothing_more() {
+        let ring = Arc::new(Ring::new());
+        let reader = Ring::read(&ring, None, Kinds::all()).unwrap();
+        let text = |number: usize| Told::Text(Kind::Drain, number.to_string().into());
+        ring.add((0..=KEPT).map(text).collect(), 0);
+        // What stands are later events: they would come under the numbers of those that are gone.
+        assert!(reader.take().is_none());
+        assert!(reader.follower.is_behind.load(Ordering::Relaxed));
+        // Who comes back under the last number that it saw learns what it missed.
+        let last = format!("{}-0", epoch());
+        let Batch(again) = Ring::read(&ring, Some(&last), Kinds::all()).unwrap().take().unwrap();
+        let expected = format!("event: missed\ndata: {{\"missed\":1}}\n\nid: {}-2\n", epoch());
+        assert!(std::str::from_utf8(&again).unwrap().starts_with(&expected), "{again:?}");
     }
 }

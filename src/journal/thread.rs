@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 /// While there is something to do it rests shortly, so that no dispatch waits long for it on a core that both share.
 const BUSY_PACE: Duration = Duration::from_millis(1);
 const PACE: Duration = Duration::from_millis(10);
-/// After the last reader has left, events are kept for its return for so long.
+/// After the last reader of a kind has left, events of that kind are kept for its return for so long.
 const LINGER: Duration = Duration::from_secs(60);
 /// So many events are taken before readers hear of them.
 const BATCH: usize = 4096;
@@ -34,31 +34,23 @@ impl Work {
         if let Err(error) = rustix::process::setpriority_process(None, 10) {
             tracing::debug!(%error, "the journal works at the usual priority");
         }
-        let mut read_until = None::<Instant>;
-        let mut kinds = Kinds::default();
-        // Dispatches that nobody was there to read.
-        let mut skipped = 0;
+        let mut interest = Interest::default();
         loop {
             let (events, ends) = self.batch();
             // Asked after the events were taken, so that a reader misses none that came after it.
-            let now = Instant::now();
-            let read_now = self.ring.kinds_read();
-            if read_now != Kinds::default() {
-                (kinds, read_until) = (read_now, Some(now + LINGER));
-            } else if read_until.is_none_or(|until| now >= until) {
-                kinds = Kinds::default();
-            }
-            let is_read = kinds != Kinds::default();
+            let kinds = interest.in_kinds(self.ring.kinds_read(), Instant::now());
+            // What nobody is there to read.
+            let skipped = if kinds == Kinds::default() { events.len() as u64 } else { 0 };
             self.reading.store(kinds.bits(), Ordering::Relaxed);
             let is_full = events.len() == BATCH;
             let pace = if events.is_empty() { PACE } else { BUSY_PACE };
             let mut told = Vec::new();
             for event in events {
-                skipped += u64::from(!is_read);
                 self.take(event, kinds, &mut told);
             }
-            if !told.is_empty() {
-                self.ring.add(told, std::mem::take(&mut skipped));
+            // A gap is told of when it arises: who comes back before the next event must find it.
+            if !told.is_empty() || skipped > 0 {
+                self.ring.add(told, skipped);
             }
             if ends {
                 return;
@@ -110,5 +102,43 @@ impl Work {
             }
             Event::Poll(_) | Event::Drain(_) | Event::Retire(..) | Event::End => {}
         }
+    }
+}
+
+/// Until when events of each kind are kept.
+#[derive(Default)]
+struct Interest([Option<Instant>; Kind::ALL.len()]);
+
+impl Interest {
+    /// The kinds that are read, and those that were until lately. Each kind has a time of its own: whoever reads another
+    /// kind does not keep it, and does not end it.
+    fn in_kinds(&mut self, read: Kinds, now: Instant) -> Kinds {
+        let kept = Kind::ALL.into_iter().filter(|&kind| {
+            let until = &mut self.0[kind as usize];
+            if read.has(kind) {
+                *until = Some(now + LINGER);
+            }
+            until.is_some_and(|until| now < until)
+        });
+        kept.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_lingers_for_its_own_time() {
+        let kinds = |kinds: &[Kind]| kinds.iter().copied().collect::<Kinds>();
+        let (drain, both) = (kinds(&[Kind::Drain]), kinds(&[Kind::Drain, Kind::Dispatch]));
+        let mut interest = Interest::default();
+        let now = Instant::now();
+        assert_eq!(interest.in_kinds(Kinds::default(), now), Kinds::default());
+        assert_eq!(interest.in_kinds(both, now), both);
+        assert_eq!(interest.in_kinds(drain, now + LINGER / 2), both);
+        assert_eq!(interest.in_kinds(drain, now + LINGER), drain);
+        assert_eq!(interest.in_kinds(Kinds::default(), now + LINGER), drain);
+        assert_eq!(interest.in_kinds(Kinds::default(), now + LINGER * 2), Kinds::default());
     }
 }

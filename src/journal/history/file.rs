@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ use super::{Query, Row};
 use crate::journal::{Dispatch, event};
 use crate::metrics::Metrics;
 
+#[cfg(test)]
+mod tests;
+
 /// What the file's layout is; a file of another one is refused.
 const SCHEMA: i64 = 1;
 /// Dispatches on their way to the file.
@@ -22,7 +26,7 @@ const QUEUE: usize = 16_384;
 /// A batch is written when it has so many rows, or after so much time.
 const BATCH: usize = 100;
 const BATCH_TIME: Duration = Duration::from_millis(50);
-/// So many rows leave the file at a time.
+/// At most so many rows leave the file at a time.
 const SHED: u32 = 10_000;
 /// How often age and size are looked at.
 const SHED_PACE: Duration = Duration::from_secs(5);
@@ -40,6 +44,8 @@ pub(in crate::journal) struct File {
     sender: SyncSender<Order>,
     reader: Mutex<Connection>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer waits for no disk any more. The order to end may stand behind thousands of dispatches.
+    ending: Arc<AtomicBool>,
 }
 
 impl File {
@@ -49,9 +55,19 @@ impl File {
         let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         reader.busy_timeout(Duration::from_secs(1))?;
         let (sender, orders) = sync_channel(QUEUE);
-        let writer = Writer { connection, orders, age, size, metrics, shed: Instant::now() };
+        let ending = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            connection,
+            orders,
+            age,
+            size,
+            metrics,
+            shed: Instant::now(),
+            ending: ending.clone(),
+            gave_up: false,
+        };
         let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { sender, reader: Mutex::new(reader), writer: Mutex::new(Some(thread)) })
+        Ok(Self { sender, reader: Mutex::new(reader), writer: Mutex::new(Some(thread)), ending })
     }
 
     pub(super) fn keep(&self, dispatch: Arc<Dispatch>) -> bool {
@@ -102,9 +118,11 @@ impl File {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Writes what is still on its way, as far as that succeeds at once.
     pub(super) fn close(&self) {
         let thread = self.writer.lock().take();
         if let Some(thread) = thread {
+            self.ending.store(true, Ordering::Relaxed);
             // It is gone only if it has panicked.
             let _ = self.sender.send(Order::End);
             if thread.join().is_err() {
@@ -149,6 +167,9 @@ struct Writer {
     size: u64,
     metrics: Arc<Metrics>,
     shed: Instant,
+    ending: Arc<AtomicBool>,
+    /// It ends, and a write has failed since.
+    gave_up: bool,
 }
 
 impl Writer {
@@ -161,8 +182,12 @@ impl Writer {
         while !ends {
             let (batch, end) = self.batch();
             ends = end;
-            self.write(&batch, ends);
-            if self.shed.elapsed() >= SHED_PACE {
+            if ends {
+                // Also without `close`, when nobody is left who could give an order.
+                self.ending.store(true, Ordering::Relaxed);
+            }
+            self.write(&batch);
+            if !self.ends() && self.shed.elapsed() >= SHED_PACE {
                 self.shed = Instant::now();
                 if let Err(error) = self.shed() {
                     tracing::warn!(%error, "old rows stay in the history");
@@ -190,16 +215,22 @@ impl Writer {
         (batch, false)
     }
 
-    /// Writes a batch, again and again while that fails and the broker goes on.
-    fn write(&mut self, batch: &[Arc<Dispatch>], is_last: bool) {
-        while let Err(error) = self.try_write(batch) {
+    /// Writes a batch, again and again while that fails and the broker goes on. An end waits for one failure, not for
+    /// one per batch: a locked file takes its time over each.
+    fn write(&mut self, batch: &[Arc<Dispatch>]) {
+        while !self.gave_up {
+            let Err(error) = self.try_write(batch) else { return };
             tracing::warn!(%error, rows = batch.len(), "the history could not be written");
-            if is_last {
-                self.metrics.history_dropped(batch.len() as u64);
-                return;
+            self.gave_up = self.ends();
+            if !self.gave_up {
+                std::thread::sleep(RETRY);
             }
-            std::thread::sleep(RETRY);
         }
+        self.metrics.history_dropped(batch.len() as u64);
+    }
+
+    fn ends(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     fn try_write(&mut self, batch: &[Arc<Dispatch>]) -> rusqlite::Result<()> {
@@ -237,20 +268,34 @@ impl Writer {
     fn shed(&mut self) -> anyhow::Result<()> {
         let age = u64::try_from(self.age.as_millis()).unwrap_or(u64::MAX);
         let oldest = i64::try_from(event::now().saturating_sub(age)).unwrap_or(0);
-        while self.connection.execute(
-            "DELETE FROM dispatches WHERE id IN (SELECT id FROM dispatches WHERE at < ? ORDER BY id LIMIT ?)",
-            params![oldest, SHED],
-        )? == SHED as usize
+        while !self.ends()
+            && self.connection.execute(
+                "DELETE FROM dispatches WHERE id IN (SELECT id FROM dispatches WHERE at < ? ORDER BY id LIMIT ?)",
+                params![oldest, SHED],
+            )? == SHED as usize
         {}
-        while self.bytes().context("the file's size is unknown")? > self.size
+        while !self.ends()
+            && self.bytes().context("the file's size is unknown")? > self.size
             && self.connection.execute(
                 "DELETE FROM dispatches WHERE id IN (SELECT id FROM dispatches ORDER BY id LIMIT ?)",
-                params![SHED],
+                params![self.share()?],
             )? > 0
         {}
         // Freed pages go back to the file system, some at a time.
-        self.connection.execute_batch("PRAGMA incremental_vacuum(1000)")?;
+        // It answers once per page, and goes only as far as it is asked for answers.
+        self.connection.pragma(None, "incremental_vacuum", 1000, |_| Ok(()))?;
         Ok(())
+    }
+
+    /// A small share of the rows, so that a small file is not emptied because it is a little too large. Ids leave no
+    /// gaps, and each end of them is found without a walk; both in one question are not.
+    fn share(&self) -> rusqlite::Result<i64> {
+        let rows: i64 = self.connection.query_row(
+            "SELECT coalesce((SELECT max(id) FROM dispatches) - (SELECT min(id) FROM dispatches), 0)",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok((rows / 100).clamp(1, i64::from(SHED)))
     }
 
     /// Bytes of pages that hold something.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::json;
@@ -34,9 +33,7 @@ pub(super) async fn find(front: &Arc<Front>, path: &str, query: &str) -> Result<
     if let (Some(run), true) = (run, rows.is_empty()) {
         return Err(Problem::unknown_run(&run));
     }
-    let mut reply = json(&serde_json::json!({ "runs": rows }));
-    reply.status = StatusCode::OK;
-    Ok(reply)
+    Ok(json(&serde_json::json!({ "runs": rows })))
 }
 
 fn read(path: &str, query: &str) -> Result<Query, Problem> {
@@ -73,7 +70,8 @@ fn read(path: &str, query: &str) -> Result<Query, Problem> {
 /// A time as RFC 3339, as milliseconds since 1970, or so long ago, as `15m`.
 fn since(text: &str) -> Result<u64, Problem> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    if let Ok(at) = text.parse() {
+    // A time that the history's file cannot count to is none.
+    if let Some(at) = text.parse().ok().filter(|&at| i64::try_from(at).is_ok()) {
         return Ok(at);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
