@@ -14,7 +14,9 @@ for (const { where, text } of all) {
     assert.equal(status, 0, out);
   });
   test(`${where} passes shellcheck`, { skip: without("shellcheck") }, () => {
-    const { status, out } = run("shellcheck", ["--shell=bash", "--severity=style", "-"], { input: text, cwd: root });
+    // A guide may show the line of an .env file: a variable that the snippet itself does not use.
+    const args = ["--shell=bash", "--severity=style", "--exclude=SC2034", "-"];
+    const { status, out } = run("shellcheck", args, { input: text, cwd: root });
     assert.equal(status, 0, out);
   });
 }

@@ -119,6 +119,6 @@ test("the kernel knows every setting, and the guide explains it", () => {
     assert.ok(shown || key.startsWith("-"), `${name} is unknown here`);
     assert.match(value, /^\d+( \d+ \d+)?$/);
     assert.ok(guide.includes(name) || guide.includes(`\`${name.replace("net.ipv4.", "")}\``), `${name} is not in the guide`);
-    if (!value.includes(" ")) assert.ok(guide.includes(Number(value).toLocaleString("en")), `the guide says another value of ${name}`);
+    if (!value.includes(" ")) assert.ok(guide.includes(BigInt(value).toLocaleString("en")), `the guide says another value of ${name}`);
   }
 });
