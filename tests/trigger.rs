@@ -377,7 +377,8 @@ async fn a_page_in_a_browser_neither_waits_nor_dispatches() {
     let pool = Pool::small("d1");
     let _standing = broker.held_poll(&pool, "one").await;
     for mark in ["origin: http://evil.example", "sec-fetch-site: cross-site", "Origin: null"] {
-        let marked = |request: String| request.replacen("host: broker", &format!("host: broker\r\n{mark}"), 1);
+        let marked =
+            |request: String| request.replacen("host: broker", &format!("host: broker\r\n{mark}"), 1);
         for request in [marked(post("/warm-start", &pool.body("r"))), marked(pool.poll("two"))] {
             let answer = broker.client().await.ask(request).await;
             assert_eq!((answer.status, answer.problem().as_str()), (403, "foreign-page"), "{mark}");
