@@ -578,7 +578,7 @@ async fn what_is_refused_for_its_size_is_drained_a_little() {
     let mut client = broker.client().await;
     client.send(aimed("content-length: 80000", "x".repeat(60_000))).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    client.stream.write_all(&[b'x'; 20_000]).await.unwrap();
+    client.stream.write_all(&vec![b'x'; 20_000]).await.unwrap();
     let mut seen = Vec::new();
     client.stream.read_to_end(&mut seen).await.unwrap();
     assert!(seen.starts_with(b"HTTP/1.1 413 "));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Command;
 
 use crate::config::{Parsed, Settings, Source, innermost, values};
-use crate::server::{Server, raise_open_files};
+use crate::server::{Inherited, Server, raise_open_files};
 
 pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
@@ -26,7 +26,7 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
     let verdict = settings
         .check()
         .map_err(anyhow::Error::from)
-        .and_then(|()| Server::bind(settings, open_files).map(drop));
+        .and_then(|()| Server::bind(settings, open_files, Inherited::default()).map(drop));
     match verdict {
         Ok(()) => {
             text.push_str("addresses: free\n\nall is well\n");

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod page;
 mod serve;
 
 use std::ffi::OsString;
@@ -12,10 +13,14 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, ConfigError, LogFormat, Parsed, Settings};
+use crate::server::{Adopted, Inherited};
 
 /// The open warm-start broker: idle controllers wait, supervisors post runs.
 #[derive(Parser)]
-#[command(name = "pilotlight", version, max_term_width = 100)]
+#[command(name = "pilotlight", version, max_term_width = 80)]
+#[command(after_help = "Every setting is a flag, an environment variable (PILOTLIGHT_ and the flag in \
+    upper snake case) and a key of the TOML file; a flag beats the environment, which beats the file. \
+    `pilotlight config default` and `pilotlight config env` list them all.")]
 struct Cli {
     #[command(flatten)]
     settings: Settings,
@@ -31,6 +36,13 @@ enum Command {
     Demo(demo::Options),
     /// Check settings, limits and addresses, and say where each value came from
     Check,
+    /// Write the manual page, for man(1)
+    Man,
+    /// Write completions for a shell
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
     /// Show the settings
     Config {
         #[command(subcommand)]
@@ -70,15 +82,21 @@ fn run_parsed(parsed: Parsed, arguments: Vec<OsString>) -> anyhow::Result<ExitCo
     match cli.command {
         Some(Command::Config { what: Shown::Default }) => Ok(print(&config::default_toml(&Cli::command()))),
         Some(Command::Config { what: Shown::Env }) => Ok(print(&config::environment(&Cli::command()))),
+        Some(Command::Man) => page::manual(&Cli::command()).map(|page| print(&page)),
+        Some(Command::Completions { shell }) => Ok(print(&page::completions(&mut Cli::command(), shell))),
         Some(Command::Check) => check::check(&Cli::command(), &settings, &parsed),
         Some(Command::Demo(options)) => {
             log_to_stderr(&settings, "warn");
             demo::demo(&settings, &options)
         }
         Some(Command::Serve) | None => {
-            settings.check()?;
+            let inherited = Inherited::take()?;
             log_to_stderr(&settings, "info");
-            serve::serve(&settings, serve::Given { command: Cli::command(), arguments, parsed })
+            serve::serve(
+                settings,
+                inherited,
+                serve::Given { command: Cli::command(), arguments, parsed, adopted: Adopted::default() },
+            )
         }
     }
 }

@@ -8,12 +8,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::{self, Parsed, Settings, innermost};
-use crate::server::{Addresses, Server, Signal, raise_open_files};
+use crate::server::{Addresses, Adopted, Inherited, Server, Signal, raise_open_files};
 
-pub(super) fn serve(settings: &Settings, given: Given) -> anyhow::Result<ExitCode> {
+pub(super) fn serve(
+    mut settings: Settings,
+    inherited: Inherited,
+    mut given: Given,
+) -> anyhow::Result<ExitCode> {
+    given.adopted = inherited.addresses()?;
+    given.adopted.put(&mut settings);
+    settings.check()?;
+    let settings = &settings;
     let open_files = raise_open_files();
     super::runtime()?.block_on(async {
-        let server = Server::bind(settings, open_files)?;
+        let server = Server::bind(settings, open_files, inherited)?;
         let addresses = server.addresses()?;
         let limits = settings.limits(open_files);
         tracing::info!(?addresses, ?limits, threads = settings.threads(), "serving");
@@ -28,13 +36,15 @@ pub(super) struct Given {
     pub(super) command: Command,
     pub(super) arguments: Vec<OsString>,
     pub(super) parsed: Parsed,
+    pub(super) adopted: Adopted,
 }
 
 impl Given {
     /// Reads the settings again. What cannot change while the broker runs is said, and stays.
     fn read_again(&mut self) -> anyhow::Result<Settings> {
         let parsed = config::parse(&self.command, self.arguments.clone())?;
-        let settings = Settings::from_arg_matches(innermost(&parsed.matches))?;
+        let mut settings = Settings::from_arg_matches(innermost(&parsed.matches))?;
+        self.adopted.put(&mut settings);
         settings.check()?;
         for flag in config::needing_a_restart(&self.command, &self.parsed, &parsed) {
             tracing::warn!("--{flag} has changed; that needs a restart");

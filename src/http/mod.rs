@@ -220,9 +220,8 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
         (&Method::GET, "/connect") if polls => (Route::Connect, Some(wait(trigger::connect))),
         (&Method::GET, _) if native && polls => (Route::NativePoll, Some(wait(native::poll))),
         (&Method::POST, _) if native && dispatches => (Route::NativeDispatch, refuse()),
-        (_, "/warm-start") => wrong(Problem::method_not_allowed(both)),
         (_, "/connect") if polls => wrong(Problem::method_not_allowed("GET")),
-        (&Method::CONNECT, _) | (_, "*") => wrong(Problem::method_not_allowed(both)),
+        (&Method::CONNECT, _) | (_, "*" | "/warm-start") => wrong(Problem::method_not_allowed(both)),
         _ if native => wrong(Problem::method_not_allowed(both)),
         _ => wrong(Problem::no_such_route()),
     }

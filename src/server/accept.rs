@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::Phase;
 use super::door::{Door, Guest, Newcomers};
 use super::listen::Share;
 use super::tls::Tls;
@@ -50,22 +51,22 @@ pub(super) fn spawn_worker(
     number: usize,
     entrance: &Entrance,
     shares: Vec<Share>,
-    mut stopped: watch::Receiver<bool>,
+    phases: &watch::Receiver<Phase>,
 ) -> io::Result<Worker> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let entrance = entrance.clone();
+    let (entrance, mut phases) = (entrance.clone(), phases.clone());
     let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
         runtime.block_on(async {
             let lag = measure_lag(entrance.front.metrics.clone());
             #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
             tokio::spawn(lag);
             for share in shares {
-                let accepting = accept(share, entrance.clone());
+                let accepting = accept(share, entrance.clone(), phases.clone());
                 #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
                 tokio::spawn(accepting);
             }
             // An error means that the server is gone: then this thread ends as well.
-            let _ = stopped.wait_for(|stop| *stop).await;
+            let _ = phases.wait_for(|phase| *phase == Phase::Over).await;
         });
         // What is open now has had its goodbye: the runtime drops every connection.
         runtime.shutdown_background();
@@ -82,8 +83,8 @@ async fn measure_lag(metrics: Arc<Metrics>) -> Infallible {
     }
 }
 
-async fn accept(share: Share, entrance: Entrance) {
-    let Share { listener, socket } = share;
+async fn accept(share: Share, entrance: Entrance, mut phases: watch::Receiver<Phase>) {
+    let Share { listener, socket, outlives_us } = share;
     let Entrance { front, door, tls } = entrance;
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
@@ -91,7 +92,10 @@ async fn accept(share: Share, entrance: Entrance) {
     };
     let mut newcomers = Newcomers::default();
     loop {
-        let (stream, peer) = next(&socket, &front.metrics).await;
+        let (stream, peer) = tokio::select! {
+            accepted = next(&socket, &front.metrics) => accepted,
+            _ = phases.wait_for(|phase| outlives_us && *phase >= Phase::Leaving) => return,
+        };
         if !door.knows(peer) {
             continue;
         }

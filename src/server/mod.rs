@@ -8,9 +8,11 @@
 
 mod accept;
 mod door;
+mod inherit;
 mod keeper;
 mod listen;
 mod memory;
+mod notify;
 mod ops;
 mod shutdown;
 mod terms;
@@ -31,6 +33,7 @@ use crate::journal::{self, Journal};
 use crate::metrics::{Listener, Metrics};
 use accept::{Entrance, Worker};
 use door::{Door, Room};
+pub use inherit::{Adopted, Inherited};
 use listen::Group;
 use ops::Desk;
 
@@ -55,6 +58,17 @@ pub struct Server {
     memory_limit: Option<u64>,
 }
 
+/// How far the end has come, as the serving threads need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Everyone is served.
+    Serving,
+    /// Whoever comes to a socket that outlives this process waits there for the next one.
+    Leaving,
+    /// Nobody is served any more.
+    Over,
+}
+
 /// What the process tells its server.
 #[derive(Debug)]
 pub enum Signal {
@@ -65,16 +79,17 @@ pub enum Signal {
 }
 
 impl Server {
-    /// Binds every address; from here on connections queue. `open_files` is how many files the process may open.
-    pub fn bind(settings: &Settings, open_files: u64) -> anyhow::Result<Self> {
+    /// Binds every address that is not inherited; from here on connections queue. `open_files` is how many files the
+    /// process may open.
+    pub fn bind(settings: &Settings, open_files: u64, mut inherited: Inherited) -> anyhow::Result<Self> {
         let terms = terms::terms(settings)?;
         let certified = tls::read(settings)?;
         let threads = settings.threads();
-        let mut groups = vec![bind_group(Listener::Public, settings.listen, threads)?];
+        let mut groups = vec![bind_group(Listener::Public, settings.listen, threads, &mut inherited)?];
         if let Some(address) = settings.dispatch_listen {
-            groups.push(bind_group(Listener::Dispatch, address, threads)?);
+            groups.push(bind_group(Listener::Dispatch, address, threads, &mut inherited)?);
         }
-        let ops = listen::single(settings.ops_listen)
+        let ops = listen::single(settings.ops_listen, inherited.socket("ops-listen"))
             .with_context(|| format!("--ops-listen {} cannot be bound", settings.ops_listen))?;
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
         let plan = journal::Plan {
@@ -111,24 +126,25 @@ impl Server {
     /// Serves until `signals` says so: the first end drains and ends, the second ends at once.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
         let Self { entrance, groups, ops, threads, drain_window, memory_limit } = self;
-        let (stop, stopped) = watch::channel(false);
+        let (phase, phases) = watch::channel(Phase::Serving);
         let mut workers = Vec::with_capacity(threads);
         let public = groups.first().map(|group| group.address);
         let mut shares: Vec<Vec<_>> = groups.into_iter().map(Group::into_shares).collect();
         for number in 0..threads {
             let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
-            workers.push(accept::spawn_worker(number, &entrance, share, stopped.clone())?);
+            workers.push(accept::spawn_worker(number, &entrance, share, &phases)?);
         }
         let front = &entrance.front;
         let is_local = ops.local_addr()?.ip().to_canonical().is_loopback();
         let ops = tokio::net::TcpListener::from_std(ops)?;
+        notify::ready();
         tokio::select! {
             never = ops::serve(ops, Desk { front: front.clone(), public, is_local }) => match never {},
             never = keeper::keep(front, drain_window, memory_limit) => match never {},
-            () = shutdown::ended(&entrance, &mut signals, drain_window) => {}
+            () = shutdown::ended(&entrance, &mut signals, drain_window, &phase) => {}
         }
         // The receivers are the workers; if all have ended already, nobody needs to be told.
-        let _ = stop.send(true);
+        let _ = phase.send(Phase::Over);
         let journal = front.journal.clone();
         tokio::task::spawn_blocking(move || {
             workers.into_iter().for_each(Worker::end);
@@ -139,17 +155,24 @@ impl Server {
     }
 }
 
-fn bind_group(listener: Listener, address: SocketAddr, threads: usize) -> anyhow::Result<Group> {
-    Group::bind(listener, address, threads).with_context(|| {
-        let flag = if listener == Listener::Dispatch { "--dispatch-listen" } else { "--listen" };
-        format!("{flag} {address} cannot be bound")
-    })
+fn bind_group(
+    listener: Listener,
+    address: SocketAddr,
+    threads: usize,
+    inherited: &mut Inherited,
+) -> anyhow::Result<Group> {
+    let flag = if listener == Listener::Dispatch { "dispatch-listen" } else { "listen" };
+    let group = Group::bind(listener, address, threads, inherited.socket(flag));
+    group.with_context(|| format!("--{flag} {address} cannot be bound"))
 }
 
 /// Lifts the limit of open files as far as the system allows, and says how far that is.
 pub fn raise_open_files() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return limit.current.unwrap_or(u64::MAX);
+    }
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files stays as it is");

@@ -2,20 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::Signal;
 use super::accept::Entrance;
 use super::keeper::goodbye;
+use super::{Phase, Signal, notify};
 use crate::http::Front;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Returns when the process may end: after a drain at the first signal, at once at the second.
-pub(super) async fn ended(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>, window: Duration) {
+pub(super) async fn ended(
+    entrance: &Entrance,
+    signals: &mut mpsc::Receiver<Signal>,
+    window: Duration,
+    phase: &watch::Sender<Phase>,
+) {
     asked_to_end(entrance, signals).await;
+    notify::stopping();
     tokio::select! {
-        () = drained(&entrance.front, window) => tracing::info!("drained; ending"),
+        () = drained(&entrance.front, window, phase) => tracing::info!("drained; ending"),
         () = asked_to_end(entrance, signals) => tracing::warn!("second signal; ending at once"),
     }
 }
@@ -25,22 +31,28 @@ async fn asked_to_end(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>)
     while let Some(signal) = signals.recv().await {
         match signal {
             Signal::End => return,
-            Signal::Reload(settings) => entrance.reload(settings),
+            Signal::Reload(settings) => {
+                notify::reloading();
+                entrance.reload(settings);
+                notify::ready();
+            }
         }
     }
     // Nobody can signal any more, so nobody wants an end.
     std::future::pending::<()>().await;
 }
 
-async fn drained(front: &Front, window: Duration) {
+async fn drained(front: &Front, window: Duration, phase: &watch::Sender<Phase>) {
     tracing::info!(?window, waiters = front.exchange.counts().0, "draining");
     // 1. Readiness goes off, and every dispatch is answered "draining".
     front.exchange.drain();
     // 2. The keeper says the goodbyes, spread over the window. New polls are held meanwhile.
     until(Instant::now() + window, || front.exchange.counts().0 == 0).await;
-    // 3. Who came late is sent elsewhere, too.
+    // 3. Who comes from now on to a socket that outlives this process waits there for the next one.
+    let _ = phase.send(Phase::Leaving);
+    // 4. Who came late is sent elsewhere, too.
     front.exchange.drain_all(goodbye);
-    // 4. Dispatches under way end within their budget.
+    // 5. Dispatches under way end within their budget.
     until(Instant::now() + front.terms().dispatch_budget, || front.pressure.posts() == 0).await;
 }
 

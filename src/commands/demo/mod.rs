@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Settings;
-use crate::server::{Addresses, Server, Signal, raise_open_files};
+use crate::server::{Addresses, Inherited, Server, Signal, raise_open_files};
 use ledger::Ledger;
 
 /// What the demo runs.
@@ -31,6 +31,9 @@ pub(super) struct Options {
     /// How long
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = humantime::parse_duration)]
     duration: Duration,
+    /// Print the console's address first
+    #[arg(long)]
+    open_console: bool,
 }
 
 /// The last runs get so long to arrive.
@@ -50,7 +53,7 @@ pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<Exi
     settings.check()?;
     let open_files = raise_open_files();
     super::runtime()?.block_on(async {
-        let server = Server::bind(&settings, open_files)?;
+        let server = Server::bind(&settings, open_files, Inherited::default())?;
         let addresses = server.addresses()?;
         let (end, signals) = mpsc::channel(1);
         let ledger = Arc::new(Ledger::default());
@@ -73,6 +76,9 @@ async fn play(
     options: &Options,
     ledger: &Arc<Ledger>,
 ) -> anyhow::Result<()> {
+    if options.open_console {
+        super::print(&format!("console: http://{}/\n", addresses.ops));
+    }
     super::print(&format!(
         "broker: http://{} · operators: http://{} · {} controllers · {} runs a second · {}\n",
         addresses.public,
