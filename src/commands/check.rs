@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Command;
 
+use super::machine;
 use crate::config::{Parsed, Settings, Source, innermost, values};
 use crate::server::{Inherited, Server, raise_open_files};
 
@@ -21,15 +22,17 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
         let _ = writeln!(text, "{flag:<24} {value:<24} {source}");
     }
     let open_files = raise_open_files();
-    let limits = settings.limits(open_files);
-    let _ = writeln!(text, "\nopen files: {open_files}, so at most {} held polls", limits.waiters);
-    let verdict = settings
+    text.push_str(&machine::sum_up(open_files, settings.limits(open_files).waiters));
+    let bound = settings
         .check()
         .map_err(anyhow::Error::from)
-        .and_then(|()| Server::bind(settings, open_files, Inherited::default()).map(drop));
-    match verdict {
-        Ok(()) => {
-            text.push_str("addresses: free\n\nall is well\n");
+        .and_then(|()| Server::bind(settings, open_files, Inherited::default()));
+    match bound {
+        Ok(server) => {
+            if let Some(ends) = server.certificate_ends() {
+                let _ = writeln!(text, "the certificate ends {}", humantime::format_rfc3339_seconds(ends));
+            }
+            text.push_str("\naddresses: free\nfiles of tokens and certificates: fine\n\nall is well\n");
             Ok(super::print(&text))
         }
         Err(error) => {

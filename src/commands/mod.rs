@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod machine;
 mod page;
 mod serve;
 

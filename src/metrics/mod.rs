@@ -3,7 +3,7 @@
 mod labels;
 mod process;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -172,9 +172,11 @@ impl Metrics {
         self.reloads.of(result).inc();
     }
 
-    /// The listener's certificate ends at this moment, in seconds since 1970.
-    pub fn certificate_ends(&self, listener: Listener, at: i64) {
-        self.certificate_expiry.with_label_values(&[listener.text()]).set(at);
+    /// The listener's certificate ends at this moment.
+    pub fn certificate_ends(&self, listener: Listener, at: SystemTime) {
+        let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let metric = self.certificate_expiry.with_label_values(&[listener.text()]);
+        metric.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// Somebody was not let in.

@@ -21,7 +21,7 @@ mod tls;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
@@ -56,6 +56,7 @@ pub struct Server {
     threads: usize,
     drain_window: Duration,
     memory_limit: Option<u64>,
+    certificate_ends: Option<SystemTime>,
 }
 
 /// How far the end has come, as the serving threads need to know.
@@ -111,8 +112,22 @@ impl Server {
         let door = Arc::new(Door::new(front.clone(), room));
         let entrance = Entrance { front, door, tls: Arc::default() };
         entrance.certify(certified.as_ref());
+        let certificate_ends = certified.map(|certified| certified.ends);
         let memory_limit = settings.memory_limit.map(|size| size.as_u64()).or_else(memory::usual_limit);
-        Ok(Self { entrance, groups, ops, threads, drain_window: settings.drain_window, memory_limit })
+        Ok(Self {
+            entrance,
+            groups,
+            ops,
+            threads,
+            drain_window: settings.drain_window,
+            memory_limit,
+            certificate_ends,
+        })
+    }
+
+    /// When the certificate of the public listeners ends, if they have one.
+    pub fn certificate_ends(&self) -> Option<SystemTime> {
+        self.certificate_ends
     }
 
     /// Where it listens, with the ports that the system chose.
@@ -125,7 +140,7 @@ impl Server {
 
     /// Serves until `signals` says so: the first end drains and ends, the second ends at once.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
-        let Self { entrance, groups, ops, threads, drain_window, memory_limit } = self;
+        let Self { entrance, groups, ops, threads, drain_window, memory_limit, .. } = self;
         let (phase, phases) = watch::channel(Phase::Serving);
         let mut workers = Vec::with_capacity(threads);
         let public = groups.first().map(|group| group.address);

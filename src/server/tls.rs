@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwapOption;
@@ -21,8 +22,8 @@ pub(super) struct Tls(ArcSwapOption<ServerConfig>);
 /// What was read from the files.
 pub(super) struct Certified {
     config: Arc<ServerConfig>,
-    /// When the certificate ends, in seconds since 1970.
-    pub(super) ends: i64,
+    /// When the certificate ends.
+    pub(super) ends: SystemTime,
 }
 
 impl Tls {
@@ -96,7 +97,8 @@ fn certificates(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'s
     Ok(certificates)
 }
 
-fn ends(certificate: &CertificateDer<'_>) -> anyhow::Result<i64> {
+fn ends(certificate: &CertificateDer<'_>) -> anyhow::Result<SystemTime> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
-    Ok(parsed.validity().not_after.timestamp())
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }

@@ -1,0 +1,66 @@
+//! Owns what the kernel's settings allow: how many polls this machine can hold, and which setting is in the way.
+
+use std::fmt::Write;
+use std::fs;
+
+/// What a held poll takes of the kernel's memory for its socket, in bytes (measured, Linux 6).
+const KERNEL_BYTES: u64 = 4900;
+/// What a held poll takes of the broker's memory, in bytes (measured, `bench/REPORT.md`).
+const BROKER_BYTES: u64 = 1024;
+/// After a restart every controller comes back at once; they wait in a queue of this length.
+const BACKLOG: u64 = 4096;
+
+/// Reads the settings and sums up. `waiters` is what the limits of the broker and its open files leave.
+pub(super) fn sum_up(open_files: u64, waiters: usize) -> String {
+    let mut text = String::from("\nthe machine:\n");
+    let mut line = |name: &str, value: Option<u64>, meaning: String| {
+        let value = value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "{name:<28} {value:<16} {meaning}");
+    };
+    line("open files", Some(open_files), format!("at most {waiters} held polls by this and --max-waiters"));
+    let nr_open = number("/proc/sys/fs/nr_open");
+    line("fs.nr_open", nr_open, "what LimitNOFILE can be raised to".to_owned());
+    let somaxconn = number("/proc/sys/net/core/somaxconn");
+    line(
+        "net.core.somaxconn",
+        somaxconn,
+        short_of(somaxconn, BACKLOG, "connections that wait to be accepted"),
+    );
+    let syn = number("/proc/sys/net/ipv4/tcp_max_syn_backlog");
+    line("net.ipv4.tcp_max_syn_backlog", syn, short_of(syn, BACKLOG, "connections that are being made"));
+    let tcp_pages = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").ok();
+    let tcp_pages = tcp_pages.and_then(|text| text.split_whitespace().nth(2)?.parse::<u64>().ok());
+    line("net.ipv4.tcp_mem (most)", tcp_pages, "pages for what sockets buffer".to_owned());
+    let tracked = number("/proc/sys/net/netfilter/nf_conntrack_max");
+    if tracked.is_some() {
+        line("nf_conntrack_max", tracked, "tracked connections, if a firewall tracks them".to_owned());
+    }
+    let memory = available_memory();
+    let by_memory = memory.map(|bytes| bytes / (KERNEL_BYTES + BROKER_BYTES));
+    line(
+        "available memory (MiB)",
+        memory.map(|bytes| bytes >> 20),
+        by_memory.map_or_else(String::new, |polls| format!("room for {polls} held polls")),
+    );
+    let holds = by_memory.unwrap_or(u64::MAX).min(waiters as u64);
+    let _ = writeln!(text, "\nthis machine can hold {holds} polls; deploy/sysctl.md says how to raise it");
+    text
+}
+
+fn short_of(value: Option<u64>, wanted: u64, what: &str) -> String {
+    match value {
+        Some(value) if value < wanted => format!("{what}: raise it to {wanted} at least, for restarts"),
+        _ => what.to_owned(),
+    }
+}
+
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
