@@ -1,0 +1,81 @@
+// Owns the promises to Trigger.dev's own client where there are secrets: through TLS, and with the platform's tokens.
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { test } from "node:test";
+import { SignJWT } from "jose";
+import { Broker, run } from "./broker.mjs";
+
+const SECRET = "a secret of the platform";
+
+async function token(secret, deployment = "deployment_1") {
+  const claims = { ver: 1, deployment, deployment_version: "20260821.3", environment_id: "e", environment_type: "PRODUCTION", org_id: "o", project_id: "p" };
+  const unsigned = new SignJWT(claims).setProtectedHeader({ alg: "HS256" }).setIssuer("https://id.trigger.dev");
+  return unsigned.setAudience("https://api.trigger.dev").setExpirationTime("1h").sign(new TextEncoder().encode(secret));
+}
+
+/** A folder with a certificate for this machine and the platform's secret; a broker that uses both. */
+async function withBroker(args, story) {
+  const folder = mkdtempSync(join(tmpdir(), "pilotlight-"));
+  const [cert, key, secret] = ["cert.pem", "key.pem", "secret"].map((name) => join(folder, name));
+  const request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=broker -addext";
+  execFileSync("openssl", [...request.split(" "), "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert], { stdio: "ignore" });
+  writeFileSync(secret, SECRET);
+  const broker = await Broker.start("--tls-cert", cert, "--tls-key", key, "--token-secret-file", secret, "--require-token", ...args);
+  try {
+    await story(broker, cert);
+  } finally {
+    await broker.stop();
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** A real client in a process of its own, and what it says, line by line. */
+function client(broker, cert, deploymentId) {
+  const script = new URL("secret_client.mjs", import.meta.url).pathname;
+  const child = spawn(process.execPath, [script, `https://127.0.0.1:${broker.port}`, deploymentId], {
+    env: { ...process.env, NODE_EXTRA_CA_CERTS: cert },
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    heard: async () => JSON.parse((await lines.next()).value),
+    post: (message) => child.stdin.write(`${JSON.stringify({ dequeuedMessage: JSON.parse(message) })}\n`),
+    stop: () => child.kill("SIGKILL"),
+  };
+}
+
+test("a real client waits and is proved through TLS, with the platform's token", () =>
+  withBroker(["--proof", "received"], async (broker, cert) => {
+    const warm = client(broker, cert, await token(SECRET));
+    try {
+      assert.equal((await warm.heard()).connected.success, true);
+      for (let number = 0; number < 5; number++) {
+        await broker.waitForWaiters(1);
+        warm.post(run(`run_${number}`));
+        const heard = [await warm.heard(), await warm.heard()];
+        assert.deepEqual(heard.find((line) => line.received), { received: `run_${number}` });
+        const { posted } = heard.find((line) => line.posted);
+        assert.deepEqual(posted, { didWarmStart: true, proof: "received", offers: 1 });
+      }
+    } finally {
+      warm.stop();
+    }
+  }));
+
+test("a real client with another's token, or none, ends instead of polling for ever", () =>
+  withBroker([], async (broker, cert) => {
+    for (const deploymentId of [await token("a secret of somebody else"), "deployment_1"]) {
+      const warm = client(broker, cert, deploymentId);
+      try {
+        assert.equal((await warm.heard()).connected.success, true);
+        assert.deepEqual(await warm.heard(), { ended: true });
+        assert.equal(await broker.waiters(), 0);
+      } finally {
+        warm.stop();
+      }
+    }
+  }));
