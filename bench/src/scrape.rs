@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Every sample by its name with its labels, as it is printed.
@@ -16,12 +16,16 @@ impl Scrape {
     pub(crate) async fn of(ops: SocketAddr) -> anyhow::Result<Self> {
         let asked = tokio::time::timeout(Duration::from_secs(5), async {
             let mut stream = tokio::net::TcpStream::connect(ops).await?;
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+                .await?;
             let mut text = String::new();
             stream.read_to_string(&mut text).await?;
             std::io::Result::Ok(text)
         });
-        Ok(Self::read(&asked.await.context("no metrics in time")??))
+        let text = asked.await.context("no metrics in time")??;
+        ensure!(text.starts_with("HTTP/1.1 200"), "no metrics: {}", text.lines().next().unwrap_or_default());
+        Ok(Self::read(&text))
     }
 
     /// Reads the text format.

@@ -1,8 +1,8 @@
 //! Owns the broker under chaos: started on the same ports again and again, stopped, ended, killed.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,22 +24,43 @@ pub(crate) struct Start {
     pub(crate) arguments: Vec<String>,
 }
 
+/// What all brokers so far wrote to standard error.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) lines: AtomicU64,
+    pub(crate) panics: AtomicU64,
+}
+
+/// So many lines are shown, and every one about a panic.
+const SHOWN: u64 = 20;
+
+impl Log {
+    fn read(&self, errors: ChildStderr) {
+        for line in BufReader::new(errors).lines().map_while(Result::ok) {
+            let is_panic = line.contains("panicked");
+            self.panics.fetch_add(u64::from(is_panic), Ordering::Relaxed);
+            if self.lines.fetch_add(1, Ordering::Relaxed) < SHOWN || is_panic {
+                crate::say(&format!("  broker: {line}\n"));
+            }
+        }
+    }
+}
+
 /// A broker that can be restarted where it stood.
 pub(crate) struct Broker {
     start: Start,
     server: Server,
     pub(crate) address: SocketAddr,
     pub(crate) ops: SocketAddr,
-    /// Panics that its standard error told of, by all brokers so far.
-    pub(crate) panics: Arc<AtomicU64>,
+    pub(crate) log: Arc<Log>,
 }
 
 impl Broker {
     pub(crate) fn start(start: Start) -> anyhow::Result<Self> {
         let (address, ops) = (free()?, free()?);
-        let panics = Arc::default();
-        let server = spawn(&start, address, ops, &panics)?;
-        Ok(Self { start, server, address, ops, panics })
+        let log = Arc::default();
+        let server = spawn(&start, address, ops, &log)?;
+        Ok(Self { start, server, address, ops, log })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -69,7 +90,7 @@ impl Broker {
 
     /// Starts it again, after its end.
     pub(crate) fn again(&mut self) -> anyhow::Result<()> {
-        self.server = spawn(&self.start, self.address, self.ops, &self.panics)?;
+        self.server = spawn(&self.start, self.address, self.ops, &self.log)?;
         Ok(())
     }
 
@@ -91,24 +112,14 @@ fn free() -> anyhow::Result<SocketAddr> {
 /// The kernel may hold on to the ports of a broker that was killed for a moment.
 const BIND_TIME: Duration = Duration::from_secs(5);
 
-fn spawn(
-    start: &Start,
-    address: SocketAddr,
-    ops: SocketAddr,
-    panics: &Arc<AtomicU64>,
-) -> anyhow::Result<Server> {
+fn spawn(start: &Start, address: SocketAddr, ops: SocketAddr, log: &Arc<Log>) -> anyhow::Result<Server> {
     let begun = Instant::now();
     loop {
         let mut server = Server::spawn(command(start, address, ops)?);
         if let Ok(server) = &mut server {
             let errors = server.child.stderr.take().context("no standard error")?;
-            let panics = panics.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(errors).lines().map_while(Result::ok) {
-                    panics.fetch_add(u64::from(line.contains("panicked")), Ordering::Relaxed);
-                    let _ = writeln!(std::io::stderr(), "  broker: {line}");
-                }
-            });
+            let log = log.clone();
+            std::thread::spawn(move || log.read(errors));
         }
         if server.is_ok() || begun.elapsed() > BIND_TIME {
             return server.context("the broker does not start");

@@ -171,7 +171,8 @@ fn tell(stage: &Stage, what: &str, begun: Instant) {
 
 fn sum_up(stage: &Stage) -> anyhow::Result<()> {
     let mut oracle = stage.oracle.borrow_mut();
-    let panics = stage.broker.borrow().panics.load(Ordering::Relaxed);
+    let panics = stage.broker.borrow().log.panics.load(Ordering::Relaxed);
+    let lines = stage.broker.borrow().log.lines.load(Ordering::Relaxed);
     for _ in 0..panics {
         oracle.fail("panic", "the broker's standard error tells of a panic");
     }
@@ -196,7 +197,7 @@ fn sum_up(stage: &Stage) -> anyhow::Result<()> {
         tally.unanswered,
         tally.longest / 1000
     );
-    let _ = writeln!(text, "misses: {}", list(misses));
+    let _ = writeln!(text, "misses: {}; lines in the broker's log: {lines}", list(misses));
     let _ = writeln!(
         text,
         "receipts: {}, of which {} duplicates and {} of runs answered false, each explained; {} hits unknowable, as \

@@ -150,6 +150,8 @@ impl Oracle {
         match told {
             Told::Status(408) | Told::Broken if is_slow => return,
             Told::Broken if had_trouble => return,
+            // Whoever comes in a flood may be turned away.
+            Told::Broken if post.is_fresh && self.had_door_trouble(post) => return,
             Told::Broken => {
                 return self
                     .fail("I12", &format!("{dialect:?} run {run}: the connection ended without an answer"));
@@ -169,6 +171,10 @@ impl Oracle {
         if took > self.rules.budget + self.rules.margin {
             self.fail("I12", &format!("{dialect:?} run {run} took {took} µs: {told:?}"));
         }
+    }
+
+    fn had_door_trouble(&self, post: &Post) -> bool {
+        self.troubles_of(post.sent, post.done).any(|trouble| trouble.whose == Whose::Door)
     }
 
     /// I11: nobody is said to be there although somebody was.

@@ -198,5 +198,8 @@ fn i12_an_answer_comes_in_time_while_there_is_a_broker() {
     check(&[Post { done: START + 10 * SECOND, ..post((Told::Silence, 0)) }], &[], &[], &["I12"]);
     check(&[post((Told::Broken, 0))], &[], &[], &["I12"]);
     check(&[post((Told::Broken, 0))], &[], &[during(Whose::Broker)], &[]);
+    let door = during(Whose::Door);
+    check(&[Post { is_fresh: true, ..post((Told::Broken, 0)) }], &[], &[door], &[]);
+    check(&[post((Told::Broken, 0))], &[], &[door], &["I12"]);
     check(&[post((Told::Status(503), 0))], &[], &[], &["I12"]);
 }

@@ -16,7 +16,7 @@ use crate::load::on_this_thread;
 use crate::oracle::{Oracle, Rules};
 use crate::scrape::Scrape;
 use crate::supervisors::{Desk, Told};
-use slope::{BLOCK, fit};
+use slope::fit;
 
 /// What the soak is made of.
 #[derive(Debug, Clone, Args)]
@@ -225,12 +225,13 @@ impl Soak {
         self.oracle.take_told().iter().for_each(|failure| crate::say(&format!("  FAILED {failure}\n")));
         let warm = self.samples.iter().filter(|sample| sample.seconds >= warm_up.as_secs_f64());
         let warm: Vec<(f64, f64)> = warm.map(|sample| (sample.seconds, sample.resident)).collect();
-        let slope = match fit(&warm, BLOCK) {
+        let slope = match fit(&warm) {
             Some(slope) => format!(
-                "resident memory changes by {:+.3} ± {:.3} MiB an hour (95 %, {} blocks of {BLOCK} s after {} s)",
+                "resident memory changes by {:+.3} ± {:.3} MiB an hour (95 %, {} blocks of {:.0} s after {} s)",
                 slope.per_hour,
                 slope.bound,
                 slope.blocks,
+                slope.block,
                 warm_up.as_secs()
             ),
             None => format!("too short for a slope: {} s after the first {}", warm.len(), warm_up.as_secs()),

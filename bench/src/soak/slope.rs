@@ -10,8 +10,11 @@
 //! ```
 //! The last factor is for what resemblance the blocks have left.
 
-/// Seconds in a block.
+/// Seconds in a block; fewer, where that would make fewer than eight of them.
 pub(super) const BLOCK: f64 = 30.0;
+
+/// Blocks that are wanted at least.
+const BLOCKS: f64 = 8.0;
 
 /// A slope per hour with half the width of its 95 % interval.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +22,16 @@ pub(super) struct Slope {
     pub(super) per_hour: f64,
     pub(super) bound: f64,
     pub(super) blocks: usize,
+    /// Seconds in each.
+    pub(super) block: f64,
 }
 
-/// Fits samples of (seconds, value). None if there are fewer than four blocks.
-pub(super) fn fit(samples: &[(f64, f64)], block: f64) -> Option<Slope> {
+/// Fits samples of (seconds, value), a second apart. None if they are too few.
+pub(super) fn fit(samples: &[(f64, f64)]) -> Option<Slope> {
+    let length = samples.last()?.0 - samples.first()?.0;
+    let block = BLOCK.min(length / BLOCKS);
     let means = means(samples, block);
-    if means.len() < 4 {
+    if means.len() < 4 || block < 2.0 {
         return None;
     }
     let n = means.iter().map(|_| 1.0).sum::<f64>();
@@ -37,7 +44,12 @@ pub(super) fn fit(samples: &[(f64, f64)], block: f64) -> Option<Slope> {
     let lagged: f64 = residuals.windows(2).map(|pair| pair[0] * pair[1]).sum();
     let alike = if squares > 0.0 { (lagged / squares).clamp(0.0, 0.95) } else { 0.0 };
     let error = (squares / (n - 2.0) / spread).sqrt() * ((1.0 + alike) / (1.0 - alike)).sqrt();
-    Some(Slope { per_hour: slope * 3600.0, bound: t_975(n - 2.0) * error * 3600.0, blocks: means.len() })
+    Some(Slope {
+        per_hour: slope * 3600.0,
+        bound: t_975(n - 2.0) * error * 3600.0,
+        blocks: means.len(),
+        block,
+    })
 }
 
 /// Only whole blocks: a short one at the end would weigh as much as the others.
@@ -97,17 +109,17 @@ mod tests {
 
     #[test]
     fn growth_is_found_and_its_absence_too() {
-        let flat = fit(&series(1, 0.5, 0.0), BLOCK).unwrap();
+        let flat = fit(&series(1, 0.5, 0.0)).unwrap();
         assert!(flat.per_hour.abs() < flat.bound && flat.blocks == 39, "{flat:?}");
-        let grows = fit(&series(1, 0.5, 2.0), BLOCK).unwrap();
+        let grows = fit(&series(1, 0.5, 2.0)).unwrap();
         assert!((grows.per_hour - 2.0).abs() < grows.bound && grows.bound < 1.0, "{grows:?}");
-        assert!(fit(&series(1, 0.5, 2.0)[..100], BLOCK).is_none());
+        assert!(fit(&series(1, 0.5, 2.0)[..15]).is_none());
     }
 
     #[test]
     fn a_bound_holds_about_as_often_as_it_says_also_for_samples_that_resemble_each_other() {
         for alike in [0.0, 0.8, 0.95] {
-            let slopes = (0..500).filter_map(|seed| fit(&series(seed, alike, 0.0), BLOCK));
+            let slopes = (0..500).filter_map(|seed| fit(&series(seed, alike, 0.0)));
             let held = slopes.filter(|slope| slope.per_hour.abs() < slope.bound).count();
             assert!(held > 460, "{held} of 500 where samples are alike by {alike}");
         }
