@@ -147,8 +147,9 @@ impl Desk {
         way: Way,
     ) {
         self.in_flight.set(self.in_flight.get() + 1);
-        let is_fresh = kept.is_none();
-        let peer = match kept.take() {
+        let peer = kept.take().filter(|peer| !peer.is_over());
+        let is_fresh = peer.is_none();
+        let peer = match peer {
             Some(peer) => Ok(peer),
             None => Peer::connect(self.address).await,
         };

@@ -153,8 +153,11 @@ impl Oracle {
             // Whoever comes in a flood may be turned away.
             Told::Broken if post.is_fresh && self.had_door_trouble(post) => return,
             Told::Broken => {
-                return self
-                    .fail("I12", &format!("{dialect:?} run {run}: the connection ended without an answer"));
+                let which = if post.is_fresh { "a new" } else { "a kept" };
+                let after = done - sent;
+                let story =
+                    format!("{dialect:?} run {run}: {which} connection ended after {after} µs, no answer");
+                return self.fail("I12", &story);
             }
             Told::Status(status) => {
                 return self
