@@ -201,8 +201,8 @@ fn sum_up(stage: &Stage) -> anyhow::Result<()> {
     let _ = writeln!(
         text,
         "receipts: {}, of which {} duplicates and {} of runs answered false, each explained; {} hits unknowable, as \
-         their process was killed; {} runs posted twice and delivered twice",
-        tally.receipts, tally.duplicates, tally.read_though_false, tally.unknowable, tally.twice
+         their process was killed",
+        tally.receipts, tally.duplicates, tally.read_though_false, tally.unknowable
     );
     let failed = oracle.failed();
     let _ = writeln!(text, "failures: {failed} {}", list(failures));

@@ -40,11 +40,8 @@ impl Oracle {
         }
         let hits: Vec<&Post> = posts.iter().filter(|post| post.is_hit()).collect();
         let eras = distinct(posts.iter().map(|post| post.era));
-        // What is posted twice in the broker's own dialect is delivered once, as long as one broker remembers it.
-        let delivered = match dialect {
-            Dialect::Trigger => hits.len(),
-            Dialect::Native => distinct(hits.iter().map(|post| post.era)),
-        };
+        // What is posted twice is delivered once, as long as one broker remembers it.
+        let delivered = distinct(hits.iter().map(|post| post.era));
         for post in &hits {
             self.judge_hit(post, receipts, delivered);
         }
@@ -65,7 +62,6 @@ impl Oracle {
         } else if dialect == Dialect::Trigger {
             self.judge_surplus(number, run, delivered);
         }
-        self.tally.twice += u64::from(run.judged.is_none() && dialect == Dialect::Trigger && hits.len() > 1);
     }
 
     /// I2: there is a receipt, and it is older than the answer.

@@ -71,9 +71,7 @@ pub(crate) struct Tally {
     pub(crate) read_though_false: u64,
     /// Hits without a receipt where a process was killed between the POST and its answer.
     pub(crate) unknowable: u64,
-    /// Runs that were posted twice in Trigger.dev's dialect, and delivered twice.
-    pub(crate) twice: u64,
-    /// Counted apart from the shortest-lived: the longest answer in microseconds.
+    /// The longest time from a POST's last byte to its answer, in microseconds.
     pub(crate) longest: u64,
 }
 
