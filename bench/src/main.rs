@@ -1,11 +1,17 @@
 //! Owns the bench's command line: which measurement runs, against what.
 
 mod allocations;
+mod chaos;
+mod fleet;
 mod json;
 mod load;
+mod oracle;
 mod report;
+mod scrape;
 mod server;
+mod soak;
 mod subject;
+mod supervisors;
 mod watch;
 
 use std::io::Write;
@@ -91,6 +97,10 @@ enum Measure {
         #[arg(long)]
         rate: Option<f64>,
     },
+    /// Faults of every kind at random, and an oracle that accounts for every run
+    Chaos(chaos::Options),
+    /// A large fleet that churns for long: whether memory grows, and whether a run is lost
+    Soak(soak::Options),
     /// Everything, beside the peers: writes REPORT.md and its plots
     Report {
         /// All rounds, in under half an hour; without it, an impression in under three minutes
@@ -100,6 +110,9 @@ enum Measure {
     /// Holds polls until its input ends: the other end of `crowd`
     #[command(hide = true)]
     Keep { address: SocketAddr, count: usize },
+    /// Controllers in a process of their own: the other end of `chaos` and `soak`
+    #[command(hide = true)]
+    Fleet(fleet::Options),
     /// The load of `dispatch` on a server that stands already: the other end of `allocations`
     #[command(hide = true)]
     Load { address: SocketAddr },
@@ -109,6 +122,9 @@ fn main() -> anyhow::Result<()> {
     pilotlight::server::raise_open_files();
     let cli = Cli::parse();
     match &cli.measure {
+        Measure::Chaos(options) => chaos::run(options)?,
+        Measure::Soak(options) => soak::run(options)?,
+        Measure::Fleet(options) => fleet::run(options.clone())?,
         Measure::Json => json::compare(),
         Measure::Dispatch { shape, arguments } => {
             let server = Server::start(&subject(&cli)?.with(arguments))?;

@@ -12,7 +12,7 @@ use crate::subject::Subject;
 
 /// A server in its own process, ended when dropped.
 pub(crate) struct Server {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) address: SocketAddr,
     /// Its second listener, if it is pilotlight.
     pub(crate) ops: Option<SocketAddr>,
@@ -31,21 +31,21 @@ impl Server {
 
     /// Starts it on whatever cores this program may use.
     pub(crate) fn start_anywhere(subject: &Subject) -> anyhow::Result<Self> {
-        let begun = Instant::now();
         let mut command = Command::new(&subject.program);
         if subject.is_pilotlight {
             command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"]);
             command.args(["--max-waiters-per-pool", "1000000", "--connection-timeout", "299s"]);
         }
-        let mut child = command
-            .args(&subject.arguments)
-            .env("RUST_LOG", "error")
-            .env("PORT", "0")
-            .env("FRESH", if subject.fresh { "1" } else { "0" })
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{} does not start; was it built?", subject.program.display()))?;
+        command.args(&subject.arguments).env("PORT", "0").env("FRESH", if subject.fresh { "1" } else { "0" });
+        Self::spawn(command)
+            .with_context(|| format!("{} does not start; was it built?", subject.program.display()))
+    }
+
+    /// Starts what the command says, and returns with its greeting.
+    pub(crate) fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        command.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
         let stdout = child.stdout.take().context("no greeting")?;
         let greeting = BufReader::new(stdout).lines().next().context("no greeting")??;
         let ready_after = begun.elapsed();

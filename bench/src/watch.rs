@@ -106,7 +106,7 @@ fn read_slowly(ops: SocketAddr, over: &AtomicBool) {
         });
         while readers.len() < SLOW_READERS {
             let Ok(mut reader) = TcpStream::connect(ops) else { break };
-            let _ = reader.write_all(b"GET /events HTTP/1.1\r\nhost: bench\r\n\r\n");
+            let _ = reader.write_all(b"GET /events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
             readers.push(reader);
         }
         std::thread::sleep(Duration::from_secs(1));
@@ -115,8 +115,9 @@ fn read_slowly(ops: SocketAddr, over: &AtomicBool) {
 
 fn get(ops: SocketAddr, target: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(ops)?;
-    stream
-        .write_all(format!("GET {target} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(
+        format!("GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").as_bytes(),
+    )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)

@@ -4,10 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
 use super::on_this_thread;
 use super::peer::{Peer, poll};
+use crate::scrape::Scrape;
 use crate::server::Server;
 
 /// What churn left behind.
@@ -78,12 +77,7 @@ pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<Churned> {
 
 /// What pilotlight's metrics say.
 pub(super) async fn waiters(server: &Server) -> Option<u64> {
-    let mut stream = tokio::net::TcpStream::connect(server.ops?).await.ok()?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await.ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.ok()?;
-    let lines = text.lines().filter(|line| line.starts_with("pilotlight_waiters"));
-    Some(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+    Some(Scrape::of(server.ops?).await.ok()?.count("pilotlight_waiters"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]

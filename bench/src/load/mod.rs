@@ -5,7 +5,7 @@ mod closed;
 mod controller;
 mod hold;
 mod open;
-mod peer;
+pub(crate) mod peer;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -103,7 +103,7 @@ type Shared = Rc<RefCell<Tally>>;
 const WARM_UP: Duration = Duration::from_millis(1500);
 
 /// Runs a measurement's tasks on this thread.
-fn on_this_thread<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) fn on_this_thread<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, work)
 }

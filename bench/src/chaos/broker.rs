@@ -1,0 +1,150 @@
+//! Owns the broker under chaos: started on the same ports again and again, stopped, ended, killed.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::scrape::Scrape;
+use crate::server::Server;
+use crate::subject::Subject;
+
+/// How the broker is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    /// The most descriptors it may open; none: as many as it can.
+    pub(crate) files: Option<u64>,
+    /// Milliseconds that /connect tells controllers.
+    pub(crate) timeout: u64,
+    pub(crate) arguments: Vec<String>,
+}
+
+/// What all brokers so far wrote to standard error.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) lines: AtomicU64,
+    pub(crate) panics: AtomicU64,
+}
+
+/// So many lines are shown, and every one about a panic.
+const SHOWN: u64 = 20;
+
+impl Log {
+    fn read(&self, errors: ChildStderr) {
+        for line in BufReader::new(errors).lines().map_while(Result::ok) {
+            let is_panic = line.contains("panicked");
+            self.panics.fetch_add(u64::from(is_panic), Ordering::Relaxed);
+            if self.lines.fetch_add(1, Ordering::Relaxed) < SHOWN || is_panic {
+                crate::say(&format!("  broker: {line}\n"));
+            }
+        }
+    }
+}
+
+/// A broker that can be restarted where it stood.
+pub(crate) struct Broker {
+    start: Start,
+    server: Server,
+    pub(crate) address: SocketAddr,
+    pub(crate) ops: SocketAddr,
+    pub(crate) log: Arc<Log>,
+}
+
+impl Broker {
+    pub(crate) fn start(start: Start) -> anyhow::Result<Self> {
+        let (address, ops) = (free()?, free()?);
+        let log = Arc::default();
+        let server = spawn(&start, address, ops, &log)?;
+        Ok(Self { start, server, address, ops, log })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        self.server.resident()
+    }
+
+    /// Whether it runs still; stopped is running.
+    pub(crate) fn lives(&mut self) -> bool {
+        matches!(self.server.child.try_wait(), Ok(None))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // It may have ended.
+        let _ = kill_process(Pid::from_child(&self.server.child), signal);
+    }
+
+    /// Kills it, and returns when it is dead.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.server.child.kill()?;
+        self.server.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again, after its end.
+    pub(crate) fn again(&mut self) -> anyhow::Result<()> {
+        self.server = spawn(&self.start, self.address, self.ops, &self.log)?;
+        Ok(())
+    }
+
+    pub(crate) async fn scrape(&self) -> anyhow::Result<Scrape> {
+        Scrape::of(self.ops).await
+    }
+
+    /// Open descriptors, seen from outside.
+    pub(crate) fn open_files(&self) -> anyhow::Result<u64> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count() as u64)
+    }
+}
+
+/// A port that was free a moment ago.
+fn free() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// The kernel may hold on to the ports of a broker that was killed for a moment.
+const BIND_TIME: Duration = Duration::from_secs(5);
+
+fn spawn(start: &Start, address: SocketAddr, ops: SocketAddr, log: &Arc<Log>) -> anyhow::Result<Server> {
+    let begun = Instant::now();
+    loop {
+        let mut server = Server::spawn(command(start, address, ops)?);
+        if let Ok(server) = &mut server {
+            let errors = server.child.stderr.take().context("no standard error")?;
+            let log = log.clone();
+            std::thread::spawn(move || log.read(errors));
+        }
+        if server.is_ok() || begun.elapsed() > BIND_TIME {
+            return server.context("the broker does not start");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn command(start: &Start, address: SocketAddr, ops: SocketAddr) -> anyhow::Result<Command> {
+    let subject = Subject::pilotlight("received")?;
+    ensure!(subject.program.exists(), "{} is not built", subject.program.display());
+    let mut command = match start.files {
+        None => Command::new(&subject.program),
+        Some(files) => {
+            // A limit can only be lowered for good, so a shell does it, and becomes the broker then.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &files.to_string()]);
+            shell.arg(&subject.program);
+            shell
+        }
+    };
+    command
+        .args(["--listen", &address.to_string(), "--ops-listen", &ops.to_string(), "--log-format", "text"])
+        .args(["--connection-timeout", &format!("{}ms", start.timeout)])
+        .args(&start.arguments)
+        .stderr(Stdio::piped());
+    Ok(command)
+}

@@ -1,0 +1,202 @@
+//! Owns doing the faults: each is printed, counted, and over when its task is.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use super::plan::Fault;
+use super::stage::Stage;
+use crate::fleet::{Order, now};
+use crate::oracle::Whose;
+use crate::supervisors::{Dialect, Way};
+
+/// After a fault at its door the broker needs a moment to let in who waits there.
+const ADMISSION: Duration = Duration::from_millis(1500);
+/// A draining broker says its goodbyes within its window, and ends.
+const DRAIN_TIME: Duration = Duration::from_secs(15);
+
+/// Does one fault, and returns when it is over.
+pub(super) async fn inject(stage: Rc<Stage>, fault: Fault) -> anyhow::Result<()> {
+    *stage.injected.borrow_mut().entry(fault.kind()).or_default() += 1;
+    let millis = Duration::from_millis;
+    match fault {
+        Fault::StopFleet { fleet, millis: time } => stop_fleet(&stage, fleet, millis(time)).await,
+        Fault::KillFleet { fleet } => kill_fleet(&stage, fleet).await?,
+        Fault::Misbehave { fleet, what, count, millis } => {
+            let order = Order { what, count, millis };
+            stage.fleets.borrow_mut()[fleet].tell(order);
+            sleep(Duration::from_millis(millis)).await;
+        }
+        Fault::Posts { way, count } => posts(&stage, way, count).await,
+        Fault::Twice { dialect, count } => twice(&stage, dialect, count).await,
+        Fault::Garbage { count } => garbage(&stage, count).await,
+        Fault::Flood { count, millis: time } => flood(&stage, count, millis(time)).await,
+        Fault::NoFds { millis: time } => no_fds(&stage, millis(time)).await?,
+        Fault::Drain | Fault::Kill => restart(&stage, fault == Fault::Drain).await?,
+        Fault::StopBroker { millis: time } => {
+            let _turn = stage.broker_turn.lock().await;
+            let from = now();
+            stage.broker.borrow().signal(Signal::STOP);
+            sleep(millis(time)).await;
+            stage.broker.borrow().signal(Signal::CONT);
+            sleep(Duration::from_millis(300)).await;
+            stage.trouble(Whose::Broker, from);
+        }
+    }
+    Ok(())
+}
+
+async fn stop_fleet(stage: &Stage, fleet: usize, time: Duration) {
+    let (from, serial) = {
+        let fleets = stage.fleets.borrow();
+        fleets[fleet].signal(Signal::STOP);
+        (now(), fleets[fleet].serial)
+    };
+    sleep(time).await;
+    if let Some(fleet) = stage.fleets.borrow().iter().find(|fleet| fleet.serial == serial) {
+        fleet.signal(Signal::CONT);
+    }
+    stage.trouble(Whose::Fleet(serial), from);
+}
+
+async fn kill_fleet(stage: &Stage, fleet: usize) -> anyhow::Result<()> {
+    let serial = {
+        let mut fleets = stage.fleets.borrow_mut();
+        let from = now();
+        fleets[fleet].kill();
+        stage.trouble(Whose::Killed(fleets[fleet].serial), from);
+        fleets[fleet].serial
+    };
+    stage.buried(serial);
+    // A machine is not replaced at once.
+    sleep(Duration::from_millis(300)).await;
+    let started = stage.new_fleet()?;
+    stage.fleets.borrow_mut()[fleet] = started;
+    Ok(())
+}
+
+async fn posts(stage: &Rc<Stage>, way: Way, count: usize) {
+    let each = (0..count).map(|_| {
+        let stage = stage.clone();
+        tokio::task::spawn_local(async move {
+            stage.desk.post(&mut None, stage.desk.next_run(), way).await;
+        })
+    });
+    for post in each.collect::<Vec<_>>() {
+        let _ = post.await;
+    }
+}
+
+async fn twice(stage: &Rc<Stage>, dialect: Dialect, count: usize) {
+    let mut both = Vec::new();
+    for _ in 0..count {
+        let (run, pool, _) = stage.desk.next_run();
+        for _ in 0..2 {
+            let stage = stage.clone();
+            let wait = Duration::from_micros(stage.desk.rng.borrow_mut().u64(..5000));
+            both.push(tokio::task::spawn_local(async move {
+                sleep(wait).await;
+                stage.desk.post(&mut None, (run, pool, dialect), Way::Whole).await;
+            }));
+        }
+    }
+    for post in both {
+        let _ = post.await;
+    }
+}
+
+/// Never anything that could be read as a POST or a poll, which are counted.
+async fn garbage(stage: &Stage, count: usize) {
+    for _ in 0..count {
+        let bytes = {
+            let mut rng = stage.desk.rng.borrow_mut();
+            match rng.u8(..5) {
+                0 => {
+                    let mut bytes = vec![0; rng.usize(1..3000)];
+                    rng.fill(&mut bytes);
+                    bytes
+                }
+                1 => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+                2 => b"GET /connect HTTP/1.1\r\n\r\n".to_vec(),
+                3 => format!("GET /connect HTTP/1.1\r\nhost: x\r\nx: {}", "y".repeat(rng.usize(..20_000)))
+                    .into_bytes(),
+                _ => b"OPTIONS * HTTP/1.1\r\nhost: x\r\nhost: y\r\ncontent-length: +5\r\n\r\n".to_vec(),
+            }
+        };
+        let Ok(mut stream) = TcpStream::connect(stage.desk.address).await else { continue };
+        let _ = stream.write_all(&bytes).await;
+        let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut [0; 512])).await;
+    }
+}
+
+async fn flood(stage: &Stage, count: usize, time: Duration) {
+    let from = now();
+    let silent = connect(stage, count).await;
+    sleep(time).await;
+    drop(silent);
+    stage.trouble(Whose::Door, from);
+}
+
+/// Holds descriptors until the broker has none left.
+async fn no_fds(stage: &Stage, time: Duration) -> anyhow::Result<()> {
+    let from = now();
+    let mut silent = Vec::new();
+    let mut last = 0;
+    loop {
+        silent.extend(connect(stage, 100).await);
+        sleep(Duration::from_millis(20)).await;
+        let open = stage.broker.borrow().open_files().unwrap_or(0);
+        // It takes no more, or it is not there, or it stands still.
+        if open <= last || silent.len() > 5000 {
+            break;
+        }
+        last = open;
+    }
+    crate::say(&format!(
+        "  the broker has {last} descriptors open, {} connections were made\n",
+        silent.len()
+    ));
+    sleep(time).await;
+    drop(silent);
+    // Accepting rests for up to a second.
+    sleep(ADMISSION).await;
+    stage.trouble(Whose::Door, from);
+    Ok(())
+}
+
+async fn connect(stage: &Stage, count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let connecting = TcpStream::connect(stage.desk.address);
+        match tokio::time::timeout(Duration::from_millis(200), connecting).await {
+            Ok(Ok(stream)) => streams.push(stream),
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    streams
+}
+
+async fn restart(stage: &Stage, is_polite: bool) -> anyhow::Result<()> {
+    let _turn = stage.broker_turn.lock().await;
+    let from = now();
+    if is_polite {
+        stage.broker.borrow().signal(Signal::TERM);
+        let begun = tokio::time::Instant::now();
+        while stage.broker.borrow_mut().lives() && begun.elapsed() < DRAIN_TIME {
+            sleep(Duration::from_millis(20)).await;
+        }
+        if stage.broker.borrow_mut().lives() {
+            stage.oracle.borrow_mut().fail("drain", "the broker did not end after SIGTERM");
+        }
+    }
+    stage.broker.borrow_mut().kill()?;
+    stage.broker_is_dead();
+    stage.broker.borrow_mut().again()?;
+    sleep(ADMISSION).await;
+    stage.trouble(Whose::Broker, from);
+    Ok(())
+}

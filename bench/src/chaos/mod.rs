@@ -1,0 +1,224 @@
+//! Owns the chaos: faults at random, from a seed, beside a load whose every run is accounted for.
+
+mod account;
+pub(crate) mod broker;
+mod inject;
+mod plan;
+mod stage;
+
+use std::fmt::Write;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::Args;
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::fleet::{self, now};
+use crate::load::on_this_thread;
+use crate::oracle::{Oracle, Rules, Whose};
+use crate::supervisors::Desk;
+use broker::{Broker, Start};
+use inject::inject;
+use plan::{Phase, plan, restarts_until};
+use stage::{Left, Stage};
+
+/// What the chaos is made of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    #[arg(long = "for", default_value = "10m", value_parser = humantime::parse_duration)]
+    length: Duration,
+    /// The same faults come again with the same seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long, default_value_t = 400)]
+    controllers: usize,
+    /// Processes that the controllers live in
+    #[arg(long, default_value_t = 8)]
+    fleets: usize,
+    #[arg(long, default_value_t = 10)]
+    pools: usize,
+    /// Runs a second
+    #[arg(long, default_value_t = 200.0)]
+    rate: f64,
+    /// The broker's limit of open files, which one of the faults reaches
+    #[arg(long, default_value_t = 1500)]
+    files: u64,
+    /// Further arguments for the broker
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+const SUPERVISORS: u32 = 32;
+/// Milliseconds that /connect tells controllers.
+const TIMEOUT: u64 = 20_000;
+/// The broker's default budget, and what a busy machine may add, in microseconds.
+const BUDGET: u64 = 2_000_000;
+const MARGIN: u64 = 1_500_000;
+/// The share of runs that are posted in the broker's own dialect.
+const NATIVE: f64 = 0.3;
+/// A run is judged when its POST has been over for so long, in microseconds: whoever was deaf has heard by then.
+const RIPE: u64 = 8_000_000;
+/// This program had no time if it wakes so much too late.
+const LATE: Duration = Duration::from_millis(150);
+
+/// Runs it all; an error if anything failed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let mut arguments = options.arguments.clone();
+    for (flag, value) in [("--drain-window", "2s"), ("--proof", "received")] {
+        if !arguments.iter().any(|argument| argument.starts_with(flag)) {
+            arguments.extend([flag.to_owned(), value.to_owned()]);
+        }
+    }
+    let broker = Broker::start(Start { files: Some(options.files), timeout: TIMEOUT, arguments })?;
+    let phases = plan(options.seed, options.length, options.fleets);
+    crate::say(&format!(
+        "seed {}: {} phases, {} controllers in {} processes, {} runs a second\n",
+        options.seed,
+        phases.len(),
+        options.controllers,
+        options.fleets,
+        options.rate
+    ));
+    on_this_thread(async {
+        let desk = Desk::new(broker.address, options.pools, NATIVE, options.seed);
+        let model = fleet::Options {
+            address: broker.address,
+            serial: 0,
+            count: options.controllers / options.fleets,
+            pools: options.pools,
+            timeout: TIMEOUT,
+            aborts: 0.0,
+            silent: 0.0,
+            seed: options.seed,
+        };
+        let oracle = Oracle::new(Rules { budget: BUDGET, margin: MARGIN, timeout: TIMEOUT * 1000 });
+        let stage = Stage::new(desk, broker, oracle, model);
+        tokio::task::spawn_local(watch_the_clock(stage.clone()));
+        stage.desk.open(SUPERVISORS, options.rate);
+        let (before, after) = play(&stage, &phases, options.fleets as u64).await?;
+        match after.check(&before) {
+            Ok(story) => crate::say(&format!("{story}\n")),
+            Err(story) => stage.oracle.borrow_mut().fail("I10", &story),
+        }
+        sum_up(&stage)
+    })
+}
+
+/// All phases. What the broker had left in the middle, and at the end.
+async fn play(stage: &Rc<Stage>, phases: &[Phase], fleets: u64) -> anyhow::Result<(Left, Left)> {
+    let begun = Instant::now();
+    stage.enter(fleets)?;
+    stage.check_quiet().await;
+    let warm = usize::try_from(restarts_until(phases.len() as u64))?.min(phases.len() - 2);
+    let mut before = None;
+    for (number, phase) in phases.iter().enumerate() {
+        storm(stage, phase, begun).await?;
+        stage.desk.pause();
+        stage.check_quiet().await;
+        stage.check_alive()?;
+        stage.oracle.borrow_mut().settle(now().saturating_sub(RIPE));
+        tell(stage, &format!("phase {} of {}", number + 1, phases.len()), begun);
+        if number == warm {
+            before = Some(stage.leave().await?);
+            stage.enter(fleets)?;
+            stage.check_quiet().await;
+        }
+    }
+    let after = stage.leave().await?;
+    stage.listen();
+    stage.oracle.borrow_mut().finish();
+    Ok((before.unwrap_or(after), after))
+}
+
+/// One storm; returns when its last fault is over.
+async fn storm(stage: &Rc<Stage>, phase: &Phase, begun: Instant) -> anyhow::Result<()> {
+    let start = Instant::now();
+    stage.desk.go_on();
+    let mut faults = Vec::new();
+    for (at, fault) in &phase.faults {
+        sleep_until(start + *at).await;
+        crate::say(&format!("{:>8.3} s  {fault:?}\n", begun.elapsed().as_secs_f64()));
+        faults.push(tokio::task::spawn_local(inject(stage.clone(), *fault)));
+        stage.listen();
+    }
+    sleep_until(start + phase.storm).await;
+    for fault in faults {
+        fault.await??;
+    }
+    // Whoever was stopped as its fleet was replaced goes on, too.
+    stage.fleets.borrow().iter().for_each(|fleet| fleet.signal(Signal::CONT));
+    Ok(())
+}
+
+/// Says how it stands, and what has failed.
+fn tell(stage: &Stage, what: &str, begun: Instant) {
+    let mut oracle = stage.oracle.borrow_mut();
+    let tally = &oracle.tally;
+    crate::say(&format!(
+        "{:>8.3} s  {what}: {} posts, {} hits, {} receipts, {} duplicates, {} failures\n",
+        begun.elapsed().as_secs_f64(),
+        tally.posts,
+        tally.hits,
+        tally.receipts,
+        tally.duplicates,
+        oracle.failed()
+    ));
+    oracle.take_told().iter().for_each(|failure| crate::say(&format!("  FAILED {failure}\n")));
+}
+
+fn sum_up(stage: &Stage) -> anyhow::Result<()> {
+    let mut oracle = stage.oracle.borrow_mut();
+    let panics = stage.broker.borrow().log.panics.load(Ordering::Relaxed);
+    let lines = stage.broker.borrow().log.lines.load(Ordering::Relaxed);
+    for _ in 0..panics {
+        oracle.fail("panic", "the broker's standard error tells of a panic");
+    }
+    let mut text = String::new();
+    for failure in oracle.take_told() {
+        let _ = writeln!(text, "  FAILED {failure}");
+    }
+    let list = |counts: Vec<(String, u64)>| {
+        counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+    };
+    let injected = stage.injected.borrow().iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect();
+    let tally = &oracle.tally;
+    let misses = tally.misses.iter().map(|(reason, count)| (reason.to_string(), *count)).collect();
+    let failures = oracle.failures.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    let _ = writeln!(text, "faults: {}", list(injected));
+    let _ = writeln!(
+        text,
+        "runs: {} posts, {} hits, {} refused, {} without an answer; longest answer {} ms",
+        tally.posts,
+        tally.hits,
+        tally.refused,
+        tally.unanswered,
+        tally.longest / 1000
+    );
+    let _ = writeln!(text, "misses: {}; lines in the broker's log: {lines}", list(misses));
+    let _ = writeln!(
+        text,
+        "receipts: {}, of which {} duplicates and {} of runs answered false, each explained; {} hits unknowable, as \
+         their process was killed",
+        tally.receipts, tally.duplicates, tally.read_though_false, tally.unknowable
+    );
+    let failed = oracle.failed();
+    let _ = writeln!(text, "failures: {failed} {}", list(failures));
+    crate::say(&text);
+    ensure!(failed == 0, "{failed} failures");
+    Ok(())
+}
+
+/// A test that had no time itself judges nobody's lateness.
+async fn watch_the_clock(stage: Rc<Stage>) {
+    const PACE: Duration = Duration::from_millis(20);
+    loop {
+        let (begun, from) = (Instant::now(), now());
+        sleep(PACE).await;
+        if begun.elapsed() > PACE + LATE {
+            stage.trouble(Whose::Here, from);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Owns the plan: which faults come when, all of it from a seed.
+
+use std::time::Duration;
+
+use crate::fleet::Deed;
+use crate::supervisors::{Dialect, Way};
+
+/// One thing that goes wrong. Times are in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// SIGSTOP for a while.
+    StopFleet { fleet: usize, millis: u64 },
+    /// SIGKILL, and a new process.
+    KillFleet { fleet: usize },
+    /// Some controllers of a fleet do this.
+    Misbehave { fleet: usize, what: Deed, count: usize, millis: u64 },
+    /// POSTs that are not sent as they should be.
+    Posts { way: Way, count: usize },
+    /// The same run, posted twice at about the same time.
+    Twice { dialect: Dialect, count: usize },
+    /// Bytes that are no request.
+    Garbage { count: usize },
+    /// Connections that say nothing.
+    Flood { count: usize, millis: u64 },
+    /// The same until the broker is out of descriptors.
+    NoFds { millis: u64 },
+    /// SIGTERM, and a new broker after its end.
+    Drain,
+    /// SIGKILL, and a new broker.
+    Kill,
+    /// SIGSTOP for a while.
+    StopBroker { millis: u64 },
+}
+
+impl Fault {
+    /// How it is counted.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::StopFleet { .. } => "fleet stopped",
+            Self::KillFleet { .. } => "fleet killed",
+            Self::Misbehave { what, .. } => match what {
+                Deed::Close => "polls ended by FIN",
+                Deed::Reset => "polls ended by RST",
+                Deed::Flinch => "gone at the match",
+                Deed::Slam => "reset after the read",
+                Deed::Freeze => "frozen, then read",
+                Deed::Ghost | Deed::End => "open and deaf",
+            },
+            Self::Posts { way, .. } => match way {
+                Way::CutInBody => "POST cut in its body",
+                Way::CutBeforeAnswer => "POST left before its answer",
+                Way::Dripping(_) | Way::Whole => "POST dripping",
+            },
+            Self::Twice { .. } => "run posted twice",
+            Self::Garbage { .. } => "garbage",
+            Self::Flood { .. } => "silent connections",
+            Self::NoFds { .. } => "out of descriptors",
+            Self::Drain => "broker drained",
+            Self::Kill => "broker killed",
+            Self::StopBroker { .. } => "broker stopped",
+        }
+    }
+}
+
+/// Faults with their times from the beginning of the phase, then quiet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Phase {
+    pub(super) storm: Duration,
+    pub(super) faults: Vec<(Duration, Fault)>,
+}
+
+/// A phase storms for so long.
+const STORM: u64 = 9000;
+/// With the quiet after it, it takes about so many seconds.
+const PHASE: u64 = 13;
+
+/// The phases of a run of this length. The last third restarts no broker, so that its memory can be compared.
+pub(super) fn plan(seed: u64, length: Duration, fleets: usize) -> Vec<Phase> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let count = (length.as_secs() / PHASE).max(2);
+    (0..count).map(|number| phase(&mut rng, fleets, number < restarts_until(count))).collect()
+}
+
+/// The first phase in which no broker is restarted any more.
+pub(super) fn restarts_until(phases: u64) -> u64 {
+    phases * 2 / 3
+}
+
+fn phase(rng: &mut fastrand::Rng, fleets: usize, may_restart: bool) -> Phase {
+    let mut faults = Vec::new();
+    let mut at = rng.u64(..500);
+    while at < STORM {
+        faults.push((Duration::from_millis(at), fault(rng, fleets, STORM - at)));
+        at += rng.u64(50..700);
+    }
+    if may_restart && rng.u8(..3) > 0 {
+        let fault = if rng.bool() { Fault::Drain } else { Fault::Kill };
+        faults.push((Duration::from_millis(rng.u64(1000..STORM - 3000)), fault));
+    }
+    faults.sort_by_key(|(at, _)| *at);
+    Phase { storm: Duration::from_millis(STORM), faults }
+}
+
+fn fault(rng: &mut fastrand::Rng, fleets: usize, left: u64) -> Fault {
+    let fleet = rng.usize(..fleets);
+    let millis = rng.u64(100..4000).min(left.max(100));
+    let count = rng.usize(1..30);
+    let misbehave = |what| Fault::Misbehave { fleet, what, count, millis };
+    match rng.u32(..100) {
+        0..9 => Fault::StopFleet { fleet, millis },
+        9..15 => Fault::KillFleet { fleet },
+        15..23 => misbehave(Deed::Close),
+        23..31 => misbehave(Deed::Reset),
+        31..41 => misbehave(Deed::Flinch),
+        41..47 => misbehave(Deed::Slam),
+        47..54 => misbehave(Deed::Freeze),
+        54..59 => misbehave(Deed::Ghost),
+        59..65 => Fault::Posts { way: Way::CutInBody, count },
+        65..72 => Fault::Posts { way: Way::CutBeforeAnswer, count },
+        72..75 => Fault::Posts { way: Way::Dripping(millis), count },
+        75 => Fault::Posts { way: Way::Dripping(11_000), count: count / 4 + 1 },
+        76..81 => Fault::Twice { dialect: Dialect::Native, count },
+        81..85 => Fault::Twice { dialect: Dialect::Trigger, count: count / 4 + 1 },
+        85..91 => Fault::Garbage { count },
+        91..94 => Fault::Flood { count: count * 15, millis },
+        94..96 => Fault::NoFds { millis: millis.min(3000) },
+        _ => Fault::StopBroker { millis: millis.min(3000) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_faults_again() {
+        let length = Duration::from_secs(600);
+        assert_eq!(plan(7, length, 8), plan(7, length, 8));
+        assert_ne!(plan(7, length, 8), plan(8, length, 8));
+    }
+
+    #[test]
+    fn ten_minutes_know_every_kind_and_end_without_restarts() {
+        let phases = plan(1, Duration::from_secs(600), 8);
+        let mut kinds: Vec<&str> =
+            phases.iter().flat_map(|phase| &phase.faults).map(|(_, fault)| fault.kind()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        assert_eq!(kinds.len(), 18, "{kinds:?}");
+        let until = usize::try_from(restarts_until(phases.len() as u64)).unwrap_or(0);
+        let restarts = |fault: &Fault| matches!(fault, Fault::Drain | Fault::Kill);
+        assert!(phases[until..].iter().flat_map(|phase| &phase.faults).all(|(_, fault)| !restarts(fault)));
+    }
+}

@@ -1,0 +1,87 @@
+//! Owns the fleets as their parent sees them: processes that are started, told, stopped and killed, and what they said.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::process::Options;
+use super::word::{Heard, Order};
+
+/// Everything that fleets have said and nobody has judged.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ear(Arc<Mutex<Vec<Heard>>>);
+
+impl Ear {
+    /// Takes what was said since the last time.
+    pub(crate) fn take(&self) -> Vec<Heard> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn hear(&self, heard: Heard) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(heard);
+    }
+}
+
+/// One fleet's process. It ends with this value.
+pub(crate) struct Crowd {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    reader: Option<JoinHandle<()>>,
+    pub(crate) serial: u64,
+}
+
+impl Crowd {
+    /// Starts a process whose controllers begin at once.
+    pub(crate) fn start(options: &Options, ear: &Ear) -> anyhow::Result<Self> {
+        let Options { address, serial, count, pools, timeout, aborts, silent, seed } = options;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["fleet", &address.to_string(), "--serial", &serial.to_string()])
+            .args(["--count", &count.to_string(), "--pools", &pools.to_string()])
+            .args(["--timeout", &timeout.to_string(), "--seed", &seed.to_string()])
+            .args(["--aborts", &aborts.to_string(), "--silent", &silent.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("no word from the fleet")?).lines();
+        let ear = ear.clone();
+        let reader = std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .filter_map(|line| Heard::parse(&line))
+                .for_each(|heard| ear.hear(heard));
+        });
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin, reader: Some(reader), serial: *serial })
+    }
+
+    /// Tells some of its controllers what to do. A process that is gone is told nothing.
+    pub(crate) fn tell(&mut self, order: Order) {
+        if let Some(stdin) = &mut self.stdin {
+            let _ = stdin.write_all(order.line().as_bytes());
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // It may have ended.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// Kills it; all that it had said is heard then.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

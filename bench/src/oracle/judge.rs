@@ -1,0 +1,230 @@
+//! Owns the judgement of one run: every POST of it, beside every receipt.
+
+use super::{Oracle, Receipt, Run, Trouble, Whose};
+use crate::fleet::CONTROLLERS;
+use crate::supervisors::{Dialect, Post, Told, Way};
+
+/// A run is offered to two more at most after an unproven offer.
+const MOST_OFFERS: u64 = 3;
+/// A poll that was sent so many microseconds before a POST is held when the POST comes.
+const PARKED: u64 = 500_000;
+/// So long before its end a controller is offered nothing: the guard, and what clocks differ by.
+const GUARD: u64 = 1_000_000;
+/// Reasons that say that nobody waits.
+const NOBODY: [&str; 4] = ["no_pool", "wrong_version", "wrong_machine", "all_taken"];
+
+impl Oracle {
+    pub(super) fn judge(&mut self, number: u64) {
+        let Some(mut run) = self.runs.remove(&number) else { return };
+        let is_first = run.judged.is_none();
+        self.judge_receipts(number, &run);
+        if is_first {
+            for post in &run.posts {
+                self.judge_answer(post);
+                self.judge_miss(post);
+            }
+        }
+        run.judged = Some(run.receipts.len());
+        self.runs.insert(number, run);
+    }
+
+    /// I1, I2 and I3.
+    fn judge_receipts(&mut self, number: u64, run: &Run) {
+        let Run { posts, receipts, .. } = run;
+        let Some(dialect) = posts.first().map(|post| post.dialect) else { return };
+        if posts.iter().all(|post| post.way == Way::CutInBody) {
+            if !receipts.is_empty() {
+                self.fail("I3", &format!("run {number} was received, and its POST never came whole"));
+            }
+            return;
+        }
+        let hits: Vec<&Post> = posts.iter().filter(|post| post.is_hit()).collect();
+        let eras = distinct(posts.iter().map(|post| post.era));
+        // What is posted twice is delivered once, as long as one broker remembers it.
+        let delivered = distinct(hits.iter().map(|post| post.era));
+        for post in &hits {
+            self.judge_hit(post, receipts, delivered);
+        }
+        let allowed: u64 = match dialect {
+            Dialect::Trigger => posts.iter().map(may_offer).sum(),
+            Dialect::Native => {
+                let may = posts.iter().filter(|post| may_offer(post) > 0).map(|post| post.era);
+                distinct(may).min(eras) as u64
+            }
+        };
+        if receipts.len() as u64 > allowed {
+            let told: Vec<_> = posts.iter().map(|post| (&post.told, post.offers)).collect();
+            let who: Vec<u64> = receipts.iter().map(|receipt| receipt.controller).collect();
+            self.fail(
+                "I1",
+                &format!("{dialect:?} run {number} was received by {who:?}, allowed {allowed}: {told:?}"),
+            );
+        } else if dialect == Dialect::Trigger {
+            self.judge_surplus(number, run, delivered);
+        }
+    }
+
+    /// I2: there is a receipt, and it is older than the answer.
+    fn judge_hit(&mut self, post: &Post, receipts: &[Receipt], delivered: usize) {
+        let Told::Hit(proof, controller) = &post.told else { return };
+        if **proof != *"received" {
+            return;
+        }
+        let is_meant =
+            |receipt: &&Receipt| controller.is_none_or(|controller| controller == receipt.controller);
+        let before = receipts.iter().filter(is_meant).filter(|receipt| receipt.at <= post.done).count();
+        if before > 0 && receipts.len() >= delivered {
+            return;
+        }
+        let killed = |trouble: &Trouble| match trouble.whose {
+            Whose::Killed(fleet) => controller.is_none_or(|controller| controller / CONTROLLERS == fleet),
+            Whose::Broker | Whose::Door | Whose::Fleet(_) | Whose::Controller(_) | Whose::Here => false,
+        };
+        if self.troubles_of(post.sent, post.done).any(killed) {
+            self.tally.unknowable += 1;
+            return;
+        }
+        let Post { run, dialect, offers, sent, done, .. } = post;
+        let took = done - sent;
+        self.fail(
+            "I2",
+            &format!("{dialect:?} run {run} is answered true after {took} µs and {offers} offers, receipts {receipts:?}"),
+        );
+    }
+
+    /// I1 where a run may be offered again: what was received beyond the proved needs a reason.
+    fn judge_surplus(&mut self, number: u64, run: &Run, delivered: usize) {
+        let Run { posts, receipts, judged } = run;
+        let first = posts.iter().map(|post| post.sent).min().unwrap_or(0);
+        let mut proved = delivered;
+        let mut unanswered = posts.iter().filter(|post| !post.is_answered()).count();
+        // Whoever was healthy is the one whose receipt was proved.
+        let (sick, healthy): (Vec<&Receipt>, Vec<&Receipt>) =
+            receipts.iter().partition(|receipt| self.was_failing(receipt, first));
+        for receipt in healthy {
+            if proved > 0 {
+                proved -= 1;
+            } else if unanswered > 0 {
+                unanswered -= 1;
+            } else {
+                let told: Vec<_> = posts.iter().map(|post| (&post.told, post.offers)).collect();
+                let controller = receipt.controller;
+                self.fail(
+                    "I1",
+                    &format!(
+                        "run {number}: {controller} was healthy, received it, and is not the proof: {told:?}"
+                    ),
+                );
+            }
+        }
+        let surplus = sick.len().saturating_sub(proved + unanswered) as u64;
+        if judged.is_none() && delivered > 0 {
+            self.tally.duplicates += surplus;
+        } else if judged.is_none() {
+            self.tally.read_though_false += surplus;
+        }
+    }
+
+    fn was_failing(&self, receipt: &Receipt, since: u64) -> bool {
+        self.troubles_of(since, receipt.at + LATER).any(|trouble| match trouble.whose {
+            Whose::Fleet(fleet) | Whose::Killed(fleet) => receipt.controller / CONTROLLERS == fleet,
+            Whose::Controller(controller) => controller == receipt.controller,
+            Whose::Broker | Whose::Here => true,
+            Whose::Door => false,
+        })
+    }
+
+    /// I12: every POST is answered in time, while there is a broker.
+    fn judge_answer(&mut self, post: &Post) {
+        let Post { run, dialect, way, sent, whole, done, told, .. } = post;
+        if *told == Told::Left || matches!(way, Way::CutInBody | Way::CutBeforeAnswer) {
+            return;
+        }
+        // A body that comes too slowly is refused.
+        let is_slow = matches!(way, Way::Dripping(10_000..));
+        let had_trouble = self.troubles_of(*sent, *done).any(|trouble| trouble.whose == Whose::Broker);
+        match told {
+            Told::Status(408) | Told::Broken if is_slow => return,
+            Told::Broken if had_trouble => return,
+            // Whoever comes in a flood may be turned away.
+            Told::Broken if post.is_fresh && self.had_door_trouble(post) => return,
+            Told::Broken => {
+                let which = if post.is_fresh { "a new" } else { "a kept" };
+                let after = done - sent;
+                let story =
+                    format!("{dialect:?} run {run}: {which} connection ended after {after} µs, no answer");
+                return self.fail("I12", &story);
+            }
+            Told::Status(status) => {
+                return self
+                    .fail("I12", &format!("{dialect:?} run {run}, which is valid, was answered {status}"));
+            }
+            Told::Hit(..) | Told::Miss(_) | Told::Silence | Told::Left => {}
+        }
+        let excused = self.troubled_for(*whole, *done, |whose| match whose {
+            Whose::Broker | Whose::Here => true,
+            Whose::Door => post.is_fresh,
+            Whose::Fleet(_) | Whose::Killed(_) | Whose::Controller(_) => false,
+        });
+        let took = (done - whole).saturating_sub(excused);
+        if took > self.rules.budget + self.rules.margin {
+            self.fail("I12", &format!("{dialect:?} run {run} took {took} µs: {told:?}"));
+        }
+    }
+
+    fn had_door_trouble(&self, post: &Post) -> bool {
+        self.troubles_of(post.sent, post.done).any(|trouble| trouble.whose == Whose::Door)
+    }
+
+    /// I11: nobody is said to be there although somebody was.
+    fn judge_miss(&mut self, post: &Post) {
+        let Told::Miss(reason) = &post.told else { return };
+        if !NOBODY.contains(&&**reason) || post.way == Way::CutInBody {
+            return;
+        }
+        let since = post.sent.saturating_sub(PARKED);
+        let doubt = |trouble: &Trouble| matches!(trouble.whose, Whose::Broker | Whose::Door | Whose::Here);
+        if self.troubles_of(since, post.done).any(doubt) {
+            return;
+        }
+        let stood = self.stands.through(post.pool, since, post.done).find(|stand| {
+            let fleet = stand.controller / CONTROLLERS;
+            let suffers = |trouble: &Trouble| match trouble.whose {
+                Whose::Fleet(other) | Whose::Killed(other) => other == fleet,
+                Whose::Broker | Whose::Door | Whose::Here => trouble.from < stand.from + PARKED,
+                Whose::Controller(_) => false,
+            };
+            let young = post.done + GUARD < stand.from + self.rules.timeout;
+            young && !self.troubles_of(stand.from, post.done).any(suffers)
+        });
+        if let Some(stand) = stood {
+            let (controller, before) = (stand.controller, post.sent - stand.from);
+            let Post { run, pool, dialect, offers, .. } = post;
+            let story = format!(
+                "{dialect:?} run {run}: {reason} after {offers} offers, though {controller} had stood in pool {pool} for {before} µs"
+            );
+            self.fail("I11", &story);
+        }
+    }
+}
+
+/// A controller that is stopped between its word and the end of its connection is no proof.
+const LATER: u64 = 600_000;
+
+/// To how many controllers a byte of this POST's run may have gone.
+fn may_offer(post: &Post) -> u64 {
+    match &post.told {
+        _ if post.way == Way::CutInBody => 0,
+        Told::Hit(..) => post.offers.clamp(1, u64::MAX),
+        Told::Miss(reason) => match (&**reason, post.dialect) {
+            ("undelivered", Dialect::Trigger) | ("unknown", _) => post.offers.max(1),
+            _ => 0,
+        },
+        Told::Status(_) => 0,
+        Told::Broken | Told::Silence | Told::Left => MOST_OFFERS,
+    }
+}
+
+fn distinct(numbers: impl Iterator<Item = u64>) -> usize {
+    numbers.collect::<std::collections::BTreeSet<u64>>().len()
+}

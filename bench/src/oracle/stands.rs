@@ -1,0 +1,66 @@
+//! Owns who stood in which pool, and from when until when that is sure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::fleet::CONTROLLERS;
+
+/// One poll that may have been held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stand {
+    pub(super) controller: u64,
+    pub(super) pool: usize,
+    /// It had been sent.
+    pub(super) from: u64,
+    /// It surely had not been ended by anybody.
+    pub(super) until: u64,
+}
+
+/// All polls of late.
+#[derive(Debug, Default)]
+pub(super) struct Stands {
+    open: BTreeMap<u64, Stand>,
+    over: BTreeMap<usize, Vec<Stand>>,
+}
+
+impl Stands {
+    pub(super) fn begin(&mut self, controller: u64, pool: usize, at: u64) {
+        self.open.insert(controller, Stand { controller, pool, from: at, until: u64::MAX });
+    }
+
+    /// The poll is over, and surely stood until then; never, if it is not known.
+    pub(super) fn end(&mut self, controller: u64, until: Option<u64>) {
+        if let (Some(stand), Some(until)) = (self.open.remove(&controller), until) {
+            let until = until.min(stand.until);
+            self.over.entry(stand.pool).or_default().push(Stand { until, ..stand });
+        }
+    }
+
+    /// From here on it is no healthy waiter, but may stand.
+    pub(super) fn fail(&mut self, controller: u64, at: u64) {
+        if let Some(stand) = self.open.get_mut(&controller) {
+            stand.until = at;
+        }
+    }
+
+    pub(super) fn gone(&mut self, fleet: u64) {
+        self.open.retain(|controller, _| controller / CONTROLLERS != fleet);
+    }
+
+    pub(super) fn standing(&self) -> (u64, u64) {
+        let pools: BTreeSet<usize> = self.open.values().map(|stand| stand.pool).collect();
+        (self.open.len() as u64, pools.len() as u64)
+    }
+
+    /// Everyone who surely stood in this pool from before `from` until after `until`.
+    pub(super) fn through(&self, pool: usize, from: u64, until: u64) -> impl Iterator<Item = &Stand> {
+        let open = self.open.values().filter(move |stand| stand.pool == pool);
+        let over = self.over.get(&pool).into_iter().flatten();
+        open.chain(over).filter(move |stand| stand.from <= from && stand.until >= until)
+    }
+
+    pub(super) fn forget(&mut self, before: u64) {
+        for stands in self.over.values_mut() {
+            stands.retain(|stand| stand.until >= before);
+        }
+    }
+}

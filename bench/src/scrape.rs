@@ -1,0 +1,86 @@
+//! Owns one look at the broker's metrics.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Every sample by its name with its labels, as it is printed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scrape(BTreeMap<String, f64>);
+
+impl Scrape {
+    /// Asks a broker's ops listener, which answers at once or not at all.
+    pub(crate) async fn of(ops: SocketAddr) -> anyhow::Result<Self> {
+        let asked = tokio::time::timeout(Duration::from_secs(5), async {
+            let mut stream = tokio::net::TcpStream::connect(ops).await?;
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+                .await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            std::io::Result::Ok(text)
+        });
+        let text = asked.await.context("no metrics in time")??;
+        ensure!(text.starts_with("HTTP/1.1 200"), "no metrics: {}", text.lines().next().unwrap_or_default());
+        Ok(Self::read(&text))
+    }
+
+    /// Reads the text format.
+    pub(crate) fn read(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let samples = samples.filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Self(samples.collect())
+    }
+
+    /// The sum of all samples whose name begins so.
+    pub(crate) fn sum(&self, prefix: &str) -> f64 {
+        self.0.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
+    }
+
+    /// The same as a whole number.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^52")]
+    pub(crate) fn count(&self, prefix: &str) -> u64 {
+        self.sum(prefix).round() as u64
+    }
+
+    /// The upper end of the bucket in which a quantile of a histogram falls, its labels left aside.
+    pub(crate) fn quantile(&self, histogram: &str, quantile: f64) -> f64 {
+        let prefix = format!("{histogram}_bucket{{");
+        let mut buckets: Vec<(f64, f64)> = Vec::new();
+        for (name, count) in self.0.iter().filter(|(name, _)| name.starts_with(&prefix)) {
+            let Some(end) = name.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()) else {
+                continue;
+            };
+            let end = end.parse().unwrap_or(f64::INFINITY);
+            match buckets.iter_mut().find(|(known, _)| known.total_cmp(&end).is_eq()) {
+                Some((_, sum)) => *sum += count,
+                None => buckets.push((end, *count)),
+            }
+        }
+        buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let all = buckets.last().map_or(0.0, |(_, count)| *count);
+        buckets.into_iter().find(|(_, count)| *count >= all * quantile).map_or(0.0, |(end, _)| end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_and_quantiles_go_over_labels() {
+        let scrape = Scrape::read(
+            "# HELP x y\nx{a=\"1\"} 2\nx{a=\"2\"} 3\nt_bucket{o=\"hit\",le=\"0.1\"} 9\nt_bucket{o=\"hit\",le=\"1\"} 10\n\
+             t_bucket{o=\"miss\",le=\"0.1\"} 90\nt_bucket{o=\"miss\",le=\"1\"} 90\n",
+        );
+        assert_eq!((scrape.count("x"), scrape.count("x{a=\"1\"}")), (5, 2));
+        assert!((scrape.quantile("t", 0.5) - 0.1).abs() < 1e-9);
+        assert!((scrape.quantile("t", 0.999) - 1.0).abs() < 1e-9);
+    }
+}

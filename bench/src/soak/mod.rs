@@ -1,0 +1,261 @@
+//! Owns the soak: a large fleet that churns for long, and what that does to the broker's memory and to its answers.
+
+mod slope;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::Args;
+use hdrhistogram::Histogram;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::chaos::broker::{Broker, Start};
+use crate::fleet::{self, Crowd, Deed, Ear, Order, now};
+use crate::load::on_this_thread;
+use crate::oracle::{Oracle, Rules};
+use crate::scrape::Scrape;
+use crate::supervisors::{Desk, Told};
+use slope::fit;
+
+/// What the soak is made of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    #[arg(long = "for", default_value = "30m", value_parser = humantime::parse_duration)]
+    length: Duration,
+    /// Polls that are held at once
+    #[arg(long, default_value_t = 15_000)]
+    held: usize,
+    /// Runs a second
+    #[arg(long, default_value_t = 500.0)]
+    rate: f64,
+    /// The share of polls that their controller aborts
+    #[arg(long, default_value = "5%", value_parser = share)]
+    aborts: f64,
+    /// The share of polls whose controller falls silent for ever, and is replaced
+    #[arg(long, default_value = "1%", value_parser = share)]
+    silent: f64,
+    #[arg(long, default_value_t = 100)]
+    pools: usize,
+    /// Processes that the controllers live in
+    #[arg(long, default_value_t = 3)]
+    fleets: u64,
+    /// What comes before is not fitted [default: 5 minutes, or a fifth of the whole if that is less]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    warm_up: Option<Duration>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Further arguments for the broker
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+const SUPERVISORS: u32 = 64;
+/// Milliseconds that /connect tells controllers: the broker's default.
+const TIMEOUT: u64 = 50_000;
+const RULES: Rules = Rules { budget: 2_000_000, margin: 1_500_000, timeout: TIMEOUT * 1000 };
+/// A run is judged when its POST has been over for so long, in microseconds.
+const RIPE: u64 = 5_000_000;
+const WARM_UP: Duration = Duration::from_secs(300);
+
+/// A share, as `5%` or `0.05`.
+fn share(text: &str) -> Result<f64, String> {
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
+    let share = number.parse::<f64>().map_err(|error| error.to_string())? / unit;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(format!("{text} is no share of a whole")) }
+}
+
+/// One look at the broker.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    seconds: f64,
+    resident: f64,
+    files: u64,
+    waiters: u64,
+    /// The bucket's upper end, in milliseconds, as the broker counts since its start.
+    p99: f64,
+}
+
+struct Soak {
+    desk: Rc<Desk>,
+    ear: Ear,
+    broker: Broker,
+    oracle: Oracle,
+    /// Tenths of a millisecond from a POST's last byte to its answer; of a minute, and of all.
+    took: [Histogram<u64>; 2],
+    samples: Vec<Sample>,
+}
+
+/// Runs it; an error if anything was lost.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let arguments = [&["--proof".to_owned(), "received".to_owned()], &*options.arguments].concat();
+    let broker = Broker::start(Start { files: None, timeout: TIMEOUT, arguments })?;
+    let model = fleet::Options {
+        address: broker.address,
+        serial: 0,
+        count: options.held / usize::try_from(options.fleets)?,
+        pools: options.pools,
+        timeout: TIMEOUT,
+        aborts: options.aborts,
+        silent: options.silent,
+        seed: options.seed,
+    };
+    on_this_thread(async {
+        let histogram = || Histogram::new_with_bounds(1, 1_000_000, 3);
+        let mut soak = Soak {
+            desk: Desk::new(broker.address, options.pools, 0.0, options.seed),
+            ear: Ear::default(),
+            broker,
+            oracle: Oracle::new(RULES),
+            took: [histogram()?, histogram()?],
+            samples: Vec::new(),
+        };
+        let mut fleets = (1..=options.fleets)
+            .map(|serial| {
+                let options = fleet::Options { serial, seed: options.seed + serial, ..model.clone() };
+                Crowd::start(&options, &soak.ear)
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        soak.desk.open(SUPERVISORS, options.rate);
+        let begun = Instant::now();
+        soak.gather(options.held as u64).await;
+        crate::say(&format!(
+            "{} polls are held after {:.0} s\n",
+            options.held,
+            begun.elapsed().as_secs_f64()
+        ));
+        soak.last(options.length).await?;
+        for fleet in &mut fleets {
+            fleet.tell(Order { what: Deed::End, count: 1, millis: 0 });
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(fleets);
+        soak.sum_up(options.warm_up.unwrap_or(WARM_UP.min(options.length / 5)))
+    })
+}
+
+/// The fleet is complete within this time, or never.
+const GATHERING: Duration = Duration::from_secs(60);
+
+impl Soak {
+    /// Waits until nearly all wait: some are on their way at any time.
+    async fn gather(&mut self, held: u64) {
+        let begun = Instant::now();
+        while begun.elapsed() < GATHERING {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if self
+                .broker
+                .scrape()
+                .await
+                .is_ok_and(|scrape| scrape.count("pilotlight_waiters") >= held * 98 / 100)
+            {
+                return;
+            }
+        }
+    }
+
+    /// The load for so long, with a look each second and a line each minute.
+    async fn last(&mut self, length: Duration) -> anyhow::Result<()> {
+        self.desk.go_on();
+        let begun = Instant::now();
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut minutes = 0;
+        while begun.elapsed() < length {
+            seconds.tick().await;
+            ensure!(self.broker.lives(), "the broker ended by itself");
+            if let Ok(scrape) = self.broker.scrape().await {
+                self.samples.push(self.sample(begun, &scrape)?);
+            }
+            self.listen();
+            self.oracle.settle(now() - RIPE);
+            if begun.elapsed().as_secs() / 60 > minutes {
+                minutes += 1;
+                self.tell(minutes);
+            }
+        }
+        self.desk.pause();
+        // The last answers and receipts are on their way.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        self.listen();
+        Ok(())
+    }
+
+    fn sample(&self, begun: Instant, scrape: &Scrape) -> anyhow::Result<Sample> {
+        #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
+        let resident = self.broker.resident()? as f64 / 1_048_576.0;
+        Ok(Sample {
+            seconds: begun.elapsed().as_secs_f64(),
+            resident,
+            files: scrape.count("process_open_fds"),
+            waiters: scrape.count("pilotlight_waiters"),
+            p99: scrape.quantile("pilotlight_dispatch_seconds", 0.99) * 1000.0,
+        })
+    }
+
+    fn listen(&mut self) {
+        for post in self.desk.posts.take() {
+            if matches!(post.told, Told::Hit(..) | Told::Miss(_)) {
+                for took in &mut self.took {
+                    took.saturating_record((post.done - post.whole) / 100);
+                }
+            }
+            self.oracle.post(post);
+        }
+        self.ear.take().into_iter().for_each(|heard| self.oracle.hear(heard));
+    }
+
+    fn tell(&mut self, minutes: u64) {
+        let Some(Sample { resident, files, waiters, p99, .. }) = self.samples.last().copied() else { return };
+        let (tally, lost) = (&self.oracle.tally, self.oracle.failed());
+        let misses: u64 = tally.misses.values().sum();
+        crate::say(&format!(
+            "{minutes:>4} min  {resident:.2} MiB, {files} descriptors, {waiters} waiters; {} hits, {misses} misses, {lost} \
+             lost; {}, p99 of all within {p99} ms\n",
+            tally.hits,
+            times(&self.took[0])
+        ));
+        self.took[0].reset();
+        self.oracle.take_told().iter().for_each(|failure| crate::say(&format!("  FAILED {failure}\n")));
+    }
+
+    fn sum_up(&mut self, warm_up: Duration) -> anyhow::Result<()> {
+        self.listen();
+        self.oracle.finish();
+        self.oracle.take_told().iter().for_each(|failure| crate::say(&format!("  FAILED {failure}\n")));
+        let warm = self.samples.iter().filter(|sample| sample.seconds >= warm_up.as_secs_f64());
+        let warm: Vec<(f64, f64)> = warm.map(|sample| (sample.seconds, sample.resident)).collect();
+        let slope = match fit(&warm) {
+            Some(slope) => format!(
+                "resident memory changes by {:+.3} ± {:.3} MiB an hour (95 %, {} blocks of {:.0} s after {} s)",
+                slope.per_hour,
+                slope.bound,
+                slope.blocks,
+                slope.block,
+                warm_up.as_secs()
+            ),
+            None => format!("too short for a slope: {} s after the first {}", warm.len(), warm_up.as_secs()),
+        };
+        let (tally, lost) = (&self.oracle.tally, self.oracle.failed());
+        crate::say(&format!(
+            "{slope}\n{} hits, misses {:?}, {} receipts, {} duplicates explained, {} of runs answered false, {} \
+             refused, {} without an answer; {}; {lost} lost {:?}\n",
+            tally.hits,
+            tally.misses,
+            tally.receipts,
+            tally.duplicates,
+            tally.read_though_false,
+            tally.refused,
+            tally.unanswered,
+            times(&self.took[1]),
+            self.oracle.failures
+        ));
+        ensure!(lost == 0, "{lost} lost");
+        Ok(())
+    }
+}
+
+fn times(took: &Histogram<u64>) -> String {
+    let at = |percent| f64::from(u32::try_from(took.value_at_percentile(percent)).unwrap_or(u32::MAX)) / 10.0;
+    format!("p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms", at(50.0), at(99.0), at(99.9))
+}

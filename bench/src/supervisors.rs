@@ -1,0 +1,249 @@
+//! Owns the supervisors: they post runs of their own at a fixed rate, well or badly, and keep each answer.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::fleet::now;
+use crate::load::peer::{Peer, message_of, native_message_of};
+
+/// What a POST is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Trigger.dev's, where a run may be offered again.
+    Trigger,
+    /// The broker's own, where it may not, and a run that is posted twice is delivered once.
+    Native,
+}
+
+/// How a POST is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Whole,
+    /// The connection ends in the middle of the body.
+    CutInBody,
+    /// The connection ends after the body.
+    CutBeforeAnswer,
+    /// The body comes piece by piece over so many milliseconds.
+    Dripping(u64),
+}
+
+/// What a supervisor was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// A controller has the run: the proof, and who it is if that was said.
+    Hit(Box<str>, Option<u64>),
+    /// The reason why nobody has it.
+    Miss(Box<str>),
+    /// Something else than 200.
+    Status(u16),
+    /// The connection ended without an answer.
+    Broken,
+    /// No answer came in ten seconds.
+    Silence,
+    /// The supervisor left before the answer.
+    Left,
+}
+
+/// One POST and what became of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Post {
+    pub(crate) run: u64,
+    pub(crate) pool: usize,
+    pub(crate) dialect: Dialect,
+    pub(crate) way: Way,
+    /// Before its first byte, after its last one, and when its end was known.
+    pub(crate) sent: u64,
+    pub(crate) whole: u64,
+    pub(crate) done: u64,
+    /// Its connection was new.
+    pub(crate) is_fresh: bool,
+    /// Which broker was running.
+    pub(crate) era: u64,
+    pub(crate) told: Told,
+    pub(crate) offers: u64,
+}
+
+impl Post {
+    pub(crate) fn is_hit(&self) -> bool {
+        matches!(self.told, Told::Hit(..))
+    }
+
+    /// Whether an answer to a valid run came.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self.told, Told::Hit(..) | Told::Miss(_))
+    }
+}
+
+/// What all supervisors share.
+pub(crate) struct Desk {
+    pub(crate) address: SocketAddr,
+    pools: usize,
+    /// The share of runs that are posted in the broker's own dialect.
+    native: f64,
+    pub(crate) era: Cell<u64>,
+    pub(crate) in_flight: Cell<usize>,
+    pub(crate) posts: RefCell<Vec<Post>>,
+    pub(crate) rng: RefCell<fastrand::Rng>,
+    runs: Cell<u64>,
+    paused: Cell<bool>,
+    go_on: Notify,
+}
+
+/// An answer may not take longer, whatever the budget.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Desk {
+    pub(crate) fn new(address: SocketAddr, pools: usize, native: f64, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            pools,
+            native,
+            era: Cell::new(0),
+            in_flight: Cell::new(0),
+            posts: RefCell::default(),
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            runs: Cell::new(0),
+            paused: Cell::new(true),
+            go_on: Notify::new(),
+        })
+    }
+
+    /// Begins with so many supervisors, that together post so many runs a second. They begin paused.
+    pub(crate) fn open(self: &Rc<Self>, supervisors: u32, rate: f64) {
+        let interval = Duration::from_secs_f64(f64::from(supervisors) / rate);
+        for number in 0..supervisors {
+            tokio::task::spawn_local(supervise(self.clone(), interval, interval * number / supervisors));
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        self.paused.set(true);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.paused.set(false);
+        self.go_on.notify_waiters();
+    }
+
+    /// A run that nobody has posted, and the dialect that it is posted in.
+    pub(crate) fn next_run(&self) -> (u64, usize, Dialect) {
+        let run = self.runs.get() + 1;
+        self.runs.set(run);
+        let mut rng = self.rng.borrow_mut();
+        let dialect = if rng.f64() < self.native { Dialect::Native } else { Dialect::Trigger };
+        (run, rng.usize(..self.pools), dialect)
+    }
+
+    /// Posts one run and keeps what became of it. The connection is kept if it can be.
+    pub(crate) async fn post(
+        &self,
+        kept: &mut Option<Peer>,
+        (run, pool, dialect): (u64, usize, Dialect),
+        way: Way,
+    ) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        let peer = kept.take().filter(|peer| !peer.is_over());
+        let is_fresh = peer.is_none();
+        let peer = match peer {
+            Some(peer) => Ok(peer),
+            None => Peer::connect(self.address).await,
+        };
+        // Nobody was asked if nobody listens.
+        if let Ok(mut peer) = peer {
+            let (era, sent) = (self.era.get(), now());
+            let bytes = match dialect {
+                Dialect::Trigger => message_of(pool, run),
+                Dialect::Native => native_message_of(pool, run),
+            };
+            let mut whole = sent;
+            let asked =
+                async { ask(&mut peer, &bytes, way, self, &mut whole).await.unwrap_or((Told::Broken, 0)) };
+            let (told, offers) =
+                tokio::time::timeout(PATIENCE + time_of(way), asked).await.unwrap_or((Told::Silence, 0));
+            if matches!(told, Told::Hit(..) | Told::Miss(_)) {
+                *kept = Some(peer);
+            }
+            let done = now();
+            let post = Post { run, pool, dialect, way, sent, whole, done, is_fresh, era, told, offers };
+            self.posts.borrow_mut().push(post);
+        }
+        self.in_flight.set(self.in_flight.get() - 1);
+    }
+}
+
+fn time_of(way: Way) -> Duration {
+    match way {
+        Way::Dripping(millis) => Duration::from_millis(millis),
+        Way::Whole | Way::CutInBody | Way::CutBeforeAnswer => Duration::ZERO,
+    }
+}
+
+async fn supervise(desk: Rc<Desk>, interval: Duration, offset: Duration) {
+    let mut ticks = tokio::time::interval_at(Instant::now() + offset, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut peer = None;
+    loop {
+        ticks.tick().await;
+        while desk.paused.get() {
+            // Its connection would be one that nobody uses.
+            peer = None;
+            desk.go_on.notified().await;
+        }
+        desk.post(&mut peer, desk.next_run(), Way::Whole).await;
+        if peer.is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn ask(
+    peer: &mut Peer,
+    bytes: &[u8],
+    way: Way,
+    desk: &Desk,
+    whole: &mut u64,
+) -> anyhow::Result<(Told, u64)> {
+    match way {
+        Way::Whole => peer.send(bytes).await?,
+        Way::CutInBody | Way::CutBeforeAnswer => {
+            let (end, wait, is_rude) = {
+                let mut rng = desk.rng.borrow_mut();
+                let body = memchr::memmem::find(bytes, b"\r\n\r\n").unwrap_or(0) + 4;
+                let end = if way == Way::CutInBody { rng.usize(body..bytes.len()) } else { bytes.len() };
+                (end, rng.u64(..3000), rng.bool())
+            };
+            peer.send(&bytes[..end]).await?;
+            *whole = now();
+            tokio::time::sleep(Duration::from_micros(wait)).await;
+            if is_rude {
+                peer.stream().set_zero_linger()?;
+            }
+            return Ok((Told::Left, 0));
+        }
+        Way::Dripping(millis) => {
+            let pieces: Vec<&[u8]> = bytes.chunks(bytes.len().div_ceil(20)).collect();
+            for piece in pieces {
+                peer.send(piece).await?;
+                tokio::time::sleep(Duration::from_millis(millis / 20)).await;
+            }
+        }
+    }
+    *whole = now();
+    let answer = peer.answer().await?;
+    if answer.status != 200 {
+        return Ok((Told::Status(answer.status), 0));
+    }
+    let said: serde_json::Value = serde_json::from_slice(answer.body)?;
+    let text = |name: &str| Box::<str>::from(said[name].as_str().unwrap_or("none"));
+    let is_hit = said["didWarmStart"] == true || said["delivered"] == true;
+    let controller = said["controller"]
+        .as_str()
+        .and_then(|name| name.strip_prefix("controller_")?.split('-').next()?.parse().ok());
+    let told = if is_hit { Told::Hit(text("proof"), controller) } else { Told::Miss(text("reason")) };
+    Ok((told, said["offers"].as_u64().unwrap_or(0)))
+}
