@@ -67,6 +67,13 @@ impl<N: Hash + Eq + Clone, A: Clone> Repeats<N, A> {
     }
 }
 
+impl<N: Hash + Eq, A> Repeats<N, A> {
+    /// Forgets what was answered longer ago than `time`, when nobody posts.
+    pub fn tidy(&self, time: Duration) {
+        self.memory.lock().forget(Instant::now(), time);
+    }
+}
+
 impl<N: Hash + Eq, A> Memory<N, A> {
     fn forget(&mut self, now: Instant, time: Duration) {
         while let Some((when, _)) = self.answered.front() {

@@ -106,6 +106,12 @@ impl Front {
         }
     }
 
+    /// Gives back what nobody will ask for any more.
+    pub fn tidy(&self) {
+        self.exchange.tidy();
+        self.repeats.tidy(self.terms().remember_runs);
+    }
+
     /// The limits and times of now.
     pub fn terms(&self) -> Guard<Arc<Terms>> {
         self.terms.load()

@@ -21,6 +21,8 @@ use crate::transport::Connection;
 /// After a failed accept the loop rests, twice as long each time, so that a full table costs no core.
 const SHORTEST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// Failures that are no further apart than this are one trouble, and one line in the log.
+const QUIET_TIME: Duration = Duration::from_secs(10);
 /// How often the lag of a thread is measured.
 const LAG_PACE: Duration = Duration::from_millis(250);
 
@@ -91,9 +93,10 @@ async fn accept(share: Share, entrance: Entrance, mut phases: watch::Receiver<Ph
         Err(error) => return tracing::error!(%error, "a listener could not be served"),
     };
     let mut newcomers = Newcomers::default();
+    let mut accepting = Accepting::new(&socket, &front.metrics);
     loop {
         let (stream, peer) = tokio::select! {
-            accepted = next(&socket, &front.metrics) => accepted,
+            accepted = accepting.next() => accepted,
             _ = phases.wait_for(|phase| outlives_us && *phase >= Phase::Leaving) => return,
         };
         if !door.knows(peer) {
@@ -128,23 +131,41 @@ async fn serve_secretly(front: Arc<Front>, listener: Listener, guest: Guest) {
     }
 }
 
-/// The next connection; failures are counted and waited out.
-pub(super) async fn next(socket: &TcpListener, metrics: &Metrics) -> (TcpStream, std::net::SocketAddr) {
-    let mut rest = SHORTEST_REST;
-    loop {
-        match socket.accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) if is_of_the_peer(&error) => {}
-            Err(error) => {
-                let no_fds = matches!(error.raw_os_error(), Some(code) if code == NO_FDS_PROCESS || code == NO_FDS_SYSTEM);
-                metrics.rejected(if no_fds { Rejected::NoFds } else { Rejected::AcceptFailed });
-                if rest == SHORTEST_REST {
-                    tracing::error!(%error, "accepting fails; held polls are untouched");
-                }
-                tokio::time::sleep(rest).await;
-                rest = (rest * 2).min(LONGEST_REST);
+/// Accepts from one socket. After a failure it rests, and only a while without one makes the rests short again: out of
+/// descriptors, each one that becomes free is taken at once, and the next accept fails again.
+pub(super) struct Accepting<'a> {
+    socket: &'a TcpListener,
+    metrics: &'a Metrics,
+    rest: Duration,
+    failed: Option<Instant>,
+}
+
+impl<'a> Accepting<'a> {
+    pub(super) fn new(socket: &'a TcpListener, metrics: &'a Metrics) -> Self {
+        Self { socket, metrics, rest: SHORTEST_REST, failed: None }
+    }
+
+    /// The next connection; failures are counted and waited out.
+    pub(super) async fn next(&mut self) -> (TcpStream, std::net::SocketAddr) {
+        loop {
+            match self.socket.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) => self.rest_after(&error).await,
             }
         }
+    }
+
+    async fn rest_after(&mut self, error: &io::Error) {
+        let no_fds = matches!(error.raw_os_error(), Some(NO_FDS_PROCESS | NO_FDS_SYSTEM));
+        self.metrics.rejected(if no_fds { Rejected::NoFds } else { Rejected::AcceptFailed });
+        if self.failed.is_none_or(|failed| failed.elapsed() > QUIET_TIME) {
+            self.rest = SHORTEST_REST;
+            tracing::error!(%error, "accepting fails; held polls are untouched");
+        }
+        self.failed = Some(Instant::now());
+        tokio::time::sleep(self.rest).await;
+        self.rest = (self.rest * 2).min(LONGEST_REST);
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn keep(front: &Front, drain_window: Duration, memory_limit: Op
         if a_second_passed {
             last_second = now;
             exchange.review_suspects(Waiter::heard_within);
-            exchange.tidy();
+            front.tidy();
             allocator::give_back();
         }
         if !exchange.is_draining() {

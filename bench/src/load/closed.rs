@@ -1,11 +1,10 @@
 //! Owns the closed loop: supervisors that post, wait for the answer, and post again.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::controller::begin;
-use super::peer::{Peer, health_request, message};
+use super::peer::{Peer, health_request, message, number_of, renew};
 use super::{Figures, Shape, Shared, Tally, check, observe, on_this_thread};
 use crate::server::Server;
 
@@ -36,7 +35,6 @@ async fn ask(
     success: &'static str,
     tally: &Shared,
 ) -> anyhow::Result<Figures> {
-    let requests = Rc::new(requests);
     let supervisors: Vec<_> = (0..shape.supervisors)
         .map(|number| {
             let work = supervisor(address, number, requests.clone(), success, tally.clone());
@@ -56,14 +54,16 @@ async fn ask(
 async fn supervisor(
     address: SocketAddr,
     number: usize,
-    requests: Rc<Vec<Vec<u8>>>,
+    mut requests: Vec<Vec<u8>>,
     success: &'static str,
     tally: Shared,
 ) -> anyhow::Result<()> {
     let mut peer = Peer::connect(address).await?;
     for round in number.. {
+        let which = round % requests.len();
+        renew(&mut requests[which], number_of(number, round));
         let begun = Instant::now();
-        peer.send(&requests[round % requests.len()]).await?;
+        peer.send(&requests[which]).await?;
         let hit = memchr::memmem::find(peer.answer().await?.body, success.as_bytes()).is_some();
         let mut tally = tally.borrow_mut();
         tally.answered(hit, begun);
@@ -80,7 +80,7 @@ pub(crate) fn go_on(address: SocketAddr, period: Duration, say: impl Fn(u64)) ->
     let shape = Shape::usual(0.0);
     on_this_thread(async {
         begin(address, &shape, &tally).await;
-        let posts: Rc<Vec<Vec<u8>>> = Rc::new((0..shape.pools).map(message).collect());
+        let posts: Vec<Vec<u8>> = (0..shape.pools).map(message).collect();
         for number in 0..shape.supervisors {
             tokio::task::spawn_local(supervisor(address, number, posts.clone(), "", tally.clone()));
         }

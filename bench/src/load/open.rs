@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::controller::begin;
-use super::peer::{Peer, message};
+use super::peer::{Peer, message, number_of, renew};
 use super::{Figures, Shape, Tally, check, observe, on_this_thread};
 use crate::server::Server;
 
@@ -25,9 +25,10 @@ pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<
     on_this_thread(async {
         begin(server.address, shape, &tally).await;
         let due = Rc::new(Due::default());
-        let posts: Rc<Vec<Vec<u8>>> = Rc::new((0..shape.pools).map(message).collect());
+        let posts: Vec<Vec<u8>> = (0..shape.pools).map(message).collect();
         for number in 0..shape.supervisors {
-            let (due, posts, tally, address) = (due.clone(), posts.clone(), tally.clone(), server.address);
+            let (due, mut posts, tally, address) =
+                (due.clone(), posts.clone(), tally.clone(), server.address);
             tokio::task::spawn_local(async move {
                 let mut peer = Peer::connect(address).await?;
                 for round in number.. {
@@ -37,7 +38,9 @@ pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<
                         }
                         due.more.notified().await;
                     };
-                    peer.send(&posts[round % posts.len()]).await?;
+                    let which = round % posts.len();
+                    renew(&mut posts[which], number_of(number, round));
+                    peer.send(&posts[which]).await?;
                     let hit =
                         memchr::memmem::find(peer.answer().await?.body, b"\"didWarmStart\":true").is_some();
                     tally.borrow_mut().answered(hit, since);

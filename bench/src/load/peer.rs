@@ -117,6 +117,24 @@ pub(crate) fn message(pool: usize) -> Vec<u8> {
     post("/warm-start", "", &format!("{{\"dequeuedMessage\":{}}}", run_of(pool, None)))
 }
 
+const SNAPSHOT: &str = "snapshot_";
+const SNAPSHOT_DIGITS: usize = 12;
+
+/// Makes a message another one: a server that remembers runs would not deliver it twice. Other requests stay as they are.
+pub(super) fn renew(request: &mut [u8], number: u64) {
+    let Some(at) = memchr::memmem::find(request, SNAPSHOT.as_bytes()) else { return };
+    let digits = &mut request[at + SNAPSHOT.len()..][..SNAPSHOT_DIGITS];
+    digits.iter_mut().rev().fold(number, |rest, digit| {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest / 10
+    });
+}
+
+/// The number of a supervisor's request, which no other has.
+pub(super) fn number_of(supervisor: usize, round: usize) -> u64 {
+    supervisor as u64 * 1_000_000_000 + round as u64
+}
+
 /// The same with a run of its own.
 pub(crate) fn message_of(pool: usize, run: u64) -> Vec<u8> {
     post("/warm-start", "", &format!("{{\"dequeuedMessage\":{}}}", run_of(pool, Some(run))))
@@ -147,6 +165,7 @@ fn run_of(pool: usize, run: Option<u64>) -> String {
     let example = include_str!("../../../tests/data/dequeued-message.json");
     let mut message: serde_json::Value = serde_json::from_str(example).unwrap_or_default();
     message["deployment"]["friendlyId"] = format!("deployment_{pool:04}").into();
+    message["snapshot"]["friendlyId"] = format!("{SNAPSHOT}{:0SNAPSHOT_DIGITS$}", run.unwrap_or(0)).into();
     if let Some(run) = run {
         message["run"]["friendlyId"] = run_name(run).into();
     }

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
-use super::accept;
+use super::accept::Accepting;
 use crate::http::{Front, Problem, Reply};
 use crate::metrics::{Listener, Route};
 use events::{Events, Watch};
@@ -43,8 +43,10 @@ type Body = Either<Full<Bytes>, Events>;
 
 /// Serves operators for ever.
 pub(super) async fn serve(socket: TcpListener, desk: Desk) -> Infallible {
+    let metrics = desk.front.metrics.clone();
+    let mut accepting = Accepting::new(&socket, &metrics);
     loop {
-        let (stream, _) = accept::next(&socket, &desk.front.metrics).await;
+        let (stream, _) = accepting.next().await;
         let open = desk.front.metrics.connected(Listener::Ops, false);
         let desk = desk.clone();
         #[expect(clippy::disallowed_methods, reason = "owned by the ops runtime, ends with its connection")]
