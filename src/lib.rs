@@ -2,7 +2,7 @@
 //! connections.
 //!
 //! Floors, from the ground up; imports point down only (`tests/architecture.rs` holds them to it):
-//! 0 [`broker`], [`allocator`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`http`] ·
+//! 0 [`broker`], [`allocator`], [`logs`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`http`] ·
 //! 4 [`server`] · 5 [`commands`] and `main`.
 
 pub mod allocator;
@@ -13,6 +13,7 @@ pub mod config;
 pub mod exchange;
 pub mod http;
 pub mod journal;
+pub mod logs;
 pub mod metrics;
 pub mod server;
 pub mod transport;

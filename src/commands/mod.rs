@@ -7,13 +7,14 @@ mod page;
 mod serve;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::config::{self, ConfigError, LogFormat, Parsed, Settings};
+use crate::logs;
 use crate::server::{Adopted, Inherited};
 
 /// The open warm-start broker: idle controllers wait, supervisors post runs.
@@ -87,12 +88,12 @@ fn run_parsed(parsed: Parsed, arguments: Vec<OsString>) -> anyhow::Result<ExitCo
         Some(Command::Completions { shell }) => Ok(print(&page::completions(&mut Cli::command(), shell))),
         Some(Command::Check) => check::check(&Cli::command(), &settings, &parsed),
         Some(Command::Demo(options)) => {
-            log_to_stderr(&settings, "warn");
+            let _logs = log_to_stderr(&settings, "warn");
             demo::demo(&settings, &options)
         }
         Some(Command::Serve) | None => {
             let inherited = Inherited::take()?;
-            log_to_stderr(&settings, "info");
+            let _logs = log_to_stderr(&settings, "info");
             serve::serve(
                 settings,
                 inherited,
@@ -113,17 +114,8 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn log_to_stderr(settings: &Settings, default: &str) {
-    let filter =
-        EnvFilter::builder().with_default_directive(default.parse().unwrap_or_default()).from_env_lossy();
-    let on_terminal = std::io::stderr().is_terminal();
-    let logs =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(on_terminal);
-    let format = settings.log_format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
+fn log_to_stderr(settings: &Settings, default: &str) -> WorkerGuard {
+    logs::set_up(settings.log_format.map(|format| format == LogFormat::Json), default)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -2,11 +2,12 @@
 //!
 //! The library's own collector counts CPU in whole seconds, which shows nothing of a broker that uses a tenth of a core.
 
-use prometheus::{Counter, IntGauge, Opts, Registry};
+use prometheus::{Counter, IntCounter, IntGauge, Opts, Registry};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::allocator;
+use crate::logs;
 
 /// The process's metrics, read at each scrape.
 pub(super) struct Process {
@@ -16,6 +17,7 @@ pub(super) struct Process {
     open_fds: IntGauge,
     max_fds: IntGauge,
     committed: IntGauge,
+    log_surplus: IntCounter,
 }
 
 impl Process {
@@ -34,6 +36,10 @@ impl Process {
         let committed =
             IntGauge::with_opts(Opts::new("allocator_committed_bytes", help).namespace("pilotlight"))?;
         registry.register(Box::new(committed.clone()))?;
+        let help = "Log lines that nobody took.";
+        let log_surplus =
+            IntCounter::with_opts(Opts::new("log_lines_dropped_total", help).namespace("pilotlight"))?;
+        registry.register(Box::new(log_surplus.clone()))?;
         Ok(Self {
             cpu,
             resident: gauge("process_resident_memory_bytes", "Resident memory.")?,
@@ -41,6 +47,7 @@ impl Process {
             open_fds: gauge("process_open_fds", "Open file descriptors.")?,
             max_fds: gauge("process_max_fds", "The most file descriptors that may be open.")?,
             committed,
+            log_surplus,
         })
     }
 
@@ -62,6 +69,7 @@ impl Process {
         }
         let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         self.max_fds.set(i64::try_from(most).unwrap_or(i64::MAX));
+        self.log_surplus.inc_by(logs::surplus().saturating_sub(self.log_surplus.get()));
         self.committed.set(i64::try_from(allocator::committed()).unwrap_or(i64::MAX));
     }
 }

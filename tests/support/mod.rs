@@ -39,20 +39,34 @@ impl Broker {
     }
 
     pub fn listening(listen: &[&str], proof: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+        Self::launched(Self::command(listen, proof, arguments))
+    }
+
+    /// Starts a broker whose log goes there.
+    pub fn logging_to(log: Stdio, level: &str) -> Self {
+        let mut command = Self::command(&["--listen", "127.0.0.1:0"], "written", &[]);
+        command.stderr(log).env("RUST_LOG", level);
+        Self::launched(command)
+    }
+
+    fn command(listen: &[&str], proof: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+        command
             .args(listen)
             .args(["--ops-listen", "127.0.0.1:0", "--proof", proof])
             .args(arguments)
-            .env("RUST_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .env("RUST_LOG", "error");
+        command
+    }
+
+    fn launched(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         // The greeting is printed when the addresses are bound; connections queue from then on.
         let mut greeting = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut address = |mark: &str| {
             let line = greeting
                 .find(|line| line.contains(mark))
-                .unwrap_or_else(|| panic!("no greeting: {arguments:?}"));
+                .unwrap_or_else(|| panic!("no greeting: {command:?}"));
             let urls = line.split("://").skip(1);
             urls.map(|url| url.split(['/', ' ', '\'']).next().unwrap().parse().unwrap())
                 .collect::<Vec<SocketAddr>>()
