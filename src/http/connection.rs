@@ -12,6 +12,7 @@ use hyper::Method;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::Source;
+use super::head::Head;
 use super::quick::{self, MOST_FIELDS, Read};
 use super::speak::{Spoken, speak};
 use super::strict::{self, HEAD_BYTES, Judged};
@@ -128,7 +129,19 @@ async fn talk(
             read_more(connection, &mut begun, Instant::now() + time).await?;
         }
         let by = head_by.take().unwrap_or_else(|| Instant::now() + HEAD_TIME);
-        let whole = match whole_or_judged(front, connection, begun, by).await? {
+        let whole = begun.freeze();
+        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+        if let Read::Plain(head, body) = quick::read(&whole, &mut fields) {
+            let body = whole.slice(body);
+            match answer_plain(front, listener, connection, head, body).await? {
+                Answer::Wait(wait) => return Some(wait),
+                Answer::Close => return None,
+                Answer::Reply(reply) => say(connection, reply).await?,
+            }
+            (begun, time) = (BytesMut::new(), IDLE_TIME);
+            continue;
+        }
+        begun = match whole_or_judged(front, connection, whole.into(), by).await? {
             Begun::Whole(whole) => whole,
             Begun::Judged(judged) => {
                 let Spoken { answer, rest } = Box::pin(speak(front, listener, connection, judged)).await?;
@@ -142,8 +155,8 @@ async fn talk(
                     Answer::Close => return None,
                     Answer::Reply(reply) => say_to_talker(connection, reply).await?,
                 }
-                (begun, time) = (rest.into(), IDLE_TIME);
-                continue;
+                time = IDLE_TIME;
+                rest.into()
             }
             Begun::Wrong(problem) => {
                 let reply = Reply::from(problem);
@@ -151,28 +164,35 @@ async fn talk(
                 return say_to_talker(connection, reply).await.and(None);
             }
         };
-        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-        let Read::Plain(head, body) = quick::read(&whole, &mut fields) else { return None };
-        let reusable = head.is_reusable();
-        let mut reply = match answer_now(front, listener, connection.origin(), &head) {
-            Ok(Answer::Reply(reply)) => reply,
-            Ok(Answer::Wait(wait)) => return Some(wait),
-            Ok(Answer::Close) => return None,
-            Err(route) => {
-                let body = Source::Whole(whole.slice(body));
-                unless_gone(connection, pin!(dispatch(front, route, head, body))).await?
-            }
-        };
-        reply.closes |= !reusable || front.pressure.is_short_of_room();
-        say(connection, reply).await?;
-        (begun, time) = (BytesMut::new(), IDLE_TIME);
     }
+}
+
+/// The answer to a plain request. None if the client leaves before it is there.
+async fn answer_plain(
+    front: &Arc<Front>,
+    listener: Listener,
+    connection: &Connection,
+    head: Head<'_>,
+    body: Bytes,
+) -> Option<Answer> {
+    let reusable = head.is_reusable();
+    let mut answer = match answer_now(front, listener, connection.origin(), &head) {
+        Ok(answer) => answer,
+        Err(route) => {
+            let dispatched = dispatch(front, route, head, Source::Whole(body));
+            Answer::Reply(unless_gone(connection, pin!(dispatched)).await?)
+        }
+    };
+    if let Answer::Reply(reply) = &mut answer {
+        reply.closes |= !reusable || front.pressure.is_short_of_room();
+    }
+    Some(answer)
 }
 
 /// What the beginning of a request turned out to be.
 enum Begun {
     /// A plain request, whole and alone.
-    Whole(Bytes),
+    Whole(BytesMut),
     /// A head that is fine, of a request that is not plain, not alone, or whose body is still to come.
     Judged(Bytes),
     /// Not a request that is served.
@@ -190,7 +210,7 @@ async fn whole_or_judged(
     loop {
         let mut fields = [EMPTY_HEADER; MOST_FIELDS];
         let may_become_plain = match quick::read(&begun, &mut fields) {
-            Read::Plain(..) => return Some(Begun::Whole(begun.freeze())),
+            Read::Plain(..) => return Some(Begun::Whole(begun)),
             Read::Partial => true,
             Read::Other => false,
         };
