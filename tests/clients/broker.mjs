@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-const binary = process.env.PILOTLIGHT ?? new URL("../../target/debug/pilotlight", import.meta.url).pathname;
+export const binary = process.env.PILOTLIGHT ?? new URL("../../target/debug/pilotlight", import.meta.url).pathname;
 const example = readFileSync(new URL("../data/dequeued-message.json", import.meta.url), "utf8");
 
 /** A port that was free a moment ago: a restart has to come back to the same one. */
@@ -28,7 +28,7 @@ export async function until(what, condition, milliseconds = 30_000) {
 
 export class Broker {
   static async start(...args) {
-    const broker = new Broker();
+    const broker = new this();
     broker.args = args;
     broker.port = await freePort();
     broker.ops = await freePort();
