@@ -107,7 +107,7 @@ fn glance(front: &Front, listener: Listener, connection: &Connection) -> Result<
     }
     let Ok(mut answer) = answer_now(front, listener, connection.origin(), &head) else { return Err(bytes) };
     if let Answer::Reply(reply) = &mut answer {
-        reply.closes |= !head.is_reusable();
+        reply.closes |= !head.is_reusable() || front.pressure.ends_connections();
     }
     Ok(answer)
 }
@@ -184,7 +184,7 @@ async fn answer_plain(
         }
     };
     if let Answer::Reply(reply) = &mut answer {
-        reply.closes |= !reusable || front.pressure.is_short_of_room();
+        reply.closes |= !reusable || front.pressure.ends_connections();
     }
     Some(answer)
 }

@@ -15,6 +15,7 @@ pub struct Pressure {
     epoch: Instant,
     is_short_of_memory: AtomicBool,
     is_short_of_room: AtomicBool,
+    is_ending: AtomicBool,
 }
 
 impl Default for Pressure {
@@ -25,6 +26,7 @@ impl Default for Pressure {
             epoch: Instant::now(),
             is_short_of_memory: AtomicBool::new(false),
             is_short_of_room: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
         }
     }
 }
@@ -72,9 +74,14 @@ impl Pressure {
         }
     }
 
+    /// Says that the process ends: whoever comes back finds the next one only with a new connection.
+    pub fn ends(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
     /// Whether connections are not to rest after an answer.
-    pub(super) fn is_short_of_room(&self) -> bool {
-        self.is_short_of_room.load(Ordering::Relaxed)
+    pub(super) fn ends_connections(&self) -> bool {
+        self.is_short_of_room.load(Ordering::Relaxed) || self.is_ending.load(Ordering::Relaxed)
     }
 }
 

@@ -98,7 +98,7 @@ async fn serve_hyper(
         }
         Err(route) => dispatch(front, route, head, Source::Stream(body)).await,
     };
-    reply.closes |= !head.is_reusable() || front.pressure.is_short_of_room();
+    reply.closes |= !head.is_reusable() || front.pressure.ends_connections();
     reply.is_bare = head.method == Method::HEAD;
     Answer::Reply(reply)
 }

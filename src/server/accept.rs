@@ -96,8 +96,9 @@ async fn accept(share: Share, entrance: Entrance, mut phases: watch::Receiver<Ph
     let mut accepting = Accepting::new(&socket, &front.metrics);
     loop {
         let (stream, peer) = tokio::select! {
-            accepted = accepting.next() => accepted,
+            biased;
             _ = phases.wait_for(|phase| outlives_us && *phase >= Phase::Leaving) => return,
+            accepted = accepting.next() => accepted,
         };
         if !door.knows(peer) {
             continue;

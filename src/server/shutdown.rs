@@ -10,6 +10,8 @@ use super::{Phase, Signal, notify};
 use crate::http::Front;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A client that was sent elsewhere is back within this time.
+const LAST_GOODBYES: Duration = Duration::from_millis(250);
 
 /// Returns when the process may end: after a drain at the first signal, at once at the second.
 pub(super) async fn ended(
@@ -44,14 +46,19 @@ async fn asked_to_end(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>)
 
 async fn drained(front: &Front, window: Duration, phase: &watch::Sender<Phase>) {
     tracing::info!(?window, waiters = front.exchange.counts().0, "draining");
+    front.pressure.ends();
     // 1. Readiness goes off, and every dispatch is answered "draining".
     front.exchange.drain();
     // 2. The keeper says the goodbyes, spread over the window. New polls are held meanwhile.
     until(Instant::now() + window, || front.exchange.counts().0 == 0).await;
     // 3. Who comes from now on to a socket that outlives this process waits there for the next one.
     let _ = phase.send(Phase::Leaving);
-    // 4. Who came late is sent elsewhere, too.
-    front.exchange.drain_all(goodbye);
+    // 4. Who came late is sent elsewhere, too, and who is just coming back on a connection that rested.
+    let last = Instant::now() + LAST_GOODBYES;
+    while Instant::now() < last {
+        front.exchange.drain_all(goodbye);
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
     // 5. Dispatches under way end within their budget.
     until(Instant::now() + front.terms().dispatch_budget, || front.pressure.posts() == 0).await;
 }
