@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+
+use super::sync::{Mutex, Notify};
 
 /// For so long a delivered run's answer is repeated.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
