@@ -249,3 +249,54 @@ async fn a_runs_name_cannot_write_headers() {
     assert_eq!((status, problem["type"].as_str()), (400, Some("urn:pilotlight:problem:bad-body")));
     assert!(native.is_held().await);
 }
+
+#[tokio::test]
+async fn one_name_in_two_pools_is_two_runs() {
+    let broker = Broker::start(&[]);
+    let (first, second) = (Pool::small("d1").path(), Pool::small("d2").path());
+    for path in [&first, &second] {
+        let mut waiting = broker.client().await;
+        waiting.send(get(path, "")).await;
+        broker.wait_for_waiters(1).await;
+        let answer =
+            broker.client().await.ask(post(path, "pilotlight-run: 1\r\n", path.as_bytes())).await.json();
+        assert_eq!(answer["delivered"], true, "{answer}");
+        assert_eq!(waiting.answer().await.body, path.as_bytes(), "each gets its own payload");
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_run_is_no_better_proved_than_it_was() {
+    let broker = Broker::start(&[]);
+    let path = Pool::small("d1").path();
+    let mut waiting = broker.client().await;
+    waiting.send(get(&path, "")).await;
+    broker.wait_for_waiters(1).await;
+    let repeat = async |query: &str| {
+        let request = post(&format!("{path}{query}"), "pilotlight-run: 1\r\n", b"a run");
+        broker.client().await.ask(request).await.json()
+    };
+    assert_eq!(repeat("?proof=written").await["proof"], "written");
+    assert_eq!(repeat("?proof=written").await["delivered"], true);
+    let better = repeat("?proof=received").await;
+    assert_eq!((better["delivered"].as_bool(), better["reason"].as_str()), (Some(false), Some("unknown")));
+}
+
+#[tokio::test]
+async fn a_run_that_may_have_arrived_goes_to_nobody_else_however_often_it_is_posted() {
+    let broker = Broker::proving("received", &["--proof-timeout", "50ms"]);
+    let path = Pool::small("d1").path();
+    let (mut frozen, mut other) = (broker.client().await, broker.client().await);
+    other.send(get(&path, "")).await;
+    broker.wait_for_waiters(1).await;
+    frozen.send(get(&path, "")).await;
+    broker.wait_for_waiters(2).await;
+    for _ in 0..2 {
+        let answer = broker.client().await.ask(post(&path, "pilotlight-run: 1\r\n", b"a run")).await.json();
+        assert_eq!(
+            (answer["delivered"].as_bool(), answer["reason"].as_str()),
+            (Some(false), Some("unknown"))
+        );
+    }
+    assert!(other.is_held().await);
+}

@@ -334,3 +334,65 @@ async fn a_connection_that_was_asked_to_close_closes_after_the_run() {
     assert_eq!((run.status, run.header("connection")), (200, Some("close")));
     assert!(controller.is_closed_silently().await);
 }
+
+#[tokio::test]
+async fn a_run_that_is_posted_twice_is_delivered_once() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let mut one = broker.held_poll(&pool, "one").await;
+    let mut two = broker.held_poll(&pool, "two").await;
+    let body = pool.body("run_1");
+    let first = broker.post(&body).await.1;
+    assert_eq!((first["didWarmStart"].as_bool(), first["offers"].as_u64()), (Some(true), Some(1)));
+    for _ in 0..3 {
+        assert_eq!(broker.post(&body).await.1, first, "the second answer repeats the first");
+    }
+    assert_eq!(broker.waiters("").await, 1);
+    // The same run in another state of its life is another start.
+    assert_eq!(broker.post(&pool.body("run_1")).await.1["didWarmStart"], true);
+    assert_eq!((one.answer().await.status, two.answer().await.status), (200, 200));
+    // A miss is not remembered: a controller that came meanwhile takes the run.
+    let missed = pool.body("run_2");
+    assert_eq!(broker.post(&missed).await.1["didWarmStart"], false);
+    let mut three = broker.held_poll(&pool, "three").await;
+    assert_eq!(broker.post(&missed).await.1["didWarmStart"], true);
+    assert_eq!(three.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn every_post_can_be_a_run_of_its_own() {
+    let broker = Broker::start(&["--remember-runs", "0s"]);
+    let pool = Pool::small("d1");
+    let body = pool.body("run_1");
+    for controller in ["one", "two"] {
+        let mut controller = broker.held_poll(&pool, controller).await;
+        assert_eq!(broker.post(&body).await.1["didWarmStart"], true);
+        assert_eq!(controller.answer().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_page_in_a_browser_neither_waits_nor_dispatches() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let _standing = broker.held_poll(&pool, "one").await;
+    for mark in ["origin: http://evil.example", "sec-fetch-site: cross-site", "Origin: null"] {
+        let marked =
+            |request: String| request.replacen("host: broker", &format!("host: broker\r\n{mark}"), 1);
+        for request in [marked(post("/warm-start", &pool.body("r"))), marked(pool.poll("two"))] {
+            let answer = broker.client().await.ask(request).await;
+            assert_eq!((answer.status, answer.problem().as_str()), (403, "foreign-page"), "{mark}");
+        }
+    }
+    assert_eq!(broker.waiters("").await, 1);
+}
+
+#[tokio::test]
+async fn what_stands_in_a_wrong_body_is_not_quoted() {
+    let broker = Broker::start(&[]);
+    for body in ["{\"dequeuedMessage\":\"a secret\"}", "{\"dequeuedMessage\":{\"version\":\"a secret\"}}"] {
+        let answer = broker.client().await.ask(post("/warm-start", body)).await;
+        assert_eq!(answer.problem(), "bad-body");
+        assert!(!String::from_utf8(answer.body).unwrap().contains("a secret"), "{body}");
+    }
+}

@@ -111,13 +111,14 @@ impl Settings {
 
     /// Every time with its bounds. The client's own header timeout is 300 s: a poll advertised that long would
     /// break in its hands.
-    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 6] {
+    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 7] {
         let between = |least, most| Duration::from_millis(least)..=Duration::from_secs(most);
         [
             ("connection-timeout", self.connection_timeout, between(1000, 299)),
             ("keepalive", self.keepalive, between(0, 86_400)),
             ("dispatch-budget", self.dispatch_budget, between(1, 60)),
             ("proof-timeout", self.proof_timeout, between(10, 60)),
+            ("remember-runs", self.remember_runs, between(0, 600)),
             ("drain-window", self.drain_window, between(0, 3600)),
             ("history-age", self.history_age, between(60_000, 3650 * 86_400)),
         ]

@@ -95,11 +95,12 @@ pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, Conf
 }
 
 /// Settings that are read again when the broker is told to; all others need a restart.
-const READ_AGAIN: [&str; 18] = [
+const READ_AGAIN: [&str; 19] = [
     "connection-timeout",
     "keepalive",
     "dispatch-budget",
     "body-limit",
+    "remember-runs",
     "proof",
     "proof-timeout",
     "behind-proxy",

@@ -139,6 +139,11 @@ pub struct Settings {
         default_value = "2s", value_parser = humantime::parse_duration)]
     pub dispatch_budget: Duration,
 
+    /// A run posted again within this time is not delivered again; 0s makes every POST a run of its own (to 10m)
+    #[arg(long, global = true, value_name = "DUR", env = "PILOTLIGHT_REMEMBER_RUNS",
+        default_value = "60s", value_parser = humantime::parse_duration)]
+    pub remember_runs: Duration,
+
     /// The largest accepted run; over it a POST is answered with 413
     #[arg(long, global = true, value_name = "SIZE", env = "PILOTLIGHT_BODY_LIMIT", default_value = "4MiB")]
     pub body_limit: bytesize::ByteSize,

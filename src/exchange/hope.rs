@@ -7,7 +7,7 @@ use hashbrown::{Equivalent, HashMap};
 
 use super::Exchange;
 use super::sync::Notify;
-use crate::broker::{Key, KeyRef};
+use crate::broker::{Accepts, Ask, Key, KeyRef};
 
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
@@ -15,41 +15,56 @@ impl Equivalent<Key> for KeyRef<'_> {
     }
 }
 
-/// One wake per key, with the number of runs that share it.
+/// One wake per key and kind of run, with the number of runs that share it. A stock controller takes messages only, so
+/// a wake for it must not end with a run that it cannot take.
 #[derive(Default)]
 pub(super) struct Hopes {
-    by_key: HashMap<Key, (Arc<Notify>, usize), RandomState>,
+    messages: Shared,
+    others: Shared,
 }
 
+type Shared = HashMap<Key, (Arc<Notify>, usize), RandomState>;
+
 impl Hopes {
-    pub(super) fn join(&mut self, key: KeyRef<'_>) -> Arc<Notify> {
-        let (wake, sharers) = self.by_key.entry(key.into()).or_default();
+    fn like(&mut self, ask: &Ask<'_>) -> &mut Shared {
+        if ask.is_message { &mut self.messages } else { &mut self.others }
+    }
+
+    pub(super) fn join(&mut self, ask: &Ask<'_>) -> Arc<Notify> {
+        let (wake, sharers) = self.like(ask).entry(ask.key.into()).or_default();
         *sharers += 1;
         wake.clone()
     }
 
     /// Returns whom to wake: this run may have been woken for a waiter that it did not need, so the next one looks.
-    pub(super) fn part(&mut self, key: KeyRef<'_>) -> Option<Arc<Notify>> {
-        let (wake, sharers) = self.by_key.get_mut(&key)?;
+    pub(super) fn part(&mut self, ask: &Ask<'_>) -> Option<Arc<Notify>> {
+        let shared = self.like(ask);
+        let (wake, sharers) = shared.get_mut(&ask.key)?;
         *sharers -= 1;
         if *sharers > 0 {
             return Some(wake.clone());
         }
-        self.by_key.remove(&key);
+        shared.remove(&ask.key);
         None
     }
 
     /// Whom to wake when somebody parks under this key.
-    pub(super) fn of(&self, key: KeyRef<'_>) -> Option<Arc<Notify>> {
-        if self.by_key.is_empty() {
-            return None;
+    pub(super) fn of(&self, key: KeyRef<'_>, accepts: Accepts) -> [Option<Arc<Notify>>; 2] {
+        let find = |shared: &Shared| {
+            if shared.is_empty() {
+                return None;
+            }
+            shared.get(&key).map(|(wake, _)| wake.clone())
+        };
+        match accepts {
+            Accepts::Message => [find(&self.messages), None],
+            Accepts::Anything => [find(&self.messages), find(&self.others)],
         }
-        self.by_key.get(&key).map(|(wake, _)| wake.clone())
     }
 
     /// Whom to wake when nobody will be matched any more; each passes it on as it parts.
     pub(super) fn all(&self) -> Vec<Arc<Notify>> {
-        self.by_key.values().map(|(wake, _)| wake.clone()).collect()
+        self.messages.values().chain(self.others.values()).map(|(wake, _)| wake.clone()).collect()
     }
 }
 
@@ -59,12 +74,13 @@ impl Hopes {
 pub struct Hope<W> {
     exchange: Arc<Exchange<W>>,
     key: Key,
+    is_message: bool,
     wake: Arc<Notify>,
 }
 
 impl<W> Hope<W> {
-    pub(super) fn new(exchange: Arc<Exchange<W>>, key: Key, wake: Arc<Notify>) -> Self {
-        Self { exchange, key, wake }
+    pub(super) fn new(exchange: Arc<Exchange<W>>, ask: &Ask<'_>, wake: Arc<Notify>) -> Self {
+        Self { exchange, key: ask.key.into(), is_message: ask.is_message, wake }
     }
 
     /// Returns when a look is worthwhile again; another run may be quicker.
@@ -75,6 +91,7 @@ impl<W> Hope<W> {
 
 impl<W> Drop for Hope<W> {
     fn drop(&mut self) {
-        self.exchange.give_up_hope(self.key.as_ref());
+        let ask = Ask { key: self.key.as_ref(), is_message: self.is_message };
+        self.exchange.give_up_hope(&ask);
     }
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::broker::{
-    Ask, Broker, Filter, Full, KeyRef, Limits, Machine, Mark, Moment, Offer, Page, Parked, Pick, PoolView,
-    Taken, Ticket, WaiterId, WaiterView,
+    Ask, Broker, Filter, Full, Limits, Machine, Mark, Moment, Offer, Page, Parked, Pick, PoolView, Taken,
+    Ticket, WaiterId, WaiterView,
 };
 use crate::journal::{Event, Journal, Poll};
 use crate::metrics::{End, Metrics};
@@ -91,16 +91,14 @@ impl<W> Exchange<W> {
         let now = self.now();
         let told =
             self.journal.polls_are_read().then(|| Poll::began(ticket.key.as_ref(), &ticket.controller));
-        let (parked, wake) = {
+        let (parked, wakes) = {
             let mut core = self.core.lock();
-            let wake = core.hopes.of(ticket.key.as_ref());
-            (core.broker.park(ticket, now), wake)
+            let wakes = core.hopes.of(ticket.key.as_ref(), ticket.accepts);
+            (core.broker.park(ticket, now), wakes)
         };
         match parked {
             Ok(Parked { id, replaced }) => {
-                if let Some(wake) = wake {
-                    wake.notify_one();
-                }
+                wakes.into_iter().flatten().for_each(|wake| wake.notify_one());
                 if let Some(told) = told {
                     self.journal.tell(told);
                 }
@@ -127,9 +125,9 @@ impl<W> Exchange<W> {
     }
 
     /// Registers a run that is ready to wait for a controller of this key to come.
-    pub fn hope(self: &Arc<Self>, key: KeyRef<'_>) -> Hope<W> {
-        let wake = self.core.lock().hopes.join(key);
-        Hope::new(self.clone(), key.into(), wake)
+    pub fn hope(self: &Arc<Self>, ask: &Ask<'_>) -> Hope<W> {
+        let wake = self.core.lock().hopes.join(ask);
+        Hope::new(self.clone(), ask, wake)
     }
 
     /// Takes out those whose deadline has come.
@@ -310,8 +308,8 @@ impl<W> Exchange<W> {
 }
 
 impl<W> Exchange<W> {
-    fn give_up_hope(&self, key: KeyRef<'_>) {
-        let wake = self.core.lock().hopes.part(key);
+    fn give_up_hope(&self, ask: &Ask<'_>) {
+        let wake = self.core.lock().hopes.part(ask);
         if let Some(wake) = wake {
             wake.notify_one();
         }

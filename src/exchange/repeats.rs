@@ -1,6 +1,7 @@
-//! Owns the memory of runs just delivered, so that a run posted twice is delivered once.
+//! Owns the memory of runs just posted, so that a run posted twice is delivered once.
 
 use std::collections::VecDeque;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,55 +10,53 @@ use hashbrown::HashMap;
 
 use super::sync::{Mutex, Notify};
 
-/// For so long a delivered run's answer is repeated.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// So many runs are remembered at most; the oldest is forgotten first.
 const REMEMBERED: usize = 100_000;
 
 /// What is known of a run's name.
-pub enum Seen<A> {
+pub enum Seen<N: Hash + Eq, A> {
     /// Nobody posts or posted it: deliver it, and say how that went.
-    First(First<A>),
-    /// It was delivered: this was the answer.
+    First(First<N, A>),
+    /// It was posted before: this was the answer.
     Before(A),
 }
 
-/// Remembers the answers to delivered runs by name.
-pub struct Repeats<A> {
-    memory: Mutex<Memory<A>>,
+/// Remembers answers by the names of runs.
+pub struct Repeats<N, A> {
+    memory: Mutex<Memory<N, A>>,
 }
 
-struct Memory<A> {
-    runs: HashMap<Box<str>, Run<A>, RandomState>,
-    delivered: VecDeque<(Instant, Box<str>)>,
+struct Memory<N, A> {
+    runs: HashMap<N, Run<A>, RandomState>,
+    answered: VecDeque<(Instant, N)>,
 }
 
 enum Run<A> {
     Underway(Arc<Notify>),
-    Delivered(A),
+    Answered(A),
 }
 
-impl<A: Clone> Default for Repeats<A> {
+impl<N, A> Default for Repeats<N, A> {
     fn default() -> Self {
-        let memory = Memory { runs: HashMap::default(), delivered: VecDeque::new() };
-        Self { memory: Mutex::new(memory) }
+        Self { memory: Mutex::new(Memory { runs: HashMap::default(), answered: VecDeque::new() }) }
     }
 }
 
-impl<A: Clone> Repeats<A> {
-    /// Asks about a run. While another POST of the same run is under way, waits for its outcome.
-    pub async fn see(self: &Arc<Self>, run: &str) -> Seen<A> {
+impl<N: Hash + Eq + Clone, A: Clone> Repeats<N, A> {
+    /// Asks about a run, and forgets those that were answered longer ago than `time`. While another POST of the same run
+    /// is under way, waits for its outcome.
+    pub async fn see(self: &Arc<Self>, run: &N, time: Duration) -> Seen<N, A> {
         loop {
             let underway = {
                 let mut memory = self.memory.lock();
-                memory.forget(Instant::now());
+                memory.forget(Instant::now(), time);
                 match memory.runs.get(run) {
-                    Some(Run::Delivered(answer)) => return Seen::Before(answer.clone()),
+                    Some(Run::Answered(answer)) => return Seen::Before(answer.clone()),
                     Some(Run::Underway(done)) => done.clone(),
                     None => {
                         let done = Arc::new(Notify::new());
-                        memory.runs.insert(run.into(), Run::Underway(done.clone()));
-                        return Seen::First(First { repeats: self.clone(), run: run.into(), done });
+                        memory.runs.insert(run.clone(), Run::Underway(done.clone()));
+                        return Seen::First(First { repeats: self.clone(), run: run.clone(), done });
                     }
                 }
             };
@@ -68,40 +67,40 @@ impl<A: Clone> Repeats<A> {
     }
 }
 
-impl<A> Memory<A> {
-    fn forget(&mut self, now: Instant) {
-        while let Some((when, _)) = self.delivered.front() {
-            if now.duration_since(*when) < REMEMBERED_FOR && self.delivered.len() <= REMEMBERED {
+impl<N: Hash + Eq, A> Memory<N, A> {
+    fn forget(&mut self, now: Instant, time: Duration) {
+        while let Some((when, _)) = self.answered.front() {
+            if now.duration_since(*when) < time && self.answered.len() <= REMEMBERED {
                 return;
             }
-            if let Some((_, run)) = self.delivered.pop_front() {
-                self.runs.remove(&*run);
+            if let Some((_, run)) = self.answered.pop_front() {
+                self.runs.remove(&run);
             }
         }
     }
 }
 
-/// The one POST that delivers a run; dropped without [`First::delivered`], the next POST tries again.
-pub struct First<A> {
-    repeats: Arc<Repeats<A>>,
-    run: Box<str>,
+/// The one POST that delivers a run; dropped without [`First::answered`], the next POST tries again.
+pub struct First<N: Hash + Eq, A> {
+    repeats: Arc<Repeats<N, A>>,
+    run: N,
     done: Arc<Notify>,
 }
 
-impl<A> First<A> {
+impl<N: Hash + Eq + Clone, A> First<N, A> {
     /// Remembers the answer for those who post the same run again.
-    pub fn delivered(self, answer: A) {
+    pub fn answered(self, answer: A) {
         let mut memory = self.repeats.memory.lock();
-        memory.runs.insert(self.run.clone(), Run::Delivered(answer));
-        memory.delivered.push_back((Instant::now(), self.run.clone()));
+        memory.runs.insert(self.run.clone(), Run::Answered(answer));
+        memory.answered.push_back((Instant::now(), self.run.clone()));
     }
 }
 
-impl<A> Drop for First<A> {
+impl<N: Hash + Eq, A> Drop for First<N, A> {
     fn drop(&mut self) {
         let mut memory = self.repeats.memory.lock();
-        if matches!(memory.runs.get(&*self.run), Some(Run::Underway(_))) {
-            memory.runs.remove(&*self.run);
+        if matches!(memory.runs.get(&self.run), Some(Run::Underway(_))) {
+            memory.runs.remove(&self.run);
         }
         drop(memory);
         self.done.notify_one();
@@ -112,39 +111,40 @@ impl<A> Drop for First<A> {
 mod tests {
     use super::*;
 
+    const TIME: Duration = Duration::from_secs(60);
+
     #[tokio::test]
     async fn a_delivered_run_is_answered_from_memory() {
         let repeats = Arc::new(Repeats::default());
-        let Seen::First(first) = repeats.see("run_1").await else { panic!("nobody has seen it") };
-        first.delivered("hit");
-        assert!(matches!(repeats.see("run_1").await, Seen::Before("hit")));
-        assert!(matches!(repeats.see("run_2").await, Seen::First(_)));
+        let Seen::First(first) = repeats.see(&"run_1", TIME).await else { panic!("nobody has seen it") };
+        first.answered("hit");
+        assert!(matches!(repeats.see(&"run_1", TIME).await, Seen::Before("hit")));
+        assert!(matches!(repeats.see(&"run_2", TIME).await, Seen::First(_)));
     }
 
     #[tokio::test]
     async fn a_run_that_failed_is_tried_again_by_those_who_waited() {
-        let repeats = Arc::new(Repeats::<&str>::default());
-        let Seen::First(first) = repeats.see("run_1").await else { panic!("nobody has seen it") };
-        let second = repeats.see("run_1");
-        let third = repeats.see("run_1");
+        let repeats = Arc::new(Repeats::<&str, &str>::default());
+        let Seen::First(first) = repeats.see(&"run_1", TIME).await else { panic!("nobody has seen it") };
+        let second = repeats.see(&"run_1", TIME);
+        let third = repeats.see(&"run_1", TIME);
         drop(first);
         let Seen::First(second) = second.await else { panic!("the first was not delivered") };
-        second.delivered("hit");
+        second.answered("hit");
         assert!(matches!(third.await, Seen::Before("hit")));
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut memory = Memory { runs: HashMap::default(), delivered: VecDeque::new() };
+        let mut memory = Memory { runs: HashMap::default(), answered: VecDeque::new() };
         let now = Instant::now();
         for run in 0..=REMEMBERED {
-            let run: Box<str> = run.to_string().into();
-            memory.runs.insert(run.clone(), Run::Delivered(()));
-            memory.delivered.push_back((now, run));
+            memory.runs.insert(run, Run::Answered(()));
+            memory.answered.push_back((now, run));
         }
-        memory.forget(now);
-        assert_eq!((memory.runs.len(), memory.delivered.len()), (REMEMBERED, REMEMBERED));
-        memory.forget(now + REMEMBERED_FOR);
+        memory.forget(now, TIME);
+        assert_eq!((memory.runs.len(), memory.answered.len()), (REMEMBERED, REMEMBERED));
+        memory.forget(now + TIME, TIME);
         assert!(memory.runs.is_empty());
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use httparse::EMPTY_HEADER;
+use hyper::Method;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::Source;
@@ -99,6 +100,10 @@ fn glance(front: &Front, listener: Listener, connection: &Connection) -> Result<
     }
     let mut fields = [EMPTY_HEADER; MOST_FIELDS];
     let Read::Plain(head, _) = quick::read(&bytes, &mut fields) else { return Err(bytes) };
+    if head.method != Method::GET {
+        // A dispatch takes its time, and is asked for its place only once.
+        return Err(bytes);
+    }
     let Ok(mut answer) = answer_now(front, listener, connection.origin(), &head) else { return Err(bytes) };
     if let Answer::Reply(reply) = &mut answer {
         reply.closes |= !head.is_reusable();

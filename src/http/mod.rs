@@ -54,7 +54,7 @@ pub struct Front {
     /// Replaced whole when the settings are read again.
     terms: ArcSwap<Terms>,
     separate_dispatch: bool,
-    repeats: Arc<Repeats<dispatch::Delivered>>,
+    repeats: Arc<Repeats<dispatch::Identity, dispatch::Answered>>,
     /// How hard the broker is pressed.
     pub pressure: Pressure,
 }
@@ -76,6 +76,8 @@ pub struct Terms {
     pub proof_timeout: Duration,
     /// Proxies that stand in between: what they forward is believed, and a receipt is theirs.
     pub proxies: Vec<IpNet>,
+    /// A run posted again within this time is answered like the first time; zero makes every POST a run of its own.
+    pub remember_runs: Duration,
     /// So many POSTs may be under way.
     pub max_posts: usize,
     /// So many POSTs may come in a second, if that has a limit.

@@ -9,15 +9,14 @@ use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Source};
-use super::dispatch::{Count, Delivered, Named, Order, Outcome, dispatch as deliver};
+use super::dispatch::{Count, Identity, Named, Order, Outcome, dispatch as deliver};
 use super::head::Head;
 use super::message::Message;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{Answer, From, Front, Wait, wire};
-use crate::broker::{Accepts, Key, Miss, Number, check_part};
+use crate::broker::{Accepts, Key, Number, check_part};
 use crate::config::CAN_PROVE;
-use crate::exchange::{First, Seen};
 use crate::metrics::Proof;
 use crate::transport::{Farewell, Goodbye, Run, Wire};
 
@@ -220,7 +219,8 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     let named = Named::new(&terms.run, terms.key.as_ref(), trace);
     count.named(named.clone());
     let offered = Offered { front, terms: &terms, named, payload, since };
-    let mut outcome = if is_named { offered.once().await } else { offered.dispatch(None).await };
+    let identity = is_named.then(|| Identity::new(&terms.run, "", terms.key.as_ref()));
+    let mut outcome = offered.dispatch(identity).await;
     count.done(&mut outcome);
     tracing::debug!(run = %terms.run.escape_default(), ?outcome, "dispatched");
     answer(&terms.run, &outcome)
@@ -236,23 +236,9 @@ struct Offered<'a> {
 }
 
 impl Offered<'_> {
-    fn until(&self) -> Instant {
-        self.since + self.front.terms().dispatch_budget
-    }
-
-    /// Delivers a run that has a name once, however often it is posted within a minute.
-    async fn once(self) -> Outcome {
-        match tokio::time::timeout_at(self.until().into(), self.front.repeats.see(&self.terms.run)).await {
-            // Another POST of the same run is still under way.
-            Err(_) => Outcome::without_offers(0, Err(Miss::Unknown)),
-            Ok(Seen::Before((offers, hit))) => Outcome::without_offers(offers, Ok(hit)),
-            Ok(Seen::First(first)) => self.dispatch(Some(first)).await,
-        }
-    }
-
-    async fn dispatch(self, first: Option<First<Delivered>>) -> Outcome {
-        let until = self.until();
+    async fn dispatch(self, identity: Option<Identity>) -> Outcome {
         let Self { front, terms, named, payload, since } = self;
+        let until = since + front.terms().dispatch_budget;
         let order = Order {
             key: terms.key.as_ref(),
             // A stock controller in the pool would exit on anything but its message.
@@ -262,7 +248,7 @@ impl Offered<'_> {
             since,
             proof: terms.query.proof.unwrap_or(front.terms().proof),
             redeliver: terms.query.redeliver.unwrap_or(false),
-            first,
+            identity,
             wait: terms.query.wait.unwrap_or_default(),
             until,
         };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::body::{self, Source};
-use super::dispatch::{Count, Named, Order, Outcome, dispatch as deliver};
+use super::dispatch::{Count, Identity, Named, Order, Outcome, dispatch as deliver};
 use super::head::Head;
 use super::message::Message;
 use super::problem::Problem;
@@ -166,7 +166,7 @@ async fn dispatch_body(
         since,
         proof: terms.proof,
         redeliver: true,
-        first: None,
+        identity: Some(Identity::new(message.run(), message.snapshot(), key)),
         wait: Duration::ZERO,
         until: since + terms.dispatch_budget,
     };

@@ -27,6 +27,7 @@ pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
         proof: settings.proof.into(),
         proof_timeout: settings.proof_timeout,
         proxies: settings.behind_proxy.clone(),
+        remember_runs: settings.remember_runs,
         max_posts: settings.max_posts,
         max_post_rate: settings.max_post_rate,
         access: Access::open(&plan).context("nobody can be let in")?,

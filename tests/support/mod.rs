@@ -9,6 +9,7 @@ pub mod ways;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use client::Client;
@@ -163,6 +164,8 @@ impl Drop for Broker {
     }
 }
 
+static SNAPSHOTS: AtomicU64 = AtomicU64::new(0);
+
 /// A pool as headers name it.
 #[derive(Clone)]
 pub struct Pool {
@@ -200,6 +203,9 @@ impl Pool {
         message["deployment"]["friendlyId"] = self.deployment.as_str().into();
         message["backgroundWorker"]["version"] = self.version.as_str().into();
         message["run"]["friendlyId"] = run.into();
+        // Each message is another state of its run's life, even if the test gives two runs one name.
+        let snapshot = SNAPSHOTS.fetch_add(1, Ordering::Relaxed);
+        message["snapshot"]["friendlyId"] = format!("snapshot_{snapshot}").into();
         message["run"]["machine"]["cpu"] = self.cpu.parse::<f64>().unwrap().into();
         message["run"]["machine"]["memory"] = self.memory.parse::<f64>().unwrap().into();
         message

@@ -8,9 +8,8 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use super::count::Named;
-use super::{Delivered, Front, Hit};
-use crate::broker::Taken;
-use crate::exchange::First;
+use super::{Front, Hit, TheFirst};
+use crate::broker::{Miss, Taken};
 use crate::journal;
 use crate::metrics::{DispatchOutcome, Verdict};
 use crate::transport::{Delivery, Demand, Run, Waiter};
@@ -24,16 +23,21 @@ pub(super) struct Attempt {
     pub(super) since: Instant,
     pub(super) demand: Demand,
     pub(super) offers: u32,
+    /// Whether another waiter may get the run after one may have got it.
+    pub(super) redeliver: bool,
     /// An earlier offer of the same run was sent and not proved.
     pub(super) is_again: bool,
-    pub(super) first: Option<First<Delivered>>,
+    pub(super) first: Option<TheFirst>,
+    /// The offers before this one.
+    pub(super) before: Vec<journal::Attempt>,
 }
 
 /// How an attempt ended.
 pub(super) struct Ended {
-    pub(super) told: journal::Attempt,
+    /// All offers so far.
+    pub(super) told: Vec<journal::Attempt>,
     /// The delivery, or what the next attempt is given.
-    pub(super) result: Result<Hit, (Delivery, Option<First<Delivered>>)>,
+    pub(super) result: Result<Hit, (Delivery, Option<TheFirst>)>,
 }
 
 impl Attempt {
@@ -51,19 +55,27 @@ impl Attempt {
             Verdict::Unacked | Verdict::Lost => self.front.exchange.suspect(machine),
             Verdict::Written | Verdict::Gone | Verdict::Frozen => {}
         }
-        let told = journal::Attempt {
+        let mut told = self.before;
+        told.push(journal::Attempt {
             controller: controller.clone(),
             verdict: delivery.verdict,
             since: matched.saturating_duration_since(self.since),
             took,
-        };
+        });
         let result = match delivery.verdict.proof().filter(|&proof| proof >= self.demand.proof) {
             Some(proof) => {
                 let hit = Hit { proof, controller };
                 if let Some(first) = self.first {
-                    first.delivered((self.offers, hit.clone()));
+                    first.answered((self.offers, Ok(hit.clone())));
                 }
                 Ok(hit)
+            }
+            // Somebody may have it, and nobody else is to get it: that is the answer to whoever posts it again, too.
+            None if !delivery.untouched && !self.redeliver => {
+                if let Some(first) = self.first {
+                    first.answered((self.offers, Err(Miss::Unknown)));
+                }
+                Err((delivery, None))
             }
             None => Err((delivery, self.first)),
         };
@@ -104,7 +116,7 @@ impl Drop for Finished {
         runtime.spawn(async move {
             let Ended { told, result } = offer.await;
             let proof = result.ok().map(|hit| hit.proof);
-            front.journal.tell(named.ended(since, DispatchOutcome::Aborted, proof, vec![told]));
+            front.journal.tell(named.ended(since, DispatchOutcome::Aborted, proof, told));
         });
     }
 }

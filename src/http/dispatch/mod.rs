@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Front;
-use crate::broker::{Ask, KeyRef, Miss, Offer};
-use crate::exchange::{First, Hope};
-use crate::journal;
+use crate::broker::{Ask, KeyRef, Miss, Offer, Taken};
+use crate::exchange::{First, Hope, Seen};
+use crate::journal::{self, Names};
 use crate::metrics::{Proof, Verdict};
 use crate::transport::{Demand, Run, Waiter};
 use attempt::{Attempt, Ended};
@@ -36,12 +36,28 @@ pub(super) struct Order<'a> {
     pub(super) proof: Proof,
     /// Whether another waiter may get the run after one may have got it.
     pub(super) redeliver: bool,
-    /// To remember the delivery by, if the run has a name of its own.
-    pub(super) first: Option<First<Delivered>>,
+    /// What the same run has the second time it is posted; none if each POST is a run of its own.
+    pub(super) identity: Option<Identity>,
     /// How long to wait for a controller to come.
     pub(super) wait: Duration,
     /// The POST is answered by then.
     pub(super) until: Instant,
+}
+
+/// What makes a run the same run. A tuple, because no joined text could not be met by another one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    names: Arc<Names<4>>,
+    cpu: u64,
+    memory: u64,
+}
+
+impl Identity {
+    /// A run of this key; the snapshot is empty where there is none.
+    pub(super) fn new(run: &str, snapshot: &str, key: KeyRef<'_>) -> Self {
+        let names = Arc::new(Names::new([run, snapshot, key.deployment, key.version]));
+        Self { names, cpu: key.cpu.get().to_bits(), memory: key.memory.get().to_bits() }
+    }
 }
 
 /// How an order ended.
@@ -59,8 +75,10 @@ impl Outcome {
     }
 }
 
-/// What is remembered of a delivered run, and answered when it is posted again.
-pub(super) type Delivered = (u32, Hit);
+/// What is remembered of a run that somebody has, or may have, and answered when it is posted again.
+pub(super) type Answered = (u32, Result<Hit, Miss>);
+/// The one POST of a run that offers it.
+pub(super) type TheFirst = First<Identity, Answered>;
 
 /// A delivery.
 #[derive(Debug, Clone)]
@@ -69,16 +87,32 @@ pub(super) struct Hit {
     pub(super) controller: Box<str>,
 }
 
-/// Delivers a run before the order's time is over.
-///
-/// A supervisor that leaves before the match claims nobody; after it, the offer under way is finished.
+/// Delivers a run before the order's time is over, once, however often it is posted within the time that runs are
+/// remembered.
 pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcome {
+    let time = front.terms().remember_runs;
+    let Some(identity) = order.identity.take().filter(|_| !time.is_zero()) else {
+        return deliver(front, order, None).await;
+    };
+    match tokio::time::timeout_at(order.until.into(), front.repeats.see(&identity, time)).await {
+        // Another POST of the same run is still under way.
+        Err(_) => Outcome::without_offers(0, Err(Miss::Unknown)),
+        Ok(Seen::First(first)) => deliver(front, order, Some(first)).await,
+        // It was delivered, and not proved as far as this POST asks.
+        Ok(Seen::Before((offers, Ok(hit)))) if hit.proof < order.proof => {
+            Outcome::without_offers(offers, Err(Miss::Unknown))
+        }
+        Ok(Seen::Before((offers, result))) => Outcome::without_offers(offers, result),
+    }
+}
+
+/// A supervisor that leaves before the match claims nobody; after it, the offer under way is finished.
+async fn deliver(front: &Arc<Front>, order: Order<'_>, mut first: Option<TheFirst>) -> Outcome {
     let until = order.until;
     // An offer that could not be proved any more would take a waiter and a run for nothing.
     let last_offer = until.checked_sub(reserve(front, order.proof)).unwrap_or(until);
-    // The hope stands before the first look: whoever parks in between is not missed.
-    let mut hope = (!order.wait.is_zero()).then(|| front.exchange.hope(order.key));
-    let wait_until = (Instant::now() + order.wait.min(front.terms().dispatch_budget)).min(last_offer);
+    let budget = front.terms().dispatch_budget;
+    let wait_until = (Instant::now() + order.wait.min(budget)).min(last_offer);
     let ask = Ask { key: order.key, is_message: order.is_message };
     let demand = Demand { proof: order.proof, fin: front.terms().proof_timeout, until };
     let mut outcome = Outcome::without_offers(0, Err(Miss::Undelivered));
@@ -87,17 +121,13 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
         if Instant::now() > last_offer + LAST_LOOK {
             return outcome;
         }
-        let taken = match front.exchange.offer(&ask) {
-            Offer::Matched(taken) => taken,
-            Offer::Cold(miss) => {
+        let taken = match look(front, &ask, wait_until).await {
+            Ok(taken) => taken,
+            Err(miss) => {
                 if outcome.offers == 0 {
                     outcome.result = Err(miss);
                 }
-                if !may_pass(miss) || hope.is_none() {
-                    return outcome;
-                }
-                wait_for_one(&mut hope, wait_until).await;
-                continue;
+                return outcome;
             }
         };
         outcome.offers += 1;
@@ -109,18 +139,20 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
             since: order.since,
             demand,
             offers: outcome.offers,
+            redeliver: order.redeliver,
             is_again: unproven > 0,
-            first: order.first.take(),
+            first: first.take(),
+            before: std::mem::take(&mut outcome.attempts),
         };
         let Ended { told, result } = attempt.finished(taken).await;
-        outcome.attempts.push(told);
+        outcome.attempts = told;
         let delivery = match result {
             Ok(hit) => {
                 outcome.result = Ok(hit);
                 return outcome;
             }
-            Err((delivery, first)) => {
-                order.first = first;
+            Err((delivery, again)) => {
+                first = again;
                 delivery
             }
         };
@@ -131,6 +163,20 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
         unproven += u32::from(delivery.verdict != Verdict::Gone);
         if unproven > REDELIVERIES {
             return outcome;
+        }
+    }
+}
+
+/// Takes a waiter out, waiting for one to come until then.
+async fn look(front: &Arc<Front>, ask: &Ask<'_>, wait_until: Instant) -> Result<Taken<Waiter>, Miss> {
+    // The hope stands before the first look: whoever parks in between is not missed. It ends with the match, so that the
+    // next run that hopes looks at once.
+    let mut hope = (wait_until > Instant::now()).then(|| front.exchange.hope(ask));
+    loop {
+        match front.exchange.offer(ask) {
+            Offer::Matched(taken) => return Ok(taken),
+            Offer::Cold(miss) if !may_pass(miss) || hope.is_none() => return Err(miss),
+            Offer::Cold(_) => wait_for_one(&mut hope, wait_until).await,
         }
     }
 }

@@ -10,6 +10,7 @@ mod tests;
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -28,8 +29,8 @@ pub enum MessageError {
     /// Nested deeper than 128 levels.
     #[error("is nested deeper than 128 levels")]
     TooDeep,
-    /// Not JSON, or not of the expected shape; says where.
-    #[error("is not what a supervisor posts: {0}")]
+    /// Not JSON, or not of the expected shape; says where, and nothing of what stands there.
+    #[error("is not what a supervisor posts: {}", whereabouts(.0))]
     Shape(#[from] serde_json::Error),
     /// A part of the key, or the run's name, is out of bounds.
     #[error("has a {0} that cannot be relayed or matched: it {1}")]
@@ -44,6 +45,7 @@ pub struct Message<'a> {
     cpu: Number,
     memory: Number,
     run: Cow<'a, str>,
+    snapshot: Cow<'a, str>,
 }
 
 impl<'a> Message<'a> {
@@ -64,7 +66,7 @@ impl<'a> Message<'a> {
     }
 
     fn read(message: Shape<DequeuedMessage<'a>>) -> Result<Self, MessageError> {
-        let DequeuedMessage { background_worker, deployment, run, .. } = message.0;
+        let DequeuedMessage { background_worker, deployment, run, snapshot, .. } = message.0;
         let machine = run.0.machine.0;
         let number = |name, value| Number::new(value).map_err(|error| MessageError::Key(name, error));
         let message = Self {
@@ -73,10 +75,12 @@ impl<'a> Message<'a> {
             cpu: number("run.machine.cpu", machine.cpu)?,
             memory: number("run.machine.memory", machine.memory)?,
             run: run.0.friendly_id,
+            snapshot: snapshot.0.friendly_id,
         };
         let part = |name, text| check_part(text).map(drop).map_err(|error| MessageError::Key(name, error));
         // The run's name becomes a header for a controller of the other dialect.
         part("run.friendlyId", &message.run)?;
+        part("snapshot.friendlyId", &message.snapshot)?;
         if let Some(deployment) = &message.deployment {
             part("deployment.friendlyId", deployment)?;
             part("backgroundWorker.version", &message.version)?;
@@ -90,10 +94,30 @@ impl<'a> Message<'a> {
         Some(KeyRef { deployment, version: &self.version, cpu: self.cpu, memory: self.memory })
     }
 
+    /// The friendly id of the run's snapshot: the same run in another state of its life has another.
+    pub fn snapshot(&self) -> &str {
+        &self.snapshot
+    }
+
     /// The run's friendly id.
     pub fn run(&self) -> &str {
         &self.run
     }
+}
+
+/// The parser's own words can quote a whole field, which is a part of somebody's payload. What it expected is ours.
+fn whereabouts(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    let expected = said.rfind(", expected ").map_or("", |at| &said[at..]);
+    let expected = expected.split(" at line ").next().unwrap_or_default();
+    let missing = said.strip_prefix("missing field ").and_then(|rest| rest.split(" at line ").next());
+    let what = match (missing, error.classify()) {
+        (Some(field), _) => format!("missing field {field}"),
+        (None, Category::Data) => format!("a value of the wrong kind{expected}"),
+        (None, Category::Syntax | Category::Io) => "no JSON".to_owned(),
+        (None, Category::Eof) => "JSON that ends too early".to_owned(),
+    };
+    format!("{what}, at line {} column {}", error.line(), error.column())
 }
 
 /// Reads a body whose only member is the message, as every stock supervisor writes it, in one pass. None if the
@@ -146,7 +170,8 @@ macro_rules! shapes {
 shapes! {
     DequeuedMessage<'a> {
         version: VersionOne,
-        snapshot: Shape<Snapshot>,
+        #[serde(borrow)]
+        snapshot: Shape<Snapshot<'a>>,
         dequeued_at: Date,
         #[serde(default, deserialize_with = "given")]
         worker_queue_length: Given<f64>,
@@ -169,9 +194,10 @@ shapes! {
         #[serde(default, deserialize_with = "given")]
         placement_tags: Given<Each<Shape<PlacementTag>>>,
     }
-    Snapshot {
+    Snapshot<'a> {
         id: Text,
-        friendly_id: Text,
+        #[serde(borrow)]
+        friendly_id: Cow<'a, str>,
         execution_status: ExecutionStatus,
         description: Text,
         created_at: Date,

@@ -1,0 +1,162 @@
+//! Owns the stories of limits: each has a refusal, and whoever is held already notices nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::client::Client;
+use support::{Broker, Pool, post};
+
+fn rejected(reason: &str) -> String {
+    format!("pilotlight_connections_rejected_total{{reason=\"{reason}\"}}")
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_displaces_only_itself() {
+    let broker = Broker::start(&["--max-connections", "200", "--threads", "1"]);
+    let pool = Pool::small("d1");
+    let mut standing = Vec::new();
+    for number in 0..50 {
+        standing.push(broker.held_poll(&pool, &format!("c{number}")).await);
+    }
+    let mut flood = Vec::new();
+    for _ in 0..500 {
+        flood.push(broker.client().await);
+    }
+    // In the flood's midst, somebody who has something to say is heard.
+    for _ in 0..10 {
+        let begun = Instant::now();
+        let answer = broker.post(&pool.body("r")).await;
+        assert_eq!(answer.1["didWarmStart"], true);
+        assert!(begun.elapsed() < Duration::from_secs(1), "not at the flood's pace");
+    }
+    assert!(broker.metric(&rejected("silent")).await >= 300);
+    assert_eq!(broker.metric(&rejected("connections")).await, 0);
+    assert_eq!(broker.waiters("").await, 40, "nobody who is held has left");
+}
+
+#[tokio::test]
+async fn when_everybody_inside_has_spoken_the_next_one_is_closed_at_once() {
+    let broker = Broker::start(&["--max-connections", "100", "--threads", "1"]);
+    let pool = Pool::small("d1");
+    let mut standing = Vec::new();
+    for number in 0..50 {
+        standing.push(broker.held_poll(&pool, &format!("c{number}")).await);
+    }
+    let mut surplus = broker.client().await;
+    surplus.send(pool.poll("surplus")).await;
+    assert!(surplus.is_closed_silently().await);
+    assert_eq!(broker.metric(&rejected("connections")).await, 1);
+    standing.pop();
+    broker.wait_for_waiters(49).await;
+    standing.push(broker.held_poll(&pool, "next").await);
+}
+
+#[tokio::test]
+async fn a_listener_for_dispatch_alone_keeps_its_places() {
+    let arguments = ["--max-connections", "100", "--threads", "1", "--dispatch-listen", "127.0.0.1:0"];
+    let broker = Broker::start(&arguments);
+    let pool = Pool::small("d1");
+    let mut standing = Vec::new();
+    for number in 0..50 {
+        standing.push(broker.held_poll(&pool, &format!("c{number}")).await);
+    }
+    let mut surplus = broker.client().await;
+    surplus.send(pool.poll("surplus")).await;
+    assert!(surplus.is_closed_silently().await);
+    assert_eq!(broker.post(&pool.body("r")).await.1["didWarmStart"], true);
+}
+
+#[tokio::test]
+async fn an_address_has_no_more_than_its_share() {
+    let broker = Broker::start(&["--max-connections-per-source", "3"]);
+    let from = async |last: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        Client::over(socket.connect(broker.public).await.unwrap())
+    };
+    let connect = "GET /connect HTTP/1.1\r\nhost: b\r\n\r\n";
+    let mut inside = Vec::new();
+    for _ in 0..3 {
+        let mut client = from(2).await;
+        assert_eq!(client.ask(connect).await.status, 200);
+        inside.push(client);
+    }
+    assert!(from(2).await.is_closed_silently().await);
+    assert_eq!(broker.metric(&rejected("source")).await, 1);
+    assert_eq!(from(3).await.ask(connect).await.status, 200, "another address has its own");
+    inside.pop();
+    let freed = async || {
+        let mut client = from(2).await;
+        client.send(connect).await;
+        client.try_answer().await.is_some()
+    };
+    broker.wait_until("a place is free again", freed).await;
+}
+
+#[tokio::test]
+async fn posts_beyond_the_rate_are_misses_at_once() {
+    let broker = Broker::start(&["--max-post-rate", "20"]);
+    let pool = Pool::small("d1");
+    let _standing = broker.held_poll(&pool, "one").await;
+    let elsewhere = Pool::small("d2");
+    let mut refused = 0;
+    for _ in 0..60 {
+        let begun = Instant::now();
+        let answer = broker.client().await.ask(post("/warm-start", &elsewhere.body("r"))).await;
+        if answer.status == 429 {
+            refused += 1;
+            assert_eq!((answer.problem().as_str(), answer.header("retry-after")), ("overloaded", Some("1")));
+            let said = answer.json();
+            assert_eq!((&said["didWarmStart"], &said["delivered"]), (&false.into(), &false.into()));
+            assert!(begun.elapsed() < Duration::from_millis(500), "at once, even on a busy machine");
+        }
+    }
+    assert!((25..=40).contains(&refused), "{refused} of 60");
+    assert_eq!(
+        broker.metric("pilotlight_dispatches_total{outcome=\"miss\",reason=\"overloaded\"}").await,
+        refused
+    );
+    assert_eq!(broker.waiters("").await, 1);
+}
+
+#[tokio::test]
+async fn posts_that_wait_for_their_proof_leave_room_for_so_many_others() {
+    let broker = Broker::proving("received", &["--max-posts", "2", "--proof-timeout", "2s"]);
+    let pool = Pool::small("d1");
+    let mut frozen = Vec::new();
+    for number in 0..2 {
+        frozen.push(broker.held_poll(&pool, &format!("c{number}")).await);
+    }
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = broker.client().await;
+        client.send(post("/warm-start", &pool.body("r"))).await;
+        waiting.push(client);
+    }
+    broker.wait_for_waiters(0).await;
+    let answer = broker.client().await.ask(post("/warm-start", &pool.body("r"))).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (429, "overloaded"));
+    for mut client in waiting {
+        assert_eq!(client.answer().await.json()["didWarmStart"], false);
+    }
+    assert_eq!(broker.client().await.ask(post("/warm-start", &pool.body("r"))).await.status, 200);
+}
+
+#[tokio::test]
+async fn short_of_memory_nobody_new_is_held_and_nobody_held_is_dropped() {
+    let broker = Broker::start(&["--memory-limit", "1B"]);
+    let pool = Pool::small("d1");
+    let overloaded = async || {
+        let answer = broker.client().await.ask(post("/warm-start", &pool.body("r"))).await;
+        answer.status == 429 && answer.problem() == "overloaded"
+    };
+    broker.wait_until("the keeper has looked", overloaded).await;
+    let mut surplus = broker.client().await;
+    surplus.send(pool.poll("one")).await;
+    assert!(surplus.is_closed_silently().await);
+    assert_eq!(broker.operate("GET", "/livez").await.0, 200);
+    assert_eq!(broker.metric("pilotlight_polls_total{end=\"refused\"}").await, 1);
+}
