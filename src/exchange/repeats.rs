@@ -99,7 +99,9 @@ impl<N: Hash + Eq + Clone, A> First<N, A> {
 impl<N: Hash + Eq, A> Drop for First<N, A> {
     fn drop(&mut self) {
         let mut memory = self.repeats.memory.lock();
-        if matches!(memory.runs.get(&self.run), Some(Run::Underway(_))) {
+        // Another one may be first meanwhile, if this one's answer was forgotten already.
+        let mine = |run: &Run<A>| matches!(run, Run::Underway(done) if Arc::ptr_eq(done, &self.done));
+        if memory.runs.get(&self.run).is_some_and(mine) {
             memory.runs.remove(&self.run);
         }
         drop(memory);

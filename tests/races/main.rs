@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod ending;
+mod hopes;
+mod repeats;
+mod ways_out;
+mod world;
 
 /// `PILOTLIGHT_LONG=1` walks ten times as many schedules.
 fn is_long() -> bool {
