@@ -1,4 +1,4 @@
-//! Owns what the exchange synchronizes with: the usual lock, flag and wake, or shuttle's, for `tests/races`.
+//! Owns what the exchange synchronizes with: the usual lock, flag and wake, or those that shuttle drives, for `tests/races`.
 
 #[cfg(not(feature = "races"))]
 pub(super) use parking_lot::Mutex;
@@ -17,7 +17,7 @@ mod modelled {
     use shuttle::sync::MutexGuard;
     use shuttle::sync::atomic::{AtomicBool, Ordering};
 
-    /// Shuttle's lock with parking_lot's face.
+    /// Shuttle's lock, called as the usual one is.
     pub(in crate::exchange) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
     impl<T> Mutex<T> {

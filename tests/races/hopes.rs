@@ -22,7 +22,7 @@ async fn hope(world: &World, is_message: bool) -> Result<usize, Miss> {
     let hope = world.exchange.hope(&ask);
     loop {
         match world.exchange.offer(&ask) {
-            Offer::Matched(taken) => return Ok(world.ended(End::Matched, taken)),
+            Offer::Matched(taken) => return Ok(world.ended(End::Matched, &taken)),
             Offer::Cold(Miss::Draining) => return Err(Miss::Draining),
             Offer::Cold(_) => hope.somebody_came().await,
         }
@@ -64,7 +64,9 @@ fn each_of_two_runs_gets_one_of_two_who_park() {
         };
         let runs = [run(), run()];
         let parkers = [parker(world, Accepts::Message), parker(world, Accepts::Anything)];
-        parkers.into_iter().for_each(|parker| parker.join().unwrap());
+        for parker in parkers {
+            parker.join().unwrap();
+        }
         let [mine, theirs] = runs.map(|run| run.join().unwrap());
         assert_ne!(mine, theirs, "I1");
     });
@@ -123,7 +125,9 @@ fn a_quicker_run_costs_a_hope_nothing_but_time() {
         let run = hoper(world, true);
         let parkers = [parker(world, Accepts::Message), parker(world, Accepts::Message)];
         let quick = world.claim(true);
-        parkers.into_iter().for_each(|parker| parker.join().unwrap());
+        for parker in parkers {
+            parker.join().unwrap();
+        }
         let served = run.join().unwrap();
         assert!(served.is_ok() && served.ok() != quick, "I1, I11: {served:?} beside {quick:?}");
     });
@@ -135,8 +139,8 @@ fn a_drain_wakes_every_run_that_hopes() {
         let runs = [hoper(world, true), hoper(world, true), hoper(world, false)];
         let parker = parker(world, Accepts::Message);
         world.drain();
-        let served = runs.into_iter().map(|run| run.join().unwrap()).filter(Result::is_ok).count();
+        let served: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
         parker.join().unwrap();
-        assert!(served <= 1, "I1");
+        assert!(served.iter().flatten().count() <= 1, "I1: one came, and served {served:?}");
     });
 }

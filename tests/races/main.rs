@@ -1,5 +1,5 @@
 //! Owns the races: what happens between threads, in every order that a scheduler can think of.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and is no library")]
 
 mod ending;
 mod hopes;

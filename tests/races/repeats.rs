@@ -89,7 +89,8 @@ fn count(posts: &[Post], what: Post) -> usize {
 fn of_three_posts_one_delivers_and_the_others_repeat_its_answer() {
     explore(|| {
         let platform = Platform::new(0, REMEMBERED);
-        let posts = [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
+        let posts =
+            [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
         let counts = (count(&posts, Post::Delivered), count(&posts, Post::Repeated(0)));
         assert_eq!(counts, (1, 2), "I1: one delivery: {posts:?}");
     });
@@ -100,7 +101,8 @@ fn what_failed_is_tried_again_by_the_next_until_it_is_delivered() {
     explore(|| {
         let failing = thread_rng().gen_range(0..=3);
         let platform = Platform::new(failing, REMEMBERED);
-        let posts = [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
+        let posts =
+            [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
         assert_eq!(count(&posts, Post::Failed), failing, "{posts:?}");
         assert_eq!(count(&posts, Post::Delivered), usize::from(failing < 3), "I1: {posts:?}");
         let repeated = count(&posts, Post::Repeated(failing));
@@ -117,7 +119,8 @@ fn a_post_that_leaves_takes_no_outcome_with_it() {
             let platform = platform.clone();
             move || block_on(platform.post_and_leave())
         });
-        let posts = [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
+        let posts =
+            [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
         let all = [posts[0], posts[1], posts[2], fickle.join().unwrap()];
         assert_eq!((count(&all, Post::Failed), count(&all, Post::Delivered)), (1, 1), "I1: {all:?}");
     });

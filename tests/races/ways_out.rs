@@ -109,7 +109,11 @@ fn claim_against_newest_wins() {
 fn leave_against_newest_wins() {
     explore_worlds(|world| {
         race(world, &[Leave, Replace]);
-        assert_eq!(world.exchange.counts(), (1, 1), "I5: a departure takes its own waiter, never the newer one");
+        assert_eq!(
+            world.exchange.counts(),
+            (1, 1),
+            "I5: a departure takes its own waiter, never the newer one"
+        );
     });
 }
 

@@ -167,16 +167,14 @@ impl World {
             deadline,
             waiter: Token { name, fates: self.fates.clone() },
         };
-        match self.exchange.park(ticket) {
-            Ok((place, replaced)) => {
-                replaced.map(|replaced| self.ended(End::Replaced, replaced));
-                Some(Seat { name, place })
-            }
-            Err(_) => {
-                self.note(End::Refused, name);
-                None
-            }
+        let Ok((place, replaced)) = self.exchange.park(ticket) else {
+            self.note(End::Refused, name);
+            return None;
+        };
+        if let Some(replaced) = replaced {
+            self.ended(End::Replaced, &replaced);
         }
+        Some(Seat { name, place })
     }
 
     /// Keeps a seat until the world is settled.
@@ -188,7 +186,7 @@ impl World {
     pub fn claim(&self, is_message: bool) -> Option<usize> {
         let key = key();
         match self.exchange.offer(&Ask { key: key.as_ref(), is_message }) {
-            Offer::Matched(taken) => Some(self.ended(End::Matched, taken)),
+            Offer::Matched(taken) => Some(self.ended(End::Matched, &taken)),
             Offer::Cold(_) => None,
         }
     }
@@ -212,13 +210,14 @@ impl World {
 
     pub fn expire(&self) -> Vec<usize> {
         let mut names = Vec::new();
-        self.exchange.expire(|taken| names.push(self.ended(End::Expired, taken)));
+        self.exchange.expire(|taken| names.push(self.ended(End::Expired, &taken)));
         names
     }
 
     pub fn retire(&self) -> Vec<usize> {
         let mut names = Vec::new();
-        let count = self.exchange.retire(&Filter::default(), |taken| names.push(self.ended(End::Retired, taken)));
+        let count =
+            self.exchange.retire(&Filter::default(), |taken| names.push(self.ended(End::Retired, &taken)));
         assert_eq!(count, names.len(), "I8: the retired are counted");
         names
     }
@@ -227,8 +226,8 @@ impl World {
     pub fn drain(&self) -> Vec<usize> {
         let mut names = Vec::new();
         self.exchange.drain();
-        self.exchange.drain_share(|standing| standing, |taken| names.push(self.ended(End::Drained, taken)));
-        self.exchange.drain_all(|taken| names.push(self.ended(End::Drained, taken)));
+        self.exchange.drain_share(|standing| standing, |taken| names.push(self.ended(End::Drained, &taken)));
+        self.exchange.drain_all(|taken| names.push(self.ended(End::Drained, &taken)));
         names
     }
 
@@ -240,7 +239,7 @@ impl World {
     }
 
     /// Whoever got a waiter out says so here.
-    pub fn ended(&self, end: End, taken: Taken<Token>) -> usize {
+    pub fn ended(&self, end: End, taken: &Taken<Token>) -> usize {
         self.note(end, taken.waiter.name)
     }
 
