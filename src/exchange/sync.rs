@@ -1,4 +1,4 @@
-//! Owns what the exchange synchronizes with: the usual lock, flag and wake, or those that shuttle drives, for `tests/races`.
+//! Owns what the exchange synchronizes with: the usual lock, flag and wake, or those that shuttle drives (`tests/races`).
 
 #[cfg(not(feature = "races"))]
 pub(super) use parking_lot::Mutex;

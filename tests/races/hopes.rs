@@ -136,7 +136,7 @@ fn a_quicker_run_costs_a_hope_nothing_but_time() {
 #[test]
 fn a_drain_wakes_every_run_that_hopes() {
     explore_worlds(|world| {
-        let runs = [hoper(world, true), hoper(world, true), hoper(world, false)];
+        let runs = [true, true, true, false].map(|is_message| hoper(world, is_message));
         let parker = parker(world, Accepts::Message);
         world.drain();
         let served: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();

@@ -26,7 +26,7 @@ pub fn explore(race: impl Fn() + Send + Sync + 'static) {
     config.stack_size = 1 << 18;
     config.silence_warnings = true;
     if let Some(schedule) = std::env::var_os("PILOTLIGHT_SCHEDULE") {
-        return shuttle::replay(race, schedule.to_str().unwrap());
+        return shuttle::replay(race, schedule.to_str().unwrap().trim());
     }
     let schedules = if super::is_long() { 10 * SCHEDULES } else { SCHEDULES };
     let race = Arc::new(race);
