@@ -1,8 +1,28 @@
 //! Owns the simulation: seeded random walks of the core against a naive model, step by step.
 //!
 //! A failure prints its seed; `PILOTLIGHT_SEED=n cargo test --test simulation` walks that one again.
+//!
+//! Machines die, freeze, lose their way back and return; runs are posted as `http::dispatch` does it: offered again while
+//! that is safe, and what came of an offer makes its machine suspect or trusted. Where the twelve invariants are checked
+//! (`core`: debug assertions and the audit of `src/broker`; `races`: `tests/races`; `chaos`: the bench's oracle):
+//!
+//! | | what | here | elsewhere |
+//! |---|---|---|---|
+//! | I1 | one waiter at a time; without redelivery one ever gets a byte | yes | races; `delivery`, `crowd`, `trigger`, `native`; chaos |
+//! | I2 | `true`: exactly one waiter reached the proof | yes | races; `receipts`, `proxies`, `crowd`; chaos |
+//! | I3 | nothing is claimed before the POST is valid | - | `trigger` (broken, truncated), `bodies`, `quick`; chaos |
+//! | I4 | a waiter stands in one pool, once | yes | core; races |
+//! | I5 | and leaves only by the six ways, once | yes | races; `ops`, `trigger` |
+//! | I6 | waiters counted = waiters that stand; no empty pool | yes | core; races; `crowd`; chaos |
+//! | I7 | buffered bytes are bounded | - | `bodies`, `limits` |
+//! | I8 | counters conserve | yes | core; races (the broker's own metrics); chaos |
+//! | I9 | a match has equal keys | yes | core; races; `pools`, `trigger`, `native` |
+//! | I10 | memory and descriptors come back | - | `crowd`; chaos |
+//! | I11 | no `false` while a healthy waiter stands | yes | races; `delivery`, `network`; chaos |
+//! | I12 | every POST ends inside its budget | yes, with a clock of our own | `delivery`, `network`, `native`; chaos |
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use pilotlight::broker::{
@@ -13,6 +33,74 @@ use pilotlight::broker::{
 const SEEDS: u64 = 256;
 const STEPS: usize = 2000;
 const MOMENTS_AGO: Duration = Duration::from_secs(60);
+const MACHINES: u64 = 5;
+/// So many offers may follow the first that was sent and not proved, as in `http::dispatch`.
+const REDELIVERIES: usize = 2;
+const BUDGET: Duration = Duration::from_millis(2500);
+/// What must be left of the budget for an offer.
+const RESERVE: Duration = Duration::from_millis(750);
+
+/// How a machine is, unseen by the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Well,
+    /// Gone without a word.
+    Dead,
+    /// Its processes are stopped; its kernel acknowledges.
+    Frozen,
+    /// What it is sent arrives, what it sends does not.
+    Mute,
+}
+
+/// What came of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Verdict {
+    Proved,
+    Gone,
+    Lost,
+    Unacked,
+    Frozen,
+}
+
+/// How a waiter ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum End {
+    Matched,
+    Left,
+    Expired,
+    Retired,
+    Drained,
+    Replaced,
+    Refused,
+}
+
+/// What the broker's counters would say.
+#[derive(Debug, Default)]
+struct Books {
+    polls: usize,
+    posts: usize,
+    hits: usize,
+    misses: usize,
+    offers: usize,
+    verdicts: HashMap<Verdict, usize>,
+    matched: usize,
+    ends: HashMap<u64, End>,
+}
+
+impl Books {
+    fn ended(&mut self, name: u64, end: End) {
+        let before = self.ends.insert(name, end);
+        assert_eq!(before, None, "I5: waiter {name} ended twice, now as {end:?}");
+        self.matched += usize::from(end == End::Matched);
+    }
+
+    fn balance(&self, standing: usize) {
+        assert_eq!(self.polls, standing + self.ends.len(), "I8: polls = held + ends");
+        assert_eq!(self.posts, self.hits + self.misses, "I8: posts = hits + misses");
+        assert_eq!(self.offers, self.verdicts.values().sum::<usize>(), "I8: offers = verdicts");
+        assert_eq!(self.offers, self.matched, "I8: offers = matched polls");
+    }
+}
 
 #[derive(Clone)]
 struct Waiter {
@@ -122,6 +210,8 @@ struct Walk {
     model: Model,
     now: Moment,
     names: u64,
+    health: Vec<Health>,
+    books: Books,
 }
 
 impl Walk {
@@ -142,7 +232,15 @@ impl Walk {
             emptied: Vec::new(),
             suspects: Vec::new(),
         };
-        Self { rng, broker: Broker::new(limits, pick), model, now: Moment::default(), names: 0 }
+        Self {
+            rng,
+            broker: Broker::new(limits, pick),
+            model,
+            now: Moment::default(),
+            names: 0,
+            health: (0..MACHINES).map(|_| Health::Well).collect(),
+            books: Books::default(),
+        }
     }
 
     fn key(&mut self) -> Key {
@@ -159,17 +257,20 @@ impl Walk {
         self.now = self.now.plus(Duration::from_micros(self.rng.u64(..400_000)));
         match self.rng.u32(..100) {
             0..45 => self.park(),
-            45..75 => self.offer(),
-            75..85 => self.leave(),
-            85..96 => self.expire(),
+            45..75 => self.post(),
+            75..83 => self.leave(),
+            83..93 => self.expire(),
+            93..95 => self.fault(),
+            95 => self.review(),
             96 => self.retire(),
-            97 => self.suspect(),
+            97 => self.keepalive(),
             98 => self.now = self.now.plus(Duration::from_secs(self.rng.u64(..150))),
             _ => self.drain_rarely(),
         }
         self.broker.audit().unwrap();
-        assert_eq!(self.broker.waiters_len(), self.model.waiters.len(), "I6");
-        assert_eq!(self.broker.pools_len(), self.model.pools(), "I6");
+        assert_eq!(self.broker.waiters_len(), self.model.waiters.len(), "I6: waiters");
+        assert_eq!(self.broker.pools_len(), self.model.pools(), "I6: pools");
+        self.books.balance(self.broker.waiters_len());
     }
 
     fn park(&mut self) {
@@ -178,10 +279,11 @@ impl Walk {
         let accepts = if self.rng.bool() { Accepts::Message } else { Accepts::Anything };
         let offer_until = self.now.plus(Duration::from_millis(self.rng.u64(..60_000)));
         let deadline = offer_until.plus(Duration::from_millis(self.rng.u64(..100_000)));
-        let machine = self.rng.u64(..5);
+        let machine = self.rng.u64(..MACHINES);
         let expected = self.model.room(&key, controller);
         self.names += 1;
         let name = self.names;
+        self.books.polls += 1;
         let parked = self.broker.park(
             Ticket {
                 key: key.clone(),
@@ -196,10 +298,16 @@ impl Walk {
             self.now,
         );
         match (expected, parked) {
-            (Err(expected), Err((full, _))) => assert_eq!(full, expected),
+            (Err(expected), Err((full, _))) => {
+                assert_eq!(full, expected);
+                self.books.ended(name, End::Refused);
+            }
             (Ok(replaced), Ok(parked)) => {
                 let replaced = replaced.map(|at| self.model.waiters.remove(at).name);
-                assert_eq!(parked.replaced.map(|old| old.waiter), replaced);
+                assert_eq!(parked.replaced.map(|old| old.waiter), replaced, "I4: the newest stands, once");
+                if let Some(replaced) = replaced {
+                    self.books.ended(replaced, End::Replaced);
+                }
                 let id = parked.id;
                 self.model.waiters.push(Waiter {
                     name,
@@ -217,30 +325,94 @@ impl Walk {
         }
     }
 
-    fn offer(&mut self) {
-        let key = self.key();
-        let is_message = self.rng.u32(..4) > 0;
+    /// One look of a run.
+    fn look(&mut self, key: &Key, is_message: bool) -> Result<Waiter, Miss> {
         let (now, draining) = (self.now, self.model.draining);
         self.broker.review_suspects(now, |_, _| false);
-        let candidates = if draining { Vec::new() } else { self.model.candidates(&key, is_message, now) };
+        let candidates = if draining { Vec::new() } else { self.model.candidates(key, is_message, now) };
         match self.broker.offer(&Ask { key: key.as_ref(), is_message }, now) {
             Offer::Matched(taken) => {
-                assert!(
-                    candidates.contains(&taken.waiter),
-                    "I1, I9: {} is none of {candidates:?}",
-                    taken.waiter
-                );
-                self.model.waiters.retain(|w| w.name != taken.waiter);
-                if !self.model.waiters.iter().any(|w| w.key == key) {
-                    self.model.emptied.retain(|(other, _)| *other != key);
+                let name = taken.waiter;
+                assert!(candidates.contains(&name), "I1, I9: {name} is none of {candidates:?}");
+                let at = self.model.waiters.iter().position(|w| w.name == name).unwrap();
+                let waiter = self.model.waiters.remove(at);
+                assert_eq!(waiter.key, *key, "I9");
+                self.books.ended(name, End::Matched);
+                if !self.model.waiters.iter().any(|w| w.key == *key) {
+                    self.model.emptied.retain(|(other, _)| other != key);
                     self.model.emptied.push((key.clone(), now));
                 }
+                Ok(waiter)
             }
             Offer::Cold(miss) => {
                 assert!(candidates.is_empty(), "I11: {miss:?} though {candidates:?} wait");
-                self.check_miss(&key, is_message, miss);
+                self.check_miss(key, is_message, miss);
+                Err(miss)
             }
         }
+    }
+
+    /// A POST from its last byte to its answer: offers, and again while that is safe, as `http::dispatch` does it.
+    fn post(&mut self) {
+        let key = self.key();
+        let (is_message, redeliver) = (self.rng.u32(..4) > 0, self.rng.u32(..4) > 0);
+        let until = self.now.plus(BUDGET);
+        self.books.posts += 1;
+        let (mut touched, mut proved, mut failed) = (Vec::new(), 0, Vec::new());
+        while touched.len() <= REDELIVERIES && self.now.plus(RESERVE) <= until {
+            let others = self.trusted(&key, is_message);
+            let Ok(waiter) = self.look(&key, is_message) else { break };
+            let again = failed.contains(&waiter.machine);
+            assert!(
+                !again || others == 0,
+                "I11: a machine that failed gets it again, and {others} are trusted"
+            );
+            let verdict = self.verdict(&waiter, until);
+            *self.books.verdicts.entry(verdict).or_default() += 1;
+            self.books.offers += 1;
+            match verdict {
+                Verdict::Gone => continue,
+                Verdict::Proved => self.trust(waiter.machine),
+                Verdict::Lost | Verdict::Unacked => {
+                    self.suspect(waiter.machine);
+                    failed.push(waiter.machine);
+                }
+                Verdict::Frozen => {}
+            }
+            touched.push(waiter.name);
+            proved += usize::from(verdict == Verdict::Proved);
+            if verdict == Verdict::Proved || !redeliver {
+                break;
+            }
+        }
+        self.books.hits += proved;
+        self.books.misses += usize::from(proved == 0);
+        assert!(proved <= 1, "I2: {proved} waiters proved one run");
+        let most = if redeliver { 1 + REDELIVERIES } else { 1 };
+        assert!(touched.len() <= most, "I1: {touched:?} got bytes of one run, redelivery {redeliver}");
+        assert!(self.now <= until, "I12: the answer came after the budget");
+    }
+
+    /// How many trusted waiters fit a run.
+    fn trusted(&self, key: &Key, is_message: bool) -> usize {
+        let fits = |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == Accepts::Anything);
+        let ready = |w: &&Waiter| w.offer_until > self.now && !self.model.is_suspect(w, self.now);
+        self.model.waiters.iter().filter(fits).filter(ready).count()
+    }
+
+    /// What an offer comes to, and how long that takes, as its machine is.
+    fn verdict(&mut self, waiter: &Waiter, until: Moment) -> Verdict {
+        let chance = self.rng.u32(..40);
+        let (verdict, took) = match self.health[usize::try_from(waiter.machine).unwrap()] {
+            Health::Well if chance == 0 => (Verdict::Lost, 1),
+            Health::Well if chance < 3 => (Verdict::Gone, 0),
+            Health::Well => (Verdict::Proved, 1),
+            Health::Dead if chance < 3 => (Verdict::Lost, 1),
+            Health::Dead | Health::Mute => (Verdict::Unacked, 500),
+            Health::Frozen => (Verdict::Frozen, 250),
+        };
+        self.now = self.now.plus(Duration::from_millis(took)).min(until);
+        verdict
     }
 
     fn check_miss(&mut self, key: &Key, is_message: bool, miss: Miss) {
@@ -265,16 +437,44 @@ impl Walk {
         assert_eq!(miss, if forgotten { self.model.kin(key) } else { expected });
     }
 
-    fn suspect(&mut self) {
-        let machine = self.rng.u64(..5);
-        let known = Machine { address: machine, name: None };
+    fn suspect(&mut self, machine: u64) {
+        self.broker.suspect(Machine { address: machine, name: None }, self.now);
         self.model.suspects.retain(|(other, _)| *other != machine);
-        if self.rng.bool() {
-            self.broker.suspect(known, self.now);
-            self.model.suspects.push((machine, self.now));
-        } else {
-            self.broker.trust(known);
+        self.model.suspects.push((machine, self.now));
+    }
+
+    fn trust(&mut self, machine: u64) {
+        self.broker.trust(Machine { address: machine, name: None });
+        self.model.suspects.retain(|(other, _)| *other != machine);
+    }
+
+    /// A machine breaks, or comes back.
+    fn fault(&mut self) {
+        let at = self.rng.usize(..self.health.len());
+        let how = [Health::Well, Health::Well, Health::Dead, Health::Frozen, Health::Mute];
+        self.health[at] = how[self.rng.usize(..how.len())];
+    }
+
+    /// The kernel finds that a dead machine's connections are dead: its waiters leave.
+    fn keepalive(&mut self) {
+        let is_dead = |w: &&Waiter| self.health[usize::try_from(w.machine).unwrap()] == Health::Dead;
+        let dead: Vec<Waiter> = self.model.waiters.iter().filter(is_dead).cloned().collect();
+        for waiter in dead {
+            self.leave_as(&waiter);
         }
+    }
+
+    /// The suspects are looked at: who shows life is suspect no more.
+    fn review(&mut self) {
+        let shows_life = |machine: u64| self.health[usize::try_from(machine).unwrap()] == Health::Well;
+        let machines: HashMap<u64, u64> = self.model.waiters.iter().map(|w| (w.name, w.machine)).collect();
+        let any = self.broker.review_suspects(self.now, |name, _| shows_life(machines[name]));
+        let now = self.now;
+        let stands = |machine| self.model.waiters.iter().any(|w| w.machine == machine);
+        self.model.suspects.retain(|&(machine, since)| {
+            now.since(since) < MOMENTS_AGO && !(shows_life(machine) && stands(machine))
+        });
+        assert_eq!(any, !self.model.suspects.is_empty(), "I11: who shows life is trusted again");
     }
 
     fn leave(&mut self) {
@@ -282,10 +482,22 @@ impl Walk {
             return;
         }
         let at = self.rng.usize(..self.model.waiters.len());
-        let waiter = self.model.waiters.remove(at);
+        let waiter = self.model.waiters[at].clone();
+        self.leave_as(&waiter);
+        assert!(self.broker.leave(waiter.id, self.now).is_none(), "I4: a name is never used again");
+    }
+
+    fn leave_as(&mut self, waiter: &Waiter) {
         let left = self.broker.leave(waiter.id, self.now);
-        assert_eq!(left.map(|taken| taken.waiter), Some(waiter.name));
-        assert!(self.broker.leave(waiter.id, self.now).is_none(), "a name is never used again");
+        assert_eq!(left.map(|taken| taken.waiter), Some(waiter.name), "I4: everyone leaves their own place");
+        self.take(&[waiter.name], End::Left);
+    }
+
+    fn take(&mut self, names: &[u64], end: End) {
+        self.model.take(names);
+        for &name in names {
+            self.books.ended(name, end);
+        }
     }
 
     fn expire(&mut self) {
@@ -294,9 +506,9 @@ impl Walk {
             self.broker.expire(self.now, most).into_iter().map(|taken| taken.waiter).collect();
         let due = |w: &&Waiter| w.deadline <= self.now;
         let expected = self.model.waiters.iter().filter(due).count().min(most);
-        assert_eq!(expired.len(), expected, "waiters whose deadline has come");
+        assert_eq!(expired.len(), expected, "I5: waiters whose deadline has come");
         assert!(self.model.waiters.iter().filter(|w| expired.contains(&w.name)).all(|w| due(&w)));
-        self.model.take(&expired);
+        self.take(&expired, End::Expired);
     }
 
     fn retire(&mut self) {
@@ -313,8 +525,8 @@ impl Walk {
         let mut expected: Vec<u64> = self.model.waiters.iter().filter(selected).map(|w| w.name).collect();
         retired.sort_unstable();
         expected.sort_unstable();
-        assert_eq!(retired, expected);
-        self.model.take(&retired);
+        assert_eq!(retired, expected, "I5: the selected, and nobody else");
+        self.take(&retired, End::Retired);
     }
 
     fn drain_rarely(&mut self) {
@@ -330,8 +542,8 @@ impl Walk {
                 .into_iter()
                 .map(|t| t.waiter)
                 .collect();
-            assert_eq!(taken.len(), most.min(self.model.waiters.len()));
-            self.model.take(&taken);
+            assert_eq!(taken.len(), most.min(self.model.waiters.len()), "I5: a drain lets go of everyone");
+            self.take(&taken, End::Drained);
         }
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::{Equivalent, HashMap};
-use tokio::sync::Notify;
 
 use super::Exchange;
+use super::sync::Notify;
 use crate::broker::{Accepts, Ask, Key, KeyRef};
 
 impl Equivalent<Key> for KeyRef<'_> {

@@ -2,14 +2,14 @@
 
 mod hope;
 mod repeats;
+mod sync;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
-use parking_lot::Mutex;
 
 use crate::broker::{
     Ask, Broker, Filter, Full, Limits, Machine, Mark, Moment, Offer, Page, Parked, Pick, PoolView, Taken,
@@ -21,6 +21,7 @@ use crate::metrics::{End, Metrics};
 pub use hope::Hope;
 use hope::Hopes;
 pub use repeats::{First, Repeats, Seen};
+use sync::{AtomicBool, Mutex};
 
 /// So many waiters are taken, or places looked at, before the lock is let go for others.
 const BATCH: usize = 256;
@@ -258,6 +259,12 @@ impl<W> Exchange<W> {
             found.next = page.next;
         }
         found
+    }
+
+    /// Checks the whole core, by the invariants' numbers.
+    #[cfg(feature = "races")]
+    pub fn audit(&self) -> Result<(), String> {
+        self.core.lock().broker.audit()
     }
 
     fn leave(&self, id: WaiterId) -> bool {

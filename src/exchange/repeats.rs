@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+
+use super::sync::{Mutex, Notify};
 
 /// So many runs are remembered at most; the oldest is forgotten first.
 const REMEMBERED: usize = 100_000;
@@ -106,7 +106,9 @@ impl<N: Hash + Eq + Clone, A> First<N, A> {
 impl<N: Hash + Eq, A> Drop for First<N, A> {
     fn drop(&mut self) {
         let mut memory = self.repeats.memory.lock();
-        if matches!(memory.runs.get(&self.run), Some(Run::Underway(_))) {
+        // Another one may be first meanwhile, if this one's answer was forgotten already.
+        let mine = |run: &Run<A>| matches!(run, Run::Underway(done) if Arc::ptr_eq(done, &self.done));
+        if memory.runs.get(&self.run).is_some_and(mine) {
             memory.runs.remove(&self.run);
         }
         drop(memory);

@@ -9,16 +9,16 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use atomic_waker::AtomicWaker;
 use bytes::{BufMut, BytesMut};
 use rustix::net::{RecvFlags, Shutdown};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::ending::Handover;
 use super::proof::End;
 use super::socket::{self, Peer};
 use super::tls::Session;
@@ -34,18 +34,9 @@ pub struct Connection {
     tls: Option<Box<Session>>,
     origin: IpAddr,
     round_trip_micros: AtomicU32,
-    ending: AtomicU8,
     has_spoken: AtomicBool,
-    hold: AtomicWaker,
-}
-
-/// What becomes of a connection after its waiter was taken out of the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// The answer is written, the next request may come.
-    Reuse,
-    /// Nothing more will be written.
-    Close,
+    /// What the hold is told by whoever took the waiter out.
+    pub(super) handover: Handover,
 }
 
 impl Connection {
@@ -56,9 +47,8 @@ impl Connection {
             tls: tls.map(Box::new),
             origin: peer.ip().to_canonical(),
             round_trip_micros: AtomicU32::new(UNKNOWN),
-            ending: AtomicU8::new(UNDECIDED),
             has_spoken: AtomicBool::new(false),
-            hold: AtomicWaker::new(),
+            handover: Handover::new(),
         }
     }
 
@@ -287,39 +277,6 @@ impl Connection {
         // An error means that the peer was quicker.
         let _ = rustix::net::shutdown(&self.stream, side);
     }
-
-    /// What was decided about the present waiter, if anything was.
-    pub(super) fn ending(&self) -> Option<Ending> {
-        match self.ending.load(Ordering::Acquire) {
-            REUSE => Some(Ending::Reuse),
-            CLOSE => Some(Ending::Close),
-            _ => None,
-        }
-    }
-
-    /// A new waiter begins: nothing is decided about it.
-    pub(super) fn begin(&self) {
-        self.ending.store(UNDECIDED, Ordering::Release);
-    }
-
-    /// Decides, and wakes the hold if it is waiting for the decision.
-    pub(super) fn end(&self, ending: Ending) {
-        let ending = match ending {
-            Ending::Reuse => REUSE,
-            Ending::Close => CLOSE,
-        };
-        self.ending.store(ending, Ordering::Release);
-        self.hold.wake();
-    }
-
-    /// Polls for a decision by the one who took the waiter out.
-    pub(super) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
-        self.hold.register(cx.waker());
-        self.ending().map_or(Poll::Pending, Poll::Ready)
-    }
 }
 
 const UNKNOWN: u32 = u32::MAX;
-const UNDECIDED: u8 = 0;
-const REUSE: u8 = 1;
-const CLOSE: u8 = 2;

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::connection::Ending;
+use super::ending::Ending;
 use super::proof::End;
 use super::{Connection, Place};
 
@@ -42,25 +42,17 @@ impl Future for Hold<'_> {
 }
 
 fn poll_held(connection: &Connection, place: &mut Place, cx: &mut Context<'_>) -> Poll<Held> {
-    if connection.ending() == Some(Ending::Reuse) {
-        // What comes is the next request, or the end: its reader sees which.
-        ready!(connection.poll_readable(cx));
-        place.was_taken();
-        return Poll::Ready(Held::Again);
-    }
-    let look = ready!(connection.poll_look(cx));
-    // Something came. If nobody took the waiter, that ends it; else its taker decides, or has decided.
-    let ending = match connection.ending() {
-        Some(decided) => {
-            place.was_taken();
-            decided
-        }
-        None if place.leave() => Ending::Close,
-        None => ready!(connection.poll_ending(cx)),
-    };
+    let (ending, look) = ready!(connection.handover.poll_held(
+        cx,
+        |cx| connection.poll_readable(cx),
+        |cx| connection.poll_look(cx),
+        || place.leave(),
+    ));
+    place.was_taken();
     Poll::Ready(match (ending, look) {
-        (Ending::Reuse, End::Talking) => Held::Again,
-        (Ending::Close, End::Talking) => Held::Pipelined,
+        // Without a look, what comes is the next request, or the end: its reader sees which.
+        (Ending::Reuse, None | Some(End::Talking)) => Held::Again,
+        (Ending::Close, Some(End::Talking)) => Held::Pipelined,
         _ => Held::Over,
     })
 }

@@ -4,7 +4,9 @@
 //! socket, plain or with TLS; other ways to wait (WebSocket, server-sent events, HTTP/2) are other kinds of waiter behind
 //! the same two calls, [`Waiter::offer`] and [`Waiter::dismiss`].
 
+mod atomics;
 mod connection;
+mod ending;
 mod hold;
 mod io;
 mod proof;

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::Ending;
+use super::ending::Ending;
 use super::proof::{End, Patience, Proving, Sight, Step};
 use super::{Connection, Delivery, Demand, Farewell, Run, Wire};
 use crate::metrics::{Proof, Verdict};
@@ -26,7 +26,7 @@ impl Waiter {
     /// Makes the waiter before it is parked: from then on its taker can reach the connection. With `hop`, a proxy
     /// stands in between, so a receipt is the proxy's.
     pub fn new(connection: Arc<Connection>, wire: &'static Wire, reusable: bool, hop: bool) -> Self {
-        connection.begin();
+        connection.handover.begin();
         Self { connection, wire, reusable, hop, ended: false }
     }
 
@@ -78,7 +78,7 @@ impl Waiter {
 
     fn end(&mut self, ending: Ending) {
         self.ended = true;
-        self.connection.end(ending);
+        self.connection.handover.decide(ending);
     }
 
     /// Sends the waiter away without a run.
@@ -149,7 +149,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if !self.ended {
-            self.connection.end(Ending::Close);
+            self.connection.handover.decide(Ending::Close);
             self.connection.shut();
         }
     }

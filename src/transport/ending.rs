@@ -1,0 +1,89 @@
+//! Owns the handover between whoever took a waiter out and the hold: does the connection go on or end?
+//!
+//! ```text
+//! begin ──► undecided ──decide──► reuse ──► begin of the next waiter
+//!                        └──────► close
+//! ```
+//! It knows no socket, so that `tests/races` can walk every interleaving of it.
+
+use std::task::{Context, Poll, ready};
+
+use super::atomics::{AtomicU8, AtomicWaker, Ordering};
+
+/// What becomes of a connection after its waiter was taken out of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The answer is written, the next request may come.
+    Reuse,
+    /// Nothing more will be written.
+    Close,
+}
+
+/// A decision about the present waiter, and who is to be woken by it.
+pub(super) struct Handover {
+    decided: AtomicU8,
+    hold: AtomicWaker,
+}
+
+impl Handover {
+    pub(super) fn new() -> Self {
+        Self { decided: AtomicU8::new(UNDECIDED), hold: AtomicWaker::new() }
+    }
+
+    /// A new waiter begins: nothing is decided about it.
+    pub(super) fn begin(&self) {
+        self.decided.store(UNDECIDED, Ordering::Release);
+    }
+
+    /// Decides, and wakes the hold if it is waiting for the decision.
+    pub(super) fn decide(&self, ending: Ending) {
+        let ending = match ending {
+            Ending::Reuse => REUSE,
+            Ending::Close => CLOSE,
+        };
+        self.decided.store(ending, Ordering::Release);
+        self.hold.wake();
+    }
+
+    /// Polls the hold of a waiter until its connection goes on or ends, and says what a `look` showed, if there was one.
+    ///
+    /// The hold sleeps on the socket: it is `readable` with the peer's bytes or end, and a `look` tells which. Then, if
+    /// nobody took the waiter, it can `leave`; else its taker decides, or has decided.
+    pub(super) fn poll_held<L>(
+        &self,
+        cx: &mut Context<'_>,
+        readable: impl FnOnce(&mut Context<'_>) -> Poll<()>,
+        look: impl FnOnce(&mut Context<'_>) -> Poll<L>,
+        leave: impl FnOnce() -> bool,
+    ) -> Poll<(Ending, Option<L>)> {
+        if self.decided() == Some(Ending::Reuse) {
+            ready!(readable(cx));
+            return Poll::Ready((Ending::Reuse, None));
+        }
+        let look = ready!(look(cx));
+        let ending = match self.decided() {
+            Some(decided) => decided,
+            None if leave() => Ending::Close,
+            None => ready!(self.poll_decided(cx)),
+        };
+        Poll::Ready((ending, Some(look)))
+    }
+
+    fn decided(&self) -> Option<Ending> {
+        match self.decided.load(Ordering::Acquire) {
+            REUSE => Some(Ending::Reuse),
+            CLOSE => Some(Ending::Close),
+            _ => None,
+        }
+    }
+
+    /// Registered before the look: a decision in between is not missed.
+    fn poll_decided(&self, cx: &mut Context<'_>) -> Poll<Ending> {
+        self.hold.register(cx.waker());
+        self.decided().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+const UNDECIDED: u8 = 0;
+const REUSE: u8 = 1;
+const CLOSE: u8 = 2;

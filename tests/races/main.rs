@@ -1,0 +1,13 @@
+//! Owns the races: what happens between threads, in every order that a scheduler can think of.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and is no library")]
+
+mod ending;
+mod hopes;
+mod repeats;
+mod ways_out;
+mod world;
+
+/// `PILOTLIGHT_LONG=1` walks ten times as many schedules.
+fn is_long() -> bool {
+    std::env::var_os("PILOTLIGHT_LONG").is_some_and(|long| long == "1")
+}
