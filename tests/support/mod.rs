@@ -39,20 +39,24 @@ impl Broker {
     }
 
     pub fn listening(listen: &[&str], proof: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
-            .args(listen)
-            .args(["--ops-listen", "127.0.0.1:0", "--proof", proof])
-            .args(arguments)
-            .env("RUST_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+                .args(listen)
+                .args(["--ops-listen", "127.0.0.1:0", "--proof", proof])
+                .args(arguments)
+                .env("RUST_LOG", "error"),
+        )
+    }
+
+    /// Runs the broker that a command starts, and returns once it serves.
+    pub fn run(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         // The greeting is printed when the addresses are bound; connections queue from then on.
         let mut greeting = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut address = |mark: &str| {
             let line = greeting
                 .find(|line| line.contains(mark))
-                .unwrap_or_else(|| panic!("no greeting: {arguments:?}"));
+                .unwrap_or_else(|| panic!("no greeting: {command:?}"));
             let urls = line.split("://").skip(1);
             urls.map(|url| url.split(['/', ' ', '\'']).next().unwrap().parse().unwrap())
                 .collect::<Vec<SocketAddr>>()
