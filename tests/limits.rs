@@ -146,20 +146,6 @@ async fn posts_that_wait_for_their_proof_leave_room_for_so_many_others() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_nobody_up() {
-    let (reader, writer) = std::io::pipe().unwrap();
-    let broker = Broker::logging_to(writer.into(), "debug");
-    let pool = Pool::small("d1");
-    let mut client = broker.client().await;
-    for number in 0..10_000 {
-        let answer = client.ask(post("/warm-start", &pool.body(&format!("r{number}")))).await;
-        assert_eq!(answer.status, 200);
-    }
-    assert!(broker.metric("pilotlight_log_lines_dropped_total").await > 0);
-    drop(reader);
-}
-
-#[tokio::test]
 async fn short_of_memory_nobody_new_is_held_and_nobody_held_is_dropped() {
     let broker = Broker::start(&["--memory-limit", "1B"]);
     let pool = Pool::small("d1");

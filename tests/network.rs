@@ -72,6 +72,11 @@ fn a_router_that_resets_is_found_at_once() {
 }
 
 #[test]
+fn an_unreachable_host_costs_one_unproven_offer() {
+    in_a_lab(|lab| nine_of_ten_fail(lab, Node::cut_off_by_router, "unacked"));
+}
+
+#[test]
 fn when_all_are_dead_the_answer_is_false_within_the_budget() {
     in_a_lab(async |mut lab| {
         let node = lab.node();

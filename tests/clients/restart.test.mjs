@@ -203,6 +203,7 @@ async function restartsUnderLoad({ signal, at, seconds }) {
     console.log(`${signal}: ${JSON.stringify(seen)}`);
 
     assert.deepEqual(fleet.exits, [], "a controller would have exited");
+    if (signal === "SIGTERM") assert.deepEqual(fleet.failed, {}, "every goodbye is said, none is cut short");
     assert.doesNotMatch(JSON.stringify(seen), /ECONNREFUSED/, "the socket is always there");
     assert.notEqual(again, "never", "not all came back");
     const unanswered = posts.filter(({ answer, error }) => !error && answer?.status !== 200);

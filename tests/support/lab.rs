@@ -160,6 +160,12 @@ impl Node {
         run(&format!("iptables -A OUTPUT -o {} -p tcp -j REJECT --reject-with tcp-reset", self.cable));
     }
 
+    /// A router in between says that there is no way to this machine.
+    pub fn cut_off_by_router(&self) {
+        let reject = "-p tcp -j REJECT --reject-with icmp-host-unreachable";
+        run(&format!("iptables -A OUTPUT -o {} {reject}", self.cable));
+    }
+
     /// Somebody pulls the cable.
     pub fn unplug(&self) {
         run(&format!("ip link set {} down", self.cable));

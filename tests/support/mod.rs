@@ -39,27 +39,17 @@ impl Broker {
     }
 
     pub fn listening(listen: &[&str], proof: &str, arguments: &[&str]) -> Self {
-        Self::launched(Self::command(listen, proof, arguments))
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+                .args(listen)
+                .args(["--ops-listen", "127.0.0.1:0", "--proof", proof])
+                .args(arguments)
+                .env("RUST_LOG", "error"),
+        )
     }
 
-    /// Starts a broker whose log goes there.
-    pub fn logging_to(log: Stdio, level: &str) -> Self {
-        let mut command = Self::command(&["--listen", "127.0.0.1:0"], "written", &[]);
-        command.stderr(log).env("RUST_LOG", level);
-        Self::launched(command)
-    }
-
-    fn command(listen: &[&str], proof: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-        command
-            .args(listen)
-            .args(["--ops-listen", "127.0.0.1:0", "--proof", proof])
-            .args(arguments)
-            .env("RUST_LOG", "error");
-        command
-    }
-
-    fn launched(mut command: Command) -> Self {
+    /// Runs the broker that a command starts, and returns once it serves.
+    pub fn run(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         // The greeting is printed when the addresses are bound; connections queue from then on.
         let mut greeting = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
