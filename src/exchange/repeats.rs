@@ -1,7 +1,10 @@
 //! Owns the memory of runs just posted, so that a run posted twice is delivered once.
+//!
+//! Answers are kept by generation: a map that only grows, and is then emptied as a whole. Forgetting them one by one left
+//! so many marks of what was there that the map doubled after a quarter of an hour at an even rate.
 
-use std::collections::VecDeque;
 use std::hash::Hash;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +13,7 @@ use hashbrown::HashMap;
 
 use super::sync::{Mutex, Notify};
 
-/// So many runs are remembered at most; the oldest is forgotten first.
+/// So many runs are remembered at most; the older half is forgotten first.
 const REMEMBERED: usize = 100_000;
 
 /// What is known of a run's name.
@@ -26,38 +29,50 @@ pub struct Repeats<N, A> {
     memory: Mutex<Memory<N, A>>,
 }
 
-struct Memory<N, A> {
-    runs: HashMap<N, Run<A>, RandomState>,
-    answered: VecDeque<(Instant, N)>,
-}
+type Answers<N, A> = HashMap<N, (Instant, A), RandomState>;
 
-enum Run<A> {
-    Underway(Arc<Notify>),
-    Answered(A),
+struct Memory<N, A> {
+    underway: HashMap<N, Arc<Notify>, RandomState>,
+    /// This generation's answers, and those of the one before.
+    now: Answers<N, A>,
+    before: Answers<N, A>,
+    /// What is forgotten, to be emptied by whoever has the time.
+    forgotten: Vec<Answers<N, A>>,
+    /// Empty, with room for the next generation.
+    spare: Answers<N, A>,
+    /// When this generation began.
+    since: Instant,
 }
 
 impl<N, A> Default for Repeats<N, A> {
     fn default() -> Self {
-        Self { memory: Mutex::new(Memory { runs: HashMap::default(), answered: VecDeque::new() }) }
+        let memory = Memory {
+            underway: HashMap::default(),
+            now: HashMap::default(),
+            before: HashMap::default(),
+            forgotten: Vec::new(),
+            spare: HashMap::default(),
+            since: Instant::now(),
+        };
+        Self { memory: Mutex::new(memory) }
     }
 }
 
 impl<N: Hash + Eq + Clone, A: Clone> Repeats<N, A> {
-    /// Asks about a run, and forgets those that were answered longer ago than `time`. While another POST of the same run
+    /// Asks about a run; what was answered longer ago than `time` counts for nothing. While another POST of the same run
     /// is under way, waits for its outcome.
     pub async fn see(self: &Arc<Self>, run: &N, time: Duration) -> Seen<N, A> {
         loop {
             let underway = {
                 let mut memory = self.memory.lock();
-                memory.forget(Instant::now(), time);
-                match memory.runs.get(run) {
-                    Some(Run::Answered(answer)) => return Seen::Before(answer.clone()),
-                    Some(Run::Underway(done)) => done.clone(),
-                    None => {
-                        let done = Arc::new(Notify::new());
-                        memory.runs.insert(run.clone(), Run::Underway(done.clone()));
-                        return Seen::First(First { repeats: self.clone(), run: run.clone(), done });
-                    }
+                if let Some(done) = memory.underway.get(run) {
+                    done.clone()
+                } else if let Some(answer) = memory.answer(run, time) {
+                    return Seen::Before(answer.clone());
+                } else {
+                    let done = Arc::new(Notify::new());
+                    memory.underway.insert(run.clone(), done.clone());
+                    return Seen::First(First { repeats: self.clone(), run: run.clone(), done });
                 }
             };
             underway.notified().await;
@@ -68,22 +83,40 @@ impl<N: Hash + Eq + Clone, A: Clone> Repeats<N, A> {
 }
 
 impl<N: Hash + Eq, A> Repeats<N, A> {
-    /// Forgets what was answered longer ago than `time`, when nobody posts.
+    /// Begins a new generation if this one has lasted for `time`, and empties what is forgotten: outside the lock, and not
+    /// on a thread that serves, because it takes a while.
     pub fn tidy(&self, time: Duration) {
-        self.memory.lock().forget(Instant::now(), time);
+        let now = Instant::now();
+        let mut forgotten = {
+            let mut memory = self.memory.lock();
+            if now.duration_since(memory.since) >= time {
+                memory.next_generation(now);
+            }
+            mem::take(&mut memory.forgotten)
+        };
+        let Some(mut last) = forgotten.pop() else { return };
+        // Room that nobody needed is given back.
+        let spare = if last.is_empty() {
+            HashMap::default()
+        } else {
+            last.clear();
+            last
+        };
+        self.memory.lock().spare = spare;
     }
 }
 
 impl<N: Hash + Eq, A> Memory<N, A> {
-    fn forget(&mut self, now: Instant, time: Duration) {
-        while let Some((when, _)) = self.answered.front() {
-            if now.duration_since(*when) < time && self.answered.len() <= REMEMBERED {
-                return;
-            }
-            if let Some((_, run)) = self.answered.pop_front() {
-                self.runs.remove(&run);
-            }
-        }
+    fn answer(&self, run: &N, time: Duration) -> Option<&A> {
+        let (when, answer) = self.now.get(run).or_else(|| self.before.get(run))?;
+        (when.elapsed() < time).then_some(answer)
+    }
+
+    fn next_generation(&mut self, now: Instant) {
+        self.since = now;
+        let fresh = mem::take(&mut self.spare);
+        let oldest = mem::replace(&mut self.before, mem::replace(&mut self.now, fresh));
+        self.forgotten.push(oldest);
     }
 }
 
@@ -97,19 +130,22 @@ pub struct First<N: Hash + Eq, A> {
 impl<N: Hash + Eq + Clone, A> First<N, A> {
     /// Remembers the answer for those who post the same run again.
     pub fn answered(self, answer: A) {
+        let now = Instant::now();
         let mut memory = self.repeats.memory.lock();
-        memory.runs.insert(self.run.clone(), Run::Answered(answer));
-        memory.answered.push_back((Instant::now(), self.run.clone()));
+        memory.underway.remove(&self.run);
+        if memory.now.len() >= REMEMBERED / 2 {
+            memory.next_generation(now);
+        }
+        memory.now.insert(self.run.clone(), (now, answer));
     }
 }
 
 impl<N: Hash + Eq, A> Drop for First<N, A> {
     fn drop(&mut self) {
         let mut memory = self.repeats.memory.lock();
-        // Another one may be first meanwhile, if this one's answer was forgotten already.
-        let mine = |run: &Run<A>| matches!(run, Run::Underway(done) if Arc::ptr_eq(done, &self.done));
-        if memory.runs.get(&self.run).is_some_and(mine) {
-            memory.runs.remove(&self.run);
+        // Another one may be first meanwhile, if this one's answer counts for nothing already.
+        if memory.underway.get(&self.run).is_some_and(|done| Arc::ptr_eq(done, &self.done)) {
+            memory.underway.remove(&self.run);
         }
         drop(memory);
         self.done.notify_one();
@@ -143,17 +179,49 @@ mod tests {
         assert!(matches!(third.await, Seen::Before("hit")));
     }
 
-    #[test]
-    fn memory_is_bounded() {
-        let mut memory = Memory { runs: HashMap::default(), answered: VecDeque::new() };
-        let now = Instant::now();
-        for run in 0..=REMEMBERED {
-            memory.runs.insert(run, Run::Answered(()));
-            memory.answered.push_back((now, run));
+    fn remembered(repeats: &Repeats<u32, ()>) -> (usize, usize) {
+        let memory = repeats.memory.lock();
+        (memory.now.len() + memory.before.len(), memory.now.capacity() + memory.before.capacity())
+    }
+
+    async fn post(repeats: &Arc<Repeats<u32, ()>>, run: u32) {
+        let Seen::First(first) = repeats.see(&run, TIME).await else { panic!("{run} is another run") };
+        first.answered(());
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded() {
+        let repeats = Arc::default();
+        for run in 0..250_000 {
+            post(&repeats, run).await;
         }
-        memory.forget(now, TIME);
-        assert_eq!((memory.runs.len(), memory.answered.len()), (REMEMBERED, REMEMBERED));
-        memory.forget(now + TIME, TIME);
-        assert!(memory.runs.is_empty());
+        assert_eq!(remembered(&repeats).0, REMEMBERED);
+    }
+
+    #[tokio::test]
+    async fn an_even_rate_takes_no_more_room_with_time_and_idleness_gives_it_back() {
+        let repeats = Arc::default();
+        let mut room = Vec::new();
+        for generation in 0..50 {
+            for run in 0..1000 {
+                post(&repeats, generation * 1000 + run).await;
+            }
+            repeats.tidy(Duration::ZERO);
+            room.push(remembered(&repeats).1 + repeats.memory.lock().spare.capacity());
+        }
+        assert_eq!(room[3], room[49]);
+        for _ in 0..4 {
+            repeats.tidy(Duration::ZERO);
+        }
+        assert_eq!(remembered(&repeats), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_too_long_ago_counts_for_nothing() {
+        let repeats = Arc::new(Repeats::default());
+        let Seen::First(first) = repeats.see(&"run_1", TIME).await else { panic!("nobody has seen it") };
+        first.answered("hit");
+        assert!(matches!(repeats.see(&"run_1", Duration::ZERO).await, Seen::First(_)));
+        assert!(matches!(repeats.see(&"run_1", TIME).await, Seen::Before("hit")));
     }
 }
