@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -36,4 +38,33 @@ pub fn set_up(as_json: Option<bool>, default: &str) -> WorkerGuard {
 /// Lines that nobody took.
 pub fn surplus() -> u64 {
     SURPLUS.get().map_or(0, |counter| counter.dropped_lines() as u64)
+}
+
+/// Opens once a second.
+pub struct Throttle(AtomicU64);
+
+impl Throttle {
+    /// Open.
+    #[expect(clippy::new_without_default, reason = "it stands in a static")]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Whether it was open; then it is closed until the second is over.
+    pub fn is_open(&self) -> bool {
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.0.swap(second, Ordering::Relaxed) != second
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_opens_once_a_second() {
+        let throttle = Throttle::new();
+        let opened = (0..1000).filter(|_| throttle.is_open()).count();
+        assert!((1..=2).contains(&opened), "{opened}");
+    }
 }

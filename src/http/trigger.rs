@@ -17,6 +17,7 @@ use super::{Answer, From, Front, Wait, wire};
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::journal::Parent;
+use crate::logs::Throttle;
 use crate::transport::{Farewell, Goodbye, Run, Wire};
 
 const CONTROLLER: &str = "x-trigger-workload-controller-id";
@@ -63,7 +64,11 @@ pub(super) fn poll(front: &Front, from: From, head: &Head<'_>) -> Answer {
         Ok(wait) => Answer::Wait(wait),
         Err(problem) => {
             // A controller that cannot say who it is will never be matched: the status that ends it is deliberate.
-            tracing::warn!(why = problem.detail(), "a poll was refused");
+            // One line a second: strangers must not be able to fill a disk. The metrics count them all.
+            static LINES: Throttle = Throttle::new();
+            if LINES.is_open() {
+                tracing::warn!(why = problem.detail(), "a poll was refused");
+            }
             problem.into()
         }
     }
