@@ -5,6 +5,7 @@ mod json;
 mod load;
 mod report;
 mod server;
+mod storm;
 mod subject;
 mod watch;
 
@@ -91,6 +92,14 @@ enum Measure {
         #[arg(long)]
         rate: Option<f64>,
     },
+    /// Requests of every kind, many of them broken, and what must stand after them
+    Storm {
+        #[command(flatten)]
+        shape: storm::Shape,
+        /// Further arguments for the server
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Everything, beside the peers: writes REPORT.md and its plots
     Report {
         /// All rounds, in under half an hour; without it, an impression in under three minutes
@@ -133,6 +142,7 @@ fn main() -> anyhow::Result<()> {
         }
         Measure::Allocations => say(&allocations::count()?.text()),
         Measure::Watch { rounds, seconds, rate } => watch::compare(*rounds, *seconds, *rate)?,
+        Measure::Storm { shape, arguments } => storm::storm(&subject(&cli)?.with(arguments), shape)?,
         Measure::Report { full } => report::write(*full)?,
         Measure::Keep { address, count } => load::keep(*address, *count)?,
         Measure::Load { address } => allocations::load(*address)?,

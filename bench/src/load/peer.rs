@@ -74,7 +74,7 @@ pub(super) fn health_request() -> Vec<u8> {
 }
 
 /// A stock controller's poll.
-pub(super) fn poll(pool: usize, controller: usize) -> Vec<u8> {
+pub(crate) fn poll(pool: usize, controller: usize) -> Vec<u8> {
     format!(
         "GET /warm-start HTTP/1.1\r\nhost: 127.0.0.1:7070\r\nconnection: keep-alive\r\n\
          x-trigger-workload-controller-id: controller_{controller:08}-0000-4000-8000-000000000000\r\n\
@@ -87,7 +87,7 @@ pub(super) fn poll(pool: usize, controller: usize) -> Vec<u8> {
 }
 
 /// A stock supervisor's POST.
-pub(super) fn message(pool: usize) -> Vec<u8> {
+pub(crate) fn message(pool: usize) -> Vec<u8> {
     let example = include_str!("../../../tests/data/dequeued-message.json");
     let mut message: serde_json::Value = serde_json::from_str(example).unwrap_or_default();
     message["deployment"]["friendlyId"] = format!("deployment_{pool:04}").into();
