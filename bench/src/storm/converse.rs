@@ -1,6 +1,7 @@
 //! Owns one conversation: everything is said, whatever comes is read, until the broker or the patience ends.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -52,11 +53,12 @@ pub(super) async fn converse(address: SocketAddr, conversation: &Conversation) -
             }
         }
     };
-    let mut said = std::pin::pin!(said);
-    let mut heard = std::pin::pin!(heard);
-    let end = tokio::select! {
-        end = &mut heard => end,
-        () = &mut said => heard.await,
+    let end = {
+        let (mut said, mut heard) = (pin!(said), pin!(heard));
+        tokio::select! {
+            end = &mut heard => end,
+            () = &mut said => heard.await,
+        }
     };
     let statuses = statuses(&bytes);
     Ok(Heard { bytes, statuses, end })

@@ -45,8 +45,8 @@ const SETTLING: Duration = Duration::from_secs(3);
 const SETTLING_ROUNDS: usize = 10;
 const MOST_GROWTH: f64 = 1.10;
 /// What the broker may answer. A 500 would be its own mistake.
-const STATUSES: [u16; 17] =
-    [200, 204, 307, 400, 401, 403, 404, 405, 408, 410, 413, 414, 415, 417, 429, 431, 501];
+const STATUSES: [u16; 18] =
+    [100, 200, 204, 307, 400, 401, 403, 404, 405, 408, 410, 413, 414, 415, 417, 429, 431, 501];
 
 /// What has come of it so far.
 #[derive(Debug, Default)]
@@ -86,7 +86,8 @@ async fn weather(server: &Server, shape: &Shape, seed: u64) -> anyhow::Result<()
     blow(server, shape, seed, (shape.requests / FIRST_PART).max(LEAST_FIRST), &tally).await?;
     tokio::time::sleep(SETTLING).await;
     let before = Room::of(server)?;
-    *tally.borrow_mut() = Tally { next: tally.borrow().next, ..Tally::default() };
+    let first = tally.take();
+    tally.borrow_mut().next = first.next;
     let begun = Instant::now();
     blow(server, shape, seed, shape.requests, &tally).await?;
     let took = begun.elapsed();
@@ -148,13 +149,13 @@ async fn talk(address: std::net::SocketAddr, seed: u64, requests: u64, tally: Sh
         };
         let conversation = Conversation::new(seed, number);
         let heard = converse(address, &conversation).await.context("the broker is not there any more")?;
-        tally.borrow_mut().take(number, &conversation, heard);
+        tally.borrow_mut().note(number, &conversation, heard);
     }
     Ok(())
 }
 
 impl Tally {
-    fn take(&mut self, number: u64, conversation: &Conversation, heard: Heard) {
+    fn note(&mut self, number: u64, conversation: &Conversation, heard: Heard) {
         self.conversations += 1;
         self.requests += conversation.requests();
         *self.ends.entry(heard.end).or_default() += 1;
