@@ -13,7 +13,7 @@ use super::grammar::Conversation;
 /// Who is silent for so long is held, or waits for more.
 const PATIENCE: Duration = Duration::from_millis(30);
 /// An answer that is due may take so long on a machine that has more to do.
-const LONG_PATIENCE: Duration = Duration::from_secs(5);
+const LONG_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two parts.
 const REST: Duration = Duration::from_millis(1);
 /// 127.0.32.0, and how many addresses are used from there on.

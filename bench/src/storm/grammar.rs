@@ -214,7 +214,10 @@ fn odd(random: &mut Rng) -> Vec<u8> {
         bytes += &"x-many: 1\r\n".repeat(random.usize(1..130));
     }
     if random.u8(..8) == 0 {
-        bytes += &format!("x-long: {}\r\n", "x".repeat(random.usize(..20_000)));
+        bytes += "x-long: ";
+        bytes += &"x".repeat(random.usize(..20_000));
+        bytes += "
+";
     }
     (bytes + "\r\n").into_bytes()
 }

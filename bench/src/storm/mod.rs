@@ -149,13 +149,13 @@ async fn talk(address: std::net::SocketAddr, seed: u64, requests: u64, tally: Sh
         };
         let conversation = Conversation::new(seed, number);
         let heard = converse(address, &conversation).await.context("the broker is not there any more")?;
-        tally.borrow_mut().note(number, &conversation, heard);
+        tally.borrow_mut().note(number, &conversation, &heard);
     }
     Ok(())
 }
 
 impl Tally {
-    fn note(&mut self, number: u64, conversation: &Conversation, heard: Heard) {
+    fn note(&mut self, number: u64, conversation: &Conversation, heard: &Heard) {
         self.conversations += 1;
         self.requests += conversation.requests();
         *self.ends.entry(heard.end).or_default() += 1;
