@@ -39,7 +39,7 @@ async fn a_flood_of_silent_connections_displaces_only_itself() {
 
 #[tokio::test]
 async fn when_everybody_inside_has_spoken_the_next_one_is_closed_at_once() {
-    let broker = Broker::start(&["--max-connections", "100", "--threads", "1"]);
+    let broker = Broker::start(&["--max-connections", "50", "--threads", "1"]);
     let pool = Pool::small("d1");
     let mut standing = Vec::new();
     for number in 0..50 {

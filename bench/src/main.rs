@@ -9,7 +9,11 @@ mod oracle;
 mod report;
 mod scrape;
 mod server;
+<<<<<<< HEAD
 mod soak;
+=======
+mod storm;
+>>>>>>> side-fuzz
 mod subject;
 mod supervisors;
 mod watch;
@@ -97,10 +101,21 @@ enum Measure {
         #[arg(long)]
         rate: Option<f64>,
     },
+<<<<<<< HEAD
     /// Faults of every kind at random, and an oracle that accounts for every run
     Chaos(chaos::Options),
     /// A large fleet that churns for long: whether memory grows, and whether a run is lost
     Soak(soak::Options),
+=======
+    /// Requests of every kind, many of them broken, and what must stand after them
+    Storm {
+        #[command(flatten)]
+        shape: storm::Shape,
+        /// Further arguments for the server
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+>>>>>>> side-fuzz
     /// Everything, beside the peers: writes REPORT.md and its plots
     Report {
         /// All rounds, in under half an hour; without it, an impression in under three minutes
@@ -149,6 +164,7 @@ fn main() -> anyhow::Result<()> {
         }
         Measure::Allocations => say(&allocations::count()?.text()),
         Measure::Watch { rounds, seconds, rate } => watch::compare(*rounds, *seconds, *rate)?,
+        Measure::Storm { shape, arguments } => storm::storm(&subject(&cli)?.with(arguments), shape)?,
         Measure::Report { full } => report::write(*full)?,
         Measure::Keep { address, count } => load::keep(*address, *count)?,
         Measure::Load { address } => allocations::load(*address)?,

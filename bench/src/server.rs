@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,6 +21,9 @@ pub(crate) struct Server {
     pub(crate) ready_after: Duration,
 }
 
+/// What a server said on stderr, line by line.
+pub(crate) type Complaints = Arc<Mutex<Vec<String>>>;
+
 impl Server {
     /// Starts it on the first core, and keeps this program to the others.
     pub(crate) fn start(subject: &Subject) -> anyhow::Result<Self> {
@@ -29,13 +33,41 @@ impl Server {
         started
     }
 
+    /// The same, and keeps what it says on stderr.
+    pub(crate) fn start_overheard(subject: &Subject) -> anyhow::Result<(Self, Complaints)> {
+        pin(|core| core == 0)?;
+        let started = Self::start_with(subject, Stdio::piped());
+        pin(|core| core != 0)?;
+        let mut server = started?;
+        let complaints = Complaints::default();
+        let (stderr, kept) = (server.child.stderr.take().context("no stderr")?, complaints.clone());
+        // It ends with the server.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Ok(mut kept) = kept.lock() {
+                    kept.push(line);
+                }
+            }
+        });
+        Ok((server, complaints))
+    }
+
     /// Starts it on whatever cores this program may use.
     pub(crate) fn start_anywhere(subject: &Subject) -> anyhow::Result<Self> {
+<<<<<<< HEAD
+=======
+        Self::start_with(subject, Stdio::inherit())
+    }
+
+    fn start_with(subject: &Subject, stderr: Stdio) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+>>>>>>> side-fuzz
         let mut command = Command::new(&subject.program);
         if subject.is_pilotlight {
             command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"]);
             command.args(["--max-waiters-per-pool", "1000000", "--connection-timeout", "299s"]);
         }
+<<<<<<< HEAD
         command.args(&subject.arguments).env("PORT", "0").env("FRESH", if subject.fresh { "1" } else { "0" });
         Self::spawn(command)
             .with_context(|| format!("{} does not start; was it built?", subject.program.display()))
@@ -46,6 +78,18 @@ impl Server {
         let begun = Instant::now();
         command.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
+=======
+        let mut child = command
+            .args(&subject.arguments)
+            .env("RUST_LOG", "error")
+            .env("PORT", "0")
+            .env("FRESH", if subject.fresh { "1" } else { "0" })
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .with_context(|| format!("{} does not start; was it built?", subject.program.display()))?;
+>>>>>>> side-fuzz
         let stdout = child.stdout.take().context("no greeting")?;
         let greeting = BufReader::new(stdout).lines().next().context("no greeting")??;
         let ready_after = begun.elapsed();

@@ -4,6 +4,8 @@ mod body;
 mod connection;
 mod dispatch;
 mod from;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod message;
 mod native;

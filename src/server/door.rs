@@ -27,6 +27,14 @@ pub(super) struct Room {
     pub(super) connections: usize,
     /// Connections of one address, if that has a limit.
     pub(super) per_source: Option<usize>,
+    /// Whether there is a listener for dispatch alone.
+    pub(super) separate_dispatch: bool,
+}
+
+impl Room {
+    fn kept_for_dispatch(self) -> usize {
+        if self.separate_dispatch { KEPT_FOR_DISPATCH.min(self.connections / 2) } else { 0 }
+    }
 }
 
 /// The door of all public listeners.
@@ -81,8 +89,7 @@ impl Door {
         let is_tls = connection.is_tls();
         let guest = Guest { door: self.clone(), connection, _counted: metrics.connected(listener, is_tls) };
         let inside = self.inside.fetch_add(1, Ordering::Relaxed) + 1;
-        let kept =
-            if listener == Listener::Dispatch { 0 } else { KEPT_FOR_DISPATCH.min(self.room.connections / 2) };
+        let kept = if listener == Listener::Dispatch { 0 } else { self.room.kept_for_dispatch() };
         if inside > self.room.connections - kept {
             let Some(silent) = newcomers.oldest_silent() else {
                 metrics.rejected(Rejected::Connections);

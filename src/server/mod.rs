@@ -108,6 +108,7 @@ impl Server {
         let room = Room {
             connections: settings.connections(open_files),
             per_source: settings.max_connections_per_source,
+            separate_dispatch,
         };
         let door = Arc::new(Door::new(front.clone(), room));
         let entrance = Entrance { front, door, tls: Arc::default() };

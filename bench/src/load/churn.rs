@@ -81,6 +81,6 @@ pub(super) async fn waiters(server: &Server) -> Option<u64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]
-pub(super) fn bytes(bytes: u64) -> f64 {
+pub(crate) fn bytes(bytes: u64) -> f64 {
     bytes as f64
 }

@@ -18,10 +18,11 @@ use tokio::task::LocalSet;
 
 use crate::server::{Server, own_cpu};
 
-pub(crate) use churn::{Churned, churn};
+pub(crate) use churn::{Churned, bytes, churn};
 pub(crate) use closed::{dispatch, go_on, health};
 pub(crate) use hold::{Crowd, Held, crowd, hold, keep};
 pub(crate) use open::open;
+pub(crate) use peer::{message, poll};
 
 /// What the load is made of.
 #[derive(Debug, Clone, Args)]

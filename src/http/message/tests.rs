@@ -43,6 +43,15 @@ fn a_body_that_is_not_one_message_is_refused() {
 }
 
 #[test]
+fn a_figure_is_the_same_number_in_a_message_as_in_a_header() {
+    for figure in ["1.4000000000000001", "0.30000000000000004", "9.200000000000001", "0.09090909090909091"] {
+        let message = MESSAGE.replace("\"cpu\": 0.5", &format!("\"cpu\": {figure}"));
+        let message = Message::parse(message.as_bytes()).unwrap();
+        assert_eq!(message.key().unwrap().cpu, Number::parse(figure).unwrap(), "{figure}");
+    }
+}
+
+#[test]
 fn nesting_is_bounded_and_brackets_in_text_do_not_nest() {
     let with = |extra: &str| {
         format!("{{\"dequeuedMessage\":{}}}", MESSAGE.replacen('{', &format!("{{\"extra\":{extra},"), 1))

@@ -1,0 +1,83 @@
+//! Owns one conversation: everything is said, whatever comes is read, until the broker or the patience ends.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::grammar::Conversation;
+
+/// Who is silent for so long is held, or waits for more.
+const PATIENCE: Duration = Duration::from_millis(30);
+/// An answer that is due may take so long on a machine that has more to do.
+const LONG_PATIENCE: Duration = Duration::from_secs(20);
+/// Between two parts.
+const REST: Duration = Duration::from_millis(1);
+/// 127.0.32.0, and how many addresses are used from there on.
+const FIRST_SOURCE: u32 = 0x7f00_2000;
+const SOURCES: u32 = 5000;
+
+/// What came back.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) bytes: Vec<u8>,
+    pub(super) statuses: Vec<u16>,
+    pub(super) end: &'static str,
+}
+
+pub(super) async fn converse(address: SocketAddr, conversation: &Conversation) -> anyhow::Result<Heard> {
+    let mut stream = connect(address).await?;
+    let (mut reader, mut writer) = stream.split();
+    let said = async {
+        for (number, part) in conversation.parts.iter().enumerate() {
+            if number > 0 {
+                tokio::time::sleep(REST).await;
+            }
+            if writer.write_all(part).await.is_err() {
+                break;
+            }
+        }
+    };
+    let patience = if conversation.answers.is_some() { LONG_PATIENCE } else { PATIENCE };
+    let mut bytes = Vec::new();
+    let heard = async {
+        loop {
+            match tokio::time::timeout(patience, reader.read_buf(&mut bytes)).await {
+                Err(_) => return "left by us",
+                Ok(Ok(0)) => return "closed by it",
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return "reset by it",
+            }
+        }
+    };
+    let end = {
+        let (mut said, mut heard) = (pin!(said), pin!(heard));
+        tokio::select! {
+            end = &mut heard => end,
+            () = &mut said => heard.await,
+        }
+    };
+    let statuses = statuses(&bytes);
+    Ok(Heard { bytes, statuses, end })
+}
+
+/// From one loopback address after the other, as each has few ports.
+async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let source = Ipv4Addr::from(FIRST_SOURCE + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES);
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Bodies are not parsed: no answer has a text of this form but in its first line.
+fn statuses(bytes: &[u8]) -> Vec<u16> {
+    let begin = b"HTTP/1.1 ";
+    let found = memchr::memmem::find_iter(bytes, begin);
+    found.filter_map(|at| std::str::from_utf8(bytes.get(at + 9..at + 12)?).ok()?.parse().ok()).collect()
+}

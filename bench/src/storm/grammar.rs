@@ -1,0 +1,257 @@
+//! Owns what the storm says: requests from a grammar, most of them nearly right, and how they are broken.
+
+use fastrand::Rng;
+
+use crate::load::{message, poll};
+
+/// Deployments of the storm; so few that runs and waiters meet.
+const POOLS: usize = 8;
+const MOST_REQUESTS: usize = 24;
+/// What is put in between, or takes a place.
+const CRUMBS: [&[u8]; 32] = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b" ",
+    b"\t",
+    b":",
+    b"\r\n\r\n",
+    b"\xff",
+    b"\x7f",
+    b"host: c\r\n",
+    b"content-length: 5\r\n",
+    b"content-length: 0\r\n",
+    b"content-length: -1\r\n",
+    b"content-length: 99999999999999999999\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"transfer-encoding: identity\r\n",
+    b"expect: 100-continue\r\n",
+    b"connection: close\r\n",
+    b"upgrade: websocket\r\nconnection: upgrade\r\n",
+    b"x-forwarded-for: 1.2.3.4\r\n",
+    b"content-encoding: gzip\r\n",
+    b"authorization: Bearer x\r\n",
+    b"HTTP/1.0",
+    b"HTTP/2.0",
+    b"0\r\n\r\n",
+    b"FFFFFFFFFFFFFFFFF\r\n",
+    b"GET ",
+    b"POST /warm-start HTTP/1.1\r\n",
+    b"[[[[[[[[",
+    b"\"",
+    b"%",
+];
+
+/// What one connection carries.
+pub(super) struct Conversation {
+    /// Sent one after the other, with a rest between them.
+    pub(super) parts: Vec<Vec<u8>>,
+    /// So many answers are due, if that is known: of requests that nothing was done to, the last of which closes.
+    pub(super) answers: Option<usize>,
+    requests: usize,
+}
+
+impl Conversation {
+    /// The same for the same seed and number.
+    pub(super) fn new(seed: u64, number: u64) -> Self {
+        let mut random = Rng::with_seed(seed.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let random = &mut random;
+        let requests = random.usize(1..=MOST_REQUESTS);
+        let is_sound = random.u8(..4) == 0;
+        let mut bytes = Vec::with_capacity(1024);
+        for _ in 1..requests {
+            bytes.extend(if is_sound { sound(random, false) } else { broken(random) });
+        }
+        bytes.extend(match (is_sound, random.u8(..4)) {
+            (true, _) => sound(random, true),
+            (false, 0) => waiting(random),
+            (false, _) => broken(random),
+        });
+        let answers = is_sound.then_some(requests);
+        Self { parts: cut(random, bytes), answers, requests }
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests as u64
+    }
+}
+
+/// At once, as most clients send; or in pieces.
+fn cut(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    if random.u8(..8) == 0 {
+        for _ in 0..random.usize(1..4) {
+            let rest = bytes.split_off(random.usize(..=bytes.len()));
+            parts.push(std::mem::replace(&mut bytes, rest));
+        }
+    }
+    parts.push(bytes);
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// A request that is answered at once, whatever stands around it.
+fn sound(random: &mut Rng, closes: bool) -> Vec<u8> {
+    let connection = if closes { "connection: close\r\n" } else { "" };
+    let head = |line: &str, more: &str| {
+        format!("{line} HTTP/1.1\r\nhost: storm\r\n{connection}{more}\r\n").into_bytes()
+    };
+    match random.u8(..8) {
+        0..3 => head("GET /connect", ""),
+        3 => head("GET /nothing%20here?q=1", "accept: */*\r\n"),
+        4 => head("PUT /warm-start", "content-length: 0\r\n"),
+        5 => head(&format!("GET {}?timeout=soon", pool(random)), ""),
+        6 => {
+            // Of a pool that can be: who names none is closed upon, and the requests behind it are lost.
+            let body = "x".repeat(random.usize(..200));
+            let length = format!("content-length: {}\r\n", body.len());
+            let mut post = head("POST /v1/pools/storm/1/0.30000000000000004/1e0", &length);
+            post.extend(body.bytes());
+            post
+        }
+        _ => {
+            let mut post = message(random.usize(..POOLS));
+            if closes {
+                post = replaced(&post, b"keep-alive", b"close");
+            }
+            post
+        }
+    }
+}
+
+/// A poll, which is held.
+fn waiting(random: &mut Rng) -> Vec<u8> {
+    if random.bool() {
+        return poll(random.usize(..POOLS), random.usize(..1000));
+    }
+    let timeout = ["", "?timeout=1ms", "?timeout=20ms", "?timeout=50s"][random.usize(..4)];
+    let (path, name) = (pool(random), random.u16(..1000));
+    format!("GET {path}{timeout} HTTP/1.1\r\nhost: storm\r\npilotlight-controller: c{name}\r\n\r\n")
+        .into_bytes()
+}
+
+fn pool(random: &mut Rng) -> String {
+    let part = ["deployment_0001", "d", "d%2fe", "%C3%A9", "%zz", ""][random.usize(..6)];
+    let figure = ["0.5", "1", "1e0", "-0", "nan", "1e400", "0.30000000000000004"][random.usize(..7)];
+    format!("/v1/pools/{part}/20260821.3/{figure}/0.5")
+}
+
+/// Something of any kind, to which mostly something was done.
+fn broken(random: &mut Rng) -> Vec<u8> {
+    let mut bytes = match random.u8(..16) {
+        0..6 => sound(random, false),
+        6..8 => waiting(random),
+        8..10 => chunked(random),
+        10..13 => odd(random),
+        13 => native(random),
+        14 => message(random.usize(..POOLS)),
+        _ => (0..random.usize(1..100)).map(|_| random.u8(..)).collect(),
+    };
+    for _ in 0..[0, 0, 1, 1, 2, 3][random.usize(..6)] {
+        harm(random, &mut bytes);
+    }
+    bytes
+}
+
+fn native(random: &mut Rng) -> Vec<u8> {
+    let query = [
+        "",
+        "?wait=1ms",
+        "?wait=10ms&redeliver=true",
+        "?proof=acked",
+        "?proof=received",
+        "?wait=500000000000y",
+    ];
+    let (path, query) = (pool(random), query[random.usize(..query.len())]);
+    let run = random.u16(..500);
+    format!(
+        "POST {path}{query} HTTP/1.1\r\nhost: storm\r\npilotlight-run: run-{run}\r\ncontent-length: 4\r\n\r\nrun!"
+    )
+    .into_bytes()
+}
+
+/// A body in chunks, with the faults that chunks can have.
+fn chunked(random: &mut Rng) -> Vec<u8> {
+    let path = if random.bool() { "/warm-start".to_owned() } else { pool(random) };
+    let coding =
+        ["chunked", "Chunked", "chunked, chunked", "gzip, chunked", "chunked, identity"][random.usize(..5)];
+    let mut bytes =
+        format!("POST {path} HTTP/1.1\r\nhost: storm\r\ntransfer-encoding: {coding}\r\n\r\n").into_bytes();
+    for _ in 0..random.usize(..4) {
+        let length = random.usize(1..300);
+        let announced = if random.u8(..8) == 0 { length + 1 } else { length };
+        let extension = ["", "", ";a=b", ";\"", " "][random.usize(..5)];
+        bytes.extend(format!("{announced:x}{extension}\r\n{}\r\n", "{".repeat(length)).bytes());
+    }
+    bytes.extend([b"0\r\n\r\n".as_slice(), b"0\r\nx: 1\r\n\r\n", b"0\r\n", b""][random.usize(..4)]);
+    bytes
+}
+
+/// Forms that few clients use.
+fn odd(random: &mut Rng) -> Vec<u8> {
+    let lines = [
+        "OPTIONS * HTTP/1.1",
+        "CONNECT storm:80 HTTP/1.1",
+        "HEAD /connect HTTP/1.1",
+        "GET http://storm/connect HTTP/1.1",
+        "GET http://storm HTTP/1.1",
+        "GET /connect HTTP/1.0",
+        "GET /connect HTTP/1.2",
+        "GET /connect",
+        "PRI * HTTP/2.0",
+        "get /warm-start HTTP/1.1",
+        "GET //warm-start HTTP/1.1",
+        "GET /connect#fragment HTTP/1.1",
+        "POST /warm-start HTTP/1.1",
+        "DELETE /v1/pools/a/b/1/1 HTTP/1.1",
+    ];
+    let hosts =
+        ["host: storm", "host: [::1]:1", "host: ", "host: a\r\nhost: b", "x: y", "Host : a", "host: a@b"];
+    let mut bytes =
+        format!("{}\r\n{}\r\n", lines[random.usize(..lines.len())], hosts[random.usize(..hosts.len())]);
+    if random.u8(..8) == 0 {
+        bytes += &"x-many: 1\r\n".repeat(random.usize(1..130));
+    }
+    if random.u8(..8) == 0 {
+        bytes += "x-long: ";
+        bytes += &"x".repeat(random.usize(..20_000));
+        bytes += "
+";
+    }
+    (bytes + "\r\n").into_bytes()
+}
+
+fn harm(random: &mut Rng, bytes: &mut Vec<u8>) {
+    if bytes.is_empty() {
+        return;
+    }
+    let at = random.usize(..bytes.len());
+    let end = (at + random.usize(1..40)).min(bytes.len());
+    match random.u8(..8) {
+        0 => bytes[at] ^= 1 << random.u8(..8),
+        1 => bytes[at] = random.u8(..),
+        2 => bytes.truncate(at),
+        3 => drop(bytes.drain(at..end)),
+        4 => {
+            let copy = bytes[at..end].to_vec();
+            bytes.splice(at..at, copy);
+        }
+        5 | 6 => {
+            // Behind a line, where a crumb is a field.
+            let line = memchr::memchr(b'\n', &bytes[at..]).map_or(at, |found| at + found + 1);
+            let place = if random.bool() { line } else { at };
+            bytes.splice(place..place, CRUMBS[random.usize(..CRUMBS.len())].iter().copied());
+        }
+        _ => {
+            bytes.splice(at..end, CRUMBS[random.usize(..CRUMBS.len())].iter().copied());
+        }
+    }
+}
+
+fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    match memchr::memmem::find(bytes, old) {
+        Some(at) => [&bytes[..at], new, &bytes[at + old.len()..]].concat(),
+        None => bytes.to_vec(),
+    }
+}

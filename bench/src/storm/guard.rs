@@ -1,0 +1,69 @@
+//! Owns the guard: a controller that is held all through the storm and gets its run at the end.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, spawn_local};
+
+use crate::load::{message, poll};
+
+/// No request of the storm names this pool.
+const POOL: usize = 9_999;
+/// The broker ends a poll that is so old, and the controller polls again.
+const AGE: Duration = Duration::from_secs(290);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) struct Guard {
+    waiting: JoinHandle<anyhow::Result<(Vec<u8>, u32)>>,
+    since: Instant,
+}
+
+impl Guard {
+    pub(super) async fn begin(address: SocketAddr) -> anyhow::Result<Self> {
+        let waiting = spawn_local(wait(address));
+        // Its poll stands before the first drop falls.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(Self { waiting, since: Instant::now() })
+    }
+
+    /// Posts its run.
+    pub(super) async fn end(self, address: SocketAddr) -> anyhow::Result<String> {
+        ensure!(!self.waiting.is_finished(), "the guard did not wait any more: {:?}", self.waiting.await?);
+        let post = message(POOL);
+        let mut supervisor = TcpStream::connect(address).await?;
+        supervisor.write_all(&post).await?;
+        let mut answer = vec![0; 4096];
+        let length = tokio::time::timeout(PATIENCE, supervisor.read(&mut answer)).await??;
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        ensure!(answer.contains("\"didWarmStart\":true"), "the guard was not found: {answer}");
+        let (run, polls) = tokio::time::timeout(PATIENCE, self.waiting).await???;
+        let body = &post[memchr::memmem::find(&post, b":{").context("a message")? + 1..post.len() - 1];
+        ensure!(run.ends_with(body), "the guard got another run: {}", run.escape_ascii());
+        Ok(format!("was held for {} s with {polls} polls and got its run", self.since.elapsed().as_secs()))
+    }
+}
+
+/// Waits for the run, again when a poll's time is over, and for no other reason.
+async fn wait(address: SocketAddr) -> anyhow::Result<(Vec<u8>, u32)> {
+    for polls in 1.. {
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(&poll(POOL, POOL)).await?;
+        let mut run = Vec::new();
+        while stream.read_buf(&mut run).await? > 0 {
+            if memchr::memmem::find(&run, b"\"placementTags\":").is_some() && run.ends_with(b"}") {
+                return Ok((run, polls));
+            }
+        }
+        ensure!(
+            begun.elapsed() > AGE,
+            "the guard was closed after {:?}: {}",
+            begun.elapsed(),
+            run.escape_ascii()
+        );
+    }
+    bail!("nobody polls so often")
+}

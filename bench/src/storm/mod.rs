@@ -1,0 +1,244 @@
+//! Owns the storm: requests of every kind, many of them broken, over very many connections, and what must stand after it.
+//!
+//! Each conversation is made from the seed and its number alone, so that any of them can be had again.
+
+mod converse;
+mod grammar;
+mod guard;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::server::Server;
+use crate::subject::Subject;
+use converse::{Heard, converse};
+use grammar::Conversation;
+use guard::Guard;
+
+/// What the storm is made of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Shape {
+    #[arg(long, default_value_t = 10_000_000)]
+    requests: u64,
+    /// The same seed makes the same requests; without it, one is drawn and said
+    #[arg(long)]
+    seed: Option<u64>,
+    /// So many connections talk at once
+    #[arg(long, default_value_t = 256)]
+    at_once: usize,
+    /// Has one conversation again, by its number, and shows both sides of it
+    #[arg(long)]
+    only: Option<u64>,
+}
+
+/// A part of the storm comes before anything is measured: it fills what is bounded, such as the history.
+const FIRST_PART: u64 = 10;
+const LEAST_FIRST: u64 = 200_000;
+/// The broker gives memory back within this time.
+const SETTLING: Duration = Duration::from_secs(3);
+const SETTLING_ROUNDS: usize = 10;
+const MOST_GROWTH: f64 = 1.10;
+/// What the broker may answer. A 500 would be its own mistake.
+const STATUSES: [u16; 18] =
+    [100, 200, 204, 307, 400, 401, 403, 404, 405, 408, 410, 413, 414, 415, 417, 429, 431, 501];
+
+/// What has come of it so far.
+#[derive(Debug, Default)]
+struct Tally {
+    /// The next conversation.
+    next: u64,
+    requests: u64,
+    conversations: u64,
+    statuses: BTreeMap<u16, u64>,
+    ends: BTreeMap<&'static str, u64>,
+    /// Conversations with an answer that must not be, or none where one is due.
+    wrong: Vec<String>,
+}
+
+type Shared = Rc<RefCell<Tally>>;
+
+/// Puts a storm on the broker.
+pub(crate) fn storm(subject: &Subject, shape: &Shape) -> anyhow::Result<()> {
+    let seed = shape.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let (server, complaints) = Server::start_overheard(subject)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        if let Some(number) = shape.only {
+            return show(&server, seed, number).await;
+        }
+        weather(&server, shape, seed).await
+    })?;
+    let complaints = complaints.lock().map_err(|_| anyhow::anyhow!("nobody listened to stderr"))?;
+    let panics: Vec<_> = complaints.iter().filter(|line| line.contains("panicked")).collect();
+    ensure!(panics.is_empty(), "the broker panicked: {panics:#?}");
+    Ok(())
+}
+
+async fn weather(server: &Server, shape: &Shape, seed: u64) -> anyhow::Result<()> {
+    let tally = Shared::default();
+    let guard = Guard::begin(server.address).await?;
+    blow(server, shape, seed, (shape.requests / FIRST_PART).max(LEAST_FIRST), &tally).await?;
+    tokio::time::sleep(SETTLING).await;
+    let before = Room::of(server)?;
+    let first = tally.take();
+    tally.borrow_mut().next = first.next;
+    let begun = Instant::now();
+    blow(server, shape, seed, shape.requests, &tally).await?;
+    let took = begun.elapsed();
+    let peak = Room::of(server)?;
+    let after = settled(server, &before).await?;
+    let posted = guard.end(server.address).await;
+    let said = report(&tally.borrow(), seed, took);
+    crate::say(&said);
+    crate::say(&format!("memory and descriptors: {before} before, {peak} at the end, {after} after\n"));
+    crate::say(&format!("the guard {}\n", posted?));
+    let wrong = &tally.borrow().wrong;
+    ensure!(
+        wrong.is_empty(),
+        "{} wrong conversations, among them: {:#?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(20)]
+    );
+    ensure!(after.fits(&before), "what was taken is not given back: {before} before, {after} after");
+    Ok(())
+}
+
+/// Keeps so many conversations going until there were so many requests.
+async fn blow(
+    server: &Server,
+    shape: &Shape,
+    seed: u64,
+    requests: u64,
+    tally: &Shared,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let talkers: Vec<_> = (0..shape.at_once)
+        .map(|_| spawn_local(talk(server.address, seed, requests, tally.clone())))
+        .collect();
+    let mut said = Instant::now();
+    while tally.borrow().requests < requests {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if said.elapsed() > Duration::from_secs(10) {
+            said = Instant::now();
+            let (done, seconds) = (tally.borrow().requests, begun.elapsed().as_secs());
+            crate::say(&format!("  {done} requests after {seconds} s\n"));
+        }
+        ensure!(
+            talkers.iter().any(|talker| !talker.is_finished()) || tally.borrow().requests >= requests,
+            "silence"
+        );
+    }
+    for talker in talkers {
+        talker.await??;
+    }
+    Ok(())
+}
+
+async fn talk(address: std::net::SocketAddr, seed: u64, requests: u64, tally: Shared) -> anyhow::Result<()> {
+    while tally.borrow().requests < requests {
+        let number = {
+            let mut tally = tally.borrow_mut();
+            tally.next += 1;
+            tally.next
+        };
+        let conversation = Conversation::new(seed, number);
+        let heard = converse(address, &conversation).await.context("the broker is not there any more")?;
+        tally.borrow_mut().note(number, &conversation, &heard);
+    }
+    Ok(())
+}
+
+impl Tally {
+    fn note(&mut self, number: u64, conversation: &Conversation, heard: &Heard) {
+        self.conversations += 1;
+        self.requests += conversation.requests();
+        *self.ends.entry(heard.end).or_default() += 1;
+        for status in &heard.statuses {
+            *self.statuses.entry(*status).or_default() += 1;
+            if !STATUSES.contains(status) {
+                self.wrong.push(format!("conversation {number}: {status}"));
+            }
+        }
+        if let Some(expected) = conversation.answers
+            && heard.statuses.len() != expected
+        {
+            let count = heard.statuses.len();
+            self.wrong.push(format!("conversation {number}: {count} answers of {expected}, {}", heard.end));
+        }
+    }
+}
+
+fn report(tally: &Tally, seed: u64, took: Duration) -> String {
+    let Tally { requests, conversations, statuses, ends, .. } = tally;
+    let rate = |count: u64| {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        count * 1000 / millis
+    };
+    let answers: u64 = statuses.values().sum();
+    let listed: Vec<_> = statuses.iter().map(|(status, count)| format!("{status} × {count}")).collect();
+    let ended: Vec<_> = ends.iter().map(|(end, count)| format!("{end} × {count}")).collect();
+    format!(
+        "seed {seed}: {requests} requests in {conversations} connections, {:.1} s: {} requests/s, {} answers/s\n\
+         answers: {}\nends: {}\n",
+        took.as_secs_f64(),
+        rate(*requests),
+        rate(answers),
+        listed.join(", "),
+        ended.join(", ")
+    )
+}
+
+/// What the broker has taken.
+struct Room {
+    resident: u64,
+    descriptors: usize,
+}
+
+impl Room {
+    fn of(server: &Server) -> anyhow::Result<Self> {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))?.count();
+        Ok(Self { resident: server.resident()?, descriptors })
+    }
+
+    fn fits(&self, before: &Self) -> bool {
+        let within = |now: f64, then: f64| now <= then * MOST_GROWTH;
+        let count = |descriptors: usize| f64::from(u32::try_from(descriptors).unwrap_or(u32::MAX));
+        within(crate::load::bytes(self.resident), crate::load::bytes(before.resident))
+            && within(count(self.descriptors), count(before.descriptors))
+    }
+}
+
+impl std::fmt::Display for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} KiB and {}", self.resident / 1024, self.descriptors)
+    }
+}
+
+/// What is still taken once all has been given back, or when the time for that is over.
+async fn settled(server: &Server, before: &Room) -> anyhow::Result<Room> {
+    let mut room = Room::of(server)?;
+    for _ in 0..SETTLING_ROUNDS {
+        tokio::time::sleep(SETTLING).await;
+        room = Room::of(server)?;
+        if room.fits(before) {
+            break;
+        }
+    }
+    Ok(room)
+}
+
+async fn show(server: &Server, seed: u64, number: u64) -> anyhow::Result<()> {
+    let conversation = Conversation::new(seed, number);
+    for part in &conversation.parts {
+        crate::say(&format!("> {}\n", part.escape_ascii()));
+    }
+    let heard = converse(server.address, &conversation).await?;
+    crate::say(&format!("< {}\n{}, {:?}\n", heard.bytes.escape_ascii(), heard.end, heard.statuses));
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Owns the fuzzing of bodies: what is let through is one JSON text, read as a naive reader reads it, relayed as it stood.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pilotlight::http::Message;
+use pilotlight_fuzz::json::{self, Node};
+use serde::Deserialize;
+use serde_json::{Deserializer, Value};
+
+fuzz_target!(|input: &[u8]| {
+    let Ok((relayed, message)) = Message::in_body(input) else { return };
+    let text = std::str::from_utf8(input).expect("accepted, but no UTF-8");
+    check_serde(text);
+    let body = json::parse(text).expect("accepted, but no JSON");
+    assert!(body.depth() <= 128, "{} levels", body.depth());
+    let found = body.only("dequeuedMessage").expect("accepted without one message");
+    let begin = relayed.as_ptr() as usize - text.as_ptr() as usize;
+    assert_eq!(begin..begin + relayed.len(), found.at, "other bytes are relayed than stand there");
+    check_message(found, &message);
+    let alone = Message::parse(relayed.as_bytes()).expect("the message is one by itself, too");
+    assert_eq!((alone.run(), alone.key()), (message.run(), message.key()));
+    check_general(text, relayed, &message);
+});
+
+/// serde's own value agrees, unless a number or half a surrogate pair has no room in it.
+fn check_serde(text: &str) {
+    let mut reader = Deserializer::from_str(text);
+    reader.disable_recursion_limit();
+    let value = Value::deserialize(&mut reader).and_then(|_| reader.end());
+    let why = value.map_or_else(|error| error.to_string(), |()| String::new());
+    let fits = ["number out of range", "surrogate", "hex escape"].iter().any(|reason| why.contains(reason));
+    assert!(why.is_empty() || fits, "{why}");
+}
+
+/// What decides about the pool stands there once, and is what it says.
+fn check_message(node: &Node, message: &Message<'_>) {
+    let at = |path: &[&str]| {
+        path.iter().fold(node, |node, name| {
+            node.only(name).unwrap_or_else(|| panic!("not once: {name} of {path:?}"))
+        })
+    };
+    assert_eq!(at(&["run", "friendlyId"]).text(), Some(message.run()));
+    let machine = ["cpu", "memory"].map(|name| at(&["run", "machine", name]).number().expect("a number"));
+    let deployment = at(&["deployment"]);
+    let friendly = deployment.all("friendlyId");
+    assert!(friendly.len() <= 1, "two deployments");
+    let Some(key) = message.key() else {
+        assert!(friendly.first().is_none_or(|id| id.text() == Some("")), "a deployment was lost");
+        return;
+    };
+    assert_eq!(friendly.first().and_then(|id| id.text()), Some(key.deployment));
+    assert_eq!(at(&["backgroundWorker", "version"]).text(), Some(key.version));
+    assert_eq!([key.cpu.get(), key.memory.get()], machine);
+}
+
+/// Both ways to read a body agree: another member in it changes nothing.
+fn check_general(text: &str, relayed: &str, message: &Message<'_>) {
+    let (before, after) = text.split_once('{').expect("an object");
+    let longer = format!("{before}{{\"another member\":[0],{after}");
+    let (other, general) = Message::in_body(longer.as_bytes()).expect("the general way reads it, too");
+    assert_eq!(other, relayed);
+    assert_eq!((general.run(), general.key()), (message.run(), message.key()));
+}

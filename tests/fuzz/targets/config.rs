@@ -1,0 +1,91 @@
+//! Owns the fuzzing of settings: a TOML file of any kind is read or refused, and no secret is ever quoted.
+
+#![no_main]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Command, FromArgMatches};
+use libfuzzer_sys::fuzz_target;
+use pilotlight::auth::{Access, Plan};
+use pilotlight::config::{self, ConfigError, Settings, innermost};
+
+/// What stands in the file of secrets that the settings may name; it is too short to be taken.
+const SECRET: &str = "hunter2-hunter2";
+/// Where that file is, so that the corpus can name it.
+const SECRETS: &str = "/tmp/pilotlight-fuzz-secrets";
+
+struct Bench {
+    command: Command,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+static BENCH: LazyLock<Bench> = LazyLock::new(|| {
+    std::fs::write(SECRETS, SECRET).expect("a file of secrets");
+    let memory = PathBuf::from("/dev/shm");
+    let place = if memory.is_dir() { memory } else { std::env::temp_dir() };
+    let folder = tempfile::tempdir_in(place).expect("a folder");
+    Bench {
+        command: Settings::augment_args(Command::new("pilotlight")),
+        file: folder.path().join("settings.toml"),
+        _folder: folder,
+    }
+});
+
+fuzz_target!(|input: &[u8]| {
+    // What the file itself says may be quoted.
+    if String::from_utf8_lossy(input).contains(SECRET) {
+        return;
+    }
+    std::fs::write(&BENCH.file, input).expect("the settings are written");
+    let shown = match read() {
+        Ok(settings) => {
+            check_settings(&settings);
+            format!("{settings:?}")
+        }
+        Err(error) => {
+            let message = error.to_string();
+            assert!(!matches!(error, ConfigError::Flag(_)), "nobody gave a flag: {message}");
+            let is_of_file = matches!(error, ConfigError::File { .. } | ConfigError::Unreadable { .. });
+            assert!(!is_of_file || message.contains("settings.toml"), "whose error is it? {message}");
+            message
+        }
+    };
+    assert!(!shown.contains(SECRET), "a secret is shown: {shown}");
+});
+
+fn read() -> Result<Settings, ConfigError> {
+    let arguments = ["pilotlight".into(), "--config".into(), OsString::from(&BENCH.file)];
+    let parsed = config::parse(&BENCH.command, arguments.to_vec())?;
+    let settings = Settings::from_arg_matches(innermost(&parsed.matches))?;
+    settings.check()?;
+    assert!(config::needing_a_restart(&BENCH.command, &parsed, &parsed).is_empty());
+    Ok(settings)
+}
+
+/// What was let through can be served with.
+fn check_settings(settings: &Settings) {
+    assert!(settings.connection_timeout.as_secs_f64() >= 1.0 && settings.connection_timeout.as_secs() < 300);
+    assert!(settings.threads() > 0 && settings.body_limit.as_u64() > 0);
+    assert!(settings.connections(1024) > 0 && settings.limits(1024).waiters > 0);
+    let is_open = !settings.listen.ip().to_canonical().is_loopback();
+    let is_guarded =
+        settings.require_token || !settings.allow_poll.is_empty() || settings.tls_client_ca.is_some();
+    assert!(!is_open || is_guarded || settings.insecure_no_auth, "an open door");
+    let plan = Plan {
+        token_secret_file: settings.token_secret_file.clone(),
+        dispatch_token_file: settings.dispatch_token_file.clone(),
+        ops_token_file: settings.ops_token_file.clone(),
+        ..Plan::default()
+    };
+    // Only this file: another could be a device that never ends.
+    let names = [&plan.token_secret_file, &plan.dispatch_token_file, &plan.ops_token_file];
+    if names.into_iter().flatten().all(|path| *path == *SECRETS)
+        && let Err(error) = Access::open(&plan)
+    {
+        let message = format!("{error:#}");
+        assert!(!message.contains(SECRET) && message.contains(SECRETS), "{message}");
+    }
+}
