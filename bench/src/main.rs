@@ -9,11 +9,8 @@ mod oracle;
 mod report;
 mod scrape;
 mod server;
-<<<<<<< HEAD
 mod soak;
-=======
 mod storm;
->>>>>>> side-fuzz
 mod subject;
 mod supervisors;
 mod watch;
@@ -101,12 +98,10 @@ enum Measure {
         #[arg(long)]
         rate: Option<f64>,
     },
-<<<<<<< HEAD
     /// Faults of every kind at random, and an oracle that accounts for every run
     Chaos(chaos::Options),
     /// A large fleet that churns for long: whether memory grows, and whether a run is lost
     Soak(soak::Options),
-=======
     /// Requests of every kind, many of them broken, and what must stand after them
     Storm {
         #[command(flatten)]
@@ -115,7 +110,6 @@ enum Measure {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
->>>>>>> side-fuzz
     /// Everything, beside the peers: writes REPORT.md and its plots
     Report {
         /// All rounds, in under half an hour; without it, an impression in under three minutes

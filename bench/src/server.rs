@@ -54,21 +54,17 @@ impl Server {
 
     /// Starts it on whatever cores this program may use.
     pub(crate) fn start_anywhere(subject: &Subject) -> anyhow::Result<Self> {
-<<<<<<< HEAD
-=======
         Self::start_with(subject, Stdio::inherit())
     }
 
     fn start_with(subject: &Subject, stderr: Stdio) -> anyhow::Result<Self> {
-        let begun = Instant::now();
->>>>>>> side-fuzz
         let mut command = Command::new(&subject.program);
         if subject.is_pilotlight {
             command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"]);
             command.args(["--max-waiters-per-pool", "1000000", "--connection-timeout", "299s"]);
         }
-<<<<<<< HEAD
         command.args(&subject.arguments).env("PORT", "0").env("FRESH", if subject.fresh { "1" } else { "0" });
+        command.stderr(stderr);
         Self::spawn(command)
             .with_context(|| format!("{} does not start; was it built?", subject.program.display()))
     }
@@ -78,18 +74,6 @@ impl Server {
         let begun = Instant::now();
         command.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-=======
-        let mut child = command
-            .args(&subject.arguments)
-            .env("RUST_LOG", "error")
-            .env("PORT", "0")
-            .env("FRESH", if subject.fresh { "1" } else { "0" })
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .with_context(|| format!("{} does not start; was it built?", subject.program.display()))?;
->>>>>>> side-fuzz
         let stdout = child.stdout.take().context("no greeting")?;
         let greeting = BufReader::new(stdout).lines().next().context("no greeting")??;
         let ready_after = begun.elapsed();

@@ -96,14 +96,11 @@ pub(super) fn health_request() -> Vec<u8> {
 
 /// A stock controller's poll.
 pub(crate) fn poll(pool: usize, controller: usize) -> Vec<u8> {
-<<<<<<< HEAD
     poll_of("worker", pool, controller)
 }
 
 /// The same, of a controller on a machine with this name.
 pub(crate) fn poll_of(worker: &str, pool: usize, controller: usize) -> Vec<u8> {
-=======
->>>>>>> side-fuzz
     format!(
         "GET /warm-start HTTP/1.1\r\nhost: 127.0.0.1:7070\r\nconnection: keep-alive\r\n\
          x-trigger-workload-controller-id: controller_{controller:08}-0000-4000-8000-000000000000\r\n\
@@ -117,7 +114,6 @@ pub(crate) fn poll_of(worker: &str, pool: usize, controller: usize) -> Vec<u8> {
 
 /// A stock supervisor's POST.
 pub(crate) fn message(pool: usize) -> Vec<u8> {
-<<<<<<< HEAD
     post("/warm-start", "", &format!("{{\"dequeuedMessage\":{}}}", run_of(pool, None)))
 }
 
@@ -166,8 +162,6 @@ pub(crate) fn run_in(message: &[u8]) -> Option<(u64, usize)> {
 }
 
 fn run_of(pool: usize, run: Option<u64>) -> String {
-=======
->>>>>>> side-fuzz
     let example = include_str!("../../../tests/data/dequeued-message.json");
     let mut message: serde_json::Value = serde_json::from_str(example).unwrap_or_default();
     message["deployment"]["friendlyId"] = format!("deployment_{pool:04}").into();
