@@ -66,6 +66,10 @@ async fn stop_fleet(stage: &Stage, fleet: usize, time: Duration) {
 async fn kill_fleet(stage: &Stage, fleet: usize) -> anyhow::Result<()> {
     let serial = {
         let mut fleets = stage.fleets.borrow_mut();
+        if fleets[fleet].is_gone() {
+            // It is dead already, and its successor not there yet.
+            return Ok(());
+        }
         let from = now();
         fleets[fleet].kill();
         stage.trouble(Whose::Killed(fleets[fleet].serial), from);

@@ -70,6 +70,11 @@ impl Crowd {
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
+    /// Whether it was killed.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.reader.is_none()
+    }
+
     /// Kills it; all that it had said is heard then.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
