@@ -15,6 +15,8 @@ const SOURCES: u32 = 5000;
 pub(crate) struct Peer {
     stream: TcpStream,
     read: Vec<u8>,
+    /// The last answer said that the connection ends.
+    is_ending: bool,
 }
 
 /// An answer that has been read whole.
@@ -40,7 +42,7 @@ impl Peer {
         socket.bind((source, 0).into())?;
         let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, read: Vec::with_capacity(4096) })
+        Ok(Self { stream, read: Vec::with_capacity(4096), is_ending: false })
     }
 
     /// The socket, for those who do not go by the rules.
@@ -51,7 +53,7 @@ impl Peer {
     /// Whether the server has ended the connection since its last answer: real clients notice that.
     pub(crate) fn is_over(&self) -> bool {
         let look = rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        !matches!(look, Err(rustix::io::Errno::AGAIN))
+        self.is_ending || !matches!(look, Err(rustix::io::Errno::AGAIN))
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
@@ -73,6 +75,7 @@ impl Peer {
                     self.read.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
                 let closes =
                     value(&self.read[..end], b"onnection: ").is_some_and(|v| v.starts_with(b"close"));
+                self.is_ending = closes;
                 return Ok(Answer { status: status.unwrap_or(0), body: &self.read[end + 4..], closes });
             }
         }
