@@ -77,6 +77,7 @@ fn front(access: Access, proxies: Vec<ipnet::IpNet>) -> Arc<Front> {
         connection_timeout: Duration::from_secs(50),
         keepalive: Duration::from_secs(300),
         dispatch_budget: Duration::from_secs(2),
+        remember_runs: Duration::from_secs(60),
         body_limit: 4096,
         proof: Proof::Written,
         proof_timeout: Duration::from_millis(250),
