@@ -10,8 +10,10 @@
 //! ```
 //! The last factor is for what resemblance the blocks have left.
 
-/// Seconds in a block; fewer, where that would make fewer than eight of them.
-pub(super) const BLOCK: f64 = 30.0;
+/// Seconds in a block; fewer, where that would make fewer than eight of them. The broker remembers runs by generations of a
+/// minute, so its memory is a saw with teeth of a minute and a little more: shorter blocks would take the drift between the
+/// teeth and the blocks for growth.
+pub(super) const BLOCK: f64 = 120.0;
 
 /// Blocks that are wanted at least.
 const BLOCKS: f64 = 8.0;
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn growth_is_found_and_its_absence_too() {
         let flat = fit(&series(1, 0.5, 0.0)).unwrap();
-        assert!(flat.per_hour.abs() < flat.bound && flat.blocks == 39, "{flat:?}");
+        assert!(flat.per_hour.abs() < flat.bound && flat.blocks == 9, "{flat:?}");
         let grows = fit(&series(1, 0.5, 2.0)).unwrap();
         assert!((grows.per_hour - 2.0).abs() < grows.bound && grows.bound < 1.0, "{grows:?}");
         assert!(fit(&series(1, 0.5, 2.0)[..15]).is_none());
