@@ -13,14 +13,20 @@ fn rejected(reason: &str) -> String {
     format!("pilotlight_connections_rejected_total{{reason=\"{reason}\"}}")
 }
 
+/// Fifty controllers that are held.
+async fn crowd(broker: &Broker, pool: &Pool) -> Vec<Client> {
+    let mut standing = Vec::new();
+    for number in 0..50 {
+        standing.push(broker.held_poll(pool, &format!("c{number}")).await);
+    }
+    standing
+}
+
 #[tokio::test]
 async fn a_flood_of_silent_connections_displaces_only_itself() {
     let broker = Broker::start(&["--max-connections", "200", "--threads", "1"]);
     let pool = Pool::small("d1");
-    let mut standing = Vec::new();
-    for number in 0..50 {
-        standing.push(broker.held_poll(&pool, &format!("c{number}")).await);
-    }
+    let _standing = crowd(&broker, &pool).await;
     let mut flood = Vec::new();
     for _ in 0..500 {
         flood.push(broker.client().await);
@@ -41,10 +47,7 @@ async fn a_flood_of_silent_connections_displaces_only_itself() {
 async fn when_everybody_inside_has_spoken_the_next_one_is_closed_at_once() {
     let broker = Broker::start(&["--max-connections", "50", "--threads", "1"]);
     let pool = Pool::small("d1");
-    let mut standing = Vec::new();
-    for number in 0..50 {
-        standing.push(broker.held_poll(&pool, &format!("c{number}")).await);
-    }
+    let mut standing = crowd(&broker, &pool).await;
     let mut surplus = broker.client().await;
     surplus.send(pool.poll("surplus")).await;
     assert!(surplus.is_closed_silently().await);
@@ -59,10 +62,7 @@ async fn a_listener_for_dispatch_alone_keeps_its_places() {
     let arguments = ["--max-connections", "100", "--threads", "1", "--dispatch-listen", "127.0.0.1:0"];
     let broker = Broker::start(&arguments);
     let pool = Pool::small("d1");
-    let mut standing = Vec::new();
-    for number in 0..50 {
-        standing.push(broker.held_poll(&pool, &format!("c{number}")).await);
-    }
+    let _standing = crowd(&broker, &pool).await;
     let mut surplus = broker.client().await;
     surplus.send(pool.poll("surplus")).await;
     assert!(surplus.is_closed_silently().await);
