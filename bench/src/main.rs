@@ -6,6 +6,7 @@ mod fleet;
 mod json;
 mod load;
 mod oracle;
+mod overload;
 mod report;
 mod scrape;
 mod server;
@@ -64,6 +65,8 @@ enum Measure {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Twice the load that a broker can take: how many runs are started all the same, how soon the others are refused
+    Overload(overload::Options),
     /// What a held connection costs in bytes
     Hold {
         #[arg(long, default_value_t = 19_000)]
@@ -143,6 +146,7 @@ fn main() -> anyhow::Result<()> {
             let server = Server::start(&subject(&cli)?.with(arguments))?;
             say(&load::open(&server, shape, *rate)?.line(&cli.against));
         }
+        Measure::Overload(options) => overload::measure(&subject(&cli)?, options)?,
         Measure::Hold { count } => {
             say(&format!("{:?}\n", load::hold(&Server::start(&subject(&cli)?)?, *count, true)?));
         }

@@ -38,10 +38,7 @@ pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow:
         }
     }
     let ratio = |way: usize, of: fn(&Figures) -> f64| {
-        let mut ratios: Vec<f64> =
-            all[way].iter().zip(&all[0]).map(|(one, base)| of(one) / of(base)).collect();
-        ratios.sort_by(f64::total_cmp);
-        ratios[ratios.len() / 2]
+        load::middle(all[way].iter().zip(&all[0]).map(|(one, base)| of(one) / of(base)).collect())
     };
     for (way, watched) in WAYS.iter().enumerate() {
         crate::say(&format!(

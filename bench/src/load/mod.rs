@@ -57,12 +57,22 @@ pub(crate) struct Figures {
     pub(crate) p99: f64,
     pub(crate) p999: f64,
     pub(crate) misses: u64,
+    /// Runs that were answered 429, which count as no dispatch.
+    pub(crate) refused: Refused,
+}
+
+/// Refusals: how many a second, and microseconds from the POST to the answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refused {
+    pub(crate) rate: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
 }
 
 impl Figures {
     /// A line for people.
     pub(crate) fn line(&self, name: &str) -> String {
-        let Self { rate, cpu, own_cpu, p50, p99, p999, misses } = self;
+        let Self { rate, cpu, own_cpu, p50, p99, p999, misses, .. } = self;
         format!(
             "{name:<22} {rate:>7.0}/s  {cpu:>6.1} µs CPU each (load {own_cpu:.1})  p50 {p50:.0} µs  p99 {p99:.0} µs  \
              p99.9 {p999:.0} µs  misses {misses}\n"
@@ -73,6 +83,7 @@ impl Figures {
 /// What supervisors were told and controllers received.
 struct Tally {
     took: Histogram<u64>,
+    refused: Histogram<u64>,
     hits: u64,
     misses: u64,
     receipts: u64,
@@ -85,7 +96,9 @@ impl Tally {
     fn new() -> anyhow::Result<Shared> {
         // Tenths of a microsecond, up to a minute.
         let took = Histogram::new_with_bounds(1, 600_000_000, 3)?;
-        let tally = Self { took, hits: 0, misses: 0, receipts: 0, wrong: 0, counting: false, over: false };
+        let refused = took.clone();
+        let tally =
+            Self { took, refused, hits: 0, misses: 0, receipts: 0, wrong: 0, counting: false, over: false };
         Ok(Rc::new(RefCell::new(tally)))
     }
 
@@ -93,9 +106,25 @@ impl Tally {
         self.hits += u64::from(hit);
         self.misses += u64::from(!hit);
         if self.counting {
-            self.took.saturating_record(u64::try_from(since.elapsed().as_nanos() / 100).unwrap_or(u64::MAX));
+            self.took.saturating_record(tenths(since));
         }
     }
+
+    fn refused(&mut self, since: Instant) {
+        if self.counting {
+            self.refused.saturating_record(tenths(since));
+        }
+    }
+}
+
+/// Tenths of a microsecond that have passed.
+fn tenths(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos() / 100).unwrap_or(u64::MAX)
+}
+
+/// In microseconds, what so many percent of all stay below.
+fn at(times: &Histogram<u64>, percent: f64) -> f64 {
+    f64::from(u32::try_from(times.value_at_percentile(percent)).unwrap_or(u32::MAX)) / 10.0
 }
 
 type Shared = Rc<RefCell<Tally>>;
@@ -122,19 +151,27 @@ async fn observe(server: &Server, tally: &Shared, seconds: f64) -> anyhow::Resul
         (begun.elapsed().as_secs_f64(), server.cpu()?.saturating_sub(cpu), own_cpu()?.saturating_sub(own));
     let dispatches = f64::from(u32::try_from(tally.took.len())?);
     ensure!(dispatches > 0.0, "nothing was answered");
-    let at = |percent| {
-        let tenths = u32::try_from(tally.took.value_at_percentile(percent)).unwrap_or(u32::MAX);
-        f64::from(tenths) / 10.0
-    };
+    let Tally { took: times, refused, .. } = &*tally;
     Ok(Figures {
         rate: dispatches / took,
         cpu: cpu.as_secs_f64() * 1e6 / dispatches,
         own_cpu: own.as_secs_f64() * 1e6 / dispatches,
-        p50: at(50.0),
-        p99: at(99.0),
-        p999: at(99.9),
+        p50: at(times, 50.0),
+        p99: at(times, 99.0),
+        p999: at(times, 99.9),
         misses: tally.misses,
+        refused: Refused {
+            rate: f64::from(u32::try_from(refused.len())?) / took,
+            p50: at(refused, 50.0),
+            p99: at(refused, 99.0),
+        },
     })
+}
+
+/// The median; not a number if there is none.
+pub(crate) fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Every run that was answered `true` arrived once, in the right pool.

@@ -12,6 +12,9 @@ use super::peer::{Peer, message, number_of, renew};
 use super::{Figures, Shape, Tally, check, observe, on_this_thread};
 use crate::server::Server;
 
+/// What a broker says that has no time for a run.
+const TOO_MANY: u16 = 429;
+
 /// Runs that are due and that no supervisor has taken up.
 #[derive(Default)]
 struct Due {
@@ -40,9 +43,14 @@ pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<
                     };
                     let which = round % posts.len();
                     renew(&mut posts[which], number_of(number, round));
+                    let posted = Instant::now();
                     peer.send(&posts[which]).await?;
-                    let hit =
-                        memchr::memmem::find(peer.answer().await?.body, b"\"didWarmStart\":true").is_some();
+                    let answer = peer.answer().await?;
+                    if answer.status == TOO_MANY {
+                        tally.borrow_mut().refused(posted);
+                        continue;
+                    }
+                    let hit = memchr::memmem::find(answer.body, b"\"didWarmStart\":true").is_some();
                     tally.borrow_mut().answered(hit, since);
                 }
                 anyhow::Ok(())

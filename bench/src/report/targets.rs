@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::rounds::{Results, Series};
-use super::text::{median, middle, ratio};
+use super::text::{median, ratio};
+use crate::load::middle;
 
 /// What is asked for, the extreme, and what was reached.
 struct Target {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Plan;
 use super::rounds::{Results, Series};
 use super::targets;
-use crate::load::Figures;
+use crate::load::{Figures, middle};
 
 /// The median over a series' rounds; not a number if there is no such series.
 pub(super) fn median(series: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
@@ -17,11 +17,6 @@ pub(super) fn median(series: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f
 pub(super) fn ratio(series: Option<&Series>, base: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
     let (Some(series), Some(base)) = (series, base) else { return f64::NAN };
     middle(series.rounds.iter().zip(&base.rounds).map(|(one, other)| of(one) / of(other)).collect())
-}
-
-pub(super) fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The whole file.
