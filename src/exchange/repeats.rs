@@ -17,7 +17,7 @@ use super::sync::{Mutex, Notify};
 const REMEMBERED: usize = 100_000;
 
 /// What is known of a run's name.
-pub enum Seen<N: Hash + Eq, A> {
+pub enum Seen<N: Hash + Eq + Copy, A> {
     /// Nobody posts or posted it: deliver it, and say how that went.
     First(First<N, A>),
     /// It was posted before: this was the answer.
@@ -32,7 +32,8 @@ pub struct Repeats<N, A> {
 type Answers<N, A> = HashMap<N, (Instant, A), RandomState>;
 
 struct Memory<N, A> {
-    underway: HashMap<N, Arc<Notify>, RandomState>,
+    /// What wakes those who wait for the outcome, once there are any.
+    underway: HashMap<N, Option<Arc<Notify>>, RandomState>,
     /// This generation's answers, and those of the one before.
     now: Answers<N, A>,
     before: Answers<N, A>,
@@ -58,21 +59,20 @@ impl<N, A> Default for Repeats<N, A> {
     }
 }
 
-impl<N: Hash + Eq + Clone, A: Clone> Repeats<N, A> {
+impl<N: Hash + Eq + Copy, A: Clone> Repeats<N, A> {
     /// Asks about a run; what was answered longer ago than `time` counts for nothing. While another POST of the same run
     /// is under way, waits for its outcome.
     pub async fn see(self: &Arc<Self>, run: &N, time: Duration) -> Seen<N, A> {
         loop {
             let underway = {
                 let mut memory = self.memory.lock();
-                if let Some(done) = memory.underway.get(run) {
-                    done.clone()
+                if let Some(done) = memory.underway.get_mut(run) {
+                    done.get_or_insert_with(|| Arc::new(Notify::new())).clone()
                 } else if let Some(answer) = memory.answer(run, time) {
                     return Seen::Before(answer.clone());
                 } else {
-                    let done = Arc::new(Notify::new());
-                    memory.underway.insert(run.clone(), done.clone());
-                    return Seen::First(First { repeats: self.clone(), run: run.clone(), done });
+                    memory.underway.insert(*run, None);
+                    return Seen::First(First { repeats: self.clone(), run: *run, answer: None });
                 }
             };
             underway.notified().await;
@@ -82,7 +82,7 @@ impl<N: Hash + Eq + Clone, A: Clone> Repeats<N, A> {
     }
 }
 
-impl<N: Hash + Eq, A> Repeats<N, A> {
+impl<N: Hash + Eq + Copy, A> Repeats<N, A> {
     /// Begins a new generation if this one has lasted for `time`, and empties what is forgotten: outside the lock, and not
     /// on a thread that serves, because it takes a while.
     pub fn tidy(&self, time: Duration) {
@@ -106,10 +106,18 @@ impl<N: Hash + Eq, A> Repeats<N, A> {
     }
 }
 
-impl<N: Hash + Eq, A> Memory<N, A> {
+impl<N: Hash + Eq + Copy, A> Memory<N, A> {
     fn answer(&self, run: &N, time: Duration) -> Option<&A> {
         let (when, answer) = self.now.get(run).or_else(|| self.before.get(run))?;
         (when.elapsed() < time).then_some(answer)
+    }
+
+    fn remember(&mut self, run: N, answer: A) {
+        let now = Instant::now();
+        if self.now.len() >= REMEMBERED / 2 {
+            self.next_generation(now);
+        }
+        self.now.insert(run, (now, answer));
     }
 
     fn next_generation(&mut self, now: Instant) {
@@ -121,34 +129,30 @@ impl<N: Hash + Eq, A> Memory<N, A> {
 }
 
 /// The one POST that delivers a run; dropped without [`First::answered`], the next POST tries again.
-pub struct First<N: Hash + Eq, A> {
+pub struct First<N: Hash + Eq + Copy, A> {
     repeats: Arc<Repeats<N, A>>,
     run: N,
-    done: Arc<Notify>,
+    answer: Option<A>,
 }
 
-impl<N: Hash + Eq + Clone, A> First<N, A> {
+impl<N: Hash + Eq + Copy, A> First<N, A> {
     /// Remembers the answer for those who post the same run again.
-    pub fn answered(self, answer: A) {
-        let now = Instant::now();
-        let mut memory = self.repeats.memory.lock();
-        memory.underway.remove(&self.run);
-        if memory.now.len() >= REMEMBERED / 2 {
-            memory.next_generation(now);
-        }
-        memory.now.insert(self.run.clone(), (now, answer));
+    pub fn answered(mut self, answer: A) {
+        self.answer = Some(answer);
     }
 }
 
-impl<N: Hash + Eq, A> Drop for First<N, A> {
+impl<N: Hash + Eq + Copy, A> Drop for First<N, A> {
     fn drop(&mut self) {
         let mut memory = self.repeats.memory.lock();
-        // Another one may be first meanwhile, if this one's answer counts for nothing already.
-        if memory.underway.get(&self.run).is_some_and(|done| Arc::ptr_eq(done, &self.done)) {
-            memory.underway.remove(&self.run);
+        let done = memory.underway.remove(&self.run).flatten();
+        if let Some(answer) = self.answer.take() {
+            memory.remember(self.run, answer);
         }
         drop(memory);
-        self.done.notify_one();
+        if let Some(done) = done {
+            done.notify_one();
+        }
     }
 }
 

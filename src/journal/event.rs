@@ -93,7 +93,7 @@ impl FromIterator<Kind> for Kinds {
 }
 
 /// Short texts in one allocation: a dispatch tells four of them, sixty thousand times a second.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Names<const N: usize> {
     text: Box<str>,
     ends: [u16; N],

@@ -8,7 +8,7 @@ use crate::broker::KeyRef;
 use crate::journal::{self, Attempt, Event, Names, Parent};
 use crate::metrics::{DispatchOutcome, Proof};
 
-/// A run that is dispatched, as the journal names it. Two POSTs with equal names are the same run.
+/// A run that is dispatched, as the journal names it.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct Named {
     pub(super) names: Arc<Names<3>>,

@@ -3,13 +3,14 @@
 mod attempt;
 mod count;
 
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use super::Front;
 use crate::broker::{Ask, KeyRef, Miss, Offer, Taken};
 use crate::exchange::{First, Hope, Seen};
-use crate::journal::{self, Names};
+use crate::journal;
 use crate::metrics::{Proof, Verdict};
 use crate::transport::{Demand, Run, Waiter};
 use attempt::{Attempt, Ended};
@@ -44,19 +45,20 @@ pub(super) struct Order<'a> {
     pub(super) until: Instant,
 }
 
-/// What makes a run the same run. A tuple, because no joined text could not be met by another one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Identity {
-    names: Arc<Names<4>>,
-    cpu: u64,
-    memory: u64,
-}
+/// What makes a run the same run, as a digest: names by the hundred thousand would be most of the broker's memory. Two runs
+/// have the same by chance once in 2^128, and on purpose only for who knows this process's secret key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Identity([u64; 2]);
 
 impl Identity {
     /// A run of this key; the snapshot is empty where there is none.
     pub(super) fn new(run: &str, snapshot: &str, key: KeyRef<'_>) -> Self {
-        let names = Arc::new(Names::new([run, snapshot, key.deployment, key.version]));
-        Self { names, cpu: key.cpu.get().to_bits(), memory: key.memory.get().to_bits() }
+        /// The standard library's hash, with a secret key.
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let (cpu, memory) = (key.cpu.get().to_bits(), key.memory.get().to_bits());
+        // A tuple, because no joined text could not be met by another one.
+        let whole = (run, snapshot, key.deployment, key.version, cpu, memory);
+        Self([0_u8, 1].map(|half| KEY.hash_one((half, whole))))
     }
 }
 
