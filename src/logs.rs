@@ -23,8 +23,10 @@ pub fn set_up(as_json: Option<bool>, default: &str) -> WorkerGuard {
         .finish(std::io::stderr());
     // The first counter stays, as the first log does.
     let _ = SURPLUS.set(writer.error_counter());
-    let filter =
-        EnvFilter::builder().with_default_directive(default.parse().unwrap_or_default()).from_env_lossy();
+    // On top of the default: a typing error in it must not silence the broker.
+    #[expect(clippy::disallowed_methods, reason = "the variable that every program with this log has")]
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = EnvFilter::builder().parse_lossy(format!("{default},{asked}"));
     let on_terminal = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(on_terminal);
     if as_json.unwrap_or(!on_terminal) {

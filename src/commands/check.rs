@@ -7,7 +7,7 @@ use clap::Command;
 
 use super::machine;
 use crate::config::{Parsed, Settings, Source, innermost, values};
-use crate::server::{Inherited, Server, raise_open_files};
+use crate::server::{Rehearsal, raise_open_files, rehearse};
 
 pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
@@ -23,16 +23,13 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
     }
     let open_files = raise_open_files();
     text.push_str(&machine::sum_up(open_files, settings.limits(open_files).waiters));
-    let bound = settings
-        .check()
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Server::bind(settings, open_files, Inherited::default()));
-    match bound {
-        Ok(server) => {
-            if let Some(ends) = server.certificate_ends() {
+    match settings.check().map_err(anyhow::Error::from).and_then(|()| rehearse(settings)) {
+        Ok(Rehearsal { certificate_ends, taken }) => {
+            if let Some(ends) = certificate_ends {
                 let _ = writeln!(text, "the certificate ends {}", humantime::format_rfc3339_seconds(ends));
             }
-            text.push_str("\naddresses: free\nfiles of tokens and certificates: fine\n\nall is well\n");
+            text.push_str("\nfiles of tokens, certificates and history: fine\n");
+            text.push_str(&addresses(&taken));
             Ok(super::print(&text))
         }
         Err(error) => {
@@ -40,4 +37,14 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
             Err(error)
         }
     }
+}
+
+fn addresses(taken: &[String]) -> String {
+    if taken.is_empty() {
+        return "addresses: free\n\nall is well\n".to_owned();
+    }
+    let taken = taken.join("\n  ");
+    format!(
+        "addresses in use:\n  {taken}\n\nall is well, if it is a pilotlight that is to be restarted or reloaded which uses them\n"
+    )
 }

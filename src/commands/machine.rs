@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::fs;
 
+use crate::server::container_limit;
+
 /// What a held poll takes of the kernel's memory for its socket, in bytes (measured, Linux 6).
 const KERNEL_BYTES: u64 = 4900;
 /// What a held poll takes of the broker's memory, in bytes (measured, `bench/REPORT.md`).
@@ -16,42 +18,40 @@ pub(super) fn sum_up(open_files: u64, waiters: usize) -> String {
     let mut line = |name: &str, value: Option<u64>, meaning: String| {
         let value = value.map_or_else(|| "?".to_owned(), |value| value.to_string());
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "{name:<28} {value:<16} {meaning}");
+        let _ = writeln!(text, "{name:<28} {value:<10} {meaning}");
     };
-    line("open files", Some(open_files), format!("at most {waiters} held polls by this and --max-waiters"));
+    line("open files", Some(open_files), format!("{waiters} held polls, with --max-waiters"));
     let nr_open = number("/proc/sys/fs/nr_open");
     line("fs.nr_open", nr_open, "what LimitNOFILE can be raised to".to_owned());
     let somaxconn = number("/proc/sys/net/core/somaxconn");
-    line(
-        "net.core.somaxconn",
-        somaxconn,
-        short_of(somaxconn, BACKLOG, "connections that wait to be accepted"),
-    );
+    line("net.core.somaxconn", somaxconn, for_restarts(somaxconn, "connections to be accepted"));
     let syn = number("/proc/sys/net/ipv4/tcp_max_syn_backlog");
-    line("net.ipv4.tcp_max_syn_backlog", syn, short_of(syn, BACKLOG, "connections that are being made"));
+    line("net.ipv4.tcp_max_syn_backlog", syn, for_restarts(syn, "connections being made"));
     let tcp_pages = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").ok();
     let tcp_pages = tcp_pages.and_then(|text| text.split_whitespace().nth(2)?.parse::<u64>().ok());
     line("net.ipv4.tcp_mem (most)", tcp_pages, "pages for what sockets buffer".to_owned());
     let tracked = number("/proc/sys/net/netfilter/nf_conntrack_max");
     if tracked.is_some() {
-        line("nf_conntrack_max", tracked, "tracked connections, if a firewall tracks them".to_owned());
+        line("nf_conntrack_max", tracked, "connections, if a firewall tracks them".to_owned());
     }
-    let memory = available_memory();
-    let by_memory = memory.map(|bytes| bytes / (KERNEL_BYTES + BROKER_BYTES));
-    line(
-        "available memory (MiB)",
-        memory.map(|bytes| bytes >> 20),
-        by_memory.map_or_else(String::new, |polls| format!("room for {polls} held polls")),
-    );
-    let holds = by_memory.unwrap_or(u64::MAX).min(waiters as u64);
+    let mut holds = waiters as u64;
+    let mut memory = |name: &str, bytes: Option<u64>| {
+        let Some(bytes) = bytes else { return };
+        let polls = bytes / (KERNEL_BYTES + BROKER_BYTES);
+        line(name, Some(bytes >> 20), format!("room for {polls} held polls"));
+        holds = holds.min(polls);
+    };
+    memory("available memory (MiB)", available_memory());
+    memory("this cgroup's limit (MiB)", container_limit());
     let _ = writeln!(text, "\nthis machine can hold {holds} polls; deploy/sysctl.md says how to raise it");
     text
 }
 
-fn short_of(value: Option<u64>, wanted: u64, what: &str) -> String {
-    match value {
-        Some(value) if value < wanted => format!("{what}: raise it to {wanted} at least, for restarts"),
-        _ => what.to_owned(),
+fn for_restarts(value: Option<u64>, what: &str) -> String {
+    if value.is_some_and(|value| value < BACKLOG) {
+        format!("{what}: too few after\n{:<39} a restart; raise it to {BACKLOG} at least", "")
+    } else {
+        what.to_owned()
     }
 }
 

@@ -67,6 +67,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(ConfigError::Flag(error)) => {
             // Help and version come this way, too, and go to stdout.
             let _ = error.print();
+            if let Some(name) = config::blamed_variable(&Cli::command(), &error, &arguments) {
+                let _ = writeln!(std::io::stderr(), "The value stands in the environment, as {name}.");
+            }
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
         Err(error) => return fail(&error.into(), 2),
@@ -84,7 +87,7 @@ fn run_parsed(parsed: Parsed, arguments: Vec<OsString>) -> anyhow::Result<ExitCo
     match cli.command {
         Some(Command::Config { what: Shown::Default }) => Ok(print(&config::default_toml(&Cli::command()))),
         Some(Command::Config { what: Shown::Env }) => Ok(print(&config::environment(&Cli::command()))),
-        Some(Command::Man) => page::manual(&Cli::command()).map(|page| print(&page)),
+        Some(Command::Man) => page::manual(&mut Cli::command()).map(|page| print(&page)),
         Some(Command::Completions { shell }) => Ok(print(&page::completions(&mut Cli::command(), shell))),
         Some(Command::Check) => check::check(&Cli::command(), &settings, &parsed),
         Some(Command::Demo(options)) => {

@@ -4,22 +4,40 @@ use clap::Command;
 use clap_complete::Shell;
 
 /// The manual page: all commands and settings in one, as they fit on a few screens.
-pub(super) fn manual(command: &Command) -> anyhow::Result<String> {
+pub(super) fn manual(command: &mut Command) -> anyhow::Result<String> {
+    command.build();
     let mut page = Vec::new();
     let man = clap_mangen::Man::new(command.clone());
-    man.render(&mut page)?;
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        let text = format!(".SH \"PILOTLIGHT {}\"\n{about}.\n", command.get_name().to_uppercase());
-        page.extend_from_slice(text.as_bytes());
-        for own in command.get_arguments().filter(|argument| !argument.is_global_set()) {
-            let name =
-                own.get_long().map_or_else(|| own.get_id().to_string(), |long| format!("\\-\\-{long}"));
-            let help = own.get_help().map(ToString::to_string).unwrap_or_default();
-            page.extend_from_slice(format!(".TP\n\\fB{name}\\fR\n{help}\n").as_bytes());
-        }
-    }
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    // Not its section of commands, which names a page for each.
+    page.extend_from_slice(b".SH COMMANDS\n");
+    describe(command, "", &mut page);
+    man.render_extra_section(&mut page)?;
+    man.render_version_section(&mut page)?;
     Ok(String::from_utf8(page)?)
+}
+
+/// Each command below this one, with what only it takes.
+fn describe(command: &Command, path: &str, page: &mut Vec<u8>) {
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        let path = format!("{path}{}", command.get_name());
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        page.extend_from_slice(format!(".SS {path}\n{about}.\n").as_bytes());
+        for own in command.get_arguments().filter(|own| !own.is_global_set() && own.get_id() != "help") {
+            // As the help writes it: its name, what it takes.
+            let name = own.to_string().replace('-', "\\-");
+            let help = own.get_help().map(ToString::to_string).unwrap_or_default();
+            let default = own.get_default_values().first().filter(|_| own.get_action().takes_values());
+            let default =
+                default.map_or_else(String::new, |value| format!(" [default: {}]", value.display()));
+            page.extend_from_slice(format!(".TP\n\\fB{name}\\fR\n{help}{default}\n").as_bytes());
+        }
+        describe(command, &format!("{path} "), page);
+    }
 }
 
 pub(super) fn completions(command: &mut Command, shell: Shell) -> String {

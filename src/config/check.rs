@@ -32,6 +32,12 @@ impl Settings {
         if self.body_limit.as_u64() == 0 {
             return refuse("--body-limit 0 would refuse every run".to_owned());
         }
+        if self.memory_limit.is_some_and(|size| size.as_u64() == 0) {
+            return refuse(
+                "--memory-limit 0 would refuse everyone; leave it out for four fifths of the cgroup's"
+                    .to_owned(),
+            );
+        }
         if self.history_size < bytesize::ByteSize::mib(1) {
             return refuse("--history-size is at least 1MiB".to_owned());
         }

@@ -8,6 +8,11 @@ use toml::{Table, Value};
 
 use super::ConfigError;
 
+/// A key that is less like a setting's name than this is no typing error.
+const LIKELY: f64 = 0.85;
+/// One is no key, the other nobody's by mistake.
+const NOT_SUGGESTED: [&str; 2] = ["config", "insecure-no-auth"];
+
 /// Reads a file's keys and values, as texts that the flags' own parsers take.
 pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(String, String)>, ConfigError> {
     let shown = path.display().to_string();
@@ -17,15 +22,22 @@ pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(String, String
     let table: Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
     let mut found = Vec::new();
     for (key, value) in table {
-        if !is_setting(command, &key) {
-            return Err(wrong(unknown(command, &key)));
+        let Some(setting) = settings(command).find(|arg| arg.get_long() == Some(&key) && key != "config")
+        else {
+            return Err(wrong(unknown(command, &key, &value)));
+        };
+        if is_switch(setting) && !value.is_bool() {
+            return Err(wrong(format!("`{key}` is true or false")));
+        }
+        if value.as_array().is_some_and(Vec::is_empty) {
+            return Err(wrong(format!("`{key}` is an empty list; leave it out for the default")));
         }
         let value = as_text(&value).ok_or_else(|| {
             wrong(format!("`{key}` must be a text, a whole number, a boolean or a list of texts"))
         })?;
         // Parsed alone first, so that the message can name the file.
         let alone = [OsString::from("pilotlight")].into_iter().chain(flag(command, &key, &value));
-        command.clone().try_get_matches_from(alone).map_err(|error| wrong(first_line(&error)))?;
+        command.clone().try_get_matches_from(alone).map_err(|error| wrong(said(&error)))?;
         found.push((key, value));
     }
     Ok(found)
@@ -46,16 +58,21 @@ pub(super) fn settings(command: &Command) -> impl Iterator<Item = &clap::Arg> {
     command.get_arguments().filter(|arg| arg.get_env().is_some())
 }
 
-fn is_setting(command: &Command, key: &str) -> bool {
-    settings(command).any(|arg| arg.get_long() == Some(key) && key != "config")
-}
-
-fn unknown(command: &Command, key: &str) -> String {
-    let names = settings(command).filter_map(clap::Arg::get_long).filter(|name| *name != "config");
-    let nearest = names.max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
-    match nearest {
-        Some(name) => format!("unknown key `{}`; did you mean `{name}`?", key.escape_default()),
-        None => format!("unknown key `{}`", key.escape_default()),
+fn unknown(command: &Command, key: &str, value: &Value) -> String {
+    let shown = key.escape_default();
+    if value.is_table() {
+        return format!("unknown table `{shown}`; all keys stand at the top, in none");
+    }
+    let meant = key.to_lowercase().replace('_', "-");
+    let meant = meant.strip_prefix("pilotlight-").unwrap_or(&meant);
+    let names = settings(command).filter_map(clap::Arg::get_long);
+    let near =
+        names.filter(|name| !NOT_SUGGESTED.contains(name)).map(|n| (strsim::jaro_winkler(n, meant), n));
+    match near.max_by(|(one, _), (other, _)| one.total_cmp(other)) {
+        Some((likeness, name)) if likeness > LIKELY => {
+            format!("unknown key `{shown}`; did you mean `{name}`?")
+        }
+        _ => format!("unknown key `{shown}`; `pilotlight config default` lists them all"),
     }
 }
 
@@ -71,8 +88,11 @@ fn as_text(value: &Value) -> Option<String> {
     }
 }
 
-fn first_line(error: &clap::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+/// What is wrong and what would be right, without the usage.
+fn said(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    lines.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// Whether the argument is a switch without a value.

@@ -7,6 +7,7 @@ mod show;
 
 use std::ffi::OsString;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use thiserror::Error;
@@ -92,6 +93,19 @@ pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, Conf
     let flags = filled.iter().map(|(key, value)| file::flag(command, key, value));
     let matches = command.clone().try_get_matches_from(arguments.into_iter().chain(flags.flatten()))?;
     Ok(Parsed { matches, from_file: filled.into_iter().map(|(key, _)| key).collect() })
+}
+
+/// The environment variable that a refused value came from; none if it stood on the command line.
+pub fn blamed_variable(command: &Command, error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(blamed)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = blamed.split(' ').next()?.strip_prefix("--")?;
+    let given = |argument: &OsString| {
+        let named = argument.to_str().and_then(|argument| argument.strip_prefix("--"));
+        named.is_some_and(|named| named.split('=').next() == Some(flag))
+    };
+    let setting = file::settings(command).find(|arg| arg.get_long() == Some(flag))?;
+    let variable = setting.get_env().filter(|_| !arguments.iter().any(given))?;
+    Some(variable.to_string_lossy().into_owned())
 }
 
 /// Settings that are read again when the broker is told to; all others need a restart.

@@ -34,13 +34,13 @@ pub struct Settings {
         long,
         global = true, hide_env = true, help_heading = ADDRESSES,
         value_name = "ADDR",
-        env = "PILOTLIGHT_LISTEN",
+        env = "PILOTLIGHT_LISTEN", value_parser = address,
         default_value = "127.0.0.1:7070"
     )]
     pub listen: SocketAddr,
 
     /// Serve POSTs here, and only here
-    #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, value_name = "ADDR", env = "PILOTLIGHT_DISPATCH_LISTEN")]
+    #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, value_name = "ADDR", env = "PILOTLIGHT_DISPATCH_LISTEN", value_parser = address)]
     pub dispatch_listen: Option<SocketAddr>,
 
     /// Serve health, metrics and pools here
@@ -48,7 +48,7 @@ pub struct Settings {
         long,
         global = true, hide_env = true, help_heading = ADDRESSES,
         value_name = "ADDR",
-        env = "PILOTLIGHT_OPS_LISTEN",
+        env = "PILOTLIGHT_OPS_LISTEN", value_parser = address,
         default_value = "127.0.0.1:7071"
     )]
     pub ops_listen: SocketAddr,
@@ -274,6 +274,10 @@ pub enum LogFormat {
 }
 
 /// A network, or one address.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "not an IP address and a port, such as 127.0.0.1:7070".to_owned())
+}
+
 fn net(text: &str) -> Result<IpNet, String> {
     let one = |address: IpAddr| IpNet::from(address);
     text.parse()

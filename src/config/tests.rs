@@ -54,6 +54,12 @@ fn a_file_may_say_true_and_false() {
 fn an_unknown_key_is_refused_with_a_suggestion() {
     let message = refusal(Some("conection-timeout = \"1s\"\n"), &[]);
     assert!(message.contains("did you mean `connection-timeout`?"), "{message}");
+    let message = refusal(Some("PILOTLIGHT_LISTEN = \"127.0.0.1:0\"\n"), &[]);
+    assert!(message.contains("did you mean `listen`?"), "{message}");
+    for (file, hint) in [("bogus = 1\n", "config default"), ("[insecure]\nlisten = 1\n", "in none")] {
+        let message = refusal(Some(file), &[]);
+        assert!(message.contains(hint) && !message.contains("did you mean"), "{message}");
+    }
 }
 
 #[test]
@@ -62,6 +68,19 @@ fn a_wrong_value_is_refused_and_the_file_is_named() {
     {
         let message = refusal(Some(file), &[]);
         assert!(message.contains("tmp"), "{file}: {message}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_answered_with_a_right_one() {
+    for (file, hint) in [
+        ("proof = \"hop\"\n", "[possible values: written, acked, received]"),
+        ("require-token = \"yes\"\n", "`require-token` is true or false"),
+        ("allow-dispatch = []\n", "leave it out"),
+        ("listen = \"localhost:7070\"\n", "such as 127.0.0.1:7070"),
+    ] {
+        let message = refusal(Some(file), &[]);
+        assert!(message.contains(hint), "{file}: {message}");
     }
 }
 
@@ -111,6 +130,7 @@ fn what_would_serve_nobody_or_overflow_is_refused() {
         ["--max-waiters", "0"],
         ["--max-pools", "0"],
         ["--body-limit", "0"],
+        ["--memory-limit", "0"],
         ["--threads", "0"],
     ] {
         assert!(refusal(None, &arguments).contains(arguments[0]), "{arguments:?}");

@@ -16,7 +16,7 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -64,13 +64,26 @@ pub struct Journal {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Looks whether a journal could be opened with this plan, and makes nothing.
+pub fn check(plan: &Plan) -> anyhow::Result<()> {
+    if let Some(path) = &plan.history {
+        history::file::check(path).with_context(|| cannot_be_used(path))?;
+    }
+    plan.otlp.as_deref().map(trace::Tracer::to).transpose().context("--otlp cannot be used")?;
+    Ok(())
+}
+
+fn cannot_be_used(history: &Path) -> String {
+    format!("--history {} cannot be used", history.display())
+}
+
 impl Journal {
     /// Opens the history and starts the thread.
     pub fn open(plan: &Plan, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let history = Arc::new(match &plan.history {
             None => History::in_memory(),
             Some(path) => History::in_file(path, plan.history_age, plan.history_size, metrics.clone())
-                .with_context(|| format!("--history {} cannot be used", path.display()))?,
+                .with_context(|| cannot_be_used(path))?,
         });
         let tracer =
             plan.otlp.as_deref().map(trace::Tracer::to).transpose().context("--otlp cannot be used")?;

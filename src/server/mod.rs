@@ -14,6 +14,7 @@ mod listen;
 mod memory;
 mod notify;
 mod ops;
+mod rehearsal;
 mod shutdown;
 mod terms;
 mod tls;
@@ -21,7 +22,7 @@ mod tls;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
@@ -35,7 +36,9 @@ use accept::{Entrance, Worker};
 use door::{Door, Room};
 pub use inherit::{Adopted, Inherited};
 use listen::Group;
+pub use memory::container_limit;
 use ops::Desk;
+pub use rehearsal::{Rehearsal, rehearse};
 
 /// Where a server listens.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +59,6 @@ pub struct Server {
     threads: usize,
     drain_window: Duration,
     memory_limit: Option<u64>,
-    certificate_ends: Option<SystemTime>,
 }
 
 /// How far the end has come, as the serving threads need to know.
@@ -93,13 +95,7 @@ impl Server {
         let ops = listen::single(settings.ops_listen, inherited.socket("ops-listen"))
             .with_context(|| format!("--ops-listen {} cannot be bound", settings.ops_listen))?;
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
-        let plan = journal::Plan {
-            history: settings.history.clone(),
-            history_age: settings.history_age,
-            history_size: settings.history_size.as_u64(),
-            otlp: settings.otlp.clone(),
-        };
-        let journal = Arc::new(Journal::open(&plan, metrics.clone())?);
+        let journal = Arc::new(Journal::open(&settings.into(), metrics.clone())?);
         let limits = settings.limits(open_files);
         let exchange =
             Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone(), journal.clone()));
@@ -113,22 +109,8 @@ impl Server {
         let door = Arc::new(Door::new(front.clone(), room));
         let entrance = Entrance { front, door, tls: Arc::default() };
         entrance.certify(certified.as_ref());
-        let certificate_ends = certified.map(|certified| certified.ends);
         let memory_limit = settings.memory_limit.map(|size| size.as_u64()).or_else(memory::usual_limit);
-        Ok(Self {
-            entrance,
-            groups,
-            ops,
-            threads,
-            drain_window: settings.drain_window,
-            memory_limit,
-            certificate_ends,
-        })
-    }
-
-    /// When the certificate of the public listeners ends, if they have one.
-    pub fn certificate_ends(&self) -> Option<SystemTime> {
-        self.certificate_ends
+        Ok(Self { entrance, groups, ops, threads, drain_window: settings.drain_window, memory_limit })
     }
 
     /// Where it listens, with the ports that the system chose.
@@ -141,7 +123,7 @@ impl Server {
 
     /// Serves until `signals` says so: the first end drains and ends, the second ends at once.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
-        let Self { entrance, groups, ops, threads, drain_window, memory_limit, .. } = self;
+        let Self { entrance, groups, ops, threads, drain_window, memory_limit } = self;
         let (phase, phases) = watch::channel(Phase::Serving);
         let mut workers = Vec::with_capacity(threads);
         let public = groups.first().map(|group| group.address);
@@ -168,6 +150,17 @@ impl Server {
         })
         .await?;
         Ok(())
+    }
+}
+
+impl From<&Settings> for journal::Plan {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            history: settings.history.clone(),
+            history_age: settings.history_age,
+            history_size: settings.history_size.as_u64(),
+            otlp: settings.otlp.clone(),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
+use rustix::fs::Access;
 
 use super::{Query, Row};
 use crate::journal::{Dispatch, event};
@@ -50,6 +51,7 @@ pub(in crate::journal) struct File {
 
 impl File {
     pub(super) fn open(path: &Path, age: Duration, size: u64, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        check_folder(path)?;
         let connection = Connection::open(path)?;
         prepare(&connection)?;
         let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -132,16 +134,39 @@ impl File {
     }
 }
 
-fn prepare(connection: &Connection) -> anyhow::Result<()> {
+/// Looks whether a file could be opened here, and makes none.
+pub(in crate::journal) fn check(path: &Path) -> anyhow::Result<()> {
+    check_folder(path)?;
+    if path.exists() {
+        is_new(&Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?)?;
+    }
+    Ok(())
+}
+
+/// SQLite says of a missing folder only that it is unable to open the file.
+fn check_folder(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .with_context(|| format!("its folder {} is not there, or not writable", folder.display()))
+}
+
+/// Whether a file has nothing in it yet. It is refused if it is no history of this version.
+fn is_new(connection: &Connection) -> anyhow::Result<bool> {
     connection.busy_timeout(Duration::from_secs(5))?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if version == 0 && tables == 0 {
-        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    } else if version != SCHEMA {
+    let is_new = version == 0 && tables == 0;
+    if !is_new && version != SCHEMA {
         bail!(
             "it is not a history of this version (schema {version}, wanted {SCHEMA}); name another file, or move it away"
         );
+    }
+    Ok(is_new)
+}
+
+fn prepare(connection: &Connection) -> anyhow::Result<()> {
+    if is_new(connection)? {
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // A crash of the machine may take the last batches; a crash of the process takes none that was written.

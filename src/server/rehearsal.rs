@@ -1,0 +1,48 @@
+//! Owns the rehearsal of a start: what it needs is looked at, and nothing is made or kept.
+
+use std::io::ErrorKind;
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+
+use super::{listen, terms, tls};
+use crate::config::Settings;
+use crate::journal;
+
+/// What a start with these settings would find.
+pub struct Rehearsal {
+    /// When the certificate of the public listeners ends, if they have one.
+    pub certificate_ends: Option<SystemTime>,
+    /// Addresses that somebody listens on already, with their flags.
+    pub taken: Vec<String>,
+}
+
+/// Looks at files and addresses as a start would. That an address is taken is no error: by the broker, perhaps, that these
+/// settings are for.
+pub fn rehearse(settings: &Settings) -> anyhow::Result<Rehearsal> {
+    terms::terms(settings)?;
+    let certified = tls::read(settings)?;
+    journal::check(&settings.into())?;
+    let listeners = [
+        ("listen", Some(settings.listen)),
+        ("dispatch-listen", settings.dispatch_listen),
+        ("ops-listen", Some(settings.ops_listen)),
+    ];
+    let (mut bound, mut taken) = (Vec::new(), Vec::new());
+    for (flag, address) in listeners {
+        let Some(address) = address else { continue };
+        match listen::single(address, None) {
+            Ok(socket) => bound.push((flag, address.port(), socket)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                if let Some((other, ..)) = bound.iter().find(|(_, port, _)| *port == address.port()) {
+                    bail!("--{other} and --{flag} {address} are one address: give each its own");
+                }
+                taken.push(format!("--{flag} {address}"));
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("--{flag} {address} cannot be bound"));
+            }
+        }
+    }
+    Ok(Rehearsal { certificate_ends: certified.map(|certified| certified.ends), taken })
+}
