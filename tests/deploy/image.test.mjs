@@ -58,6 +58,13 @@ test("what the build sees is all that it reads", () => {
   }
   const missing = needed.filter((path) => !seen.some((prefix) => path === prefix || path.startsWith(`${prefix}/`)));
   assert.deepEqual(missing, []);
+
+  // The build's own command gets as far as the compiler, which is none.
+  const folder = scratch();
+  for (const path of seen) cpSync(join(root, path), join(folder, path), { recursive: true });
+  const command = /cargo (build .*?) &&/.exec(dockerfile)[1].trim().split(/\s+/);
+  const { out } = run("cargo", [...command, "--offline"], { cwd: folder, env: { ...process.env, RUSTC: "/bin/false" } });
+  assert.match(out, /\/bin\/false -vV/, out);
 });
 
 const skip = process.getuid() !== 0 ? "needs root for chroot" : without("dpkg") || without("readelf");
