@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
+import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
 import { ServiceMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor";
 import { parse } from "yaml";
 import { everyComponent, join, kustomization, ok, read, render, root, scratch, snippets } from "./tools.mjs";
@@ -11,6 +12,7 @@ const NEWEST = "1.37.0";
 /** The first version that has preStop.sleep without a feature gate. */
 const OLDEST = "1.30.0";
 const CUSTOM = {
+  PrometheusRule: { model: PrometheusRule, from: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule" },
   ServiceMonitor: { model: ServiceMonitor, from: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor" },
   ScaledObject: { model: ScaledObject, from: "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject" },
 };
@@ -64,12 +66,12 @@ for (const [name, objects] of Object.entries(rendered)) {
       }
     });
 
-    test("only Trigger.dev's labels let somebody in", () => {
+    test("only Trigger.dev's labels let somebody in, and dispatch from its namespace only", () => {
       const [policy] = all("NetworkPolicy");
-      const allowed = policy.spec.ingress.map(({ from, ports: [{ port }] }) => [port, from[0].podSelector?.matchLabels ?? from[0].namespaceSelector.matchLabels]);
+      const allowed = policy.spec.ingress.map(({ from: [{ namespaceSelector, podSelector }], ports: [{ port }] }) => [port, { ...podSelector?.matchLabels, ...namespaceSelector.matchLabels }]);
       assert.deepEqual(allowed, [
         ["poll", { "app.kubernetes.io/part-of": "trigger-worker" }],
-        ["dispatch", { "app.kubernetes.io/component": "supervisor" }],
+        ["dispatch", { "app.kubernetes.io/component": "supervisor", "kubernetes.io/metadata.name": "trigger" }],
         ["ops", { "kubernetes.io/metadata.name": "monitoring" }],
       ]);
     });
@@ -116,6 +118,15 @@ for (const [name, objects] of Object.entries(rendered)) {
       const [{ spec }] = all("ServiceMonitor");
       const { credentials } = spec.endpoints[0].authorization;
       assert.ok(secret.data[credentials.key] && credentials.name === secret.metadata.name, JSON.stringify(credentials));
+    });
+
+    test("the operator's alerts are those of the dashboards", () => {
+      for (const { spec } of all("PrometheusRule")) assert.deepEqual(spec.groups, parse(read("dashboards/alerts.yml")).groups);
+    });
+
+    test("as many waiters are let in as the container's memory holds", () => {
+      const mebibytes = Number(/^(\d+)Mi$/.exec(container.resources.limits.memory)[1]);
+      assert.ok(Number(env.PILOTLIGHT_MAX_WAITERS) * 6000 < mebibytes * 2 ** 20 * 0.7);
     });
 
     test("the monitor finds the ops service, the scaler the deployment", () => {
