@@ -1,4 +1,4 @@
-//! The commands that serve nobody: what `check` finds and leaves alone, what stands in help and the manual page.
+//! Owns the commands that serve nobody: what `check` finds and leaves alone, what stands in help and the manual page.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this file is tests only")]
 
 use std::net::TcpListener;
