@@ -1,8 +1,11 @@
 //! Owns the commands that serve nobody: what `check` finds and leaves alone, what stands in help and the manual page.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this file is tests only")]
 
+use std::io::Read;
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 const FREE: [&str; 4] = ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
 
@@ -15,6 +18,28 @@ fn check(arguments: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
+/// A broker that serves, with this in `RUST_LOG`.
+fn running(arguments: &[&str], log: &str) -> Child {
+    let mut broker = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+        .args(FREE)
+        .args(["--drain-window", "0s"])
+        .args(arguments)
+        .env("RUST_LOG", log)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    broker.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    broker
+}
+
+/// Ends a broker politely: whether it ended well, and what it has logged.
+fn ended(broker: Child) -> (bool, String) {
+    kill_process(Pid::from_child(&broker), Signal::TERM).unwrap();
+    let Output { status, stderr, .. } = broker.wait_with_output().unwrap();
+    (status.success(), String::from_utf8(stderr).unwrap())
+}
+
 #[test]
 fn check_makes_no_history_and_says_what_keeps_one_from_being_made() {
     let folder = tempfile::tempdir().unwrap();
@@ -23,6 +48,13 @@ fn check_makes_no_history_and_says_what_keeps_one_from_being_made() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.ends_with("all is well\n"), "{said}");
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+
+    let broker = running(&["--history", history.to_str().unwrap()], "error");
+    assert!(ended(broker).0);
+    let (code, said, wrong) = check(&[&FREE[..], &["--history", history.to_str().unwrap()]].concat());
+    assert_eq!((code, wrong.as_str()), (Some(0), ""), "{said}");
+    let beside: Vec<_> = folder.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(beside, ["history.sqlite"]);
 
     let nowhere = folder.path().join("missing/history.sqlite");
     let (code, _, wrong) = check(&[&FREE[..], &["--history", nowhere.to_str().unwrap()]].concat());
@@ -40,14 +72,18 @@ fn check_makes_no_history_and_says_what_keeps_one_from_being_made() {
 fn check_takes_an_address_in_use_for_a_brokers_but_not_two_of_its_own() {
     let broker = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = broker.local_addr().unwrap().to_string();
+    let port = broker.local_addr().unwrap().port();
     let (code, said, wrong) = check(&["--listen", &taken, "--ops-listen", "127.0.0.1:0"]);
     assert_eq!(code, Some(0), "{wrong}");
     assert!(said.contains(&format!("in use:\n  --listen {taken}\n")), "{said}");
-    drop(broker);
 
-    let (code, _, wrong) = check(&["--listen", &taken, "--ops-listen", &taken]);
-    assert_eq!(code, Some(1));
-    assert!(wrong.contains("are one address"), "{wrong}");
+    for ops in [taken.clone(), format!("0.0.0.0:{port}"), format!("[::]:{port}")] {
+        let (code, _, wrong) = check(&["--listen", &taken, "--insecure-no-auth", "--ops-listen", &ops]);
+        assert_eq!(code, Some(2), "{ops}");
+        assert!(wrong.contains("are one address"), "{wrong}");
+    }
+    let (code, said, wrong) = check(&["--listen", &format!("127.0.0.2:{port}"), "--ops-listen", &taken]);
+    assert_eq!(code, Some(0), "{said}{wrong}");
 }
 
 #[test]
@@ -105,22 +141,8 @@ fn the_manual_page_has_every_setting_and_command_and_names_no_other_page() {
 #[test]
 fn a_typing_error_in_rust_log_silences_nothing() {
     for (asked, is_heard) in [("debgu", true), ("hyper=debug", true), ("", true), ("error", false)] {
-        let mut broker = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
-            .args(FREE)
-            .args(["--drain-window", "0s", "--log-format", "text"])
-            .env("RUST_LOG", asked)
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut greeting = [0];
-        std::io::Read::read_exact(broker.stdout.as_mut().unwrap(), &mut greeting).unwrap();
-        rustix::process::kill_process(
-            rustix::process::Pid::from_child(&broker),
-            rustix::process::Signal::TERM,
-        )
-        .unwrap();
-        let said = String::from_utf8(broker.wait_with_output().unwrap().stderr).unwrap();
+        let (is_well, said) = ended(running(&["--log-format", "text"], asked));
+        assert!(is_well, "{asked}: {said}");
         assert_eq!(said.contains("INFO"), is_heard, "{asked}: {said}");
     }
 }

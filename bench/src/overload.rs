@@ -12,50 +12,55 @@ pub(crate) struct Options {
     rounds: usize,
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// How many POSTs may be under way at once
-    #[arg(long, default_value_t = 200)]
+    /// How many controllers wait: more than POSTs can be under way, so that none misses
+    #[arg(long, default_value_t = 4000)]
+    controllers: usize,
+    /// How many POSTs may be under way at once; the peak is found with 50
+    #[arg(long, default_value_t = 1000)]
     supervisors: usize,
     /// The runs that come, as a multiple of the peak
     #[arg(long, default_value_t = 2.0)]
     load: f64,
     /// The limit of POSTs a second, as a share of the peak
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.5)]
     limit: f64,
 }
 
 /// Each round finds its own peak, because that of a busy machine moves.
 pub(crate) fn measure(subject: &Subject, options: &Options) -> anyhow::Result<()> {
-    let shape = Shape { supervisors: options.supervisors, ..Shape::usual(options.seconds) };
+    let Options { rounds, seconds, controllers, supervisors, .. } = *options;
+    let usual = Shape { controllers, ..Shape::usual(seconds) };
+    let crowded = Shape { supervisors, ..usual.clone() };
     let (mut kept, mut kept_limited, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..options.rounds {
-        let peak = load::dispatch(&Server::start(subject)?, &shape)?;
-        let offered = peak.rate * options.load;
-        let limit = peak.rate * options.limit;
+    for _ in 0..rounds {
+        let peak = load::dispatch(&Server::start(subject)?, &usual)?;
+        let (due, limit) = (peak.rate * options.load, peak.rate * options.limit);
         let limited = subject.clone().with(&["--max-post-rate".to_owned(), format!("{limit:.0}")]);
-        let without = load::open(&Server::start(subject)?, &shape, offered)?;
-        let with = load::open(&Server::start(&limited)?, &shape, offered)?;
-        let Figures { refused: told, .. } = &with;
+        let without = load::open(&Server::start(subject)?, &crowded, due)?;
+        let with = load::open(&Server::start(&limited)?, &crowded, due)?;
         crate::say(&format!(
-            "peak {:>6.0}/s   offered {offered:>6.0}/s: {:>6.0}/s started   with a limit of {limit:.0}/s: {:>6.0}/s \
-             started, {:.0}/s refused within p50 {:.0} µs, p99 {:.0} µs   misses {}\n",
+            "peak {:.0}/s, {due:.0}/s are due\n  no limit:      {}  limit {limit:>6.0}/s: {}  refused after p50 {:.0} µs, p99 \
+             {:.0} µs\n",
             peak.rate,
-            without.rate,
-            with.rate,
-            told.rate,
-            told.p50,
-            told.p99,
-            without.misses + with.misses,
+            without.line("all are taken"),
+            with.line("the surplus is refused"),
+            with.refused.p50,
+            with.refused.p99,
         ));
-        kept.push(without.rate / peak.rate);
-        kept_limited.push(with.rate / limit);
-        refused.push(told.p99);
+        kept.push(hits(&without, seconds) / peak.rate);
+        kept_limited.push(hits(&with, seconds) / limit);
+        refused.push(with.refused.p99);
     }
     crate::say(&format!(
-        "medians of {} rounds: {:.1} % of the peak, {:.1} % of the limit, refused within p99 {:.0} µs\n",
-        options.rounds,
+        "medians of {rounds} rounds: {:.1} % of the peak, {:.1} % of the limit, refused after p99 {:.0} µs\n",
         100.0 * load::middle(kept),
         100.0 * load::middle(kept_limited),
         load::middle(refused),
     ));
     Ok(())
+}
+
+/// Runs that were started, a second; all misses are taken off, also those before the counting began.
+fn hits(figures: &Figures, seconds: f64) -> f64 {
+    figures.rate - f64::from(u32::try_from(figures.misses).unwrap_or(u32::MAX)) / seconds
 }

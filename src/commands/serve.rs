@@ -25,8 +25,10 @@ pub(super) fn serve(
         let addresses = server.addresses()?;
         let limits = settings.limits(open_files);
         tracing::info!(?addresses, ?limits, threads = settings.threads(), "serving");
+        // Before the greeting: whoever reads it may send one.
+        let signals = signals(given)?;
         super::print(&greeting(&addresses, settings.tls_cert.is_some()));
-        server.run(signals(given)?).await
+        server.run(signals).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! Owns what settings must not say together, and the limits that follow from the machine.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -59,7 +60,32 @@ impl Settings {
         if let Some((flag, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
             return refuse(format!("--{flag} 0 would refuse everyone; it is at least 1"));
         }
+        self.check_addresses()?;
         self.check_access()
+    }
+
+    /// Each listener has an address of its own.
+    fn check_addresses(&self) -> Result<(), ConfigError> {
+        let covers = |one: IpAddr, other: IpAddr| {
+            one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+        };
+        let listeners = [
+            ("listen", Some(self.listen)),
+            ("dispatch-listen", self.dispatch_listen),
+            ("ops-listen", Some(self.ops_listen)),
+        ];
+        let given: Vec<_> = listeners.into_iter().filter_map(|(flag, at)| Some((flag, at?))).collect();
+        for (place, (flag, one)) in given.iter().enumerate() {
+            for (other_flag, other) in &given[place + 1..] {
+                let is_one_port = one.port() == other.port() && one.port() != 0;
+                if is_one_port && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip())) {
+                    return Err(ConfigError::Contradiction(format!(
+                        "--{flag} {one} and --{other_flag} {other} are one address; give each its own"
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Nothing that a stranger can reach may let everybody in.

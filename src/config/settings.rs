@@ -273,11 +273,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// A network, or one address.
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "not an IP address and a port, such as 127.0.0.1:7070".to_owned())
 }
 
+/// A network, or one address.
 fn net(text: &str) -> Result<IpNet, String> {
     let one = |address: IpAddr| IpNet::from(address);
     text.parse()

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::SystemTime;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use super::{listen, terms, tls};
 use crate::config::Settings;
@@ -28,17 +28,12 @@ pub fn rehearse(settings: &Settings) -> anyhow::Result<Rehearsal> {
         ("dispatch-listen", settings.dispatch_listen),
         ("ops-listen", Some(settings.ops_listen)),
     ];
-    let (mut bound, mut taken) = (Vec::new(), Vec::new());
+    let mut taken = Vec::new();
     for (flag, address) in listeners {
         let Some(address) = address else { continue };
         match listen::single(address, None) {
-            Ok(socket) => bound.push((flag, address.port(), socket)),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                if let Some((other, ..)) = bound.iter().find(|(_, port, _)| *port == address.port()) {
-                    bail!("--{other} and --{flag} {address} are one address: give each its own");
-                }
-                taken.push(format!("--{flag} {address}"));
-            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::AddrInUse => taken.push(format!("--{flag} {address}")),
             Err(error) => {
                 return Err(error).with_context(|| format!("--{flag} {address} cannot be bound"));
             }

@@ -72,10 +72,14 @@ pub(crate) struct Refused {
 impl Figures {
     /// A line for people.
     pub(crate) fn line(&self, name: &str) -> String {
-        let Self { rate, cpu, own_cpu, p50, p99, p999, misses, .. } = self;
+        let Self { rate, cpu, own_cpu, p50, p99, p999, misses, refused } = self;
+        let refused = match refused.rate {
+            0.0 => String::new(),
+            rate => format!("  refused {rate:.0}/s"),
+        };
         format!(
             "{name:<22} {rate:>7.0}/s  {cpu:>6.1} µs CPU each (load {own_cpu:.1})  p50 {p50:.0} µs  p99 {p99:.0} µs  \
-             p99.9 {p999:.0} µs  misses {misses}\n"
+             p99.9 {p999:.0} µs  misses {misses}{refused}\n"
         )
     }
 }

@@ -7,11 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
-use rustix::fs::Access;
+use rustix::fs::{Access, access};
 
 use super::{Query, Row};
 use crate::journal::{Dispatch, event};
@@ -51,7 +51,7 @@ pub(in crate::journal) struct File {
 
 impl File {
     pub(super) fn open(path: &Path, age: Duration, size: u64, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        check_folder(path)?;
+        check_place(path)?;
         let connection = Connection::open(path)?;
         prepare(&connection)?;
         let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -134,20 +134,29 @@ impl File {
     }
 }
 
-/// Looks whether a file could be opened here, and makes none.
+/// Looks whether a history could be kept here, and makes no file, not even for a moment.
 pub(in crate::journal) fn check(path: &Path) -> anyhow::Result<()> {
-    check_folder(path)?;
+    check_place(path)?;
     if path.exists() {
-        is_new(&Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?)?;
+        let name = path.to_str().context("its name is no text")?;
+        let name = name.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        // Any other way of reading makes files beside it, which would be the reader's and not the broker's.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        is_new(&Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)?)?;
     }
     Ok(())
 }
 
-/// SQLite says of a missing folder only that it is unable to open the file.
-fn check_folder(path: &Path) -> anyhow::Result<()> {
+/// SQLite itself says only that it is unable to open, or waits for ever.
+fn check_place(path: &Path) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
-        .with_context(|| format!("its folder {} is not there, or not writable", folder.display()))
+    access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .with_context(|| format!("its folder {} is not there, or not writable", folder.display()))?;
+    if path.exists() {
+        ensure!(path.is_file(), "it is no file");
+        access(path, Access::READ_OK | Access::WRITE_OK).context("it is not readable and writable")?;
+    }
+    Ok(())
 }
 
 /// Whether a file has nothing in it yet. It is refused if it is no history of this version.
