@@ -13,10 +13,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// How many controllers wait: more than POSTs can be under way, so that none misses
-    #[arg(long, default_value_t = 4000)]
-    controllers: usize,
-    /// How many POSTs may be under way at once; the peak is found with 50
     #[arg(long, default_value_t = 1000)]
+    controllers: usize,
+    /// How many POSTs may be under way at once; whoever posts waits for the answer, as real supervisors do
+    #[arg(long, default_value_t = 200)]
     supervisors: usize,
     /// The runs that come, as a multiple of the peak
     #[arg(long, default_value_t = 2.0)]
@@ -29,15 +29,14 @@ pub(crate) struct Options {
 /// Each round finds its own peak, because that of a busy machine moves.
 pub(crate) fn measure(subject: &Subject, options: &Options) -> anyhow::Result<()> {
     let Options { rounds, seconds, controllers, supervisors, .. } = *options;
-    let usual = Shape { controllers, ..Shape::usual(seconds) };
-    let crowded = Shape { supervisors, ..usual.clone() };
+    let shape = Shape { controllers, supervisors, ..Shape::usual(seconds) };
     let (mut kept, mut kept_limited, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let peak = load::dispatch(&Server::start(subject)?, &usual)?;
+        let peak = load::dispatch(&Server::start(subject)?, &shape)?;
         let (due, limit) = (peak.rate * options.load, peak.rate * options.limit);
         let limited = subject.clone().with(&["--max-post-rate".to_owned(), format!("{limit:.0}")]);
-        let without = load::open(&Server::start(subject)?, &crowded, due)?;
-        let with = load::open(&Server::start(&limited)?, &crowded, due)?;
+        let without = load::open(&Server::start(subject)?, &shape, due)?;
+        let with = load::open(&Server::start(&limited)?, &shape, due)?;
         crate::say(&format!(
             "peak {:.0}/s, {due:.0}/s are due\n  no limit:      {}  limit {limit:>6.0}/s: {}  refused after p50 {:.0} µs, p99 \
              {:.0} µs\n",

@@ -183,7 +183,6 @@ impl Problem {
         let status = StatusCode::TOO_MANY_REQUESTS;
         Self {
             extra: Some(("retry-after", "1")),
-            closes: true,
             is_miss: true,
             ..Self::new(status, "overloaded", "Too many runs at once", detail)
         }

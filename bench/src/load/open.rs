@@ -48,10 +48,17 @@ pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<
                     let answer = peer.answer().await?;
                     if answer.status == TOO_MANY {
                         tally.borrow_mut().refused(posted);
-                        continue;
+                    } else {
+                        let hit = memchr::memmem::find(answer.body, b"\"didWarmStart\":true").is_some();
+                        tally.borrow_mut().answered(hit, since);
                     }
-                    let hit = memchr::memmem::find(answer.body, b"\"didWarmStart\":true").is_some();
-                    tally.borrow_mut().answered(hit, since);
+                    if answer.closes {
+                        peer = Peer::connect(address).await?;
+                    }
+                    // What is due and not posted yet stays so: the answers to come are few.
+                    if tally.borrow().over {
+                        break;
+                    }
                 }
                 anyhow::Ok(())
             });
