@@ -64,11 +64,15 @@ async fn supervisor(
         renew(&mut requests[which], number_of(number, round));
         let begun = Instant::now();
         peer.send(&requests[which]).await?;
-        let hit = memchr::memmem::find(peer.answer().await?.body, success.as_bytes()).is_some();
-        let mut tally = tally.borrow_mut();
-        tally.answered(hit, begun);
-        if tally.over {
+        let answer = peer.answer().await?;
+        let hit = memchr::memmem::find(answer.body, success.as_bytes()).is_some();
+        let closes = answer.closes;
+        tally.borrow_mut().answered(hit, begun);
+        if tally.borrow().over {
             break;
+        }
+        if closes {
+            peer = Peer::connect(address).await?;
         }
     }
     Ok(())
