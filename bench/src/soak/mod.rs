@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// Processes that the controllers live in
     #[arg(long, default_value_t = 3)]
     fleets: u64,
-    /// What comes before is not fitted [default: 5 minutes, or a fifth of the whole if that is less]
+    /// What comes before is not fitted [default: 15 minutes, or a third of the whole if that is less]
     #[arg(long, value_parser = humantime::parse_duration)]
     warm_up: Option<Duration>,
     #[arg(long, default_value_t = 1)]
@@ -56,7 +56,8 @@ const TIMEOUT: u64 = 50_000;
 const RULES: Rules = Rules { budget: 2_000_000, margin: 1_500_000, timeout: TIMEOUT * 1000 };
 /// A run is judged when its POST has been over for so long, in microseconds.
 const RIPE: u64 = 5_000_000;
-const WARM_UP: Duration = Duration::from_secs(300);
+/// Memory is level then: what is remembered of runs after 3 minutes, the last pages of the allocator after 13.
+const WARM_UP: Duration = Duration::from_secs(900);
 
 /// A share, as `5%` or `0.05`.
 fn share(text: &str) -> Result<f64, String> {
@@ -130,7 +131,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         drop(fleets);
-        soak.sum_up(options.warm_up.unwrap_or(WARM_UP.min(options.length / 5)))
+        soak.sum_up(options.warm_up.unwrap_or(WARM_UP.min(options.length / 3)))
     })
 }
 
