@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use crate::server::container_limit;
+use crate::server::{BACKLOG, container_limit};
 
 /// What a held poll takes of the kernel's memory for its socket, in bytes (measured, Linux 6).
 const KERNEL_BYTES: u64 = 4900;
@@ -11,8 +11,6 @@ const KERNEL_BYTES: u64 = 4900;
 const BROKER_BYTES: u64 = 1024;
 /// What of a container's memory may be polls, in percent: at all of it the container is killed.
 const OF_A_CONTAINER: u64 = 70;
-/// After a restart every controller comes back at once; they wait in a queue of this length.
-const BACKLOG: u64 = 4096;
 
 /// Reads the settings and sums up. `waiters` is what the limits of the broker and its open files leave.
 pub(super) fn sum_up(open_files: u64, waiters: usize) -> String {
@@ -50,7 +48,7 @@ pub(super) fn sum_up(open_files: u64, waiters: usize) -> String {
 }
 
 fn for_restarts(value: Option<u64>, what: &str) -> String {
-    if value.is_some_and(|value| value < BACKLOG) {
+    if value.is_some_and(|value| value < u64::from(BACKLOG)) {
         format!("{what}: too few after\n{:<39} a restart; raise it to {BACKLOG} at least", "")
     } else {
         what.to_owned()
@@ -73,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_is_too_low_for_restarts_is_said_within_80_columns() {
-        assert_eq!(for_restarts(Some(BACKLOG), "connections to accept"), "connections to accept");
+        assert_eq!(for_restarts(Some(BACKLOG.into()), "connections to accept"), "connections to accept");
         let said = for_restarts(Some(128), "connections to accept");
         assert!(said.contains("raise it to 4096"), "{said}");
         // The name and the value stand before it.

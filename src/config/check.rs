@@ -1,6 +1,6 @@
 //! Owns what settings must not say together, and the limits that follow from the machine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -69,12 +69,7 @@ impl Settings {
         let covers = |one: IpAddr, other: IpAddr| {
             one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
         };
-        let listeners = [
-            ("listen", Some(self.listen)),
-            ("dispatch-listen", self.dispatch_listen),
-            ("ops-listen", Some(self.ops_listen)),
-        ];
-        let given: Vec<_> = listeners.into_iter().filter_map(|(flag, at)| Some((flag, at?))).collect();
+        let given: Vec<_> = self.listeners().collect();
         for (place, (flag, one)) in given.iter().enumerate() {
             for (other_flag, other) in &given[place + 1..] {
                 let is_one_port = one.port() == other.port() && one.port() != 0;
@@ -154,6 +149,12 @@ impl Settings {
             ("drain-window", self.drain_window, between(0, 3600)),
             ("history-age", self.history_age, between(60_000, 3650 * 86_400)),
         ]
+    }
+
+    /// Every address that is listened on, with its flag.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let dispatch = self.dispatch_listen.map(|address| ("dispatch-listen", address));
+        [Some(("listen", self.listen)), dispatch, Some(("ops-listen", self.ops_listen))].into_iter().flatten()
     }
 
     /// The limits of the core, given how many files the process may open.

@@ -69,8 +69,11 @@ pub fn check(plan: &Plan) -> anyhow::Result<()> {
     if let Some(path) = &plan.history {
         history::file::check(path).with_context(|| cannot_be_used(path))?;
     }
-    plan.otlp.as_deref().map(trace::Tracer::to).transpose().context("--otlp cannot be used")?;
-    Ok(())
+    tracer(plan).map(drop)
+}
+
+fn tracer(plan: &Plan) -> anyhow::Result<Option<trace::Tracer>> {
+    plan.otlp.as_deref().map(trace::Tracer::to).transpose().context("--otlp cannot be used")
 }
 
 fn cannot_be_used(history: &Path) -> String {
@@ -85,8 +88,7 @@ impl Journal {
             Some(path) => History::in_file(path, plan.history_age, plan.history_size, metrics.clone())
                 .with_context(|| cannot_be_used(path))?,
         });
-        let tracer =
-            plan.otlp.as_deref().map(trace::Tracer::to).transpose().context("--otlp cannot be used")?;
+        let tracer = tracer(plan)?;
         let (sender, events) = sync_channel(QUEUE);
         let ring = Arc::new(Ring::new());
         let reading = Arc::new(AtomicU32::new(0));

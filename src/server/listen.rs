@@ -8,8 +8,8 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use crate::metrics::Listener;
 
-/// After a restart every controller comes back at once.
-const BACKLOG: i32 = 4096;
+/// After a restart every controller comes back at once, and waits in a queue of this length.
+pub const BACKLOG: u16 = 4096;
 
 /// A controller whose machine died silently is found while it is held: asked after this time without a word,
 const IDLE: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.set_reuse_port(shared)?;
     set_options(&socket)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     Ok(socket.into())
 }
 

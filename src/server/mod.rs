@@ -35,6 +35,7 @@ use crate::metrics::{Listener, Metrics};
 use accept::{Entrance, Worker};
 use door::{Door, Room};
 pub use inherit::{Adopted, Inherited};
+pub use listen::BACKLOG;
 use listen::Group;
 pub use memory::container_limit;
 use ops::Desk;

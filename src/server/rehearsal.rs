@@ -23,14 +23,8 @@ pub fn rehearse(settings: &Settings) -> anyhow::Result<Rehearsal> {
     terms::terms(settings)?;
     let certified = tls::read(settings)?;
     journal::check(&settings.into())?;
-    let listeners = [
-        ("listen", Some(settings.listen)),
-        ("dispatch-listen", settings.dispatch_listen),
-        ("ops-listen", Some(settings.ops_listen)),
-    ];
     let mut taken = Vec::new();
-    for (flag, address) in listeners {
-        let Some(address) = address else { continue };
+    for (flag, address) in settings.listeners() {
         match listen::single(address, None) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::AddrInUse => taken.push(format!("--{flag} {address}")),
