@@ -12,7 +12,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use thiserror::Error;
 
-pub use settings::{CAN_PROVE, LogFormat, PickOrder, ProofLevel, Settings};
+pub use settings::{CAN_PROVE, LogFormat, MessageCheck, PickOrder, ProofLevel, Settings};
 pub use show::{default_toml, environment, values};
 
 /// Why the settings were refused.
@@ -109,7 +109,7 @@ pub fn blamed_variable(command: &Command, error: &clap::Error, arguments: &[OsSt
 }
 
 /// Settings that are read again when the broker is told to; all others need a restart.
-const READ_AGAIN: [&str; 19] = [
+const READ_AGAIN: &[&str] = &[
     "connection-timeout",
     "keepalive",
     "dispatch-budget",
@@ -129,6 +129,7 @@ const READ_AGAIN: [&str; 19] = [
     "tls-client-ca",
     "max-posts",
     "max-post-rate",
+    "message-check",
 ];
 
 /// The settings that differ and cannot change while the broker runs.

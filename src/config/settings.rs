@@ -157,6 +157,10 @@ pub struct Settings {
         default_value = "60s", value_parser = humantime::parse_duration)]
     pub remember_runs: Duration,
 
+    /// What of a Trigger.dev message is checked before a controller is claimed
+    #[arg(long, global = true, hide_env = true, help_heading = DISPATCH, value_name = "CHECK", env = "PILOTLIGHT_MESSAGE_CHECK", default_value = "strict")]
+    pub message_check: MessageCheck,
+
     /// The largest accepted run; over it a POST is answered with 413
     #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "SIZE", env = "PILOTLIGHT_BODY_LIMIT", default_value = "4MiB")]
     pub body_limit: bytesize::ByteSize,
@@ -244,6 +248,15 @@ impl From<ProofLevel> for Proof {
             ProofLevel::Received => Self::Received,
         }
     }
+}
+
+/// What of a Trigger.dev message is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MessageCheck {
+    /// All that the client's schema checks: what it would refuse reaches no controller.
+    Strict,
+    /// The same, but enumerations may have words that the schema does not know, as those of a newer platform.
+    Shape,
 }
 
 /// Which waiter is matched first.

@@ -28,6 +28,7 @@ use ipnet::IpNet;
 
 use crate::auth::Access;
 use crate::broker::{Accepts, Key, Machine, Miss};
+use crate::config::MessageCheck;
 use crate::exchange::Repeats;
 use crate::journal::{Journal, Parent};
 use crate::metrics::{Denied, DispatchOutcome, Listener, Metrics, Proof, Route};
@@ -80,6 +81,8 @@ pub struct Terms {
     pub proxies: Vec<IpNet>,
     /// A run posted again within this time is answered like the first time; zero makes every POST a run of its own.
     pub remember_runs: Duration,
+    /// What of a Trigger.dev message is checked.
+    pub message_check: MessageCheck,
     /// So many POSTs may be under way.
     pub max_posts: usize,
     /// So many POSTs may come in a second, if that has a limit.

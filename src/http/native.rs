@@ -242,7 +242,7 @@ impl Offered<'_> {
         let order = Order {
             key: terms.key.as_ref(),
             // A stock controller in the pool would exit on anything but its message.
-            is_message: Message::parse(&payload).is_ok(),
+            is_message: Message::parse(&payload, front.terms().message_check).is_some(),
             run: Arc::new(Run { id: terms.run.clone(), content_type: terms.content_type.clone(), payload }),
             named,
             since,

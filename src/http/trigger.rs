@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use hyper::StatusCode;
 use super::body::{self, Source};
 use super::dispatch::{Count, Identity, Named, Order, Outcome, dispatch as deliver};
 use super::head::Head;
-use super::message::Message;
+use super::message::{Message, MessageError};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{Answer, From, Front, Wait, wire};
@@ -149,7 +150,8 @@ async fn dispatch_body(
     trace: Option<Parent>,
     count: &mut Count<'_>,
 ) -> Result<Outcome, Problem> {
-    let (payload, message) = Message::in_body(body).map_err(Problem::bad_body)?;
+    let (payload, message) =
+        Message::in_body(body, front.terms().message_check).map_err(|error| refused(front, &error))?;
     front.metrics.payload(payload.len());
     let Some(key) = message.key() else {
         return Ok(Outcome::without_offers(0, Err(Miss::NoDeployment)));
@@ -179,6 +181,24 @@ async fn dispatch_body(
     let outcome = deliver(front, order).await;
     tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");
     Ok(outcome)
+}
+
+/// Counts a message that would end a stock controller. A platform that is newer than the broker sends nothing else, and
+/// its supervisors start every run cold without a word: so it is a line of the log, once for each field.
+fn refused(front: &Front, error: &MessageError) -> Problem {
+    static SAID: AtomicU32 = AtomicU32::new(0);
+    let field = error.field();
+    front.metrics.message_refused(field);
+    let bit = 1 << field as u32;
+    if SAID.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+        tracing::warn!(
+            field = field.text(),
+            why = %error,
+            "a message was refused, and its run starts cold; this line comes once for each field, \
+             pilotlight_messages_refused_total counts them all"
+        );
+    }
+    Problem::bad_body(error)
 }
 
 fn answer(outcome: &Outcome) -> Reply {

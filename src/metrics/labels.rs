@@ -57,6 +57,8 @@ macro_rules! label {
     };
 }
 
+pub(super) use label;
+
 label! {
     /// How a held poll ended.
     End {

@@ -1,6 +1,7 @@
 //! Owns every metric's name, labels and buckets. Metrics watch; they never steer.
 
 mod labels;
+mod message_field;
 mod process;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,7 @@ pub use labels::{
     CodeClass, Denied, DispatchKind, DispatchOutcome, End, Label, Listener, Proof, Rejected, Reload, Route,
     Tls, Verdict,
 };
+pub use message_field::MessageField;
 use process::Process;
 
 const DISPATCH_BUCKETS: [f64; 16] = [
@@ -46,6 +48,7 @@ pub struct Metrics {
     redeliveries: IntCounter,
     payload_bytes: Histogram,
     requests: Family<IntCounter, (Route, CodeClass)>,
+    messages_refused: Family<IntCounter, MessageField>,
     denied: Family<IntCounter, Denied>,
     reloads: Family<IntCounter, Reload>,
     certificate_expiry: IntGaugeVec,
@@ -93,6 +96,11 @@ impl Metrics {
                 .counter("redeliveries_total", "Offers made after an unproven one of the same run.")?,
             payload_bytes: make.histogram("payload_bytes", "Size of the runs posted.", &BYTES_BUCKETS)?,
             requests: make.counters(&["route", "code_class"], "http_requests_total", "Requests answered.")?,
+            messages_refused: make.counters(
+                &["field"],
+                "messages_refused_total",
+                "Messages refused, by the field that a stock controller would not take.",
+            )?,
             denied: make.counters(&["reason"], "auth_failures_total", "Requests of somebody not let in.")?,
             reloads: make.counters(
                 &["result"],
@@ -177,6 +185,11 @@ impl Metrics {
         let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let metric = self.certificate_expiry.with_label_values(&[listener.text()]);
         metric.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// A message was refused for this field.
+    pub fn message_refused(&self, field: MessageField) {
+        self.messages_refused.of(field).inc();
     }
 
     /// Somebody was not let in.

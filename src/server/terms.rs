@@ -28,6 +28,7 @@ pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
         proof_timeout: settings.proof_timeout,
         proxies: settings.behind_proxy.clone(),
         remember_runs: settings.remember_runs,
+        message_check: settings.message_check,
         max_posts: settings.max_posts,
         max_post_rate: settings.max_post_rate,
         access: Access::open(&plan).context("nobody can be let in")?,

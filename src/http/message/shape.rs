@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 /// The range of JavaScript's dates, in milliseconds from 1970.
 const MAX_DATE_MILLIS: f64 = 8.64e15;
@@ -113,37 +113,66 @@ impl<'de> Deserialize<'de> for Anything {
     }
 }
 
-/// Makes a type that is one of a few texts. (A serde enum would also take `{"TEXT":null}`.)
+/// Makes a type that is a text, and knows whether it is one of a few. (A serde enum would also take `{"TEXT":null}`.)
 macro_rules! words {
     ($name:ident: $($word:literal),+) => {
         #[derive(Debug)]
-        struct $name;
+        pub(super) struct $name {
+            is_known: bool,
+        }
+
+        impl $name {
+            const WORDS: &[&str] = &[$($word),+];
+        }
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                const WORDS: &[&str] = &[$($word),+];
-                $crate::http::message::shape::one_of(WORDS, deserializer).map(|()| Self)
+                shape::one_of(Self::WORDS, deserializer).map(|is_known| Self { is_known })
             }
         }
     };
 }
-pub(super) use words;
+pub(super) use {deserialize, words};
 
+/// Reads a text; true if it is one of these words.
 pub(super) fn one_of<'de, D: Deserializer<'de>>(
     words: &'static [&'static str],
     deserializer: D,
-) -> Result<(), D::Error> {
+) -> Result<bool, D::Error> {
     struct OneOf(&'static [&'static str]);
     impl Visitor<'_> for OneOf {
-        type Value = ();
+        type Value = bool;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "one of {:?}", self.0)
         }
-        fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-            if self.0.contains(&text) { Ok(()) } else { Err(E::unknown_variant("another text", self.0)) }
+        fn visit_str<E: Error>(self, text: &str) -> Result<bool, E> {
+            Ok(self.0.contains(&text))
         }
     }
     deserializer.deserialize_str(OneOf(words))
+}
+
+/// Reads a text that must be this one.
+pub(super) fn literal<'de, D: Deserializer<'de>>(
+    text: &'static str,
+    deserializer: D,
+) -> Result<(), D::Error> {
+    struct Literal(&'static str);
+    impl Visitor<'_> for Literal {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{:?}", self.0)
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+            // The text itself is a part of somebody's payload.
+            if text == self.0 {
+                Ok(())
+            } else {
+                Err(E::invalid_value(Unexpected::Other("another text"), &self))
+            }
+        }
+    }
+    deserializer.deserialize_str(Literal(text))
 }
 
 /// For a field that may be absent but not `null`.

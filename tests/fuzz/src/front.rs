@@ -10,6 +10,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 use pilotlight::auth::{Access, Plan};
 use pilotlight::broker::{Limits, Pick};
+use pilotlight::config::MessageCheck;
 use pilotlight::exchange::Exchange;
 use pilotlight::http::fuzz::{Listed, Told, answer};
 use pilotlight::http::{Front, Reply, Terms};
@@ -82,6 +83,7 @@ fn front(access: Access, proxies: Vec<ipnet::IpNet>) -> Arc<Front> {
         proof: Proof::Written,
         proof_timeout: Duration::from_millis(250),
         proxies,
+        message_check: MessageCheck::Strict,
         max_posts: 1000,
         max_post_rate: None,
         access,

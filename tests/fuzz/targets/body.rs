@@ -3,13 +3,29 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pilotlight::config::MessageCheck;
 use pilotlight::http::Message;
 use pilotlight_fuzz::json::{self, Node};
 use serde::Deserialize;
 use serde_json::{Deserializer, Value};
 
 fuzz_target!(|input: &[u8]| {
-    let Ok((relayed, message)) = Message::in_body(input) else { return };
+    // Whatever passes the strict check passes the other, and is read alike.
+    let (strict, shape) = (Message::in_body(input, MessageCheck::Strict), Message::in_body(input, MessageCheck::Shape));
+    if let Ok((_, strict)) = &strict {
+        let (_, shape) = shape.as_ref().expect("refused by the shape alone");
+        assert_eq!((shape.run(), shape.key()), (strict.run(), strict.key()));
+    }
+    for (read, check) in [(strict, MessageCheck::Strict), (shape, MessageCheck::Shape)] {
+        match read {
+            Ok((relayed, message)) => check_read(input, relayed, &message, check),
+            // The words of a refusal are the schema's, whatever was posted.
+            Err(error) => assert!(error.to_string().len() < 512, "{error}"),
+        }
+    }
+});
+
+fn check_read(input: &[u8], relayed: &str, message: &Message<'_>, check: MessageCheck) {
     let text = std::str::from_utf8(input).expect("accepted, but no UTF-8");
     check_serde(text);
     let body = json::parse(text).expect("accepted, but no JSON");
@@ -17,11 +33,11 @@ fuzz_target!(|input: &[u8]| {
     let found = body.only("dequeuedMessage").expect("accepted without one message");
     let begin = relayed.as_ptr() as usize - text.as_ptr() as usize;
     assert_eq!(begin..begin + relayed.len(), found.at, "other bytes are relayed than stand there");
-    check_message(found, &message);
-    let alone = Message::parse(relayed.as_bytes()).expect("the message is one by itself, too");
+    check_message(found, message);
+    let alone = Message::parse(relayed.as_bytes(), check).expect("the message is one by itself, too");
     assert_eq!((alone.run(), alone.key()), (message.run(), message.key()));
-    check_general(text, relayed, &message);
-});
+    check_general(text, relayed, message, check);
+}
 
 /// serde's own value agrees, unless a number or half a surrogate pair has no room in it.
 fn check_serde(text: &str) {
@@ -55,10 +71,10 @@ fn check_message(node: &Node, message: &Message<'_>) {
 }
 
 /// Both ways to read a body agree: another member in it changes nothing.
-fn check_general(text: &str, relayed: &str, message: &Message<'_>) {
+fn check_general(text: &str, relayed: &str, message: &Message<'_>, check: MessageCheck) {
     let (before, after) = text.split_once('{').expect("an object");
     let longer = format!("{before}{{\"another member\":[0],{after}");
-    let (other, general) = Message::in_body(longer.as_bytes()).expect("the general way reads it, too");
+    let (other, general) = Message::in_body(longer.as_bytes(), check).expect("the general way reads it, too");
     assert_eq!(other, relayed);
     assert_eq!((general.run(), general.key()), (message.run(), message.key()));
 }
