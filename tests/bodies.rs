@@ -506,7 +506,7 @@ async fn a_body_that_would_be_refused_is_not_asked_for() {
         ("415 encoded-body, closed", expecting("content-length: 5\r\ncontent-encoding: gzip")),
         ("415 encoded-body, closed", native("content-length: 5\r\ncontent-encoding: gzip")),
         (
-            "405 method-not-allowed [GET], closed",
+            "405 method-not-allowed [GET, HEAD], closed",
             b"POST /connect HTTP/1.1\r\nhost: b\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n"
                 .to_vec(),
         ),

@@ -153,13 +153,13 @@ async fn a_head_that_parsers_read_differently_is_refused() {
 async fn methods_that_are_not_there_are_refused_and_the_right_ones_named() {
     let pools = "/v1/pools/a/1/1/1";
     let mut rows = Vec::new();
-    for method in ["BREW", "get", "Post", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "HEAD", "X-Y!z"] {
-        rows.push(("405 [GET, POST], open", request(&format!("{method} /warm-start"))));
-        rows.push(("405 [GET, POST], open", request(&format!("{method} {pools}"))));
-        rows.push(("405 [GET], open", request(&format!("{method} /connect"))));
+    for method in ["BREW", "get", "Post", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "head", "X-Y!z"] {
+        rows.push(("405 [GET, HEAD, POST], open", request(&format!("{method} /warm-start"))));
+        rows.push(("405 [GET, HEAD, POST], open", request(&format!("{method} {pools}"))));
+        rows.push(("405 [GET, HEAD], open", request(&format!("{method} /connect"))));
     }
-    rows.push(("405 method-not-allowed [GET], open", post("/connect", "{}").into()));
-    rows.push(("405 method-not-allowed [GET, POST], open", request("PRI /warm-start")));
+    rows.push(("405 method-not-allowed [GET, HEAD], open", post("/connect", "{}").into()));
+    rows.push(("405 method-not-allowed [GET, HEAD, POST], open", request("PRI /warm-start")));
     rows.push(("400, closed", request(&format!("{} /connect", "M".repeat(40) + "("))));
     check(rows).await;
 }
@@ -362,7 +362,7 @@ async fn a_gets_body_is_never_the_next_request() {
         ("400 bad-key", get("/warm-start", &next)),
         ("400 bad-key", get("/v1/pools/a/1/x/1", &next)),
         (
-            "405 [GET]",
+            "405 [GET, HEAD]",
             [b"PUT /connect HTTP/1.1\r\nhost: b\r\ncontent-length: 4\r\n\r\n", &next[..4]].concat(),
         ),
     ])
@@ -544,9 +544,9 @@ async fn a_coding_other_than_chunked_once_is_refused() {
 #[tokio::test]
 async fn methods_without_a_path_are_refused_as_methods() {
     check(vec![
-        ("405 [GET, POST]", request("CONNECT broker:7070")),
-        ("405 [GET, POST]", request("CONNECT 10.0.0.1:443")),
-        ("405 [GET, POST]", request("OPTIONS *")),
+        ("405 [GET, HEAD, POST]", request("CONNECT broker:7070")),
+        ("405 [GET, HEAD, POST]", request("CONNECT 10.0.0.1:443")),
+        ("405 [GET, HEAD, POST]", request("OPTIONS *")),
     ])
     .await;
 }

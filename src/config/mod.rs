@@ -118,6 +118,7 @@ const READ_AGAIN: &[&str] = &[
     "proof",
     "proof-timeout",
     "behind-proxy",
+    "public-livez",
     "token-secret-file",
     "require-token",
     "dispatch-token-file",

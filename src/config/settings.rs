@@ -53,6 +53,10 @@ pub struct Settings {
     )]
     pub ops_listen: SocketAddr,
 
+    /// Answer `GET /livez` on the public listeners, too, for load balancers' checks
+    #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, env = "PILOTLIGHT_PUBLIC_LIVEZ")]
+    pub public_livez: bool,
+
     /// Proxies in between: what they forward is believed, and a receipt is only theirs (proof is `hop`)
     #[arg(
         long,

@@ -7,8 +7,10 @@ mod from;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod head;
+mod health;
 mod message;
 mod native;
+mod page;
 mod pressure;
 mod problem;
 mod quick;
@@ -87,6 +89,8 @@ pub struct Terms {
     pub max_posts: usize,
     /// So many POSTs may come in a second, if that has a limit.
     pub max_post_rate: Option<u32>,
+    /// Whether health is told on the public listeners, too.
+    pub public_livez: bool,
     /// Who may do what.
     pub access: Access,
 }
@@ -206,13 +210,16 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
         return (Route::Other, Some(Problem::target_too_long().into()));
     }
     if head.is_of_a_page() {
-        return (Route::Other, Some(Problem::browser().into()));
+        return (Route::Other, Some(Answer::Reply(page::refuse(head, Problem::browser()))));
     }
     let both = match (polls, dispatches) {
-        (true, true) => "GET, POST",
-        (true, false) => "GET",
+        (true, true) => "GET, HEAD, POST",
+        (true, false) => "GET, HEAD",
         (false, _) => "POST",
     };
+    if let Some((route, answer)) = health::check(front, polls, both, head) {
+        return (route, Some(answer));
+    }
     let terms = front.terms();
     let from = || From::read(&terms.proxies, peer, head.fields);
     let wait = |answer: fn(&Front, From, &Head<'_>) -> Answer| {
@@ -231,10 +238,10 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
         (&Method::GET, "/connect") if polls => (Route::Connect, Some(wait(trigger::connect))),
         (&Method::GET, _) if native && polls => (Route::NativePoll, Some(wait(native::poll))),
         (&Method::POST, _) if native && dispatches => (Route::NativeDispatch, refuse()),
-        (_, "/connect") if polls => wrong(Problem::method_not_allowed("GET")),
+        (_, "/connect") if polls => wrong(Problem::method_not_allowed("GET, HEAD")),
         (&Method::CONNECT, _) | (_, "*" | "/warm-start") => wrong(Problem::method_not_allowed(both)),
         _ if native => wrong(Problem::method_not_allowed(both)),
-        _ => wrong(Problem::no_such_route()),
+        _ => (Route::Other, Some(Answer::Reply(page::refuse(head, Problem::no_such_route())))),
     }
 }
 

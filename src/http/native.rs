@@ -94,7 +94,7 @@ fn proof(value: &str) -> Result<Proof, Problem> {
 }
 
 /// The key that a path names: four segments, each percent-encoded.
-fn key(path: &str) -> Result<Key, Problem> {
+pub(super) fn key(path: &str) -> Result<Key, Problem> {
     let segments: Vec<&str> = path.strip_prefix(PREFIX).unwrap_or_default().split('/').collect();
     let [deployment, version, cpu, memory] = segments[..] else {
         return Err(Problem::bad_key("The path", "is not /v1/pools/{deployment}/{version}/{cpu}/{memory}"));

@@ -30,7 +30,8 @@ impl Problem {
 
     pub(crate) fn no_such_route() -> Self {
         let detail = "This listener serves GET /connect, GET and POST /warm-start, and GET and POST \
-                      /v1/pools/{deployment}/{version}/{cpu}/{memory}; POSTs may have a listener of their own.";
+                      /v1/pools/{deployment}/{version}/{cpu}/{memory}; POSTs may have a listener of their own. The console, \
+                      /metrics and /readyz are on the ops listener (--ops-listen).";
         Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
     }
 
@@ -103,7 +104,7 @@ impl Problem {
 
     pub(super) fn browser() -> Self {
         let detail = "A browser sent this for a page. Controllers and supervisors are no pages, and send neither Origin nor \
-                      Sec-Fetch-Site.";
+                      Sec-Fetch-Site. The console is on the ops listener (--ops-listen), by default http://127.0.0.1:7071/.";
         Self::new(StatusCode::FORBIDDEN, "foreign-page", "Pages may not do this", detail)
     }
 

@@ -31,6 +31,11 @@ impl Reply {
         Self { status, content_type, body: body.into(), extra: None, closes: false, is_bare: false }
     }
 
+    /// It is well, and there is nothing to say.
+    pub(super) fn empty() -> Self {
+        Self::new(StatusCode::OK, "text/plain; charset=utf-8", "")
+    }
+
     pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
         Self::new(status, "application/json", body)
     }
@@ -41,14 +46,19 @@ impl Reply {
         out.extend_from_slice(self.status.as_str().as_bytes());
         out.extend_from_slice(b" ");
         out.extend_from_slice(self.status.canonical_reason().unwrap_or_default().as_bytes());
-        field(out, "content-type", self.content_type.as_bytes());
+        if !self.body.is_empty() {
+            field(out, "content-type", self.content_type.as_bytes());
+        }
         if let Some((name, value)) = self.extra {
             field(out, name, value.as_bytes());
         }
         if self.closes {
             field(out, "connection", b"close");
         }
-        field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
+        // To HEAD the length is that of GET's answer; where GET is held, nobody knows it.
+        if !(self.is_bare && self.body.is_empty()) {
+            field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
+        }
         out.extend_from_slice(b"\r\ndate: ");
         date(out);
         out.extend_from_slice(b"\r\n\r\n");

@@ -50,13 +50,18 @@ fn goodbye(farewell: Farewell) -> Goodbye {
 
 /// `GET /connect`: how to wait.
 pub(super) fn connect(front: &Front, _: From, _: &Head<'_>) -> Answer {
+    Answer::Reply(times(front))
+}
+
+/// How long to wait, and for how long to go on.
+pub(super) fn times(front: &Front) -> Reply {
     let terms = front.terms();
     let body = format!(
         r#"{{"connectionTimeoutMs":{},"keepaliveMs":{}}}"#,
         terms.connection_timeout.as_millis(),
         terms.keepalive.as_millis()
     );
-    Answer::Reply(Reply::json(StatusCode::OK, body))
+    Reply::json(StatusCode::OK, body)
 }
 
 /// `GET /warm-start`: a controller waits.

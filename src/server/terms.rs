@@ -31,6 +31,7 @@ pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
         message_check: settings.message_check,
         max_posts: settings.max_posts,
         max_post_rate: settings.max_post_rate,
+        public_livez: settings.public_livez,
         access: Access::open(&plan).context("nobody can be let in")?,
     })
 }

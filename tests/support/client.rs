@@ -81,19 +81,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .expect("an answer")
     }
 
+    /// The next answer to a HEAD, which has no body whatever it announces.
+    pub async fn bare_answer(&mut self) -> Answer {
+        let answer = tokio::time::timeout(PATIENCE, self.try_head()).await.expect("an answer in time");
+        answer.expect("an answer")
+    }
+
     /// The next answer, or none if the connection ended without one.
     pub async fn try_answer(&mut self) -> Option<Answer> {
-        let end = loop {
-            if let Some(at) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if !self.more().await {
-                assert!(self.read.is_empty(), "cut off: {:?}", String::from_utf8_lossy(&self.read));
-                return None;
-            }
-        };
-        let head = String::from_utf8(self.read.drain(..end).collect()).unwrap();
-        let mut answer = Answer { status: head[9..12].parse().unwrap(), head, body: Vec::new() };
+        let mut answer = self.try_head().await?;
         let length = match answer.header("content-length") {
             Some(length) => length.parse().unwrap(),
             None if answer.status == 204 => 0,
@@ -108,6 +104,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             let _ = self.stream.shutdown().await;
         }
         Some(answer)
+    }
+
+    async fn try_head(&mut self) -> Option<Answer> {
+        let end = loop {
+            if let Some(at) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.more().await {
+                assert!(self.read.is_empty(), "cut off: {:?}", String::from_utf8_lossy(&self.read));
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.read.drain(..end).collect()).unwrap();
+        Some(Answer { status: head[9..12].parse().unwrap(), head, body: Vec::new() })
     }
 
     /// Whether the broker closes the connection without sending anything.

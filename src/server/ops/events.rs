@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::{Body, Frame};
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response};
@@ -37,11 +38,20 @@ pub(super) fn follow<B>(front: &Front, request: &Request<B>) -> Result<(Response
     let reader = Arc::new(reader);
     // What comes first says how soon to come back, and that the stream is open.
     let hello = Box::pin(async { Bytes::from_static(b"retry: 1000\n\n") });
-    let mut response = Response::new(Events { reader, next: hello });
+    Ok((described(Events { reader, next: hello }), watch))
+}
+
+/// What is said of the stream to whoever asks for its head only: nobody follows it.
+pub(super) fn head() -> Response<Full<Bytes>> {
+    described(Full::default())
+}
+
+fn described<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok((response, watch))
+    response
 }
 
 /// The kinds that a reader names in `?kinds=`; without it, all of them.

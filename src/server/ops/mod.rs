@@ -81,7 +81,11 @@ async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<W
     if let Err(problem) = guard::admit(desk, &request) {
         return Response::from(Reply::from(problem)).map(Either::Left);
     }
-    let reply = match (request.method(), request.uri().path()) {
+    // hyper leaves out the body of an answer to HEAD, and announces it all the same.
+    let is_head = request.method() == Method::HEAD;
+    let method = if is_head { &Method::GET } else { request.method() };
+    let reply = match (method, request.uri().path()) {
+        (&Method::GET, "/events") if is_head => return events::head().map(Either::Left),
         (&Method::GET, "/events") => match events::follow(front, &request) {
             Ok((response, new)) => {
                 *watch.lock() = Some(new);
@@ -105,7 +109,7 @@ async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<W
         (&Method::POST, "/retire") => pools::retire(front, query),
         (&Method::POST, "/drain") => Ok(pools::drain(front)),
         (_, "/retire" | "/drain") => Err(Problem::method_not_allowed("POST")),
-        (_, path) if is_read_only(path) => Err(Problem::method_not_allowed("GET")),
+        (_, path) if is_read_only(path) => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(Problem::no_such_ops_route()),
     };
     Response::from(reply.unwrap_or_else(Reply::from)).map(Either::Left)

@@ -84,6 +84,7 @@ fn front(access: Access, proxies: Vec<ipnet::IpNet>) -> Arc<Front> {
         proof_timeout: Duration::from_millis(250),
         proxies,
         message_check: MessageCheck::Strict,
+        public_livez: true,
         max_posts: 1000,
         max_post_rate: None,
         access,
@@ -126,7 +127,8 @@ impl Asked {
 /// What must be the same whenever the same is asked: a run without a name is given one at random.
 fn shown(told: &Told) -> String {
     let Told::Reply(reply) = told else { return format!("{told:?}") };
-    let mut body: serde_json::Value = serde_json::from_slice(&reply.body).expect("every answer is JSON");
+    let mut body: serde_json::Value = serde_json::from_slice(&reply.body)
+        .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into_owned().into());
     if let Some(run) = body.get_mut("run")
         && run.as_str().is_some_and(|run| run.starts_with("run_"))
     {
