@@ -170,6 +170,65 @@ async fn an_address_that_is_not_listed_is_not_let_in() {
     assert!(stranger.is_closed_silently().await);
 }
 
+/// Whatever a known proxy writes, its client is either read or nobody, and never the proxy itself, which may be listed.
+#[tokio::test]
+async fn a_proxys_client_that_cannot_be_read_is_let_in_nowhere() {
+    let listed = "192.0.2.0/24,127.0.0.1,2001:db8::/32";
+    let arguments =
+        ["--allow-poll", listed, "--allow-dispatch", listed, "--behind-proxy", "::ffff:127.0.0.0/104"];
+    let broker = Broker::start(&arguments);
+    let pool = Pool::small("d1");
+    let refused = async |reason: &str| {
+        broker.metric(&format!("pilotlight_auth_failures_total{{reason=\"{reason}\"}}")).await
+    };
+    for (fields, reason) in [
+        ("x-forwarded-for: 203.0.113.9:51008", "address"),
+        ("x-forwarded-for: 192.0.2.9, [2001:db9::1]:443", "address"),
+        ("forwarded: for=192.0.2.9, for=\"203.0.113.9:80\"", "address"),
+        ("x-forwarded-for: unknown", "no_address"),
+        ("x-forwarded-for: ", "no_address"),
+        ("x-forwarded-for: 192.0.2.9,", "no_address"),
+        ("x-forwarded-for: 192.0.2.9\r\nx-forwarded-for: -", "no_address"),
+        ("x-forwarded-for: 192.0.2.9:443:443", "no_address"),
+        ("forwarded: for=_hidden", "no_address"),
+        ("forwarded: proto=https", "no_address"),
+        ("forwarded: for=\"192.0.2.9", "no_address"),
+        ("forwarded: for=192.0.2.9\r\nx-forwarded-for: 203.0.113.9", "no_address"),
+        ("x-real-ip: 192.0.2.9", "no_address"),
+        ("x-forwarded-proto: https", "no_address"),
+    ] {
+        let before = refused(reason).await;
+        let mut stranger = broker.client().await;
+        stranger.send(pool.poll("one").replace("accept:", &format!("{fields}\r\naccept:"))).await;
+        assert!(stranger.is_closed_silently().await, "{fields}");
+        let answer = post_with(&broker, &pool, &format!("\r\n{fields}")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (403, reason), "{fields}");
+        assert_eq!(refused(reason).await, before + 2, "{fields}");
+    }
+    for (fields, origin) in [
+        ("x-forwarded-for: 203.0.113.9, 192.0.2.9:51008", "192.0.2.9"),
+        ("x-forwarded-for: \"[::ffff:c000:209]:443\"", "192.0.2.9"),
+        ("forwarded: for=203.0.113.9, for=\"[2001:db8::1%eth0]:443\";proto=https", "2001:db8::1"),
+        ("forwarded: for=192.0.2.9\r\nx-forwarded-for: 192.0.2.9:80", "192.0.2.9"),
+        // A health check: the proxy speaks for itself.
+        ("x-amzn-trace-id: Root=1-67891233-abc", "127.0.0.1"),
+    ] {
+        let mut client = broker.client().await;
+        client.send(pool.poll("one").replace("accept:", &format!("{fields}\r\naccept:"))).await;
+        broker.wait_for_waiters(1).await;
+        let (_, body) = broker.operate("GET", "/waiters").await;
+        let waiters: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(waiters["waiters"][0]["origin"], origin, "{fields}");
+        assert_eq!(post_with(&broker, &pool, &format!("\r\n{fields}")).await.json()["didWarmStart"], true);
+    }
+    // Where nobody is listed, nobody is refused for an address.
+    let open = Broker::start(&["--behind-proxy", "127.0.0.1"]);
+    let mut client = open.client().await;
+    client.send(pool.poll("one").replace("accept:", "x-forwarded-for: unknown\r\naccept:")).await;
+    open.wait_for_waiters(1).await;
+    assert_eq!(post_with(&open, &pool, "\r\nforwarded: for=_hidden").await.json()["didWarmStart"], true);
+}
+
 #[tokio::test]
 async fn operators_show_a_bearer_and_health_is_for_everyone() {
     let files = Files::new();

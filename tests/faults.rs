@@ -71,6 +71,26 @@ async fn refused_polls_are_a_line_a_second_in_the_log_and_aborted_ones_none() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_names_nobody_is_a_line_a_second_in_the_log() {
+    let (broker, log) = logging("warn", &["--allow-poll", "127.0.0.1", "--behind-proxy", "127.0.0.1"]);
+    let begun = Instant::now();
+    for _ in 0..50 {
+        let mut client = broker.client().await;
+        let poll = Pool::small("d1").poll("one");
+        client.send(poll.replace("accept:", "x-forwarded-for: \"{unreadable}\"\r\naccept:")).await;
+        assert!(client.is_closed_silently().await);
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 2;
+    broker.wait_until("a line is written", async || !lines(&log).is_empty()).await;
+    let told = lines(&log);
+    assert!(told.len() <= seconds, "{told:?}");
+    assert_eq!(told[0]["fields"]["proxy"], "127.0.0.1");
+    assert!(told[0]["fields"]["message"].as_str().unwrap().contains("X-Forwarded-For"), "{told:?}");
+    assert!(!fs::read_to_string(log.path()).unwrap().contains("unreadable"));
+    assert_eq!(broker.metric("pilotlight_auth_failures_total{reason=\"no_address\"}").await, 50);
+}
+
+#[tokio::test]
 async fn nobody_writes_lines_of_their_own_into_the_log() {
     let (broker, log) = logging("pilotlight=trace", &[]);
     let pool = Pool::small("d1");

@@ -55,6 +55,38 @@ async fn behind_nginx_that_is_silent_the_broker_must_be_told() {
     assert_eq!(proofs(&broker, &proxy).await, ["hop", "hop"]);
 }
 
+/// A known proxy names the client with its port, as some do by default, in either header.
+#[tokio::test]
+async fn a_clients_address_is_read_with_the_port_that_a_proxy_adds() {
+    for header in [
+        "proxy_set_header X-Forwarded-For $remote_addr:$remote_port;",
+        "proxy_set_header X-Forwarded-For '10.0.0.9, [::ffff:$remote_addr]:$remote_port';",
+        "proxy_set_header Forwarded 'for=10.0.0.9, for=\"$remote_addr:$remote_port\";proto=http';",
+    ] {
+        let listed = "127.0.0.77,10.0.0.0/8";
+        let broker = Broker::proving("received", &["--behind-proxy", "127.0.0.1", "--allow-poll", listed]);
+        let configuration = NGINX.replace("{headers}", header);
+        let Some(proxy) = start(&broker, &configuration, "nginx -c {folder}/configuration -p {folder}")
+        else {
+            return;
+        };
+        let poll_from = async |last: u8| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+            let mut client = Client::over(socket.connect(proxy.address).await.unwrap());
+            client.send(Pool::small("d1").poll("behind")).await;
+            client
+        };
+        let _known = poll_from(77).await;
+        broker.wait_for_waiters(1).await;
+        let (_, waiters) = broker.operate("GET", "/waiters").await;
+        assert!(waiters.contains("\"origin\":\"127.0.0.77\""), "{header}: {waiters}");
+        let _stranger = poll_from(78).await;
+        broker.wait_for_metric("pilotlight_auth_failures_total{reason=\"address\"}", 1).await;
+        assert_eq!(broker.waiters("").await, 1, "{header}");
+    }
+}
+
 #[tokio::test]
 async fn behind_haproxy_a_receipt_is_the_hops() {
     let broker = Broker::proving("received", &[]);

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use ipnet::IpNet;
 
+use crate::address;
 use crate::metrics::Denied;
 use bearer::{Bearers, Credential};
 pub use token::{MAX_TOKEN_BYTES, Named, TokenError};
@@ -60,14 +61,14 @@ impl Access {
         })
     }
 
-    /// Whether this address may poll.
-    pub fn may_poll_from(&self, address: IpAddr) -> bool {
-        is_among(&self.allow_poll, address)
+    /// Whether the client with this canonical address may poll; one without an address is on no list.
+    pub fn may_poll_from(&self, client: Option<IpAddr>) -> Result<(), Denied> {
+        is_let_in(&self.allow_poll, client)
     }
 
-    /// Whether this address may dispatch.
-    pub fn may_dispatch_from(&self, address: IpAddr) -> bool {
-        is_among(&self.allow_dispatch, address)
+    /// Whether the client with this canonical address may dispatch; one without an address is on no list.
+    pub fn may_dispatch_from(&self, client: Option<IpAddr>) -> Result<(), Denied> {
+        is_let_in(&self.allow_dispatch, client)
     }
 
     /// Whether only some addresses may dispatch.
@@ -75,9 +76,9 @@ impl Access {
         !self.allow_dispatch.is_empty()
     }
 
-    /// Whether this address may do anything at all.
+    /// Whether this canonical address may do anything at all.
     pub fn may_connect_from(&self, address: IpAddr) -> bool {
-        self.may_poll_from(address) || self.may_dispatch_from(address)
+        self.may_poll_from(Some(address)).is_ok() || self.may_dispatch_from(Some(address)).is_ok()
     }
 
     /// The deployment that a controller's header names, itself or by a token, which is verified if that is possible.
@@ -139,8 +140,14 @@ impl Access {
     }
 }
 
-fn is_among(nets: &[IpNet], address: IpAddr) -> bool {
-    nets.is_empty() || nets.iter().any(|net| net.contains(&address))
+/// An empty list lets everybody in.
+fn is_let_in(list: &[IpNet], client: Option<IpAddr>) -> Result<(), Denied> {
+    match client {
+        _ if list.is_empty() => Ok(()),
+        None => Err(Denied::NoAddress),
+        Some(address) if address::is_among(list, address) => Ok(()),
+        Some(_) => Err(Denied::Address),
+    }
 }
 
 /// The shortest secret that is taken for one, in bytes: shorter ones are guessed.

@@ -1,12 +1,13 @@
 //! Owns the list of settings: names, defaults, bounds and their meaning.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use crate::address::net;
 use crate::broker::Pick;
 use crate::metrics::Proof;
 
@@ -292,12 +293,4 @@ pub enum LogFormat {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "not an IP address and a port, such as 127.0.0.1:7070".to_owned())
-}
-
-/// A network, or one address.
-fn net(text: &str) -> Result<IpNet, String> {
-    let one = |address: IpAddr| IpNet::from(address);
-    text.parse()
-        .or_else(|_| text.parse().map(one))
-        .map_err(|_| "not a network such as 10.0.0.0/8, nor an address".to_owned())
 }

@@ -294,7 +294,7 @@ fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<
         key,
         accepts,
         controller,
-        origin: from.origin,
+        origin: from.origin(),
         machine,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(timeout + grace),

@@ -49,6 +49,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whether any field fits, by its name and value.
+    pub(super) fn any(self, fits: impl Fn(&str, &[u8]) -> bool) -> bool {
+        match self {
+            Self::Map(map) => map.iter().any(|(name, value)| fits(name.as_str(), value.as_bytes())),
+            Self::List(list) => list.iter().any(|field| fits(field.name, field.value)),
+        }
+    }
+
     /// A field that may stand once at most. `Err` if it stands more often or is not printable ASCII.
     pub(super) fn single(self, name: &str) -> Result<Option<&'a str>, ()> {
         let mut values = self.values(name);

@@ -1,9 +1,9 @@
 //! Owns the requests of controllers and supervisors: routes, both dialects, and the only statuses they see.
 
 mod body;
+mod client_addr;
 mod connection;
 mod dispatch;
-mod from;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod head;
@@ -33,12 +33,13 @@ use crate::broker::{Accepts, Key, Machine, Miss};
 use crate::config::MessageCheck;
 use crate::exchange::Repeats;
 use crate::journal::{Journal, Parent};
+use crate::logs::Throttle;
 use crate::metrics::{Denied, DispatchOutcome, Listener, Metrics, Proof, Route};
 use crate::transport::{Exchange, Wire};
 
 use body::Source;
+use client_addr::From;
 pub use connection::serve;
-use from::From;
 use head::Head;
 pub use message::{Message, MessageError};
 pub use pressure::Pressure;
@@ -224,13 +225,15 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
     let from = || From::read(&terms.proxies, peer, head.fields);
     let wait = |answer: fn(&Front, From, &Head<'_>) -> Answer| {
         let from = from();
-        if terms.access.may_poll_from(from.origin) {
-            return answer(front, from, head);
+        match terms.access.may_poll_from(from.client) {
+            Ok(()) => answer(front, from, head),
+            Err(why) => {
+                deny(front, why, peer);
+                Answer::Close
+            }
         }
-        front.metrics.denied(Denied::Address);
-        Answer::Close
     };
-    let refuse = || refuse_dispatch(front, &terms, || from().origin, head);
+    let refuse = || refuse_dispatch(front, &terms, peer, head);
     let wrong = |problem: Problem| (Route::Other, Some(problem.into()));
     match (head.method, head.path) {
         (&Method::GET, "/warm-start") if polls => (Route::Poll, Some(wait(trigger::poll))),
@@ -245,21 +248,30 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
     }
 }
 
+/// Counts a request that is not let in, and says so where only the operator of a proxy can help.
+fn deny(front: &Front, why: Denied, proxy: IpAddr) {
+    static LINES: Throttle = Throttle::new();
+    front.metrics.denied(why);
+    if why == Denied::NoAddress && LINES.is_open() {
+        tracing::warn!(
+            %proxy,
+            "a request was refused: only listed addresses are let in, and this proxy of --behind-proxy did not name its client. \
+             Let it add one readable address to X-Forwarded-For, or to Forwarded; if it adds both, the same"
+        );
+    }
+}
+
 /// What a POST is answered with that is not let in, or not now. Nothing of its body is read.
-fn refuse_dispatch(
-    front: &Front,
-    terms: &Terms,
-    origin: impl FnOnce() -> IpAddr,
-    head: &Head<'_>,
-) -> Option<Answer> {
+fn refuse_dispatch(front: &Front, terms: &Terms, peer: IpAddr, head: &Head<'_>) -> Option<Answer> {
     let Terms { access, max_posts, max_post_rate, .. } = terms;
-    let allowed = if access.lists_dispatchers() && !access.may_dispatch_from(origin()) {
-        Err(Denied::Address)
+    let is_listed = if access.lists_dispatchers() {
+        access.may_dispatch_from(From::read(&terms.proxies, peer, head.fields).client)
     } else {
-        access.dispatch(head.fields.values("authorization").next())
+        Ok(())
     };
-    if let Err(why) = allowed {
-        front.metrics.denied(why);
+    let bearer = || access.dispatch(head.fields.values("authorization").next());
+    if let Err(why) = is_listed.and_then(|()| bearer()) {
+        deny(front, why, peer);
         front.metrics.dispatched(DispatchOutcome::Refused, Duration::ZERO);
         return Some(Problem::not_allowed(why).into());
     }

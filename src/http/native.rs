@@ -162,7 +162,7 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
         key,
         accepts: Accepts::Anything,
         controller: name(head, CONTROLLER)?,
-        machine: front.exchange.machine(from.origin, ""),
+        machine: front.exchange.machine(from.origin(), ""),
         from,
         wire: &WIRE,
         reusable: head.is_reusable(),

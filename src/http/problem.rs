@@ -144,6 +144,11 @@ impl Problem {
                 StatusCode::FORBIDDEN,
                 "Requests from this address are not allowed; the broker's --allow-dispatch lists who may.",
             ),
+            Denied::NoAddress => (
+                StatusCode::FORBIDDEN,
+                "Only listed addresses are allowed, and the proxy in between did not name yours in a way that can be read; the \
+                 broker's log says what it should send.",
+            ),
             Denied::WrongRole => (
                 StatusCode::FORBIDDEN,
                 "This is a controller's credential. It waits for runs and dispatches none.",

@@ -114,7 +114,7 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
         },
         accepts: Accepts::Message,
         controller: name(CONTROLLER)?.into(),
-        machine: front.exchange.machine(from.origin, name(INSTANCE)?),
+        machine: front.exchange.machine(from.origin(), name(INSTANCE)?),
         from,
         wire: &WIRE,
         reusable: head.is_reusable(),

@@ -167,6 +167,8 @@ label! {
     Denied {
         /// The address is not on the list.
         Address = "address",
+        /// A known proxy did not say whose request it is, and there is a list.
+        NoAddress = "no_address",
         /// A deployment token is needed, and there was none.
         NoToken = "no_token",
         /// The deployment token is not one that this broker believes.

@@ -14,6 +14,7 @@ use super::Phase;
 use super::door::{Door, Guest, Newcomers};
 use super::listen::Share;
 use super::tls::Tls;
+use crate::address::canonical;
 use crate::http::{Front, serve};
 use crate::metrics::{Listener, Metrics, Rejected};
 use crate::transport::Connection;
@@ -100,6 +101,7 @@ async fn accept(share: Share, entrance: Entrance, mut phases: watch::Receiver<Ph
             _ = phases.wait_for(|phase| outlives_us && *phase >= Phase::Leaving) => return,
             accepted = accepting.next() => accepted,
         };
+        let peer = canonical(peer.ip());
         if !door.knows(peer) {
             continue;
         }

@@ -4,13 +4,14 @@
 //! at once, so a flood of silent sockets only ever displaces itself.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use ahash::RandomState;
 use parking_lot::Mutex;
 
+use crate::address;
 use crate::http::Front;
 use crate::metrics::{Connected, Listener, Rejected};
 use crate::transport::Connection;
@@ -62,11 +63,9 @@ impl Door {
     }
 
     /// Whether an address may come in at all, before anything is spent on it. What it may do is asked with each request.
-    pub(super) fn knows(&self, peer: SocketAddr) -> bool {
+    pub(super) fn knows(&self, peer: IpAddr) -> bool {
         let terms = self.front.terms();
-        let address = peer.ip().to_canonical();
-        let is_known =
-            terms.access.may_connect_from(address) || terms.proxies.iter().any(|net| net.contains(&address));
+        let is_known = terms.access.may_connect_from(peer) || address::is_among(&terms.proxies, peer);
         if !is_known {
             self.front.metrics.rejected(Rejected::Address);
         }

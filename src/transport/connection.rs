@@ -8,7 +8,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -40,19 +40,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Takes over an accepted socket. With `tls`, hands have to be shaken before anything else.
-    pub fn new(stream: TcpStream, peer: SocketAddr, tls: Option<Session>) -> Self {
+    /// Takes over an accepted socket of a peer with this canonical address. With `tls`, hands have to be shaken before anything else.
+    pub fn new(stream: TcpStream, origin: IpAddr, tls: Option<Session>) -> Self {
         Self {
             stream,
             tls: tls.map(Box::new),
-            origin: peer.ip().to_canonical(),
+            origin,
             round_trip_micros: AtomicU32::new(UNKNOWN),
             has_spoken: AtomicBool::new(false),
             handover: Handover::new(),
         }
     }
 
-    /// Where the peer connects from, an IPv4 address as such even if it came mapped.
+    /// Where the peer connects from.
     pub fn origin(&self) -> IpAddr {
         self.origin
     }
