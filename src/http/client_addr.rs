@@ -88,11 +88,10 @@ fn in_forwarded(list: &str) -> Option<IpAddr> {
     for pair in parts(last, b';')? {
         let Some((name, value)) = pair.split_once('=') else {
             // Nothing stands between two semicolons, or behind the last one; anything else has no meaning.
-            if pair.trim().is_empty() {
-                continue;
-            } else {
+            if !pair.trim().is_empty() {
                 return None;
-            };
+            }
+            continue;
         };
         if name.trim().eq_ignore_ascii_case("for") && client.replace(address::node(value)).is_some() {
             return None;
