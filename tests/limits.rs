@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use support::client::Client;
 use support::{Broker, Pool, post};
+use tokio::io::AsyncWriteExt;
 
 fn rejected(reason: &str) -> String {
     format!("pilotlight_connections_rejected_total{{reason=\"{reason}\"}}")
@@ -161,4 +162,76 @@ async fn short_of_memory_nobody_new_is_held_and_nobody_held_is_dropped() {
     assert!(surplus.is_closed_silently().await);
     assert_eq!(broker.operate("GET", "/livez").await.0, 200);
     assert_eq!(broker.metric("pilotlight_polls_total{end=\"refused\"}").await, 1);
+}
+
+/// The head of a POST whose body is announced to be so long.
+fn announce(bytes: usize) -> String {
+    format!("POST /v1/pools/d/1/1/1 HTTP/1.1\r\nhost: b\r\ncontent-length: {bytes}\r\n\r\n")
+}
+
+/// The start of a chunked POST with one chunk of so many bytes.
+fn chunk(bytes: usize) -> Vec<u8> {
+    let head = "POST /v1/pools/d/1/1/1 HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n";
+    [head.as_bytes(), format!("{bytes:x}\r\n").as_bytes(), &vec![b'x'; bytes], b"\r\n"].concat()
+}
+
+const MIB: usize = 1 << 20;
+
+/// Sends the beginnings of a hundred POSTs, and returns those that are not refused.
+async fn begun_and_taken(broker: &Broker, begin: &[u8]) -> Vec<Client> {
+    let overloaded = "pilotlight_dispatches_total{outcome=\"miss\",reason=\"overloaded\"}";
+    let (mut taken, mut refused) = (Vec::new(), broker.metric(overloaded).await);
+    for _ in 0..100 {
+        let mut client = broker.client().await;
+        // Who goes on sending after the refusal may find a reset in its place.
+        let _ = client.stream.write_all(begin).await;
+        match tokio::time::timeout(Duration::from_millis(300), client.try_answer()).await {
+            Err(_) => taken.push(client),
+            Ok(answer) => {
+                if let Some(answer) = answer {
+                    assert_eq!((answer.status, answer.problem().as_str()), (429, "overloaded"));
+                    assert_eq!(answer.header("connection"), Some("close"), "its body is not read");
+                }
+                refused += 1;
+                assert_eq!(broker.metric(overloaded).await, refused);
+                return taken;
+            }
+        }
+    }
+    panic!("a hundred are taken");
+}
+
+#[tokio::test]
+async fn no_more_bodies_are_taken_than_there_is_memory_for() {
+    let broker = Broker::start(&["--memory-limit", "128MiB", "--body-limit", "16MiB"]);
+    let pool = Pool::small("d1");
+    let mut waiting = broker.held_poll(&pool, "one").await;
+    let taken = begun_and_taken(&broker, announce(16 * MIB).as_bytes()).await;
+    assert!((2..=8).contains(&taken.len()), "{} bodies of 16 MiB in 128 MiB", taken.len());
+    // A run of the usual size has come whole, and is in memory already.
+    assert_eq!(broker.post(&pool.body("r")).await.1["didWarmStart"], true);
+    assert_eq!(waiting.answer().await.status, 200);
+    drop(taken);
+    let taken_again = async || {
+        let mut client = broker.client().await;
+        client.send(announce(4 * MIB)).await;
+        client.stream.write_all(&vec![b'x'; 4 * MIB]).await.is_ok()
+            && client.try_answer().await.is_some_and(|answer| answer.status == 200)
+    };
+    broker.wait_until("what was reserved is given back", taken_again).await;
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_reserves_memory_as_it_grows() {
+    let broker = Broker::start(&["--memory-limit", "128MiB", "--body-limit", "32MiB"]);
+    let taken = begun_and_taken(&broker, &chunk(8 * MIB)).await;
+    assert!((2..=16).contains(&taken.len()), "{} bodies of 8 MiB in 128 MiB", taken.len());
+    drop(taken);
+    let whole = [&chunk(8 * MIB)[..], b"0\r\n\r\n"].concat();
+    let taken_again = async || {
+        let mut client = broker.client().await;
+        client.stream.write_all(&whole).await.is_ok()
+            && client.try_answer().await.is_some_and(|answer| answer.status == 200)
+    };
+    broker.wait_until("what was reserved is given back", taken_again).await;
 }

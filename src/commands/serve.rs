@@ -20,7 +20,8 @@ pub(super) fn serve(
     settings.check()?;
     let settings = &settings;
     let open_files = raise_open_files();
-    super::runtime()?.block_on(async {
+    let runtime = super::runtime()?;
+    let served = runtime.block_on(async {
         let server = Server::bind(settings, open_files, inherited)?;
         let addresses = server.addresses()?;
         let limits = settings.limits(open_files);
@@ -29,8 +30,10 @@ pub(super) fn serve(
         let signals = signals(given)?;
         super::print(&greeting(&addresses, settings.tls_cert.is_some()));
         server.run(signals).await
-    })?;
-    Ok(ExitCode::SUCCESS)
+    });
+    // A question about the past that waits for a disk does not hold up the end.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 /// How the settings were given, to read them again the same way.

@@ -204,7 +204,7 @@ pub struct Settings {
     #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "N", env = "PILOTLIGHT_MAX_POST_RATE")]
     pub max_post_rate: Option<u32>,
 
-    /// Above this memory nobody new is held, and POSTs are misses [default: four fifths of the cgroup's limit]
+    /// Above this memory nobody new is held, and POSTs are misses [default: four fifths of the cgroup's limit, or of the machine's]
     #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "SIZE", env = "PILOTLIGHT_MEMORY_LIMIT")]
     pub memory_limit: Option<bytesize::ByteSize>,
 

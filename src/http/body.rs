@@ -1,12 +1,13 @@
-//! Owns reading a request's body: bounded in size and time, copied at most once.
+//! Owns reading a request's body: bounded in size, time and memory, copied at most once.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::head::Head;
+use super::pressure::{Pressure, Reserved};
 use super::problem::Problem;
 
 /// The whole body must arrive within this time.
@@ -22,8 +23,14 @@ pub(super) enum Source {
     Stream(Incoming),
 }
 
-/// Reads a POST's body. A body that came with its head is not copied at all.
-pub(super) async fn read(head: &Head<'_>, body: Source, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a POST's body. A body that came with its head is not copied at all, and reserves nothing: it is in memory already, and
+/// small.
+pub(super) async fn read(
+    pressure: &Pressure,
+    head: &Head<'_>,
+    body: Source,
+    limit: usize,
+) -> Result<Bytes, Problem> {
     if head.fields.has("content-encoding") {
         return Err(Problem::encoded_body().closing());
     }
@@ -32,16 +39,63 @@ pub(super) async fn read(head: &Head<'_>, body: Source, limit: usize) -> Result<
         Source::Whole(body) => return Ok(body),
         Source::Stream(body) => body,
     };
-    if body.size_hint().lower() > limit as u64 {
+    let announced = body.size_hint().lower();
+    if announced > limit as u64 {
         return Err(Problem::body_too_large(limit));
     }
-    match tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await {
+    let reserved = pressure.reserve(announced).ok_or_else(|| Problem::overloaded().closing())?;
+    match tokio::time::timeout(BODY_TIME, collect(pressure, reserved, body, limit)).await {
         Err(_) => Err(Problem::body_too_slow()),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::body_too_large(limit)),
-        Ok(Err(_)) => {
-            Err(Problem::bad_body("ended before its announced length, or is framed wrongly").closing())
+        Ok(read) => read,
+    }
+}
+
+/// Reads all pieces. What was reserved for them is given back with the last of their bytes, wherever those are by then.
+async fn collect(
+    pressure: &Pressure,
+    mut reserved: Reserved,
+    mut body: Incoming,
+    limit: usize,
+) -> Result<Bytes, Problem> {
+    let announced = reserved.bytes;
+    let (mut first, mut all) = (Bytes::new(), Vec::new());
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let bad = |_| Problem::bad_body("ended before its announced length, or is framed wrongly").closing();
+        // Trailers mean nothing here.
+        let Ok(piece) = frame.map_err(bad)?.into_data() else { continue };
+        length += piece.len();
+        if length > limit {
+            return Err(Problem::body_too_large(limit));
         }
+        let more = (length as u64).saturating_sub(reserved.bytes);
+        if more > 0 && !pressure.reserve_more(&mut reserved, more) {
+            return Err(Problem::overloaded().closing());
+        }
+        if first.is_empty() {
+            first = piece;
+            continue;
+        }
+        // Put together as they come: a list of pieces may take more memory than their bytes, if each is small.
+        if all.is_empty() {
+            all.reserve_exact(usize::try_from(announced).unwrap_or(0));
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&piece);
+    }
+    let bytes = if all.is_empty() { first } else { all.into() };
+    Ok(Bytes::from_owner(Kept { bytes, _reserved: reserved }))
+}
+
+/// A body's bytes with the memory that is reserved for them.
+struct Kept {
+    bytes: Bytes,
+    _reserved: Reserved,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -56,4 +110,22 @@ pub(super) async fn discard(body: Incoming) -> bool {
     }
     let read = Limited::new(body, POLL_BODY_BYTES).collect();
     matches!(tokio::time::timeout(BODY_TIME, read).await, Ok(Ok(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_reserved_for_a_body_until_its_last_bytes_are_gone() {
+        let pressure = Pressure::default();
+        pressure.memory_left(100);
+        let reserved = pressure.reserve(60).unwrap();
+        let body = Bytes::from_owner(Kept { bytes: Bytes::from_static(b"a run"), _reserved: reserved });
+        let payload = body.slice(2..);
+        drop(body);
+        assert!(pressure.reserve(41).is_none());
+        drop(payload);
+        assert!(pressure.reserve(100).is_some());
+    }
 }

@@ -199,7 +199,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     let limit = front.terms().body_limit;
     // What is wrong with the head is said before the body is asked for.
     let read = match read_dispatch(&head) {
-        Ok(terms) => body::read(&head, body, limit).await.map(|payload| (terms, payload)),
+        Ok(terms) => body::read(&front.pressure, &head, body, limit).await.map(|payload| (terms, payload)),
         Err(problem) if matches!(body, Source::Whole(_)) => Err(problem),
         Err(problem) => Err(problem.closing()),
     };
@@ -207,7 +207,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     let (mut terms, payload) = match read {
         Ok(read) => read,
         Err(problem) => {
-            count.refused();
+            count.refused(&problem);
             return problem.into();
         }
     };

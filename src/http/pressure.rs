@@ -1,5 +1,6 @@
 //! Owns when to say no before anything is read: too many POSTs under way or a second, too little memory, too little room.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -13,7 +14,10 @@ pub struct Pressure {
     /// The moment, in nanoseconds since the epoch, at which the rate would have let all POSTs in.
     paced_until: AtomicU64,
     epoch: Instant,
-    is_short_of_memory: AtomicBool,
+    /// Bytes of memory that may still be taken, as the keeper saw it last.
+    memory_left: AtomicU64,
+    /// Bytes of bodies that are announced, being read, or kept until their runs are over.
+    bodies: Arc<AtomicU64>,
     is_short_of_room: AtomicBool,
     is_ending: AtomicBool,
 }
@@ -24,7 +28,8 @@ impl Default for Pressure {
             posts: AtomicUsize::new(0),
             paced_until: AtomicU64::new(0),
             epoch: Instant::now(),
-            is_short_of_memory: AtomicBool::new(false),
+            memory_left: AtomicU64::new(u64::MAX),
+            bodies: Arc::default(),
             is_short_of_room: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
         }
@@ -56,14 +61,33 @@ impl Pressure {
         paced.is_ok()
     }
 
-    /// Says whether memory is above its limit.
-    pub fn short_of_memory(&self, is_short: bool) {
-        self.is_short_of_memory.store(is_short, Ordering::Relaxed);
+    /// Says how many bytes of memory may still be taken.
+    pub fn memory_left(&self, bytes: u64) {
+        self.memory_left.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether nobody new is to be held, and no run taken in.
     pub(super) fn is_short_of_memory(&self) -> bool {
-        self.is_short_of_memory.load(Ordering::Relaxed)
+        self.memory_left.load(Ordering::Relaxed) == 0
+    }
+
+    /// Reserves memory for a body before it is read; none if what is reserved would be more than what is left. A body that
+    /// has come is reserved and in memory, and so counts twice: its run may be copied once, and so much stays free.
+    pub(super) fn reserve(&self, bytes: u64) -> Option<Reserved> {
+        let mut reserved = Reserved { bytes: 0, bodies: self.bodies.clone() };
+        self.reserve_more(&mut reserved, bytes).then_some(reserved)
+    }
+
+    /// The same for a body whose length was not announced; false if there is not so much left.
+    pub(super) fn reserve_more(&self, reserved: &mut Reserved, bytes: u64) -> bool {
+        let left = self.memory_left.load(Ordering::Relaxed);
+        let grown = self.bodies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bodies| {
+            bodies.checked_add(bytes).filter(|&bodies| bodies <= left)
+        });
+        if grown.is_ok() {
+            reserved.bytes += bytes;
+        }
+        grown.is_ok()
     }
 
     /// Says whether nearly as many connections are open as may be.
@@ -85,9 +109,40 @@ impl Pressure {
     }
 }
 
+/// Memory that is reserved for a body until this is dropped.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    pub(super) bytes: u64,
+    bodies: Arc<AtomicU64>,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.bodies.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bodies_reserve_no_more_memory_than_is_left_and_give_it_back() {
+        let pressure = Pressure::default();
+        drop(pressure.reserve(u64::MAX / 2).unwrap());
+        pressure.memory_left(100);
+        let mut first = pressure.reserve(60).unwrap();
+        assert!(pressure.reserve(41).is_none());
+        assert!(pressure.reserve(u64::MAX).is_none());
+        assert!(!pressure.reserve_more(&mut first, 41));
+        assert!(pressure.reserve_more(&mut first, 30));
+        let second = pressure.reserve(10).unwrap();
+        drop(first);
+        assert!(pressure.reserve(91).is_none());
+        assert!(pressure.reserve(90).is_some());
+        drop(second);
+        assert!(pressure.reserve(100).is_some());
+    }
 
     #[test]
     fn a_rate_lets_one_second_of_posts_come_at_once_and_then_refuses() {

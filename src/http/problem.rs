@@ -217,6 +217,11 @@ impl Problem {
     }
 
     /// The same, with the connection ending after the answer.
+    /// Whether it means to a supervisor what a miss does.
+    pub(super) fn is_miss(&self) -> bool {
+        self.is_miss
+    }
+
     pub(crate) fn closing(mut self) -> Self {
         self.closes = true;
         self

@@ -129,7 +129,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     let mut count = Count::new(front);
     let trace = front.trace(&head);
     let limit = front.terms().body_limit;
-    let read = body::read(&head, body, limit).await;
+    let read = body::read(&front.pressure, &head, body, limit).await;
     let since = count.body_read();
     let outcome = match read {
         Ok(body) => dispatch_body(front, &body, since, trace, &mut count).await,
@@ -141,7 +141,7 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
             answer(&outcome)
         }
         Err(problem) => {
-            count.refused();
+            count.refused(&problem);
             tracing::debug!(why = problem.detail(), "a run was refused");
             problem.into()
         }

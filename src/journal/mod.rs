@@ -133,6 +133,14 @@ impl Journal {
         self.history.find(query)
     }
 
+    /// The name of a thread that has ended although nobody closed the journal.
+    pub fn ended(&self) -> Option<&'static str> {
+        if self.thread.lock().as_ref().is_some_and(JoinHandle::is_finished) {
+            return Some("journal");
+        }
+        self.history.has_ended().then_some("history")
+    }
+
     /// Writes what is still on its way, and ends the thread.
     pub fn close(&self) {
         let thread = self.thread.lock().take();

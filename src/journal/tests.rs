@@ -67,3 +67,18 @@ async fn a_reader_that_comes_back_is_told_at_once_what_nobody_read() {
     assert!(again.starts_with("event: missed\n"), "{again}");
     journal.close();
 }
+
+#[test]
+fn a_thread_that_ends_is_named() {
+    let journal = Journal::open(&Plan::default(), Arc::new(Metrics::new().unwrap())).unwrap();
+    assert_eq!(journal.ended(), None);
+    // As if it had come to its end by itself.
+    journal.sender.send(Event::End).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while journal.ended() != Some("journal") {
+        assert!(Instant::now() < until, "it goes on");
+        std::thread::yield_now();
+    }
+    journal.close();
+    assert_eq!(journal.ended(), None, "it was closed");
+}

@@ -31,9 +31,7 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn run(self) {
         // A dispatch is more urgent than what is told of it.
-        if let Err(error) = rustix::process::setpriority_process(None, 10) {
-            tracing::debug!(%error, "the journal works at the usual priority");
-        }
+        yield_to_others(10);
         let mut interest = Interest::default();
         loop {
             let (events, ends) = self.batch();
@@ -102,6 +100,16 @@ impl Work {
             }
             Event::Poll(_) | Event::Drain(_) | Event::Retire(..) | Event::End => {}
         }
+    }
+}
+
+/// Makes this thread nicer than others, by so much. Only Linux has a niceness of threads: elsewhere the whole process would
+/// be less urgent than its neighbours.
+pub(super) fn yield_to_others(by: i32) {
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::setpriority_process(None, by)
+    {
+        tracing::debug!(%error, "a thread works at the usual priority");
     }
 }
 

@@ -3,17 +3,19 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::Phase;
 use super::door::{Door, Guest, Newcomers};
+use super::health::{Accepts, Health, Pulse};
 use super::listen::Share;
 use super::tls::Tls;
+use super::{Phase, notify};
 use crate::address::canonical;
 use crate::http::{Front, serve};
 use crate::metrics::{Listener, Metrics, Rejected};
@@ -38,68 +40,77 @@ pub(super) struct Entrance {
     pub(super) tls: Arc<Tls>,
 }
 
-/// A serving thread.
-pub(super) struct Worker(JoinHandle<()>);
+/// What one serving thread does: it accepts from its listeners, until nobody is served any more. An error if one of them is
+/// not accepted from any more.
+pub(super) fn serve_shares(
+    entrance: &Entrance,
+    shares: Vec<Share>,
+    health: &Arc<Health>,
+    pulse: Pulse,
+    phases: &watch::Receiver<Phase>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        let metrics = entrance.front.metrics.clone();
+        tasks.spawn(async move { match measure_lag(&metrics, &pulse).await {} });
+        for share in shares {
+            tasks.spawn(accept(share, entrance.clone(), health.accepts(), phases.clone()));
+        }
+        until_over(tasks, phases.clone()).await
+    });
+    // What is open now has had its goodbye: the runtime drops every connection.
+    runtime.shutdown_background();
+    done
+}
 
-impl Worker {
-    /// Waits for its end, after it was told to stop.
-    pub(super) fn end(self) {
-        if self.0.join().is_err() {
-            tracing::error!("a serving thread ended with a panic");
+/// Waits for the end. A task that ends before, other than to leave its listener to the next process, is an error.
+async fn until_over(
+    mut tasks: JoinSet<anyhow::Result<()>>,
+    mut phases: watch::Receiver<Phase>,
+) -> anyhow::Result<()> {
+    let mut watched = phases.clone();
+    loop {
+        tokio::select! {
+            // An error means that the server is gone: then this thread ends as well.
+            _ = watched.wait_for(|phase| *phase == Phase::Over) => return Ok(()),
+            Some(ended) = tasks.join_next() => {
+                ended.context("a task has panicked")??;
+                anyhow::ensure!(*phases.borrow_and_update() >= Phase::Leaving, "a task has ended without a reason");
+            }
         }
     }
 }
 
-pub(super) fn spawn_worker(
-    number: usize,
-    entrance: &Entrance,
-    shares: Vec<Share>,
-    phases: &watch::Receiver<Phase>,
-) -> io::Result<Worker> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (entrance, mut phases) = (entrance.clone(), phases.clone());
-    let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-        runtime.block_on(async {
-            let lag = measure_lag(entrance.front.metrics.clone());
-            #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
-            tokio::spawn(lag);
-            for share in shares {
-                let accepting = accept(share, entrance.clone(), phases.clone());
-                #[expect(clippy::disallowed_methods, reason = "ends with this thread's runtime, just below")]
-                tokio::spawn(accepting);
-            }
-            // An error means that the server is gone: then this thread ends as well.
-            let _ = phases.wait_for(|phase| *phase == Phase::Over).await;
-        });
-        // What is open now has had its goodbye: the runtime drops every connection.
-        runtime.shutdown_background();
-    })?;
-    Ok(Worker(thread))
-}
-
-/// Measures how late this thread wakes, for ever.
-async fn measure_lag(metrics: Arc<Metrics>) -> Infallible {
+/// Measures how late this thread wakes, for ever, and shows that it does.
+async fn measure_lag(metrics: &Metrics, pulse: &Pulse) -> Infallible {
+    let pace = notify::watchdog().map_or(LAG_PACE, |time| LAG_PACE.min(time / 8));
     loop {
-        let due = Instant::now() + LAG_PACE;
+        pulse.beat();
+        let due = Instant::now() + pace;
         tokio::time::sleep_until(due).await;
         metrics.lagged(due.elapsed());
     }
 }
 
-async fn accept(share: Share, entrance: Entrance, mut phases: watch::Receiver<Phase>) {
+async fn accept(
+    share: Share,
+    entrance: Entrance,
+    accepts: Accepts,
+    mut phases: watch::Receiver<Phase>,
+) -> anyhow::Result<()> {
     let Share { listener, socket, outlives_us } = share;
     let Entrance { front, door, tls } = entrance;
-    let socket = match TcpListener::from_std(socket) {
-        Ok(socket) => socket,
-        Err(error) => return tracing::error!(%error, "a listener could not be served"),
-    };
+    let socket = TcpListener::from_std(socket).context("a listener could not be served")?;
     let mut newcomers = Newcomers::default();
     let mut accepting = Accepting::new(&socket, &front.metrics);
     loop {
         let (stream, peer) = tokio::select! {
             biased;
-            _ = phases.wait_for(|phase| outlives_us && *phase >= Phase::Leaving) => return,
-            accepted = accepting.next() => accepted,
+            _ = phases.wait_for(|phase| outlives_us && *phase >= Phase::Leaving) => break,
+            accepted = accepting.next() => {
+                accepted.with_context(|| format!("nothing can be accepted from the {} listener", listener.text()))?
+            }
         };
         let peer = canonical(peer.ip());
         if !door.knows(peer) {
@@ -118,6 +129,8 @@ async fn accept(share: Share, entrance: Entrance, mut phases: watch::Receiver<Ph
             tokio::spawn(serve(front, listener, guest));
         }
     }
+    drop(accepts);
+    Ok(())
 }
 
 /// Serves once hands are shaken.
@@ -148,12 +161,13 @@ impl<'a> Accepting<'a> {
         Self { socket, metrics, rest: SHORTEST_REST, failed: None }
     }
 
-    /// The next connection; failures are counted and waited out.
-    pub(super) async fn next(&mut self) -> (TcpStream, std::net::SocketAddr) {
+    /// The next connection; failures are counted and waited out. An error is of the socket, which gives no connection again.
+    pub(super) async fn next(&mut self) -> io::Result<(TcpStream, std::net::SocketAddr)> {
         loop {
             match self.socket.accept().await {
-                Ok(accepted) => return accepted,
+                Ok(accepted) => return Ok(accepted),
                 Err(error) if is_of_the_peer(&error) => {}
+                Err(error) if is_of_the_socket(&error) => return Err(error),
                 Err(error) => self.rest_after(&error).await,
             }
         }
@@ -178,4 +192,42 @@ const NO_FDS_SYSTEM: i32 = rustix::io::Errno::NFILE.raw_os_error();
 /// The connection died in the queue: the next one may be fine.
 fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// The socket is not, or no more, one that listens: whoever was handed it as well can end it for everyone.
+fn is_of_the_socket(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errors = [Errno::INVAL, Errno::BADF, Errno::NOTSOCK].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|error| errors.contains(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks(one: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> JoinSet<anyhow::Result<()>> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(one);
+        tasks
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_before_the_end_is_an_error() {
+        let (_phase, phases) = watch::channel(Phase::Serving);
+        let panicking = tasks(async { panic!("as a test") });
+        let said = until_over(panicking, phases.clone()).await.unwrap_err();
+        assert!(format!("{said:#}").contains("as a test"), "{said:#}");
+        assert!(until_over(tasks(async { anyhow::bail!("no more") }), phases.clone()).await.is_err());
+        assert!(until_over(tasks(async { Ok(()) }), phases).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_is_left_to_the_next_process_is_none() {
+        let (phase, phases) = watch::channel(Phase::Leaving);
+        let mut waiting = std::pin::pin!(until_over(tasks(async { Ok(()) }), phases));
+        assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+        phase.send(Phase::Over).unwrap();
+        waiting.await.unwrap();
+    }
 }

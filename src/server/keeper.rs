@@ -1,11 +1,14 @@
 //! Owns the keeper: twenty times a second it ends polls whose time is over and, in a drain, says some goodbyes.
+//!
+//! It has a thread of its own, so that nothing an operator asks for makes it late.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
+use tokio::sync::watch;
 
-use super::memory;
+use super::Phase;
+use super::health::Pulse;
+use super::memory::Memory;
 use crate::allocator;
 use crate::broker::Taken;
 use crate::http::Front;
@@ -15,20 +18,21 @@ const TICK: Duration = Duration::from_millis(50);
 /// What need not be done at every tick.
 const A_SECOND: Duration = Duration::from_secs(1);
 
-/// Keeps for ever.
-pub(super) async fn keep(front: &Front, drain_window: Duration, memory_limit: Option<u64>) -> Infallible {
+/// Keeps until nobody is served any more.
+pub(super) fn keep(
+    front: &Front,
+    drain_window: Duration,
+    mut memory: Memory,
+    pulse: &Pulse,
+    phases: &watch::Receiver<Phase>,
+) {
     let exchange = &front.exchange;
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = None;
     let mut last_second = Instant::now();
-    loop {
-        ticks.tick().await;
+    while phases.has_changed().is_ok() && *phases.borrow() != Phase::Over {
+        pulse.beat();
         exchange.expire(|taken| taken.waiter.dismiss(Farewell::Expired));
-        if let Some(limit) = memory_limit {
-            let is_short = memory::resident().is_some_and(|bytes| bytes > limit);
-            front.pressure.short_of_memory(is_short);
-        }
+        front.pressure.memory_left(memory.left().unwrap_or(u64::MAX));
         let now = Instant::now();
         let a_second_passed = now - last_second >= A_SECOND;
         if a_second_passed {
@@ -37,16 +41,16 @@ pub(super) async fn keep(front: &Front, drain_window: Duration, memory_limit: Op
             front.tidy();
             allocator::give_back();
         }
-        if !exchange.is_draining() {
-            continue;
+        if exchange.is_draining() {
+            let left = (*drain.get_or_insert(now) + drain_window).saturating_duration_since(now);
+            if !left.is_zero() {
+                exchange.drain_share(|standing| share(standing, left), goodbye);
+            } else if a_second_passed {
+                // The window is over: whoever still comes is held a moment and then sent elsewhere, too.
+                exchange.drain_all(goodbye);
+            }
         }
-        let left = (*drain.get_or_insert(now) + drain_window).saturating_duration_since(now);
-        if !left.is_zero() {
-            exchange.drain_share(|standing| share(standing, left), goodbye);
-        } else if a_second_passed {
-            // The window is over: whoever still comes is held a moment and then sent elsewhere, too.
-            exchange.drain_all(goodbye);
-        }
+        std::thread::sleep(TICK);
     }
 }
 

@@ -1,13 +1,16 @@
 //! Owns the process's outline: bind, run, end. Wires everything, decides nothing.
 //!
 //! ```text
-//! ops runtime (the caller's)          one runtime per serving thread
-//!   ops listener                        its own listeners on the shared addresses (SO_REUSEPORT)
-//!   keeper: expiry, goodbyes            its connections, from accept to end
+//! ops runtime (the caller's)     keeper's thread        one runtime per serving thread
+//!   ops listener                   expiry, goodbyes       its own listeners on the shared addresses (SO_REUSEPORT)
+//!   supervision, signals           memory                 its connections, from accept to end
 //! ```
+//!
+//! None of them ends before the others: whichever does, ends the process, and a service manager starts it again.
 
 mod accept;
 mod door;
+mod health;
 mod inherit;
 mod keeper;
 mod listen;
@@ -17,6 +20,7 @@ mod ops;
 mod rehearsal;
 mod shutdown;
 mod terms;
+mod threads;
 mod tls;
 
 use std::io;
@@ -32,14 +36,26 @@ use crate::exchange::Exchange;
 use crate::http::Front;
 use crate::journal::{self, Journal};
 use crate::metrics::{Listener, Metrics};
-use accept::{Entrance, Worker};
+use accept::Entrance;
 use door::{Door, Room};
+use health::Health;
 pub use inherit::{Adopted, Inherited};
 pub use listen::BACKLOG;
 use listen::Group;
+use memory::Memory;
 pub use memory::container_limit;
 use ops::Desk;
 pub use rehearsal::{Rehearsal, rehearse};
+use threads::Threads;
+
+/// Operators are answered when every listener is accepted from, or after this time.
+const FIRST_LOOPS: Duration = Duration::from_secs(1);
+/// The serving threads drop their connections within this time,
+const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
+/// and the journal writes what is still on its way.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
+/// How often the journal is looked at.
+const PACE: Duration = Duration::from_millis(100);
 
 /// Where a server listens.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +75,7 @@ pub struct Server {
     ops: std::net::TcpListener,
     threads: usize,
     drain_window: Duration,
-    memory_limit: Option<u64>,
+    memory: Memory,
 }
 
 /// How far the end has come, as the serving threads need to know.
@@ -110,8 +126,8 @@ impl Server {
         let door = Arc::new(Door::new(front.clone(), room));
         let entrance = Entrance { front, door, tls: Arc::default() };
         entrance.certify(certified.as_ref());
-        let memory_limit = settings.memory_limit.map(|size| size.as_u64()).or_else(memory::usual_limit);
-        Ok(Self { entrance, groups, ops, threads, drain_window: settings.drain_window, memory_limit })
+        let memory = Memory::new(settings.memory_limit.map(|size| size.as_u64()));
+        Ok(Self { entrance, groups, ops, threads, drain_window: settings.drain_window, memory })
     }
 
     /// Where it listens, with the ports that the system chose.
@@ -122,35 +138,74 @@ impl Server {
         Ok(Addresses { public: of(Listener::Public).unwrap_or(ops), dispatch: of(Listener::Dispatch), ops })
     }
 
-    /// Serves until `signals` says so: the first end drains and ends, the second ends at once.
+    /// Serves until `signals` says so: the first end drains and ends, the second ends at once. An error if a part of the
+    /// broker ends before.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
-        let Self { entrance, groups, ops, threads, drain_window, memory_limit } = self;
+        let Self { entrance, groups, ops, threads, drain_window, memory } = self;
         let (phase, phases) = watch::channel(Phase::Serving);
-        let mut workers = Vec::with_capacity(threads);
         let public = groups.first().map(|group| group.address);
+        let names = (0..threads).map(|number| format!("serve-{number}"));
+        let health =
+            Arc::new(Health::new(names.clone().chain(["keeper".to_owned()]), threads * groups.len()));
         let mut shares: Vec<Vec<_>> = groups.into_iter().map(Group::into_shares).collect();
-        for number in 0..threads {
+        let mut running = Threads::default();
+        for (number, name) in names.enumerate() {
             let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
-            workers.push(accept::spawn_worker(number, &entrance, share, &phases)?);
+            let (entrance, phases, pulse) = (entrance.clone(), phases.clone(), health.pulse(number));
+            let health = health.clone();
+            let work = move || accept::serve_shares(&entrance, share, &health, pulse, &phases);
+            running.spawn(&name, work)?;
         }
+        let (front, pulse) = (entrance.front.clone(), health.pulse(threads));
+        running.spawn("keeper", move || {
+            keeper::keep(&front, drain_window, memory, &pulse, &phases);
+            Ok(())
+        })?;
         let front = &entrance.front;
         let is_local = ops.local_addr()?.ip().to_canonical().is_loopback();
         let ops = tokio::net::TcpListener::from_std(ops)?;
-        notify::ready();
-        tokio::select! {
-            never = ops::serve(ops, Desk { front: front.clone(), public, is_local }) => match never {},
-            never = keeper::keep(front, drain_window, memory_limit) => match never {},
-            () = shutdown::ended(&entrance, &mut signals, drain_window, &phase) => {}
+        let desk = Desk { front: front.clone(), public, is_local, health: health.clone() };
+        let operators = async {
+            // Nearly always it has begun before anybody asks; if not, they are told so.
+            let _ = tokio::time::timeout(FIRST_LOOPS, health.begun()).await;
+            ops::serve(ops, desk).await
+        };
+        let lives = async {
+            health.begun().await;
+            notify::ready();
+            notify::feed_watchdog(&health).await
+        };
+        let done = tokio::select! {
+            error = operators => Err(error),
+            error = running.ended() => Err(error),
+            error = ended(&front.journal) => Err(error),
+            never = lives => match never {},
+            done = shutdown::ended(&entrance, &mut signals, drain_window, &phase) => done,
+        };
+        if let Err(error) = &done {
+            tracing::error!("{error:#}; the broker ends");
         }
-        // The receivers are the workers; if all have ended already, nobody needs to be told.
+        // The receivers are the threads; if all have ended already, nobody needs to be told.
         let _ = phase.send(Phase::Over);
+        running.end(LAST_CONNECTIONS).await;
         let journal = front.journal.clone();
-        tokio::task::spawn_blocking(move || {
-            workers.into_iter().for_each(Worker::end);
-            journal.close();
-        })
-        .await?;
-        Ok(())
+        let closing = tokio::task::spawn_blocking(move || journal.close());
+        if let Ok(closed) = tokio::time::timeout(LAST_RECORDS, closing).await {
+            closed?;
+        } else {
+            tracing::error!("the journal does not end; what it had still to write is lost");
+        }
+        done
+    }
+}
+
+/// Waits for a thread of the journal to end, and says which.
+async fn ended(journal: &Journal) -> anyhow::Error {
+    loop {
+        if let Some(name) = journal.ended() {
+            return anyhow::anyhow!("the thread {name} has ended");
+        }
+        tokio::time::sleep(PACE).await;
     }
 }
 

@@ -1,6 +1,11 @@
 //! Owns what a service manager is told of this process's life; without one nobody is told.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use sd_notify::NotifyState;
+
+use super::health::Health;
 
 /// Every address accepts.
 pub(super) fn ready() {
@@ -18,6 +23,31 @@ pub(super) fn reloading() {
 /// The goodbyes begin.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
+}
+
+/// Within which time the service manager wants to hear of this process, if it does.
+pub(super) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|time| !time.is_zero())
+}
+
+/// Tells the service manager's watchdog, for ever, that the broker lives: only when every thread has turned since it was told
+/// last. One that hangs is named, and the service manager ends the process.
+pub(super) async fn feed_watchdog(health: &Health) -> Infallible {
+    let Some(time) = watchdog() else { return std::future::pending().await };
+    let mut told = health.now();
+    let mut is_said = false;
+    loop {
+        tokio::time::sleep(time / 4).await;
+        let now = health.now();
+        if let Some(thread) = health.resting_since(told) {
+            if now >= told + time / 2 && !std::mem::replace(&mut is_said, true) {
+                tracing::error!(thread, "a thread hangs; the watchdog is not told that the broker lives");
+            }
+            continue;
+        }
+        tell(&[NotifyState::Watchdog]);
+        (told, is_said) = (now, false);
+    }
 }
 
 fn tell(states: &[NotifyState<'_>]) {

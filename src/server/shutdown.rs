@@ -13,26 +13,30 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A client that was sent elsewhere is back within this time.
 const LAST_GOODBYES: Duration = Duration::from_millis(250);
 
-/// Returns when the process may end: after a drain at the first signal, at once at the second.
+/// Returns when the process may end: after a drain at the first signal, at once at the second. An error if no signal can come
+/// any more.
 pub(super) async fn ended(
     entrance: &Entrance,
     signals: &mut mpsc::Receiver<Signal>,
     window: Duration,
     phase: &watch::Sender<Phase>,
-) {
-    asked_to_end(entrance, signals).await;
+) -> anyhow::Result<()> {
+    if !asked_to_end(entrance, signals).await {
+        anyhow::bail!("whoever listened for signals is gone, so that none could end the broker any more");
+    }
     notify::stopping();
     tokio::select! {
         () = drained(&entrance.front, window, phase) => tracing::info!("drained; ending"),
-        () = asked_to_end(entrance, signals) => tracing::warn!("second signal; ending at once"),
+        true = asked_to_end(entrance, signals) => tracing::warn!("second signal; ending at once"),
     }
+    Ok(())
 }
 
-/// Reads the settings again whenever that is asked for, until an end is.
-async fn asked_to_end(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>) {
+/// Reads the settings again whenever that is asked for, until an end is. False if nobody can ask any more.
+async fn asked_to_end(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>) -> bool {
     while let Some(signal) = signals.recv().await {
         match signal {
-            Signal::End => return,
+            Signal::End => return true,
             Signal::Reload(settings) => {
                 notify::reloading();
                 entrance.reload(settings);
@@ -40,8 +44,7 @@ async fn asked_to_end(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>)
             }
         }
     }
-    // Nobody can signal any more, so nobody wants an end.
-    std::future::pending::<()>().await;
+    false
 }
 
 async fn drained(front: &Front, window: Duration, phase: &watch::Sender<Phase>) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Front, Outcome};
-use crate::broker::KeyRef;
+use crate::broker::{KeyRef, Miss};
+use crate::http::Problem;
 use crate::journal::{self, Attempt, Event, Names, Parent};
 use crate::metrics::{DispatchOutcome, Proof};
 
@@ -82,8 +83,10 @@ impl<'a> Count<'a> {
         self.named = Some(named);
     }
 
-    pub(in crate::http) fn refused(&mut self) {
-        self.outcome = DispatchOutcome::Refused;
+    pub(in crate::http) fn refused(&mut self, problem: &Problem) {
+        let is_miss = problem.is_miss();
+        self.outcome =
+            if is_miss { DispatchOutcome::Miss(Miss::Overloaded) } else { DispatchOutcome::Refused };
     }
 
     /// It is over; the outcome's attempts are the journal's now.

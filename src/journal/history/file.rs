@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 use rustix::fs::{Access, access};
 
 use super::{Query, Row};
-use crate::journal::{Dispatch, event};
+use crate::journal::{Dispatch, event, thread};
 use crate::metrics::Metrics;
 
 #[cfg(test)]
@@ -120,6 +120,11 @@ impl File {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Whether the writer has ended although nobody closed the file.
+    pub(super) fn has_ended(&self) -> bool {
+        self.writer.lock().as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Writes what is still on its way, as far as that succeeds at once.
     pub(super) fn close(&self) {
         let thread = self.writer.lock().take();
@@ -209,9 +214,7 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         // Whatever else there is to do is more urgent: it may lag, and what it cannot take is counted.
-        if let Err(error) = rustix::process::setpriority_process(None, 19) {
-            tracing::debug!(%error, "the history is written at the usual priority");
-        }
+        thread::yield_to_others(19);
         let mut ends = false;
         while !ends {
             let (batch, end) = self.batch();

@@ -118,6 +118,11 @@ impl History {
         }
     }
 
+    /// Whether the file is not written any more although nobody closed it.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, Self::File(file) if file.has_ended())
+    }
+
     /// Writes what is still on its way.
     pub(super) fn close(&self) {
         if let Self::File(file) = self {

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use super::accept::Accepting;
+use super::health::Health;
 use crate::http::{Front, Problem, Reply};
 use crate::metrics::{Listener, Route};
 use events::{Events, Watch};
@@ -36,17 +37,21 @@ pub(super) struct Desk {
     pub(super) public: Option<SocketAddr>,
     /// Whether only this machine can reach them.
     pub(super) is_local: bool,
+    pub(super) health: Arc<Health>,
 }
 
 /// A whole answer, or one that goes on as long as there are events.
 type Body = Either<Full<Bytes>, Events>;
 
-/// Serves operators for ever.
-pub(super) async fn serve(socket: TcpListener, desk: Desk) -> Infallible {
+/// Serves operators for as long as the socket accepts.
+pub(super) async fn serve(socket: TcpListener, desk: Desk) -> anyhow::Error {
     let metrics = desk.front.metrics.clone();
     let mut accepting = Accepting::new(&socket, &metrics);
     loop {
-        let (stream, _) = accepting.next().await;
+        let (stream, _) = match accepting.next().await {
+            Ok(accepted) => accepted,
+            Err(error) => return anyhow::anyhow!("nothing can be accepted from the ops listener: {error}"),
+        };
         let open = desk.front.metrics.connected(Listener::Ops, false);
         let desk = desk.clone();
         #[expect(clippy::disallowed_methods, reason = "owned by the ops runtime, ends with its connection")]
@@ -99,7 +104,10 @@ async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<W
         (&Method::GET, "/readyz") if front.exchange.is_draining() => {
             Ok(text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"))
         }
-        (&Method::GET, "/readyz") => Ok(text(StatusCode::OK, "ready\n")),
+        (&Method::GET, "/readyz") => Ok(match desk.health.not_ready() {
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+            None => text(StatusCode::OK, "ready\n"),
+        }),
         (&Method::GET, "/metrics") => Ok(metrics(front)),
         (&Method::GET, "/pools") => pools::pools(front, query),
         (&Method::GET, "/waiters") => pools::waiters(front, query),

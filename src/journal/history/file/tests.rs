@@ -31,6 +31,23 @@ fn a_file_that_cannot_be_written_does_not_hold_up_the_end() {
     assert_eq!(dropped(&metrics), (BATCH + 1).to_string());
 }
 
+#[test]
+fn a_writer_that_ends_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let file = File::open(&path, Duration::from_secs(3600), MIB, Arc::new(Metrics::new().unwrap())).unwrap();
+    assert!(!file.has_ended());
+    // As if it had come to its end by itself.
+    file.sender.send(Order::End).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !file.has_ended() {
+        assert!(Instant::now() < until, "it goes on");
+        std::thread::yield_now();
+    }
+    file.close();
+    assert!(!file.has_ended(), "it was closed");
+}
+
 /// A writer without its thread.
 fn writer(path: &Path, size: u64) -> Writer {
     let connection = Connection::open(path).unwrap();

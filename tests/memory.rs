@@ -1,0 +1,90 @@
+//! Owns the stories of memory in a real control group: the broker says no before the kernel kills it.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::client::Client;
+use support::{Broker, Pool, post};
+
+const LIMIT: u64 = 40 << 20;
+
+/// A control group with a limit, below the group of this process; gone when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// None where no group can be made or limited.
+    fn make(name: &str) -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path =
+            |mark: &str| own.lines().find_map(|line| line.split_once(mark)).map(|(_, path)| path.to_owned());
+        let places = [
+            (path(":memory:"), "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            (path("0::"), "/sys/fs/cgroup", "memory.max"),
+        ];
+        places.into_iter().find_map(|(path, mount, limit)| {
+            let group = Self(Path::new(mount).join(path?.trim_start_matches('/')).join(name));
+            fs::create_dir(&group.0).ok()?;
+            // Without the controller the file is not there, and writing makes none.
+            fs::write(group.0.join(limit), LIMIT.to_string()).ok().map(|()| group)
+        })
+    }
+
+    fn broker(&self, arguments: &[&str]) -> Broker {
+        let script = "echo $$ > \"$0\"/cgroup.procs && exec \"$@\"";
+        Broker::run(
+            Command::new("sh")
+                .args(["-c", script, self.0.to_str().unwrap(), env!("CARGO_BIN_EXE_pilotlight")])
+                .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--threads", "1"])
+                .args(arguments)
+                .env("RUST_LOG", "error"),
+        )
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let until = std::time::Instant::now() + support::PATIENCE;
+        // The kernel takes its time over whoever was in it last.
+        while fs::remove_dir(&self.0).is_err() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+#[tokio::test]
+async fn held_polls_stop_before_the_group_is_full_of_the_kernels_memory_for_them() {
+    const MOST: usize = 18_000;
+    let name = format!("pilotlight-test-{}", std::process::id());
+    let Some(group) =
+        Group::make(&name).filter(|_| pilotlight::server::raise_open_files() > MOST as u64 + 512)
+    else {
+        eprintln!("skipped: no control group can be made here, or too few files be opened");
+        return;
+    };
+    let mut broker = group.broker(&["--max-waiters-per-pool", "100000"]);
+    let pool = Pool::small("d1");
+    let refused = "pilotlight_polls_total{end=\"refused\"}";
+    let mut crowd = Vec::new();
+    while crowd.len() < MOST && broker.metric(refused).await == 0 {
+        for _ in 0..200 {
+            let mut client = broker.client().await;
+            client.send(pool.poll(&format!("c{}", crowd.len()))).await;
+            crowd.push(client);
+        }
+    }
+    assert!(broker.child.try_wait().unwrap().is_none(), "the kernel has killed it");
+    let held = broker.waiters("").await;
+    assert!((500..MOST as u64).contains(&held), "{held} are held in {LIMIT} bytes");
+    let answer = Client::connect(broker.dispatch).await.ask(post("/warm-start", &pool.body("r"))).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (429, "overloaded"));
+    // Whoever leaves makes room.
+    crowd.truncate(100);
+    let room = async || broker.post(&Pool::small("d2").body("r")).await.0 == 200;
+    broker.wait_until("there is room again", room).await;
+    drop((broker, crowd));
+}

@@ -1,0 +1,154 @@
+//! Owns the stories of supervision: a part of the broker that dies ends it, and one that hangs is told of.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+#![allow(unsafe_code, reason = "only ptrace stops one thread of another process")]
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::ptr::null_mut;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::net::Shutdown;
+use support::{Broker, PATIENCE};
+
+/// A broker with a socket that this process holds as well, under this name.
+fn command(socket: &TcpListener, name: &str) -> Command {
+    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_pilotlight")])
+        .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--threads", "2"])
+        .env("LISTEN_FDNAMES", name)
+        .env("RUST_LOG", "error")
+        .stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
+    command
+}
+
+#[tokio::test]
+async fn a_listener_that_dies_ends_the_broker() {
+    for name in ["listen", "ops-listen"] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut broker = Broker::run(command(&socket, name).stderr(Stdio::piped()));
+        broker.wait_until("it is ready", async || broker.operate("GET", "/readyz").await.0 == 200).await;
+        rustix::net::shutdown(&socket, Shutdown::Both).unwrap();
+        assert_eq!(broker.ended().await.code(), Some(1), "{name}");
+        let mut said = String::new();
+        broker.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        let listener = if name == "listen" { "public" } else { "ops" };
+        assert!(said.contains(&format!("from the {listener} listener")), "{said}");
+    }
+}
+
+/// Stops one thread of a process until this is dropped.
+struct Stopped {
+    _go_on: mpsc::SyncSender<()>,
+}
+
+impl Stopped {
+    /// None where that is not allowed.
+    fn thread(process: u32, name: &str) -> Option<Self> {
+        let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|entry| entry.unwrap().path());
+        let is_it = |task: &std::path::PathBuf| fs::read_to_string(task.join("comm")).unwrap().trim() == name;
+        let thread = tasks.into_iter().find(is_it).unwrap();
+        let thread: i32 = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let ((go_on, told), (say, done)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+        // Whoever began to trace a thread is the one who may go on, and its end is the trace's.
+        std::thread::spawn(move || {
+            // SAFETY: both requests take two numbers and no memory of ours.
+            let stopped = unsafe {
+                libc::ptrace(libc::PTRACE_SEIZE, thread, null_mut::<()>(), null_mut::<()>()) == 0
+                    && libc::ptrace(libc::PTRACE_INTERRUPT, thread, null_mut::<()>(), null_mut::<()>()) == 0
+            };
+            say.send(stopped).unwrap();
+            // An error is what it waits for: the other side is gone.
+            let _ = told.recv();
+        });
+        done.recv().unwrap().then_some(Self { _go_on: go_on })
+    }
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed_only_while_every_thread_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let hears = |word: &str, time: Duration| {
+        let until = std::time::Instant::now() + time;
+        let mut buffer = [0; 256];
+        while let Some(left) =
+            until.checked_duration_since(std::time::Instant::now()).filter(|left| !left.is_zero())
+        {
+            manager.set_read_timeout(Some(left)).unwrap();
+            let Ok(length) = manager.recv(&mut buffer) else { continue };
+            if buffer[..length].starts_with(word.as_bytes()) {
+                return true;
+            }
+        }
+        false
+    };
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let broker =
+        Broker::run(command(&socket, "listen").env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000"));
+    assert!(hears("READY=1", PATIENCE));
+    for _ in 0..3 {
+        assert!(hears("WATCHDOG=1", PATIENCE));
+    }
+    for thread in ["serve-1", "keeper"] {
+        let Some(stopped) = Stopped::thread(broker.child.id(), thread) else {
+            eprintln!("skipped: no thread can be stopped here");
+            return;
+        };
+        // It may just have turned.
+        hears("WATCHDOG=1", Duration::from_secs(1));
+        assert!(!hears("WATCHDOG=1", Duration::from_secs(2)), "{thread} hangs");
+        let told = async || broker.operate("GET", "/readyz").await == (503, "a thread hangs\n".to_owned());
+        broker.wait_until("readiness tells", told).await;
+        drop(stopped);
+        assert!(hears("WATCHDOG=1", PATIENCE), "{thread} turns again");
+        broker.wait_until("it is ready", async || broker.operate("GET", "/readyz").await.0 == 200).await;
+    }
+}
+
+#[tokio::test]
+async fn nobodys_watchdog_is_fed_for_another_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = command(&socket, "listen");
+    let variables = [("WATCHDOG_USEC", "200000"), ("WATCHDOG_PID", "1")];
+    let broker = Broker::run(command.env("NOTIFY_SOCKET", &path).envs(variables));
+    let mut buffer = [0; 256];
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = manager.recv(&mut buffer).unwrap();
+    assert!(buffer[..length].starts_with(b"READY=1"));
+    manager.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(manager.recv(&mut buffer).is_err());
+    assert_eq!(broker.operate("GET", "/readyz").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_thread_that_hangs_does_not_hold_up_the_end() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = command(&socket, "listen");
+    let mut broker = Broker::run(command.args(["--drain-window", "0s"]));
+    broker.wait_until("it is ready", async || broker.operate("GET", "/readyz").await.0 == 200).await;
+    let Some(stopped) = Stopped::thread(broker.child.id(), "serve-1") else {
+        eprintln!("skipped: no thread can be stopped here");
+        return;
+    };
+    broker.signal(rustix::process::Signal::TERM);
+    let pid = broker.child.id();
+    // The process ends; the kernel shows it as long as somebody traces the thread.
+    let over = async || fs::read_to_string(format!("/proc/{pid}/net/tcp")).is_err();
+    broker.wait_until("it ends all the same", over).await;
+    drop(stopped);
+    assert!(broker.ended().await.success());
+}
