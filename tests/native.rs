@@ -300,3 +300,80 @@ async fn a_run_that_may_have_arrived_goes_to_nobody_else_however_often_it_is_pos
     }
     assert!(other.is_held().await);
 }
+
+#[tokio::test]
+async fn a_name_that_comes_again_with_another_payload_is_refused_and_nothing_delivered() {
+    let broker = Broker::start(&[]);
+    let named = |query: &str, run: &str, body: &[u8]| {
+        post(&format!("{POOL}{query}"), &format!("pilotlight-run: {run}\r\n"), body)
+    };
+    assert_eq!(ask(&broker, named("", "job-1", b"before")).await.json()["reason"], "no_pool");
+    let mut one = wait(&broker, &get(POOL, "pilotlight-controller: one\r\n")).await;
+    let mut two = wait(&broker, &get(POOL, "pilotlight-controller: two\r\n")).await;
+    let first = ask(&broker, named("", "job-1", b"a run")).await;
+    assert_eq!(first.json()["delivered"], true, "a miss is not remembered, nor what it carried");
+    for other in [&b"another"[..], b"a ruN", b"", b"a run\0", &vec![b'a'; 100_000]] {
+        let refused = ask(&broker, named("", "job-1", other)).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (422, "name-of-another-run"));
+    }
+    assert_eq!(broker.waiters("").await, 1, "nothing is delivered");
+    for query in ["", "?wait=100ms", "?redeliver=true", "?proof=written"] {
+        let again = ask(&broker, named(query, "job-1", b"a run")).await;
+        assert_eq!(again.json(), first.json(), "{query}: only what is carried counts");
+    }
+    let typed = post(POOL, "pilotlight-run: job-1\r\ncontent-type: text/plain\r\n", b"a run");
+    assert_eq!(ask(&broker, typed).await.json(), first.json());
+    let counted = async |labels| broker.metric(&format!("pilotlight_dispatches_total{{{labels}}}")).await;
+    assert_eq!(counted("outcome=\"refused\",reason=\"none\"").await, 5);
+    assert_eq!(counted("outcome=\"hit\",reason=\"none\"").await, 6);
+    let rows = broker.operate("GET", "/runs/job-1").await.1;
+    assert!(!rows.contains("refused"), "the history has what became of the run: {rows}");
+    assert_eq!(ask(&broker, named("", "job-2", b"another")).await.json()["delivered"], true);
+    let bodies = [one.answer().await.body, two.answer().await.body];
+    assert!(bodies.contains(&b"a run".to_vec()) && bodies.contains(&b"another".to_vec()), "{bodies:?}");
+}
+
+#[tokio::test]
+async fn another_payload_is_refused_at_once_while_the_first_is_under_way() {
+    let broker = Broker::start(&["--dispatch-budget", "20s", "--threads", "1"]);
+    let mut waiting = broker.client().await;
+    waiting.send(post(&format!("{POOL}?wait=20s"), "pilotlight-run: job-1\r\n", b"a run")).await;
+    let refused = async || {
+        let answer = ask(&broker, post(POOL, "pilotlight-run: job-1\r\n", b"another")).await;
+        (answer.status == 422, answer)
+    };
+    // Until the first is known to be under way, the second is a miss like any other.
+    broker.wait_until("the second is refused", async || refused().await.0).await;
+    let mut controller = broker.client().await;
+    controller.send(get(POOL, "")).await;
+    assert_eq!(controller.answer().await.body, b"a run");
+    assert_eq!(waiting.answer().await.json()["delivered"], true);
+    assert_eq!(refused().await.1.problem(), "name-of-another-run");
+}
+
+#[tokio::test]
+async fn every_post_of_a_name_can_be_a_run_of_its_own() {
+    let broker = Broker::start(&["--remember-runs", "0s"]);
+    for body in [&b"a run"[..], b"another"] {
+        let mut controller = wait(&broker, &get(POOL, "")).await;
+        let answer = ask(&broker, post(POOL, "pilotlight-run: job-1\r\n", body)).await;
+        assert_eq!((answer.status, controller.answer().await.body.as_slice()), (200, body));
+    }
+}
+
+#[tokio::test]
+async fn a_metric_says_how_far_back_runs_are_remembered() {
+    for (time, seconds) in [("0s", 0.0), ("2s", 2.0), ("10m", 0.5)] {
+        let broker = Broker::start(&["--remember-runs", time]);
+        // A part of a second at first, as nothing is known from before the start.
+        let window = async || {
+            let text = broker.operate("GET", "/metrics").await.1;
+            let mut lines =
+                text.lines().filter_map(|line| line.strip_prefix("pilotlight_idempotency_window_seconds "));
+            lines.next_back().unwrap().parse::<f64>().unwrap()
+        };
+        broker.wait_until(time, async || window().await >= seconds).await;
+        let most = if time == "10m" { 300.0 } else { seconds };
+        assert!(window().await <= most, "{time}");
+    }
+}

@@ -20,7 +20,7 @@ use crate::metrics::{End, Metrics};
 
 pub use hope::Hope;
 use hope::Hopes;
-pub use repeats::{First, Repeats, Seen};
+pub use repeats::{Content, First, Repeats, Seen};
 use sync::{AtomicBool, Mutex};
 
 /// So many waiters are taken, or places looked at, before the lock is let go for others.

@@ -5,6 +5,7 @@
 
 use std::hash::Hash;
 use std::mem;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub enum Seen<N: Hash + Eq + Copy, A> {
     First(First<N, A>),
     /// It was posted before: this was the answer.
     Before(A),
+    /// The name was given to a run of another content: nothing is known of this one, and nothing is to be done with it.
+    Other,
 }
 
 /// Remembers answers by the names of runs.
@@ -29,11 +32,26 @@ pub struct Repeats<N, A> {
     memory: Mutex<Memory<N, A>>,
 }
 
-type Answers<N, A> = HashMap<N, (Instant, A), RandomState>;
+/// A digest of what a run carries, where that is compared.
+pub type Content = Option<NonZeroU64>;
+
+type Answers<N, A> = HashMap<N, Known<A>, RandomState>;
+
+struct Known<A> {
+    when: Instant,
+    content: Content,
+    answer: A,
+}
+
+/// A run that is being delivered.
+struct Underway {
+    content: Content,
+    /// What wakes those who wait for the outcome, once there are any.
+    done: Option<Arc<Notify>>,
+}
 
 struct Memory<N, A> {
-    /// What wakes those who wait for the outcome, once there are any.
-    underway: HashMap<N, Option<Arc<Notify>>, RandomState>,
+    underway: HashMap<N, Underway, RandomState>,
     /// This generation's answers, and those of the one before.
     now: Answers<N, A>,
     before: Answers<N, A>,
@@ -41,19 +59,22 @@ struct Memory<N, A> {
     forgotten: Vec<Answers<N, A>>,
     /// Empty, with room for the next generation.
     spare: Answers<N, A>,
-    /// When this generation began.
+    /// When this generation began, and the one before.
     since: Instant,
+    before_since: Instant,
 }
 
 impl<N, A> Default for Repeats<N, A> {
     fn default() -> Self {
+        let now = Instant::now();
         let memory = Memory {
             underway: HashMap::default(),
             now: HashMap::default(),
             before: HashMap::default(),
             forgotten: Vec::new(),
             spare: HashMap::default(),
-            since: Instant::now(),
+            since: now,
+            before_since: now,
         };
         Self { memory: Mutex::new(memory) }
     }
@@ -61,17 +82,22 @@ impl<N, A> Default for Repeats<N, A> {
 
 impl<N: Hash + Eq + Copy, A: Clone> Repeats<N, A> {
     /// Asks about a run; what was answered longer ago than `time` counts for nothing. While another POST of the same run
-    /// is under way, waits for its outcome.
-    pub async fn see(self: &Arc<Self>, run: &N, time: Duration) -> Seen<N, A> {
+    /// is under way, waits for its outcome; if its content is another one, that is said at once.
+    pub async fn see(self: &Arc<Self>, run: &N, content: Content, time: Duration) -> Seen<N, A> {
+        let differs = |known: Content| content.is_some() && known.is_some() && content != known;
         loop {
             let underway = {
                 let mut memory = self.memory.lock();
-                if let Some(done) = memory.underway.get_mut(run) {
-                    done.get_or_insert_with(|| Arc::new(Notify::new())).clone()
-                } else if let Some(answer) = memory.answer(run, time) {
-                    return Seen::Before(answer.clone());
+                if let Some(underway) = memory.underway.get_mut(run) {
+                    if differs(underway.content) {
+                        return Seen::Other;
+                    }
+                    underway.done.get_or_insert_with(|| Arc::new(Notify::new())).clone()
+                } else if let Some(known) = memory.answer(run, time) {
+                    let is_other = differs(known.content);
+                    return if is_other { Seen::Other } else { Seen::Before(known.answer.clone()) };
                 } else {
-                    memory.underway.insert(*run, None);
+                    memory.underway.insert(*run, Underway { content, done: None });
                     return Seen::First(First { repeats: self.clone(), run: *run, answer: None });
                 }
             };
@@ -83,6 +109,12 @@ impl<N: Hash + Eq + Copy, A: Clone> Repeats<N, A> {
 }
 
 impl<N: Hash + Eq + Copy, A> Repeats<N, A> {
+    /// How far back the memory reaches now: `time`, or less if so many runs came that they had to be forgotten earlier, or
+    /// if it began later.
+    pub fn window(&self, time: Duration) -> Duration {
+        self.memory.lock().before_since.elapsed().min(time)
+    }
+
     /// Begins a new generation if this one has lasted for `time`, and empties what is forgotten: outside the lock, and not
     /// on a thread that serves, because it takes a while.
     pub fn tidy(&self, time: Duration) {
@@ -107,21 +139,21 @@ impl<N: Hash + Eq + Copy, A> Repeats<N, A> {
 }
 
 impl<N: Hash + Eq + Copy, A> Memory<N, A> {
-    fn answer(&self, run: &N, time: Duration) -> Option<&A> {
-        let (when, answer) = self.now.get(run).or_else(|| self.before.get(run))?;
-        (when.elapsed() < time).then_some(answer)
+    fn answer(&self, run: &N, time: Duration) -> Option<&Known<A>> {
+        let known = self.now.get(run).or_else(|| self.before.get(run))?;
+        (known.when.elapsed() < time).then_some(known)
     }
 
-    fn remember(&mut self, run: N, answer: A) {
-        let now = Instant::now();
+    fn remember(&mut self, run: N, content: Content, answer: A) {
+        let when = Instant::now();
         if self.now.len() >= REMEMBERED / 2 {
-            self.next_generation(now);
+            self.next_generation(when);
         }
-        self.now.insert(run, (now, answer));
+        self.now.insert(run, Known { when, content, answer });
     }
 
     fn next_generation(&mut self, now: Instant) {
-        self.since = now;
+        self.before_since = mem::replace(&mut self.since, now);
         let fresh = mem::take(&mut self.spare);
         let oldest = mem::replace(&mut self.before, mem::replace(&mut self.now, fresh));
         self.forgotten.push(oldest);
@@ -145,12 +177,12 @@ impl<N: Hash + Eq + Copy, A> First<N, A> {
 impl<N: Hash + Eq + Copy, A> Drop for First<N, A> {
     fn drop(&mut self) {
         let mut memory = self.repeats.memory.lock();
-        let done = memory.underway.remove(&self.run).flatten();
+        let underway = memory.underway.remove(&self.run);
         if let Some(answer) = self.answer.take() {
-            memory.remember(self.run, answer);
+            memory.remember(self.run, underway.as_ref().and_then(|underway| underway.content), answer);
         }
         drop(memory);
-        if let Some(done) = done {
+        if let Some(done) = underway.and_then(|underway| underway.done) {
             done.notify_one();
         }
     }
@@ -165,18 +197,22 @@ mod tests {
     #[tokio::test]
     async fn a_delivered_run_is_answered_from_memory() {
         let repeats = Arc::new(Repeats::default());
-        let Seen::First(first) = repeats.see(&"run_1", TIME).await else { panic!("nobody has seen it") };
+        let Seen::First(first) = repeats.see(&"run_1", None, TIME).await else {
+            panic!("nobody has seen it")
+        };
         first.answered("hit");
-        assert!(matches!(repeats.see(&"run_1", TIME).await, Seen::Before("hit")));
-        assert!(matches!(repeats.see(&"run_2", TIME).await, Seen::First(_)));
+        assert!(matches!(repeats.see(&"run_1", None, TIME).await, Seen::Before("hit")));
+        assert!(matches!(repeats.see(&"run_2", None, TIME).await, Seen::First(_)));
     }
 
     #[tokio::test]
     async fn a_run_that_failed_is_tried_again_by_those_who_waited() {
         let repeats = Arc::new(Repeats::<&str, &str>::default());
-        let Seen::First(first) = repeats.see(&"run_1", TIME).await else { panic!("nobody has seen it") };
-        let second = repeats.see(&"run_1", TIME);
-        let third = repeats.see(&"run_1", TIME);
+        let Seen::First(first) = repeats.see(&"run_1", None, TIME).await else {
+            panic!("nobody has seen it")
+        };
+        let second = repeats.see(&"run_1", None, TIME);
+        let third = repeats.see(&"run_1", None, TIME);
         drop(first);
         let Seen::First(second) = second.await else { panic!("the first was not delivered") };
         second.answered("hit");
@@ -189,7 +225,7 @@ mod tests {
     }
 
     async fn post(repeats: &Arc<Repeats<u32, ()>>, run: u32) {
-        let Seen::First(first) = repeats.see(&run, TIME).await else { panic!("{run} is another run") };
+        let Seen::First(first) = repeats.see(&run, None, TIME).await else { panic!("{run} is another run") };
         first.answered(());
     }
 
@@ -223,9 +259,45 @@ mod tests {
     #[tokio::test]
     async fn what_was_answered_too_long_ago_counts_for_nothing() {
         let repeats = Arc::new(Repeats::default());
-        let Seen::First(first) = repeats.see(&"run_1", TIME).await else { panic!("nobody has seen it") };
+        let Seen::First(first) = repeats.see(&"run_1", None, TIME).await else {
+            panic!("nobody has seen it")
+        };
         first.answered("hit");
-        assert!(matches!(repeats.see(&"run_1", Duration::ZERO).await, Seen::First(_)));
-        assert!(matches!(repeats.see(&"run_1", TIME).await, Seen::Before("hit")));
+        assert!(matches!(repeats.see(&"run_1", None, Duration::ZERO).await, Seen::First(_)));
+        assert!(matches!(repeats.see(&"run_1", None, TIME).await, Seen::Before("hit")));
+    }
+
+    #[tokio::test]
+    async fn another_content_under_the_same_name_is_told_at_once() {
+        let repeats = Arc::new(Repeats::default());
+        let [one, other] = [NonZeroU64::new(1), NonZeroU64::new(2)];
+        let Seen::First(first) = repeats.see(&"run_1", one, TIME).await else { panic!("nobody has seen it") };
+        assert!(matches!(repeats.see(&"run_1", other, TIME).await, Seen::Other), "while it is under way");
+        first.answered("hit");
+        assert!(matches!(repeats.see(&"run_1", other, TIME).await, Seen::Other));
+        assert!(matches!(repeats.see(&"run_1", one, TIME).await, Seen::Before("hit")));
+        assert!(matches!(repeats.see(&"run_1", None, TIME).await, Seen::Before("hit")), "it is not compared");
+        let long_ago = repeats.see(&"run_1", other, Duration::ZERO).await;
+        let Seen::First(failed) = long_ago else { panic!("that was too long ago") };
+        drop(failed);
+    }
+
+    #[tokio::test]
+    async fn the_window_is_what_is_remembered() {
+        let begun = Instant::now();
+        let repeats: Arc<Repeats<u32, ()>> = Arc::default();
+        assert!(repeats.window(TIME) <= begun.elapsed(), "nothing is known from before the start");
+        for run in 0..100 {
+            post(&repeats, run).await;
+        }
+        repeats.tidy(Duration::ZERO);
+        let since = begun.elapsed();
+        assert!(repeats.window(TIME) >= since / 2, "nothing is forgotten yet");
+        assert_eq!(repeats.window(Duration::ZERO), Duration::ZERO);
+        repeats.tidy(Duration::ZERO);
+        let forgotten = Instant::now();
+        repeats.tidy(Duration::ZERO);
+        repeats.tidy(Duration::ZERO);
+        assert!(repeats.window(TIME) <= forgotten.elapsed(), "what came before is forgotten");
     }
 }

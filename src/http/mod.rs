@@ -119,7 +119,9 @@ impl Front {
     /// Gives back what nobody will ask for any more.
     pub fn tidy(&self) {
         self.exchange.tidy();
-        self.repeats.tidy(self.terms().remember_runs);
+        let time = self.terms().remember_runs;
+        self.repeats.tidy(time);
+        self.metrics.idempotency_window.set(self.repeats.window(time).as_secs_f64());
     }
 
     /// The limits and times of now.

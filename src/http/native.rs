@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Source};
-use super::dispatch::{Count, Identity, Named, Order, Outcome, dispatch as deliver};
+use super::dispatch::{Count, Identity, Named, Order, Outcome, content, dispatch as deliver};
 use super::head::Head;
 use super::message::Message;
 use super::problem::Problem;
@@ -220,10 +220,18 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     count.named(named.clone());
     let offered = Offered { front, terms: &terms, named, payload, since };
     let identity = is_named.then(|| Identity::new(&terms.run, "", terms.key.as_ref()));
-    let mut outcome = offered.dispatch(identity).await;
-    count.done(&mut outcome);
-    tracing::debug!(run = %terms.run.escape_default(), ?outcome, "dispatched");
-    answer(&terms.run, &outcome)
+    match offered.dispatch(identity).await {
+        Ok(mut outcome) => {
+            count.done(&mut outcome);
+            tracing::debug!(run = %terms.run.escape_default(), ?outcome, "dispatched");
+            answer(&terms.run, &outcome)
+        }
+        Err(problem) => {
+            count.refused(&problem);
+            tracing::debug!(run = %terms.run.escape_default(), why = problem.detail(), "a run was refused");
+            problem.into()
+        }
+    }
 }
 
 /// A valid POST.
@@ -236,9 +244,10 @@ struct Offered<'a> {
 }
 
 impl Offered<'_> {
-    async fn dispatch(self, identity: Option<Identity>) -> Outcome {
+    async fn dispatch(self, identity: Option<Identity>) -> Result<Outcome, Problem> {
         let Self { front, terms, named, payload, since } = self;
         let until = since + front.terms().dispatch_budget;
+        let content = identity.and_then(|_| content(&payload));
         let order = Order {
             key: terms.key.as_ref(),
             // A stock controller in the pool would exit on anything but its message.
@@ -248,6 +257,7 @@ impl Offered<'_> {
             since,
             proof: terms.query.proof.unwrap_or(front.terms().proof),
             redeliver: terms.query.redeliver.unwrap_or(false),
+            content,
             identity,
             wait: terms.query.wait.unwrap_or_default(),
             until,

@@ -1,5 +1,7 @@
 //! Owns the errors: problem documents of RFC 9457, each with what is wrong and what to do about it.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 
 use super::reply::Reply;
@@ -121,6 +123,21 @@ impl Problem {
     pub(crate) fn bad_body(why: impl std::fmt::Display) -> Self {
         let detail = format!("The body {why}. Nothing was offered to a controller.");
         Self::new(StatusCode::BAD_REQUEST, "bad-body", "The body cannot be dispatched", detail)
+    }
+
+    /// Names are the supervisor's to give, one for each run.
+    pub(super) fn name_of_another_run(time: Duration) -> Self {
+        let time = humantime::format_duration(time);
+        let detail = format!(
+            "A run of this name with another payload is under way, or was delivered within {time}, or may have been. Nothing \
+             was offered to a controller. Give each run a pilotlight-run of its own, and send the same bytes when you repeat it."
+        );
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "name-of-another-run",
+            "The run's name is another run's",
+            detail,
+        )
     }
 
     /// Somebody who polls is not let in. The status ends a stock controller, on purpose: its token does not get better.

@@ -179,11 +179,12 @@ async fn dispatch_body(
         proof: terms.proof,
         redeliver: true,
         identity: Some(Identity::new(message.run(), message.snapshot(), key)),
+        content: None,
         wait: Duration::ZERO,
         until: since + terms.dispatch_budget,
     };
     drop(terms);
-    let outcome = deliver(front, order).await;
+    let outcome = deliver(front, order).await?;
     tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");
     Ok(outcome)
 }

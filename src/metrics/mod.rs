@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use labels::Family;
@@ -34,6 +34,8 @@ pub struct Metrics {
     process: Process,
     /// 1 while the broker ends politely.
     pub draining: IntGauge,
+    /// How far back the memory of runs reaches, in seconds.
+    pub idempotency_window: Gauge,
     connections: Family<IntGauge, (Listener, Tls)>,
     accepted: Family<IntCounter, Listener>,
     rejected: Family<IntCounter, Rejected>,
@@ -67,6 +69,7 @@ impl Metrics {
         make.build_info()?;
         Ok(Self {
             draining: make.gauge("draining", "1 while the broker ends politely.")?,
+            idempotency_window: make.idempotency_window()?,
             connections: make.gauges(&["listener", "tls"], "connections", "Open connections.")?,
             accepted: make.counters(&["listener"], "connections_accepted_total", "Connections accepted.")?,
             rejected: make.counters(&["reason"], "connections_rejected_total", "Connections not served.")?,
@@ -275,6 +278,11 @@ impl Maker<'_> {
             Self::opts("tls_certificate_expiry_timestamp_seconds", help),
             &["listener"],
         )?)
+    }
+
+    fn idempotency_window(&self) -> Result<Gauge, prometheus::Error> {
+        let help = "How far back a run posted again is known: the set time, or less at high rates and after a start.";
+        self.register(Gauge::with_opts(Self::opts("idempotency_window_seconds", help))?)
     }
 
     fn lag(&self) -> Result<Histogram, prometheus::Error> {

@@ -43,9 +43,10 @@ impl Platform {
 
     /// Posts the run as `http::dispatch` does.
     async fn post(&self) -> Post {
-        let first = match self.repeats.see(&RUN, self.remembered).await {
+        let first = match self.repeats.see(&RUN, None, self.remembered).await {
             Seen::Before(answer) => return Post::Repeated(answer),
             Seen::First(first) => first,
+            Seen::Other => unreachable!("no content is compared"),
         };
         assert_eq!(self.under_way.fetch_add(1, Ordering::SeqCst), 0, "I1: two POSTs offer the same run");
         thread::yield_now();

@@ -83,10 +83,12 @@ impl<'a> Count<'a> {
         self.named = Some(named);
     }
 
+    /// Nobody was offered anything: the journal, which may know of a run of this name, is told nothing.
     pub(in crate::http) fn refused(&mut self, problem: &Problem) {
         let is_miss = problem.is_miss();
         self.outcome =
             if is_miss { DispatchOutcome::Miss(Miss::Overloaded) } else { DispatchOutcome::Refused };
+        self.named = None;
     }
 
     /// It is over; the outcome's attempts are the journal's now.

@@ -4,12 +4,13 @@ mod attempt;
 mod count;
 
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use super::Front;
+use super::{Front, Problem};
 use crate::broker::{Ask, KeyRef, Miss, Offer, Taken};
-use crate::exchange::{First, Hope, Seen};
+use crate::exchange::{Content, First, Hope, Seen};
 use crate::journal;
 use crate::metrics::{Proof, Verdict};
 use crate::transport::{Demand, Run, Waiter};
@@ -39,6 +40,8 @@ pub(super) struct Order<'a> {
     pub(super) redeliver: bool,
     /// What the same run has the second time it is posted; none if each POST is a run of its own.
     pub(super) identity: Option<Identity>,
+    /// What must be the same then, where it is compared.
+    pub(super) content: Content,
     /// How long to wait for a controller to come.
     pub(super) wait: Duration,
     /// The POST is answered by then.
@@ -60,6 +63,12 @@ impl Identity {
         let whole = (run, snapshot, key.deployment, key.version, cpu, memory);
         Self([0_u8, 1].map(|half| KEY.hash_one((half, whole))))
     }
+}
+
+/// What a payload has in common with itself alone, but for one chance in 2^63.
+pub(super) fn content(payload: &[u8]) -> Content {
+    static KEY: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+    NonZeroU64::new(KEY.hash_one(payload) | 1)
 }
 
 /// How an order ended.
@@ -90,13 +99,14 @@ pub(super) struct Hit {
 }
 
 /// Delivers a run before the order's time is over, once, however often it is posted within the time that runs are
-/// remembered.
-pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcome {
+/// remembered. `Err` if its name is that of another run.
+pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Result<Outcome, Problem> {
     let time = front.terms().remember_runs;
     let Some(identity) = order.identity.take().filter(|_| !time.is_zero()) else {
-        return deliver(front, order, None).await;
+        return Ok(deliver(front, order, None).await);
     };
-    match tokio::time::timeout_at(order.until.into(), front.repeats.see(&identity, time)).await {
+    let seen = front.repeats.see(&identity, order.content, time);
+    Ok(match tokio::time::timeout_at(order.until.into(), seen).await {
         // Another POST of the same run is still under way.
         Err(_) => Outcome::without_offers(0, Err(Miss::Unknown)),
         Ok(Seen::First(first)) => deliver(front, order, Some(first)).await,
@@ -105,7 +115,8 @@ pub(super) async fn dispatch(front: &Arc<Front>, mut order: Order<'_>) -> Outcom
             Outcome::without_offers(offers, Err(Miss::Unknown))
         }
         Ok(Seen::Before((offers, result))) => Outcome::without_offers(offers, result),
-    }
+        Ok(Seen::Other) => return Err(Problem::name_of_another_run(time)),
+    })
 }
 
 /// A supervisor that leaves before the match claims nobody; after it, the offer under way is finished.
