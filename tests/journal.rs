@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use support::client::Client;
 use support::{Broker, PATIENCE, Pool, post};
@@ -235,7 +236,7 @@ async fn a_history_survives_a_kill_and_opens_in_plain_sqlite() {
 }
 
 async fn drop_politely(mut broker: Broker) {
-    broker.signal(rustix::process::Signal::TERM);
+    broker.signal(Signal::TERM);
     let until = std::time::Instant::now() + PATIENCE;
     while broker.child.try_wait().unwrap().is_none() {
         assert!(std::time::Instant::now() < until, "it did not end");
@@ -356,4 +357,36 @@ async fn an_offer_that_outlives_its_post_is_in_the_history() {
     drop(supervisor);
     let rows = runs(&broker, "/runs/run_1", 1).await;
     assert_eq!((rows[0]["outcome"].as_str(), rows[0]["offers"].as_u64()), (Some("aborted"), Some(1)));
+}
+
+#[tokio::test]
+async fn the_end_waits_for_an_offer_that_outlives_its_post() {
+    for is_at_once in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("history.db");
+        let history = ["--history", file.to_str().unwrap(), "--drain-window", "0s"];
+        let times = ["--proof-timeout", "2s", "--dispatch-budget", "5s"];
+        let mut broker = Broker::proving("received", &[history, times].concat());
+        let pool = Pool::small("d1");
+        let _one = broker.held_poll(&pool, "one").await;
+        let mut supervisor = broker.client().await;
+        supervisor.send(post("/warm-start", &pool.body("run_1"))).await;
+        broker.wait_for_waiters(0).await;
+        drop(supervisor);
+        broker.wait_for_metric("pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}", 1).await;
+        broker.signal(Signal::TERM);
+        if is_at_once {
+            let draining = async || broker.operate("GET", "/readyz").await.0 == 503;
+            broker.wait_until("the signal has its effect", draining).await;
+            broker.signal(Signal::TERM);
+        }
+        assert!(broker.ended().await.success());
+        let file = rusqlite::Connection::open(&file).unwrap();
+        let rows = file.query_row("SELECT run, outcome, offers FROM dispatches", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        });
+        // Ended at once, it is not known what came of the offer.
+        let offers = u32::from(!is_at_once);
+        assert_eq!(rows.unwrap(), ("run_1".to_owned(), "aborted".to_owned(), offers));
+    }
 }

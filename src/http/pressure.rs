@@ -42,6 +42,7 @@ impl Pressure {
         self.posts.load(Ordering::Relaxed)
     }
 
+    /// A POST came, or goes on as an offer whose client has left.
     pub(super) fn post_came(&self) {
         self.posts.fetch_add(1, Ordering::Relaxed);
     }

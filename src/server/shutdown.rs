@@ -62,8 +62,9 @@ async fn drained(front: &Front, window: Duration, phase: &watch::Sender<Phase>) 
         front.exchange.drain_all(goodbye);
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    // 5. Dispatches under way end within their budget.
-    until(Instant::now() + front.terms().dispatch_budget, || front.pressure.posts() == 0).await;
+    // 5. Dispatches under way end within their budget, those whose client has left as well.
+    until(Instant::now() + front.terms().dispatch_budget + LAST_GOODBYES, || front.pressure.posts() == 0)
+        .await;
 }
 
 async fn until(deadline: Instant, done: impl Fn() -> bool) {

@@ -113,10 +113,38 @@ impl Drop for Finished {
         let (Some(offer), Ok(runtime)) = (self.offer.take(), Handle::try_current()) else { return };
         let (front, named, since) = (self.front.clone(), self.named.clone(), self.since);
         // It ends within its POST's budget; the runtime owns it until then.
-        runtime.spawn(async move {
-            let Ended { told, result } = offer.await;
-            let proof = result.ok().map(|hit| hit.proof);
-            front.journal.tell(named.ended(since, DispatchOutcome::Aborted, proof, told));
-        });
+        runtime.spawn(Detached::new(front, named, since).finish(offer));
+    }
+}
+
+/// The account of an offer that goes on without its POST: it counts as one that is under way, so that the end waits for it,
+/// and is told to the journal even if the end did not wait so long.
+struct Detached {
+    front: Arc<Front>,
+    named: Named,
+    since: Instant,
+    ended: Option<Ended>,
+}
+
+impl Detached {
+    fn new(front: Arc<Front>, named: Named, since: Instant) -> Self {
+        front.pressure.post_came();
+        Self { front, named, since, ended: None }
+    }
+
+    async fn finish(mut self, offer: impl Future<Output = Ended> + Send) {
+        self.ended = Some(offer.await);
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let (proof, told) = match self.ended.take() {
+            Some(Ended { told, result }) => (result.ok().map(|hit| hit.proof), told),
+            None => (None, Vec::new()),
+        };
+        self.front.journal.tell(self.named.ended(self.since, DispatchOutcome::Aborted, proof, told));
+        // Only now, as the journal is closed when nothing is under way.
+        self.front.pressure.post_left();
     }
 }
