@@ -91,6 +91,40 @@ async fn a_proxy_that_names_nobody_is_a_line_a_second_in_the_log() {
 }
 
 #[tokio::test]
+async fn an_inferred_proxy_is_a_line_until_a_receipt() {
+    let (broker, log) = logging("warn", &[]);
+    let pool = Pool::small("d1");
+    let dispatch = async || {
+        let target = format!("{}?proof=received&redeliver=true", pool.path());
+        broker.client().await.ask(post(&target, &pool.message("run").to_string())).await.json()
+    };
+    let reset = async || {
+        let controller = broker.held_poll(&pool, "like haproxy").await;
+        let resetting = async {
+            controller.stream.readable().await.unwrap();
+            controller.stream.set_zero_linger().unwrap();
+            drop(controller);
+        };
+        let (answer, ()) = tokio::join!(dispatch(), resetting);
+        assert_eq!(answer["reason"], "unknown", "{answer}");
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(2500) {
+        reset().await;
+    }
+    let told = lines(&log);
+    assert_eq!(told.len(), 1, "the address is known: {told:?}");
+    assert_eq!(told[0]["fields"]["address"], "127.0.0.1");
+    let said = told[0]["fields"]["message"].as_str().unwrap();
+    assert!(said.contains("--behind-proxy") && said.contains("option forwardfor"), "{said}");
+    let mut controller = broker.held_poll(&pool, "one").await;
+    let (answer, _) = tokio::join!(dispatch(), controller.answer());
+    assert_eq!(answer["proof"], "received", "{answer}");
+    reset().await;
+    broker.wait_until("it is told anew", async || lines(&log).len() == 2).await;
+}
+
+#[tokio::test]
 async fn nobody_writes_lines_of_their_own_into_the_log() {
     let (broker, log) = logging("pilotlight=trace", &[]);
     let pool = Pool::small("d1");

@@ -71,6 +71,32 @@ fn a_router_that_resets_is_found_at_once() {
     in_a_lab(|lab| nine_of_ten_fail(lab, Node::reset_by_router, "lost"));
 }
 
+/// Where a proxy is inferred, its reset may be quicker than the acknowledgement.
+#[test]
+fn a_reset_from_where_a_proxy_is_inferred_is_unknown() {
+    in_a_lab(async |mut lab| {
+        let node = lab.node();
+        let broker = broker();
+        let pool = Pool::small("d1");
+        let mut others = Vec::new();
+        for number in 0..3 {
+            others.push(node.held_poll(&broker, &pool, &format!("other_{number}")).await);
+        }
+        let like_haproxy = node.held_poll(&broker, &pool, "like haproxy").await;
+        let resetting = async {
+            like_haproxy.stream.readable().await.unwrap();
+            like_haproxy.stream.set_zero_linger().unwrap();
+            drop(like_haproxy);
+        };
+        let (answer, ()) = tokio::join!(post(&broker, &pool, "run_1"), resetting);
+        assert_eq!(says(&answer), (false, "unknown", 1), "it was acknowledged whole");
+        node.reset_by_router();
+        let answer = post(&broker, &pool, "run_2").await;
+        assert_eq!(says(&answer), (false, "unknown", 1), "it was not, but the address is known");
+        assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"lost\"}").await, 2);
+    });
+}
+
 #[test]
 fn an_unreachable_host_costs_one_unproven_offer() {
     in_a_lab(|lab| nine_of_ten_fail(lab, Node::cut_off_by_router, "unacked"));

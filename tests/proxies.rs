@@ -6,12 +6,16 @@ mod support;
 
 use support::client::Client;
 use support::proxy::{HAPROXY, NGINX, Proxy, start};
-use support::{Broker, Pool};
+use support::{Broker, Pool, post};
 
 async fn poll_through(proxy: &Proxy, broker: &Broker, pool: &Pool) -> Client {
+    poll_through_as(proxy, broker, pool, "behind").await
+}
+
+async fn poll_through_as(proxy: &Proxy, broker: &Broker, pool: &Pool, controller: &str) -> Client {
     let before = broker.waiters("").await;
     let mut client = Client::connect(proxy.address).await;
-    client.send(pool.poll("behind")).await;
+    client.send(pool.poll(controller)).await;
     broker.wait_for_waiters(before + 1).await;
     client
 }
@@ -92,6 +96,53 @@ async fn behind_haproxy_a_receipt_is_the_hops() {
     let broker = Broker::proving("received", &[]);
     let Some(proxy) = start(&broker, HAPROXY, "haproxy -db -f {folder}/configuration") else { return };
     assert_eq!(proofs(&broker, &proxy).await, ["hop", "hop"]);
+}
+
+/// haproxy ends with resets, and says nothing of itself: as a controller would that was killed with the run unread.
+#[tokio::test]
+async fn behind_haproxy_that_is_silent_a_run_goes_to_one_controller_and_is_unknown() {
+    let broker = Broker::proving("received", &[]);
+    let silent = HAPROXY.replace("  option forwardfor\n", "");
+    let Some(proxy) = start(&broker, &silent, "haproxy -db -f {folder}/configuration") else { return };
+    let pool = Pool::small("d1");
+    let mut waiting = Vec::new();
+    for name in ["one", "two", "three", "four", "five"] {
+        waiting.push(poll_through_as(&proxy, &broker, &pool, name).await);
+    }
+    for round in 1..=3_usize {
+        let answer = broker.post(&pool.body(&format!("run_{round}"))).await.1;
+        assert_eq!((&answer["reason"], &answer["offers"]), (&"unknown".into(), &1.into()), "{answer}");
+        let receipt = waiting.pop().unwrap().answer().await.json();
+        assert_eq!(receipt["run"]["friendlyId"], format!("run_{round}"));
+        for client in &mut waiting {
+            assert!(client.is_held().await, "nobody else gets a byte");
+        }
+        assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 0);
+    }
+    // The broker's own dialect allows a second offer where it is asked to; nobody asks for two at once.
+    let run = post(&format!("{}?redeliver=true", pool.path()), &pool.message("run_4").to_string());
+    let answer = broker.client().await.ask(run).await.json();
+    assert_eq!((&answer["reason"], &answer["offers"]), (&"unknown".into(), &1.into()), "{answer}");
+    assert!(waiting[0].is_held().await);
+    drop(waiting);
+    // Told so, it is a hop again.
+    let told = Broker::proving("received", &["--behind-proxy", "127.0.0.1"]);
+    let Some(proxy) = start(&told, &silent, "haproxy -db -f {folder}/configuration") else { return };
+    assert_eq!(proofs(&told, &proxy).await, ["hop", "hop"]);
+}
+
+/// A controller that dies behind haproxy is gone from its pool if haproxy is told to pass that on.
+#[tokio::test]
+async fn a_controller_that_dies_behind_haproxy_with_abortonclose_leaves_its_pool() {
+    let broker = Broker::proving("received", &[]);
+    let passing = HAPROXY.replace("  option forwardfor\n", "  option forwardfor\n  option abortonclose\n");
+    let Some(proxy) = start(&broker, &passing, "haproxy -db -f {folder}/configuration") else { return };
+    let pool = Pool::small("d1");
+    for _ in 0..3 {
+        drop(poll_through(&proxy, &broker, &pool).await);
+        broker.wait_for_waiters(0).await;
+    }
+    assert_eq!(broker.post(&pool.body("run_1")).await.1["offers"], 0, "nobody is offered a run in its stead");
 }
 
 #[tokio::test]

@@ -94,21 +94,28 @@ async fn a_stopped_process_is_no_receipt_and_the_next_waiter_has_the_run() {
 }
 
 #[tokio::test]
-async fn a_process_killed_with_the_run_unread_is_a_loss() {
+async fn a_process_killed_with_the_run_unread_leaves_it_unknown() {
     let broker = Broker::proving("received", &["--proof-timeout", "5s", "--dispatch-budget", "8s"]);
     let pool = Pool::small("d1");
+    let mut spare = broker.held_poll(&pool, "spare").await;
     let mut victim = Process::start(&broker, &pool).await;
     victim.stop().await;
     let body = pool.body("run_1");
     let killing = async {
-        broker.wait_for_waiters(0).await;
+        broker.wait_for_waiters(1).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         victim.signal(Signal::KILL);
     };
     let (answer, ()) = tokio::join!(broker.post(&body), killing);
-    assert_eq!(said(&answer.1), (false, "undelivered", 1));
+    assert_eq!(said(&answer.1), (false, "unknown", 1), "a proxy that has passed it on looks the same");
     assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"lost\"}").await, 1);
     assert_eq!(victim.received(), "");
+    assert!(spare.is_held().await, "nobody else gets a byte");
+    assert_eq!(broker.post(&body).await.1["reason"], "unknown", "nor when it is posted again");
+    // The next run is no worse off.
+    let body = pool.body("run_2");
+    let (answer, receipt) = tokio::join!(broker.post(&body), spare.answer());
+    assert_eq!((said(&answer.1), receipt.status), ((true, "received", 1), 200));
 }
 
 #[tokio::test]

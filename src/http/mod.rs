@@ -60,6 +60,7 @@ pub struct Front {
     /// Replaced whole when the settings are read again.
     terms: ArcSwap<Terms>,
     separate_dispatch: bool,
+    inferred: dispatch::Inferred,
     repeats: Arc<Repeats<dispatch::Identity, dispatch::Answered>>,
     /// How hard the broker is pressed.
     pub pressure: Pressure,
@@ -111,6 +112,7 @@ impl Front {
             journal,
             terms: ArcSwap::from_pointee(terms),
             separate_dispatch,
+            inferred: dispatch::Inferred::default(),
             repeats: Arc::default(),
             pressure: Pressure::default(),
         }

@@ -60,11 +60,13 @@ pub struct Delivery {
     pub verdict: Verdict,
     /// No byte was sent, so the run may go to another waiter whatever the rules on redelivery.
     pub untouched: bool,
+    /// Every byte was sent and seen acknowledged.
+    pub acked: bool,
 }
 
 impl Delivery {
     fn untouched(verdict: Verdict) -> Self {
-        Self { verdict, untouched: true }
+        Self { verdict, untouched: true, acked: false }
     }
 }
 

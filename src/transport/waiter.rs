@@ -1,6 +1,7 @@
 //! Owns one waiter on a plain socket: looked at, written to, proved and sent away by whoever took it out of its pool.
 
 use std::io::IoSlice;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,14 +52,16 @@ impl Waiter {
             let rest = tokio::time::timeout_at(by, self.write_rest(&head, run, &mut sent));
             match Box::pin(rest).await {
                 Ok(true) => {}
-                Ok(false) => return self.give_up(Verdict::Lost, sent),
+                Ok(false) => return self.give_up(Verdict::Lost, sent, false),
                 // Its kernel took some and then no more: the process does not read. Else nobody is there.
-                Err(_) if self.connection.unacked() < sent => return self.give_up(Verdict::Frozen, sent),
-                Err(_) => return self.give_up(Verdict::Unacked, sent),
+                Err(_) if self.connection.unacked() < sent => {
+                    return self.give_up(Verdict::Frozen, sent, false);
+                }
+                Err(_) => return self.give_up(Verdict::Unacked, sent, false),
             }
         }
-        let verdict = match demand.proof {
-            Proof::Written => Verdict::Written,
+        let (verdict, acked) = match demand.proof {
+            Proof::Written => (Verdict::Written, false),
             Proof::Acked | Proof::Received | Proof::Hop => Box::pin(self.prove(demand)).await,
         };
         match verdict.proof() {
@@ -70,9 +73,9 @@ impl Waiter {
                     self.end(Ending::Close);
                 }
                 let hop = self.hop && verdict == Verdict::Received;
-                Delivery { verdict: if hop { Verdict::Hop } else { verdict }, untouched: false }
+                Delivery { verdict: if hop { Verdict::Hop } else { verdict }, untouched: false, acked }
             }
-            _ => self.give_up(verdict, sent),
+            _ => self.give_up(verdict, sent, acked),
         }
     }
 
@@ -93,12 +96,18 @@ impl Waiter {
         }
     }
 
+    /// Where its connection comes from.
+    pub fn origin(&self) -> IpAddr {
+        self.connection.origin()
+    }
+
     /// Whether the peer's kernel has acknowledged anything within this time.
     pub fn heard_within(&self, time: Duration) -> bool {
         self.connection.peer().is_some_and(|peer| peer.last_ack < time)
     }
 
-    async fn prove(&self, demand: Demand) -> Verdict {
+    /// What is known of a run that was written whole, and whether all of it was seen acknowledged.
+    async fn prove(&self, demand: Demand) -> (Verdict, bool) {
         let round_trip = self.connection.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
         let patience = Patience::new(round_trip, demand.fin);
         let mut proving = Proving::new(demand.proof, patience, self.hop, Instant::now());
@@ -106,8 +115,8 @@ impl Waiter {
             let sight = Sight { end: self.connection.look(), unacked: self.connection.unacked() };
             let now = Instant::now();
             let (at, readable_is_news) = match proving.see(sight, now) {
-                Step::Done(verdict) => return verdict,
-                _ if now >= demand.until => return proving.out_of_time(),
+                Step::Done(verdict) => return (verdict, proving.is_acked()),
+                _ if now >= demand.until => return (proving.out_of_time(), proving.is_acked()),
                 Step::LookAgain(at) => (at, true),
                 Step::LookLater(at) => (at, false),
             };
@@ -124,9 +133,9 @@ impl Waiter {
 
     /// The reset comes before anything else: it stops retransmissions, so that a run which is offered again does not
     /// arrive late as well. What the peer's kernel has acknowledged already, its process may still read.
-    fn give_up(&self, verdict: Verdict, sent: usize) -> Delivery {
+    fn give_up(&self, verdict: Verdict, sent: usize, acked: bool) -> Delivery {
         self.connection.reset();
-        Delivery { verdict, untouched: sent == 0 }
+        Delivery { verdict, untouched: sent == 0, acked }
     }
 
     /// Writes on as the peer reads; false if the connection broke.

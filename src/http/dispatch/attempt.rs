@@ -1,5 +1,6 @@
 //! Owns one offer of a run: brought to its end even if the supervisor leaves meanwhile.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,9 +9,11 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use super::count::Named;
+use super::inferred::Inferred;
 use super::{Front, Hit, TheFirst};
 use crate::broker::{Miss, Taken};
 use crate::journal;
+use crate::logs::Throttle;
 use crate::metrics::{DispatchOutcome, Verdict};
 use crate::transport::{Delivery, Demand, Run, Waiter};
 
@@ -36,19 +39,30 @@ pub(super) struct Attempt {
 pub(super) struct Ended {
     /// All offers so far.
     pub(super) told: Vec<journal::Attempt>,
-    /// The delivery, or what the next attempt is given.
-    pub(super) result: Result<Hit, (Delivery, Option<TheFirst>)>,
+    pub(super) result: Result<Hit, Unproven>,
+}
+
+/// An offer that did not reach the proof.
+pub(super) struct Unproven {
+    pub(super) verdict: Verdict,
+    /// The run may be with somebody, and must not go to anybody else. If it may, the next attempt is given `first`.
+    pub(super) is_unknown: bool,
+    pub(super) first: Option<TheFirst>,
 }
 
 impl Attempt {
     async fn offer(self, taken: Taken<Waiter>) -> Ended {
         let Taken { waiter, controller, machine, .. } = taken;
+        let address = waiter.origin();
         let matched = Instant::now();
         let delivery = waiter.offer(&self.run, self.demand).await;
         let took = matched.elapsed();
         self.front.metrics.offered(delivery.verdict, took);
         if self.is_again && delivery.verdict != Verdict::Gone {
             self.front.metrics.redelivered();
+        }
+        if delivery.verdict == Verdict::Received {
+            self.front.inferred.remove(address);
         }
         match delivery.verdict {
             Verdict::Received | Verdict::Hop | Verdict::Acked => self.front.exchange.trust(machine),
@@ -70,14 +84,16 @@ impl Attempt {
                 }
                 Ok(hit)
             }
-            // Somebody may have it, and nobody else is to get it: that is the answer to whoever posts it again, too.
-            None if !delivery.untouched && !self.redeliver => {
-                if let Some(first) = self.first {
+            None => {
+                let may_be_read = may_be_read(&self.front.inferred, address, delivery);
+                let is_unknown = !delivery.untouched && (!self.redeliver || may_be_read);
+                let mut first = self.first;
+                // Nobody else is to get it: that is the answer to whoever posts it again, too.
+                if is_unknown && let Some(first) = first.take() {
                     first.answered((self.offers, Err(Miss::Unknown)));
                 }
-                Err((delivery, None))
+                Err(Unproven { verdict: delivery.verdict, is_unknown, first })
             }
-            None => Err((delivery, self.first)),
         };
         Ended { told, result }
     }
@@ -87,6 +103,28 @@ impl Attempt {
         let (front, named, since) = (self.front.clone(), self.named.clone(), self.since);
         Finished { offer: Some(Box::pin(self.offer(taken))), front, named, since }
     }
+}
+
+/// Whether a run whose connection was reset may be with its controller nevertheless, because a proxy in between ends so.
+fn may_be_read(inferred: &Inferred, address: IpAddr, delivery: Delivery) -> bool {
+    static LINES: Throttle = Throttle::new();
+    let now = Instant::now();
+    if delivery.verdict != Verdict::Lost {
+        return false;
+    }
+    if !delivery.acked {
+        // The reset of a proxy can be quicker than the acknowledgement.
+        return inferred.contains(address, now);
+    }
+    if inferred.add(address, now) && LINES.is_open() {
+        tracing::warn!(
+            %address,
+            "a run was acknowledged whole, and its connection reset: its controller was killed, or a proxy that does not say so \
+             stands in between. Such runs are answered `unknown` and go to nobody else. If it is a proxy, name it in --behind-proxy, \
+             or let it add X-Forwarded-For (haproxy: option forwardfor)"
+        );
+    }
+    true
 }
 
 /// An offer that is brought to its end.

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod count;
+mod inferred;
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU64;
@@ -16,6 +17,7 @@ use crate::metrics::{Proof, Verdict};
 use crate::transport::{Demand, Run, Waiter};
 use attempt::{Attempt, Ended};
 pub(super) use count::{Count, Named};
+pub(super) use inferred::Inferred;
 
 /// So many offers may follow the first that was sent and not proved.
 const REDELIVERIES: u32 = 2;
@@ -159,21 +161,19 @@ async fn deliver(front: &Arc<Front>, order: Order<'_>, mut first: Option<TheFirs
         };
         let Ended { told, result } = attempt.finished(taken).await;
         outcome.attempts = told;
-        let delivery = match result {
+        let ended = match result {
             Ok(hit) => {
                 outcome.result = Ok(hit);
                 return outcome;
             }
-            Err((delivery, again)) => {
-                first = again;
-                delivery
-            }
+            Err(ended) => ended,
         };
-        if !delivery.untouched && !order.redeliver {
+        if ended.is_unknown {
             outcome.result = Err(Miss::Unknown);
             return outcome;
         }
-        unproven += u32::from(delivery.verdict != Verdict::Gone);
+        first = ended.first;
+        unproven += u32::from(ended.verdict != Verdict::Gone);
         if unproven > REDELIVERIES {
             return outcome;
         }

@@ -134,6 +134,12 @@ impl Proving {
         }
     }
 
+    /// Whether every byte was seen acknowledged. It can be asked after a reset: one does not take acknowledgements for what
+    /// it left behind.
+    pub(super) fn is_acked(&self) -> bool {
+        self.acked.is_some()
+    }
+
     /// The verdict when no time is left at all.
     pub(super) fn out_of_time(&self) -> Verdict {
         if self.acked.is_some() { Verdict::Frozen } else { Verdict::Unacked }
