@@ -51,7 +51,7 @@ pub(super) struct Unproven {
 }
 
 impl Attempt {
-    async fn offer(self, taken: Taken<Waiter>) -> Ended {
+    async fn offer(mut self, taken: Taken<Waiter>) -> Ended {
         let Taken { waiter, controller, machine, .. } = taken;
         let address = waiter.origin();
         let matched = Instant::now();
@@ -69,33 +69,35 @@ impl Attempt {
             Verdict::Unacked | Verdict::Lost => self.front.exchange.suspect(machine),
             Verdict::Written | Verdict::Gone | Verdict::Frozen => {}
         }
-        let mut told = self.before;
+        let mut told = std::mem::take(&mut self.before);
         told.push(journal::Attempt {
             controller: controller.clone(),
             verdict: delivery.verdict,
             since: matched.saturating_duration_since(self.since),
             took,
         });
-        let result = match delivery.verdict.proof().filter(|&proof| proof >= self.demand.proof) {
-            Some(proof) => {
-                let hit = Hit { proof, controller };
-                if let Some(first) = self.first {
-                    first.answered((self.offers, Ok(hit.clone())));
-                }
-                Ok(hit)
+        let proof = delivery.verdict.proof().filter(|&proof| proof >= self.demand.proof);
+        let result = if let Some(proof) = proof {
+            let hit = Hit { proof, controller };
+            if let Some(first) = self.first {
+                first.answered((self.offers, Ok(hit.clone())));
             }
-            None => {
-                let may_be_read = may_be_read(&self.front.inferred, address, delivery);
-                let is_unknown = !delivery.untouched && (!self.redeliver || may_be_read);
-                let mut first = self.first;
-                // Nobody else is to get it: that is the answer to whoever posts it again, too.
-                if is_unknown && let Some(first) = first.take() {
-                    first.answered((self.offers, Err(Miss::Unknown)));
-                }
-                Err(Unproven { verdict: delivery.verdict, is_unknown, first })
-            }
+            Ok(hit)
+        } else {
+            Err(self.unproven(delivery, address))
         };
         Ended { told, result }
+    }
+
+    fn unproven(&mut self, delivery: Delivery, address: IpAddr) -> Unproven {
+        let may_be_read = may_be_read(&self.front.inferred, address, delivery);
+        let is_unknown = !delivery.untouched && (!self.redeliver || may_be_read);
+        let mut first = self.first.take();
+        // Nobody else is to get it: that is the answer to whoever posts it again, too.
+        if is_unknown && let Some(first) = first.take() {
+            first.answered((self.offers, Err(Miss::Unknown)));
+        }
+        Unproven { verdict: delivery.verdict, is_unknown, first }
     }
 
     /// The offer, which ends even if nobody waits for it: then it gets a task of its own, and tells the journal itself.
