@@ -67,6 +67,13 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown-run", "The history does not know this run", detail)
     }
 
+    pub(crate) fn history_too_slow() -> Self {
+        let detail = "To find the rows that fit, more of the history must be read than 2 s allow; ask for less of it with \
+                      since=1h, or for one run with /runs/{run}.";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "history-too-slow", "The question takes too long", detail)
+    }
+
     pub(crate) fn history_unreadable() -> Self {
         let detail = "The history's file could not be read; the broker's log says why.";
         let status = StatusCode::INTERNAL_SERVER_ERROR;

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use crate::metrics::Metrics;
 
 pub use event::{Attempt, Dispatch, Event, Kind, Kinds, Names, Poll, PollEnd, now};
-pub use history::{Query, Row};
+pub use history::{Query, Row, TooSlow};
 pub use ring::{Batch, Reader};
 pub use trace::Parent;
 

@@ -55,6 +55,7 @@ pub struct Metrics {
     reloads: Family<IntCounter, Reload>,
     certificate_expiry: IntGaugeVec,
     history_dropped: IntCounter,
+    history_reopened: IntCounter,
     events_dropped: IntCounter,
     events_cut_off: IntCounter,
     lag: Histogram,
@@ -113,6 +114,10 @@ impl Metrics {
             certificate_expiry: make.certificate_expiry()?,
             history_dropped: make
                 .counter("history_dropped_total", "Dispatches that the history has no room for.")?,
+            history_reopened: make.counter(
+                "history_reopened_total",
+                "Times the history's file was moved, deleted or replaced, and opened anew.",
+            )?,
             events_dropped: make
                 .counter("events_dropped_total", "Events that the journal had no room for.")?,
             events_cut_off: make
@@ -203,6 +208,11 @@ impl Metrics {
     /// The history had no room for so many dispatches.
     pub fn history_dropped(&self, dispatches: u64) {
         self.history_dropped.inc_by(dispatches);
+    }
+
+    /// The history's file was gone from its path.
+    pub fn history_reopened(&self) {
+        self.history_reopened.inc();
     }
 
     /// The journal had no room for an event; a dispatch among them is not in the history either.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::Dispatch;
 use crate::metrics::Metrics;
 use file::File;
+pub use file::TooSlow;
 
 /// Dispatches that stand in memory if there is no file.
 const KEPT: usize = 10_000;

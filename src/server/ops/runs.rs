@@ -4,25 +4,36 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::percent_decode_str;
+use tokio::sync::Semaphore;
 
 use super::json;
 use crate::http::{Front, Problem, Reply};
-use crate::journal::Query;
+use crate::journal::{Query, TooSlow};
+use crate::logs::Throttle;
 use crate::metrics::{DispatchKind, Label};
 
 const USUAL: usize = 100;
 const MOST: usize = 1000;
+/// So many questions are answered at once, as each may keep a processor busy for seconds; the others wait.
+static QUESTIONS: Semaphore = Semaphore::const_new(4);
 
 /// `GET /runs/{run}` and `GET /runs?…`.
 pub(super) async fn find(front: &Arc<Front>, path: &str, query: &str) -> Result<Reply, Problem> {
     let query = read(path, query)?;
     let run = query.run.clone();
     let journal = front.journal.clone();
+    // Never closed.
+    let Ok(_reading) = QUESTIONS.acquire().await else { return Err(Problem::history_unreadable()) };
     // A disk may be slow, and the ops runtime has other things to do.
     let rows = match tokio::task::spawn_blocking(move || journal.find(&query)).await {
         Ok(Ok(rows)) => rows,
+        Ok(Err(error)) if error.is::<TooSlow>() => return Err(Problem::history_too_slow()),
         Ok(Err(error)) => {
-            tracing::error!(%error, "the history could not be read");
+            static LINES: Throttle = Throttle::new();
+            if LINES.is_open() {
+                let error = format!("{error:#}");
+                tracing::error!(error, "the history could not be read");
+            }
             return Err(Problem::history_unreadable());
         }
         Err(error) => {

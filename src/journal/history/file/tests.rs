@@ -1,6 +1,8 @@
 //! Owns the file's promises that need its inside: how it ends, and how it stays within its bounds.
 
+use super::writer::BATCH;
 use super::*;
+use crate::journal::event;
 use crate::journal::tests::dispatch;
 
 const MIB: u64 = 1024 * 1024;
@@ -50,24 +52,20 @@ fn a_writer_that_ends_is_told_of() {
 
 /// A writer without its thread.
 fn writer(path: &Path, size: u64) -> Writer {
-    let connection = Connection::open(path).unwrap();
-    prepare(&connection).unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let orders = sync_channel(1).1;
-    Writer {
-        connection,
-        orders,
-        age: Duration::from_secs(3600),
-        size,
-        metrics,
-        shed: Instant::now(),
-        ending: Arc::default(),
-        gave_up: false,
-    }
+    Writer::open(path, Duration::from_secs(3600), size, Arc::new(Metrics::new().unwrap())).unwrap()
+}
+
+fn connection(writer: &Writer) -> &Connection {
+    &writer.file.as_ref().unwrap().connection
+}
+
+/// By a clock that is right.
+fn shed(writer: &mut Writer) {
+    writer.shed(event::now(), Duration::ZERO, || false).unwrap();
 }
 
 fn pages(writer: &Writer) -> i64 {
-    writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap()
+    connection(writer).pragma_query_value(None, "page_count", |row| row.get(0)).unwrap()
 }
 
 #[test]
@@ -75,16 +73,18 @@ fn a_file_shrinks_when_its_rows_have_left() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let mut writer = writer(&path, 1024 * MIB);
-    let mode: i64 = writer.connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
+    let mode: i64 = connection(&writer).pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
     assert_eq!(mode, 2, "incremental");
     let rows: Vec<_> = (0..2000).map(|number| Arc::new(dispatch(&format!("run_{number}"), 1000))).collect();
     writer.try_write(&rows).unwrap();
+    // Age counts from the newest row.
+    keep(&mut writer, "run_new", event::now());
     let before = pages(&writer);
-    writer.shed().unwrap();
+    shed(&mut writer);
     let after = pages(&writer);
     assert!(before > 50 && after < 10, "{before} pages, then {after}");
     let checkpoint = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-    writer.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint).unwrap();
+    connection(&writer).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], checkpoint).unwrap();
     assert!(path.metadata().unwrap().len() < 10 * 4096);
 }
 
@@ -93,7 +93,7 @@ fn a_small_history_that_grows_too_large_loses_few_rows() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = writer(&folder.path().join("history.db"), MIB);
     let mut number = 0_i64;
-    while writer.bytes().unwrap() <= MIB {
+    while writer.file.as_ref().unwrap().bytes().unwrap() <= MIB {
         let batch = (0..BATCH).map(|_| {
             number += 1;
             // Names in no order, as real ones are.
@@ -102,12 +102,179 @@ fn a_small_history_that_grows_too_large_loses_few_rows() {
         });
         writer.try_write(&batch.collect::<Vec<_>>()).unwrap();
     }
-    writer.shed().unwrap();
-    let bytes = writer.bytes().unwrap();
+    shed(&mut writer);
+    let bytes = writer.file.as_ref().unwrap().bytes().unwrap();
     assert!((MIB * 9 / 10..=MIB).contains(&bytes), "{bytes} bytes stay of {number} rows");
-    let (oldest, newest): (i64, i64) = writer
-        .connection
+    let (oldest, newest): (i64, i64) = connection(&writer)
         .query_row("SELECT min(id), max(id) FROM dispatches", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .unwrap();
     assert!(oldest < newest / 5 && newest == number, "{oldest} to {newest} of {number}");
+}
+
+fn rows(path: &Path) -> Vec<String> {
+    let query = Query { limit: 1000, ..Query::default() };
+    find(path, &query, Instant::now() + QUESTION_TIME).unwrap().into_iter().map(|row| row.run).collect()
+}
+
+fn keep(writer: &mut Writer, run: &str, at: u64) {
+    writer.follow(&RwLock::new(())).unwrap();
+    writer.try_write(&[Arc::new(dispatch(run, at))]).unwrap();
+}
+
+fn reopened(writer: &Writer) -> bool {
+    let text = String::from_utf8(writer.metrics.render((0, 0)).unwrap()).unwrap();
+    !text.contains("pilotlight_history_reopened_total 0\n")
+}
+
+#[test]
+fn a_file_that_was_moved_is_whole_and_a_new_one_is_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, moved) = (folder.path().join("history.db"), folder.path().join("moved.db"));
+    let mut writer = writer(&path, 1024 * MIB);
+    keep(&mut writer, "run_1", event::now());
+    keep(&mut writer, "run_2", event::now());
+    assert!(!reopened(&writer));
+    std::fs::rename(&path, &moved).unwrap();
+    keep(&mut writer, "run_3", event::now());
+    assert!(reopened(&writer));
+    assert_eq!(rows(&path), ["run_3"]);
+    assert_eq!(rows(&moved), ["run_2", "run_1"]);
+}
+
+#[test]
+fn whatever_becomes_of_its_files_each_row_stands_where_it_can_be_read() {
+    type Act = fn(&Path);
+    fn remove(path: &Path, suffixes: &[&str]) {
+        for suffix in suffixes {
+            std::fs::remove_file(place::beside(path, suffix)).unwrap();
+        }
+    }
+    let deeds: [(&str, Act, &[&str]); 7] = [
+        ("deleted", |path| remove(path, &[""]), &["run_2"]),
+        ("deleted with its log", |path| remove(path, &["", "-wal", "-shm"]), &["run_2"]),
+        ("the log deleted", |path| remove(path, &["-wal"]), &["run_2", "run_1"]),
+        ("log and index deleted", |path| remove(path, &["-wal", "-shm"]), &["run_2", "run_1"]),
+        ("the index deleted", |path| remove(path, &["-shm"]), &["run_2", "run_1"]),
+        (
+            "replaced by another history",
+            |path| {
+                let other = path.with_extension("other");
+                let mut writer = writer(&other, 1024 * MIB);
+                keep(&mut writer, "run_0", event::now());
+                drop(writer);
+                std::fs::rename(other, path).unwrap();
+            },
+            &["run_2", "run_0"],
+        ),
+        (
+            "its folder moved, and made anew",
+            |path| {
+                let folder = path.parent().unwrap();
+                std::fs::rename(folder, folder.with_extension("moved")).unwrap();
+                std::fs::create_dir(folder).unwrap();
+            },
+            &["run_2"],
+        ),
+    ];
+    for (deed, act, left) in deeds {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inner/history.db");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let mut writer = writer(&path, 1024 * MIB);
+        keep(&mut writer, "run_1", event::now());
+        act(&path);
+        keep(&mut writer, "run_2", event::now());
+        assert!(reopened(&writer), "{deed}");
+        assert_eq!(rows(&path), left, "{deed}");
+        drop(writer);
+        assert_eq!(rows(&path), left, "{deed}");
+    }
+}
+
+#[test]
+fn a_file_that_was_emptied_or_whose_folder_is_gone_is_begun_anew_when_that_is_possible() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("inner");
+    let path = inner.join("history.db");
+    std::fs::create_dir(&inner).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let file = File::open(&path, Duration::from_secs(3600), 1024 * MIB, metrics.clone()).unwrap();
+    let wait_for = |run: &str| {
+        let until = Instant::now() + Duration::from_secs(30);
+        let query = Query { run: Some(run.to_owned()), limit: 1, ..Query::default() };
+        while file.find(&query).is_ok_and(|rows| rows.is_empty()) || file.find(&query).is_err() {
+            assert!(Instant::now() < until, "{run} is not in the history");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    assert!(file.keep(Arc::new(dispatch("run_1", event::now()))));
+    wait_for("run_1");
+    std::fs::remove_dir_all(&inner).unwrap();
+    assert!(file.keep(Arc::new(dispatch("run_2", event::now()))));
+    assert!(file.find(&Query { limit: 1, ..Query::default() }).is_err(), "there is no file");
+    std::fs::create_dir(&inner).unwrap();
+    wait_for("run_2");
+    std::fs::write(&path, "").unwrap();
+    assert!(file.keep(Arc::new(dispatch("run_3", event::now()))));
+    wait_for("run_3");
+    file.close();
+    assert_eq!(dropped(&metrics), "0");
+}
+
+#[test]
+fn a_row_with_a_wrong_time_lets_no_other_leave() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let mut writer = writer(&path, 1024 * MIB);
+    let (hour, now) = (3_600_000, event::now());
+    // Written an hour ago and more, a day ahead of it, long before it, and now.
+    for (run, at) in [
+        ("run_1", now - 3 * hour),
+        ("run_2", now - 2 * hour),
+        ("run_3", now - hour / 2),
+        ("run_4", now + 24 * hour),
+        ("run_5", 1000),
+        ("run_6", now),
+    ] {
+        keep(&mut writer, run, at);
+    }
+    // The newest row is of now, and the time of the start is long over.
+    writer.shed(now, Duration::from_secs(600), || false).unwrap();
+    assert_eq!(rows(&path), ["run_6", "run_5", "run_4", "run_3"]);
+    writer.shed(now + 2 * hour, Duration::from_secs(7800), || false).unwrap();
+    assert_eq!(rows(&path), ["run_6", "run_5", "run_4", "run_3"], "age counts from the newest row");
+}
+
+#[test]
+fn a_question_that_no_row_fits_is_given_up_in_time_and_an_indexed_one_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let writer = writer(&path, 1024 * MIB);
+    connection(&writer)
+        .execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+             INSERT INTO dispatches ({COLUMNS})
+             SELECT i, 'run_' || i, 'd', 'v', 1, 1, 'miss', NULL, NULL, 0, NULL, 0 FROM n"
+        ))
+        .unwrap();
+    let over = Instant::now();
+    let ask = |query: &Query| find(&path, query, over);
+    for query in [
+        Query { deployment: Some("nobody".to_owned()), limit: 1, ..Query::default() },
+        Query { outcome: Some("hit".to_owned()), since: Some(7), limit: 1, ..Query::default() },
+    ] {
+        assert!(ask(&query).unwrap_err().is::<TooSlow>(), "{query:?}");
+    }
+    for query in [
+        Query {
+            run: Some("run_700".to_owned()),
+            deployment: Some("d".to_owned()),
+            limit: 1,
+            ..Query::default()
+        },
+        Query { limit: 1, ..Query::default() },
+        Query { outcome: Some("miss".to_owned()), limit: 1, ..Query::default() },
+    ] {
+        assert_eq!(ask(&query).unwrap().len(), 1, "{query:?}");
+    }
 }
