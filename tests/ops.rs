@@ -122,6 +122,48 @@ async fn drain_sends_everyone_elsewhere_and_stays() {
 }
 
 #[tokio::test]
+async fn who_comes_late_to_a_drained_broker_is_held_a_moment_and_sent_on() {
+    let broker = Broker::start(&["--drain-window", "0s"]);
+    let pool = Pool::small("d1");
+    assert_eq!(broker.operate("POST", "/drain").await.0, 200);
+    let mut late = JoinSet::new();
+    for number in 0..20 {
+        let (public, poll) = (broker.public, pool.poll(&format!("c{number}")));
+        late.spawn(async move {
+            let begun = Instant::now();
+            let answer = support::client::Client::connect(public).await.ask(poll).await;
+            (answer.status, begun.elapsed())
+        });
+    }
+    broker.wait_for_waiters(20).await;
+    let (statuses, mut times): (Vec<_>, Vec<_>) = late.join_all().await.into_iter().unzip();
+    assert_eq!(statuses, [307; 20]);
+    times.sort();
+    assert!(times[0] >= Duration::from_secs(5), "20 redirects are not used up: {times:?}");
+    assert!(times[19] > times[0] + Duration::from_secs(2), "they do not all come back at once: {times:?}");
+    assert_eq!(broker.metric("pilotlight_polls_total{end=\"drained\"}").await, 20);
+    assert_eq!(broker.metric("pilotlight_polls_total{end=\"expired\"}").await, 0);
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_who_comes_late() {
+    let mut broker = Broker::start(&["--drain-window", "2s"]);
+    let pool = Pool::small("d1");
+    let mut standing = Vec::new();
+    for number in 0..20 {
+        standing.push(broker.held_poll(&pool, &format!("c{number}")).await);
+    }
+    let begun = Instant::now();
+    broker.signal(Signal::TERM);
+    broker.wait_until("it drains", async || broker.operate("GET", "/readyz").await.0 == 503).await;
+    let mut late = broker.client().await;
+    late.send(pool.poll("late")).await;
+    assert_eq!(late.answer().await.status, 307, "its goodbye comes with the window's end");
+    assert!(broker.ended().await.success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn sigterm_drains_over_its_window_and_ends() {
     let mut broker = Broker::start(&["--drain-window", "1s"]);
     let pool = Pool::small("d1");

@@ -26,6 +26,10 @@ use sync::{AtomicBool, Mutex};
 /// So many waiters are taken, or places looked at, before the lock is let go for others.
 const BATCH: usize = 256;
 
+/// Who comes to a draining broker is held for one to three times as long, by chance, before it is sent on. Where no other
+/// broker takes over it comes back at once, and a client follows no more than 20 redirects in one poll's time.
+const HELD_IN_A_DRAIN: Duration = Duration::from_secs(5);
+
 /// The core as threads share it. `W` is what transport needs to reach a waiter.
 pub struct Exchange<W> {
     core: Mutex<Core<W>>,
@@ -87,13 +91,17 @@ impl<W> Exchange<W> {
     }
 
     /// Gives a held request its place. The older waiter that it replaces, if any, is the caller's to end.
-    pub fn park(self: &Arc<Self>, ticket: Ticket<W>) -> Result<(Place<W>, Option<Taken<W>>), Full> {
+    pub fn park(self: &Arc<Self>, mut ticket: Ticket<W>) -> Result<(Place<W>, Option<Taken<W>>), Full> {
         let now = self.now();
         let told =
             self.journal.polls_are_read().then(|| Poll::began(ticket.key.as_ref(), &ticket.controller));
         let (parked, wakes) = {
             let mut core = self.core.lock();
             let wakes = core.hopes.of(ticket.key.as_ref(), ticket.accepts);
+            if core.broker.draining().is_some() {
+                let held = HELD_IN_A_DRAIN.mul_f64(1.0 + 2.0 * fastrand::f64());
+                ticket.deadline = ticket.deadline.min(now.plus(held));
+            }
             (core.broker.park(ticket, now), wakes)
         };
         match parked {
@@ -130,9 +138,9 @@ impl<W> Exchange<W> {
         Hope::new(self.clone(), ask, wake)
     }
 
-    /// Takes out those whose deadline has come.
-    pub fn expire(&self, act: impl FnMut(Taken<W>)) {
-        self.take_all(End::Expired, |broker, now| broker.expire(now, BATCH), act);
+    /// Takes out those whose deadline has come, and counts them as ended this way.
+    pub fn expire(&self, end: End, act: impl FnMut(Taken<W>)) {
+        self.take_all(end, |broker, now| broker.expire(now, BATCH), act);
     }
 
     /// Takes out everyone who stands in the selected pools now.

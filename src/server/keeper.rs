@@ -12,6 +12,7 @@ use super::memory::Memory;
 use crate::allocator;
 use crate::broker::Taken;
 use crate::http::Front;
+use crate::metrics::End;
 use crate::transport::{Farewell, Waiter};
 
 const TICK: Duration = Duration::from_millis(50);
@@ -31,7 +32,13 @@ pub(super) fn keep(
     let mut last_second = Instant::now();
     while phases.has_changed().is_ok() && *phases.borrow() != Phase::Over {
         pulse.beat();
-        exchange.expire(|taken| taken.waiter.dismiss(Farewell::Expired));
+        let is_draining = exchange.is_draining();
+        if is_draining {
+            // Nobody is offered a run any more: whoever's time is over is sent elsewhere, as all others are.
+            exchange.expire(End::Drained, goodbye);
+        } else {
+            exchange.expire(End::Expired, |taken| taken.waiter.dismiss(Farewell::Expired));
+        }
         front.pressure.memory_left(memory.left().unwrap_or(u64::MAX));
         let now = Instant::now();
         let a_second_passed = now - last_second >= A_SECOND;
@@ -41,14 +48,10 @@ pub(super) fn keep(
             front.tidy();
             allocator::give_back();
         }
-        if exchange.is_draining() {
+        if is_draining {
+            // Who stood when it began is sent away within the window; who came later has its own short time.
             let left = (*drain.get_or_insert(now) + drain_window).saturating_duration_since(now);
-            if !left.is_zero() {
-                exchange.drain_share(|standing| share(standing, left), goodbye);
-            } else if a_second_passed {
-                // The window is over: whoever still comes is held a moment and then sent elsewhere, too.
-                exchange.drain_all(goodbye);
-            }
+            exchange.drain_share(|standing| share(standing, left), goodbye);
         }
         std::thread::sleep(TICK);
     }

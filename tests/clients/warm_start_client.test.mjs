@@ -137,6 +137,26 @@ test("1,000 runs proved received are 1,000 receipts", () =>
     process.stderr.write(`stock client, proof received: p50 ${took[500].toFixed(2)} ms, p99 ${took[990].toFixed(2)} ms\n`);
   }));
 
+test("a lone broker that was drained sends its pollers on seldom, and they outlast it", () =>
+  withBroker(["--drain-window", "1s"], async (broker) => {
+    const waiting = Array.from({ length: 5 }, (_, number) => wait(client(broker, number)));
+    await broker.waitForWaiters(5);
+    const ops = `http://127.0.0.1:${broker.ops}`;
+    await fetch(`${ops}/drain`, { method: "POST" });
+    await sleep(35_000);
+    const metrics = await (await fetch(`${ops}/metrics`)).text();
+    const redirects = Number(metrics.match(/^pilotlight_polls_total\{end="drained"\} (\d+)$/m)[1]);
+    // One in the window and then one every 5 to 15 s; fetch follows 20 before it gives up.
+    assert.ok(5 * 2 <= redirects && redirects <= 5 * 8, `${redirects} redirects of 5 pollers`);
+    await broker.waitForWaiters(5);
+    await broker.restart("SIGTERM");
+    await broker.waitForWaiters(5, 60_000);
+    for (let number = 0; number < 5; number++) {
+      assert.equal((await broker.post(run(`run_${number}`))).didWarmStart, true);
+    }
+    assert.equal(new Set((await Promise.all(waiting)).map((message) => message.run.friendlyId)).size, 5);
+  }));
+
 for (const [how, signal] of [["a drain", "SIGTERM"], ["a kill", "SIGKILL"]]) {
   test(`20 of 20 pollers come back after ${how} and a restart, and each gets a run`, () =>
     withBroker(["--drain-window", "1s"], async (broker) => {

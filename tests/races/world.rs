@@ -210,7 +210,7 @@ impl World {
 
     pub fn expire(&self) -> Vec<usize> {
         let mut names = Vec::new();
-        self.exchange.expire(|taken| names.push(self.ended(End::Expired, &taken)));
+        self.exchange.expire(End::Expired, |taken| names.push(self.ended(End::Expired, &taken)));
         names
     }
 
