@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use support::client::Client;
 use support::{Broker, Pool, post};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn rejected(reason: &str) -> String {
     format!("pilotlight_connections_rejected_total{{reason=\"{reason}\"}}")
@@ -234,4 +234,38 @@ async fn a_body_of_unknown_length_reserves_memory_as_it_grows() {
             && client.try_answer().await.is_some_and(|answer| answer.status == 200)
     };
     broker.wait_until("what was reserved is given back", taken_again).await;
+}
+
+#[tokio::test]
+async fn operators_have_a_room_of_their_own_in_which_silent_ones_make_room() {
+    let broker = Broker::start(&["--max-ops-connections", "10"]);
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(Client::connect(broker.ops).await);
+    }
+    // In the flood's midst, a probe is answered.
+    assert_eq!(broker.operate("GET", "/livez").await.0, 200);
+    assert!(broker.metric(&rejected("silent")).await >= 30);
+    drop(silent);
+    let open = "pilotlight_connections{listener=\"ops\",tls=\"false\"}";
+    broker.wait_for_metric(open, 1).await;
+    let mut readers = Vec::new();
+    for _ in 0..10 {
+        let mut reader = Client::connect(broker.ops).await;
+        reader.send("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        let mut first = [0; 16];
+        reader.stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK\r");
+        readers.push(reader);
+    }
+    assert!(Client::connect(broker.ops).await.is_closed_silently().await);
+    let pool = Pool::small("d1");
+    assert_eq!(broker.post(&pool.body("r")).await.0, 200, "the public listener has its own");
+    readers.pop();
+    let answered = async || {
+        let mut client = Client::connect(broker.ops).await;
+        client.stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.is_ok()
+            && client.try_answer().await.is_some()
+    };
+    broker.wait_until("a place is free again", answered).await;
 }

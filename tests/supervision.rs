@@ -152,3 +152,48 @@ async fn a_thread_that_hangs_does_not_hold_up_the_end() {
     drop(stopped);
     assert!(broker.ended().await.success());
 }
+
+#[tokio::test]
+async fn polls_expire_on_time_whatever_operators_have_asked_for() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let broker = Broker::run(&mut command(&socket, "listen"));
+    let mut poll = broker.client().await;
+    poll.send("GET /v1/pools/d/1/1/1?timeout=2s HTTP/1.1\r\nhost: b\r\n\r\n").await;
+    broker.wait_for_waiters(1).await;
+    // The thread that serves operators, as if it were busy for ever.
+    let Some(_stopped) = Stopped::thread(broker.child.id(), "pilotlight") else {
+        eprintln!("skipped: no thread can be stopped here");
+        return;
+    };
+    assert_eq!(poll.answer().await.status, 204);
+}
+
+/// CPU time of a process's first thread and of all its threads, in ticks.
+fn ticks(process: u32) -> (u64, u64) {
+    let of = |stat: String| {
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let read = |path: String| fs::read_to_string(path).unwrap();
+    (of(read(format!("/proc/{process}/task/{process}/stat"))), of(read(format!("/proc/{process}/stat"))))
+}
+
+#[tokio::test]
+async fn large_listings_are_made_apart_from_the_thread_that_answers_probes() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let broker = Broker::run(&mut command(&socket, "listen"));
+    let mut polls = Vec::new();
+    for number in 0..300 {
+        let mut poll = broker.client().await;
+        poll.send(format!("GET /v1/pools/d{number}/1/1/1 HTTP/1.1\r\nhost: b\r\n\r\n")).await;
+        polls.push(poll);
+    }
+    broker.wait_for_waiters(300).await;
+    let before = ticks(broker.child.id());
+    for _ in 0..100 {
+        assert_eq!(broker.pools("").await["pools"].as_array().unwrap().len(), 300);
+    }
+    let after = ticks(broker.child.id());
+    let (first, all) = (after.0 - before.0, after.1 - before.1);
+    assert!(first * 2 < all, "{first} of {all} ticks were the first thread's");
+}

@@ -267,3 +267,74 @@ async fn new_certificates_come_under_a_thousand_held_polls() {
         broker.metric("pilotlight_tls_certificate_expiry_timestamp_seconds{listener=\"public\"}").await > 0
     );
 }
+
+#[tokio::test]
+async fn operators_are_served_through_tls_with_a_certificate_of_their_own() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| authority.path(name).to_str().unwrap().to_owned());
+    let broker = Broker::start(&["--ops-tls-cert", &cert, "--ops-tls-key", &key]);
+    let operate = async |target: &str| {
+        let mut client = connect(&connector, broker.ops).await.unwrap();
+        let shown = client.stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+        let answer = client.ask(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
+        (answer.status, String::from_utf8(answer.body).unwrap(), shown)
+    };
+    assert_eq!(operate("/readyz").await.0, 200);
+    let (_, text, old) = operate("/metrics").await;
+    assert!(text.contains("\npilotlight_connections{listener=\"ops\",tls=\"true\"} 1\n"), "{text}");
+    assert!(
+        text.contains("\npilotlight_tls_certificate_expiry_timestamp_seconds{listener=\"ops\"} "),
+        "{text}"
+    );
+    assert!(!text.contains("expiry_timestamp_seconds{listener=\"public\"}"), "{text}");
+    // The public listener is not touched by it.
+    assert_eq!(broker.client().await.ask("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await.status, 200);
+    let mut plain = Client::connect(broker.ops).await;
+    plain.send("GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let alert = plain.rest().await.to_vec();
+    assert!(alert.first() == Some(&21), "an alert of TLS and no answer in clear: {alert:?}");
+
+    let mut reader = connect(&connector, broker.ops).await.unwrap();
+    reader.send("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let pool = Pool::small("d1");
+    let read = async {
+        let mut text = String::new();
+        while !text.contains("run_1") {
+            let mut bytes = [0; 4096];
+            let length = reader.stream.read(&mut bytes).await.unwrap();
+            assert!(length > 0, "the events end: {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            // It may not have been read as a reader when the first was told of.
+            broker.post(&pool.body("run_1")).await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, read).await.expect("events come through TLS");
+
+    authority.certify_broker();
+    broker.signal(Signal::HUP);
+    broker.wait_until("the new certificate is shown", async || operate("/livez").await.2 != old).await;
+}
+
+#[tokio::test]
+async fn operators_bearers_in_clear_are_warned_of() {
+    let authority = Authority::new();
+    let path = |name: &str| authority.path(name).to_str().unwrap().to_owned();
+    std::fs::write(path("bearers"), "the bearer of them\n").unwrap();
+    let bearers = path("bearers");
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    for (address, tls, is_warned) in [
+        ("0.0.0.0:0", &["--ops-token-file", &bearers][..], true),
+        ("127.0.0.1:0", &["--ops-token-file", &bearers], false),
+        ("0.0.0.0:0", &["--ops-token-file", &bearers, "--ops-tls-cert", &cert, "--ops-tls-key", &key], false),
+    ] {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+        command.args(["--listen", "127.0.0.1:0", "--ops-listen", address, "--drain-window", "0s"]).args(tls);
+        let mut broker = Broker::run(command.env("RUST_LOG", "warn").stderr(log.reopen().unwrap()));
+        broker.signal(Signal::TERM);
+        assert!(broker.ended().await.success());
+        let said = std::fs::read_to_string(log.path()).unwrap();
+        assert_eq!(said.contains("in clear"), is_warned, "{address} {tls:?}: {said}");
+    }
+}

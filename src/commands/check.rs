@@ -24,9 +24,13 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
     let open_files = raise_open_files();
     text.push_str(&machine::sum_up(open_files, settings.limits(open_files).waiters));
     match settings.check().map_err(anyhow::Error::from).and_then(|()| rehearse(settings)) {
-        Ok(Rehearsal { certificate_ends, taken }) => {
-            if let Some(ends) = certificate_ends {
-                let _ = writeln!(text, "the certificate ends {}", humantime::format_rfc3339_seconds(ends));
+        Ok(Rehearsal { certificate_ends, ops_certificate_ends, taken }) => {
+            for (whose, ends) in
+                [("the certificate", certificate_ends), ("the operators' certificate", ops_certificate_ends)]
+            {
+                if let Some(ends) = ends {
+                    let _ = writeln!(text, "{whose} ends {}", humantime::format_rfc3339_seconds(ends));
+                }
             }
             text.push_str("\nfiles of tokens, certificates and history: fine\n");
             text.push_str(&addresses(&taken));

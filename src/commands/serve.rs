@@ -28,7 +28,7 @@ pub(super) fn serve(
         tracing::info!(?addresses, ?limits, threads = settings.threads(), "serving");
         // Before the greeting: whoever reads it may send one.
         let signals = signals(given)?;
-        super::print(&greeting(&addresses, settings.tls_cert.is_some()));
+        super::print(&greeting(&addresses, settings.tls_cert.is_some(), settings.ops_tls_cert.is_some()));
         server.run(signals).await
     });
     // A question about the past that waits for a disk does not hold up the end.
@@ -59,16 +59,16 @@ impl Given {
 }
 
 /// What a newcomer can copy.
-fn greeting(addresses: &Addresses, is_tls: bool) -> String {
+fn greeting(addresses: &Addresses, is_tls: bool, is_ops_tls: bool) -> String {
     let Addresses { public, dispatch, ops } = addresses;
     let dispatch = dispatch.unwrap_or(*public);
-    let scheme = if is_tls { "https" } else { "http" };
+    let [scheme, ops_scheme] = [is_tls, is_ops_tls].map(|is_tls| if is_tls { "https" } else { "http" });
     format!(
-        "pilotlight waits for controllers on {scheme}://{public} and for operators on http://{ops}\n\
+        "pilotlight waits for controllers on {scheme}://{public} and for operators on {ops_scheme}://{ops}\n\
          \n\
          wait:      curl '{scheme}://{public}/v1/pools/hello/1/0.5/0.5'\n\
          dispatch:  curl -d 'a run' '{scheme}://{dispatch}/v1/pools/hello/1/0.5/0.5'\n\
-         look:      curl 'http://{ops}/pools'\n"
+         look:      curl '{ops_scheme}://{ops}/pools'\n"
     )
 }
 

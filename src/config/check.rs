@@ -10,8 +10,10 @@ use crate::broker::Limits;
 
 /// Descriptors that polls leave for dispatch, operations and the process itself.
 const FDS_BESIDE_POLLS: u64 = 512;
-/// Descriptors that connections leave for operators, files and the process itself.
-const FDS_BESIDE_CONNECTIONS: u64 = 128;
+/// Descriptors that connections leave for files and the process itself, beside those of operators.
+const FDS_BESIDE_CONNECTIONS: u64 = 64;
+/// Operators' connections: every reader of events that there may be, and some who ask.
+const OPS_CONNECTIONS: u64 = 320;
 
 impl Settings {
     /// Refuses settings that contradict each other.
@@ -54,6 +56,7 @@ impl Settings {
             ("max-pools", Some(self.max_pools)),
             ("max-connections", self.max_connections),
             ("max-connections-per-source", self.max_connections_per_source),
+            ("max-ops-connections", self.max_ops_connections),
             ("max-posts", Some(self.max_posts)),
             ("max-post-rate", self.max_post_rate.map(|rate| rate as usize)),
         ];
@@ -94,6 +97,11 @@ impl Settings {
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return refuse("--tls-cert and --tls-key belong together: give both, or neither".to_owned());
+        }
+        if self.ops_tls_cert.is_some() != self.ops_tls_key.is_some() {
+            return refuse(
+                "--ops-tls-cert and --ops-tls-key belong together: give both, or neither".to_owned(),
+            );
         }
         if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
             return refuse(
@@ -169,9 +177,15 @@ impl Settings {
 
     /// The most open connections on the public listeners, given how many files the process may open.
     pub fn connections(&self, open_files: u64) -> usize {
-        let from_files =
-            usize::try_from(open_files.saturating_sub(FDS_BESIDE_CONNECTIONS).max(open_files / 2));
+        let beside = FDS_BESIDE_CONNECTIONS + self.ops_connections(open_files) as u64;
+        let from_files = usize::try_from(open_files.saturating_sub(beside).max(open_files / 2));
         self.max_connections.unwrap_or_else(|| from_files.unwrap_or(usize::MAX))
+    }
+
+    /// The most open connections of operators, given how many files the process may open.
+    pub fn ops_connections(&self, open_files: u64) -> usize {
+        let from_files = usize::try_from((open_files / 16).clamp(1, OPS_CONNECTIONS));
+        self.max_ops_connections.unwrap_or_else(|| from_files.unwrap_or(usize::MAX))
     }
 
     /// Threads that serve connections.

@@ -128,6 +128,8 @@ const READ_AGAIN: &[&str] = &[
     "tls-cert",
     "tls-key",
     "tls-client-ca",
+    "ops-tls-cert",
+    "ops-tls-key",
     "max-posts",
     "max-post-rate",
     "message-check",

@@ -123,6 +123,14 @@ pub struct Settings {
     #[arg(long, global = true, hide_env = true, help_heading = ACCESS, value_name = "FILE", env = "PILOTLIGHT_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
 
+    /// Speak TLS on the ops listener with this certificate chain (PEM)
+    #[arg(long, global = true, hide_env = true, help_heading = ACCESS, value_name = "FILE", env = "PILOTLIGHT_OPS_TLS_CERT")]
+    pub ops_tls_cert: Option<PathBuf>,
+
+    /// The ops certificate's private key (PEM)
+    #[arg(long, global = true, hide_env = true, help_heading = ACCESS, value_name = "FILE", env = "PILOTLIGHT_OPS_TLS_KEY")]
+    pub ops_tls_key: Option<PathBuf>,
+
     /// How long a poll is held; advertised by /connect (1s to 299s; proxies often cut at 60s)
     #[arg(long, global = true, hide_env = true, help_heading = POLLS, value_name = "DUR", env = "PILOTLIGHT_CONNECTION_TIMEOUT",
         default_value = "50s", value_parser = humantime::parse_duration)]
@@ -195,6 +203,10 @@ pub struct Settings {
     /// The most open connections of one address [default: no limit, as a NAT makes many controllers one address]
     #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "N", env = "PILOTLIGHT_MAX_CONNECTIONS_PER_SOURCE")]
     pub max_connections_per_source: Option<usize>,
+
+    /// The most open connections of operators; then the silent ones make room [default: 320, less where few files may be open]
+    #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "N", env = "PILOTLIGHT_MAX_OPS_CONNECTIONS")]
+    pub max_ops_connections: Option<usize>,
 
     /// The most POSTs under way; over it a POST is answered with 429 at once
     #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "N", env = "PILOTLIGHT_MAX_POSTS", default_value = "10000")]

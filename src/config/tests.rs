@@ -130,7 +130,10 @@ fn what_would_serve_nobody_or_overflow_is_refused() {
         ["--max-waiters", "0"],
         ["--max-pools", "0"],
         ["--body-limit", "0"],
+        ["--max-ops-connections", "0"],
         ["--memory-limit", "0"],
+        ["--ops-tls-cert", "alone"],
+        ["--ops-tls-key", "alone"],
         ["--threads", "0"],
     ] {
         assert!(refusal(None, &arguments).contains(arguments[0]), "{arguments:?}");

@@ -64,8 +64,8 @@ impl Process {
             self.virtual_bytes.set(virtual_pages * page);
             self.resident.set(resident * page);
         }
-        if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
-            self.open_fds.set(i64::try_from(entries.count()).unwrap_or(i64::MAX));
+        if let Some(open) = told_open_fds().or_else(counted_open_fds) {
+            self.open_fds.set(open);
         }
         let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         self.max_fds.set(i64::try_from(most).unwrap_or(i64::MAX));
@@ -74,7 +74,34 @@ impl Process {
     }
 }
 
+/// Open descriptors as Linux tells them from 6.2 on: a hundred thousand take tens of milliseconds to list.
+fn told_open_fds() -> Option<i64> {
+    rustix::fs::stat("/proc/self/fd").ok().map(|stat| stat.st_size).filter(|open| *open > 0)
+}
+
+fn counted_open_fds() -> Option<i64> {
+    std::fs::read_dir("/proc/self/fd").ok().and_then(|entries| i64::try_from(entries.count()).ok())
+}
+
 fn start_time() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_descriptors_are_told_as_they_are_counted() {
+        let Some(before) = told_open_fds() else { return };
+        let many: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let (told, counted) = (told_open_fds().unwrap(), counted_open_fds().unwrap());
+        // Other tests open and close some meanwhile.
+        assert!(
+            told.abs_diff(counted) < 100 && told.abs_diff(before + 200) < 100,
+            "{before} {told} {counted}"
+        );
+        drop(many);
+    }
 }

@@ -30,7 +30,7 @@ const QUIET_TIME: Duration = Duration::from_secs(10);
 const LAG_PACE: Duration = Duration::from_millis(250);
 
 /// A handshake is over within this time, or the connection is.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 
 /// What every accept loop needs.
 #[derive(Clone)]
@@ -38,6 +38,8 @@ pub(super) struct Entrance {
     pub(super) front: Arc<Front>,
     pub(super) door: Arc<Door>,
     pub(super) tls: Arc<Tls>,
+    /// The operators'.
+    pub(super) ops_tls: Arc<Tls>,
 }
 
 /// What one serving thread does: it accepts from its listeners, until nobody is served any more. An error if one of them is
@@ -100,7 +102,7 @@ async fn accept(
     mut phases: watch::Receiver<Phase>,
 ) -> anyhow::Result<()> {
     let Share { listener, socket, outlives_us } = share;
-    let Entrance { front, door, tls } = entrance;
+    let Entrance { front, door, tls, .. } = entrance;
     let socket = TcpListener::from_std(socket).context("a listener could not be served")?;
     let mut newcomers = Newcomers::default();
     let mut accepting = Accepting::new(&socket, &front.metrics);

@@ -31,6 +31,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
+use crate::address::canonical;
 use crate::config::Settings;
 use crate::exchange::Exchange;
 use crate::http::Front;
@@ -47,6 +48,7 @@ pub use memory::container_limit;
 use ops::Desk;
 pub use rehearsal::{Rehearsal, rehearse};
 use threads::Threads;
+use tls::Certificates;
 
 /// Operators are answered when every listener is accepted from, or after this time.
 const FIRST_LOOPS: Duration = Duration::from_secs(1);
@@ -73,6 +75,7 @@ pub struct Server {
     entrance: Entrance,
     groups: Vec<Group>,
     ops: std::net::TcpListener,
+    ops_room: Arc<ops::Room>,
     threads: usize,
     drain_window: Duration,
     memory: Memory,
@@ -103,7 +106,7 @@ impl Server {
     /// process may open.
     pub fn bind(settings: &Settings, open_files: u64, mut inherited: Inherited) -> anyhow::Result<Self> {
         let terms = terms::terms(settings)?;
-        let certified = tls::read(settings)?;
+        let certificates = Certificates::read(settings)?;
         let threads = settings.threads();
         let mut groups = vec![bind_group(Listener::Public, settings.listen, threads, &mut inherited)?];
         if let Some(address) = settings.dispatch_listen {
@@ -124,10 +127,16 @@ impl Server {
             separate_dispatch,
         };
         let door = Arc::new(Door::new(front.clone(), room));
-        let entrance = Entrance { front, door, tls: Arc::default() };
-        entrance.certify(certified.as_ref());
+        let entrance = Entrance { front, door, tls: Arc::default(), ops_tls: Arc::default() };
+        entrance.certify(&certificates);
+        if settings.ops_token_file.is_some() && certificates.ops.is_none() && !is_local(&ops)? {
+            tracing::warn!(
+                "operators' bearers go over the network in clear; give --ops-tls-cert and --ops-tls-key, unless it is closed to strangers"
+            );
+        }
         let memory = Memory::new(settings.memory_limit.map(|size| size.as_u64()));
-        Ok(Self { entrance, groups, ops, threads, drain_window: settings.drain_window, memory })
+        let ops_room = ops::Room::new(settings.ops_connections(open_files));
+        Ok(Self { entrance, groups, ops, ops_room, threads, drain_window: settings.drain_window, memory })
     }
 
     /// Where it listens, with the ports that the system chose.
@@ -141,7 +150,7 @@ impl Server {
     /// Serves until `signals` says so: the first end drains and ends, the second ends at once. An error if a part of the
     /// broker ends before.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
-        let Self { entrance, groups, ops, threads, drain_window, memory } = self;
+        let Self { entrance, groups, ops, ops_room, threads, drain_window, memory } = self;
         let (phase, phases) = watch::channel(Phase::Serving);
         let public = groups.first().map(|group| group.address);
         let names = (0..threads).map(|number| format!("serve-{number}"));
@@ -162,9 +171,16 @@ impl Server {
             Ok(())
         })?;
         let front = &entrance.front;
-        let is_local = ops.local_addr()?.ip().to_canonical().is_loopback();
+        let desk = Desk {
+            front: front.clone(),
+            public,
+            is_local: is_local(&ops)?,
+            health: health.clone(),
+            room: ops_room,
+            tls: entrance.ops_tls.clone(),
+            long_work: Arc::default(),
+        };
         let ops = tokio::net::TcpListener::from_std(ops)?;
-        let desk = Desk { front: front.clone(), public, is_local, health: health.clone() };
         let operators = async {
             // Nearly always it has begun before anybody asks; if not, they are told so.
             let _ = tokio::time::timeout(FIRST_LOOPS, health.begun()).await;
@@ -197,6 +213,11 @@ impl Server {
         }
         done
     }
+}
+
+/// Whether only this machine reaches it.
+fn is_local(socket: &std::net::TcpListener) -> io::Result<bool> {
+    Ok(canonical(socket.local_addr()?.ip()).is_loopback())
 }
 
 /// Waits for a thread of the journal to end, and says which.

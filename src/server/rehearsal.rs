@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 
-use super::{listen, terms, tls};
+use super::tls::Certificates;
+use super::{listen, terms};
 use crate::config::Settings;
 use crate::journal;
 
@@ -13,6 +14,8 @@ use crate::journal;
 pub struct Rehearsal {
     /// When the certificate of the public listeners ends, if they have one.
     pub certificate_ends: Option<SystemTime>,
+    /// When that of the ops listener ends, if it has one.
+    pub ops_certificate_ends: Option<SystemTime>,
     /// Addresses that somebody listens on already, with their flags.
     pub taken: Vec<String>,
 }
@@ -21,7 +24,7 @@ pub struct Rehearsal {
 /// settings are for.
 pub fn rehearse(settings: &Settings) -> anyhow::Result<Rehearsal> {
     terms::terms(settings)?;
-    let certified = tls::read(settings)?;
+    let Certificates { public, ops } = Certificates::read(settings)?;
     journal::check(&settings.into())?;
     let mut taken = Vec::new();
     for (flag, address) in settings.listeners() {
@@ -33,5 +36,9 @@ pub fn rehearse(settings: &Settings) -> anyhow::Result<Rehearsal> {
             }
         }
     }
-    Ok(Rehearsal { certificate_ends: certified.map(|certified| certified.ends), taken })
+    Ok(Rehearsal {
+        certificate_ends: public.map(|certified| certified.ends),
+        ops_certificate_ends: ops.map(|certified| certified.ends),
+        taken,
+    })
 }

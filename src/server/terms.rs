@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::accept::Entrance;
-use super::tls::{self, Certified};
+use super::tls::Certificates;
 use crate::auth::{self, Access};
 use crate::config::Settings;
 use crate::http::Terms;
@@ -38,10 +38,15 @@ pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
 
 impl Entrance {
     /// New handshakes use these certificates.
-    pub(super) fn certify(&self, certified: Option<&Certified>) {
-        self.tls.change(certified);
-        if let Some(certified) = certified {
-            self.front.metrics.certificate_ends(Listener::Public, certified.ends);
+    pub(super) fn certify(&self, certificates: &Certificates) {
+        let Certificates { public, ops } = certificates;
+        for (listener, tls, certified) in
+            [(Listener::Public, &self.tls, public), (Listener::Ops, &self.ops_tls, ops)]
+        {
+            tls.change(certified.as_ref());
+            if let Some(certified) = certified {
+                self.front.metrics.certificate_ends(listener, certified.ends);
+            }
         }
     }
 
@@ -67,12 +72,13 @@ impl Entrance {
 
     fn change(&self, settings: &Settings) -> anyhow::Result<()> {
         let terms = terms(settings)?;
-        let certified = tls::read(settings)?;
-        if certified.is_some() != self.tls.is_on() {
+        let certificates = Certificates::read(settings)?;
+        let Certificates { public, ops } = &certificates;
+        if public.is_some() != self.tls.is_on() || ops.is_some() != self.ops_tls.is_on() {
             anyhow::bail!("TLS is turned on or off by a restart only");
         }
         self.front.change_terms(terms);
-        self.certify(certified.as_ref());
+        self.certify(&certificates);
         Ok(())
     }
 }

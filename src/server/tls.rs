@@ -37,6 +37,11 @@ impl Tls {
         self.0.load().is_some()
     }
 
+    /// What a handshake of now uses, if the listeners speak it.
+    pub(super) fn config(&self) -> Option<Arc<ServerConfig>> {
+        self.0.load_full()
+    }
+
     /// A new connection's TLS, if the listeners speak it.
     pub(super) fn session(&self) -> Option<Session> {
         let config = self.0.load_full()?;
@@ -52,22 +57,45 @@ fn unreachable_config(error: &rustls::Error) -> ! {
     panic!("a TLS configuration that was accepted makes no session: {error}")
 }
 
-/// Reads what the settings name; nothing if they name nothing. The error says which file is wrong.
-pub(super) fn read(settings: &Settings) -> anyhow::Result<Option<Certified>> {
-    let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) else { return Ok(None) };
-    let chain = certificates("--tls-cert", cert)?;
-    let ends = ends(&chain[0]).with_context(|| format!("--tls-cert {} cannot be read", cert.display()))?;
+/// What all listeners speak TLS with.
+pub(super) struct Certificates {
+    pub(super) public: Option<Certified>,
+    pub(super) ops: Option<Certified>,
+}
+
+impl Certificates {
+    /// Reads what the settings name. The error says which file is wrong.
+    pub(super) fn read(settings: &Settings) -> anyhow::Result<Self> {
+        let Settings { tls_cert, tls_key, tls_client_ca, ops_tls_cert, ops_tls_key, .. } = settings;
+        Ok(Self {
+            public: read("tls", tls_cert.as_deref(), tls_key.as_deref(), tls_client_ca.as_deref())?,
+            ops: read("ops-tls", ops_tls_cert.as_deref(), ops_tls_key.as_deref(), None)?,
+        })
+    }
+}
+
+/// Reads the files of the flags that begin so; nothing if they name none.
+fn read(
+    flags: &str,
+    cert: Option<&Path>,
+    key: Option<&Path>,
+    client_ca: Option<&Path>,
+) -> anyhow::Result<Option<Certified>> {
+    let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
+    let chain = certificates(&format!("--{flags}-cert"), cert)?;
+    let ends =
+        ends(&chain[0]).with_context(|| format!("--{flags}-cert {} cannot be read", cert.display()))?;
     let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| anyhow!("--tls-key {} has no private key in PEM: {error}", key.display()))?;
+        .map_err(|error| anyhow!("--{flags}-key {} has no private key in PEM: {error}", key.display()))?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
-    let builder = match &settings.tls_client_ca {
+    let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => builder.with_client_cert_verifier(verifier(path)?),
     };
-    let mut config = builder
-        .with_single_cert(chain, private)
-        .with_context(|| format!("--tls-key {} does not fit --tls-cert {}", key.display(), cert.display()))?;
+    let mut config = builder.with_single_cert(chain, private).with_context(|| {
+        format!("--{flags}-key {} does not fit --{flags}-cert {}", key.display(), cert.display())
+    })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A proof ends its connection, so controllers come back often: they need not shake hands in full. The tickets' keys
     // are this configuration's own, so what an older one let in has to show itself again.

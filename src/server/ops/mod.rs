@@ -4,6 +4,7 @@ mod console;
 mod events;
 mod guard;
 mod pools;
+mod room;
 mod runs;
 
 use std::convert::Infallible;
@@ -19,13 +20,20 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
-use super::accept::Accepting;
+use super::accept::{Accepting, HANDSHAKE_TIME};
 use super::health::Health;
+use super::tls::Tls;
 use crate::http::{Front, Problem, Reply};
-use crate::metrics::{Listener, Route};
+use crate::metrics::{Listener, Rejected, Route};
 use events::{Events, Watch};
+pub(super) use room::Room;
+use room::Seat;
 
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
@@ -38,6 +46,10 @@ pub(super) struct Desk {
     /// Whether only this machine can reach them.
     pub(super) is_local: bool,
     pub(super) health: Arc<Health>,
+    pub(super) room: Arc<Room>,
+    pub(super) tls: Arc<Tls>,
+    /// Held by whoever makes a large answer.
+    pub(super) long_work: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A whole answer, or one that goes on as long as there are events.
@@ -52,37 +64,76 @@ pub(super) async fn serve(socket: TcpListener, desk: Desk) -> anyhow::Error {
             Ok(accepted) => accepted,
             Err(error) => return anyhow::anyhow!("nothing can be accepted from the ops listener: {error}"),
         };
-        let open = desk.front.metrics.connected(Listener::Ops, false);
+        let Some(seat) = desk.room.seat() else {
+            metrics.rejected(Rejected::Connections);
+            continue;
+        };
         let desk = desk.clone();
         #[expect(clippy::disallowed_methods, reason = "owned by the ops runtime, ends with its connection")]
         tokio::spawn(async move {
+            let tls = desk.tls.config();
+            let open = desk.front.metrics.connected(Listener::Ops, tls.is_some());
             // Nagle's delay would hold back what a reader of events waits for.
             let _ = stream.set_nodelay(true);
-            let watch = Mutex::new(None);
-            let service = service_fn(async |request| {
-                let response = respond(&desk, request, &watch).await;
-                desk.front.metrics.answered(Route::Ops, response.status().as_u16());
-                Ok::<_, Infallible>(response)
-            });
-            let mut http = http1::Builder::new();
-            let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
             tokio::select! {
-                done = http.serve_connection(TokioIo::new(stream), service) => {
-                    if let Err(error) = done {
-                        tracing::debug!(%error, "an ops connection ended");
-                    }
-                }
-                () = events::falls_behind(&watch) => desk.front.metrics.events_cut_off(),
+                () = seat.is_given_away() => desk.front.metrics.rejected(Rejected::Silent),
+                () = converse(stream, tls, &desk, &seat) => {}
             }
             drop(open);
         });
     }
 }
 
+/// One connection, once hands are shaken where there is TLS.
+async fn converse(stream: TcpStream, tls: Option<Arc<ServerConfig>>, desk: &Desk, seat: &Seat) {
+    let Some(tls) = tls else { return answer(stream, desk, seat).await };
+    match timeout(HANDSHAKE_TIME, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => answer(stream, desk, seat).await,
+        failed => {
+            desk.front.metrics.rejected(Rejected::Tls);
+            tracing::debug!(?failed, "a TLS handshake with an operator failed");
+        }
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &Desk, seat: &Seat) {
+    let watch = Mutex::new(None);
+    let service = service_fn(async |request| {
+        seat.asked();
+        let response = respond(desk, request, &watch).await;
+        desk.front.metrics.answered(Route::Ops, response.status().as_u16());
+        Ok::<_, Infallible>(response)
+    });
+    let mut http = http1::Builder::new();
+    let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    tokio::select! {
+        done = http.serve_connection(TokioIo::new(stream), service) => {
+            if let Err(error) = done {
+                tracing::debug!(%error, "an ops connection ended");
+            }
+        }
+        () = events::falls_behind(&watch) => desk.front.metrics.events_cut_off(),
+    }
+}
+
+/// Does what may take long on a thread of its own, one at a time: health is asked for meanwhile.
+async fn apart(
+    desk: &Desk,
+    work: impl FnOnce(&Front) -> Result<Reply, Problem> + Send + 'static,
+) -> Result<Reply, Problem> {
+    let front = desk.front.clone();
+    let _turn = desk.long_work.lock().await;
+    tokio::task::spawn_blocking(move || work(&front)).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "an operator's request has panicked");
+        Ok(text(StatusCode::INTERNAL_SERVER_ERROR, "this request cannot be answered; the log says why\n"))
+    })
+}
+
 /// The one place where an operator's request finds its route.
 async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<Watch>>) -> Response<Body> {
     let front = &desk.front;
-    let query = request.uri().query().unwrap_or_default();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     if let Err(problem) = guard::admit(desk, &request) {
         return Response::from(Reply::from(problem)).map(Either::Left);
     }
@@ -108,13 +159,13 @@ async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<W
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
             None => text(StatusCode::OK, "ready\n"),
         }),
-        (&Method::GET, "/metrics") => Ok(metrics(front)),
-        (&Method::GET, "/pools") => pools::pools(front, query),
-        (&Method::GET, "/waiters") => pools::waiters(front, query),
+        (&Method::GET, "/metrics") => apart(desk, |front| Ok(metrics(front))).await,
+        (&Method::GET, "/pools") => apart(desk, move |front| pools::pools(front, &query)).await,
+        (&Method::GET, "/waiters") => apart(desk, move |front| pools::waiters(front, &query)).await,
         (&Method::GET, path) if path == "/runs" || path.starts_with("/runs/") => {
-            runs::find(front, path, query).await
+            runs::find(front, path, &query).await
         }
-        (&Method::POST, "/retire") => pools::retire(front, query),
+        (&Method::POST, "/retire") => apart(desk, move |front| pools::retire(front, &query)).await,
         (&Method::POST, "/drain") => Ok(pools::drain(front)),
         (_, "/retire" | "/drain") => Err(Problem::method_not_allowed("POST")),
         (_, path) if is_read_only(path) => Err(Problem::method_not_allowed("GET, HEAD")),
