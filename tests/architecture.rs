@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. A room may use the rooms below it, and those beside it that are named here.
-const FLOORS: [(&str, usize, &[&str]); 14] = [
+const FLOORS: [(&str, usize, &[&str]); 15] = [
     ("broker", 0, &[]),
     ("address", 0, &[]),
+    ("collector", 0, &[]),
     ("allocator", 0, &[]),
     ("logs", 0, &[]),
     ("metrics", 1, &[]),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Command;
 
 use super::machine;
+use crate::collector::Collector;
 use crate::config::{Parsed, Settings, Source, innermost, values};
 use crate::server::{Rehearsal, raise_open_files, rehearse};
 
@@ -19,6 +20,8 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
             Source::Environment => "environment",
             Source::Flag => "flag",
         };
+        // Its URL may have a password in it.
+        let value = if flag == "otlp" && value != "-" { Collector::shown_of(&value) } else { value };
         let _ = writeln!(text, "{flag:<24} {value:<24} {source}");
     }
     let open_files = raise_open_files();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::ConfigError;
 use super::settings::{CAN_PROVE, ProofLevel, Settings};
 use crate::broker::Limits;
+use crate::collector::Collector;
 
 /// Descriptors that polls leave for dispatch, operations and the process itself.
 const FDS_BESIDE_POLLS: u64 = 512;
@@ -44,8 +45,8 @@ impl Settings {
         if self.history_size < bytesize::ByteSize::mib(1) {
             return refuse("--history-size is at least 1MiB".to_owned());
         }
-        if let Some(url) = self.otlp.as_deref().filter(|url| !url.starts_with("http://")) {
-            return refuse(format!("--otlp {url} is not a URL of the form http://host:port"));
+        if let Some(Err(why)) = self.otlp.as_deref().map(Collector::parse) {
+            return refuse(format!("--otlp {why}"));
         }
         if self.threads == Some(0) {
             return refuse("--threads 0 would serve nobody; leave it out for one per core".to_owned());

@@ -8,6 +8,7 @@
 //! Nothing here makes a dispatch wait: a full channel drops, and what is dropped is counted.
 
 mod event;
+mod export;
 mod history;
 mod ring;
 mod thread;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use anyhow::Context;
 use parking_lot::Mutex;
 
+use crate::collector::Collector;
 use crate::metrics::Metrics;
 
 pub use event::{Attempt, Dispatch, Event, Kind, Kinds, Names, Poll, PollEnd, now};
@@ -69,11 +71,18 @@ pub fn check(plan: &Plan) -> anyhow::Result<()> {
     if let Some(path) = &plan.history {
         history::file::check(path).with_context(|| cannot_be_used(path))?;
     }
-    tracer(plan).map(drop)
+    if let Some(collector) = collector(plan)? {
+        let what = || {
+            format!("--otlp {} takes no traces (the broker would serve, and lose them)", collector.shown())
+        };
+        export::try_out(&collector).with_context(what)?;
+    }
+    Ok(())
 }
 
-fn tracer(plan: &Plan) -> anyhow::Result<Option<trace::Tracer>> {
-    plan.otlp.as_deref().map(trace::Tracer::to).transpose().context("--otlp cannot be used")
+fn collector(plan: &Plan) -> anyhow::Result<Option<Collector>> {
+    let parse = |url: &String| Collector::parse(url).map_err(|why| anyhow::anyhow!("--otlp {why}"));
+    plan.otlp.as_ref().map(parse).transpose()
 }
 
 fn cannot_be_used(history: &Path) -> String {
@@ -88,7 +97,10 @@ impl Journal {
             Some(path) => History::in_file(path, plan.history_age, plan.history_size, metrics.clone())
                 .with_context(|| cannot_be_used(path))?,
         });
-        let tracer = tracer(plan)?;
+        let tracer = collector(plan)?
+            .map(|collector| trace::Tracer::to(&collector, metrics.clone()))
+            .transpose()
+            .context("--otlp cannot be used")?;
         let (sender, events) = sync_channel(QUEUE);
         let ring = Arc::new(Ring::new());
         let reading = Arc::new(AtomicU32::new(0));

@@ -2,17 +2,24 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
 use opentelemetry::trace::{
     Span, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
     Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
+use std::sync::Arc;
 
 use super::Dispatch;
+use super::export::{Account, Exporter};
+use crate::collector::Collector;
+use crate::metrics::Metrics;
+
+/// Spans that wait for their export, or are under way; more are lost, and counted.
+const QUEUE: usize = 8192;
+/// The end waits so long for the last export.
+const LAST_EXPORT: Duration = Duration::from_secs(1);
 
 /// The span of a supervisor that a dispatch continues (W3C Trace Context).
 #[derive(Debug, Clone, Copy)]
@@ -42,29 +49,29 @@ impl Parent {
 
 /// Makes spans; the SDK's own thread sends them in batches.
 pub(super) struct Tracer {
-    tracer: SdkTracer,
+    maker: SdkTracer,
     provider: SdkTracerProvider,
+    account: Arc<Account>,
 }
 
 impl Tracer {
-    /// Exports to this collector's base URL, such as `http://127.0.0.1:4318`.
-    pub(super) fn to(url: &str) -> anyhow::Result<Self> {
-        let endpoint = format!("{}/v1/traces", url.trim_end_matches('/'));
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(endpoint)
-            .with_timeout(Duration::from_secs(5))
-            .build()
-            .context("the exporter cannot be made")?;
+    /// Exports to this collector.
+    pub(super) fn to(collector: &Collector, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let account = Arc::new(Account::new(collector, metrics));
+        let exporter = Exporter::new(collector, account.clone())?;
+        let config = BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
         let resource = Resource::builder().with_service_name("pilotlight").build();
         let provider =
-            SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build();
-        Ok(Self { tracer: provider.tracer("pilotlight"), provider })
+            SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
+        Ok(Self { maker: provider.tracer("pilotlight"), provider, account })
     }
 
     /// One dispatch as a span, with its matches and proofs as events.
     pub(super) fn span(&self, dispatch: &Dispatch) {
+        if self.account.pending() >= QUEUE {
+            return self.account.lost(1, "more spans come than it takes");
+        }
         let end = UNIX_EPOCH + Duration::from_millis(dispatch.at);
         let start = end.checked_sub(dispatch.took).unwrap_or(end);
         let row = dispatch.row();
@@ -78,12 +85,12 @@ impl Tracer {
         attributes.extend(row.reason.map(|reason| KeyValue::new("pilotlight.reason", reason.into_owned())));
         attributes.extend(row.proof.map(|proof| KeyValue::new("pilotlight.proof", proof.into_owned())));
         let mut span = self
-            .tracer
+            .maker
             .span_builder("dispatch")
             .with_kind(SpanKind::Server)
             .with_start_time(start)
             .with_attributes(attributes)
-            .start_with_context(&self.tracer, &parent(dispatch.trace));
+            .start_with_context(&self.maker, &parent(dispatch.trace));
         for attempt in &dispatch.attempts {
             let controller = || KeyValue::new("pilotlight.controller", attempt.controller.to_string());
             let matched = start + attempt.since;
@@ -95,14 +102,19 @@ impl Tracer {
         if dispatch.proof.is_some() {
             span.set_status(Status::Ok);
         }
+        if span.is_recording() {
+            self.account.begins();
+        }
         span.end_with_timestamp(SystemTime::max(end, start));
     }
 }
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        if let Err(error) = self.provider.shutdown() {
-            tracing::warn!(%error, "the last traces were not exported");
+        let done = self.provider.shutdown_with_timeout(LAST_EXPORT);
+        let left = self.account.pending();
+        if done.is_err() && left > 0 {
+            self.account.lost(left, "the broker ends, and waits no longer for it");
         }
     }
 }

@@ -56,6 +56,7 @@ pub struct Metrics {
     certificate_expiry: IntGaugeVec,
     history_dropped: IntCounter,
     history_reopened: IntCounter,
+    otlp_failures: IntCounter,
     events_dropped: IntCounter,
     events_cut_off: IntCounter,
     lag: Histogram,
@@ -117,6 +118,10 @@ impl Metrics {
             history_reopened: make.counter(
                 "history_reopened_total",
                 "Times the history's file was moved, deleted or replaced, and opened anew.",
+            )?,
+            otlp_failures: make.counter(
+                "otlp_failures_total",
+                "Spans that reached no collector: their export failed, or there was no room for them.",
             )?,
             events_dropped: make
                 .counter("events_dropped_total", "Events that the journal had no room for.")?,
@@ -213,6 +218,11 @@ impl Metrics {
     /// The history's file was gone from its path.
     pub fn history_reopened(&self) {
         self.history_reopened.inc();
+    }
+
+    /// So many spans reached no collector.
+    pub fn otlp_failed(&self, spans: u64) {
+        self.otlp_failures.inc_by(spans);
     }
 
     /// The journal had no room for an event; a dispatch among them is not in the history either.

@@ -1,0 +1,277 @@
+//! Owns the promises about the export of traces: which URLs lead to a collector, and that one which takes none is told of.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use prost::Message;
+use rustix::process::Signal;
+use serde_json::Value;
+use support::{Broker, PATIENCE, Pool, post};
+use tempfile::NamedTempFile;
+
+const FAILURES: &str = "pilotlight_otlp_failures_total";
+/// What a supervisor's URL may have in it, and nobody else may see.
+const USER: &str = "user:secret-of-ours@";
+
+/// A request that a collector got.
+struct Got {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Got {
+    fn spans(&self) -> usize {
+        let request = ExportTraceServiceRequest::decode(&*self.body).unwrap();
+        request
+            .resource_spans
+            .iter()
+            .flat_map(|spans| &spans.scope_spans)
+            .map(|scope| scope.spans.len())
+            .sum()
+    }
+}
+
+/// A collector that answers every request with some bytes; with none, it never answers.
+struct Collector {
+    address: String,
+    got: Receiver<Got>,
+}
+
+impl Collector {
+    fn answering(answer: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (told, got) = sync_channel(1000);
+        let answer = Arc::new(answer);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (told, answer) = (told.clone(), answer.clone());
+                std::thread::spawn(move || serve(stream.unwrap(), &told, &*answer));
+            }
+        });
+        Self { address, got }
+    }
+
+    fn next(&self) -> Got {
+        self.got.recv_timeout(PATIENCE).expect("a request")
+    }
+}
+
+fn serve(mut stream: TcpStream, told: &SyncSender<Got>, answer: &dyn Fn() -> Vec<u8>) {
+    let mut read = Vec::new();
+    loop {
+        let end = read.windows(4).position(|window| window == b"\r\n\r\n");
+        let whole = end.and_then(|end| {
+            let head = String::from_utf8(read[..end].to_vec()).unwrap().to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+            let end = end + 4;
+            let all = end + length.parse::<usize>().unwrap();
+            (read.len() >= all).then_some((head, end, all))
+        });
+        if let Some((head, end, all)) = whole {
+            let body = read[end..all].to_vec();
+            read.drain(..all);
+            // Nobody may be interested any more.
+            let _ = told.try_send(Got { head, body });
+            stream.write_all(&answer()).unwrap();
+            continue;
+        }
+        let mut buffer = [0; 16 * 1024];
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(more) => read.extend_from_slice(&buffer[..more]),
+        }
+    }
+}
+
+fn answer(status: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nlocation: /login\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+fn rejecting() -> Vec<u8> {
+    let partial =
+        ExportTracePartialSuccess { rejected_spans: 1, error_message: "too old\nforged".to_owned() };
+    ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec()
+}
+
+/// A broker that exports ten times a second, with its log in a file.
+fn broker(url: &str, arguments: &[&str]) -> (Broker, NamedTempFile) {
+    let log = NamedTempFile::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--drain-window", "0s"])
+        .args(["--log-format", "json", "--otlp", url])
+        .args(arguments)
+        .env("RUST_LOG", "pilotlight::journal=info,warn")
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .stderr(log.reopen().unwrap());
+    (Broker::run(&mut command), log)
+}
+
+/// The lines about traces that are written so far.
+fn lines(log: &NamedTempFile) -> Vec<Value> {
+    let text = fs::read_to_string(log.path()).unwrap();
+    assert!(!text.contains("secret-of-ours"), "a password is in the log: {text}");
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["fields"]["collector"].is_string()).collect()
+}
+
+fn check(url: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+        .args(["check", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--otlp", url])
+        .output()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_base_and_a_whole_url_lead_to_the_collector_and_the_end_exports_what_is_left() {
+    for (url, path) in [
+        ("", "/v1/traces"),
+        ("/", "/v1/traces"),
+        ("/v1/traces", "/v1/traces"),
+        ("/v1/traces/", "/v1/traces"),
+        ("/otel", "/otel/v1/traces"),
+        ("/otel/v1/traces", "/otel/v1/traces"),
+    ] {
+        let collector = Collector::answering(|| answer("200 OK", b""));
+        let (mut broker, log) = broker(&format!("http://{USER}{}{url}", collector.address), &[]);
+        broker.post(&Pool::small("d1").body("run_1")).await;
+        broker.signal(Signal::TERM);
+        assert!(broker.ended().await.success());
+        let got = collector.next();
+        assert!(got.head.starts_with(&format!("post {path} http/1.1\r\n")), "{url}: {}", got.head);
+        assert!(got.head.contains("authorization: basic "), "{}", got.head);
+        assert_eq!(got.spans(), 1);
+        assert_eq!(lines(&log), Vec::<Value>::new(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_takes_no_traces_is_told_of_once_and_counted() {
+    for (status, body, why) in [
+        ("404 Not Found", &b"no such page"[..], "404 Not Found"),
+        ("401 Unauthorized", b"", "401 Unauthorized"),
+        ("503 Service Unavailable", b"", "503 Service Unavailable"),
+        ("302 Found", b"", "302 Found"),
+        ("200 OK", b"<html>a login page</html>", "not as a collector"),
+        ("200 OK", &rejecting(), "too old\\nforged"),
+    ] {
+        let body = body.to_vec();
+        let collector = Collector::answering(move || answer(status, &body));
+        let (broker, log) = broker(&format!("http://{USER}{}/x?key=secret-of-ours", collector.address), &[]);
+        for number in 1..=3 {
+            broker.post(&Pool::small("d1").body(&format!("run_{number}"))).await;
+            broker.wait_for_metric(FAILURES, number).await;
+        }
+        let told = lines(&log);
+        assert_eq!(told.len(), 1, "{told:?}");
+        let fields = &told[0]["fields"];
+        assert_eq!(fields["collector"], format!("http://{}/x/v1/traces", collector.address));
+        assert!(fields["why"].as_str().unwrap().contains(why), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_port_is_told_of_and_so_is_the_collectors_return() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (down, log) = broker(&format!("http://{address}"), &[]);
+    down.post(&Pool::small("d1").body("run_1")).await;
+    down.wait_for_metric(FAILURES, 1).await;
+    down.wait_until("a line", async || lines(&log).len() == 1).await;
+    let told = lines(&log);
+    assert!(told[0]["fields"]["why"].as_str().unwrap().contains("refused"), "{told:?}");
+
+    let fails = Arc::new(AtomicBool::new(true));
+    let now = fails.clone();
+    let collector = Collector::answering(move || {
+        answer(if now.load(Ordering::Relaxed) { "404 Not Found" } else { "200 OK" }, b"")
+    });
+    let (broker, log) = broker(&format!("http://{}", collector.address), &[]);
+    broker.post(&Pool::small("d1").body("run_1")).await;
+    broker.wait_for_metric(FAILURES, 1).await;
+    fails.store(false, Ordering::Relaxed);
+    broker.post(&Pool::small("d1").body("run_2")).await;
+    broker.wait_until("the return is told", async || lines(&log).len() == 2).await;
+    assert_eq!(lines(&log)[1]["level"], "INFO");
+    assert_eq!(broker.metric(FAILURES).await, 1);
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_holds_up_neither_runs_nor_the_end() {
+    let collector = Collector::answering(Vec::new);
+    let (mut broker, log) = broker(&format!("http://{}", collector.address), &[]);
+    let begun = Instant::now();
+    for number in 1..=20 {
+        broker.post(&Pool::small("d1").body(&format!("run_{number}"))).await;
+    }
+    collector.next();
+    let ends = Instant::now();
+    broker.signal(Signal::TERM);
+    assert!(broker.ended().await.success());
+    assert!(ends.elapsed() < Duration::from_secs(4), "{:?} after {:?}", ends.elapsed(), begun.elapsed());
+    let told = lines(&log);
+    assert!(told.last().unwrap()["fields"]["spans"].as_u64().unwrap() > 0, "{told:?}");
+}
+
+#[tokio::test]
+async fn spans_that_find_no_room_are_counted() {
+    let collector = Collector::answering(Vec::new);
+    let (broker, _log) = broker(&format!("http://{}", collector.address), &[]);
+    let mut supervisor = broker.client().await;
+    let request = post("/warm-start", &Pool::small("d1").body("run_1"));
+    for _ in 0..14_000 {
+        supervisor.ask(&request).await;
+    }
+    // Those that failed are few: 512 in 5 s.
+    broker.wait_until("the surplus is counted", async || broker.metric(FAILURES).await > 5000).await;
+}
+
+#[test]
+fn check_tries_the_collector() {
+    let collector = Collector::answering(|| answer("200 OK", b""));
+    let Output { status, stdout, .. } = check(&format!("http://{USER}{}", collector.address));
+    let said = String::from_utf8(stdout).unwrap();
+    assert!(status.success() && !said.contains("secret-of-ours"), "{said}");
+    let got = collector.next();
+    assert!(got.head.starts_with("post /v1/traces http/1.1\r\n"), "{}", got.head);
+    assert_eq!(got.spans(), 0);
+
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let missing = Collector::answering(|| answer("404 Not Found", b""));
+    let silent = Collector::answering(Vec::new);
+    for (address, why) in
+        [(&refused, "refused"), (&missing.address, "404 Not Found"), (&silent.address, "timed out")]
+    {
+        let begun = Instant::now();
+        let Output { status, stderr, .. } = check(&format!("http://{USER}{address}"));
+        let said = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(why) && said.contains(address.as_str()) && !said.contains("secret-of-ours"),
+            "{said}"
+        );
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    }
+    for url in ["https://h:4318", "h:4318", "http://user:secret-of-ours@h:port", ""] {
+        let Output { status, stderr, stdout } = check(url);
+        let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+        assert_eq!(status.code(), Some(2), "{url}: {said}");
+        assert!(!said.contains("secret-of-ours"), "{said}");
+    }
+}
