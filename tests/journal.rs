@@ -294,12 +294,19 @@ async fn a_page_of_another_origin_may_not_use_an_operators_verbs() {
         let mut client = Client::connect(broker.ops).await;
         client.ask(format!("POST /drain HTTP/1.1\r\nhost: localhost:7071\r\n{fields}\r\n")).await
     };
-    for foreign in ["origin: http://evil.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n"] {
+    for foreign in [
+        "origin: http://evil.example\r\n",
+        "origin: null\r\n",
+        "sec-fetch-site: cross-site\r\n",
+        "sec-fetch-site: same-site\r\norigin: http://localhost:7071\r\n",
+    ] {
         let answer = ask(foreign).await;
         assert_eq!((answer.status, answer.problem().as_str()), (403, "foreign-page"));
     }
     assert_eq!(broker.operate("GET", "/readyz").await.0, 200);
-    assert_eq!(ask("origin: http://localhost:7071\r\nsec-fetch-site: same-origin\r\n").await.status, 200);
+    assert_eq!(ask("origin: http://localhost:7071\r\n").await.status, 200);
+    let behind_a_proxy = "origin: https://ops.example\r\nsec-fetch-site: same-origin\r\n";
+    assert_eq!(ask(behind_a_proxy).await.status, 200);
     assert_eq!(broker.operate("GET", "/readyz").await.0, 503);
 }
 

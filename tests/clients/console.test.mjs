@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
-import { Broker, until } from "./broker.mjs";
+import { Broker, freePort, until } from "./broker.mjs";
+import { needs, nginx, startProxy } from "./proxy.mjs";
 
 const executablePath = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => path && existsSync(path));
 const browsed = { skip: executablePath ? false : "Chromium is not installed" };
@@ -16,8 +17,16 @@ before(async () => {
 });
 after(() => browser?.close());
 
+/** nginx with its defaults, which serves the console below a path. Becomes the console's address there, without the last slash. */
+async function below(t, path, ops) {
+  const port = await freePort();
+  const server = `server { listen 127.0.0.1:${port}; location ${path}/ { proxy_pass http://127.0.0.1:${ops}/; } }`;
+  await startProxy(t, "nginx", port, (folder) => nginx(folder, server));
+  return `http://127.0.0.1:${port}${path}`;
+}
+
 /** A broker and its console; whatever the page complains of fails the test, except a lost connection where one is meant. */
-async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnection = false } = {}) {
+async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnection = false, path = "" } = {}) {
   const broker = await Broker.start();
   const leave = new AbortController();
   const page = await browser.newPage({ viewport, colorScheme });
@@ -35,7 +44,10 @@ async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnecti
     leave.abort();
     await broker.stop();
   });
-  await page.goto(`http://127.0.0.1:${broker.ops}/`);
+  const address = path ? await below(t, path, broker.ops) : `http://127.0.0.1:${broker.ops}/`;
+  const asked = [];
+  page.on("request", (request) => asked.push(request.url()));
+  await page.goto(address);
   await text(page, "status", /^live$/);
 
   const pool = (deployment) => `${broker.url}/v1/pools/${encodeURIComponent(deployment)}/1/0.5/0.5`;
@@ -43,6 +55,8 @@ async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnecti
     broker,
     page,
     complaints,
+    address,
+    asked,
     /** Becomes the status of a waiter's answer, once it has one. */
     wait: (deployment) => fetch(pool(deployment), { signal: leave.signal }).then((answer) => answer.text().then(() => answer.status), () => "left"),
     post: (deployment, run) =>
@@ -75,6 +89,28 @@ test("a run shows within a second of its dispatch", browsed, async (t) => {
   await page.getByLabel("misses only").check();
   await dispatched(page, "run_shown").waitFor({ state: "detached" });
   assert.equal(await dispatched(page, "run_missed").count(), 1);
+  assert.deepEqual(complaints, []);
+});
+
+test("the console works below a path, behind a proxy", { skip: browsed.skip || needs("nginx").skip }, async (t) => {
+  const { broker, page, complaints, wait, post, address, asked } = await open(t, { path: "/a/pilotlight" });
+  const waiter = wait("hello");
+  await broker.waitForWaiters(1);
+  assert.equal((await post("hello", "run_shown")).delivered, true);
+  assert.equal(await waiter, 200);
+  await dispatched(page, "run_shown").filter({ hasText: "received" }).waitFor({ timeout: 5_000 });
+
+  const old = wait("old");
+  await page.getByTestId("pool-row").filter({ hasText: "old" }).getByTestId("retire").click();
+  await page.getByTestId("confirm").click();
+  assert.equal(await old, 410);
+  assert.match(await page.locator("#curl-poll").innerText(), new RegExp(`127.0.0.1:${broker.port}/v1/pools`));
+  for (const link of await page.locator("footer a").all()) {
+    const href = await link.evaluate((node) => node.href);
+    assert.equal((await fetch(href)).status, 200, href);
+  }
+  assert.deepEqual(asked.filter((url) => !url.startsWith(address)), [], "nothing is asked for above the path");
+  assert.ok(["console.css", "figures.js", "events", "metrics"].every((name) => asked.some((url) => url.includes(`/a/pilotlight/${name}`))));
   assert.deepEqual(complaints, []);
 });
 

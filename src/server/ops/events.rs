@@ -51,6 +51,8 @@ fn described<B>(body: B) -> Response<B> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx would gather events until a buffer is full.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 

@@ -45,12 +45,13 @@ fn names_this_machine(request: &Request<Incoming>) -> bool {
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
-/// Whether a browser sends this for a page of another origin: any page may post here, but only ours is meant to.
+/// Whether a browser sends this for a page of another origin: any page may post here, but only ours is meant to. What the
+/// browser itself says of it holds behind a proxy that changes Host, too; an older one leaves it to us to compare.
 fn is_of_another_page(request: &Request<Incoming>) -> bool {
-    let Some(origin) = header(request, header::ORIGIN) else {
-        return header(request, HeaderName::from_static("sec-fetch-site"))
-            .is_some_and(|site| site != b"same-origin" && site != b"none");
-    };
+    if let Some(site) = header(request, HeaderName::from_static("sec-fetch-site")) {
+        return site != b"same-origin" && site != b"none";
+    }
+    let Some(origin) = header(request, header::ORIGIN) else { return false };
     let host = header(request, header::HOST).unwrap_or_default();
     origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://")) != Some(host)
 }

@@ -1,4 +1,5 @@
 // Owns the console: the tables, what an operator can do, and the connection. The figures at the top are in figures.js.
+// Every address is relative to the page's own: a proxy may serve all of this below a path.
 
 import { SECOND, count, countLatency, machine, page, say, takeMetrics, took, waited, whole } from "./figures.js";
 
@@ -117,7 +118,7 @@ async function doConfirmed() {
   page["dialog-yes"].disabled = true;
   try {
     tell(await confirmed());
-    await ask("/pools").then(takePools).catch(() => {});
+    await ask("pools").then(takePools).catch(() => {});
     page.dialog.close();
     if (document.activeElement === document.body) page["pool-filter"].focus();
   } catch (error) {
@@ -131,7 +132,7 @@ function retire({ deployment, version, cpu, memory, waiters }) {
     + "right for an old version after a deploy. Runs for this pool start cold until somebody waits again.";
   const pool = `${deployment} · version ${version} · ${machine({ cpu, memory })}`;
   confirm(`Retire ${count(waiters, "waiter")}?`, pool, text, "Retire", async () => {
-    const answer = await ask(`/retire?${new URLSearchParams({ deployment, version, cpu, memory })}`, { method: "POST" });
+    const answer = await ask(`retire?${new URLSearchParams({ deployment, version, cpu, memory })}`, { method: "POST" });
     return `Retired ${count((await answer.json()).retired, "waiter")} of ${deployment}, version ${version}.`;
   });
 }
@@ -140,7 +141,7 @@ function drain() {
   const text = "Every waiter is sent away politely, and every new run misses, so it starts cold. The process stays up, "
     + "but only a restart makes it take runs again.";
   confirm("Drain the whole broker?", "", text, "Drain", async () => {
-    const answer = await ask("/drain", { method: "POST" });
+    const answer = await ask("drain", { method: "POST" });
     setLink({ draining: true });
     return `Draining: ${count((await answer.json()).waiters, "waiter")} left to send away.`;
   });
@@ -265,7 +266,7 @@ function setLink(change) {
 function openStream() {
   stream?.close();
   setLink({ stream: false });
-  stream = new EventSource("/events?kinds=dispatch,verdict,drain,retire");
+  stream = new EventSource("events?kinds=dispatch,verdict,drain,retire");
   const mine = stream;
   stream.onopen = () => setLink({ stream: true });
   stream.onerror = () => {
@@ -306,7 +307,7 @@ async function metrics(answer) {
 }
 
 async function learnAddress() {
-  const { listen, version } = await (await ask("/console.json")).json();
+  const { listen, version } = await (await ask("console.json")).json();
   const reachable = listen.replace(/^(0\.0\.0\.0|\[::\])(?=:)/, location.hostname);
   const url = `http://${reachable}/v1/pools/hello/1/0.5/0.5`;
   say(page["curl-poll"], `curl -N "${url}"`);
@@ -341,5 +342,5 @@ page.pause.addEventListener("click", () => {
 });
 
 openStream();
-repeat(SECOND, "/metrics", metrics);
-repeat(2 * SECOND, "/pools", takePools);
+repeat(SECOND, "metrics", metrics);
+repeat(2 * SECOND, "pools", takePools);
