@@ -30,6 +30,8 @@ pub(super) struct Memory {
     /// Where `proc` is: the tests have trees of their own.
     root: PathBuf,
     asked_for: Option<u64>,
+    /// Bytes of memory that the machine has.
+    machine: Option<u64>,
     group: Option<Group>,
     looked_up: Instant,
 }
@@ -37,7 +39,7 @@ pub(super) struct Memory {
 impl Memory {
     /// With the limit that was asked for, in bytes, if one was.
     pub(super) fn new(asked_for: Option<u64>) -> Self {
-        let memory = Self::below(Path::new("/"), asked_for);
+        let memory = Self::below(Path::new("/"), asked_for, machine());
         let limit = memory.group.as_ref().and_then(|group| group.limit);
         if let (Some(asked_for), Some(limit)) = (asked_for, limit)
             && asked_for >= limit
@@ -51,9 +53,9 @@ impl Memory {
         memory
     }
 
-    fn below(root: &Path, asked_for: Option<u64>) -> Self {
+    fn below(root: &Path, asked_for: Option<u64>, machine: Option<u64>) -> Self {
         let root = root.to_owned();
-        Self { group: Group::find(&root), root, asked_for, looked_up: Instant::now() }
+        Self { group: Group::find(&root), root, asked_for, machine, looked_up: Instant::now() }
     }
 
     /// Bytes that may still be taken; none where nothing is known to limit them.
@@ -66,7 +68,7 @@ impl Memory {
         let of_group = self.group.as_ref().and_then(|group| group.limit).map(|limit| self.before_kill(limit));
         let left_of_group = of_group.zip(charged).map(|(limit, charged)| limit.saturating_sub(charged));
         let own_charge = charged.filter(|_| self.group.as_ref().is_some_and(|group| group.is_own));
-        let own = self.asked_for.or_else(|| self.machine().map(usual));
+        let own = self.asked_for.or_else(|| self.machine.map(usual));
         let taken = own_charge.or_else(|| self.resident());
         let left_of_own = own.zip(taken).map(|(limit, taken)| limit.saturating_sub(taken));
         [left_of_group, left_of_own].into_iter().flatten().min()
@@ -83,13 +85,18 @@ impl Memory {
         let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
         Some(pages * rustix::param::page_size() as u64)
     }
+}
 
-    /// Bytes of memory that the machine has.
-    fn machine(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.root.join("proc/meminfo")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
-    }
+/// Bytes of memory that the machine has. Asked of the kernel itself: a sandbox may hide most of `proc`.
+#[cfg(target_os = "linux")]
+fn machine() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).checked_mul(info.mem_unit.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn machine() -> Option<u64> {
+    None
 }
 
 fn usual(limit: u64) -> u64 {

@@ -11,7 +11,10 @@ const V1: &str = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgro
 /// What version 1 writes where there is no limit.
 const NONE: &str = "9223372036854771712";
 
-/// A machine with 1000 MiB, of which the process has 10 MiB in memory.
+/// What the machine has.
+const MACHINE: u64 = 1000 * MIB;
+
+/// A machine on which the process has 10 MiB in memory.
 struct Tree(tempfile::TempDir);
 
 impl Tree {
@@ -21,7 +24,6 @@ impl Tree {
         tree.file("proc/self/mountinfo", mounts);
         let pages = 10 * MIB / rustix::param::page_size() as u64;
         tree.file("proc/self/statm", &format!("99999 {pages} 300 400 0 500 0\n"));
-        tree.file("proc/meminfo", "MemTotal:        1024000 kB\nMemFree:          100 kB\n");
         tree
     }
 
@@ -69,7 +71,9 @@ impl Tree {
 
     /// MiB that are left, with this limit asked for.
     fn left(&self, asked_for: Option<u64>) -> Option<u64> {
-        Memory::below(self.root(), asked_for.map(|mib| mib * MIB)).left().map(|bytes| bytes.div_ceil(MIB))
+        Memory::below(self.root(), asked_for.map(|mib| mib * MIB), Some(MACHINE))
+            .left()
+            .map(|bytes| bytes.div_ceil(MIB))
     }
 }
 
@@ -119,7 +123,7 @@ fn what_the_group_is_charged_counts_less_what_the_kernel_can_drop() {
 fn a_limit_that_is_changed_counts() {
     let tree = Tree::new("0::/a.service\n", V2);
     tree.v2("/a.service", &bytes(100), "max\n", 70, "1\n2\n");
-    let mut memory = Memory::below(tree.root(), None);
+    let mut memory = Memory::below(tree.root(), None, Some(MACHINE));
     tree.v2("/a.service", &bytes(60), "max\n", 70, "1\n2\n");
     assert_eq!(memory.left(), Some(30 * MIB), "not looked up yet");
     memory.looked_up -= super::LOOK_UP_PACE;
@@ -193,4 +197,9 @@ fn without_a_limited_group_the_machine_and_what_is_in_memory_count() {
     assert_eq!(tree.left(Some(30)), Some(20), "others' memory is not the broker's");
     tree.v2("/shell.scope", "max\n", "max\n", 25, &me());
     assert_eq!(tree.left(Some(30)), Some(25), "its own is, with the kernel's for its sockets");
+}
+
+#[test]
+fn the_machines_own_memory_is_known() {
+    assert!(super::machine().is_some_and(|bytes| bytes > 64 * MIB));
 }
