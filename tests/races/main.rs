@@ -1,4 +1,5 @@
 //! Owns the races: what happens between threads, in every order that a scheduler can think of.
+#![cfg(races)]
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and is no library")]
 
 mod ending;

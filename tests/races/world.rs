@@ -20,7 +20,7 @@ const DEPTH: usize = 3;
 const FAR: Moment = Moment::from_micros(u64::MAX / 2);
 
 /// Runs this under many schedules: half by pure chance, half with few but well-placed preemptions. A failure prints its
-/// schedule; `PILOTLIGHT_SCHEDULE=… cargo test --features races --test races the_test` runs that one again.
+/// schedule; `PILOTLIGHT_SCHEDULE=… tests/races/run the_test` runs that one again.
 pub fn explore(race: impl Fn() + Send + Sync + 'static) {
     let mut config = Config::new();
     config.stack_size = 1 << 18;
