@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use pilotlight::broker::{
-    Accepts, Ask, Broker, Filter, Key, Limits, Machine, Mark, Moment, Number, Offer, Pick, Ticket, WaiterId,
+    Accepts, Ask, Broker, Filter, Key, Limits, Machine, Mark, Moment, Number, Offer, Pick, Taken, Ticket,
+    WaiterId,
 };
 
 const ROOMY: Limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
@@ -67,20 +68,28 @@ impl Stage {
     fn offer(&mut self, words: &[&str]) -> String {
         let key = key(words[0]);
         let ask = Ask { key: key.as_ref(), is_message: !words.contains(&"opaque") };
-        match self.broker.offer(&ask, self.now()) {
+        let now = self.now();
+        // One step at a time: how many are taken at once changes nothing.
+        let offer = std::iter::repeat_with(|| self.broker.offer(&ask, now, 1).ok()).flatten().next().unwrap();
+        match offer {
             Offer::Matched(taken) => taken.waiter,
             Offer::Cold(miss) => miss.reason().to_owned(),
         }
     }
 
+    fn take_before(&mut self, before: Mark, filter: &Filter, most: usize) -> Vec<Taken<String>> {
+        let (mut all, mut from, now) = (Vec::new(), Some(0), self.now());
+        while let Some(at) = from.filter(|_| all.len() < most) {
+            let page = self.broker.take_before(before, filter, now, at, 1, 1);
+            all.extend(page.rows);
+            from = page.next;
+        }
+        all
+    }
+
     fn act(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
         let now = self.now();
-        let names = |taken: Vec<pilotlight::broker::Taken<String>>| {
-            let mut names: Vec<String> = taken.into_iter().map(|taken| taken.waiter).collect();
-            names.sort();
-            names.join(" ")
-        };
         let before = self.mark.unwrap_or(self.broker.mark());
         let filter = |text: &str| Filter { deployment: Some(text.to_owned()), ..Filter::default() };
         let said = match (words[0], &words[1..]) {
@@ -94,8 +103,17 @@ impl Stage {
                 let left = self.broker.leave(self.ids[*name], now);
                 if left.is_some() { "left".to_owned() } else { "was gone".to_owned() }
             }
-            ("expire", []) => names(self.broker.expire(now, 100)),
-            ("retire", [deployment]) => names(self.broker.retire(&filter(deployment), before, now, 100)),
+            ("expire", []) => {
+                let mut all = Vec::new();
+                loop {
+                    let (taken, goes_on) = self.broker.expire(now, 1, 1);
+                    all.extend(taken);
+                    if !goes_on {
+                        break names(all);
+                    }
+                }
+            }
+            ("retire", [deployment]) => names(self.take_before(before, &filter(deployment), usize::MAX)),
             ("mark", []) => {
                 self.mark = Some(self.broker.mark());
                 String::new()
@@ -109,20 +127,35 @@ impl Stage {
                 String::new()
             }
             ("review", alive) => {
-                let left = self.broker.review_suspects(now, |waiter, _| alive.contains(&waiter.as_str()));
+                let see = |suspicion, waiter: &String| (suspicion, alive.contains(&waiter.as_str()));
+                let mut from = Some(0);
+                while let Some(at) = from {
+                    let page = self.broker.suspects_page(at, 1, see);
+                    let living = page.rows.into_iter().filter(|(_, lives)| *lives);
+                    living.for_each(|(suspicion, _)| self.broker.shows_life(suspicion, now));
+                    from = page.next;
+                }
+                let left = self.broker.forget_old_suspects(now);
                 if left { "some suspect".to_owned() } else { "none suspect".to_owned() }
             }
             ("drain", []) => {
                 self.broker.drain();
                 String::new()
             }
-            ("goodbye", [most]) => names(self.broker.take_any(before, now, most.parse().unwrap())),
+            ("goodbye", [most]) => names(self.take_before(before, &Filter::default(), most.parse().unwrap())),
+            ("standing", []) => self.broker.draining().unwrap().standing.to_string(),
             ("count", []) => format!("{} in {}", self.broker.waiters_len(), self.broker.pools_len()),
             _ => panic!("{line} is no act"),
         };
         self.broker.audit().unwrap();
         said
     }
+}
+
+fn names(taken: Vec<Taken<String>>) -> String {
+    let mut names: Vec<String> = taken.into_iter().map(|taken| taken.waiter).collect();
+    names.sort();
+    names.join(" ")
 }
 
 fn check_with(limits: Limits, pick: Pick, script: &str) {
@@ -336,8 +369,11 @@ fn a_draining_broker_matches_nobody_and_lets_all_go() {
          drain
          offer d/1/1/1 => draining
          park c d/1/1/1 => parked
-         goodbye 2 => a b
-         goodbye 2 => c
+         standing => 2
+         leave a => left
+         standing => 1
+         goodbye 2 => b c
+         standing => 0
          count => 0 in 0",
     );
 }
@@ -386,7 +422,7 @@ fn a_machine_is_known_by_either_name() {
 }
 
 #[test]
-fn a_receipt_clears_a_machine_and_its_waiters_take_their_turn_again() {
+fn a_receipt_clears_a_machine_and_who_was_set_aside_comes_after_the_others() {
     check(
         "park a d/1/1/1 on m => parked
          park b d/1/1/1 on n => parked
@@ -398,8 +434,8 @@ fn a_receipt_clears_a_machine_and_its_waiters_take_their_turn_again() {
          park e d/1/1/1 on n => parked
          offer d/1/1/1 => e
          offer d/1/1/1 => d
-         offer d/1/1/1 => c
-         offer d/1/1/1 => a",
+         offer d/1/1/1 => a
+         offer d/1/1/1 => c",
     );
 }
 
@@ -463,5 +499,63 @@ fn who_comes_after_the_mark_is_not_sent_away() {
          goodbye 5 =>
          retire d =>
          count => 1 in 1",
+    );
+}
+
+#[test]
+fn a_dead_node_of_many_addresses_costs_one_unproven_offer() {
+    check(
+        "park living d/1/1/1 on 9:other => parked
+         park a d/1/1/1 on 1:node => parked
+         park b d/1/1/1 on 2:node => parked
+         park c d/1/1/1 on 3:node => parked
+         offer d/1/1/1 => c
+         suspect 3:node
+         review => some suspect
+         offer d/1/1/1 => living",
+    );
+}
+
+/// A stranger gives another machine's name, and lets its offers fail.
+#[test]
+fn a_name_that_is_refuted_demotes_nobody_for_a_minute() {
+    check(
+        "park other d/1/1/1 on 9:other => parked
+         park victim d/1/1/1 on 1:node => parked
+         park stranger d/1/1/1 on 2:node => parked
+         offer d/1/1/1 => stranger
+         suspect 2:node
+         review victim => some suspect
+         park stranger2 d/1/1/1 on 2:node => parked
+         suspect 2:node
+         offer d/1/1/1 => victim
+         park victim d/1/1/1 on 1:node => parked
+         at 2900ms
+         offer d/1/1/1 => victim
+         park victim d/1/1/1 on 1:node => parked
+         review victim => some suspect
+         at 20s
+         suspect 2:node
+         at 22s
+         offer d/1/1/1 => victim
+         offer d/1/1/1 => other
+         offer d/1/1/1 => stranger2",
+    );
+}
+
+/// Once refuted, a name is suspect again if all of its waiters are silent.
+#[test]
+fn a_node_that_dies_after_its_name_was_refuted_is_known_by_its_silence() {
+    check(
+        "park living d/1/1/1 on 9:other => parked
+         park a d/1/1/1 on 1:node => parked
+         park b d/1/1/1 on 2:node => parked
+         suspect 2:node
+         review a => some suspect
+         at 10s
+         suspect 2:node
+         at 13s
+         review => some suspect
+         offer d/1/1/1 => living",
     );
 }

@@ -1,7 +1,7 @@
 //! Owns the count of allocations per dispatch: the broker runs in this process, whose allocator counts.
 #![allow(unsafe_code, reason = "an allocator that counts has no safe form")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use mimalloc::MiMalloc;
 
 use crate::load;
 
+/// The server's own allocator, counted.
 struct Counting;
 
 static COUNTS: AtomicBool = AtomicBool::new(false);
@@ -28,12 +30,12 @@ unsafe impl GlobalAlloc for Counting {
             CALLS[class].fetch_add(1, Ordering::Relaxed);
         }
         // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { MiMalloc.dealloc(pointer, layout) }
     }
 }
 

@@ -5,6 +5,7 @@ mod chaos;
 mod fleet;
 mod json;
 mod load;
+mod lock;
 mod oracle;
 mod overload;
 mod report;
@@ -91,6 +92,8 @@ enum Measure {
     },
     /// Allocations per dispatch, by size
     Allocations,
+    /// How long the core's lock is held at most, by what it is held for, in the holder's CPU time
+    Lock(lock::Options),
     /// What a history, scrapes and slow readers of events cost
     Watch {
         #[arg(long, default_value_t = 5)]
@@ -161,6 +164,7 @@ fn main() -> anyhow::Result<()> {
             say(&format!("{:?}\n", load::crowd(&subject(&cli)?, *brokers, *each, 2.0)?));
         }
         Measure::Allocations => say(&allocations::count()?.text()),
+        Measure::Lock(options) => lock::measure(options),
         Measure::Watch { rounds, seconds, rate } => watch::compare(*rounds, *seconds, *rate)?,
         Measure::Storm { shape, arguments } => storm::storm(&subject(&cli)?.with(arguments), shape)?,
         Measure::Report { full } => report::write(*full)?,

@@ -1,6 +1,6 @@
 //! Owns the chain: a doubly linked list threaded through a slab, so that joining and leaving cost O(1).
 
-use slab::Slab;
+use super::chunks::Chunks;
 
 const NONE: u32 = u32::MAX;
 
@@ -13,6 +13,11 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) const LOOSE: Self = Self { prev: NONE, next: NONE };
+
+    /// The neighbour towards the back.
+    pub(super) fn next(self) -> Option<u32> {
+        (self.next != NONE).then_some(self.next)
+    }
 }
 
 /// A slab entry that can stand in several chains at once, each with a link of its own.
@@ -34,15 +39,20 @@ pub(super) struct Chain {
     kind: Kind,
     head: u32,
     tail: u32,
+    len: u32,
 }
 
 impl Chain {
     pub(super) const fn new(kind: Kind) -> Self {
-        Self { kind, head: NONE, tail: NONE }
+        Self { kind, head: NONE, tail: NONE, len: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.head == NONE
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.len
     }
 
     pub(super) fn front(&self) -> Option<u32> {
@@ -53,42 +63,42 @@ impl Chain {
         (self.tail != NONE).then_some(self.tail)
     }
 
-    pub(super) fn push_back<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
-        *slab[at as usize].link(self.kind) = Link { prev: self.tail, next: NONE };
+    pub(super) fn push_back<T: Linked>(&mut self, slab: &mut Chunks<T>, at: u32) {
+        *slab[at].link(self.kind) = Link { prev: self.tail, next: NONE };
         match self.back() {
-            Some(tail) => slab[tail as usize].link(self.kind).next = at,
+            Some(tail) => slab[tail].link(self.kind).next = at,
             None => self.head = at,
         }
         self.tail = at;
+        self.len += 1;
     }
 
-    pub(super) fn push_front<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
-        *slab[at as usize].link(self.kind) = Link { prev: NONE, next: self.head };
+    pub(super) fn push_front<T: Linked>(&mut self, slab: &mut Chunks<T>, at: u32) {
+        *slab[at].link(self.kind) = Link { prev: NONE, next: self.head };
         match self.front() {
-            Some(head) => slab[head as usize].link(self.kind).prev = at,
+            Some(head) => slab[head].link(self.kind).prev = at,
             None => self.tail = at,
         }
         self.head = at;
+        self.len += 1;
     }
 
-    pub(super) fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, at: u32) {
-        let Link { prev, next } = std::mem::replace(slab[at as usize].link(self.kind), Link::LOOSE);
+    pub(super) fn remove<T: Linked>(&mut self, slab: &mut Chunks<T>, at: u32) {
+        let Link { prev, next } = std::mem::replace(slab[at].link(self.kind), Link::LOOSE);
         match prev {
             NONE => self.head = next,
-            prev => slab[prev as usize].link(self.kind).next = next,
+            prev => slab[prev].link(self.kind).next = next,
         }
         match next {
             NONE => self.tail = prev,
-            next => slab[next as usize].link(self.kind).prev = prev,
+            next => slab[next].link(self.kind).prev = prev,
         }
+        self.len -= 1;
     }
 
     /// The entries from the oldest to the newest.
-    pub(super) fn iter<'a, T: Linked>(&self, slab: &'a Slab<T>) -> impl Iterator<Item = u32> + use<'a, T> {
+    pub(super) fn iter<'a, T: Linked>(&self, slab: &'a Chunks<T>) -> impl Iterator<Item = u32> + use<'a, T> {
         let kind = self.kind;
-        std::iter::successors(self.front(), move |&at| {
-            let next = slab[at as usize].next(kind).next;
-            (next != NONE).then_some(next)
-        })
+        std::iter::successors(self.front(), move |&at| slab[at].next(kind).next())
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ahash::RandomState;
-use hashbrown::HashMap;
+use hashbrown::hash_table::Entry;
 
-use super::{KeyRef, Moment};
+use super::sharded::Sharded;
+use super::{KeyRef, Moment, POOL_PARTS};
 
 /// For so long an emptied pool answers "all taken" rather than "no pool".
 const MOMENTS_AGO: Duration = Duration::from_secs(60);
@@ -58,33 +59,39 @@ impl Miss {
 
 /// Names are kept as 64-bit fingerprints: a collision could only make a reason less exact.
 pub(super) struct Kin {
-    pools: HashMap<u64, u32, RandomState>,
+    /// A name, and how many pools bear it.
+    pools: Sharded<(u64, u32)>,
     emptied: Box<[(u64, Moment)]>,
 }
 
 impl Kin {
     pub(super) fn new() -> Self {
-        Self {
-            pools: HashMap::with_hasher(RandomState::new()),
-            emptied: vec![(0, Moment::default()); REMEMBERED].into(),
-        }
+        Self { pools: Sharded::new(POOL_PARTS), emptied: vec![(0, Moment::default()); REMEMBERED].into() }
     }
 
     pub(super) fn opened(&mut self, hasher: &RandomState, key: KeyRef<'_>) {
         for name in fingerprints(hasher, key) {
-            *self.pools.entry(name).or_insert(0) += 1;
+            self.entry(name).or_insert((name, 0)).get_mut().1 += 1;
         }
     }
 
     pub(super) fn closed(&mut self, hasher: &RandomState, key: KeyRef<'_>) {
         for name in fingerprints(hasher, key) {
-            if let hashbrown::hash_map::Entry::Occupied(mut pools) = self.pools.entry(name) {
-                *pools.get_mut() -= 1;
-                if *pools.get() == 0 {
+            if let Entry::Occupied(mut pools) = self.entry(name) {
+                pools.get_mut().1 -= 1;
+                if pools.get().1 == 0 {
                     pools.remove();
                 }
             }
         }
+    }
+
+    fn entry(&mut self, name: u64) -> Entry<'_, (u64, u32)> {
+        self.pools.part_mut(name).entry(name, |(other, _)| *other == name, |(name, _)| *name)
+    }
+
+    fn has(&self, name: u64) -> bool {
+        self.pools.part(name).find(name, |(other, _)| *other == name).is_some()
     }
 
     /// A match has just taken the pool's last waiter.
@@ -99,17 +106,17 @@ impl Kin {
             return Miss::AllTaken;
         }
         let [deployment, version] = fingerprints(hasher, key);
-        if self.pools.contains_key(&version) {
+        if self.has(version) {
             Miss::WrongMachine
-        } else if self.pools.contains_key(&deployment) {
+        } else if self.has(deployment) {
             Miss::WrongVersion
         } else {
             Miss::NoPool
         }
     }
 
-    pub(super) fn tidy(&mut self) {
-        self.pools.shrink_to_fit();
+    pub(super) fn tidy(&mut self) -> impl Sized + use<> {
+        self.pools.tidy()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -20,35 +20,38 @@
 //! - **I9** a match has equal canonical keys.
 
 mod chain;
+mod chunks;
 mod key;
 mod limits;
 mod miss;
 mod moment;
 mod places;
 mod pool;
+mod sharded;
 mod suspects;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod view;
 mod wheel;
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ahash::RandomState;
-use hashbrown::HashTable;
-use slab::Slab;
 
 use chain::{Kind, Link, Linked};
+use chunks::Chunks;
 pub use key::{Filter, Key, KeyError, KeyRef, Number, check_part};
 pub use limits::{Full, Limits, Pick};
 use miss::Kin;
 pub use miss::Miss;
 pub use moment::Moment;
-use places::index;
-use pool::{Pool, Shelf};
-pub use suspects::Machine;
+use pool::{Pool, Shelf, Steps};
+pub(crate) use sharded::Sharded;
 use suspects::Suspects;
-pub use ticket::{Accepts, Ask, Mark, Offer, Parked, Taken, Ticket, WaiterId};
+pub use suspects::{Machine, Suspicion};
+pub use ticket::{Accepts, Ask, LookAgain, Mark, Offer, Parked, Taken, Ticket, WaiterId};
+use view::page;
 pub use view::{Page, PoolView, WaiterView};
 use wheel::{Timed, Wheel};
 
@@ -83,22 +86,33 @@ impl<W> Timed for Waiter<W> {
     }
 }
 
-/// An empty table of so many entries is not worth giving back.
-const ROOM_KEPT: usize = 256;
+/// The parts of the index of controllers: at 100,000 waiters one that grows moves about 100 entries.
+const CONTROLLER_PARTS: usize = 1024;
+/// The parts of the indexes of pools.
+const POOL_PARTS: usize = 256;
+
+/// A drain: who stood when it began, and how many of them still stand.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// They were parked before this mark.
+    pub before: Mark,
+    /// How many of them still stand.
+    pub standing: usize,
+}
 
 /// The pools and everyone who waits in them.
 pub struct Broker<W> {
     limits: Limits,
     pick: Pick,
-    draining: Option<Mark>,
+    draining: Option<Drain>,
     now: Moment,
     parked: u64,
     taken: u64,
     hasher: RandomState,
-    waiters: Slab<Waiter<W>>,
-    pools: Slab<Pool>,
-    by_key: HashTable<u32>,
-    by_controller: HashTable<u32>,
+    waiters: Chunks<Waiter<W>>,
+    pools: Chunks<Pool>,
+    by_key: Sharded<u32>,
+    by_controller: Sharded<u32>,
     kin: Kin,
     suspects: Suspects,
     wheel: Wheel,
@@ -115,10 +129,10 @@ impl<W> Broker<W> {
             parked: 0,
             taken: 0,
             hasher: RandomState::new(),
-            waiters: Slab::new(),
-            pools: Slab::new(),
-            by_key: HashTable::new(),
-            by_controller: HashTable::new(),
+            waiters: Chunks::new(),
+            pools: Chunks::new(),
+            by_key: Sharded::new(POOL_PARTS),
+            by_controller: Sharded::new(CONTROLLER_PARTS),
             kin: Kin::new(),
             suspects: Suspects::default(),
             wheel: Wheel::new(),
@@ -148,52 +162,57 @@ impl<W> Broker<W> {
     /// Takes a waiter out by its name, if it still stands.
     pub fn leave(&mut self, id: WaiterId, now: Moment) -> Option<Taken<W>> {
         self.observe(now);
-        let stands = self.waiters.get(id.slot as usize).is_some_and(|w| w.serial == id.serial);
+        let stands = self.waiters.get(id.slot).is_some_and(|w| w.serial == id.serial);
         stands.then(|| self.take(id.slot))
     }
 
-    /// Finds a waiter for a run and takes it out.
-    pub fn offer(&mut self, ask: &Ask<'_>, now: Moment) -> Offer<W> {
+    /// Finds a waiter for a run and takes it out. If more than `most` have to be set aside or taken back before, it is
+    /// to be called again, after others have had their turn.
+    pub fn offer(&mut self, ask: &Ask<'_>, now: Moment, most: usize) -> Result<Offer<W>, LookAgain> {
         let now = self.observe(now);
         if self.draining.is_some() {
-            return Offer::Cold(Miss::Draining);
+            return Ok(Offer::Cold(Miss::Draining));
         }
         let hash = self.hasher.hash_one(ask.key);
         let Some(pool) = self.find_pool(hash, ask.key) else {
-            return Offer::Cold(self.kin.miss(&self.hasher, ask.key, hash, now));
+            return Ok(Offer::Cold(self.kin.miss(&self.hasher, ask.key, hash, now)));
         };
-        while let Some(at) = self.next_of(pool, ask.is_message) {
-            if self.waiters[at as usize].offer_until <= now {
+        let mut steps = Steps(most);
+        while let Some(at) = self.next_of(pool, ask.is_message, &mut steps)? {
+            if self.waiters[at].offer_until <= now {
                 // It stands until its deadline, but is offered nothing any more.
-                self.pools[pool as usize].reshelve(&mut self.waiters, at, Shelf::Late);
+                steps.take()?;
+                self.pools[pool].reshelve(&mut self.waiters, at, Shelf::Late);
                 continue;
             }
-            debug_assert!(self.pools[pool as usize].key.as_ref() == ask.key, "I9");
+            debug_assert!(self.pools[pool].key.as_ref() == ask.key, "I9");
             let taken = self.take(at);
-            if !self.pools.contains(pool as usize) {
+            if self.pools.get(pool).is_none() {
                 self.kin.emptied(hash, now);
             }
-            return Offer::Matched(taken);
+            return Ok(Offer::Matched(taken));
         }
         let stock = [Shelf::Message, Shelf::SuspectMessage];
-        let stock_waits = stock.iter().any(|&shelf| !self.pools[pool as usize].shelf(shelf).is_empty());
+        let stock_waits = stock.iter().any(|&shelf| !self.pools[pool].shelf(shelf).is_empty());
         let only_stock = !ask.is_message && stock_waits;
-        Offer::Cold(if only_stock { Miss::NotAMessage } else { Miss::AllTaken })
+        Ok(Offer::Cold(if only_stock { Miss::NotAMessage } else { Miss::AllTaken }))
     }
 
     /// The next waiter to try: the trusted by age, then the suspects.
-    fn next_of(&mut self, pool: u32, is_message: bool) -> Option<u32> {
-        let Self { waiters, suspects, .. } = self;
-        let room = &mut self.pools[pool as usize];
-        room.readmit(waiters, suspects.cleared(), |machine| !suspects.contains(machine));
+    fn next_of(&mut self, pool: u32, is_message: bool, steps: &mut Steps) -> Result<Option<u32>, LookAgain> {
+        let Self { waiters, suspects, now, .. } = self;
+        let room = &mut self.pools[pool];
+        let is_suspect = |machine| suspects.contains(machine, *now);
+        room.readmit(waiters, suspects.cleared(), |machine| !is_suspect(machine), steps)?;
         while let Some(at) = room.pick(waiters, self.pick, is_message) {
-            let Waiter { machine, shelf, .. } = waiters[at as usize];
-            if !suspects.contains(machine) {
-                return Some(at);
+            let Waiter { machine, shelf, .. } = waiters[at];
+            if !is_suspect(machine) {
+                return Ok(Some(at));
             }
+            steps.take()?;
             room.reshelve(waiters, at, shelf.suspect());
         }
-        room.pick_suspect(waiters, self.pick, is_message)
+        Ok(room.pick_suspect(waiters, self.pick, is_message))
     }
 
     /// A machine did not prove the run it was offered: its waiters are offered runs last.
@@ -204,59 +223,72 @@ impl<W> Broker<W> {
 
     /// A machine proved a run: it is suspect no more.
     pub fn trust(&mut self, machine: Machine) {
-        self.suspects.trust(machine);
+        self.suspects.trust(machine, self.now);
     }
 
-    /// Clears suspects of which a waiter `shows_life` since they became suspect, and those of long ago. Returns
-    /// whether any is left. Costs O(waiters), and nothing while nobody is suspect.
-    pub fn review_suspects(&mut self, now: Moment, shows_life: impl Fn(&W, Duration) -> bool) -> bool {
+    /// Whoever of the next `scan` waiters from `from` on is suspect, as `see` shows it.
+    pub fn suspects_page<V>(&self, from: u32, scan: u32, see: impl Fn(Suspicion, &W) -> V) -> Page<V> {
+        page(&self.waiters, from, scan, usize::MAX, |_, waiter| {
+            self.suspects.of(waiter.machine).map(|suspicion| see(suspicion, &waiter.waiter))
+        })
+    }
+
+    /// A waiter has shown life since this suspicion arose: it is cleared.
+    pub fn shows_life(&mut self, suspicion: Suspicion, now: Moment) {
         let now = self.observe(now);
-        let waiters = self.waiters.iter().map(|(_, waiter)| (waiter.machine, &waiter.waiter));
-        self.suspects.review(now, waiters, shows_life);
+        self.suspects.clear(suspicion, now);
+    }
+
+    /// Clears suspects of long ago. Returns whether any is left.
+    pub fn forget_old_suspects(&mut self, now: Moment) -> bool {
+        let now = self.observe(now);
+        self.suspects.forget_old(now);
         !self.suspects.is_empty()
     }
 
-    /// Takes out waiters whose deadline has come, `most` at a time.
-    pub fn expire(&mut self, now: Moment, most: usize) -> Vec<Taken<W>> {
+    /// Takes out waiters whose deadline has come, `most` at a time of the next `scan` by deadline. Also says whether
+    /// there are more to look at: whose deadline had come at the first look is out after the last.
+    pub fn expire(&mut self, now: Moment, scan: usize, most: usize) -> (Vec<Taken<W>>, bool) {
         let now = self.observe(now);
-        let due = self.wheel.due(&self.waiters, now, most);
-        due.into_iter().map(|at| self.take(at)).collect()
+        let (due, goes_on) = self.wheel.due(&self.waiters, now, scan, most);
+        (due.into_iter().map(|at| self.take(at)).collect(), goes_on)
     }
 
-    /// Takes out waiters of the selected pools that were parked before the mark, `most` at a time.
-    pub fn retire(&mut self, filter: &Filter, before: Mark, now: Moment, most: usize) -> Vec<Taken<W>> {
+    /// Takes out those of the next `scan` waiters from `from` on that were parked before the mark, in a pool that the
+    /// filter selects, `most` at a time. Whoever is parked meanwhile is behind the mark, so the pages miss nobody.
+    pub fn take_before(
+        &mut self,
+        before: Mark,
+        filter: &Filter,
+        now: Moment,
+        from: u32,
+        scan: u32,
+        most: usize,
+    ) -> Page<Taken<W>> {
         self.observe(now);
-        let pools = self.pools.iter().filter(|(_, pool)| filter.selects(&pool.key));
-        let members = pools.flat_map(|(_, pool)| pool.members(&self.waiters));
-        let chosen: Vec<u32> =
-            members.filter(|&at| self.waiters[at as usize].serial <= before.0).take(most).collect();
-        chosen.into_iter().map(|at| self.take(at)).collect()
+        let Page { rows, next } = page(&self.waiters, from, scan, most, |at, waiter| {
+            let is_chosen = waiter.serial <= before.0 && filter.selects(&self.pools[waiter.pool].key);
+            is_chosen.then_some(at)
+        });
+        Page { rows: rows.into_iter().map(|at| self.take(at)).collect(), next }
     }
 
-    /// Gives back the room of a crowd that has left.
-    pub fn tidy(&mut self) {
-        if self.waiters.is_empty() && self.waiters.capacity() > ROOM_KEPT {
-            self.waiters = Slab::new();
-            self.by_controller = HashTable::new();
-            self.kin.tidy();
-        }
-        if self.pools.is_empty() && self.pools.capacity() > ROOM_KEPT {
-            self.pools = Slab::new();
-            self.by_key = HashTable::new();
-        }
+    /// Takes out the room of a crowd that has left, for the caller to drop where it holds nobody up.
+    #[must_use = "it is dropped with the lock let go"]
+    pub fn tidy(&mut self) -> impl Sized + use<W> {
+        (
+            self.waiters.tidy(),
+            self.pools.tidy(),
+            self.by_key.tidy(),
+            self.by_controller.tidy(),
+            self.kin.tidy(),
+        )
     }
 
     /// From here on every offer is answered with [`Miss::Draining`]. There is no way back.
     pub fn drain(&mut self) {
-        self.draining.get_or_insert(Mark(self.parked));
-    }
-
-    /// Takes out any `most` waiters that were parked before the mark: the goodbyes of a drain.
-    pub fn take_any(&mut self, before: Mark, now: Moment, most: usize) -> Vec<Taken<W>> {
-        self.observe(now);
-        let standing = self.waiters.iter().filter(|(_, waiter)| waiter.serial <= before.0);
-        let chosen: Vec<u32> = standing.take(most).map(|(at, _)| index(at)).collect();
-        chosen.into_iter().map(|at| self.take(at)).collect()
+        let drain = Drain { before: self.mark(), standing: self.waiters.len() };
+        self.draining.get_or_insert(drain);
     }
 
     /// Everyone who stands now was parked before this mark; whoever comes later was not.
@@ -264,14 +296,9 @@ impl<W> Broker<W> {
         Mark(self.parked)
     }
 
-    /// The mark of the moment when draining began; none while the broker serves.
-    pub fn draining(&self) -> Option<Mark> {
+    /// The drain; none while the broker serves.
+    pub fn draining(&self) -> Option<Drain> {
         self.draining
-    }
-
-    /// Waiters that were parked before the mark and still stand. Costs O(waiters).
-    pub fn waiters_before(&self, mark: Mark) -> usize {
-        self.waiters.iter().filter(|(_, waiter)| waiter.serial <= mark.0).count()
     }
 
     /// Waiters that stand.
@@ -295,7 +322,7 @@ impl<W> Broker<W> {
             return Err(Full::Waiters);
         }
         match pool {
-            Some(pool) if self.pools[pool as usize].len() >= self.limits.waiters_per_pool => Err(Full::Pool),
+            Some(pool) if self.pools[pool].len() >= self.limits.waiters_per_pool => Err(Full::Pool),
             None if self.limits.waiters_per_pool == 0 => Err(Full::Pool),
             None if self.pools.len() >= self.limits.pools => Err(Full::Pools),
             _ => Ok(()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A point in time: microseconds since the caller's epoch. The core never reads a clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Moment(u64);
 
 impl Moment {

@@ -10,19 +10,20 @@ use super::{Broker, Key, KeyRef, Moment, Taken, Ticket, Waiter, WaiterId};
 
 impl<W> Broker<W> {
     pub(super) fn find_pool(&self, hash: u64, key: KeyRef<'_>) -> Option<u32> {
-        self.by_key.find(hash, |&pool| self.pools[pool as usize].key.as_ref() == key).copied()
+        self.by_key.part(hash).find(hash, |&pool| self.pools[pool].key.as_ref() == key).copied()
     }
 
     pub(super) fn open_pool(&mut self, hash: u64, key: Key) -> u32 {
         self.kin.opened(&self.hasher, key.as_ref());
-        let pool = index(self.pools.insert(Pool::new(hash, key)));
-        self.by_key.insert_unique(hash, pool, |&pool| self.pools[pool as usize].hash);
+        let pool = self.pools.insert(Pool::new(hash, key));
+        let Self { pools, by_key, .. } = self;
+        by_key.part_mut(hash).insert_unique(hash, pool, |&pool| pools[pool].hash);
         pool
     }
 
     fn close_pool(&mut self, pool: u32) {
-        let Pool { hash, key, .. } = self.pools.remove(pool as usize);
-        if let Ok(entry) = self.by_key.find_entry(hash, |&other| other == pool) {
+        let Pool { hash, key, .. } = self.pools.remove(pool);
+        if let Ok(entry) = self.by_key.part_mut(hash).find_entry(hash, |&other| other == pool) {
             entry.remove();
         }
         self.kin.closed(&self.hasher, key.as_ref());
@@ -30,7 +31,7 @@ impl<W> Broker<W> {
 
     pub(super) fn seat(&mut self, pool: u32, ticket: Ticket<W>, now: Moment) -> WaiterId {
         self.parked += 1;
-        let at = index(self.waiters.insert(Waiter {
+        let at = self.waiters.insert(Waiter {
             serial: self.parked,
             pool,
             shelf: Shelf::of(ticket.accepts),
@@ -42,8 +43,8 @@ impl<W> Broker<W> {
             deadline: ticket.deadline.max(now),
             links: [Link::LOOSE; 2],
             waiter: ticket.waiter,
-        }));
-        self.pools[pool as usize].join(&mut self.waiters, at);
+        });
+        self.pools[pool].join(&mut self.waiters, at);
         self.wheel.insert(&mut self.waiters, at);
         WaiterId { slot: at, serial: self.parked }
     }
@@ -52,11 +53,14 @@ impl<W> Broker<W> {
     pub(super) fn take(&mut self, at: u32) -> Taken<W> {
         self.wheel.remove(&mut self.waiters, at);
         self.forget_controller(at);
-        let pool = self.waiters[at as usize].pool;
-        self.pools[pool as usize].part(&mut self.waiters, at);
-        let Waiter { waiter, controller, machine, since, .. } = self.waiters.remove(at as usize);
-        if self.pools[pool as usize].len() == 0 {
+        let pool = self.waiters[at].pool;
+        self.pools[pool].part(&mut self.waiters, at);
+        let Waiter { serial, waiter, controller, machine, since, .. } = self.waiters.remove(at);
+        if self.pools[pool].is_empty() {
             self.close_pool(pool);
+        }
+        if let Some(drain) = &mut self.draining {
+            drain.standing -= usize::from(serial <= drain.before.0);
         }
         self.taken += 1;
         self.assert_conserved();
@@ -68,23 +72,28 @@ impl<W> Broker<W> {
             return None;
         }
         let same = |&at: &u32| {
-            let w = &self.waiters[at as usize];
+            let w = &self.waiters[at];
             w.pool == pool && *w.controller == *controller && w.origin == origin
         };
-        self.by_controller.find(self.hasher.hash_one((pool, controller, origin)), same).copied()
+        let hash = self.hasher.hash_one((pool, controller, origin));
+        self.by_controller.part(hash).find(hash, same).copied()
     }
 
     pub(super) fn remember_controller(&mut self, at: u32) {
         let Self { waiters, hasher, by_controller, .. } = self;
-        let hash_of = |&at: &u32| controller_hash(hasher, &waiters[at as usize]);
-        if !waiters[at as usize].controller.is_empty() {
-            by_controller.insert_unique(hash_of(&at), at, hash_of);
+        let hash_of = |&at: &u32| controller_hash(hasher, &waiters[at]);
+        if !waiters[at].controller.is_empty() {
+            let hash = hash_of(&at);
+            by_controller.part_mut(hash).insert_unique(hash, at, hash_of);
         }
     }
 
     fn forget_controller(&mut self, at: u32) {
-        let hash = controller_hash(&self.hasher, &self.waiters[at as usize]);
-        if let Ok(entry) = self.by_controller.find_entry(hash, |&other| other == at) {
+        if self.waiters[at].controller.is_empty() {
+            return;
+        }
+        let hash = controller_hash(&self.hasher, &self.waiters[at]);
+        if let Ok(entry) = self.by_controller.part_mut(hash).find_entry(hash, |&other| other == at) {
             entry.remove();
         }
     }
@@ -92,9 +101,4 @@ impl<W> Broker<W> {
 
 fn controller_hash<W>(hasher: &RandomState, waiter: &Waiter<W>) -> u64 {
     hasher.hash_one((waiter.pool, &*waiter.controller, waiter.origin))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "file descriptors run out long before 32 bits do")]
-pub(super) fn index(at: usize) -> u32 {
-    at as u32
 }

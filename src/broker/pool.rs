@@ -1,9 +1,8 @@
 //! Owns one pool: all waiters with one key, on shelves by what they accept and how far they are trusted.
 
-use slab::Slab;
-
 use super::chain::{Chain, Kind};
-use super::{Accepts, Key, Machine, Pick, Waiter};
+use super::chunks::Chunks;
+use super::{Accepts, Key, LookAgain, Machine, Pick, Waiter};
 
 /// Where a waiter stands in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,44 +40,57 @@ impl Shelf {
     }
 }
 
+/// How many waiters may still be moved before the lock must be let go.
+pub(super) struct Steps(pub(super) usize);
+
+impl Steps {
+    pub(super) fn take(&mut self) -> Result<(), LookAgain> {
+        self.0 = self.0.checked_sub(1).ok_or(LookAgain)?;
+        Ok(())
+    }
+}
+
 pub(super) struct Pool {
     pub(super) hash: u64,
     pub(super) key: Key,
     shelves: [Chain; 5],
-    len: usize,
     /// How often machines had been cleared when this pool's suspects were last looked through.
     cleared: u64,
+    /// How many on each of the suspects' shelves are still to be looked at.
+    unseen: [u32; 2],
 }
 
 impl Pool {
     pub(super) fn new(hash: u64, key: Key) -> Self {
-        Self { hash, key, shelves: [Chain::new(Kind::Pool); 5], len: 0, cleared: 0 }
+        Self { hash, key, shelves: [Chain::new(Kind::Pool); 5], cleared: 0, unseen: [0; 2] }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.shelves.iter().map(|shelf| shelf.len() as usize).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.shelves.iter().all(Chain::is_empty)
     }
 
     pub(super) fn shelf(&self, shelf: Shelf) -> &Chain {
         &self.shelves[shelf as usize]
     }
 
-    pub(super) fn join<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32) {
-        self.shelves[waiters[at as usize].shelf as usize].push_back(waiters, at);
-        self.len += 1;
+    pub(super) fn join<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
+        self.shelves[waiters[at].shelf as usize].push_back(waiters, at);
     }
 
-    pub(super) fn part<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32) {
-        self.shelves[waiters[at as usize].shelf as usize].remove(waiters, at);
-        self.len -= 1;
+    pub(super) fn part<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
+        self.shelves[waiters[at].shelf as usize].remove(waiters, at);
     }
 
     /// Moves a waiter to another shelf. Those that are moved in the order of their age keep it there.
-    pub(super) fn reshelve<W>(&mut self, waiters: &mut Slab<Waiter<W>>, at: u32, to: Shelf) {
-        self.shelves[waiters[at as usize].shelf as usize].remove(waiters, at);
-        waiters[at as usize].shelf = to;
+    pub(super) fn reshelve<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32, to: Shelf) {
+        self.shelves[waiters[at].shelf as usize].remove(waiters, at);
+        waiters[at].shelf = to;
         let shelf = &mut self.shelves[to as usize];
-        let is_newest = |back: u32| waiters[back as usize].serial < waiters[at as usize].serial;
+        let is_newest = |back: u32| waiters[back].serial < waiters[at].serial;
         if shelf.back().is_none_or(is_newest) {
             shelf.push_back(waiters, at);
         } else {
@@ -86,42 +98,44 @@ impl Pool {
         }
     }
 
-    /// Takes waiters of machines that are suspect no more back among the trusted, in the order of age. Costs nothing
-    /// unless a machine was cleared since the last look, or nobody is set aside.
+    /// Takes waiters of machines that are suspect no more back among the trusted, where they are the last to be offered
+    /// a run if the newest is picked. Costs nothing unless a machine was cleared since the last look.
     pub(super) fn readmit<W>(
         &mut self,
-        waiters: &mut Slab<Waiter<W>>,
+        waiters: &mut Chunks<Waiter<W>>,
         cleared: u64,
         is_trusted: impl Fn(Machine) -> bool,
-    ) {
-        if std::mem::replace(&mut self.cleared, cleared) == cleared {
-            return;
+        steps: &mut Steps,
+    ) -> Result<(), LookAgain> {
+        if std::mem::replace(&mut self.cleared, cleared) != cleared {
+            self.unseen =
+                [Shelf::SuspectMessage, Shelf::SuspectAnything].map(|shelf| self.shelf(shelf).len());
         }
-        for to in [Shelf::Message, Shelf::Anything] {
-            let set_aside = self.shelf(to.suspect()).iter(waiters);
-            let back: Vec<u32> = set_aside.filter(|&at| is_trusted(waiters[at as usize].machine)).collect();
-            if back.is_empty() {
-                continue;
+        for (to, set) in [(Shelf::Message, 0), (Shelf::Anything, 1)] {
+            while self.unseen[set] > 0 {
+                // Each is looked at once, and who stays goes to the other end; who left meanwhile is missing here.
+                let Some(at) = self.shelf(to.suspect()).back() else { break };
+                steps.take()?;
+                self.unseen[set] -= 1;
+                let shelf = if is_trusted(waiters[at].machine) { to } else { to.suspect() };
+                self.shelves[to.suspect() as usize].remove(waiters, at);
+                waiters[at].shelf = shelf;
+                self.shelves[shelf as usize].push_front(waiters, at);
             }
-            let mut all: Vec<u32> = self.shelf(to).iter(waiters).chain(back).collect();
-            all.sort_unstable_by_key(|&at| waiters[at as usize].serial);
-            for at in all {
-                self.shelves[waiters[at as usize].shelf as usize].remove(waiters, at);
-                waiters[at as usize].shelf = to;
-                self.shelves[to as usize].push_back(waiters, at);
-            }
+            self.unseen[set] = 0;
         }
+        Ok(())
     }
 
     /// The next of the trusted by age, over the shelves that fit.
-    pub(super) fn pick<W>(&self, waiters: &Slab<Waiter<W>>, pick: Pick, is_message: bool) -> Option<u32> {
+    pub(super) fn pick<W>(&self, waiters: &Chunks<Waiter<W>>, pick: Pick, is_message: bool) -> Option<u32> {
         self.next_of(waiters, pick, is_message.then_some(Shelf::Message), Shelf::Anything)
     }
 
     /// The next of the suspects by age, over the shelves that fit.
     pub(super) fn pick_suspect<W>(
         &self,
-        waiters: &Slab<Waiter<W>>,
+        waiters: &Chunks<Waiter<W>>,
         pick: Pick,
         is_message: bool,
     ) -> Option<u32> {
@@ -130,12 +144,12 @@ impl Pool {
 
     fn next_of<W>(
         &self,
-        waiters: &Slab<Waiter<W>>,
+        waiters: &Chunks<Waiter<W>>,
         pick: Pick,
         stock: Option<Shelf>,
         any: Shelf,
     ) -> Option<u32> {
-        let serial = |at: &u32| waiters[*at as usize].serial;
+        let serial = |at: &u32| waiters[*at].serial;
         let shelves = stock.into_iter().chain([any]).map(|shelf| self.shelf(shelf));
         match pick {
             Pick::Newest => shelves.filter_map(Chain::back).max_by_key(serial),
@@ -145,7 +159,7 @@ impl Pool {
 
     pub(super) fn members<'a, W>(
         &self,
-        waiters: &'a Slab<Waiter<W>>,
+        waiters: &'a Chunks<Waiter<W>>,
     ) -> impl Iterator<Item = u32> + use<'a, W> {
         Shelf::ALL.map(|shelf| *self.shelf(shelf)).into_iter().flat_map(|chain| chain.iter(waiters))
     }

@@ -1,5 +1,9 @@
 //! Owns the suspects: machines that did not prove the last run they were offered. Failure comes by the machine, so
 //! one unproven offer speaks for all its waiters.
+//!
+//! A machine's address is where the failure was seen, and is suspect until it shows life. Its name is a controller's word
+//! that anybody can give, so it speaks for other addresses only until one of them shows life; from then on, for a while,
+//! only their silence counts.
 
 use std::time::Duration;
 
@@ -10,10 +14,10 @@ use super::Moment;
 
 /// By then every waiter of a machine that is really dead has ended by keepalive.
 const SUSPECTED_FOR: Duration = Duration::from_secs(60);
-/// So many are remembered; of more, the surplus is trusted.
+/// So many addresses and so many names are remembered; of more, the surplus is trusted.
 const REMEMBERED: usize = 1024;
-/// So many of a machine's waiters are asked for a sign of life at each review.
-const ASKED: u32 = 3;
+/// Whoever is asked for a sign of life answers within this time, or is silent.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// A machine by two names, each enough to recognise it: fingerprints of its address and of what it calls itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +28,48 @@ pub struct Machine {
     pub name: Option<u64>,
 }
 
-impl Machine {
-    fn names(self) -> impl Iterator<Item = u64> {
-        [Some(self.address), self.name].into_iter().flatten()
+/// What is suspect, and since when: what a sign of life is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Suspicion {
+    of: Of,
+    /// Only what was heard after this moment is a sign of life.
+    pub since: Moment,
+}
+
+impl Suspicion {
+    /// Whether its waiters are to be asked: an address shows life by itself, or does not.
+    pub fn is_of_a_name(self) -> bool {
+        matches!(self.of, Of::Name(_))
     }
 }
 
-/// Machines by name, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Of {
+    Address(u64),
+    Name(u64),
+}
+
+/// What is thought of a name.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    /// Somebody of this name failed: all are suspect.
+    Suspect { since: Moment },
+    /// One of them showed life: who fails now speaks for others only if they are silent.
+    Refuted { at: Moment, accused: Option<Moment> },
+}
+
+/// Addresses and names.
 #[derive(Default)]
 pub(super) struct Suspects {
-    since: HashMap<u64, Moment, RandomState>,
+    addresses: HashMap<u64, Moment, RandomState>,
+    names: HashMap<u64, Word, RandomState>,
     /// Counts the times that a machine was cleared: pools that were looked through since are up to date.
     cleared: u64,
 }
 
 impl Suspects {
     pub(super) fn is_empty(&self) -> bool {
-        self.since.is_empty()
+        self.addresses.is_empty() && self.names.is_empty()
     }
 
     pub(super) fn cleared(&self) -> u64 {
@@ -48,43 +77,164 @@ impl Suspects {
     }
 
     pub(super) fn suspect(&mut self, machine: Machine, now: Moment) {
-        for name in machine.names() {
-            if self.since.len() < REMEMBERED || self.since.contains_key(&name) {
-                self.since.insert(name, now);
+        if self.addresses.len() < REMEMBERED || self.addresses.contains_key(&machine.address) {
+            self.addresses.insert(machine.address, now);
+        }
+        let Some(name) = machine.name else { return };
+        let has_room = self.names.len() < REMEMBERED;
+        match self.names.get_mut(&name) {
+            Some(Word::Refuted { accused, .. }) => {
+                accused.get_or_insert(now);
             }
+            None if has_room => {
+                self.names.insert(name, Word::Suspect { since: now });
+            }
+            // The first failure counts: whoever repeats it does not put off the answer to it.
+            Some(Word::Suspect { .. }) | None => {}
         }
     }
 
-    pub(super) fn trust(&mut self, machine: Machine) {
-        for name in machine.names() {
-            self.cleared += u64::from(self.since.remove(&name).is_some());
+    /// The machine proved a run.
+    pub(super) fn trust(&mut self, machine: Machine, now: Moment) {
+        self.cleared += u64::from(self.addresses.remove(&machine.address).is_some());
+        if let Some(word) = machine.name.and_then(|name| self.names.get_mut(&name)) {
+            *word = Word::Refuted { at: now, accused: None };
+            self.cleared += 1;
         }
     }
 
-    pub(super) fn contains(&self, machine: Machine) -> bool {
-        !self.is_empty() && machine.names().any(|name| self.since.contains_key(&name))
+    pub(super) fn contains(&self, machine: Machine, now: Moment) -> bool {
+        !self.is_empty() && (self.addresses.contains_key(&machine.address) || self.doubts(machine.name, now))
     }
 
-    /// Clears those of long ago, and those of which a waiter shows life since they became suspect.
-    pub(super) fn review<'a, W: 'a>(
-        &mut self,
-        now: Moment,
-        waiters: impl Iterator<Item = (Machine, &'a W)>,
-        shows_life: impl Fn(&W, Duration) -> bool,
-    ) {
-        let before = self.since.len();
-        self.since.retain(|_, since| now.since(*since) < SUSPECTED_FOR);
-        let mut asked: HashMap<u64, u32, RandomState> = HashMap::default();
-        for (machine, waiter) in waiters {
-            for name in machine.names() {
-                let Some(&since) = self.since.get(&name) else { continue };
-                let asked = asked.entry(name).or_default();
-                *asked += 1;
-                if *asked <= ASKED && shows_life(waiter, now.since(since)) {
-                    self.since.remove(&name);
+    fn doubts(&self, name: Option<u64>, now: Moment) -> bool {
+        match name.and_then(|name| self.names.get(&name)) {
+            Some(Word::Suspect { .. }) => true,
+            Some(Word::Refuted { accused: Some(since), .. }) => now.since(*since) >= SILENCE,
+            Some(Word::Refuted { accused: None, .. }) | None => false,
+        }
+    }
+
+    /// What a sign of life of this machine's waiter would clear. Who is suspect by address is no witness for the name.
+    pub(super) fn of(&self, machine: Machine) -> Option<Suspicion> {
+        if let Some(&since) = self.addresses.get(&machine.address) {
+            return Some(Suspicion { of: Of::Address(machine.address), since });
+        }
+        let name = machine.name?;
+        match *self.names.get(&name)? {
+            Word::Suspect { since } | Word::Refuted { accused: Some(since), .. } => {
+                Some(Suspicion { of: Of::Name(name), since })
+            }
+            Word::Refuted { accused: None, .. } => None,
+        }
+    }
+
+    /// A waiter has shown life since; what came up meanwhile stays.
+    pub(super) fn clear(&mut self, suspicion: Suspicion, now: Moment) {
+        match suspicion.of {
+            Of::Address(address) if self.addresses.get(&address) == Some(&suspicion.since) => {
+                self.addresses.remove(&address);
+                self.cleared += 1;
+            }
+            Of::Name(name) => {
+                let Some(word) = self.names.get_mut(&name) else { return };
+                let (Word::Suspect { since } | Word::Refuted { accused: Some(since), .. }) = *word else {
+                    return;
+                };
+                if since == suspicion.since {
+                    *word = Word::Refuted { at: now, accused: None };
+                    self.cleared += 1;
                 }
             }
+            Of::Address(_) => {}
         }
-        self.cleared += u64::from(self.since.len() < before);
+    }
+
+    /// Clears those of long ago.
+    pub(super) fn forget_old(&mut self, now: Moment) {
+        let before = self.addresses.len() + self.names.len();
+        let is_recent = |since: Moment| now.since(since) < SUSPECTED_FOR;
+        self.addresses.retain(|_, since| is_recent(*since));
+        self.names.retain(|_, word| match *word {
+            Word::Suspect { since } => is_recent(since),
+            Word::Refuted { at, accused } => is_recent(accused.unwrap_or(at)),
+        });
+        self.cleared += u64::from(self.addresses.len() + self.names.len() < before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRANGER: Machine = Machine { address: 1, name: Some(7) };
+    const ACCUSED: Machine = Machine { address: 2, name: Some(7) };
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn a_name_is_refuted_by_one_sign_of_life_and_then_only_silence_counts() {
+        let mut suspects = Suspects::default();
+        suspects.suspect(STRANGER, at(0));
+        assert!(suspects.contains(ACCUSED, at(0)) && suspects.contains(STRANGER, at(0)));
+        suspects.clear(suspects.of(ACCUSED).unwrap(), at(100));
+        assert!(!suspects.contains(ACCUSED, at(100)) && suspects.contains(STRANGER, at(100)));
+
+        suspects.suspect(STRANGER, at(200));
+        assert!(!suspects.contains(ACCUSED, at(200)), "a stranger's word, refuted just now");
+        suspects.clear(suspects.of(ACCUSED).unwrap(), at(300));
+        assert!(!suspects.contains(ACCUSED, at(30_000)));
+
+        suspects.suspect(STRANGER, at(30_000));
+        assert!(suspects.contains(ACCUSED, at(33_000)), "nobody has answered for 3 s");
+        suspects.forget_old(at(90_000));
+        assert!(suspects.is_empty());
+    }
+
+    #[test]
+    fn who_repeats_a_failure_does_not_put_off_its_answer() {
+        let mut suspects = Suspects::default();
+        suspects.suspect(STRANGER, at(0));
+        let asked = suspects.of(ACCUSED).unwrap();
+        suspects.suspect(STRANGER, at(10));
+        suspects.clear(asked, at(20));
+        assert!(!suspects.contains(ACCUSED, at(20)));
+    }
+
+    #[test]
+    fn an_address_that_fails_again_while_it_is_cleared_stays_suspect() {
+        let mut suspects = Suspects::default();
+        suspects.suspect(STRANGER, at(0));
+        let asked = suspects.of(STRANGER).unwrap();
+        suspects.suspect(STRANGER, at(10));
+        suspects.clear(asked, at(20));
+        assert!(suspects.contains(STRANGER, at(20)));
+    }
+
+    #[test]
+    fn who_is_suspect_by_address_is_no_witness_for_its_name() {
+        let mut suspects = Suspects::default();
+        suspects.suspect(STRANGER, at(0));
+        assert!(!suspects.of(STRANGER).unwrap().is_of_a_name());
+        assert!(suspects.of(ACCUSED).unwrap().is_of_a_name());
+    }
+
+    #[test]
+    fn a_receipt_clears_a_machine_by_both_names() {
+        let mut suspects = Suspects::default();
+        suspects.suspect(STRANGER, at(0));
+        suspects.trust(STRANGER, at(10));
+        assert!(!suspects.contains(ACCUSED, at(10)) && !suspects.contains(STRANGER, at(10)));
+    }
+
+    #[test]
+    fn so_many_names_are_remembered_and_no_more() {
+        let mut suspects = Suspects::default();
+        for name in 0..5000 {
+            suspects.suspect(Machine { address: name, name: Some(name) }, at(0));
+        }
+        assert_eq!((suspects.addresses.len(), suspects.names.len()), (REMEMBERED, REMEMBERED));
     }
 }

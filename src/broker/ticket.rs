@@ -85,3 +85,7 @@ pub enum Offer<W> {
     /// Nobody fits.
     Cold(Miss),
 }
+
+/// An offer passed over as many waiters as one hold of the lock allows, and there are more to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookAgain;

@@ -1,10 +1,9 @@
-//! Owns what an operator sees of the core: pools and waiters, a page at a time so that no look holds the lock for long.
+//! Owns what is seen of the core: pools and waiters, a page at a time so that no look holds the lock for long.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use slab::Slab;
-
+use super::chunks::Chunks;
 use super::pool::{Pool, Shelf};
 use super::{Broker, Filter, Key, Moment, Waiter};
 
@@ -14,7 +13,7 @@ pub struct Page<V> {
     /// What was found.
     pub rows: Vec<V>,
     /// Where the next page begins; none at the end.
-    pub next: Option<usize>,
+    pub next: Option<u32>,
 }
 
 /// One pool.
@@ -49,8 +48,8 @@ pub struct WaiterView {
 
 impl<W> Broker<W> {
     /// Pools that the filter selects among the next `scan` places from `from` on.
-    pub fn pools_page(&self, filter: &Filter, now: Moment, from: usize, scan: usize) -> Page<PoolView> {
-        page(&self.pools, from, scan, usize::MAX, |pool| {
+    pub fn pools_page(&self, filter: &Filter, now: Moment, from: u32, scan: u32) -> Page<PoolView> {
+        page(&self.pools, from, scan, usize::MAX, |_, pool| {
             filter.selects(&pool.key).then(|| pool_view(pool, &self.waiters, now))
         })
     }
@@ -60,19 +59,19 @@ impl<W> Broker<W> {
         &self,
         filter: &Filter,
         now: Moment,
-        from: usize,
-        scan: usize,
+        from: u32,
+        scan: u32,
         most: usize,
     ) -> Page<WaiterView> {
-        page(&self.waiters, from, scan, most, |waiter| {
-            let key = &self.pools[waiter.pool as usize].key;
+        page(&self.waiters, from, scan, most, |_, waiter| {
+            let key = &self.pools[waiter.pool].key;
             filter.selects(key).then(|| WaiterView {
                 key: key.clone(),
                 controller: waiter.controller.clone(),
                 origin: waiter.origin,
                 held: now.since(waiter.since),
                 late: waiter.shelf == Shelf::Late || waiter.offer_until <= now,
-                suspect: self.suspects.contains(waiter.machine),
+                suspect: self.suspects.contains(waiter.machine, now),
             })
         })
     }
@@ -80,12 +79,12 @@ impl<W> Broker<W> {
     /// Checks the whole structure, by the invariants' numbers. Costs O(waiters): for tests.
     pub fn audit(&self) -> Result<(), String> {
         let mut standing = 0;
-        for (at, pool) in &self.pools {
+        for (at, pool) in self.pools.iter() {
             let members: Vec<u32> = pool.members(&self.waiters).collect();
-            if members.is_empty() || members.len() != pool.len() {
+            if pool.is_empty() || members.len() != pool.len() {
                 return Err(format!("I6: pool {at} counts {} and holds {}", pool.len(), members.len()));
             }
-            if members.iter().any(|&member| self.waiters[member as usize].pool as usize != at) {
+            if members.iter().any(|&member| self.waiters[member].pool != at) {
                 return Err(format!("I4: pool {at} holds another pool's waiter"));
             }
             standing += members.len();
@@ -106,34 +105,31 @@ impl<W> Broker<W> {
     }
 }
 
-fn pool_view<W>(pool: &Pool, waiters: &Slab<Waiter<W>>, now: Moment) -> PoolView {
-    let ready = [Shelf::Message, Shelf::Anything].map(|shelf| pool.shelf(shelf));
-    let ready = ready.into_iter().flat_map(|chain| [chain.front(), chain.back()]).flatten();
-    // The few on the other shelves got there in no order of age.
-    let set_aside =
-        [Shelf::SuspectMessage, Shelf::SuspectAnything, Shelf::Late].map(|shelf| *pool.shelf(shelf));
-    let set_aside = set_aside.into_iter().flat_map(|chain| chain.iter(waiters));
-    let held = ready.chain(set_aside).map(|at| now.since(waiters[at as usize].since));
+/// The ages are those of the waiters at the ends of the shelves: who is set aside gets there nearly in the order of age.
+fn pool_view<W>(pool: &Pool, waiters: &Chunks<Waiter<W>>, now: Moment) -> PoolView {
+    let ends = Shelf::ALL.map(|shelf| pool.shelf(shelf)).map(|chain| [chain.front(), chain.back()]);
+    let held = ends.into_iter().flatten().flatten().map(|at| now.since(waiters[at].since));
     let (newest, oldest) = held
         .fold((Duration::MAX, Duration::ZERO), |(newest, oldest), held| (newest.min(held), oldest.max(held)));
     PoolView { key: pool.key.clone(), waiters: pool.len(), oldest, newest }
 }
 
-fn page<T, V>(
-    slab: &Slab<T>,
-    from: usize,
-    scan: usize,
+/// Looks at the next `scan` places from `from` on, until `most` are found.
+pub(super) fn page<T, V>(
+    slab: &Chunks<T>,
+    from: u32,
+    scan: u32,
     most: usize,
-    mut see: impl FnMut(&T) -> Option<V>,
+    mut see: impl FnMut(u32, &T) -> Option<V>,
 ) -> Page<V> {
-    let end = from.saturating_add(scan).min(slab.capacity());
+    let end = from.saturating_add(scan).min(slab.end());
     let mut rows = Vec::new();
     let mut at = from;
     while at < end && rows.len() < most {
-        rows.extend(slab.get(at).and_then(&mut see));
+        rows.extend(slab.get(at).and_then(|value| see(at, value)));
         at += 1;
     }
-    Page { rows, next: (at < slab.capacity()).then_some(at) }
+    Page { rows, next: (at < slab.end()).then_some(at) }
 }
 
 #[cfg(test)]
@@ -142,19 +138,17 @@ mod tests {
 
     #[test]
     fn a_page_is_filled_from_many_places_and_the_next_one_begins_behind_its_last_row() {
-        let mut slab = Slab::with_capacity(10);
-        for value in 0..10 {
-            slab.insert(value);
-        }
+        let mut slab = Chunks::new();
+        let end = (0..1024).map(|value| slab.insert(value)).max().unwrap() + 1;
         let odd = |from, scan, most| {
             let Page { rows, next } =
-                page(&slab, from, scan, most, |value| (value % 2 == 1).then_some(*value));
+                page(&slab, from, scan, most, |_, value| (value % 2 == 1).then_some(*value));
             (rows, next)
         };
         assert_eq!(odd(0, 8, 1), (vec![1], Some(2)));
         assert_eq!(odd(2, 8, 2), (vec![3, 5], Some(6)));
         assert_eq!(odd(6, 1, 2), (vec![], Some(7)));
-        assert_eq!(odd(7, 8, 2), (vec![7, 9], None));
-        assert_eq!(odd(20, 8, 2), (vec![], None));
+        assert_eq!(odd(end - 3, 8, 2), (vec![end - 3, end - 1], None));
+        assert_eq!(odd(end + 10, 8, 2), (vec![], None));
     }
 }

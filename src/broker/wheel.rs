@@ -1,9 +1,8 @@
 //! Owns the wheel: waiters by deadline, in ticks of 64 ms, so that a deadline costs O(1) to set and to cancel.
 
-use slab::Slab;
-
 use super::Moment;
 use super::chain::{Chain, Kind, Linked};
+use super::chunks::Chunks;
 
 /// How late a deadline can be noticed, besides the caller's own pace.
 const TICK_MICROS: u64 = 64_000;
@@ -19,47 +18,79 @@ pub(super) struct Wheel {
     ticks: Box<[Chain]>,
     /// The first tick that may still hold something due.
     cursor: u64,
+    /// A look that has been let go of in the middle of the cursor's tick.
+    look: Option<Look>,
+}
+
+/// A look for what is due at one moment: time that passes meanwhile is the next one's.
+struct Look {
+    until: Moment,
+    next: Option<u32>,
 }
 
 impl Wheel {
     pub(super) fn new() -> Self {
-        Self { ticks: vec![Chain::new(Kind::Deadline); usize_of(TICKS)].into(), cursor: 0 }
+        Self { ticks: vec![Chain::new(Kind::Deadline); usize_of(TICKS)].into(), cursor: 0, look: None }
     }
 
-    pub(super) fn insert<T: Timed>(&mut self, slab: &mut Slab<T>, at: u32) {
-        let tick = slab[at as usize].deadline().micros() / TICK_MICROS;
+    pub(super) fn insert<T: Timed>(&mut self, slab: &mut Chunks<T>, at: u32) {
+        let tick = slab[at].deadline().micros() / TICK_MICROS;
         debug_assert!(tick >= self.cursor, "a deadline before the latest look would wait a whole lap");
         self.chain(tick).push_back(slab, at);
     }
 
-    pub(super) fn remove<T: Timed>(&mut self, slab: &mut Slab<T>, at: u32) {
-        let tick = slab[at as usize].deadline().micros() / TICK_MICROS;
+    pub(super) fn remove<T: Timed>(&mut self, slab: &mut Chunks<T>, at: u32) {
+        if let Some(look) = &mut self.look
+            && look.next == Some(at)
+        {
+            look.next = slab[at].next(Kind::Deadline).next();
+        }
+        let tick = slab[at].deadline().micros() / TICK_MICROS;
         self.chain(tick).remove(slab, at);
     }
 
-    /// Entries whose deadline has come, `most` at a time; they stay in the wheel until removed.
-    pub(super) fn due<T: Timed>(&mut self, slab: &Slab<T>, now: Moment, most: usize) -> Vec<u32> {
+    /// Entries whose deadline has come, `most` at a time of the next `scan` that a look passes; they stay in the wheel
+    /// until removed, which the caller does before it looks again. Also says whether this look goes on: what is due
+    /// when it begins has been found when it ends.
+    pub(super) fn due<T: Timed>(
+        &mut self,
+        slab: &Chunks<T>,
+        now: Moment,
+        scan: usize,
+        most: usize,
+    ) -> (Vec<u32>, bool) {
+        let Look { until, mut next } = self.look.take().unwrap_or_else(|| self.begin(now));
+        let last = until.micros() / TICK_MICROS;
         let mut due = Vec::new();
-        let last = now.micros() / TICK_MICROS;
-        // After a long sleep one lap sees every entry.
-        self.cursor = self.cursor.max(last.saturating_sub(TICKS - 1));
+        let mut seen = 0;
         loop {
-            let chain = self.ticks[usize_of(self.cursor % TICKS)];
-            for at in chain.iter(slab).filter(|&at| slab[at as usize].deadline() <= now) {
-                if due.len() == most {
-                    return due;
+            while let Some(at) = next {
+                if seen == scan || due.len() == most {
+                    self.look = Some(Look { until, next });
+                    return (due, true);
                 }
-                due.push(at);
+                seen += 1;
+                if slab[at].deadline() <= until {
+                    due.push(at);
+                }
+                next = slab[at].next(Kind::Deadline).next();
             }
             if self.cursor >= last {
-                return due;
+                return (due, false);
             }
             self.cursor += 1;
+            next = self.chain(self.cursor).front();
         }
     }
 
+    fn begin(&mut self, now: Moment) -> Look {
+        // After a long sleep one lap sees every entry.
+        self.cursor = self.cursor.max((now.micros() / TICK_MICROS).saturating_sub(TICKS - 1));
+        Look { until: now, next: self.chain(self.cursor).front() }
+    }
+
     /// How many entries stand in it, by walking it: for audits.
-    pub(super) fn len<T: Timed>(&self, slab: &Slab<T>) -> usize {
+    pub(super) fn len<T: Timed>(&self, slab: &Chunks<T>) -> usize {
         self.ticks.iter().map(|chain| chain.iter(slab).count()).sum()
     }
 

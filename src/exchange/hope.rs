@@ -3,58 +3,77 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::hash_table::Entry;
 
 use super::Exchange;
 use super::sync::Notify;
-use crate::broker::{Accepts, Ask, Key, KeyRef};
+use crate::broker::{Accepts, Ask, Key, KeyRef, Sharded};
 
-impl Equivalent<Key> for KeyRef<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
-        *self == key.as_ref()
-    }
-}
+/// At 10,000 keys a part that grows moves about 200 of them.
+const PARTS: usize = 64;
 
 /// One wake per key and kind of run, with the number of runs that share it. A stock controller takes messages only, so
 /// a wake for it must not end with a run that it cannot take.
-#[derive(Default)]
 pub(super) struct Hopes {
-    messages: Shared,
-    others: Shared,
+    hasher: RandomState,
+    messages: Sharded<Shared>,
+    others: Sharded<Shared>,
+    /// How many keys there are in all: nearly always none.
+    len: usize,
 }
 
-type Shared = HashMap<Key, (Arc<Notify>, usize), RandomState>;
+struct Shared {
+    key: Key,
+    wake: Arc<Notify>,
+    sharers: usize,
+}
 
 impl Hopes {
-    fn like(&mut self, ask: &Ask<'_>) -> &mut Shared {
-        if ask.is_message { &mut self.messages } else { &mut self.others }
+    pub(super) fn new() -> Self {
+        let (messages, others) = (Sharded::new(PARTS), Sharded::new(PARTS));
+        Self { hasher: RandomState::new(), messages, others, len: 0 }
     }
 
     pub(super) fn join(&mut self, ask: &Ask<'_>) -> Arc<Notify> {
-        let (wake, sharers) = self.like(ask).entry(ask.key.into()).or_default();
-        *sharers += 1;
-        wake.clone()
+        let Self { hasher, messages, others, len } = self;
+        let hash = hasher.hash_one(ask.key);
+        let part = if ask.is_message { messages } else { others }.part_mut(hash);
+        let same = |shared: &Shared| shared.key.as_ref() == ask.key;
+        let mut shared = match part.entry(hash, same, |shared| hasher.hash_one(shared.key.as_ref())) {
+            Entry::Occupied(shared) => shared,
+            Entry::Vacant(room) => {
+                *len += 1;
+                room.insert(Shared { key: ask.key.into(), wake: Arc::default(), sharers: 0 })
+            }
+        };
+        let shared = shared.get_mut();
+        shared.sharers += 1;
+        shared.wake.clone()
     }
 
     /// Returns whom to wake: this run may have been woken for a waiter that it did not need, so the next one looks.
     pub(super) fn part(&mut self, ask: &Ask<'_>) -> Option<Arc<Notify>> {
-        let shared = self.like(ask);
-        let (wake, sharers) = shared.get_mut(&ask.key)?;
-        *sharers -= 1;
-        if *sharers > 0 {
-            return Some(wake.clone());
+        let hash = self.hasher.hash_one(ask.key);
+        let part = if ask.is_message { &mut self.messages } else { &mut self.others }.part_mut(hash);
+        let mut shared = part.find_entry(hash, |shared| shared.key.as_ref() == ask.key).ok()?;
+        shared.get_mut().sharers -= 1;
+        if shared.get().sharers > 0 {
+            return Some(shared.get().wake.clone());
         }
-        shared.remove(&ask.key);
+        shared.remove();
+        self.len -= 1;
         None
     }
 
     /// Whom to wake when somebody parks under this key.
     pub(super) fn of(&self, key: KeyRef<'_>, accepts: Accepts) -> [Option<Arc<Notify>>; 2] {
-        let find = |shared: &Shared| {
-            if shared.is_empty() {
-                return None;
-            }
-            shared.get(&key).map(|(wake, _)| wake.clone())
+        if self.len == 0 {
+            return [None, None];
+        }
+        let hash = self.hasher.hash_one(key);
+        let find = |shared: &Sharded<Shared>| {
+            let shared = shared.part(hash).find(hash, |shared| shared.key.as_ref() == key)?;
+            Some(shared.wake.clone())
         };
         match accepts {
             Accepts::Message => [find(&self.messages), None],
@@ -62,9 +81,11 @@ impl Hopes {
         }
     }
 
-    /// Whom to wake when nobody will be matched any more; each passes it on as it parts.
-    pub(super) fn all(&self) -> Vec<Arc<Notify>> {
-        self.messages.values().chain(self.others.values()).map(|(wake, _)| wake.clone()).collect()
+    /// A part of those to wake when nobody will be matched any more; each passes it on as it parts. None after the last
+    /// part.
+    pub(super) fn all(&self, part: usize) -> Option<Vec<Arc<Notify>>> {
+        let (messages, others) = (self.messages.parts().get(part)?, self.others.parts().get(part)?);
+        Some(messages.iter().chain(others).map(|shared| shared.wake.clone()).collect())
     }
 }
 

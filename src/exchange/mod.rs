@@ -2,6 +2,7 @@
 
 mod hope;
 mod repeats;
+mod review;
 mod sync;
 
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::broker::{
-    Ask, Broker, Filter, Full, Limits, Machine, Mark, Moment, Offer, Page, Parked, Pick, PoolView, Taken,
+    Ask, Broker, Drain, Filter, Full, Limits, Machine, Moment, Offer, Page, Parked, Pick, PoolView, Taken,
     Ticket, WaiterId, WaiterView,
 };
 use crate::journal::{Event, Journal, Poll};
@@ -21,10 +22,15 @@ use crate::metrics::{End, Metrics};
 pub use hope::Hope;
 use hope::Hopes;
 pub use repeats::{Content, First, Repeats, Seen};
+pub use review::Review;
 use sync::{AtomicBool, Mutex};
 
-/// So many waiters are taken, or places looked at, before the lock is let go for others.
-const BATCH: usize = 256;
+/// So many places are looked at before the lock is let go for others.
+pub const SCAN: u32 = 256;
+/// So many waiters are taken, moved or shown before the lock is let go for others.
+pub const BATCH: usize = 64;
+/// So many pools are shown before the lock is let go for others.
+pub const POOLS: u32 = 64;
 
 /// Who comes to a draining broker is held for one to three times as long, by chance, before it is sent on. Where no other
 /// broker takes over it comes back at once, and a client follows no more than 20 redirects in one poll's time.
@@ -36,6 +42,8 @@ pub struct Exchange<W> {
     epoch: Instant,
     machines: RandomState,
     any_suspect: AtomicBool,
+    /// Somebody has become suspect since the last look at who waits.
+    new_suspect: AtomicBool,
     metrics: Arc<Metrics>,
     journal: Arc<Journal>,
 }
@@ -43,6 +51,8 @@ pub struct Exchange<W> {
 struct Core<W> {
     broker: Broker<W>,
     hopes: Hopes,
+    /// Where a drain's next share begins: whoever stood when it began stands there or behind.
+    drained_to: u32,
 }
 
 /// A waiter's place in its pool: dropping it leaves the pool.
@@ -74,12 +84,13 @@ impl<W> Drop for Place<W> {
 impl<W> Exchange<W> {
     /// An empty exchange whose time starts now.
     pub fn new(limits: Limits, pick: Pick, metrics: Arc<Metrics>, journal: Arc<Journal>) -> Self {
-        let core = Core { broker: Broker::new(limits, pick), hopes: Hopes::default() };
+        let core = Core { broker: Broker::new(limits, pick), hopes: Hopes::new(), drained_to: 0 };
         Self {
             core: Mutex::new(core),
             epoch: Instant::now(),
             machines: RandomState::new(),
             any_suspect: AtomicBool::new(false),
+            new_suspect: AtomicBool::new(false),
             metrics,
             journal,
         }
@@ -125,7 +136,12 @@ impl<W> Exchange<W> {
     /// Takes out a waiter for a run. It is the caller's to write to, and to end.
     pub fn offer(&self, ask: &Ask<'_>) -> Offer<W> {
         let now = self.now();
-        let offer = self.core.lock().broker.offer(ask, now);
+        let offer = loop {
+            let offer = self.core.lock().broker.offer(ask, now, BATCH);
+            if let Ok(offer) = offer {
+                break offer;
+            }
+        };
         if let Offer::Matched(taken) = &offer {
             self.ended(End::Matched, taken);
         }
@@ -140,27 +156,28 @@ impl<W> Exchange<W> {
 
     /// Takes out those whose deadline has come, and counts them as ended this way.
     pub fn expire(&self, end: End, act: impl FnMut(Taken<W>)) {
-        self.take_all(end, |broker, now| broker.expire(now, BATCH), act);
+        let take = |core: &mut Core<W>, now| core.broker.expire(now, SCAN as usize, BATCH);
+        self.take_all(end, take, act);
     }
 
     /// Takes out everyone who stands in the selected pools now.
     pub fn retire(&self, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
-        let before = self.core.lock().broker.mark();
-        let retired =
-            self.take_all(End::Retired, |broker, now| broker.retire(filter, before, now, BATCH), act);
+        let retired = self.take_standing(End::Retired, filter, act);
         self.journal.tell(Event::Retire(Box::new(filter.clone()), retired));
         retired
     }
 
     /// Answers every offer from here on with a miss.
     pub fn drain(&self) {
-        let (hopes, waiters) = {
+        let waiters = {
             let mut core = self.core.lock();
             core.broker.drain();
-            (core.hopes.all(), core.broker.waiters_len())
+            core.broker.waiters_len()
         };
         self.journal.tell(Event::Drain(waiters));
-        for wake in hopes {
+        // Whoever hopes from here on sees the drain at its first look.
+        let hopes = |part| self.core.lock().hopes.all(part);
+        for wake in (0..).map_while(hopes).flatten() {
             wake.notify_one();
         }
         self.metrics.draining.set(1);
@@ -174,27 +191,33 @@ impl<W> Exchange<W> {
     /// Of a draining broker, takes out a share of the waiters that stood when the drain began. The share is
     /// computed from their number.
     pub fn drain_share(&self, share: impl FnOnce(usize) -> usize, act: impl FnMut(Taken<W>)) {
-        let (before, standing) = {
-            let core = self.core.lock();
-            let Some(before) = core.broker.draining() else { return };
-            (before, core.broker.waiters_before(before))
+        let drain = self.core.lock().broker.draining();
+        let Some(Drain { before, standing }) = drain else { return };
+        let mut most = share(standing);
+        let take = |core: &mut Core<W>, now| {
+            let all = Filter::default();
+            let page = core.broker.take_before(before, &all, now, core.drained_to, SCAN, most.min(BATCH));
+            most -= page.rows.len();
+            core.drained_to = page.next.unwrap_or(core.drained_to);
+            (page.rows, page.next.is_some() && most > 0)
         };
-        self.drain_before(before, share(standing), act);
+        self.take_all(End::Drained, take, act);
     }
 
     /// Of a draining broker, takes out everyone who stands now.
     pub fn drain_all(&self, act: impl FnMut(Taken<W>)) {
-        let now = self.core.lock().broker.mark();
-        self.drain_before(now, usize::MAX, act);
+        self.take_standing(End::Drained, &Filter::default(), act);
     }
 
-    fn drain_before(&self, before: Mark, mut most: usize, act: impl FnMut(Taken<W>)) {
-        let take = |broker: &mut Broker<W>, now| {
-            let taken = broker.take_any(before, now, most.min(BATCH));
-            most -= taken.len();
-            taken
+    fn take_standing(&self, end: End, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
+        let before = self.core.lock().broker.mark();
+        let mut from = 0;
+        let take = |core: &mut Core<W>, now| {
+            let page = core.broker.take_before(before, filter, now, from, SCAN, BATCH);
+            from = page.next.unwrap_or(from);
+            (page.rows, page.next.is_some())
         };
-        self.take_all(End::Drained, take, act);
+        self.take_all(end, take, act)
     }
 
     /// The machine behind a request: its address, and the name that it gives itself.
@@ -209,6 +232,7 @@ impl<W> Exchange<W> {
         let mut core = self.core.lock();
         core.broker.suspect(machine, now);
         self.any_suspect.store(true, Ordering::Relaxed);
+        self.new_suspect.store(true, Ordering::Relaxed);
     }
 
     /// A machine proved a run: it is suspect no more.
@@ -219,20 +243,10 @@ impl<W> Exchange<W> {
         }
     }
 
-    /// Clears suspects of which a waiter `shows_life`, given how long ago they became suspect.
-    pub fn review_suspects(&self, shows_life: impl Fn(&W, Duration) -> bool) {
-        if self.any_suspect.load(Ordering::Relaxed) {
-            let now = self.now();
-            let mut core = self.core.lock();
-            let any = core.broker.review_suspects(now, shows_life);
-            // Stored under the lock, so that no suspicion that comes meanwhile is overlooked.
-            self.any_suspect.store(any, Ordering::Relaxed);
-        }
-    }
-
     /// Gives back the room of a crowd that has left.
     pub fn tidy(&self) {
-        self.core.lock().broker.tidy();
+        let spare = self.core.lock().broker.tidy();
+        drop(spare);
     }
 
     /// Waiters and pools, now.
@@ -247,7 +261,7 @@ impl<W> Exchange<W> {
         let mut from = Some(0);
         while let Some(at) = from {
             let now = self.now();
-            let page = self.core.lock().broker.pools_page(filter, now, at, BATCH);
+            let page = self.core.lock().broker.pools_page(filter, now, at, POOLS);
             rows.extend(page.rows);
             from = page.next;
         }
@@ -257,12 +271,12 @@ impl<W> Exchange<W> {
     /// At most `most` waiters that the filter selects, from the place where the last page ended.
     pub fn waiters(&self, filter: &Filter, from: usize, most: usize) -> Page<WaiterView> {
         let most = most.max(1);
-        let mut found = Page { rows: Vec::new(), next: Some(from) };
+        let mut found = Page { rows: Vec::new(), next: Some(u32::try_from(from).unwrap_or(u32::MAX)) };
         while let Some(at) = found.next.filter(|_| found.rows.len() < most) {
             let now = self.now();
             // Few of the places may be selected: how many are looked at has nothing to do with how many rows are wanted.
-            let wanted = most - found.rows.len();
-            let page = self.core.lock().broker.waiters_page(filter, now, at, BATCH, wanted);
+            let wanted = (most - found.rows.len()).min(BATCH);
+            let page = self.core.lock().broker.waiters_page(filter, now, at, SCAN, wanted);
             found.rows.extend(page.rows);
             found.next = page.next;
         }
@@ -270,7 +284,7 @@ impl<W> Exchange<W> {
     }
 
     /// Checks the whole core, by the invariants' numbers.
-    #[cfg(feature = "races")]
+    #[cfg(races)]
     pub fn audit(&self) -> Result<(), String> {
         self.core.lock().broker.audit()
     }
@@ -292,24 +306,24 @@ impl<W> Exchange<W> {
         }
     }
 
-    /// Takes in batches, and acts on each batch with the lock let go.
+    /// Takes in batches until there are no more to look at, and acts on each batch with the lock let go.
     fn take_all(
         &self,
         end: End,
-        mut take: impl FnMut(&mut Broker<W>, Moment) -> Vec<Taken<W>>,
+        mut take: impl FnMut(&mut Core<W>, Moment) -> (Vec<Taken<W>>, bool),
         mut act: impl FnMut(Taken<W>),
     ) -> usize {
         let mut count = 0;
         loop {
             let now = self.now();
-            let batch = take(&mut self.core.lock().broker, now);
-            if batch.is_empty() {
-                return count;
-            }
+            let (batch, goes_on) = take(&mut self.core.lock(), now);
             count += batch.len();
             for taken in batch {
                 self.ended(end, &taken);
                 act(taken);
+            }
+            if !goes_on {
+                return count;
             }
         }
     }

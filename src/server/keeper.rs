@@ -11,9 +11,10 @@ use super::health::Pulse;
 use super::memory::Memory;
 use crate::allocator;
 use crate::broker::Taken;
+use crate::exchange::Review;
 use crate::http::Front;
 use crate::metrics::End;
-use crate::transport::{Farewell, Waiter};
+use crate::transport::{Farewell, LifeSign, Waiter};
 
 const TICK: Duration = Duration::from_millis(50);
 /// What need not be done at every tick.
@@ -28,6 +29,7 @@ pub(super) fn keep(
     phases: &watch::Receiver<Phase>,
 ) {
     let exchange = &front.exchange;
+    let mut review = Review::default();
     let mut drain = None;
     let mut last_second = Instant::now();
     while phases.has_changed().is_ok() && *phases.borrow() != Phase::Over {
@@ -39,12 +41,12 @@ pub(super) fn keep(
         } else {
             exchange.expire(End::Expired, |taken| taken.waiter.dismiss(Farewell::Expired));
         }
+        exchange.review_suspects(&mut review, Waiter::life_sign, LifeSign::ask, LifeSign::heard_within);
         front.pressure.memory_left(memory.left().unwrap_or(u64::MAX));
         let now = Instant::now();
         let a_second_passed = now - last_second >= A_SECOND;
         if a_second_passed {
             last_second = now;
-            exchange.review_suspects(Waiter::heard_within);
             front.tidy();
             allocator::give_back();
         }

@@ -7,13 +7,12 @@ use std::time::Duration;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use crate::metrics::Listener;
+use crate::transport::KEEPALIVE_IDLE;
 
 /// After a restart every controller comes back at once, and waits in a queue of this length.
 pub const BACKLOG: u16 = 4096;
 
-/// A controller whose machine died silently is found while it is held: asked after this time without a word,
-const IDLE: Duration = Duration::from_secs(10);
-/// then this often,
+/// A controller whose machine died silently is found while it is held: asked after [`KEEPALIVE_IDLE`], then this often,
 const INTERVAL: Duration = Duration::from_secs(5);
 /// this many times; or when nothing at all was answered for so long.
 const PROBES: u32 = 3;
@@ -87,7 +86,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 /// Accepted sockets inherit all of these, so that no call per connection is needed.
 fn set_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(INTERVAL).with_retries(PROBES);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(INTERVAL).with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(UNANSWERED))?;

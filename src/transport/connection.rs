@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use rustix::net::{RecvFlags, Shutdown};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -212,6 +213,12 @@ impl Connection {
     /// Bytes that the peer's kernel has not acknowledged; where that cannot be known, none ever counts as such.
     pub(super) fn unacked(&self) -> usize {
         socket::unacked(&self.stream).unwrap_or(usize::MAX)
+    }
+
+    /// Has the kernel ask the peer for a sign of life when nothing was heard for so long: at least a second.
+    pub(super) fn probe_after(&self, idle: Duration) {
+        // Where that cannot be, the peer is asked at its usual time.
+        let _ = SockRef::from(&self.stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle));
     }
 
     /// What the kernel knows of the peer.

@@ -9,6 +9,7 @@ mod connection;
 mod ending;
 mod hold;
 mod io;
+mod life_sign;
 mod proof;
 mod socket;
 mod tls;
@@ -23,6 +24,7 @@ use crate::metrics::{Proof, Verdict};
 pub use connection::Connection;
 pub use hold::{Held, Hold};
 pub use io::Io;
+pub use life_sign::{KEEPALIVE_IDLE, LifeSign};
 pub use tls::Session;
 pub use waiter::Waiter;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::ending::Ending;
 use super::proof::{End, Patience, Proving, Sight, Step};
-use super::{Connection, Delivery, Demand, Farewell, Run, Wire};
+use super::{Connection, Delivery, Demand, Farewell, LifeSign, Run, Wire};
 use crate::metrics::{Proof, Verdict};
 
 /// A run larger than the kernel's buffers must be taken off them within this time.
@@ -101,9 +101,9 @@ impl Waiter {
         self.connection.origin()
     }
 
-    /// Whether the peer's kernel has acknowledged anything within this time.
-    pub fn heard_within(&self, time: Duration) -> bool {
-        self.connection.peer().is_some_and(|peer| peer.last_ack < time)
+    /// What shows whether its machine lives, also when the waiter has been taken.
+    pub fn life_sign(&self) -> LifeSign {
+        LifeSign::of(&self.connection)
     }
 
     /// What is known of a run that was written whole, and whether all of it was seen acknowledged.

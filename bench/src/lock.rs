@@ -1,0 +1,230 @@
+//! Owns the longest hold of the core's lock: each call of the core is one hold, timed by the holder's CPU clock, as a
+//! preemption is not the core's doing.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use pilotlight::broker::{
+    Accepts, Ask, Broker, Filter, Key, Limits, Machine, Moment, Number, Offer, Pick, Ticket, WaiterId,
+};
+use pilotlight::exchange::{BATCH, POOLS, SCAN};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::say;
+
+/// Controllers of one machine.
+const OF_A_MACHINE: u32 = 500;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Who waits
+    #[arg(long, default_value_t = 100_000)]
+    waiters: u32,
+    /// Rounds; of each operation's longest holds the least disturbed is told, and the worst
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+/// What the real waiter takes in the core.
+type Token = [usize; 3];
+
+/// One operation's holds: how many, how long together, the longest.
+#[derive(Default, Clone, Copy)]
+struct Holds {
+    count: u32,
+    sum: Duration,
+    longest: Duration,
+}
+
+struct Round {
+    broker: Broker<Token>,
+    keys: Vec<Key>,
+    standing: Vec<WaiterId>,
+    holds: BTreeMap<&'static str, Holds>,
+    now: Moment,
+    parked: u32,
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+pub(crate) fn measure(options: &Options) {
+    for pools in [1, 5000] {
+        let mut rounds: Vec<BTreeMap<&'static str, Holds>> = Vec::new();
+        for seed in 0..options.rounds.max(1) {
+            fastrand::seed(seed as u64);
+            let mut round = Round::new(pools, options.waiters);
+            round.run(options.waiters);
+            rounds.push(round.holds);
+        }
+        say(&format!("{} waiters in {pools} pools: microseconds of CPU time\n", options.waiters));
+        say(&format!("{:<28}{:>9}{:>9}{:>10}{:>8}\n", "", "holds", "average", "longest", "worst"));
+        for (what, holds) in &rounds[0] {
+            let longest = || rounds.iter().map(|round| round[what].longest.as_secs_f64() * 1e6);
+            let (least, worst) = (longest().fold(f64::MAX, f64::min), longest().fold(0.0, f64::max));
+            let average = holds.sum.as_secs_f64() * 1e6 / f64::from(holds.count);
+            say(&format!("{what:<28}{:>9}{average:>9.2}{least:>10.1}{worst:>8.1}\n", holds.count));
+        }
+    }
+}
+
+impl Round {
+    fn new(pools: usize, waiters: u32) -> Self {
+        let most = 2 * waiters as usize;
+        let limits = Limits { waiters: most, waiters_per_pool: most, pools: most };
+        let number = Number::parse("0.5").unwrap_or_else(|_| unreachable!("a number"));
+        let key = |pool| Key {
+            deployment: format!("deployment_{:020}", pool % 1000).into(),
+            version: format!("20261126.{pool}").into(),
+            cpu: number,
+            memory: number,
+        };
+        Self {
+            broker: Broker::new(limits, Pick::Newest),
+            keys: (0..pools).map(key).collect(),
+            standing: Vec::new(),
+            holds: BTreeMap::new(),
+            now: Moment::default(),
+            parked: 0,
+        }
+    }
+
+    fn hold<T>(&mut self, what: &'static str, act: impl FnOnce(&mut Broker<Token>, Moment) -> T) -> T {
+        self.now = self.now.plus(Duration::from_micros(10));
+        let begun = cpu_time();
+        let result = act(&mut self.broker, self.now);
+        let took = cpu_time().saturating_sub(begun);
+        let holds = self.holds.entry(what).or_default();
+        holds.count += 1;
+        holds.sum += took;
+        holds.longest = holds.longest.max(took);
+        result
+    }
+
+    fn run(&mut self, waiters: u32) {
+        self.fill(waiters);
+        self.come_and_go(waiters / 2);
+        self.list();
+        self.suspect(waiters / OF_A_MACHINE);
+        self.retire_and_expire(waiters);
+        self.drain(waiters);
+    }
+
+    fn machine(number: u32) -> Machine {
+        Machine { address: number.into(), name: Some(u64::from(number) | 1 << 40) }
+    }
+
+    fn park(&mut self, held: Duration) {
+        self.parked += 1;
+        let deadline = self.now.plus(held);
+        let number = self.parked % 200;
+        let ticket = Ticket {
+            key: self.keys[fastrand::usize(..self.keys.len())].clone(),
+            accepts: if fastrand::bool() { Accepts::Message } else { Accepts::Anything },
+            controller: format!("controller_{}", self.parked).into(),
+            origin: IpAddr::V4(Ipv4Addr::from(number)),
+            machine: Self::machine(number),
+            offer_until: deadline,
+            deadline,
+            waiter: [0; 3],
+        };
+        let parked = self.hold("park", |broker, now| broker.park(ticket, now).ok());
+        self.standing.extend(parked.map(|parked| parked.id));
+    }
+
+    fn fill(&mut self, waiters: u32) {
+        while self.broker.waiters_len() < waiters as usize {
+            self.park(Duration::from_secs(50));
+        }
+    }
+
+    /// One POST's look; `what` is what its holds are for.
+    fn offer(&mut self, what: &'static str) -> bool {
+        let key = self.keys[fastrand::usize(..self.keys.len())].clone();
+        let ask = Ask { key: key.as_ref(), is_message: true };
+        loop {
+            if let Ok(offer) = self.hold(what, |broker, now| broker.offer(&ask, now, BATCH)) {
+                return matches!(offer, Offer::Matched(_));
+            }
+        }
+    }
+
+    fn come_and_go(&mut self, times: u32) {
+        for _ in 0..times {
+            self.offer("offer");
+            self.park(Duration::from_secs(50));
+            let id = self.standing.swap_remove(fastrand::usize(..self.standing.len()));
+            self.hold("leave", |broker, now| broker.leave(id, now));
+            self.park(Duration::from_secs(50));
+        }
+    }
+
+    fn list(&mut self) {
+        let all = Filter::default();
+        let mut from = Some(0);
+        while let Some(at) = from {
+            from = self.hold("list waiters", |b, now| b.waiters_page(&all, now, at, SCAN, BATCH)).next;
+        }
+        let mut from = Some(0);
+        while let Some(at) = from {
+            from = self.hold("list pools", |broker, now| broker.pools_page(&all, now, at, POOLS)).next;
+        }
+    }
+
+    fn suspect(&mut self, machines: u32) {
+        for number in 0..machines {
+            self.hold("suspect", |broker, now| broker.suspect(Self::machine(number), now));
+        }
+        for _ in 0..2000 {
+            self.offer("offer past suspects");
+        }
+        let (mut from, mut found) = (Some(0), Vec::new());
+        while let Some(at) = from {
+            let see = |suspicion, _: &Token| suspicion;
+            let page = self.hold("review suspects", |broker, _| broker.suspects_page(at, SCAN, see));
+            found.extend(page.rows);
+            from = page.next;
+        }
+        for suspicion in found {
+            self.hold("clear a suspect", |broker, now| broker.shows_life(suspicion, now));
+        }
+        for _ in 0..2000 {
+            self.offer("offer after they are cleared");
+        }
+        self.hold("forget old suspects", Broker::forget_old_suspects);
+    }
+
+    fn retire_and_expire(&mut self, waiters: u32) {
+        let filter = Filter { version: Some(self.keys[0].version.to_string()), ..Filter::default() };
+        self.take_standing("retire", &filter);
+        // A herd with one deadline, and behind it one that has to be passed over: a lap of the wheel later.
+        while self.broker.waiters_len() < waiters as usize {
+            self.park(Duration::from_secs(50));
+            self.park(Duration::from_millis(50_000 + 1024 * 64));
+        }
+        for seconds in [30, 30, 40, 40] {
+            self.now = self.now.plus(Duration::from_secs(seconds));
+            while self.hold("expire", |broker, now| broker.expire(now, SCAN as usize, BATCH)).1 {}
+        }
+    }
+
+    fn take_standing(&mut self, what: &'static str, filter: &Filter) {
+        let before = self.broker.mark();
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let take = |b: &mut Broker<Token>, now| b.take_before(before, filter, now, at, SCAN, BATCH);
+            from = self.hold(what, take).next;
+        }
+    }
+
+    fn drain(&mut self, waiters: u32) {
+        self.hold("give room back", |broker, _| broker.tidy());
+        self.fill(waiters);
+        self.hold("begin a drain", |broker, _| broker.drain());
+        self.take_standing("drain", &Filter::default());
+        self.hold("give room back", |broker, _| broker.tidy());
+    }
+}
