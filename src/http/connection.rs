@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::body::Source;
 use super::head::Head;
 use super::quick::{self, MOST_FIELDS, Read};
+use super::shared_names;
 use super::speak::{Spoken, speak};
 use super::strict::{self, HEAD_BYTES, Judged};
 use super::{Answer, Front, Problem, Reply, Wait, answer_now, dispatch};
@@ -290,11 +291,12 @@ fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<
     let now = front.exchange.now();
     let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = wait;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
+    let origin = from.origin();
     let ticket = Ticket {
         key,
         accepts,
         controller,
-        origin: from.origin(),
+        origin,
         machine,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(timeout + grace),
@@ -303,6 +305,7 @@ fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<
     match front.exchange.park(ticket) {
         Ok((place, replaced)) => {
             if let Some(replaced) = replaced {
+                shared_names::replaced(front, &replaced.controller, origin);
                 replaced.waiter.dismiss(Farewell::Replaced);
             }
             Some(place)

@@ -15,6 +15,7 @@ mod pressure;
 mod problem;
 mod quick;
 mod reply;
+mod shared_names;
 mod speak;
 mod strict;
 mod trigger;
@@ -45,6 +46,7 @@ pub use message::{Message, MessageError};
 pub use pressure::Pressure;
 pub use problem::Problem;
 pub use reply::Reply;
+use shared_names::SharedNames;
 
 /// The longest accepted request target, in bytes.
 const MAX_TARGET_BYTES: usize = 2048;
@@ -62,6 +64,7 @@ pub struct Front {
     separate_dispatch: bool,
     inferred: dispatch::Inferred,
     repeats: Arc<Repeats<dispatch::Identity, dispatch::Answered>>,
+    shared_names: SharedNames,
     /// How hard the broker is pressed.
     pub pressure: Pressure,
 }
@@ -114,6 +117,7 @@ impl Front {
             separate_dispatch,
             inferred: dispatch::Inferred::default(),
             repeats: Arc::default(),
+            shared_names: SharedNames::default(),
             pressure: Pressure::default(),
         }
     }

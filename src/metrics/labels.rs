@@ -157,6 +157,8 @@ label! {
         Source = "source",
         /// It was silent when room was needed.
         Silent = "silent",
+        /// Another poll came with its controller's name, as it does again and again.
+        SharedName = "shared_name",
         /// The TLS handshake failed or took too long.
         Tls = "tls",
     }
