@@ -206,6 +206,7 @@ fn is_of_the_socket(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Hold;
 
     fn tasks(one: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> JoinSet<anyhow::Result<()>> {
         let mut tasks = JoinSet::new();
@@ -231,5 +232,18 @@ mod tests {
         assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err());
         phase.send(Phase::Over).unwrap();
         waiting.await.unwrap();
+    }
+
+    /// What the future of a connection keeps, in bytes.
+    fn size<F: Future>(_: impl Fn(Arc<Front>, Listener, Guest) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each held connection costs this: more of it shows in the bench as bytes per held connection.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_held_connection_keeps_no_more_than_this() {
+        let [hold, plain, tls] = [size_of::<Hold<'_>>(), size(serve::<Guest>), size(serve_secretly)];
+        assert!(hold <= 40 && plain <= 112 && tls <= 192, "hold {hold}, plain {plain}, TLS {tls}");
     }
 }
