@@ -10,10 +10,11 @@ use std::process::Command;
 
 use support::client::Client;
 use support::{Broker, Pool, post};
+use tokio::io::AsyncWriteExt;
 
 const LIMIT: u64 = 40 << 20;
 
-/// A control group with a limit, below the group of this process; gone when dropped.
+/// A control group with a limit, below the group of this process, and one without in it; both gone when dropped.
 struct Group(PathBuf);
 
 impl Group {
@@ -30,12 +31,14 @@ impl Group {
             let group = Self(Path::new(mount).join(path?.trim_start_matches('/')).join(name));
             fs::create_dir(&group.0).ok()?;
             // Without the controller the file is not there, and writing makes none.
-            fs::write(group.0.join(limit), LIMIT.to_string()).ok().map(|()| group)
+            fs::write(group.0.join(limit), LIMIT.to_string()).ok()?;
+            fs::create_dir(group.0.join("inner")).ok().map(|()| group)
         })
     }
 
+    /// A broker in the inner group, which the outer one limits.
     fn broker(&self, arguments: &[&str]) -> Broker {
-        let script = "echo $$ > \"$0\"/cgroup.procs && exec \"$@\"";
+        let script = "echo $$ > \"$0\"/inner/cgroup.procs && exec \"$@\"";
         Broker::run(
             Command::new("sh")
                 .args(["-c", script, self.0.to_str().unwrap(), env!("CARGO_BIN_EXE_pilotlight")])
@@ -50,7 +53,10 @@ impl Drop for Group {
     fn drop(&mut self) {
         let until = std::time::Instant::now() + support::PATIENCE;
         // The kernel takes its time over whoever was in it last.
-        while fs::remove_dir(&self.0).is_err() && std::time::Instant::now() < until {
+        while (fs::remove_dir(self.0.join("inner")).is_err() || fs::remove_dir(&self.0).is_err())
+            && fs::exists(&self.0).unwrap()
+            && std::time::Instant::now() < until
+        {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
@@ -87,4 +93,30 @@ async fn held_polls_stop_before_the_group_is_full_of_the_kernels_memory_for_them
     let room = async || broker.post(&Pool::small("d2").body("r")).await.0 == 200;
     broker.wait_until("there is room again", room).await;
     drop((broker, crowd));
+}
+
+#[tokio::test]
+async fn bodies_stop_before_the_group_is_full_of_them() {
+    const MIB: usize = 1 << 20;
+    let Some(group) = Group::make(&format!("pilotlight-test-bodies-{}", std::process::id())) else {
+        eprintln!("skipped: no control group can be made here");
+        return;
+    };
+    let mut broker = group.broker(&[]);
+    let head = format!("POST /v1/pools/d/1/1/1 HTTP/1.1\r\nhost: b\r\ncontent-length: {MIB}\r\n\r\n");
+    let all_but_one = [head.as_bytes(), &vec![b'x'; MIB - 1]].concat();
+    let mut posts = Vec::new();
+    for _ in 0..100 {
+        let mut client = broker.client().await;
+        // Who goes on sending after the refusal may find a reset in its place.
+        let _ = client.stream.write_all(&all_but_one).await;
+        posts.push(client);
+    }
+    let overloaded = "pilotlight_dispatches_total{outcome=\"miss\",reason=\"overloaded\"}";
+    broker.wait_until("most are refused", async || broker.metric(overloaded).await >= 50).await;
+    assert!(broker.child.try_wait().unwrap().is_none(), "the kernel has killed it");
+    let mut last = broker.client().await;
+    last.send(post("/warm-start", &Pool::small("d1").body("r"))).await;
+    assert_eq!(last.answer().await.status, 200, "a run of the usual size is taken");
+    drop(posts);
 }
