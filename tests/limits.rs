@@ -59,6 +59,25 @@ async fn when_everybody_inside_has_spoken_the_next_one_is_closed_at_once() {
 }
 
 #[tokio::test]
+async fn connections_rest_until_nine_of_ten_places_are_taken_however_few_there_are() {
+    for (places, resting) in [(1, 0), (2, 1), (9, 8), (10, 9), (11, 9), (30, 27)] {
+        let broker = Broker::start(&["--max-connections", &places.to_string(), "--threads", "1"]);
+        let mut inside = Vec::new();
+        for number in 1..=places {
+            let mut client = broker.client().await;
+            let answer = client.ask("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await;
+            let is_closed = answer.header("connection") == Some("close");
+            assert_eq!((answer.status, is_closed), (200, number > resting), "{number} of {places}");
+            if is_closed {
+                break;
+            }
+            inside.push(client);
+        }
+        assert_eq!(inside.len(), resting);
+    }
+}
+
+#[tokio::test]
 async fn a_listener_for_dispatch_alone_keeps_its_places() {
     let arguments = ["--max-connections", "100", "--threads", "1", "--dispatch-listen", "127.0.0.1:0"];
     let broker = Broker::start(&arguments);

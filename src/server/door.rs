@@ -33,6 +33,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// With more connections than this, nine of ten, a connection ends with its answer: none that rests keeps the last place.
+    fn unhurried(self) -> usize {
+        self.connections - self.connections.div_ceil(10)
+    }
+
     fn kept_for_dispatch(self) -> usize {
         if self.separate_dispatch { KEPT_FOR_DISPATCH.min(self.connections / 2) } else { 0 }
     }
@@ -103,7 +108,7 @@ impl Door {
     }
 
     fn look_at_room(&self, inside: usize) {
-        self.front.pressure.short_of_room(inside > self.room.connections / 10 * 9);
+        self.front.pressure.short_of_room(inside > self.room.unhurried());
     }
 
     /// Takes a place of the address's share, if there is one left.
