@@ -19,6 +19,7 @@ pub fn is_among(nets: &[IpNet], address: IpAddr) -> bool {
 
 /// Reads a network, or one address, for comparison with canonical addresses. The error says what would be right.
 pub fn net(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
     let one = |address: IpAddr| IpNet::from(canonical(address));
     let net = text
         .parse()

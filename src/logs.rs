@@ -13,9 +13,14 @@ const LINES: usize = 4096;
 
 static SURPLUS: OnceLock<ErrorCounter> = OnceLock::new();
 
+/// Whether lines are JSON: if that is asked for, or nothing is and nobody sits before them.
+pub fn are_json(asked: Option<bool>) -> bool {
+    asked.unwrap_or_else(|| !std::io::stderr().is_terminal())
+}
+
 /// Begins to log: as text or JSON, `default` and above unless `RUST_LOG` says otherwise. What is still to be written is
 /// written when the guard is dropped, as far as somebody takes it.
-pub fn set_up(as_json: Option<bool>, default: &str) -> WorkerGuard {
+pub fn set_up(as_json: bool, default: &str) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES)
@@ -29,7 +34,7 @@ pub fn set_up(as_json: Option<bool>, default: &str) -> WorkerGuard {
     let filter = EnvFilter::builder().parse_lossy(format!("{default},{asked}"));
     let on_terminal = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(on_terminal);
-    if as_json.unwrap_or(!on_terminal) {
+    if as_json {
         logs.json().init();
     } else {
         logs.init();

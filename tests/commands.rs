@@ -24,7 +24,7 @@ fn running(arguments: &[&str], log: &str) -> Child {
         .args(FREE)
         .args(["--drain-window", "0s"])
         .args(arguments)
-        .env("RUST_LOG", log)
+        .envs([("RUST_LOG", log), ("PILOTLIGHT_LOG_FORMAT", "text")])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

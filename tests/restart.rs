@@ -5,7 +5,7 @@
 mod support;
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -111,6 +111,33 @@ async fn nobody_is_refused_between_two_brokers() {
     assert_eq!(answer.json()["didWarmStart"], true);
     assert_eq!(polling.answer().await.status, 200);
     terminate(&mut second);
+}
+
+/// Two addresses of one name, and one of operators that is a Unix socket.
+#[tokio::test]
+async fn all_sockets_of_a_name_are_served_whatever_their_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ops.sock");
+    let tcp = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.2:0").unwrap()];
+    let unix = UnixListener::bind(&path).unwrap();
+    let script = "exec 3<&0 4<&1 5<&2 </dev/null >/dev/null 2>/dev/null; export LISTEN_PID=$$ LISTEN_FDS=3; exec \"$@\"";
+    let fd = |socket: std::os::fd::OwnedFd| Stdio::from(socket);
+    let mut child = Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_pilotlight"), "--drain-window", "0s"])
+        .env("LISTEN_FDNAMES", "listen:listen:ops-listen")
+        .stdin(fd(tcp[0].try_clone().unwrap().into()))
+        .stdout(fd(tcp[1].try_clone().unwrap().into()))
+        .stderr(fd(unix.try_clone().unwrap().into()))
+        .spawn()
+        .unwrap();
+    for socket in &tcp {
+        let mut client = Client::connect(socket.local_addr().unwrap()).await;
+        assert_eq!(client.ask("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await.status, 200);
+    }
+    let mut operator = Client::through(tokio::net::UnixStream::connect(&path).await.unwrap());
+    assert_eq!(operator.ask("GET /livez HTTP/1.1\r\nhost: b\r\n\r\n").await.status, 200);
+    terminate(&mut child);
+    assert!(path.exists(), "the manager's file stays");
 }
 
 #[test]

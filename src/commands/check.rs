@@ -26,7 +26,8 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
     }
     let open_files = raise_open_files();
     text.push_str(&machine::sum_up(open_files, settings.limits(open_files).waiters));
-    match settings.check().map_err(anyhow::Error::from).and_then(|()| rehearse(settings)) {
+    let listeners = settings.check().map_err(anyhow::Error::from);
+    match listeners.and_then(|listeners| rehearse(settings, &listeners)) {
         Ok(Rehearsal { certificate_ends, ops_certificate_ends, taken }) => {
             for (whose, ends) in
                 [("the certificate", certificate_ends), ("the operators' certificate", ops_certificate_ends)]

@@ -118,7 +118,11 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 }
 
 fn log_to_stderr(settings: &Settings, default: &str) -> WorkerGuard {
-    logs::set_up(settings.log_format.map(|format| format == LogFormat::Json), default)
+    logs::set_up(logs_are_json(settings), default)
+}
+
+fn logs_are_json(settings: &Settings) -> bool {
+    logs::are_json(settings.log_format.map(|format| format == LogFormat::Json))
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

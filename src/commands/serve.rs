@@ -7,8 +7,9 @@ use clap::{Command, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{self, Parsed, Settings, innermost};
-use crate::server::{Addresses, Adopted, Inherited, Server, Signal, raise_open_files};
+use crate::broker::Limits;
+use crate::config::{self, Endpoint, Listeners, Parsed, Settings, innermost};
+use crate::server::{Adopted, Inherited, Server, Signal, raise_open_files};
 
 pub(super) fn serve(
     mut settings: Settings,
@@ -17,23 +18,46 @@ pub(super) fn serve(
 ) -> anyhow::Result<ExitCode> {
     given.adopted = inherited.addresses()?;
     given.adopted.put(&mut settings);
-    settings.check()?;
+    let listeners = settings.check()?;
     let settings = &settings;
     let open_files = raise_open_files();
     let runtime = super::runtime()?;
     let served = runtime.block_on(async {
-        let server = Server::bind(settings, open_files, inherited)?;
-        let addresses = server.addresses()?;
-        let limits = settings.limits(open_files);
-        tracing::info!(?addresses, ?limits, threads = settings.threads(), "serving");
+        let server = Server::bind(settings, &listeners, open_files, inherited)?;
+        let listeners = server.listeners();
+        let Limits { waiters, waiters_per_pool, pools } = settings.limits(open_files);
+        let [listen, dispatch_listen, ops_listen] =
+            listeners.by_flag().map(|(_, endpoints)| shown(endpoints));
+        tracing::info!(
+            listen,
+            dispatch_listen,
+            ops_listen,
+            max_waiters = waiters,
+            max_waiters_per_pool = waiters_per_pool,
+            max_pools = pools,
+            threads = settings.threads(),
+            "serving"
+        );
         // Before the greeting: whoever reads it may send one.
         let signals = signals(given)?;
-        super::print(&greeting(&addresses, settings.tls_cert.is_some(), settings.ops_tls_cert.is_some()));
+        let greeting =
+            Greeting::new(&listeners, [settings.tls_cert.is_some(), settings.ops_tls_cert.is_some()]);
+        if super::logs_are_json(settings) {
+            greeting.log();
+        } else {
+            super::print(&greeting.text());
+        }
         server.run(signals).await
     });
     // A question about the past that waits for a disk does not hold up the end.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// A listener's endpoints in one text; none if it has none.
+fn shown(endpoints: &[Endpoint]) -> Option<String> {
+    let all: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// How the settings were given, to read them again the same way.
@@ -59,17 +83,55 @@ impl Given {
 }
 
 /// What a newcomer can copy.
-fn greeting(addresses: &Addresses, is_tls: bool, is_ops_tls: bool) -> String {
-    let Addresses { public, dispatch, ops } = addresses;
-    let dispatch = dispatch.unwrap_or(*public);
-    let [scheme, ops_scheme] = [is_tls, is_ops_tls].map(|is_tls| if is_tls { "https" } else { "http" });
-    format!(
-        "pilotlight waits for controllers on {scheme}://{public} and for operators on {ops_scheme}://{ops}\n\
-         \n\
-         wait:      curl '{scheme}://{public}/v1/pools/hello/1/0.5/0.5'\n\
-         dispatch:  curl -d 'a run' '{scheme}://{dispatch}/v1/pools/hello/1/0.5/0.5'\n\
-         look:      curl '{ops_scheme}://{ops}/pools'\n"
-    )
+struct Greeting {
+    hello: String,
+    wait: String,
+    dispatch: String,
+    look: String,
+}
+
+impl Greeting {
+    fn new(listeners: &Listeners, is_tls: [bool; 2]) -> Self {
+        let Listeners { public, dispatch, ops } = listeners;
+        let [scheme, ops_scheme] = is_tls.map(|is_tls| if is_tls { "https" } else { "http" });
+        let urls = |scheme: &str, endpoints: &[Endpoint]| {
+            let url = |endpoint: &Endpoint| match endpoint {
+                Endpoint::Ip(address) => format!("{scheme}://{address}"),
+                Endpoint::Unix(_) => endpoint.to_string(),
+            };
+            endpoints.iter().map(url).collect::<Vec<_>>().join(", ")
+        };
+        let curl = |flags: &str, scheme: &str, endpoints: &[Endpoint], path: &str| match endpoints.first() {
+            Some(Endpoint::Ip(address)) => format!("curl {flags}'{scheme}://{address}{path}'"),
+            Some(Endpoint::Unix(file)) => {
+                format!("curl --unix-socket '{}' {flags}'http://localhost{path}'", file.display())
+            }
+            None => String::new(),
+        };
+        let pool = "/v1/pools/hello/1/0.5/0.5";
+        let posts = if dispatch.is_empty() { public } else { dispatch };
+        Self {
+            hello: format!(
+                "pilotlight waits for controllers on {} and for operators on {}",
+                urls(scheme, public),
+                urls(ops_scheme, ops)
+            ),
+            wait: curl("", scheme, public, pool),
+            dispatch: curl("-d 'a run' ", scheme, posts, pool),
+            look: curl("", ops_scheme, ops, "/pools"),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { hello, wait, dispatch, look } = self;
+        format!("{hello}\n\nwait:      {wait}\ndispatch:  {dispatch}\nlook:      {look}\n")
+    }
+
+    /// A line of the log, where other programs read it: nothing else may stand between its lines.
+    fn log(&self) {
+        let Self { hello, wait, dispatch, look } = self;
+        tracing::info!(wait, dispatch, look, "{hello}");
+    }
 }
 
 /// SIGTERM and SIGINT end, SIGHUP reloads.

@@ -1,10 +1,11 @@
 //! Owns what settings must not say together, and the limits that follow from the machine.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::ConfigError;
+use super::address::{self, Endpoint};
 use super::settings::{CAN_PROVE, ProofLevel, Settings};
 use crate::broker::Limits;
 use crate::collector::Collector;
@@ -16,9 +17,32 @@ const FDS_BESIDE_CONNECTIONS: u64 = 64;
 /// Operators' connections: every reader of events that there may be, and some who ask.
 const OPS_CONNECTIONS: u64 = 320;
 
+/// Where to listen: what the addresses of the settings stand for on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listeners {
+    /// For controllers, and for supervisors unless they have their own.
+    pub public: Vec<Endpoint>,
+    /// For supervisors alone; empty if they have none.
+    pub dispatch: Vec<Endpoint>,
+    /// For operators.
+    pub ops: Vec<Endpoint>,
+}
+
+impl Listeners {
+    /// Each with its flag.
+    pub fn by_flag(&self) -> [(&'static str, &[Endpoint]); 3] {
+        [("listen", &self.public), ("dispatch-listen", &self.dispatch), ("ops-listen", &self.ops)]
+    }
+
+    /// Each endpoint with its flag.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, &Endpoint)> {
+        self.by_flag().into_iter().flat_map(|(flag, endpoints)| endpoints.iter().map(move |one| (flag, one)))
+    }
+}
+
 impl Settings {
-    /// Refuses settings that contradict each other.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    /// Refuses settings that contradict each other, and finds out where they let the broker listen.
+    pub fn check(&self) -> Result<Listeners, ConfigError> {
         let refuse = |what: String| Err(ConfigError::Contradiction(what));
         for (flag, value, bounds) in self.times() {
             if !bounds.contains(&value) {
@@ -64,31 +88,44 @@ impl Settings {
         if let Some((flag, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
             return refuse(format!("--{flag} 0 would refuse everyone; it is at least 1"));
         }
-        self.check_addresses()?;
-        self.check_access()
+        let listeners = self.listeners()?;
+        self.check_access(&listeners)?;
+        Ok(listeners)
     }
 
-    /// Each listener has an address of its own.
-    fn check_addresses(&self) -> Result<(), ConfigError> {
-        let covers = |one: IpAddr, other: IpAddr| {
-            one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    /// Where to listen. Each listener has addresses of its own.
+    fn listeners(&self) -> Result<Listeners, ConfigError> {
+        let refuse = |what: String| Err(ConfigError::Contradiction(what));
+        let of = |flag: &str, addresses: &[_]| {
+            let endpoints = address::endpoints(addresses);
+            endpoints.map_err(|why| ConfigError::Contradiction(format!("--{flag} {why}")))
         };
-        let given: Vec<_> = self.listeners().collect();
+        let listeners = Listeners {
+            public: of("listen", &self.listen)?,
+            dispatch: of("dispatch-listen", &self.dispatch_listen)?,
+            ops: of("ops-listen", &self.ops_listen)?,
+        };
+        if let Some(path) = listeners.public.iter().find(|endpoint| matches!(endpoint, Endpoint::Unix(_))) {
+            return refuse(format!(
+                "--listen {path}: controllers wait on TCP, which shows whether a run has arrived; supervisors can have a \
+                 Unix socket, as --dispatch-listen"
+            ));
+        }
+        let given: Vec<_> = listeners.all().collect();
         for (place, (flag, one)) in given.iter().enumerate() {
             for (other_flag, other) in &given[place + 1..] {
-                let is_one_port = one.port() == other.port() && one.port() != 0;
-                if is_one_port && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip())) {
-                    return Err(ConfigError::Contradiction(format!(
+                if flag != other_flag && one.meets(other) {
+                    return refuse(format!(
                         "--{flag} {one} and --{other_flag} {other} are one address; give each its own"
-                    )));
+                    ));
                 }
             }
         }
-        Ok(())
+        Ok(listeners)
     }
 
     /// Nothing that a stranger can reach may let everybody in.
-    fn check_access(&self) -> Result<(), ConfigError> {
+    fn check_access(&self, listeners: &Listeners) -> Result<(), ConfigError> {
         let refuse = |what: String| Err(ConfigError::Contradiction(what));
         if self.require_token && self.token_secret_file.is_none() {
             return refuse(
@@ -110,12 +147,24 @@ impl Settings {
                     .to_owned(),
             );
         }
+        let unix = listeners.dispatch.iter().find(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+        let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+        if let Some(unix) = unix
+            && !self.allow_dispatch.is_empty()
+            && !self.allow_dispatch.iter().any(|net| net.contains(&local))
+        {
+            return refuse(format!(
+                "--dispatch-listen {unix}: its clients count as {local}, which --allow-dispatch does not name; add it"
+            ));
+        }
         let certified = self.tls_client_ca.is_some();
-        let dispatch =
-            self.dispatch_listen.map_or(("--listen", self.listen), |address| ("--dispatch-listen", address));
+        let dispatch = match listeners.dispatch.as_slice() {
+            [] => ("--listen", listeners.public.as_slice()),
+            own => ("--dispatch-listen", own),
+        };
         let roles = [
             (
-                ("--listen", self.listen),
+                ("--listen", listeners.public.as_slice()),
                 "take runs",
                 certified || self.require_token || !self.allow_poll.is_empty(),
                 "--allow-poll, --require-token with --token-secret-file, or --tls-client-ca",
@@ -127,15 +176,15 @@ impl Settings {
                 "--allow-dispatch, --dispatch-token-file, or --tls-client-ca",
             ),
             (
-                ("--ops-listen", self.ops_listen),
+                ("--ops-listen", listeners.ops.as_slice()),
                 "read every key and retire controllers",
                 self.ops_token_file.is_some(),
                 "--ops-token-file",
             ),
         ];
-        for ((flag, address), harm, is_guarded, guards) in roles {
-            let is_local = address.ip().to_canonical().is_loopback();
-            if !is_local && !is_guarded && !self.insecure_no_auth {
+        for ((flag, endpoints), harm, is_guarded, guards) in roles {
+            let reachable = endpoints.iter().find(|endpoint| !endpoint.is_local());
+            if let Some(address) = reachable.filter(|_| !is_guarded && !self.insecure_no_auth) {
                 return refuse(format!(
                     "{flag} {address} is not a loopback address, and whoever reaches it could {harm}. Give {guards}; or \
                      bind 127.0.0.1; or say --insecure-no-auth if the network is closed to strangers"
@@ -158,12 +207,6 @@ impl Settings {
             ("drain-window", self.drain_window, between(0, 3600)),
             ("history-age", self.history_age, between(60_000, 3650 * 86_400)),
         ]
-    }
-
-    /// Every address that is listened on, with its flag.
-    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        let dispatch = self.dispatch_listen.map(|address| ("dispatch-listen", address));
-        [Some(("listen", self.listen)), dispatch, Some(("ops-listen", self.ops_listen))].into_iter().flatten()
     }
 
     /// The limits of the core, given how many files the process may open.

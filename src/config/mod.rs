@@ -1,5 +1,6 @@
 //! Owns the settings: each is one flag, one environment variable and one TOML key, defined once, here.
 
+mod address;
 mod check;
 mod file;
 mod settings;
@@ -12,6 +13,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use thiserror::Error;
 
+pub use address::{Endpoint, ListenAddress};
+pub use check::Listeners;
 pub use settings::{CAN_PROVE, LogFormat, MessageCheck, PickOrder, ProofLevel, Settings};
 pub use show::{default_toml, environment, values};
 

@@ -1,12 +1,12 @@
 //! Owns the list of settings: names, defaults, bounds and their meaning.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use super::address::{self, ListenAddress};
 use crate::address::net;
 use crate::broker::Pick;
 use crate::metrics::Proof;
@@ -30,29 +30,34 @@ pub struct Settings {
     #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, value_name = "FILE", env = "PILOTLIGHT_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Where controllers and supervisors connect
+    /// Where controllers and supervisors connect; `:7070` is every address, a name each of its own
     #[arg(
         long,
         global = true, hide_env = true, help_heading = ADDRESSES,
-        value_name = "ADDR",
-        env = "PILOTLIGHT_LISTEN", value_parser = address,
+        value_name = "ADDR,...",
+        env = "PILOTLIGHT_LISTEN", value_delimiter = ',', value_parser = address::parse,
         default_value = "127.0.0.1:7070"
     )]
-    pub listen: SocketAddr,
+    pub listen: Vec<ListenAddress>,
 
-    /// Serve POSTs here, and only here
-    #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, value_name = "ADDR", env = "PILOTLIGHT_DISPATCH_LISTEN", value_parser = address)]
-    pub dispatch_listen: Option<SocketAddr>,
-
-    /// Serve health, metrics and pools here
+    /// Serve POSTs here, and only here; `unix:/path` is a Unix socket (mode 0660)
     #[arg(
         long,
         global = true, hide_env = true, help_heading = ADDRESSES,
-        value_name = "ADDR",
-        env = "PILOTLIGHT_OPS_LISTEN", value_parser = address,
+        value_name = "ADDR,...",
+        env = "PILOTLIGHT_DISPATCH_LISTEN", value_delimiter = ',', value_parser = address::parse
+    )]
+    pub dispatch_listen: Vec<ListenAddress>,
+
+    /// Serve health, metrics and pools here; `unix:/path` is a Unix socket (mode 0660)
+    #[arg(
+        long,
+        global = true, hide_env = true, help_heading = ADDRESSES,
+        value_name = "ADDR,...",
+        env = "PILOTLIGHT_OPS_LISTEN", value_delimiter = ',', value_parser = address::parse,
         default_value = "127.0.0.1:7071"
     )]
-    pub ops_listen: SocketAddr,
+    pub ops_listen: Vec<ListenAddress>,
 
     /// Answer `GET /livez` on the public listeners, too, for load balancers' checks
     #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, env = "PILOTLIGHT_PUBLIC_LIVEZ")]
@@ -301,8 +306,4 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "not an IP address and a port, such as 127.0.0.1:7070".to_owned())
 }

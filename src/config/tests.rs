@@ -77,7 +77,7 @@ fn a_wrong_value_is_answered_with_a_right_one() {
         ("proof = \"hop\"\n", "[possible values: written, acked, received]"),
         ("require-token = \"yes\"\n", "`require-token` is true or false"),
         ("allow-dispatch = []\n", "leave it out"),
-        ("listen = \"localhost:7070\"\n", "such as 127.0.0.1:7070"),
+        ("listen = \"localhost\"\n", "such as 127.0.0.1:7070"),
     ] {
         let message = refusal(Some(file), &[]);
         assert!(message.contains(hint), "{file}: {message}");
@@ -92,6 +92,66 @@ fn a_public_address_without_authentication_is_refused_unless_told() {
         assert!(parse_with(None, &[flag, "0.0.0.0:0", "--insecure-no-auth"]).is_ok());
     }
     assert!(parse_with(None, &["--listen", "[::1]:0"]).is_ok());
+}
+
+fn listening(setting: &str) -> Result<Listeners, String> {
+    let parsed = parse(&Cli::command(), vec!["pilotlight".into(), format!("--listen={setting}").into()]);
+    let settings = Settings::from_arg_matches(&parsed.map_err(|error| error.to_string())?.matches).unwrap();
+    let settings = Settings { insecure_no_auth: true, ..settings };
+    settings.check().map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_address_that_another_one_covers_is_bound_once() {
+    for (setting, expected) in [
+        ("127.0.0.1:1,127.0.0.1:1", "127.0.0.1:1"),
+        (" 127.0.0.1:1 ,\n[::ffff:127.0.0.1]:1", "127.0.0.1:1"),
+        ("127.0.0.1:1,0.0.0.0:1", "0.0.0.0:1"),
+        ("127.0.0.1:1,[::]:1", "127.0.0.1:1 [::]:1"),
+        ("[::1]:1,[::]:1", "[::]:1"),
+        ("127.0.0.1:0,127.0.0.1:0", "127.0.0.1:0 127.0.0.1:0"),
+        ("localhost:1,127.0.0.1:1,[::1]:1", "127.0.0.1:1 [::1]:1"),
+    ] {
+        let all: Vec<_> = listening(setting).unwrap().public.iter().map(Endpoint::to_string).collect();
+        assert_eq!(all.join(" "), expected, "{setting}");
+    }
+    let message = refusal(None, &["--listen", "127.0.0.1:1,[::1]:1", "--ops-listen", "[::1]:1"]);
+    assert!(message.contains("--listen [::1]:1 and --ops-listen [::1]:1 are one address"), "{message}");
+}
+
+#[test]
+fn what_is_no_address_is_refused_with_one_that_is() {
+    for (setting, hint) in [
+        ("7070", "such as 127.0.0.1:7070"),
+        ("127.0.0.1", "such as 127.0.0.1:7070"),
+        ("localhost:http", "such as 127.0.0.1:7070"),
+        ("localhost:+1", "such as 127.0.0.1:7070"),
+        ("localhost:70000", "such as 127.0.0.1:7070"),
+        ("a b:1", "such as 127.0.0.1:7070"),
+        ("127.0.0.1:1,", "such as 127.0.0.1:7070"),
+        ("::1:7070", "such as [::1]:7070"),
+        ("http://127.0.0.1:7070", "is a URL"),
+        ("tcp://10.0.0.1:7070", "is a URL"),
+        ("192.0.2.1:7070x", "such as"),
+        ("unix:@name", "abstract"),
+        ("unix:name", "by its whole path"),
+        ("unix:/run/", "by its whole path"),
+        ("unix:/run/x.sock", "controllers wait on TCP"),
+    ] {
+        let message = listening(setting).unwrap_err();
+        assert!(message.contains(hint), "{setting}: {message}");
+    }
+    let long = listening(&format!("unix:/{}", "x".repeat(107))).unwrap_err();
+    assert!(long.contains("at most 107 bytes"), "{long}");
+}
+
+#[test]
+fn a_unix_sockets_clients_count_as_this_machines() {
+    let unix = ["--dispatch-listen", "unix:///run/x.sock"];
+    assert!(parse_with(None, &unix).is_ok(), "its permissions guard it");
+    let message = refusal(None, &[&unix[..], &["--allow-dispatch", "10.0.0.0/8"]].concat());
+    assert!(message.contains("count as 127.0.0.1"), "{message}");
+    assert!(parse_with(None, &[&unix[..], &["--allow-dispatch", "10.0.0.0/8, 127.0.0.1"]].concat()).is_ok());
 }
 
 #[test]
@@ -153,5 +213,8 @@ fn a_value_that_is_no_switch_is_never_ignored() {
 fn a_list_is_one_setting() {
     let file = "behind-proxy = [\"10.0.0.0/8\", \"fd00::/8\"]\n";
     assert_eq!(parse_with(Some(file), &[]).unwrap().0.behind_proxy.len(), 2);
-    assert_eq!(parse_with(None, &["--behind-proxy", "10.0.0.0/8,fd00::/8"]).unwrap().0.behind_proxy.len(), 2);
+    assert_eq!(
+        parse_with(None, &["--behind-proxy", "10.0.0.0/8, fd00::/8"]).unwrap().0.behind_proxy.len(),
+        2
+    );
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::door::{Door, Guest, Newcomers};
 use super::health::{Accepts, Health, Pulse};
 use super::listen::Share;
+use super::socket::Acceptor;
 use super::tls::Tls;
 use super::{Phase, notify};
 use crate::address::canonical;
@@ -103,7 +104,7 @@ async fn accept(
 ) -> anyhow::Result<()> {
     let Share { listener, socket, outlives_us } = share;
     let Entrance { front, door, tls, .. } = entrance;
-    let socket = TcpListener::from_std(socket).context("a listener could not be served")?;
+    let socket = socket.into_acceptor().context("a listener could not be served")?;
     let mut newcomers = Newcomers::default();
     let mut accepting = Accepting::new(&socket, &front.metrics);
     loop {
@@ -118,7 +119,8 @@ async fn accept(
         if !door.knows(peer) {
             continue;
         }
-        let connection = Connection::new(stream, peer, tls.session());
+        let session = if socket.is_unix() { None } else { tls.session() };
+        let connection = Connection::new(stream, peer, session);
         let Some(guest) = door.admit(listener, connection, &mut newcomers) else { continue };
         let front = front.clone();
         #[expect(
@@ -152,14 +154,14 @@ async fn serve_secretly(front: Arc<Front>, listener: Listener, guest: Guest) {
 /// Accepts from one socket. After a failure it rests, and only a while without one makes the rests short again: out of
 /// descriptors, each one that becomes free is taken at once, and the next accept fails again.
 pub(super) struct Accepting<'a> {
-    socket: &'a TcpListener,
+    socket: &'a Acceptor,
     metrics: &'a Metrics,
     rest: Duration,
     failed: Option<Instant>,
 }
 
 impl<'a> Accepting<'a> {
-    pub(super) fn new(socket: &'a TcpListener, metrics: &'a Metrics) -> Self {
+    pub(super) fn new(socket: &'a Acceptor, metrics: &'a Metrics) -> Self {
         Self { socket, metrics, rest: SHORTEST_REST, failed: None }
     }
 

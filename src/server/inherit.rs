@@ -1,18 +1,17 @@
 //! Owns the sockets that a service manager hands over, so that they outlive this process: found by the names of their flags.
 
-use std::net::{SocketAddr, TcpListener};
-
 use anyhow::{Context, bail};
 use listenfd::ListenFd;
 
-use crate::config::Settings;
+use super::socket::Socket;
+use crate::config::{Endpoint, ListenAddress, Settings};
 
 /// What sockets are named, as `FileDescriptorName=` of a systemd socket unit.
 const NAMES: [&str; 3] = ["listen", "dispatch-listen", "ops-listen"];
 
 /// Listening sockets with their names; usually none.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(String, TcpListener)>);
+pub struct Inherited(Vec<(String, Socket)>);
 
 impl Inherited {
     /// Takes what was handed to this process. Called once, before anything else opens files.
@@ -32,9 +31,13 @@ impl Inherited {
                     NAMES.join(", ")
                 );
             }
-            let socket = handed
-                .take_tcp_listener(place)
-                .with_context(|| format!("the socket {name} cannot be used"))?;
+            let socket = match handed.take_tcp_listener(place) {
+                Ok(socket) => socket.map(Socket::Tcp),
+                Err(no_tcp) => {
+                    let socket = handed.take_unix_listener(place).map_err(|_| no_tcp);
+                    socket.with_context(|| format!("the socket {name} cannot be used"))?.map(Socket::Unix)
+                }
+            };
             sockets.push((name, socket.context("a socket was handed over that is not there")?));
         }
         Ok(Self(sockets))
@@ -42,32 +45,35 @@ impl Inherited {
 
     /// Where the sockets listen.
     pub fn addresses(&self) -> anyhow::Result<Adopted> {
-        let address = |(name, socket): &(String, TcpListener)| {
-            let address = socket.local_addr().with_context(|| format!("the socket {name} has no address"))?;
-            Ok((name.clone(), address))
+        let endpoint = |(name, socket): &(String, Socket)| {
+            let endpoint = socket.endpoint().with_context(|| format!("the socket {name} has no address"))?;
+            Ok((name.clone(), endpoint))
         };
-        self.0.iter().map(address).collect::<anyhow::Result<_>>().map(Adopted)
+        self.0.iter().map(endpoint).collect::<anyhow::Result<_>>().map(Adopted)
     }
 
-    /// The socket of this name. One that is named twice is taken twice, of which the last counts.
-    pub(super) fn socket(&mut self, name: &str) -> Option<TcpListener> {
-        let place = self.0.iter().rposition(|(of, _)| of == name)?;
-        Some(self.0.swap_remove(place).1)
+    /// The sockets of this name: one for each of its addresses.
+    pub(super) fn sockets(&mut self, name: &str) -> Vec<Socket> {
+        let (these, others) = std::mem::take(&mut self.0).into_iter().partition(|(of, _)| of == name);
+        self.0 = others;
+        let these: Vec<_> = these;
+        these.into_iter().map(|(_, socket)| socket).collect()
     }
 }
 
 /// Addresses that count in the place of those that were set: what is checked is where strangers really come.
 #[derive(Debug, Clone, Default)]
-pub struct Adopted(Vec<(String, SocketAddr)>);
+pub struct Adopted(Vec<(String, Endpoint)>);
 
 impl Adopted {
     /// Puts them there.
     pub fn put(&self, settings: &mut Settings) {
-        for (name, address) in &self.0 {
-            match name.as_str() {
-                "listen" => settings.listen = *address,
-                "dispatch-listen" => settings.dispatch_listen = Some(*address),
-                _ => settings.ops_listen = *address,
+        let lists = [&mut settings.listen, &mut settings.dispatch_listen, &mut settings.ops_listen];
+        for (name, list) in NAMES.into_iter().zip(lists) {
+            let these = self.0.iter().filter(|(of, _)| of == name);
+            let these: Vec<_> = these.map(|(_, endpoint)| ListenAddress::from(endpoint.clone())).collect();
+            if !these.is_empty() {
+                *list = these;
             }
         }
     }

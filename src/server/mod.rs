@@ -19,20 +19,19 @@ mod notify;
 mod ops;
 mod rehearsal;
 mod shutdown;
+mod socket;
 mod terms;
 mod threads;
 mod tls;
+mod unix;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
-use crate::address::canonical;
-use crate::config::Settings;
+use crate::config::{Endpoint, Listeners, Settings};
 use crate::exchange::Exchange;
 use crate::http::Front;
 use crate::journal::{self, Journal};
@@ -47,8 +46,10 @@ use memory::Memory;
 pub use memory::container_limit;
 use ops::Desk;
 pub use rehearsal::{Rehearsal, rehearse};
+use socket::Acceptor;
 use threads::Threads;
 use tls::Certificates;
+use unix::SocketFile;
 
 /// Operators are answered when every listener is accepted from, or after this time.
 const FIRST_LOOPS: Duration = Duration::from_secs(1);
@@ -59,22 +60,11 @@ const LAST_RECORDS: Duration = Duration::from_secs(10);
 /// How often the journal is looked at.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Where a server listens.
-#[derive(Debug, Clone, Copy)]
-pub struct Addresses {
-    /// Controllers, and supervisors unless they have an address of their own.
-    pub public: SocketAddr,
-    /// Supervisors, if they have an address of their own.
-    pub dispatch: Option<SocketAddr>,
-    /// Operators.
-    pub ops: SocketAddr,
-}
-
 /// A broker whose addresses are bound and which serves once it is run.
 pub struct Server {
     entrance: Entrance,
     groups: Vec<Group>,
-    ops: std::net::TcpListener,
+    ops: Vec<Group>,
     ops_room: Arc<ops::Room>,
     threads: usize,
     drain_window: Duration,
@@ -104,22 +94,25 @@ pub enum Signal {
 impl Server {
     /// Binds every address that is not inherited; from here on connections queue. `open_files` is how many files the
     /// process may open.
-    pub fn bind(settings: &Settings, open_files: u64, mut inherited: Inherited) -> anyhow::Result<Self> {
+    pub fn bind(
+        settings: &Settings,
+        listeners: &Listeners,
+        open_files: u64,
+        mut inherited: Inherited,
+    ) -> anyhow::Result<Self> {
         let terms = terms::terms(settings)?;
         let certificates = Certificates::read(settings)?;
         let threads = settings.threads();
-        let mut groups = vec![bind_group(Listener::Public, settings.listen, threads, &mut inherited)?];
-        if let Some(address) = settings.dispatch_listen {
-            groups.push(bind_group(Listener::Dispatch, address, threads, &mut inherited)?);
-        }
-        let ops = listen::single(settings.ops_listen, inherited.socket("ops-listen"))
-            .with_context(|| format!("--ops-listen {} cannot be bound", settings.ops_listen))?;
+        let Listeners { public, dispatch, ops } = listeners;
+        let mut groups = Group::all(Listener::Public, public, threads, &mut inherited)?;
+        groups.extend(Group::all(Listener::Dispatch, dispatch, threads, &mut inherited)?);
+        let ops = Group::all(Listener::Ops, ops, 1, &mut inherited)?;
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
         let journal = Arc::new(Journal::open(&settings.into(), metrics.clone())?);
         let limits = settings.limits(open_files);
         let exchange =
             Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone(), journal.clone()));
-        let separate_dispatch = settings.dispatch_listen.is_some();
+        let separate_dispatch = !dispatch.is_empty();
         let front = Arc::new(Front::new(exchange, metrics, journal, terms, separate_dispatch));
         let room = Room {
             connections: settings.connections(open_files),
@@ -129,7 +122,10 @@ impl Server {
         let door = Arc::new(Door::new(front.clone(), room));
         let entrance = Entrance { front, door, tls: Arc::default(), ops_tls: Arc::default() };
         entrance.certify(&certificates);
-        if settings.ops_token_file.is_some() && certificates.ops.is_none() && !is_local(&ops)? {
+        if settings.ops_token_file.is_some()
+            && certificates.ops.is_none()
+            && !listeners.ops.iter().all(Endpoint::is_local)
+        {
             tracing::warn!(
                 "operators' bearers go over the network in clear; give --ops-tls-cert and --ops-tls-key, unless it is closed to strangers"
             );
@@ -140,11 +136,16 @@ impl Server {
     }
 
     /// Where it listens, with the ports that the system chose.
-    pub fn addresses(&self) -> io::Result<Addresses> {
-        let of =
-            |listener| self.groups.iter().find(|group| group.listener == listener).map(|group| group.address);
-        let ops = self.ops.local_addr()?;
-        Ok(Addresses { public: of(Listener::Public).unwrap_or(ops), dispatch: of(Listener::Dispatch), ops })
+    pub fn listeners(&self) -> Listeners {
+        let of = |groups: &[Group], listener| {
+            let these = groups.iter().filter(|group| group.listener == listener);
+            these.map(|group| group.endpoint.clone()).collect()
+        };
+        Listeners {
+            public: of(&self.groups, Listener::Public),
+            dispatch: of(&self.groups, Listener::Dispatch),
+            ops: of(&self.ops, Listener::Ops),
+        }
     }
 
     /// Serves until `signals` says so: the first end drains and ends, the second ends at once. An error if a part of the
@@ -152,11 +153,13 @@ impl Server {
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
         let Self { entrance, groups, ops, ops_room, threads, drain_window, memory } = self;
         let (phase, phases) = watch::channel(Phase::Serving);
-        let public = groups.first().map(|group| group.address);
+        let public = groups.iter().filter(|group| group.listener == Listener::Public);
+        let public: Arc<[Endpoint]> = public.map(|group| group.endpoint.clone()).collect();
         let names = (0..threads).map(|number| format!("serve-{number}"));
         let health =
             Arc::new(Health::new(names.clone().chain(["keeper".to_owned()]), threads * groups.len()));
-        let mut shares: Vec<Vec<_>> = groups.into_iter().map(Group::into_shares).collect();
+        // Kept until the end, which removes them.
+        let (mut shares, mut files): (Vec<_>, Vec<_>) = groups.into_iter().map(Group::into_shares).unzip();
         let mut running = Threads::default();
         for (number, name) in names.enumerate() {
             let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
@@ -171,20 +174,11 @@ impl Server {
             Ok(())
         })?;
         let front = &entrance.front;
-        let desk = Desk {
-            front: front.clone(),
-            public,
-            is_local: is_local(&ops)?,
-            health: health.clone(),
-            room: ops_room,
-            tls: entrance.ops_tls.clone(),
-            long_work: Arc::default(),
-        };
-        let ops = tokio::net::TcpListener::from_std(ops)?;
+        let desks = desks(ops, &entrance, &public, &health, &ops_room, &mut files)?;
         let operators = async {
             // Nearly always it has begun before anybody asks; if not, they are told so.
             let _ = tokio::time::timeout(FIRST_LOOPS, health.begun()).await;
-            ops::serve(ops, desk).await
+            ops::serve(desks).await
         };
         let lives = async {
             health.begun().await;
@@ -211,13 +205,42 @@ impl Server {
         } else {
             tracing::error!("the journal does not end; what it had still to write is lost");
         }
+        drop(files);
         done
     }
 }
 
-/// Whether only this machine reaches it.
-fn is_local(socket: &std::net::TcpListener) -> io::Result<bool> {
-    Ok(canonical(socket.local_addr()?.ip()).is_loopback())
+/// A desk at each of the operators' sockets. The files among them are kept until the end, which removes them.
+fn desks(
+    ops: Vec<Group>,
+    entrance: &Entrance,
+    public: &Arc<[Endpoint]>,
+    health: &Arc<Health>,
+    room: &Arc<ops::Room>,
+    files: &mut Vec<Option<SocketFile>>,
+) -> anyhow::Result<Vec<(Acceptor, Desk)>> {
+    let long_work: Arc<tokio::sync::Mutex<()>> = Arc::default();
+    let mut desks = Vec::with_capacity(ops.len());
+    for group in ops {
+        let is_local = group.endpoint.ip().is_some() && group.endpoint.is_local();
+        let (shares, file) = group.into_shares();
+        files.push(file);
+        for share in shares {
+            let socket = share.socket.into_acceptor()?;
+            let desk = Desk {
+                front: entrance.front.clone(),
+                public: public.clone(),
+                is_local,
+                health: health.clone(),
+                room: room.clone(),
+                // Whoever reaches a file is on this machine.
+                tls: if socket.is_unix() { Arc::default() } else { entrance.ops_tls.clone() },
+                long_work: long_work.clone(),
+            };
+            desks.push((socket, desk));
+        }
+    }
+    Ok(desks)
 }
 
 /// Waits for a thread of the journal to end, and says which.
@@ -239,17 +262,6 @@ impl From<&Settings> for journal::Plan {
             otlp: settings.otlp.clone(),
         }
     }
-}
-
-fn bind_group(
-    listener: Listener,
-    address: SocketAddr,
-    threads: usize,
-    inherited: &mut Inherited,
-) -> anyhow::Result<Group> {
-    let flag = if listener == Listener::Dispatch { "dispatch-listen" } else { "listen" };
-    let group = Group::bind(listener, address, threads, inherited.socket(flag));
-    group.with_context(|| format!("--{flag} {address} cannot be bound"))
 }
 
 /// Lifts the limit of open files as far as the system allows, and says how far that is.

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::tls::Certificates;
 use super::{listen, terms};
-use crate::config::Settings;
+use crate::config::{Listeners, Settings};
 use crate::journal;
 
 /// What a start with these settings would find.
@@ -22,17 +22,21 @@ pub struct Rehearsal {
 
 /// Looks at files and addresses as a start would. That an address is taken is no error: by the broker, perhaps, that these
 /// settings are for.
-pub fn rehearse(settings: &Settings) -> anyhow::Result<Rehearsal> {
+pub fn rehearse(settings: &Settings, listeners: &Listeners) -> anyhow::Result<Rehearsal> {
     terms::terms(settings)?;
     let Certificates { public, ops } = Certificates::read(settings)?;
     journal::check(&settings.into())?;
     let mut taken = Vec::new();
-    for (flag, address) in settings.listeners() {
-        match listen::single(address, None) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::AddrInUse => taken.push(format!("--{flag} {address}")),
-            Err(error) => {
-                return Err(error).with_context(|| format!("--{flag} {address} cannot be bound"));
+    for (flag, all) in listeners.by_flag() {
+        for endpoint in all {
+            match listen::probe(endpoint, all) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                    taken.push(format!("--{flag} {endpoint}"));
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("--{flag} {endpoint} cannot be bound"));
+                }
             }
         }
     }

@@ -138,7 +138,7 @@ impl Connection {
     pub async fn gone(&self) {
         if !matches!(poll_fn(|cx| self.poll_look(cx)).await, End::Leaving | End::Closed | End::Broken) {
             // Bytes stand before an end, which no look at them can see; the state of the connection tells.
-            while self.peer().is_some_and(|peer| peer.is_open) {
+            while socket::is_open(&self.stream) {
                 tokio::time::sleep(STATE_TIME).await;
             }
         }

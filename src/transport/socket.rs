@@ -25,12 +25,8 @@ pub(super) struct Peer {
     pub(super) last_ack: Duration,
     /// Whether it has ended its side, and nothing has reset the connection since.
     pub(super) closed_cleanly: bool,
-    /// Whether neither side has ended it.
-    pub(super) is_open: bool,
 }
 
-/// `TCP_ESTABLISHED` of the kernel's `tcp_states.h`.
-const ESTABLISHED: u8 = 1;
 /// `TCP_CLOSE_WAIT` of the kernel's `tcp_states.h`; after a reset the state is `TCP_CLOSE`.
 const CLOSE_WAIT: u8 = 8;
 
@@ -59,8 +55,20 @@ pub(super) fn peer(socket: impl AsFd) -> io::Result<Peer> {
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
         last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
         closed_cleanly: info.tcpi_state == CLOSE_WAIT,
-        is_open: info.tcpi_state == ESTABLISHED,
     })
+}
+
+/// Whether the peer has not ended its side, whatever stands before the end; of a Unix socket, too.
+#[cfg(target_os = "linux")]
+pub(super) fn is_open(socket: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
+    matches!(poll(&mut asked, Some(&Timespec::default())), Ok(0))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_open(_: impl AsFd) -> bool {
+    false
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -51,7 +51,8 @@ impl Broker {
 
     /// Runs the broker that a command starts, and returns once it serves.
     pub fn run(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        // With JSON the greeting would be a line of the log.
+        let mut child = command.env("PILOTLIGHT_LOG_FORMAT", "text").stdout(Stdio::piped()).spawn().unwrap();
         // The greeting is printed when the addresses are bound; connections queue from then on.
         let mut greeting = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut address = |mark: &str| {
@@ -59,7 +60,7 @@ impl Broker {
                 .find(|line| line.contains(mark))
                 .unwrap_or_else(|| panic!("no greeting: {command:?}"));
             let urls = line.split("://").skip(1);
-            urls.map(|url| url.split(['/', ' ', '\'']).next().unwrap().parse().unwrap())
+            urls.map(|url| url.split(['/', ' ', '\'', ',']).next().unwrap().parse().unwrap())
                 .collect::<Vec<SocketAddr>>()
         };
         let listeners = address("waits for controllers");
@@ -70,7 +71,12 @@ impl Broker {
             }
             address
         };
-        Self { child, public: here(listeners[0]), ops: listeners[1], dispatch: here(dispatch) }
+        Self {
+            child,
+            public: here(listeners[0]),
+            ops: listeners[listeners.len() - 1],
+            dispatch: here(dispatch),
+        }
     }
 
     pub async fn client(&self) -> Client {

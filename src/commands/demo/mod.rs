@@ -11,12 +11,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::Args;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::Settings;
-use crate::server::{Addresses, Inherited, Server, Signal, raise_open_files};
+use crate::config::{Endpoint, Listeners, Settings};
+use crate::server::{Inherited, Server, Signal, raise_open_files};
 use ledger::Ledger;
 
 /// What the demo runs.
@@ -42,19 +43,21 @@ const LAST_RECEIPTS: Duration = Duration::from_secs(2);
 const WARM_UP: Duration = Duration::from_secs(10);
 
 pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<ExitCode> {
-    let free_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let free_port = Endpoint::Ip(([127, 0, 0, 1], 0).into());
     let settings = Settings {
-        listen: free_port,
-        dispatch_listen: None,
-        ops_listen: free_port,
+        listen: vec![free_port.clone().into()],
+        dispatch_listen: Vec::new(),
+        ops_listen: vec![free_port.into()],
         drain_window: Duration::ZERO,
         ..settings.clone()
     };
-    settings.check()?;
+    let listeners = settings.check()?;
     let open_files = raise_open_files();
     super::runtime()?.block_on(async {
-        let server = Server::bind(&settings, open_files, Inherited::default())?;
-        let addresses = server.addresses()?;
+        let server = Server::bind(&settings, &listeners, open_files, Inherited::default())?;
+        let Listeners { public, ops, .. } = server.listeners();
+        let address = |all: &[Endpoint]| all.first().and_then(Endpoint::ip).context("it listens nowhere");
+        let addresses = Addresses { public: address(&public)?, ops: address(&ops)? };
         let (end, signals) = mpsc::channel(1);
         let ledger = Arc::new(Ledger::default());
         let story = async {
@@ -68,6 +71,12 @@ pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<Exi
         told?;
         sum_up(&ledger, options)
     })
+}
+
+/// Where the broker of the demo listens.
+struct Addresses {
+    public: SocketAddr,
+    ops: SocketAddr,
 }
 
 async fn play(

@@ -1,13 +1,12 @@
 //! Owns the console: its files, embedded, and the policy that keeps anything else out of the page.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::json;
+use crate::config::Endpoint;
 use crate::http::Reply;
 
 const FILES: [(&str, &str, &str); 4] = [
@@ -44,6 +43,9 @@ pub(super) fn page(path: &str) -> Response<Full<Bytes>> {
 }
 
 /// What the page cannot know by itself.
-pub(super) fn facts(public: Option<SocketAddr>) -> Reply {
-    json(&serde_json::json!({ "listen": public, "version": env!("CARGO_PKG_VERSION") }))
+pub(super) fn facts(public: &[Endpoint]) -> Reply {
+    let all: Vec<_> = public.iter().map(Endpoint::to_string).collect();
+    json(
+        &serde_json::json!({ "listen": all.first(), "listeners": all, "version": env!("CARGO_PKG_VERSION") }),
+    )
 }

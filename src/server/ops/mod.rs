@@ -8,8 +8,9 @@ mod room;
 mod runs;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,13 +23,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::accept::{Accepting, HANDSHAKE_TIME};
 use super::health::Health;
+use super::socket::Acceptor;
 use super::tls::Tls;
+use crate::config::Endpoint;
 use crate::http::{Front, Problem, Reply};
 use crate::metrics::{Listener, Rejected, Route};
 use events::{Events, Watch};
@@ -42,8 +45,8 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 pub(super) struct Desk {
     pub(super) front: Arc<Front>,
     /// Where controllers and supervisors connect, to be shown.
-    pub(super) public: Option<SocketAddr>,
-    /// Whether only this machine can reach them.
+    pub(super) public: Arc<[Endpoint]>,
+    /// Whether a browser's page could reach them by a name that is none of this machine's.
     pub(super) is_local: bool,
     pub(super) health: Arc<Health>,
     pub(super) room: Arc<Room>,
@@ -55,8 +58,17 @@ pub(super) struct Desk {
 /// A whole answer, or one that goes on as long as there are events.
 type Body = Either<Full<Bytes>, Events>;
 
-/// Serves operators for as long as the socket accepts.
-pub(super) async fn serve(socket: TcpListener, desk: Desk) -> anyhow::Error {
+/// Serves operators on all of these, for as long as each accepts.
+pub(super) async fn serve(listeners: Vec<(Acceptor, Desk)>) -> anyhow::Error {
+    let mut all: Vec<_> =
+        listeners.into_iter().map(|(socket, desk)| Box::pin(listen(socket, desk))).collect();
+    poll_fn(|cx| {
+        all.iter_mut().map(|one| one.as_mut().poll(cx)).find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
+async fn listen(socket: Acceptor, desk: Desk) -> anyhow::Error {
     let metrics = desk.front.metrics.clone();
     let mut accepting = Accepting::new(&socket, &metrics);
     loop {
@@ -150,7 +162,7 @@ async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<W
             Err(problem) => Err(problem),
         },
         (&Method::GET, path) if console::has(path) => return console::page(path).map(Either::Left),
-        (&Method::GET, "/console.json") => Ok(console::facts(desk.public)),
+        (&Method::GET, "/console.json") => Ok(console::facts(&desk.public)),
         (&Method::GET, "/livez") => Ok(text(StatusCode::OK, "ok\n")),
         (&Method::GET, "/readyz") if front.exchange.is_draining() => {
             Ok(text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"))

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use clap::{Args, Command, FromArgMatches};
 use libfuzzer_sys::fuzz_target;
 use pilotlight::auth::{Access, Plan};
-use pilotlight::config::{self, ConfigError, Settings, innermost};
+use pilotlight::config::{self, ConfigError, ListenAddress, Listeners, Settings, innermost};
 
 /// What stands in the file of secrets that the settings may name; it is too short to be taken.
 const SECRET: &str = "hunter2-hunter2";
@@ -41,8 +41,9 @@ fuzz_target!(|input: &[u8]| {
     }
     std::fs::write(&BENCH.file, input).expect("the settings are written");
     let shown = match read() {
-        Ok(settings) => {
-            check_settings(&settings);
+        Ok(None) => return,
+        Ok(Some((settings, listeners))) => {
+            check_settings(&settings, &listeners);
             format!("{settings:?}")
         }
         Err(error) => {
@@ -56,21 +57,28 @@ fuzz_target!(|input: &[u8]| {
     assert!(!shown.contains(SECRET), "a secret is shown: {shown}");
 });
 
-fn read() -> Result<Settings, ConfigError> {
+/// The settings and where they let the broker listen; none if that is for others to say.
+fn read() -> Result<Option<(Settings, Listeners)>, ConfigError> {
     let arguments = ["pilotlight".into(), "--config".into(), OsString::from(&BENCH.file)];
     let parsed = config::parse(&BENCH.command, arguments.to_vec())?;
     let settings = Settings::from_arg_matches(innermost(&parsed.matches))?;
-    settings.check()?;
+    let named = [&settings.listen, &settings.dispatch_listen, &settings.ops_listen];
+    let asks_others = |address: &ListenAddress| matches!(address, ListenAddress::Named(..));
+    if named.into_iter().flatten().any(asks_others) {
+        // No name is resolved here.
+        return Ok(None);
+    }
+    let listeners = settings.check()?;
     assert!(config::needing_a_restart(&BENCH.command, &parsed, &parsed).is_empty());
-    Ok(settings)
+    Ok(Some((settings, listeners)))
 }
 
 /// What was let through can be served with.
-fn check_settings(settings: &Settings) {
+fn check_settings(settings: &Settings, listeners: &Listeners) {
     assert!(settings.connection_timeout.as_secs_f64() >= 1.0 && settings.connection_timeout.as_secs() < 300);
     assert!(settings.threads() > 0 && settings.body_limit.as_u64() > 0);
     assert!(settings.connections(1024) > 0 && settings.limits(1024).waiters > 0);
-    let is_open = !settings.listen.ip().to_canonical().is_loopback();
+    let is_open = listeners.public.iter().any(|endpoint| !endpoint.is_local());
     let is_guarded =
         settings.require_token || !settings.allow_poll.is_empty() || settings.tls_client_ca.is_some();
     assert!(!is_open || is_guarded || settings.insecure_no_auth, "an open door");
