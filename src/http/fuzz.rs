@@ -142,7 +142,7 @@ pub async fn answer(front: &Arc<Front>, peer: IpAddr, request: &Request<Bytes>, 
         Ok(Answer::Wait(wait)) => Told::Held(Box::new(Polled {
             key: wait.key,
             controller: wait.controller.into(),
-            origin: wait.from.origin,
+            origin: wait.from.origin(),
             through_proxy: wait.from.through_proxy,
             reusable: wait.reusable,
             timeout: wait.timeout,
