@@ -9,20 +9,29 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::client::Client;
 use support::{Broker, Pool, post};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
 /// A body too large for the kernel's buffers on both sides.
 fn large_body(pool: &Pool, run: &str) -> (String, String) {
-    let mut message = pool.message(run);
-    message["padding"] = "x".repeat(3_900_000).into();
-    let message = message.to_string();
+    let message = padded(pool, run, 3_900_000);
     (format!("{{\"dequeuedMessage\":{message}}}"), message)
+}
+
+fn padded(pool: &Pool, run: &str, bytes: usize) -> String {
+    let mut message = pool.message(run);
+    message["padding"] = "x".repeat(bytes).into();
+    message.to_string()
 }
 
 /// A held poll whose kernel takes little before its process reads.
 async fn deaf_poll(broker: &Broker, pool: &Pool, controller: &str) -> Client {
+    poll_with_buffer(broker, pool, controller, 4096).await
+}
+
+async fn poll_with_buffer(broker: &Broker, pool: &Pool, controller: &str, bytes: u32) -> Client {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
     let mut client = Client::over(socket.connect(broker.public).await.unwrap());
     let before = broker.waiters("").await;
     client.send(pool.poll(controller)).await;
@@ -65,6 +74,71 @@ async fn a_large_run_reaches_a_slow_reader_whole() {
     let ((_, answer), run) = tokio::join!(posted, received);
     assert_eq!(answer["didWarmStart"], true);
     assert!(run.body == message.as_bytes(), "{} of {} bytes", run.body.len(), message.len());
+}
+
+/// Reads so many bytes every 50 ms, to the announced end of the answer; false if it does not come whole.
+async fn read_slowly(controller: &mut Client, each: usize) -> bool {
+    let mut read = Vec::new();
+    let mut whole = usize::MAX;
+    while read.len() < whole {
+        let mut bytes = vec![0; each];
+        let Ok(more @ 1..) = controller.stream.read(&mut bytes).await else { return false };
+        read.extend_from_slice(&bytes[..more]);
+        if let Some(head) = read.windows(4).position(|end| end == b"\r\n\r\n") {
+            let text = str::from_utf8(&read[..head]).unwrap();
+            let length = text.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+            whole = head + 4 + length.parse::<usize>().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    true
+}
+
+#[tokio::test]
+async fn a_slow_link_that_gets_on_is_not_cut() {
+    for proof in ["written", "acked", "received"] {
+        for arguments in
+            [&["--dispatch-budget", "20s"][..], &["--dispatch-budget", "20s", "--proof-timeout", "300ms"]]
+        {
+            let broker = Broker::proving(proof, arguments);
+            let pool = Pool::small("d1");
+            let mut controller = poll_with_buffer(&broker, &pool, "slow", 64 * 1024).await;
+            let mut supervisor = broker.client().await;
+            let run = post(&pool.path(), &padded(&pool, "r", 1_500_000));
+            // About 8 Mbit/s.
+            let (answer, is_whole) = tokio::join!(supervisor.ask(run), async {
+                let is_whole = read_slowly(&mut controller, 50_000).await;
+                let _ = controller.stream.shutdown().await;
+                is_whole
+            });
+            let answer = answer.json();
+            assert_eq!(
+                (&answer["delivered"], is_whole),
+                (&true.into(), true),
+                "{proof} {arguments:?}: {answer}"
+            );
+            assert_eq!(answer["proof"], proof);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_crawls_is_given_up_as_slow_and_suspects_nobody() {
+    for proof in ["written", "acked", "received"] {
+        let broker = Broker::proving(proof, &["--dispatch-budget", "20s"]);
+        let pool = Pool::small("d1");
+        let mut controller = deaf_poll(&broker, &pool, "crawls").await;
+        let mut supervisor = broker.client().await;
+        let run = post(&pool.path(), &padded(&pool, "r", 3_900_000));
+        let begun = Instant::now();
+        let (answer, is_whole) = tokio::join!(supervisor.ask(run), read_slowly(&mut controller, 4000));
+        let answer = answer.json();
+        assert_eq!((&answer["reason"], is_whole), (&"unknown".into(), false), "{proof}: {answer}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{proof}: half of the budget");
+        assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"slow\"}").await, 1, "{proof}");
+        let _next = broker.held_poll(&pool, "next").await;
+        assert!(broker.operate("GET", "/waiters").await.1.contains("\"suspect\":false"));
+    }
 }
 
 #[tokio::test]

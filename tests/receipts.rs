@@ -147,6 +147,59 @@ async fn a_half_closed_controller_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_to_the_end_has_read_the_run() {
+    let broker = Broker::proving("received", &[]);
+    let pool = Pool::small("d1");
+    for round in 0..20 {
+        let mut controller = broker.held_poll(&pool, "to-the-end").await;
+        let reading = async {
+            let answer = controller.rest().await.len();
+            drop(controller);
+            answer
+        };
+        let body = pool.body(&format!("run_{round}"));
+        let (answer, read) = tokio::join!(broker.post(&body), reading);
+        assert_eq!(said(&answer.1), (true, "received", 1), "round {round}");
+        assert!(read > 1000);
+    }
+}
+
+#[tokio::test]
+async fn php_reads_to_the_end_and_has_read_the_run() {
+    if Command::new("php").arg("-v").output().is_err() {
+        return eprintln!("skipped: no php here");
+    }
+    let broker = Broker::proving("received", &[]);
+    let pool = Pool::small("d1");
+    let script = format!("echo file_get_contents('http://{}{}?timeout=20s');", broker.public, pool.path());
+    for _ in 0..5 {
+        let worker = Command::new("php").args(["-r", &script]).stdout(Stdio::piped()).spawn().unwrap();
+        broker.wait_for_waiters(1).await;
+        let answer = broker.client().await.ask(post(&pool.path(), "the run")).await.json();
+        assert_eq!((&answer["delivered"], &answer["proof"]), (&true.into(), &"received".into()), "{answer}");
+        assert_eq!(worker.wait_with_output().unwrap().stdout, b"the run");
+    }
+}
+
+/// A client that ends as the wire allows it must not be taken for one that has read, however late it ends.
+#[tokio::test]
+async fn a_client_that_leaves_the_run_unread_is_no_receipt_after_our_end_either() {
+    let broker = Broker::proving("received", &["--proof-timeout", "2s"]);
+    let pool = Pool::small("d1");
+    for wait in [0, 10, 24, 26, 40, 100, 300] {
+        let client = broker.held_poll(&pool, "unread").await;
+        let leaving = async {
+            client.stream.readable().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            drop(client);
+        };
+        let body = pool.body(&format!("run_{wait}"));
+        let (answer, ()) = tokio::join!(broker.post(&body), leaving);
+        assert!(!said(&answer.1).0, "after {wait} ms: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_closed_window_is_no_receipt() {
     let broker = Broker::proving("received", &[]);
     let pool = Pool::small("d1");

@@ -196,11 +196,12 @@ impl Settings {
 
     /// Every time with its bounds. The client's own header timeout is 300 s: a poll advertised that long would
     /// break in its hands.
-    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 7] {
+    fn times(&self) -> [(&'static str, Duration, RangeInclusive<Duration>); 8] {
         let between = |least, most| Duration::from_millis(least)..=Duration::from_secs(most);
         [
             ("connection-timeout", self.connection_timeout, between(1000, 299)),
             ("keepalive", self.keepalive, between(0, 86_400)),
+            ("idle-timeout", self.idle_timeout, between(1000, 3600)),
             ("dispatch-budget", self.dispatch_budget, between(1, 60)),
             ("proof-timeout", self.proof_timeout, between(10, 60)),
             ("remember-runs", self.remember_runs, between(0, 600)),

@@ -146,6 +146,11 @@ pub struct Settings {
         default_value = "300s", value_parser = humantime::parse_duration)]
     pub keepalive: Duration,
 
+    /// How long a connection may rest between two requests (1s to 1h); clients are told 5s less
+    #[arg(long, global = true, hide_env = true, help_heading = POLLS, value_name = "DUR", env = "PILOTLIGHT_IDLE_TIMEOUT",
+        default_value = "75s", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Duration,
+
     /// SIGTERM spreads the goodbyes over this time
     #[arg(long, global = true, hide_env = true, help_heading = POLLS, value_name = "DUR", env = "PILOTLIGHT_DRAIN_WINDOW",
         default_value = "10s", value_parser = humantime::parse_duration)]

@@ -24,8 +24,6 @@ use crate::transport::{Connection, Farewell, Held, Hold, Place, Waiter};
 
 /// A request's head must be complete within this time.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// A connection that has carried a request may rest so long before the next: longer than common clients keep it.
-const IDLE_TIME: Duration = Duration::from_secs(75);
 /// A plain request whose body is not whole after this time is left to hyper.
 const SOON: Duration = Duration::from_millis(100);
 /// An answer must be taken off our hands within this time.
@@ -47,8 +45,8 @@ pub fn serve<G: AsRef<Arc<Connection>> + Send + 'static>(
     async move {
         let mut is_new = true;
         loop {
-            let time = if std::mem::take(&mut is_new) { HEAD_TIME } else { IDLE_TIME };
             let connection = guest.as_ref();
+            let time = if std::mem::take(&mut is_new) { HEAD_TIME } else { connection.idle_timeout() };
             let wait = match next(&front, listener, connection, time) {
                 Ok(wait) => wait,
                 Err(talk) => match talk.await {
@@ -85,7 +83,7 @@ fn next<'a>(
         Ok(Answer::Wait(wait)) => Ok(wait),
         Ok(Answer::Reply(reply)) => Err(Box::pin(async move {
             say(connection, reply).await?;
-            talk(front, listener, connection, BytesMut::new(), IDLE_TIME).await
+            talk(front, listener, connection, BytesMut::new(), connection.idle_timeout()).await
         })),
         Ok(Answer::Close) => Err(Box::pin(ready(None))),
         Err(begun) => Err(Box::pin(talk(front, listener, connection, begun, time))),
@@ -139,7 +137,8 @@ async fn talk(
                 Answer::Close => return None,
                 Answer::Reply(reply) => say(connection, reply).await?,
             }
-            (begun, time) = (BytesMut::new(), IDLE_TIME);
+            (begun, time) = (BytesMut::new(), connection.idle_timeout());
+            give_way(connection, &begun).await;
             continue;
         }
         begun = match whole_or_judged(front, connection, whole.into(), by).await? {
@@ -156,8 +155,8 @@ async fn talk(
                     Answer::Close => return None,
                     Answer::Reply(reply) => say_to_talker(connection, reply).await?,
                 }
-                time = IDLE_TIME;
-                rest.into()
+                time = connection.idle_timeout();
+                rest
             }
             Begun::Wrong(problem) => {
                 let reply = Reply::from(problem);
@@ -165,6 +164,14 @@ async fn talk(
                 return say_to_talker(connection, reply).await.and(None);
             }
         };
+        give_way(connection, &begun).await;
+    }
+}
+
+/// Who has sent many requests at once has one answered at a turn: then everybody else on this thread has theirs.
+async fn give_way(connection: &Connection, begun: &BytesMut) {
+    if !begun.is_empty() || connection.may_have_more() {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -276,7 +283,7 @@ async fn unless_gone(
 /// None if the connection is over with it.
 async fn say(connection: &Connection, reply: Reply) -> Option<()> {
     let mut out = Vec::with_capacity(192 + reply.body.len());
-    reply.write(&mut out);
+    reply.write(connection.keep_alive_seconds(), &mut out);
     let written = timeout(REPLY_TIME, connection.write(&out)).await;
     (written.is_ok_and(|done| done.is_ok()) && !reply.closes).then_some(())
 }

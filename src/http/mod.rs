@@ -36,7 +36,7 @@ use crate::exchange::Repeats;
 use crate::journal::{Journal, Parent};
 use crate::logs::Throttle;
 use crate::metrics::{Denied, DispatchOutcome, Listener, Metrics, Proof, Route};
-use crate::transport::{Exchange, Wire};
+use crate::transport::{Exchange, IdleConnections, Wire};
 
 use body::Source;
 use client_addr::From;
@@ -67,6 +67,8 @@ pub struct Front {
     shared_names: SharedNames,
     /// How hard the broker is pressed.
     pub pressure: Pressure,
+    /// The connections that rest between two requests.
+    pub idle: Arc<IdleConnections>,
 }
 
 /// The limits and times that requests meet.
@@ -119,6 +121,7 @@ impl Front {
             repeats: Arc::default(),
             shared_names: SharedNames::default(),
             pressure: Pressure::default(),
+            idle: Arc::default(),
         }
     }
 

@@ -25,20 +25,21 @@ const CONTROLLER: &str = "pilotlight-controller";
 const RUN: &str = "pilotlight-run";
 
 /// How a controller of this dialect is answered.
-static WIRE: Wire = Wire { head: |run, reusable, head| wire::head(run, reusable, true, head), goodbye };
+static WIRE: Wire = Wire { head: |run, keep_alive, head| wire::head(run, keep_alive, true, head), goodbye };
 
-fn goodbye(farewell: Farewell) -> Goodbye {
+fn goodbye(farewell: Farewell, keep_alive: Option<u64>) -> Goodbye {
+    let last = |answer: &'static [u8]| Goodbye { answer: answer.into(), reusable: false };
     match farewell {
-        Farewell::Expired => Goodbye { answer: b"HTTP/1.1 204 No Content\r\n\r\n", reusable: true },
-        // "No run came" is true of a drain as well, and what a client does then is right: it asks again.
-        Farewell::Drained => {
-            Goodbye { answer: b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n", reusable: false }
+        Farewell::Expired => {
+            let mut answer = b"HTTP/1.1 204 No Content".to_vec();
+            wire::connection(keep_alive, &mut answer);
+            answer.extend_from_slice(b"\r\n\r\n");
+            Goodbye { answer: answer.into(), reusable: true }
         }
-        Farewell::Retired => Goodbye {
-            answer: b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-            reusable: false,
-        },
-        Farewell::Replaced => Goodbye { answer: b"", reusable: false },
+        // "No run came" is true of a drain as well, and what a client does then is right: it asks again.
+        Farewell::Drained => last(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"),
+        Farewell::Retired => last(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+        Farewell::Replaced => last(b""),
     }
 }
 

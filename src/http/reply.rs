@@ -8,6 +8,8 @@ use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use super::wire;
+
 /// An answer with its whole body.
 #[derive(Debug, Clone)]
 pub struct Reply {
@@ -40,8 +42,8 @@ impl Reply {
         Self::new(status, "application/json", body)
     }
 
-    /// Appends head and body as hyper would write them.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    /// Appends head and body. If the connection goes on afterwards, it may rest for so many seconds.
+    pub(super) fn write(&self, keep_alive: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(self.status.as_str().as_bytes());
         out.extend_from_slice(b" ");
@@ -52,9 +54,7 @@ impl Reply {
         if let Some((name, value)) = self.extra {
             field(out, name, value.as_bytes());
         }
-        if self.closes {
-            field(out, "connection", b"close");
-        }
+        wire::connection((!self.closes).then_some(keep_alive), out);
         // To HEAD the length is that of GET's answer; where GET is held, nobody knows it.
         if !(self.is_bare && self.body.is_empty()) {
             field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());

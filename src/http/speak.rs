@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -30,7 +30,7 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 pub(super) struct Spoken {
     pub(super) answer: Answer,
     /// What stands behind the request.
-    pub(super) rest: Bytes,
+    pub(super) rest: BytesMut,
 }
 
 /// Lets hyper read one request, its body in any form, and finds the answer. None if the connection is over.
@@ -57,7 +57,13 @@ pub(super) async fn speak(
         Poll::Pending => found.lock().take().map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer))),
     });
     match answer.await {
-        Ok(answer) => Some(Spoken { answer, rest: http.into_parts().read_buf }),
+        Ok(answer) => {
+            let parts = http.into_parts();
+            // hyper has read so far, and nobody yet beyond.
+            let mut rest = BytesMut::from(parts.read_buf);
+            rest.extend_from_slice(&parts.io.into_inner().into_rest());
+            Some(Spoken { answer, rest })
+        }
         Err(done) => {
             if done.is_err_and(|error| error.is_parse()) {
                 // hyper has said 400 already.

@@ -34,10 +34,10 @@ const RETIRE_GUARD: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a stock controller is answered.
-static WIRE: Wire = Wire { head: |run, reusable, head| wire::head(run, reusable, false, head), goodbye };
+static WIRE: Wire = Wire { head: |run, keep_alive, head| wire::head(run, keep_alive, false, head), goodbye };
 
 /// Only two of a stock controller's ends have a status: elsewhere is 307, for good is 410. Any other would end it.
-fn goodbye(farewell: Farewell) -> Goodbye {
+fn goodbye(farewell: Farewell, _: Option<u64>) -> Goodbye {
     let answer: &[u8] = match farewell {
         Farewell::Expired | Farewell::Replaced => b"",
         Farewell::Drained => {
@@ -45,7 +45,7 @@ fn goodbye(farewell: Farewell) -> Goodbye {
         }
         Farewell::Retired => b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     };
-    Goodbye { answer, reusable: false }
+    Goodbye { answer: answer.into(), reusable: false }
 }
 
 /// `GET /connect`: how to wait.

@@ -98,6 +98,8 @@ label! {
         Unacked = "unacked",
         /// The peer acknowledged, but did not read in time.
         Frozen = "frozen",
+        /// The peer reads, but too slowly for the POST's budget.
+        Slow = "slow",
     }
 }
 
@@ -109,7 +111,7 @@ impl Verdict {
             Self::Acked => Some(Proof::Acked),
             Self::Received => Some(Proof::Received),
             Self::Hop => Some(Proof::Hop),
-            Self::Gone | Self::Lost | Self::Unacked | Self::Frozen => None,
+            Self::Gone | Self::Lost | Self::Unacked | Self::Frozen | Self::Slow => None,
         }
     }
 }

@@ -120,7 +120,7 @@ async fn accept(
             continue;
         }
         let session = if socket.is_unix() { None } else { tls.session() };
-        let connection = Connection::new(stream, peer, session);
+        let connection = Connection::new(stream, peer, session, front.idle.clone());
         let Some(guest) = door.admit(listener, connection, &mut newcomers) else { continue };
         let front = front.clone();
         #[expect(

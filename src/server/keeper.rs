@@ -42,6 +42,7 @@ pub(super) fn keep(
             exchange.expire(End::Expired, |taken| taken.waiter.dismiss(Farewell::Expired));
         }
         exchange.review_suspects(&mut review, Waiter::life_sign, LifeSign::ask, LifeSign::heard_within);
+        front.idle.sweep();
         front.pressure.memory_left(memory.left().unwrap_or(u64::MAX));
         let now = Instant::now();
         let a_second_passed = now - last_second >= A_SECOND;

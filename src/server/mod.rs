@@ -114,6 +114,7 @@ impl Server {
             Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone(), journal.clone()));
         let separate_dispatch = !dispatch.is_empty();
         let front = Arc::new(Front::new(exchange, metrics, journal, terms, separate_dispatch));
+        front.idle.set_timeout(settings.idle_timeout);
         let room = Room {
             connections: settings.connections(open_files),
             per_source: settings.max_connections_per_source,

@@ -78,6 +78,7 @@ impl Entrance {
             anyhow::bail!("TLS is turned on or off by a restart only");
         }
         self.front.change_terms(terms);
+        self.front.idle.set_timeout(settings.idle_timeout);
         self.certify(&certificates);
         Ok(())
     }

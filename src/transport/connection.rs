@@ -9,6 +9,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,10 +19,12 @@ use rustix::net::{RecvFlags, Shutdown};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 
 use super::ending::Handover;
+use super::idle::{IdleConnections, Rest};
 use super::proof::End;
-use super::socket::{self, Peer};
+use super::socket::{self, Peer, State};
 use super::tls::Session;
 
 /// A usual request fits into one read of this size.
@@ -36,20 +39,31 @@ pub struct Connection {
     origin: IpAddr,
     round_trip_micros: AtomicU32,
     has_spoken: AtomicBool,
+    /// Bytes read from the socket, modulo 2^32; those of TLS are counted there.
+    read: AtomicU32,
+    /// Nothing more will be written.
+    has_finished: AtomicBool,
     /// What the hold is told by whoever took the waiter out.
     pub(super) handover: Handover,
+    pub(super) rest: Rest,
+    /// Where it stands while it rests.
+    pub(super) idle: Arc<IdleConnections>,
 }
 
 impl Connection {
     /// Takes over an accepted socket of a peer with this canonical address. With `tls`, hands have to be shaken before anything else.
-    pub fn new(stream: TcpStream, origin: IpAddr, tls: Option<Session>) -> Self {
+    pub fn new(stream: TcpStream, origin: IpAddr, tls: Option<Session>, idle: Arc<IdleConnections>) -> Self {
         Self {
             stream,
             tls: tls.map(Box::new),
             origin,
             round_trip_micros: AtomicU32::new(UNKNOWN),
             has_spoken: AtomicBool::new(false),
+            read: AtomicU32::new(0),
+            has_finished: AtomicBool::new(false),
             handover: Handover::new(),
+            rest: Rest::default(),
+            idle,
         }
     }
 
@@ -79,6 +93,8 @@ impl Connection {
     /// Reads what is there, waiting for something to be; 0 is the end. Nothing is allocated for the wait.
     pub async fn read(&self, buf: &mut BytesMut) -> io::Result<usize> {
         loop {
+            // Of itself the wait takes no part in the runtime's budget: a peer that always has more would keep this thread.
+            consume_budget().await;
             self.readable().await?;
             match self.read_now(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -103,7 +119,11 @@ impl Connection {
         if read > 0 {
             self.has_spoken.store(true, Ordering::Relaxed);
         }
-        if self.tls.is_none() && 0 < read && read < room {
+        if self.tls.is_some() {
+            return Ok(read);
+        }
+        self.read.fetch_add(modulo(read), Ordering::Relaxed);
+        if 0 < read && read < room {
             // A short read emptied the socket. Saying so saves the next wait a call that would block.
             let _ = self.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         }
@@ -113,6 +133,11 @@ impl Connection {
     /// Whether TLS has something to be read that the socket will not tell of.
     fn has_news(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.has_news())
+    }
+
+    /// Whether more may be read without waiting, as far as is known without a call.
+    pub fn may_have_more(&self) -> bool {
+        self.has_news() || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -144,6 +169,25 @@ impl Connection {
         }
     }
 
+    /// How long it may rest between two requests.
+    pub fn idle_timeout(&self) -> Duration {
+        self.idle.timeout()
+    }
+
+    /// What its client is told of that, in whole seconds.
+    pub fn keep_alive_seconds(&self) -> u64 {
+        self.idle.keep_alive_seconds()
+    }
+
+    /// Ends a rest that has lasted too long; false if something has come meanwhile.
+    pub(super) fn end_rest(&self, since: u32) -> bool {
+        let ends = self.look() == End::Open && self.handover.end_rest(since);
+        if ends {
+            self.shut();
+        }
+        ends
+    }
+
     /// Looks at the socket itself, without waiting and without taking a byte.
     pub(super) fn look(&self) -> End {
         let Some(tls) = &self.tls else { return self.look_at_socket() };
@@ -156,13 +200,28 @@ impl Connection {
 
     fn look_at_socket(&self) -> End {
         match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            // A reset reads as an error only once, and whoever looks first takes it; from then on it reads like a
-            // clean end. The state tells them apart for everyone.
-            Ok((0, _)) if self.peer().is_some_and(|peer| !peer.closed_cleanly) => End::Broken,
-            Ok((0, _)) => End::Closed,
+            Ok((0, _)) if self.has_ended_cleanly() => End::Closed,
+            Ok((0, _)) => End::Broken,
             Ok(_) => End::Talking,
             Err(rustix::io::Errno::AGAIN) => End::Open,
             Err(_) => End::Broken,
+        }
+    }
+
+    /// Tells a clean end from a reset, which reads as an error only once, and whoever looks first takes it; from then on
+    /// both read alike. After ends of both sides the state is that after a reset, too: but then the peer's end has come,
+    /// which counts as a byte that nobody reads, and ours is acknowledged.
+    fn has_ended_cleanly(&self) -> bool {
+        let Some(peer) = self.peer() else { return true };
+        match peer.state {
+            State::PeerEnded => true,
+            State::Over => {
+                let read = self.read.load(Ordering::Relaxed);
+                let read = read.wrapping_add(self.tls.as_ref().map_or(0, |tls| tls.bytes_read()));
+                let has_end = peer.received.wrapping_sub(read) == 1;
+                has_end && self.has_finished.load(Ordering::Relaxed) && self.unacked() == 0
+            }
+            State::Other => false,
         }
     }
 
@@ -212,7 +271,9 @@ impl Connection {
 
     /// Bytes that the peer's kernel has not acknowledged; where that cannot be known, none ever counts as such.
     pub(super) fn unacked(&self) -> usize {
-        socket::unacked(&self.stream).unwrap_or(usize::MAX)
+        let unacked = socket::unacked(&self.stream).unwrap_or(usize::MAX);
+        // Our end counts as a byte, the last one.
+        unacked.saturating_sub(self.has_finished.load(Ordering::Relaxed).into())
     }
 
     /// Has the kernel ask the peer for a sign of life when nothing was heard for so long: at least a second.
@@ -268,22 +329,43 @@ impl Connection {
 
     /// Ends both directions; the hold wakes by it.
     pub fn shut(&self) {
-        self.end_side(Shutdown::Both);
+        self.say_goodbye();
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
     }
 
     /// Ends our direction: nothing more will be written.
     pub fn finish(&self) {
-        self.end_side(Shutdown::Write);
+        self.say_goodbye();
+        self.finish_for_proof();
     }
 
-    /// Ends a direction, with a goodbye where there is TLS.
-    pub(super) fn end_side(&self, side: Shutdown) {
+    /// The same without a goodbye of TLS, which a client that closes after the announced bytes would leave unread: its end
+    /// would be a reset, and say that it has not read the run either.
+    pub(super) fn finish_for_proof(&self) {
+        // It fails if the connection is over: then our end has never been sent.
+        if !self.has_finished.load(Ordering::Relaxed)
+            && rustix::net::shutdown(&self.stream, Shutdown::Write).is_ok()
+        {
+            self.has_finished.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn say_goodbye(&self) {
         if let Some(tls) = &self.tls {
             tls.say_goodbye(&self.stream);
         }
-        // An error means that the peer was quicker.
-        let _ = rustix::net::shutdown(&self.stream, side);
     }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.idle.forget(&self.rest);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "counted modulo 2^32")]
+fn modulo(bytes: usize) -> u32 {
+    bytes as u32
 }
 
 const UNKNOWN: u32 = u32::MAX;

@@ -8,7 +8,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use super::atomics::{AtomicU8, AtomicWaker, Ordering};
+use super::atomics::{AtomicU8, AtomicU32, AtomicWaker, Ordering};
 
 /// What becomes of a connection after its waiter was taken out of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +22,18 @@ pub(super) enum Ending {
 /// A decision about the present waiter, and who is to be woken by it.
 pub(super) struct Handover {
     decided: AtomicU8,
+    /// The tick since which the connection rests.
+    rests_since: AtomicU32,
     hold: AtomicWaker,
 }
 
 impl Handover {
     pub(super) fn new() -> Self {
-        Self { decided: AtomicU8::new(UNDECIDED), hold: AtomicWaker::new() }
+        Self {
+            decided: AtomicU8::new(UNDECIDED),
+            rests_since: AtomicU32::new(AWAKE),
+            hold: AtomicWaker::new(),
+        }
     }
 
     /// A new waiter begins: nothing is decided about it.
@@ -43,6 +49,26 @@ impl Handover {
         };
         self.decided.store(ending, Ordering::Release);
         self.hold.wake();
+    }
+
+    /// The connection rests from this tick on, until its reader takes it back.
+    pub(super) fn rest(&self, since: u32) {
+        self.rests_since.store(since, Ordering::Release);
+    }
+
+    /// Since which tick it rests, if it does.
+    pub(super) fn rests_since(&self) -> Option<u32> {
+        Some(self.rests_since.load(Ordering::Acquire)).filter(|&since| since != AWAKE && since != ENDED)
+    }
+
+    /// Its reader takes it back. False if the rest was ended before.
+    pub(super) fn wake(&self) -> bool {
+        self.rests_since.swap(AWAKE, Ordering::AcqRel) != ENDED
+    }
+
+    /// Ends the rest that has lasted since then. False if it is over.
+    pub(super) fn end_rest(&self, since: u32) -> bool {
+        self.rests_since.compare_exchange(since, ENDED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Polls the hold of a waiter until its connection goes on or ends, and says what a `look` showed, if there was one.
@@ -87,3 +113,6 @@ impl Handover {
 const UNDECIDED: u8 = 0;
 const REUSE: u8 = 1;
 const CLOSE: u8 = 2;
+
+const AWAKE: u32 = 0;
+const ENDED: u32 = u32::MAX;

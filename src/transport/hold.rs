@@ -51,7 +51,7 @@ fn poll_held(connection: &Connection, place: &mut Place, cx: &mut Context<'_>) -
     place.was_taken();
     Poll::Ready(match (ending, look) {
         // Without a look, what comes is the next request, or the end: its reader sees which.
-        (Ending::Reuse, None | Some(End::Talking)) => Held::Again,
+        (Ending::Reuse, None | Some(End::Talking)) if connection.handover.wake() => Held::Again,
         (Ending::Close, Some(End::Talking)) => Held::Pipelined,
         _ => Held::Over,
     })

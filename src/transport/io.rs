@@ -21,6 +21,11 @@ impl Io {
     pub fn new(connection: Arc<Connection>, begun: Bytes) -> Self {
         Self { connection, begun }
     }
+
+    /// What has been read already and was not asked for.
+    pub fn into_rest(self) -> Bytes {
+        self.begun
+    }
 }
 
 impl AsyncRead for Io {

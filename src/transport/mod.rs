@@ -8,6 +8,7 @@ mod atomics;
 mod connection;
 mod ending;
 mod hold;
+mod idle;
 mod io;
 mod life_sign;
 mod proof;
@@ -15,6 +16,7 @@ mod socket;
 mod tls;
 mod waiter;
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use crate::metrics::{Proof, Verdict};
 
 pub use connection::Connection;
 pub use hold::{Held, Hold};
+pub use idle::IdleConnections;
 pub use io::Io;
 pub use life_sign::{KEEPALIVE_IDLE, LifeSign};
 pub use tls::Session;
@@ -51,6 +54,8 @@ pub struct Demand {
     pub proof: Proof,
     /// How long an acknowledged run may stay unread.
     pub fin: Duration,
+    /// Everything has to be taken by then, at the speed of the moment: it leaves time for the proof, or for another waiter.
+    pub taken_by: Instant,
     /// The verdict is in by then.
     pub until: Instant,
 }
@@ -64,11 +69,13 @@ pub struct Delivery {
     pub untouched: bool,
     /// Every byte was sent and seen acknowledged.
     pub acked: bool,
+    /// It ended because the time for it was over, not by anything that its peer did or left undone.
+    pub by_budget: bool,
 }
 
 impl Delivery {
     fn untouched(verdict: Verdict) -> Self {
-        Self { verdict, untouched: true, acked: false }
+        Self { verdict, untouched: true, acked: false, by_budget: false }
     }
 }
 
@@ -86,10 +93,10 @@ pub enum Farewell {
 }
 
 /// What is written to a waiter that is sent away, and whether its connection goes on afterwards.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Goodbye {
     /// The whole answer; empty to close without one.
-    pub answer: &'static [u8],
+    pub answer: Cow<'static, [u8]>,
     /// Whether the connection may carry another request.
     pub reusable: bool,
 }
@@ -97,8 +104,9 @@ pub struct Goodbye {
 /// How one dialect puts a run or a goodbye on the wire; the statuses in it are the dialect's business.
 #[derive(Debug)]
 pub struct Wire {
-    /// Appends the head of the answer that carries a run; the payload follows in the same write.
-    pub head: fn(run: &Run, reusable: bool, head: &mut Vec<u8>),
-    /// The answer to a waiter that is sent away.
-    pub goodbye: fn(Farewell) -> Goodbye,
+    /// Appends the head of the answer that carries a run; the payload follows in the same write. If the connection goes on
+    /// afterwards, the client is told for how many seconds it may rest.
+    pub head: fn(run: &Run, keep_alive: Option<u64>, head: &mut Vec<u8>),
+    /// The answer to a waiter that is sent away. If its connection can go on, it may rest for so many seconds.
+    pub goodbye: fn(farewell: Farewell, keep_alive: Option<u64>) -> Goodbye,
 }

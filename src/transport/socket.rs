@@ -23,12 +23,34 @@ pub(super) struct Peer {
     pub(super) round_trip: Duration,
     /// The time since its kernel last acknowledged anything.
     pub(super) last_ack: Duration,
-    /// Whether it has ended its side, and nothing has reset the connection since.
-    pub(super) closed_cleanly: bool,
+    /// How far the connection is on its way to its end.
+    pub(super) state: State,
+    /// Bytes that came in order, modulo 2^32. The peer's end counts as one.
+    pub(super) received: u32,
 }
 
-/// `TCP_CLOSE_WAIT` of the kernel's `tcp_states.h`; after a reset the state is `TCP_CLOSE`.
-const CLOSE_WAIT: u8 = 8;
+/// The state of a connection, as far as it tells of ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// The peer has ended its side; ours is open, or its end is not acknowledged yet.
+    PeerEnded,
+    /// It is over: by both ends, or by a reset.
+    Over,
+    /// Anything else.
+    Other,
+}
+
+impl State {
+    /// By the numbers of the kernel's `tcp_states.h`.
+    fn of(number: u8) -> Self {
+        match number {
+            7 => Self::Over,
+            // TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING
+            8 | 9 | 11 => Self::PeerEnded,
+            _ => Self::Other,
+        }
+    }
+}
 
 /// Asks the kernel about the peer (`TCP_INFO`).
 #[cfg(target_os = "linux")]
@@ -54,8 +76,15 @@ pub(super) fn peer(socket: impl AsFd) -> io::Result<Peer> {
     Ok(Peer {
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
         last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-        closed_cleanly: info.tcpi_state == CLOSE_WAIT,
+        state: State::of(info.tcpi_state),
+        received: low_half(info.tcpi_bytes_received),
     })
+}
+
+#[cfg(target_os = "linux")]
+#[expect(clippy::cast_possible_truncation, reason = "counted modulo 2^32, as what was read is")]
+fn low_half(bytes: u64) -> u32 {
+    bytes as u32
 }
 
 /// Whether the peer has not ended its side, whatever stands before the end; of a Unix socket, too.

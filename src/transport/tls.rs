@@ -15,6 +15,9 @@ use tokio::net::TcpStream;
 
 use super::proof::End;
 
+/// So often what is there is received without a byte of plain text in it, before its sender counts as broken: a record has
+/// 16 KiB at most, and comes in a few pieces.
+const IN_VAIN: u32 = 64;
 /// So many bytes are encrypted before the kernel has to take them.
 const AHEAD: usize = 16 * 1024;
 
@@ -26,6 +29,8 @@ struct Records {
     /// Bytes that were encrypted, but are not all with the kernel: their writer still counts them as unsent, and will
     /// come with them again.
     held_back: usize,
+    /// Bytes read from the socket, modulo 2^32.
+    read: u32,
 }
 
 /// The socket itself, whatever the runtime thinks of its readiness.
@@ -56,7 +61,7 @@ impl Session {
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let mut tls = ServerConnection::new(config)?;
         tls.set_buffer_limit(Some(AHEAD));
-        Ok(Self(Mutex::new(Records { tls, held_back: 0 })))
+        Ok(Self(Mutex::new(Records { tls, held_back: 0, read: 0 })))
     }
 
     /// Shakes hands. Bounded in time by the caller.
@@ -71,13 +76,19 @@ impl Session {
                 } else {
                     match stream.try_io(Interest::READABLE, || records.receive(stream)) {
                         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        Ok(_) => continue,
+                        Ok(_) => Interest::READABLE,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Interest::READABLE,
                         Err(error) => return Err(error),
                     }
                 }
             };
-            if interest == Interest::READABLE { stream.readable().await? } else { stream.writable().await? }
+            if interest == Interest::READABLE {
+                stream.readable().await?;
+            } else {
+                stream.writable().await?;
+            }
+            // Neither wait takes part in the runtime's budget: a client that always has more would keep this thread.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -89,23 +100,36 @@ impl Session {
     /// Reads plain bytes; `WouldBlock` if there are none yet, 0 at the end.
     pub(super) fn read(&self, stream: &TcpStream, buf: &mut impl BufMut) -> io::Result<usize> {
         let records = &mut *self.0.lock();
-        loop {
+        for _ in 0..IN_VAIN {
             match records.take_plain(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // Whatever is sent is framed by HTTP, so an end without a word cuts nothing off unseen.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                Ok(mut taken) if taken > 0 => {
+                    // Records may be short; one call takes them all.
+                    while let Ok(more @ 1..) = records.take_plain(buf) {
+                        taken += more;
+                    }
+                    return Ok(taken);
+                }
                 taken => return taken,
             }
             // This alone may wait, so the readiness is cleared only when the socket itself is empty.
             stream.try_io(Interest::READABLE, || records.receive(stream))?;
         }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "records without a byte in them"))
+    }
+
+    /// Bytes read from the socket, modulo 2^32.
+    pub(super) fn bytes_read(&self) -> u32 {
+        self.0.lock().read
     }
 
     /// Looks what the peer has sent, without waiting and without taking a plain byte. What is seen of the end is what
     /// the peer says; what the socket shows is the socket's.
     pub(super) fn look(&self, stream: &TcpStream) -> End {
         let records = &mut *self.0.lock();
-        loop {
+        for _ in 0..IN_VAIN {
             match records.plain() {
                 Ok(0) => return End::Leaving,
                 Ok(_) => return End::Talking,
@@ -118,6 +142,7 @@ impl Session {
                 Err(_) => return End::Broken,
             }
         }
+        End::Broken
     }
 
     /// Writes what the kernel takes now, and returns how many plain bytes it has taken in full. Whoever writes a part
@@ -177,6 +202,7 @@ impl Records {
     /// Reads and decrypts what is there.
     fn receive(&mut self, stream: &TcpStream) -> io::Result<usize> {
         let read = self.tls.read_tls(&mut Socket(stream))?;
+        self.read = self.read.wrapping_add(u32::try_from(read).unwrap_or(0));
         let processed = self.tls.process_new_packets();
         // Some records have to be answered, a wrong one with an alert.
         let flushed = self.flush(stream);

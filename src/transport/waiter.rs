@@ -1,6 +1,6 @@
 //! Owns one waiter on a plain socket: looked at, written to, proved and sent away by whoever took it out of its pool.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use super::proof::{End, Patience, Proving, Sight, Step};
 use super::{Connection, Delivery, Demand, Farewell, LifeSign, Run, Wire};
 use crate::metrics::{Proof, Verdict};
 
-/// A run larger than the kernel's buffers must be taken off them within this time.
-const WRITE_TIME: Duration = Duration::from_millis(500);
+/// So much of a large run is written before others have their turn.
+const AT_ONCE: usize = 256 * 1024;
 
 /// A held poll, as the exchange keeps it. Dropped without an ending, it closes its connection.
 pub struct Waiter {
@@ -42,27 +42,13 @@ impl Waiter {
         // Only a connection that ends after the run can show that the process read it.
         let reusable = self.reusable && demand.proof != Proof::Received;
         let mut head = Vec::with_capacity(192);
-        (self.wire.head)(run, reusable, &mut head);
-        let whole = head.len() + run.payload.len();
-        let first = self.connection.write_now(&[IoSlice::new(&head), IoSlice::new(&run.payload)]);
-        let Ok(mut sent) = first else { return Delivery::untouched(Verdict::Gone) };
-        if sent < whole {
-            let by = demand.until.min(Instant::now() + WRITE_TIME).into();
-            // Boxed, as it is rare and large.
-            let rest = tokio::time::timeout_at(by, self.write_rest(&head, run, &mut sent));
-            match Box::pin(rest).await {
-                Ok(true) => {}
-                Ok(false) => return self.give_up(Verdict::Lost, sent, false),
-                // Its kernel took some and then no more: the process does not read. Else nobody is there.
-                Err(_) if self.connection.unacked() < sent => {
-                    return self.give_up(Verdict::Frozen, sent, false);
-                }
-                Err(_) => return self.give_up(Verdict::Unacked, sent, false),
-            }
-        }
-        let (verdict, acked) = match demand.proof {
-            Proof::Written => (Verdict::Written, false),
-            Proof::Acked | Proof::Received | Proof::Hop => Box::pin(self.prove(demand)).await,
+        (self.wire.head)(run, self.keep_alive(reusable), &mut head);
+        let mut answer = Outgoing { head: &head, payload: &run.payload, sent: 0 };
+        let seen = |verdict| Seen { verdict, acked: false, by_budget: false };
+        let Seen { verdict, acked, by_budget } = match answer.write(&self.connection) {
+            Err(_) => return Delivery::untouched(Verdict::Gone),
+            Ok(_) if demand.proof == Proof::Written && answer.is_sent() => seen(Verdict::Written),
+            Ok(_) => Box::pin(self.prove(demand, &mut answer)).await,
         };
         match verdict.proof() {
             Some(proof) if proof >= demand.proof => {
@@ -73,24 +59,38 @@ impl Waiter {
                     self.end(Ending::Close);
                 }
                 let hop = self.hop && verdict == Verdict::Received;
-                Delivery { verdict: if hop { Verdict::Hop } else { verdict }, untouched: false, acked }
+                let verdict = if hop { Verdict::Hop } else { verdict };
+                Delivery { verdict, untouched: false, acked, by_budget }
             }
-            _ => self.give_up(verdict, sent, acked),
+            _ => {
+                // The reset comes before anything else: it stops retransmissions, so that a run which is offered again
+                // does not arrive late as well. What the peer's kernel has acknowledged already, its process may still
+                // read.
+                self.connection.reset();
+                Delivery { verdict, untouched: answer.sent == 0, acked, by_budget }
+            }
         }
+    }
+
+    fn keep_alive(&self, reusable: bool) -> Option<u64> {
+        reusable.then(|| self.connection.keep_alive_seconds())
     }
 
     fn end(&mut self, ending: Ending) {
         self.ended = true;
+        if ending == Ending::Reuse {
+            self.connection.idle.rests(&self.connection);
+        }
         self.connection.handover.decide(ending);
     }
 
     /// Sends the waiter away without a run.
     pub fn dismiss(mut self, farewell: Farewell) {
-        let goodbye = (self.wire.goodbye)(farewell);
+        let goodbye = (self.wire.goodbye)(farewell, self.keep_alive(self.reusable));
         if goodbye.answer.is_empty() || self.connection.look() != End::Open {
             return;
         }
-        let written = self.connection.write_now(&[IoSlice::new(goodbye.answer)]);
+        let written = self.connection.write_now(&[IoSlice::new(&goodbye.answer)]);
         if goodbye.reusable && self.reusable && written.is_ok_and(|n| n == goodbye.answer.len()) {
             self.end(Ending::Reuse);
         }
@@ -106,52 +106,91 @@ impl Waiter {
         LifeSign::of(&self.connection)
     }
 
-    /// What is known of a run that was written whole, and whether all of it was seen acknowledged.
-    async fn prove(&self, demand: Demand) -> (Verdict, bool) {
-        let round_trip = self.connection.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
-        let patience = Patience::new(round_trip, demand.fin);
-        let mut proving = Proving::new(demand.proof, patience, self.hop, Instant::now());
+    /// Writes the rest as the peer takes it, and looks until the verdict is in.
+    async fn prove(&self, demand: Demand, answer: &mut Outgoing<'_>) -> Seen {
+        let connection = &*self.connection;
+        let round_trip = || connection.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
+        let patience = Patience::new(round_trip(), demand.fin, demand.taken_by);
+        let mut proving = Proving::new(demand.proof, patience, self.hop, answer.whole(), Instant::now());
+        let mut end = connection.look();
         loop {
-            let sight = Sight { end: self.connection.look(), unacked: self.connection.unacked() };
+            let sight = Sight { sent: answer.sent, unacked: connection.unacked(), end };
             let now = Instant::now();
             let (at, readable_is_news) = match proving.see(sight, now) {
-                Step::Done(verdict) => return (verdict, proving.is_acked()),
-                _ if now >= demand.until => return (proving.out_of_time(), proving.is_acked()),
+                Step::Done(verdict) => {
+                    return Seen { verdict, acked: proving.is_acked(), by_budget: false };
+                }
+                _ if now >= demand.until => {
+                    let verdict = proving.out_of_time(now);
+                    return Seen { verdict, acked: proving.is_acked(), by_budget: true };
+                }
                 Step::LookAgain(at) => (at, true),
                 Step::LookLater(at) => (at, false),
             };
-            let at = at.min(demand.until).into();
             let stirred = async {
-                if !readable_is_news || !self.connection.stirred().await {
+                if !readable_is_news || !connection.stirred().await {
                     std::future::pending::<()>().await;
                 }
             };
+            if proving.needs_our_end(now) {
+                connection.finish_for_proof();
+            }
             // Whichever comes first, the next look tells.
-            let _ = tokio::time::timeout_at(at, stirred).await;
-        }
-    }
-
-    /// The reset comes before anything else: it stops retransmissions, so that a run which is offered again does not
-    /// arrive late as well. What the peer's kernel has acknowledged already, its process may still read.
-    fn give_up(&self, verdict: Verdict, sent: usize, acked: bool) -> Delivery {
-        self.connection.reset();
-        Delivery { verdict, untouched: sent == 0, acked }
-    }
-
-    /// Writes on as the peer reads; false if the connection broke.
-    async fn write_rest(&self, head: &[u8], run: &Run, sent: &mut usize) -> bool {
-        while *sent < head.len() + run.payload.len() {
-            if self.connection.writable().await.is_err() {
-                return false;
+            tokio::select! {
+                () = stirred => {}
+                _ = connection.writable(), if !answer.is_sent() => {}
+                () = tokio::time::sleep_until(at.min(demand.until).into()) => {}
             }
-            let head_left = &head[(*sent).min(head.len())..];
-            let payload_left = &run.payload[sent.saturating_sub(head.len())..];
-            match self.connection.write_now(&[IoSlice::new(head_left), IoSlice::new(payload_left)]) {
-                Ok(more) => *sent += more,
-                Err(_) => return false,
+            if sight.unacked > 0 {
+                proving.round_trip_is(round_trip());
+            }
+            end = connection.look();
+            if !answer.is_sent() {
+                match answer.write(connection) {
+                    Ok(0) => {}
+                    // A peer that takes all at once would keep this thread from everybody else.
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err(_) => end = End::Broken,
+                }
             }
         }
-        true
+    }
+}
+
+/// What an offer came to.
+struct Seen {
+    verdict: Verdict,
+    /// Every byte was seen acknowledged.
+    acked: bool,
+    /// The time alone decided.
+    by_budget: bool,
+}
+
+/// The answer that carries a run, on its way.
+struct Outgoing<'a> {
+    head: &'a [u8],
+    payload: &'a [u8],
+    /// Bytes that the kernel has taken.
+    sent: usize,
+}
+
+impl Outgoing<'_> {
+    fn whole(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent == self.whole()
+    }
+
+    /// Writes what the kernel takes of the rest, and returns how much that was.
+    fn write(&mut self, connection: &Connection) -> io::Result<usize> {
+        let head = &self.head[self.sent.min(self.head.len())..];
+        let payload = &self.payload[self.sent.saturating_sub(self.head.len())..];
+        let now = &payload[..payload.len().min(AT_ONCE)];
+        let written = connection.write_now(&[IoSlice::new(head), IoSlice::new(now)])?;
+        self.sent += written;
+        Ok(written)
     }
 }
 

@@ -21,7 +21,7 @@ mod atomics {
     use std::task::Waker;
 
     use loom::sync::Mutex;
-    pub(super) use loom::sync::atomic::{AtomicU8, Ordering};
+    pub(super) use loom::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
     /// The promise of the real one, kept by a lock: a wake after a registration, or during it, is not lost.
     pub(super) struct AtomicWaker(Mutex<Option<Waker>>);

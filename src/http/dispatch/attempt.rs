@@ -67,7 +67,10 @@ impl Attempt {
         match delivery.verdict {
             Verdict::Received | Verdict::Hop | Verdict::Acked => self.front.exchange.trust(machine),
             Verdict::Unacked | Verdict::Lost => self.front.exchange.suspect(machine),
-            Verdict::Written | Verdict::Gone | Verdict::Frozen => {}
+            Verdict::Written | Verdict::Gone | Verdict::Frozen | Verdict::Slow => {}
+        }
+        if delivery.by_budget || delivery.verdict == Verdict::Slow {
+            self.say_that_time_was_short(delivery.verdict);
         }
         let mut told = std::mem::take(&mut self.before);
         told.push(journal::Attempt {
@@ -98,6 +101,19 @@ impl Attempt {
             first.answered((self.offers, Err(Miss::Unknown)));
         }
         Unproven { verdict: delivery.verdict, is_unknown, first }
+    }
+
+    /// The budget ended the offer, not what the controller did: whoever wonders about such a miss can set it.
+    fn say_that_time_was_short(&self, verdict: Verdict) {
+        static LINES: Throttle = Throttle::new();
+        if LINES.is_open() {
+            tracing::warn!(
+                run = self.named.names.get(0),
+                verdict = verdict.text(),
+                bytes = self.run.payload.len(),
+                "the run did not reach its controller within the POST's budget; for large runs or slow links raise --dispatch-budget"
+            );
+        }
     }
 
     /// The offer, which ends even if nobody waits for it: then it gets a task of its own, and tells the journal itself.

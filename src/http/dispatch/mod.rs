@@ -129,7 +129,7 @@ async fn deliver(front: &Arc<Front>, order: Order<'_>, mut first: Option<TheFirs
     let budget = front.terms().dispatch_budget;
     let wait_until = (Instant::now() + order.wait.min(budget)).min(last_offer);
     let ask = Ask { key: order.key, is_message: order.is_message };
-    let demand = Demand { proof: order.proof, fin: front.terms().proof_timeout, until };
+    let demand = Demand { proof: order.proof, fin: front.terms().proof_timeout, taken_by: last_offer, until };
     let mut outcome = Outcome::without_offers(0, Err(Miss::Undelivered));
     let mut unproven = 0;
     loop {

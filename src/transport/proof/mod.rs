@@ -2,18 +2,23 @@
 //!
 //! ```text
 //!                 end, all acked                      ┌────► RECEIVED
-//! written ──┬─────────────────────────────────────────┘
+//! writing ──┬─────────────────────────────────────────┘
 //!           ├── end, bytes unacked ── 200 ms ─► reset: LOST · acked: ACKED (half-closed) · neither: UNACKED
 //!           ├── reset or error ───────────────► LOST
-//!           ├── t_ack without an ack, bytes unacked ► UNACKED
-//!           └── acked, then t_fin passes ─────► FROZEN
+//!           ├── nothing is acked for t_ack ───► UNACKED
+//!           ├── a part is taken, then nothing more for t_fin ► FROZEN
+//!           ├── too slow for the budget ──────► SLOW
+//!           └── all acked, then t_fin passes ─► FROZEN
 //! ```
 //! A clean end with every byte acknowledged means that the process read the answer: a socket closed with unread data
-//! ends with a reset instead.
+//! ends with a reset instead. All times are times of silence: whatever is acknowledged starts them again.
+
+mod pace;
 
 use std::time::{Duration, Instant};
 
 use crate::metrics::{Proof, Verdict};
+use pace::Pace;
 
 /// An end that came before the acknowledgement may yet turn out to be a reset.
 const HALF_CLOSED: Duration = Duration::from_millis(200);
@@ -24,11 +29,14 @@ const LONGEST_ACK: Duration = Duration::from_secs(1);
 /// acknowledgement makes no event; an end does.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const FIRST_LOOK_FOR_AN_END: Duration = Duration::from_millis(25);
+const LOOK_AT_PACE: Duration = Duration::from_millis(50);
 
 /// What the socket shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sight {
-    /// Bytes written and not acknowledged.
+    /// Bytes that the kernel has taken.
+    pub(super) sent: usize,
+    /// Those of them that the peer has not acknowledged.
     pub(super) unacked: usize,
     /// How the read side stands.
     pub(super) end: End,
@@ -63,46 +71,62 @@ pub(super) enum Step {
 /// How long a proof may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// From one acknowledgement to the next, the write being the first.
+    /// Until anything is acknowledged.
     pub(super) ack: Duration,
-    /// From the last acknowledgement to the end.
+    /// From one acknowledgement to the next, and from the last to the end.
     pub(super) fin: Duration,
+    /// By then everything has to be taken, at the speed of the moment.
+    pub(super) taken_by: Instant,
 }
 
 impl Patience {
     /// Four round trips and a delayed acknowledgement must fit.
-    pub(super) fn new(round_trip: Duration, fin: Duration) -> Self {
-        let ack = (4 * round_trip + Duration::from_millis(200)).clamp(SHORTEST_ACK, LONGEST_ACK);
-        Self { ack, fin }
+    pub(super) fn new(round_trip: Duration, fin: Duration, taken_by: Instant) -> Self {
+        Self { ack: ack_time(round_trip), fin, taken_by }
     }
 }
 
-/// One delivery whose every byte was written.
+fn ack_time(round_trip: Duration) -> Duration {
+    (4 * round_trip + Duration::from_millis(200)).clamp(SHORTEST_ACK, LONGEST_ACK)
+}
+
+/// One delivery, from its first byte on.
 #[derive(Debug)]
 pub(super) struct Proving {
     wanted: Proof,
     patience: Patience,
     hop: bool,
-    written: Instant,
-    /// The fewest bytes seen unacknowledged, and since when: a slow link that makes progress is not silent.
-    unacked: (usize, Instant),
+    /// How many bytes there are to send.
+    whole: usize,
+    begun: Instant,
+    pace: Pace,
     acked: Option<Instant>,
     closed: Option<Instant>,
 }
 
 impl Proving {
-    /// Begins when the last byte was written. A `hop` is a proxy: some end every connection with a reset, so any end
-    /// will do once every byte is acknowledged. It proves no less than a clean one, as the controller is beyond.
-    pub(super) fn new(wanted: Proof, patience: Patience, hop: bool, now: Instant) -> Self {
-        Self { wanted, patience, hop, written: now, unacked: (usize::MAX, now), acked: None, closed: None }
+    /// Begins with the first write of `whole` bytes. A `hop` is a proxy: some end every connection with a reset, so any
+    /// end will do once every byte is acknowledged. It proves no less than a clean one, as the controller is beyond.
+    pub(super) fn new(wanted: Proof, patience: Patience, hop: bool, whole: usize, now: Instant) -> Self {
+        Self { wanted, patience, hop, whole, begun: now, pace: Pace::new(now), acked: None, closed: None }
+    }
+
+    /// The way to the peer may become longer while much is on it.
+    pub(super) fn round_trip_is(&mut self, round_trip: Duration) {
+        self.patience.ack = self.patience.ack.max(ack_time(round_trip));
     }
 
     /// Takes a look into account.
     pub(super) fn see(&mut self, sight: Sight, now: Instant) -> Step {
-        let all_acked = sight.unacked == 0;
-        if sight.unacked < self.unacked.0 {
-            self.unacked = (sight.unacked, now);
+        let all_sent = sight.sent == self.whole;
+        if all_sent && self.wanted == Proof::Written {
+            return Step::Done(Verdict::Written);
         }
+        let all_acked = all_sent && sight.unacked == 0;
+        // Where acknowledgements cannot be known, what the kernel takes has to do.
+        let unacked = if sight.unacked == usize::MAX { 0 } else { sight.unacked };
+        let taken = sight.sent.saturating_sub(unacked);
+        self.pace.see(taken, now);
         if all_acked {
             self.acked.get_or_insert(now);
         }
@@ -112,7 +136,8 @@ impl Proving {
             End::Closed if all_acked && self.closed.is_none() => return Step::Done(Verdict::Received),
             End::Closed if all_acked => return Step::Done(Verdict::Acked),
             End::Closed => {
-                let until = *self.closed.get_or_insert(now) + HALF_CLOSED;
+                let closed = *self.closed.get_or_insert(now);
+                let until = closed.max(self.pace.since()) + HALF_CLOSED;
                 return if now >= until {
                     Step::Done(Verdict::Unacked)
                 } else {
@@ -124,9 +149,11 @@ impl Proving {
         if all_acked && self.wanted != Proof::Received {
             return Step::Done(Verdict::Acked);
         }
-        let silent = (self.unacked.1 + self.patience.ack).min(self.written + LONGEST_ACK);
-        let frozen = self.acked.map(|acked| (acked + self.patience.fin, Verdict::Frozen));
-        let (until, verdict) = frozen.unwrap_or((silent, Verdict::Unacked));
+        let rest = self.whole - if self.wanted == Proof::Written { sight.sent } else { taken };
+        if !all_acked && self.pace.is_too_slow(rest, now, self.patience.taken_by) {
+            return Step::Done(Verdict::Slow);
+        }
+        let (until, verdict) = self.silence(sight);
         match sight.end {
             _ if now >= until => Step::Done(verdict),
             End::Talking => Step::LookLater(self.next(now, until)),
@@ -140,9 +167,33 @@ impl Proving {
         self.acked.is_some()
     }
 
+    /// Until when nothing more has to happen, and what it means if nothing does.
+    fn silence(&self, sight: Sight) -> (Instant, Verdict) {
+        let Patience { ack, fin, .. } = self.patience;
+        match self.acked {
+            Some(acked) => (acked + fin, Verdict::Frozen),
+            // Its kernel took some and then no more: the process does not read.
+            None if sight.sent < self.whole && sight.unacked < sight.sent => {
+                (self.pace.since() + fin.max(ack), Verdict::Frozen)
+            }
+            None => (self.pace.since() + ack, Verdict::Unacked),
+        }
+    }
+
+    /// Whether our side of the connection should end by now. Some clients read to its end, whatever length was announced;
+    /// those that do not have mostly ended theirs by then. Not at once, because a proxy that ends every connection with a
+    /// reset ends one that has ended already like a client that has read the run.
+    pub(super) fn needs_our_end(&self, now: Instant) -> bool {
+        self.wanted == Proof::Received && self.acked.is_some_and(|acked| now >= acked + FIRST_LOOK_FOR_AN_END)
+    }
+
     /// The verdict when no time is left at all.
-    pub(super) fn out_of_time(&self) -> Verdict {
-        if self.acked.is_some() { Verdict::Frozen } else { Verdict::Unacked }
+    pub(super) fn out_of_time(&self, now: Instant) -> Verdict {
+        match self.acked {
+            Some(_) => Verdict::Frozen,
+            None if self.pace.has_begun() && now < self.pace.since() + self.patience.ack => Verdict::Slow,
+            None => Verdict::Unacked,
+        }
     }
 
     fn next(&self, now: Instant, until: Instant) -> Instant {
@@ -151,8 +202,11 @@ impl Proving {
         } else {
             FIRST_LOOK
         };
-        let since = now.saturating_duration_since(self.closed.unwrap_or(self.written));
-        (now + since.max(first)).min(until)
+        let since = now.saturating_duration_since(self.closed.unwrap_or(self.begun));
+        let wait = since.max(first);
+        // As long as something is on its way, its speed has to be seen.
+        let wait = if self.acked.is_none() { wait.min(LOOK_AT_PACE) } else { wait };
+        (now + wait).min(until)
     }
 }
 

@@ -4,6 +4,9 @@ use super::*;
 
 const T_ACK: u64 = 250;
 const T_FIN: u64 = 500;
+/// By then everything has to be taken.
+const BUDGET: u64 = 10_000;
+const WHOLE: usize = 2000;
 
 /// What the socket does at some millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +17,14 @@ enum Event {
     Talk,
 }
 
+fn patience(start: Instant) -> Patience {
+    Patience {
+        ack: Duration::from_millis(T_ACK),
+        fin: Duration::from_millis(T_FIN),
+        taken_by: start + Duration::from_millis(BUDGET),
+    }
+}
+
 /// Plays events in their order and returns the verdict with its millisecond, looking when told to look.
 fn play(wanted: Proof, events: &[(u64, Event)]) -> (Verdict, u64) {
     play_with(wanted, false, events)
@@ -21,8 +32,7 @@ fn play(wanted: Proof, events: &[(u64, Event)]) -> (Verdict, u64) {
 
 fn play_with(wanted: Proof, hop: bool, events: &[(u64, Event)]) -> (Verdict, u64) {
     let start = Instant::now();
-    let patience = Patience { ack: Duration::from_millis(T_ACK), fin: Duration::from_millis(T_FIN) };
-    let mut proving = Proving::new(wanted, patience, hop, start);
+    let mut proving = Proving::new(wanted, patience(start), hop, WHOLE, start);
     let mut at = 0;
     for _ in 0..10_000 {
         let happened = |event| events.iter().any(|&(when, what)| when <= at && what == event);
@@ -32,7 +42,7 @@ fn play_with(wanted: Proof, hop: bool, events: &[(u64, Event)]) -> (Verdict, u64
             () if happened(Event::Talk) => End::Talking,
             () => End::Open,
         };
-        let sight = Sight { unacked: if happened(Event::Ack) { 0 } else { 2000 }, end };
+        let sight = Sight { sent: WHOLE, unacked: if happened(Event::Ack) { 0 } else { WHOLE }, end };
         let now = start + Duration::from_millis(at);
         let (later, readable_wakes) = match proving.see(sight, now) {
             Step::Done(verdict) => return (verdict, at),
@@ -103,23 +113,70 @@ fn a_proxys_reset_with_everything_acked_is_its_receipt() {
     assert_eq!(play_with(Proof::Received, true, &[(0, Event::Ack)]).0, Verdict::Frozen);
 }
 
+/// Plays a transfer of which `sight` says how many bytes were sent and how many of them acknowledged by a millisecond.
+/// Returns the verdict with its millisecond.
+fn transfer(wanted: Proof, whole: usize, sight: impl Fn(u64) -> (usize, usize)) -> (Verdict, u64) {
+    let start = Instant::now();
+    let mut proving = Proving::new(wanted, patience(start), false, whole, start);
+    let mut at = 0;
+    loop {
+        let (sent, acked) = sight(at);
+        let sight = Sight { sent, unacked: sent - acked, end: End::Open };
+        match proving.see(sight, start + Duration::from_millis(at)) {
+            Step::Done(verdict) => return (verdict, at),
+            Step::LookAgain(later) | Step::LookLater(later) => {
+                at = u64::try_from((later - start).as_millis()).unwrap();
+            }
+        }
+        assert!(at < 2 * BUDGET, "no verdict");
+    }
+}
+
 #[test]
 fn a_slow_link_that_makes_progress_is_not_silent() {
-    let start = Instant::now();
-    let patience = Patience { ack: Duration::from_millis(T_ACK), fin: Duration::from_millis(T_FIN) };
-    let mut proving = Proving::new(Proof::Received, patience, false, start);
-    let mut see =
-        |unacked, at| proving.see(Sight { unacked, end: End::Open }, start + Duration::from_millis(at));
-    for step in 0..4 {
-        assert!(matches!(see(800 - 100 * usize::try_from(step).unwrap(), 200 * step), Step::LookAgain(_)));
+    let bytes = |at: u64| usize::try_from(at).unwrap() * 1000;
+    // 1 MB/s, all in the kernel at once: acknowledged after 1.5 s, and never read.
+    let acked = |at| (1_500_000, bytes(at).min(1_500_000));
+    assert!(matches!(transfer(Proof::Received, 1_500_000, acked), (Verdict::Frozen, 2000..2100)));
+    assert!(matches!(transfer(Proof::Acked, 1_500_000, acked), (Verdict::Acked, 1500..1600)));
+    // The same, taken by the kernel bit by bit.
+    let taken = |at| ((bytes(at) + 200_000).min(1_500_000), bytes(at).min(1_500_000));
+    assert!(matches!(transfer(Proof::Written, 1_500_000, taken), (Verdict::Written, 1300..1400)));
+    assert!(matches!(transfer(Proof::Acked, 1_500_000, taken), (Verdict::Acked, 1500..1600)));
+}
+
+#[test]
+fn a_link_that_falls_silent_or_crawls_is_given_up() {
+    let bytes = |at: u64| usize::try_from(at).unwrap() * 1000;
+    let stops = |at| (1_500_000, bytes(at).min(700_000));
+    assert!(matches!(transfer(Proof::Received, 1_500_000, stops), (Verdict::Unacked, 950..1050)));
+    let is_deaf = |at| ((bytes(at) + 200_000).min(900_000), bytes(at).min(700_000));
+    assert!(matches!(transfer(Proof::Received, 1_500_000, is_deaf), (Verdict::Frozen, 1200..1300)));
+    assert!(matches!(transfer(Proof::Written, 1_500_000, |_| (700_000, 0)), (Verdict::Unacked, 250..300)));
+    let crawls = |at: u64| (1_500_000, 1 + usize::try_from(at / 100).unwrap());
+    for wanted in [Proof::Acked, Proof::Received] {
+        assert!(matches!(transfer(wanted, 1_500_000, crawls), (Verdict::Slow, 400..700)));
     }
-    assert!(matches!(see(100, 800), Step::LookAgain(_)));
-    assert_eq!(see(1, 1000), Step::Done(Verdict::Unacked), "but not for ever");
+}
+
+#[test]
+fn what_the_budget_cut_says_so() {
+    let start = Instant::now();
+    let mut proving = Proving::new(Proof::Received, patience(start), false, 2000, start);
+    let mut see = |unacked, at| {
+        let now = start + Duration::from_millis(at);
+        proving.see(Sight { sent: 2000, unacked, end: End::Open }, now);
+        proving.out_of_time(now)
+    };
+    assert_eq!(see(2000, 50), Verdict::Unacked);
+    assert_eq!(see(1000, 100), Verdict::Slow);
+    assert_eq!(see(0, 150), Verdict::Frozen);
 }
 
 #[test]
 fn patience_follows_the_round_trip() {
-    let ack = |millis| Patience::new(Duration::from_millis(millis), Duration::ZERO).ack.as_millis();
+    let now = Instant::now();
+    let ack = |millis| Patience::new(Duration::from_millis(millis), Duration::ZERO, now).ack.as_millis();
     assert_eq!((ack(0), ack(50), ack(1000)), (250, 400, 1000));
 }
 
@@ -177,6 +234,6 @@ fn judge(wanted: Proof, events: &[(u64, Event)]) {
         Verdict::Lost => assert!(by_then(Event::Reset), "{story}"),
         Verdict::Unacked => assert!(!by_then(Event::Ack) && at >= 200, "{story}"),
         Verdict::Frozen => assert!(by_then(Event::Ack) && !by_then(Event::Fin) && at >= T_FIN, "{story}"),
-        Verdict::Written | Verdict::Hop | Verdict::Gone => panic!("{story}"),
+        Verdict::Written | Verdict::Hop | Verdict::Gone | Verdict::Slow => panic!("{story}"),
     }
 }

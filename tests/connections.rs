@@ -1,0 +1,247 @@
+//! Owns a connection between its requests: nothing that was read is lost, nobody keeps a thread, nobody rests for ever.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::client::Client;
+use support::{Broker, PATIENCE, Pool, post};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const CONNECT: &str = "GET /connect HTTP/1.1\r\nhost: broker\r\n\r\n";
+
+/// A POST of so many bytes for which nobody waits, framed by its length or in chunks.
+fn run_of(bytes: usize, is_chunked: bool) -> String {
+    let (target, body) = ("/v1/pools/a/b/1/1", "x".repeat(bytes));
+    if !is_chunked {
+        return post(target, &body);
+    }
+    let mut request = format!("POST {target} HTTP/1.1\r\nhost: broker\r\ntransfer-encoding: chunked\r\n\r\n");
+    for chunk in body.as_bytes().chunks(3000) {
+        let chunk = str::from_utf8(chunk).unwrap();
+        request += &[&format!("{:x}", chunk.len()), "\r\n", chunk, "\r\n"].concat();
+    }
+    request + "0\r\n\r\n"
+}
+
+/// Sends all of it in one write, and returns a letter for each answer: `m` a miss, `c` how to wait, `?` anything else.
+async fn answers(broker: &Broker, requests: String, count: usize) -> String {
+    let (mut read, mut write) = broker.client().await.stream.into_split();
+    let mut text = Vec::new();
+    let of = |text: &[u8]| -> String {
+        let bodies = str::from_utf8(text).unwrap().split("\r\n\r\n").skip(1);
+        let letter = |body: &str| match body {
+            miss if miss.contains("\"no_pool\"") => 'm',
+            connect if connect.contains("\"keepaliveMs\"") => 'c',
+            _ => '?',
+        };
+        bodies.filter(|body| body.contains('}')).map(letter).collect()
+    };
+    let reading = async { while of(&text).len() < count && read.read_buf(&mut text).await.unwrap() > 0 {} };
+    // Who does not read while it writes could wait for ever.
+    let (_, written) =
+        tokio::join!(tokio::time::timeout(PATIENCE, reading), write.write_all(requests.as_bytes()));
+    written.unwrap();
+    of(&text)
+}
+
+#[tokio::test]
+async fn nothing_behind_a_request_is_lost() {
+    let broker = Broker::start(&[]);
+    for bytes in [1, 4000, 4096, 12_000, 16_384, 20_000, 30_000, 70_000, 400_000] {
+        for is_chunked in [false, true] {
+            let behind = if bytes == 30_000 { 400 } else { 60 };
+            let requests = run_of(bytes, is_chunked) + &CONNECT.repeat(behind) + &run_of(bytes, !is_chunked);
+            let expected = format!("m{}mccc", "c".repeat(behind));
+            let answers = answers(&broker, requests + &CONNECT.repeat(3), expected.len()).await;
+            assert_eq!(answers, expected, "{bytes} bytes, chunked: {is_chunked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_runs_at_once_are_answered_in_their_order() {
+    let broker = Broker::start(&[]);
+    let mut requests = String::new();
+    let mut expected = String::new();
+    for number in 0..120 {
+        requests += &run_of(1 + number * 397, number % 3 == 0);
+        requests += CONNECT;
+        expected += "mc";
+    }
+    assert_eq!(answers(&broker, requests, expected.len()).await, expected);
+}
+
+/// A client that sends the same requests for ever, and reads whatever comes back.
+struct Flood {
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(address: SocketAddr, requests: String) -> Self {
+        let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let writer = TcpStream::connect(address).unwrap();
+        let mut reader = writer.try_clone().unwrap();
+        reader.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        writer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        let writing = {
+            let over = over.clone();
+            let mut writer = writer;
+            std::thread::spawn(move || {
+                let mut sent = 0;
+                // An error is a queue that is full, or the end.
+                while !over.load(Ordering::Relaxed) {
+                    sent = (sent + writer.write(&requests.as_bytes()[sent..]).unwrap_or(0)) % requests.len();
+                }
+            })
+        };
+        let reading = {
+            let (over, answered) = (over.clone(), answered.clone());
+            std::thread::spawn(move || {
+                let mut bytes = vec![0; 1 << 16];
+                while !over.load(Ordering::Relaxed) {
+                    let read = reader.read(&mut bytes).unwrap_or(0);
+                    answered.fetch_add(u64::try_from(read).unwrap(), Ordering::Relaxed);
+                }
+            })
+        };
+        Self { over, answered, threads: vec![writing, reading] }
+    }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// As long as one read takes, so that nothing tells the reader that the socket is empty.
+fn connect_of(bytes: usize) -> String {
+    let field = "x-padding: \r\n".len();
+    CONNECT.replacen(
+        "\r\n\r\n",
+        &format!("\r\nx-padding: {}\r\n\r\n", "x".repeat(bytes - CONNECT.len() - field)),
+        1,
+    )
+}
+
+#[tokio::test]
+async fn nobody_keeps_a_thread_from_the_others() {
+    assert_eq!(connect_of(4096).len(), 4096);
+    let miss = run_of(100, false);
+    for (what, requests) in [
+        ("small ones", CONNECT.repeat(1000)),
+        ("one read each", connect_of(4096).repeat(50)),
+        ("runs", miss.repeat(100)),
+        ("chunked runs", run_of(9000, true).repeat(20)),
+    ] {
+        let mut broker = Broker::start(&["--threads", "1", "--drain-window", "0s"]);
+        let floods: Vec<_> = (0..2).map(|_| Flood::start(broker.public, requests.clone())).collect();
+        let is_flooded = async || floods.iter().all(|flood| flood.answered() > 0);
+        broker.wait_until("the flood is answered", is_flooded).await;
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            let begun = Instant::now();
+            let mut other = broker.client().await;
+            assert_eq!(other.ask(CONNECT).await.status, 200);
+            assert_eq!(other.ask(&miss).await.status, 200);
+            longest = longest.max(begun.elapsed());
+        }
+        let before = floods[0].answered();
+        broker.wait_until("the flood goes on", async || floods[0].answered() > before).await;
+        // Far more than it takes, and far less than for ever: the machine may be busy.
+        assert!(longest < Duration::from_secs(2), "{what}: {longest:?}");
+        broker.signal(Signal::TERM);
+        assert!(broker.ended().await.success(), "{what}");
+    }
+}
+
+/// How long a connection still lasts from now on.
+async fn lasts(client: &mut Client) -> Duration {
+    let begun = Instant::now();
+    assert!(client.is_closed_silently().await);
+    begun.elapsed()
+}
+
+fn is_about_two_seconds(time: Duration) -> bool {
+    (Duration::from_millis(1500)..Duration::from_secs(8)).contains(&time)
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_too_long_is_closed_whatever_it_carried() {
+    for proof in ["written", "acked"] {
+        let broker = Broker::proving(proof, &["--idle-timeout", "2s"]);
+        let pool = Pool::small("d1");
+        let mut after_run = broker.held_poll(&pool, "one").await;
+        broker.post(&pool.body("r")).await;
+        assert_eq!(after_run.answer().await.header("keep-alive"), Some("timeout=0"));
+        let mut after_204 = broker.client().await;
+        assert_eq!(
+            after_204
+                .ask(format!("GET {}?timeout=100ms HTTP/1.1\r\nhost: b\r\n\r\n", pool.path()))
+                .await
+                .status,
+            204
+        );
+        let mut after_reply = broker.client().await;
+        assert_eq!(after_reply.ask(CONNECT).await.status, 200);
+        let (run, nothing, reply) =
+            tokio::join!(lasts(&mut after_run), lasts(&mut after_204), lasts(&mut after_reply));
+        for (what, time) in [("run", run), ("204", nothing), ("reply", reply)] {
+            assert!(is_about_two_seconds(time), "{proof}, after a {what}: {time:?}");
+        }
+        broker.wait_for_metric("pilotlight_connections{listener=\"public\",tls=\"false\"}", 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_used_or_held_does_not_rest() {
+    let broker = Broker::start(&["--idle-timeout", "1s"]);
+    let pool = Pool::small("d1");
+    let mut held = broker.held_poll(&Pool::small("held"), "held").await;
+    let mut used = broker.client().await;
+    for round in 0..8 {
+        used.send(pool.poll("used")).await;
+        broker.wait_for_waiters(2).await;
+        broker.post(&pool.body("r")).await;
+        assert_eq!(used.answer().await.status, 200, "round {round}");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    // A POST that waits longer than a connection may rest, on one that has rested.
+    used.send(post(&format!("{}?wait=1900ms", pool.path()), "x")).await;
+    assert_eq!(used.answer().await.json()["reason"], "all_taken");
+    assert!(held.is_held().await, "a poll is no rest");
+}
+
+#[tokio::test]
+async fn clients_are_told_five_seconds_less() {
+    for (idle, told) in [("75s", "timeout=70"), ("600s", "timeout=595"), ("6s", "timeout=1")] {
+        let broker = Broker::start(&["--idle-timeout", idle]);
+        let pool = Pool::small("d1");
+        let mut client = broker.client().await;
+        assert_eq!(client.ask(CONNECT).await.header("keep-alive"), Some(told));
+        assert_eq!(client.ask(post(&pool.path(), "x")).await.header("keep-alive"), Some(told));
+        let nothing =
+            client.ask(format!("GET {}?timeout=50ms HTTP/1.1\r\nhost: b\r\n\r\n", pool.path())).await;
+        assert_eq!((nothing.status, nothing.header("keep-alive")), (204, Some(told)));
+        let last = client.ask(CONNECT.replace("broker\r\n", "broker\r\nconnection: close\r\n")).await;
+        assert_eq!((last.header("keep-alive"), last.header("connection")), (None, Some("close")));
+    }
+}
