@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use support::client::Client;
+use support::proxy::{HAPROXY, start};
 use support::{Broker, Pool, post};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -98,6 +99,35 @@ async fn held(broker: &Broker, connector: &TlsConnector, pool: &Pool, controller
     client.send(pool.poll(controller)).await;
     broker.wait_for_waiters(before + 1).await;
     client
+}
+
+/// Behind a PROXY protocol header the handshake comes as ever: in pieces, or with the header from a real haproxy.
+#[tokio::test]
+async fn hands_are_shaken_behind_a_proxys_header() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let broker = authority.broker("received", &["--proxy-protocol", "--behind-proxy", "127.0.0.1"]);
+    let layer_4 = HAPROXY.replace("mode http", "mode tcp").replace("  option forwardfor\n", "");
+    let layer_4 = layer_4.replace("{broker}", "{broker} send-proxy-v2");
+    let haproxy = start(&broker, &layer_4, "haproxy -db -f {folder}/configuration");
+    let pool = Pool::small("d1");
+    let connect = async |address: SocketAddr| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if address == broker.public {
+            stream.write_all(b"PROXY TCP4 192.0.2.9 10.0.0.1 51201 7070\r\n").await.unwrap();
+        }
+        let name = ServerName::try_from("localhost").unwrap();
+        Client::through(connector.connect(name, stream).await.unwrap())
+    };
+    for address in [Some(broker.public), haproxy.as_ref().map(|proxy| proxy.address)].into_iter().flatten() {
+        let mut controller = connect(address).await;
+        controller.send(pool.poll("one")).await;
+        broker.wait_for_waiters(1).await;
+        let mut supervisor = connect(address).await;
+        supervisor.send(post("/warm-start", &pool.body("run"))).await;
+        let (answer, receipt) = tokio::join!(supervisor.answer(), controller.answer());
+        assert_eq!((&answer.json()["proof"], receipt.status), (&"hop".into(), 200));
+    }
 }
 
 async fn post_run(broker: &Broker, connector: &TlsConnector, body: &str) -> serde_json::Value {

@@ -111,6 +111,12 @@ impl Settings {
                  Unix socket, as --dispatch-listen"
             ));
         }
+        if self.proxy_protocol && self.behind_proxy.is_empty() {
+            return refuse(
+                "--proxy-protocol needs --behind-proxy: only the proxies named there are believed about their clients"
+                    .to_owned(),
+            );
+        }
         let given: Vec<_> = listeners.all().collect();
         for (place, (flag, one)) in given.iter().enumerate() {
             for (other_flag, other) in &given[place + 1..] {

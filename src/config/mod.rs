@@ -121,6 +121,7 @@ const READ_AGAIN: &[&str] = &[
     "proof",
     "proof-timeout",
     "behind-proxy",
+    "proxy-protocol",
     "public-livez",
     "token-secret-file",
     "require-token",

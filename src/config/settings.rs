@@ -25,6 +25,7 @@ const PROCESS: &str = "Process";
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Settings {
     /// Read settings from this TOML file
     #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, value_name = "FILE", env = "PILOTLIGHT_CONFIG")]
@@ -73,6 +74,10 @@ pub struct Settings {
         value_parser = net
     )]
     pub behind_proxy: Vec<IpNet>,
+
+    /// Each connection of these proxies begins with a PROXY protocol header (v1 or v2), which names its client
+    #[arg(long, global = true, hide_env = true, help_heading = ADDRESSES, env = "PILOTLIGHT_PROXY_PROTOCOL")]
+    pub proxy_protocol: bool,
 
     /// Verify deployment tokens with this file's secret (HS256; one a line, so that two make a rotation)
     #[arg(long, global = true, hide_env = true, help_heading = ACCESS, value_name = "FILE", env = "PILOTLIGHT_TOKEN_SECRET_FILE")]

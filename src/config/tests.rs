@@ -85,6 +85,14 @@ fn a_wrong_value_is_answered_with_a_right_one() {
 }
 
 #[test]
+fn the_proxy_protocol_needs_proxies_to_speak_it() {
+    assert!(refusal(None, &["--proxy-protocol"]).contains("--behind-proxy"));
+    assert!(
+        parse_with(None, &["--proxy-protocol", "--behind-proxy", "10.0.0.0/8"]).unwrap().0.proxy_protocol
+    );
+}
+
+#[test]
 fn a_public_address_without_authentication_is_refused_unless_told() {
     for flag in ["--listen", "--dispatch-listen", "--ops-listen"] {
         let message = refusal(None, &[flag, "0.0.0.0:0"]);

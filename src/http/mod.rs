@@ -88,6 +88,8 @@ pub struct Terms {
     pub proof_timeout: Duration,
     /// Proxies that stand in between: what they forward is believed, and a receipt is theirs.
     pub proxies: Vec<IpNet>,
+    /// Whether these proxies begin each connection with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// A run posted again within this time is answered like the first time; zero makes every POST a run of its own.
     pub remember_runs: Duration,
     /// What of a Trigger.dev message is checked.

@@ -163,6 +163,8 @@ label! {
         SharedName = "shared_name",
         /// The TLS handshake failed or took too long.
         Tls = "tls",
+        /// A known proxy sent no PROXY protocol header, or a malformed one, or not in time.
+        ProxyProtocol = "proxy_protocol",
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::door::{Door, Guest, Newcomers};
+use super::door::{Door, Guest, Newcomer, Newcomers};
 use super::health::{Accepts, Health, Pulse};
 use super::listen::Share;
 use super::socket::Acceptor;
@@ -30,6 +30,8 @@ const QUIET_TIME: Duration = Duration::from_secs(10);
 /// How often the lag of a thread is measured.
 const LAG_PACE: Duration = Duration::from_millis(250);
 
+/// A PROXY protocol header is whole within this time, or the connection is over.
+const INTRODUCTION_TIME: Duration = Duration::from_secs(5);
 /// A handshake is over within this time, or the connection is.
 pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 
@@ -121,20 +123,37 @@ async fn accept(
         }
         let session = if socket.is_unix() { None } else { tls.session() };
         let connection = Connection::new(stream, peer, session, front.idle.clone());
-        let Some(guest) = door.admit(listener, connection, &mut newcomers) else { continue };
         let front = front.clone();
         #[expect(
             clippy::disallowed_methods,
             reason = "owned by this thread's runtime, ends with its connection"
         )]
-        if guest.as_ref().is_tls() {
-            tokio::spawn(serve_secretly(front, listener, guest));
+        if !socket.is_unix() && door.is_introduced_by(peer) {
+            let admitted = door.admit_unknown(listener, connection, &mut newcomers);
+            let Some(newcomer) = admitted else { continue };
+            tokio::spawn(serve_introduced(front, listener, newcomer));
         } else {
-            tokio::spawn(serve(front, listener, guest));
+            let Some(guest) = door.admit(listener, connection, &mut newcomers) else { continue };
+            if guest.as_ref().is_tls() {
+                tokio::spawn(serve_secretly(front, listener, guest));
+            } else {
+                tokio::spawn(serve(front, listener, guest));
+            }
         }
     }
     drop(accepts);
     Ok(())
+}
+
+/// Serves once a proxy has said whom it passes on.
+async fn serve_introduced(front: Arc<Front>, listener: Listener, newcomer: Newcomer) {
+    let introduced = Box::pin(timeout(INTRODUCTION_TIME, newcomer.introduced()));
+    match introduced.await {
+        Ok(Some(guest)) if guest.as_ref().is_tls() => serve_secretly(front, listener, guest).await,
+        Ok(Some(guest)) => serve(front, listener, guest).await,
+        Ok(None) => {}
+        Err(_) => front.metrics.rejected(Rejected::ProxyProtocol),
+    }
 }
 
 /// Serves once hands are shaken.

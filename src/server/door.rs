@@ -4,6 +4,7 @@
 //! at once, so a flood of silent sockets only ever displaces itself.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -52,11 +53,14 @@ pub(super) struct Door {
 }
 
 /// A connection that was let in; its place is free again when this is dropped.
-pub(super) struct Guest {
+pub(super) struct Newcomer {
     door: Arc<Door>,
     connection: Arc<Connection>,
     _counted: Connected,
 }
+
+/// One within its address's share, which it gives back when this is dropped.
+pub(super) struct Guest(Newcomer);
 
 /// One thread's newcomers who have not said anything yet, the oldest first.
 #[derive(Default)]
@@ -84,27 +88,49 @@ impl Door {
         connection: Connection,
         newcomers: &mut Newcomers,
     ) -> Option<Guest> {
-        let metrics = &self.front.metrics;
-        let connection = Arc::new(connection);
         if !self.has_share(connection.origin()) {
-            metrics.rejected(Rejected::Source);
             return None;
         }
-        let is_tls = connection.is_tls();
-        let guest = Guest { door: self.clone(), connection, _counted: metrics.connected(listener, is_tls) };
+        // Without room it gives its share back.
+        let (newcomer, has_room) = self.enter(listener, connection, newcomers);
+        let guest = Guest(newcomer);
+        has_room.then_some(guest)
+    }
+
+    /// The same for one that a proxy is still to introduce: it takes no share of the proxy's address.
+    pub(super) fn admit_unknown(
+        self: &Arc<Self>,
+        listener: Listener,
+        connection: Connection,
+        newcomers: &mut Newcomers,
+    ) -> Option<Newcomer> {
+        let (newcomer, has_room) = self.enter(listener, connection, newcomers);
+        has_room.then_some(newcomer)
+    }
+
+    /// Counts a connection in, and says whether there is room for it.
+    fn enter(
+        self: &Arc<Self>,
+        listener: Listener,
+        connection: Connection,
+        newcomers: &mut Newcomers,
+    ) -> (Newcomer, bool) {
+        let metrics = &self.front.metrics;
+        let counted = metrics.connected(listener, connection.is_tls());
+        let newcomer = Newcomer { door: self.clone(), connection: Arc::new(connection), _counted: counted };
         let inside = self.inside.fetch_add(1, Ordering::Relaxed) + 1;
         let kept = if listener == Listener::Dispatch { 0 } else { self.room.kept_for_dispatch() };
         if inside > self.room.connections - kept {
             let Some(silent) = newcomers.oldest_silent() else {
                 metrics.rejected(Rejected::Connections);
-                return None;
+                return (newcomer, false);
             };
             silent.shut();
             metrics.rejected(Rejected::Silent);
         }
         self.look_at_room(inside);
-        newcomers.remember(&guest.connection);
-        Some(guest)
+        newcomers.remember(&newcomer.connection);
+        (newcomer, true)
     }
 
     fn look_at_room(&self, inside: usize) {
@@ -118,28 +144,60 @@ impl Door {
         let here = sources.entry(source).or_default();
         let has = *here < most;
         *here += usize::from(has);
+        if !has {
+            self.front.metrics.rejected(Rejected::Source);
+        }
         has
+    }
+
+    /// Whether the connections of this peer begin with a PROXY protocol header.
+    pub(super) fn is_introduced_by(&self, peer: IpAddr) -> bool {
+        let terms = self.front.terms();
+        terms.proxy_protocol && address::is_among(&terms.proxies, peer)
+    }
+}
+
+impl Newcomer {
+    /// Reads whom the proxy in between passes on, and asks whether and how often that one may come in. None if the connection
+    /// is over with it.
+    pub(super) async fn introduced(self) -> Option<Guest> {
+        if let Err(error) = self.connection.read_proxy_header().await {
+            // A health check may connect and leave without a word.
+            if error.kind() == io::ErrorKind::InvalidData {
+                tracing::debug!(%error, "a proxy's connection did not begin with a PROXY protocol header");
+                self.door.front.metrics.rejected(Rejected::ProxyProtocol);
+            }
+            return None;
+        }
+        let client = self.connection.origin();
+        (self.door.knows(client) && self.door.has_share(client)).then(|| Guest(self))
     }
 }
 
 impl AsRef<Arc<Connection>> for Guest {
     fn as_ref(&self) -> &Arc<Connection> {
-        &self.connection
+        &self.0.connection
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        let inside = self.door.inside.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.door.look_at_room(inside);
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let inside = self.door.inside.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.door.look_at_room(inside);
-        if self.door.room.per_source.is_none() {
+        let Newcomer { door, connection, .. } = &self.0;
+        if door.room.per_source.is_none() {
             return;
         }
-        let mut sources = self.door.sources.lock();
-        if let Some(here) = sources.get_mut(&self.connection.origin()) {
+        let mut sources = door.sources.lock();
+        if let Some(here) = sources.get_mut(&connection.origin()) {
             *here -= 1;
             if *here == 0 {
-                sources.remove(&self.connection.origin());
+                sources.remove(&connection.origin());
             }
         }
     }

@@ -27,6 +27,7 @@ pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
         proof: settings.proof.into(),
         proof_timeout: settings.proof_timeout,
         proxies: settings.behind_proxy.clone(),
+        proxy_protocol: settings.proxy_protocol,
         remember_runs: settings.remember_runs,
         message_check: settings.message_check,
         max_posts: settings.max_posts,

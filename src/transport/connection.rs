@@ -23,6 +23,7 @@ use tokio::task::coop::consume_budget;
 
 use super::ending::Handover;
 use super::idle::{IdleConnections, Rest};
+use super::origin::Origin;
 use super::proof::End;
 use super::socket::{self, Peer, State};
 use super::tls::Session;
@@ -36,7 +37,7 @@ const STATE_TIME: Duration = Duration::from_millis(50);
 pub struct Connection {
     stream: TcpStream,
     tls: Option<Box<Session>>,
-    origin: IpAddr,
+    origin: Origin,
     round_trip_micros: AtomicU32,
     has_spoken: AtomicBool,
     /// Bytes read from the socket, modulo 2^32; those of TLS are counted there.
@@ -56,7 +57,7 @@ impl Connection {
         Self {
             stream,
             tls: tls.map(Box::new),
-            origin,
+            origin: Origin::new(origin),
             round_trip_micros: AtomicU32::new(UNKNOWN),
             has_spoken: AtomicBool::new(false),
             read: AtomicU32::new(0),
@@ -67,9 +68,22 @@ impl Connection {
         }
     }
 
-    /// Where the peer connects from.
+    /// The canonical address of the peer, or of the client that a PROXY protocol header has named.
     pub fn origin(&self) -> IpAddr {
-        self.origin
+        self.origin.address()
+    }
+
+    /// Whether a relay in between has named its client: what it reads is not yet read by the client.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.origin.is_relayed()
+    }
+
+    /// Reads the PROXY protocol header that comes before anything else, and nothing behind it. `InvalidData` if there is no
+    /// valid one. Bounded in time by the caller.
+    pub async fn read_proxy_header(&self) -> io::Result<()> {
+        let read = self.origin.read(&self.stream).await?;
+        self.read.fetch_add(modulo(read), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether it speaks TLS.

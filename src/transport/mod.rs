@@ -11,6 +11,7 @@ mod hold;
 mod idle;
 mod io;
 mod life_sign;
+mod origin;
 mod proof;
 mod socket;
 mod tls;

@@ -58,7 +58,7 @@ impl Waiter {
                     // The peer has ended its side: an ordinary close completes it.
                     self.end(Ending::Close);
                 }
-                let hop = self.hop && verdict == Verdict::Received;
+                let hop = (self.hop || self.connection.is_relayed()) && verdict == Verdict::Received;
                 let verdict = if hop { Verdict::Hop } else { verdict };
                 Delivery { verdict, untouched: false, acked, by_budget }
             }

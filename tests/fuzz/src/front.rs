@@ -83,6 +83,7 @@ fn front(access: Access, proxies: Vec<ipnet::IpNet>) -> Arc<Front> {
         proof: Proof::Written,
         proof_timeout: Duration::from_millis(250),
         proxies,
+        proxy_protocol: false,
         message_check: MessageCheck::Strict,
         public_livez: true,
         max_posts: 1000,
