@@ -31,6 +31,14 @@ async fn post_to(broker: &Broker, pool: &Pool, run: &str, controller: &mut Clien
     tokio::join!(post(broker, pool, run), receipt)
 }
 
+/// The controllers that are offered runs last.
+async fn suspects(broker: &Broker) -> Vec<String> {
+    let (_, body) = broker.operate("GET", "/waiters").await;
+    let listing: Value = serde_json::from_str(&body).unwrap();
+    let suspects = listing["waiters"].as_array().unwrap().iter().filter(|waiter| waiter["suspect"] == true);
+    suspects.map(|waiter| waiter["controller"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Nine newest on a machine that fails as told, the oldest alive elsewhere: what the first run and the next cost.
 async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
     let (failing, living) = (lab.node(), lab.node());
@@ -183,26 +191,46 @@ fn a_machine_that_shows_life_is_trusted_again() {
         let _first = shaky.held_poll(&broker, &pool, "first").await;
         shaky.lose_the_way_back();
         assert!(says(&post_to(&broker, &pool, "run_1", &mut spare).await.0).0);
-        let suspects = async || {
-            let (_, body) = broker.operate("GET", "/waiters").await;
-            serde_json::from_str::<Value>(&body).unwrap()["waiters"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter(|w| w["suspect"] == true)
-                .count()
-        };
-        assert_eq!(suspects().await, 1);
+        assert_eq!(suspects(&broker).await, ["passed over"]);
         // A steady one comes, and is preferred; the other is passed over, and is watched from now on.
         let mut spare = steady.held_poll(&broker, &pool, "steady").await;
         let (answer, _) = post_to(&broker, &pool, "run_2", &mut spare).await;
         assert_eq!(says(&answer), (true, "received", 1));
         shaky.heal();
         let healed = Instant::now();
-        while suspects().await > 0 {
+        while !suspects(&broker).await.is_empty() {
             assert!(healed.elapsed() < Duration::from_secs(20), "its keepalive answers, yet it is suspect");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         drop(passed_over);
+    });
+}
+
+/// The pods of a node have addresses of their own; a stranger may give the same name.
+#[test]
+fn a_name_speaks_for_other_addresses_until_one_of_them_answers() {
+    in_a_lab(async |mut lab| {
+        let (victim, other, stranger, again) = (lab.node(), lab.node(), lab.node(), lab.node());
+        let broker = broker();
+        let pool = Pool::small("d1");
+        let mut spare = other.held_poll(&broker, &pool, "other").await;
+        let _named = victim.held_poll(&broker, &pool, "victim").await;
+        let _failing = stranger.held_poll_as(&victim, &broker, &pool, "stranger").await;
+        stranger.die();
+        let (answer, _) = post_to(&broker, &pool, "run_1", &mut spare).await;
+        assert_eq!(says(&answer), (true, "received", 2), "had it been a dead node, it had cost one offer");
+        let failed = Instant::now();
+        while suspects(&broker).await.iter().any(|controller| controller == "victim") {
+            assert!(failed.elapsed() < Duration::from_secs(6), "it is asked at once, not after 10 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+
+        let _spare = other.held_poll(&broker, &pool, "other").await;
+        let mut named = victim.held_poll(&broker, &pool, "victim, too").await;
+        let _failing = again.held_poll_as(&victim, &broker, &pool, "stranger").await;
+        again.die();
+        let (answer, _) = post_to(&broker, &pool, "run_2", &mut named).await;
+        assert_eq!(says(&answer), (true, "received", 2), "nobody takes a stranger's word twice");
+        assert!(suspects(&broker).await.is_empty());
     });
 }

@@ -119,11 +119,16 @@ impl Node {
 
     /// A stock controller of this machine, held by the broker.
     pub async fn held_poll(&self, broker: &Broker, pool: &Pool, controller: &str) -> Client {
+        self.held_poll_as(self, broker, pool, controller).await
+    }
+
+    /// The same, but with another machine's name.
+    pub async fn held_poll_as(&self, named: &Self, broker: &Broker, pool: &Pool, controller: &str) -> Client {
         let before = broker.waiters("").await;
         let mut client = self.connect(7070);
         let poll = pool
             .poll(controller)
-            .replace("instance-name: test", &format!("instance-name: {}", self.namespace));
+            .replace("instance-name: test", &format!("instance-name: {}", named.namespace));
         client.send(poll).await;
         broker.wait_for_waiters(before + 1).await;
         client
