@@ -134,7 +134,8 @@ impl<N: Hash + Eq + Copy, A> Repeats<N, A> {
             last.clear();
             last
         };
-        self.memory.lock().spare = spare;
+        let unused = mem::replace(&mut self.memory.lock().spare, spare);
+        drop(unused);
     }
 }
 
