@@ -1,7 +1,7 @@
 //! Owns the commands that serve nobody: what `check` finds and leaves alone, what stands in help and the manual page.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this file is tests only")]
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -86,19 +86,131 @@ fn check_takes_an_address_in_use_for_a_brokers_but_not_two_of_its_own() {
     assert_eq!(code, Some(0), "{said}{wrong}");
 }
 
+fn check_with(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    command.arg("check").args(FREE).args(arguments).envs(variables.iter().copied());
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
 #[test]
 fn a_wrong_variable_is_named() {
-    let refused = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
-        .arg("check")
-        .env("PILOTLIGHT_DISPATCH_LISTEN", "")
-        .output()
-        .unwrap();
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!(refused.status.code(), Some(2));
+    let (code, _, said) = check_with(&[("PILOTLIGHT_DISPATCH_LISTEN", "localhost")], &[]);
+    assert_eq!(code, Some(2));
     assert!(said.contains("PILOTLIGHT_DISPATCH_LISTEN") && said.contains("127.0.0.1:7070"), "{said}");
 
     let said = String::from_utf8(pilotlight(&["--dispatch-listen="]).stderr).unwrap();
-    assert!(!said.contains("environment"), "{said}");
+    assert!(!said.contains("PILOTLIGHT_"), "{said}");
+}
+
+/// The value of a setting and where it comes from, as `check` writes them.
+fn line<'a>(said: &'a str, setting: &str) -> Vec<&'a str> {
+    let line = said.lines().find(|line| line.split(' ').next() == Some(setting));
+    line.unwrap_or_else(|| panic!("no {setting}: {said}")).split_whitespace().skip(1).collect()
+}
+
+#[test]
+fn an_empty_variable_is_not_set_and_white_space_around_a_value_is_not_meant() {
+    let empty = [
+        ("PILOTLIGHT_DISPATCH_LISTEN", ""),
+        ("PILOTLIGHT_ALLOW_POLL", " "),
+        ("PILOTLIGHT_MAX_WAITERS", ""),
+        ("PILOTLIGHT_REQUIRE_TOKEN", ""),
+        ("PILOTLIGHT_TLS_CERT", ""),
+        ("PILOTLIGHT_CONFIG", ""),
+        ("PILOTLIGHT_PROOF", "\n"),
+    ];
+    let (code, said, wrong) = check_with(&empty, &[]);
+    assert_eq!(code, Some(0), "{wrong}");
+    assert_eq!(line(&said, "proof"), ["received", "default"]);
+    assert_eq!(line(&said, "require-token"), ["false", "default"]);
+    let around = [
+        ("PILOTLIGHT_PROOF", "acked\n"),
+        ("PILOTLIGHT_MAX_POOLS", " 7 "),
+        ("PILOTLIGHT_ALLOW_POLL", "::1, 10.0.0.0/8\n"),
+    ];
+    let (code, said, wrong) = check_with(&around, &["--max-pools", "8"]);
+    assert_eq!(code, Some(0), "{wrong}");
+    assert_eq!(line(&said, "proof"), ["acked", "environment"]);
+    assert_eq!(line(&said, "max-pools"), ["8", "flag"]);
+    let (code, _, wrong) = check_with(&[], &["--allow-poll", ""]);
+    assert_eq!(code, Some(2), "an empty list would let everybody in: {wrong}");
+}
+
+#[test]
+fn a_switch_takes_the_usual_words_and_a_flag_can_turn_it_off() {
+    for (word, is_on) in
+        [("1", "true"), ("YES", "true"), ("on", "true"), ("0", "false"), ("no", "false"), ("Off", "false")]
+    {
+        let (code, said, wrong) = check_with(&[("PILOTLIGHT_INSECURE_NO_AUTH", word)], &[]);
+        assert_eq!(code, Some(0), "{wrong}");
+        assert_eq!(line(&said, "insecure-no-auth"), [is_on, "environment"]);
+        let (_, said, _) = check_with(&[], &[&format!("--insecure-no-auth={word}")]);
+        assert_eq!(line(&said, "insecure-no-auth"), [is_on, "flag"]);
+    }
+    let (_, said, _) = check_with(&[("PILOTLIGHT_INSECURE_NO_AUTH", "1")], &["--insecure-no-auth=no"]);
+    assert_eq!(line(&said, "insecure-no-auth"), ["false", "flag"]);
+    let (code, _, wrong) = check_with(&[("PILOTLIGHT_INSECURE_NO_AUTH", "maybe")], &[]);
+    assert!(
+        code == Some(2) && wrong.contains("PILOTLIGHT_INSECURE_NO_AUTH") && wrong.contains("yes, no"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn a_misspelt_variable_is_named_and_those_of_kubernetes_are_not() {
+    let secret = "hunter2hunter2";
+    let misspelt = [
+        ("PILOTLIGHT_LISTN", secret),
+        ("PILOTLGHT_OPS_LISTEN", secret),
+        ("pilotlight_proof", secret),
+        ("PILOTLIGHT_PORT", "7070"),
+    ];
+    let of_services = [
+        ("PILOTLIGHT_SERVICE_HOST", "10.0.0.1"),
+        ("PILOTLIGHT_SERVICE_PORT", "7070"),
+        ("PILOTLIGHT_SERVICE_PORT_POLL", "7070"),
+        ("PILOTLIGHT_OPS_PORT", "tcp://10.0.0.1:7071"),
+        ("PILOTLIGHT_PORT_7070_TCP", "tcp://10.0.0.1:7070"),
+        ("PILOTLIGHT_PORT_7070_TCP_ADDR", "10.0.0.1"),
+    ];
+    let (code, said, wrong) = check_with(&[&misspelt[..], &of_services[1..]].concat(), &[]);
+    assert_eq!(code, Some(0), "{wrong}");
+    for expected in [
+        "PILOTLIGHT_LISTN is no setting; did you mean PILOTLIGHT_LISTEN?",
+        "PILOTLGHT_OPS_LISTEN is no setting; did you mean PILOTLIGHT_OPS_LISTEN?",
+        "pilotlight_proof is no setting; did you mean PILOTLIGHT_PROOF?",
+        "PILOTLIGHT_PORT is no setting; `pilotlight config env`",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert!(!said.contains("SERVICE") && !said.contains("_TCP") && !said.contains(secret), "{said}");
+    assert!(check_with(&of_services, &[]).1.ends_with("all is well\n"));
+
+    let mut broker = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    broker.args(FREE).args(["--drain-window", "0s", "--log-format", "json"]).env("PILOTLIGHT_LISTN", secret);
+    let mut broker = broker.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Where the log is JSON, all that is said is: the last line before it serves is the greeting.
+    let mut log = std::io::BufReader::new(broker.stderr.take().unwrap());
+    let mut lines = Vec::new();
+    while !lines.last().is_some_and(|line: &serde_json::Value| line["fields"]["wait"].is_string()) {
+        let mut text = String::new();
+        log.read_line(&mut text).unwrap();
+        lines.push(serde_json::from_str(&text).unwrap());
+    }
+    let (is_well, _) = ended(broker);
+    assert!(is_well);
+    let of = |message: &str| {
+        let is_it = |line: &&serde_json::Value| {
+            line["fields"]["message"].as_str().is_some_and(|said| said.contains(message))
+        };
+        lines.iter().find(is_it).unwrap_or_else(|| panic!("no {message}: {lines:?}"))["fields"].clone()
+    };
+    of("PILOTLIGHT_LISTN is no setting");
+    let serving = of("serving");
+    assert!(serving["listen"].as_str().unwrap().starts_with("127.0.0.1:"), "{serving}");
+    assert!(serving["max_waiters"].is_u64() && serving["dispatch_listen"].is_null(), "{serving}");
+    assert!(of("waits for controllers")["look"].as_str().unwrap().starts_with("curl 'http://127.0.0.1:"));
 }
 
 #[test]

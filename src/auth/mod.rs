@@ -49,9 +49,9 @@ impl Access {
     /// Reads every file of the plan. The error names the file and what is wrong with it, and nothing that stands in it.
     pub fn open(plan: &Plan) -> anyhow::Result<Self> {
         let bearers = |flag: &str, path: &Option<PathBuf>| {
-            path.as_deref().map(|path| lines(flag, path).map(Bearers::new)).transpose()
+            path.as_deref().map(|path| lines(flag, path, true).map(Bearers::new)).transpose()
         };
-        let secrets = plan.token_secret_file.as_deref().map(|path| lines("--token-secret-file", path));
+        let secrets = plan.token_secret_file.as_deref().map(|path| lines("--token-secret-file", path, false));
         Ok(Self {
             allow_poll: plan.allow_poll.clone(),
             allow_dispatch: plan.allow_dispatch.clone(),
@@ -153,21 +153,65 @@ fn is_let_in(list: &[IpNet], client: Option<IpAddr>) -> Result<(), Denied> {
 /// The shortest secret that is taken for one, in bytes: shorter ones are guessed.
 const SHORTEST_SECRET: usize = 16;
 
-/// The secrets of a file, one a line; empty lines and lines that begin with `#` are none.
-fn lines(flag: &str, path: &Path) -> anyhow::Result<Vec<String>> {
+/// The secrets of a file, one a line; empty lines and lines that begin with `#` are none. With `sent`, they come in a header.
+fn lines(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("{flag} {shown} cannot be read"))?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let lines: Vec<String> = lines.map(str::to_owned).collect();
-    if lines.is_empty() {
+    let bytes = std::fs::read(path).with_context(|| format!("{flag} {shown} cannot be read"))?;
+    if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
+        anyhow::bail!("{flag} {shown} is UTF-16; save it as plain text");
+    }
+    let text =
+        std::str::from_utf8(&bytes).ok().with_context(|| format!("{flag} {shown} is not text in UTF-8"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut secrets = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(why) = not_a_secret(line, sent) {
+            anyhow::bail!("{flag} {shown}: line {} {why}", number + 1);
+        }
+        secrets.push(line.to_owned());
+    }
+    if secrets.is_empty() {
         anyhow::bail!("{flag} {shown} is empty: it needs one secret a line");
     }
-    if lines.iter().any(|line| line.len() < SHORTEST_SECRET) {
+    if secrets.iter().any(|line| line.len() < SHORTEST_SECRET) {
         anyhow::bail!(
             "{flag} {shown} has a secret of fewer than {SHORTEST_SECRET} characters; make a longer one"
         );
     }
-    Ok(lines)
+    Ok(secrets)
+}
+
+/// Why a line is surely not what was meant, or what nobody could send.
+fn not_a_secret(line: &str, sent: bool) -> Option<&'static str> {
+    let is_quoted = |quote: char| line.len() > 1 && line.starts_with(quote) && line.ends_with(quote);
+    let assigned = line.strip_prefix("export ").map_or(line, str::trim_start).split_once('=');
+    let is_name = |name: &str| {
+        let is_word =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let lower = name.to_ascii_lowercase();
+        is_word && (*name == name.to_ascii_uppercase() || lower.contains("token") || lower.contains("secret"))
+    };
+    if line.chars().any(char::is_control) {
+        return Some("has a control character, such as NUL or a tab");
+    }
+    if is_quoted('"') || is_quoted('\'') {
+        return Some("stands in quotes, which would be a part of the secret; take them away");
+    }
+    // The padding of base64 is no assignment.
+    if assigned.is_some_and(|(name, value)| is_name(name.trim()) && !value.trim_matches('=').is_empty()) {
+        return Some("looks like NAME=secret; the secret alone is wanted");
+    }
+    if line.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer ")) {
+        return Some("begins with `Bearer`; the secret alone is wanted");
+    }
+    if sent && !line.is_ascii() {
+        return Some("has a character beyond ASCII, which clients cannot send in a header");
+    }
+    None
 }
 
 #[cfg(test)]

@@ -192,3 +192,57 @@ fn a_file_that_guards_nothing_is_refused_and_never_quoted() {
         format!("{:#}", Access::open(&missing).unwrap_err()).contains("--ops-token-file /nowhere/at/all")
     );
 }
+
+#[test]
+fn a_line_that_is_no_secret_is_refused_with_its_reason_and_never_quoted() {
+    const SECRET: &str = "hunter2hunter2hunter2";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bearers");
+    let open = |bytes: &[u8], is_bearer: bool| {
+        std::fs::write(&path, bytes).unwrap();
+        let file = Some(path.clone());
+        let plan = if is_bearer {
+            Plan { ops_token_file: file, ..Plan::default() }
+        } else {
+            Plan { token_secret_file: file, ..Plan::default() }
+        };
+        Access::open(&plan)
+    };
+    let cases: [(&str, &str); 10] = [
+        ("\"S\"\n", "line 1 stands in quotes"),
+        ("# ours\n'S'\n", "line 2 stands in quotes"),
+        ("TOKEN=S\n", "NAME=secret"),
+        ("export PILOTLIGHT_TOKEN=\"S\"", "NAME=secret"),
+        ("my_token = S", "NAME=secret"),
+        ("Bearer S", "begins with `Bearer`"),
+        ("S\0\n", "control character"),
+        ("S\u{1b}[0m", "control character"),
+        ("S\tS", "control character"),
+        ("\u{feff}\"S\"", "line 1 stands in quotes"),
+    ];
+    for (text, reason) in cases {
+        for is_bearer in [true, false] {
+            let message = format!("{:#}", open(text.replace('S', SECRET).as_bytes(), is_bearer).unwrap_err());
+            assert!(message.contains(reason) && !message.contains(SECRET), "{text:?}: {message}");
+        }
+    }
+    let utf16: Vec<u8> = [b"\xFF\xFE".to_vec(), SECRET.bytes().flat_map(|byte| [byte, 0]).collect()].concat();
+    assert!(format!("{:#}", open(&utf16, true).unwrap_err()).contains("UTF-16"));
+    assert!(format!("{:#}", open(b"hunter2hunter2hunter2\xC3\x28", true).unwrap_err()).contains("UTF-8"));
+    // A platform's secret is signed with, and never sent.
+    let beyond = "hunter2hunter2hunter2 \u{e9}";
+    assert!(format!("{:#}", open(beyond.as_bytes(), true).unwrap_err()).contains("beyond ASCII"));
+    assert!(open(beyond.as_bytes(), false).is_ok());
+    for fine in [
+        "\u{feff}S\r\nSS\r\n",
+        "  S  \n\n",
+        "aHVudGVyMmh1bnRlcjI=",
+        "AAAAAAAAAAAAAAAAAAAAAA==",
+        "S with = in it",
+    ] {
+        let access = open(fine.replace('S', SECRET).as_bytes(), true);
+        assert!(access.is_ok(), "{fine:?}: {access:?}");
+    }
+    let access = open("\u{feff}hunter2hunter2hunter2\r\n".as_bytes(), true).unwrap();
+    assert_eq!(access.operate(Some(b"Bearer hunter2hunter2hunter2")), Ok(()));
+}

@@ -7,7 +7,7 @@ use clap::Command;
 
 use super::machine;
 use crate::collector::Collector;
-use crate::config::{Parsed, Settings, Source, innermost, values};
+use crate::config::{Parsed, Settings, Source, innermost, misspelt, values};
 use crate::server::{Rehearsal, raise_open_files, rehearse};
 
 pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> anyhow::Result<ExitCode> {
@@ -24,6 +24,7 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
         let value = if flag == "otlp" && value != "-" { Collector::shown_of(&value) } else { value };
         let _ = writeln!(text, "{flag:<24} {value:<24} {source}");
     }
+    let misspelt = misspelt(command);
     let open_files = raise_open_files();
     text.push_str(&machine::sum_up(open_files, settings.limits(open_files).waiters));
     let listeners = settings.check().map_err(anyhow::Error::from);
@@ -38,6 +39,10 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
             }
             text.push_str("\nfiles of tokens, certificates and history: fine\n");
             text.push_str(&addresses(&taken));
+            if !misspelt.is_empty() {
+                let _ =
+                    writeln!(text, "but for variables that are no settings:\n  {}", misspelt.join("\n  "));
+            }
             Ok(super::print(&text))
         }
         Err(error) => {

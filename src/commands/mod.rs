@@ -67,9 +67,6 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(ConfigError::Flag(error)) => {
             // Help and version come this way, too, and go to stdout.
             let _ = error.print();
-            if let Some(name) = config::blamed_variable(&Cli::command(), &error, &arguments) {
-                let _ = writeln!(std::io::stderr(), "The value stands in the environment, as {name}.");
-            }
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
         Err(error) => return fail(&error.into(), 2),

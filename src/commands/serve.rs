@@ -19,6 +19,9 @@ pub(super) fn serve(
     given.adopted = inherited.addresses()?;
     given.adopted.put(&mut settings);
     let listeners = settings.check()?;
+    for variable in config::misspelt(&given.command) {
+        tracing::warn!("{variable}");
+    }
     let settings = &settings;
     let open_files = raise_open_files();
     let runtime = super::runtime()?;

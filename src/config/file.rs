@@ -1,6 +1,6 @@
 //! Owns the TOML file: every key is a flag's name, anything else is an error with a suggestion.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::{ArgAction, Command};
@@ -14,7 +14,11 @@ const LIKELY: f64 = 0.85;
 const NOT_SUGGESTED: [&str; 2] = ["config", "insecure-no-auth"];
 
 /// Reads a file's keys and values, as texts that the flags' own parsers take.
-pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(String, String)>, ConfigError> {
+pub(super) fn read(
+    path: &Path,
+    command: &Command,
+    bare: &Command,
+) -> Result<Vec<(String, String)>, ConfigError> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::Unreadable { path: shown.clone(), error })?;
@@ -36,21 +40,23 @@ pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<(String, String
             wrong(format!("`{key}` must be a text, a whole number, a boolean or a list of texts"))
         })?;
         // Parsed alone first, so that the message can name the file.
-        let alone = [OsString::from("pilotlight")].into_iter().chain(flag(command, &key, &value));
-        command.clone().try_get_matches_from(alone).map_err(|error| wrong(said(&error)))?;
+        parse_alone(bare, &flag(&key, value.as_ref())).map_err(wrong)?;
         found.push((key, value));
     }
     Ok(found)
 }
 
-/// A key and its value as a command line has them. A switch that is off is not there at all.
-pub(super) fn flag(command: &Command, key: &str, value: &str) -> Option<OsString> {
-    let switch = settings(command).any(|arg| arg.get_long() == Some(key) && is_switch(arg));
-    match value {
-        "true" if switch => Some(format!("--{key}").into()),
-        "false" if switch => None,
-        value => Some(format!("--{key}={value}").into()),
-    }
+/// A key and its value as a command line has them.
+pub(super) fn flag(key: &str, value: &OsStr) -> OsString {
+    let mut flag = OsString::from(format!("--{key}="));
+    flag.push(value);
+    flag
+}
+
+/// Whether a flag can be parsed; the error says what is wrong and what would be right.
+pub(super) fn parse_alone(bare: &Command, flag: &OsStr) -> Result<(), String> {
+    let alone = [OsStr::new("pilotlight"), flag];
+    bare.clone().try_get_matches_from(alone).map(drop).map_err(|error| said(&error))
 }
 
 /// The settings are the arguments with an environment variable, except the file itself.

@@ -2,26 +2,28 @@
 
 mod address;
 mod check;
+mod environment;
 mod file;
 mod settings;
 mod show;
 
 use std::ffi::OsString;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::builder::Resettable;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use thiserror::Error;
 
 pub use address::{Endpoint, ListenAddress};
 pub use check::Listeners;
+pub use environment::misspelt;
 pub use settings::{CAN_PROVE, LogFormat, MessageCheck, PickOrder, ProofLevel, Settings};
 pub use show::{default_toml, environment, values};
 
 /// Why the settings were refused.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// A flag or an environment variable; clap's own message says what and where.
+    /// A flag; clap's own message says what and where.
     #[error(transparent)]
     Flag(#[from] clap::Error),
     /// The file cannot be read.
@@ -31,6 +33,14 @@ pub enum ConfigError {
         path: String,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// An environment variable's value is wrong.
+    #[error("{name}: {what}")]
+    Variable {
+        /// The variable.
+        name: String,
+        /// What is wrong with it, and what would be right.
+        what: String,
     },
     /// The file is no TOML, or a key or value in it is wrong.
     #[error("{path}: {what}")]
@@ -64,6 +74,7 @@ pub struct Parsed {
     /// What clap found, with the file's values filled in.
     pub matches: ArgMatches,
     from_file: Vec<String>,
+    from_environment: Vec<String>,
 }
 
 impl Parsed {
@@ -72,9 +83,11 @@ impl Parsed {
         if self.from_file.iter().any(|key| key == flag) {
             return Source::File;
         }
+        if self.from_environment.iter().any(|key| key == flag) {
+            return Source::Environment;
+        }
         match innermost(&self.matches).value_source(&flag.replace('-', "_")) {
             Some(ValueSource::CommandLine) => Source::Flag,
-            Some(ValueSource::EnvVariable) => Source::Environment,
             _ => Source::Default,
         }
     }
@@ -82,33 +95,60 @@ impl Parsed {
 
 /// Parses arguments, environment and file: a flag beats the environment, which beats the file.
 pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<Parsed, ConfigError> {
-    let matches = command.clone().try_get_matches_from(&arguments)?;
-    let Some(path) = innermost(&matches).get_one::<std::path::PathBuf>("config") else {
-        return Ok(Parsed { matches, from_file: Vec::new() });
-    };
-    let keys = file::read(path, command)?;
-    let given = |key: &str| {
-        let source = innermost(&matches).value_source(&key.replace('-', "_"));
-        matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
-    };
-    // What only the file sets is handed to clap as if it were a flag: one parser, one set of messages.
-    let filled: Vec<_> = keys.into_iter().filter(|(key, _)| !given(key)).collect();
-    let flags = filled.iter().map(|(key, value)| file::flag(command, key, value));
-    let matches = command.clone().try_get_matches_from(arguments.into_iter().chain(flags.flatten()))?;
-    Ok(Parsed { matches, from_file: filled.into_iter().map(|(key, _)| key).collect() })
+    let bare = command.clone().mut_args(bare);
+    let matches = bare.clone().try_get_matches_from(&arguments)?;
+    let given = innermost(&matches);
+    let is_given = |key: &str| given.value_source(&key.replace('-', "_")) == Some(ValueSource::CommandLine);
+    let mut variables = Vec::new();
+    for arg in file::settings(command) {
+        let (Some(key), Some(name)) = (arg.get_long(), arg.get_env()) else { continue };
+        if let Some(value) = environment::value(name).filter(|_| !is_given(key)) {
+            let flag = file::flag(key, &value);
+            // Parsed alone first, so that the message can name the variable.
+            let wrong = |what| ConfigError::Variable { name: name.to_string_lossy().into_owned(), what };
+            file::parse_alone(&bare, &flag).map_err(wrong)?;
+            variables.push((key.to_owned(), value, flag));
+        }
+    }
+    let named = variables.iter().find(|(key, ..)| key == "config").map(|(_, value, _)| value.into());
+    let path = given.get_one::<std::path::PathBuf>("config").cloned().or(named);
+    let keys = path.map_or_else(|| Ok(Vec::new()), |path| file::read(&path, command, &bare))?;
+    let from_environment: Vec<_> = variables.iter().map(|(key, ..)| key.clone()).collect();
+    let is_new = |key: &str| !is_given(key) && !from_environment.iter().any(|other| other == key);
+    let keys: Vec<_> = keys.into_iter().filter(|(key, _)| is_new(key)).collect();
+    // What stands elsewhere is handed to clap as if it were flags: one parser, one set of messages.
+    let flags = keys.iter().map(|(key, value)| file::flag(key, value.as_ref()));
+    let flags = variables.into_iter().map(|(.., flag)| flag).chain(flags);
+    let mut arguments = arguments.into_iter();
+    let all = arguments.next().into_iter().chain(flags).chain(arguments);
+    let matches = bare.try_get_matches_from(all)?;
+    Ok(Parsed { matches, from_file: keys.into_iter().map(|(key, _)| key).collect(), from_environment })
 }
 
-/// The environment variable that a refused value came from; none if it stood on the command line.
-pub fn blamed_variable(command: &Command, error: &clap::Error, arguments: &[OsString]) -> Option<String> {
-    let Some(ContextValue::String(blamed)) = error.get(ContextKind::InvalidArg) else { return None };
-    let flag = blamed.split(' ').next()?.strip_prefix("--")?;
-    let given = |argument: &OsString| {
-        let named = argument.to_str().and_then(|argument| argument.strip_prefix("--"));
-        named.is_some_and(|named| named.split('=').next() == Some(flag))
-    };
-    let setting = file::settings(command).find(|arg| arg.get_long() == Some(flag))?;
-    let variable = setting.get_env().filter(|_| !arguments.iter().any(given))?;
-    Some(variable.to_string_lossy().into_owned())
+/// A setting as it is parsed: its variable is read here and not by clap, for which an empty one is a value; and a switch
+/// can be said to be off, so that a flag beats what stands elsewhere.
+fn bare(arg: Arg) -> Arg {
+    let is_switch = file::is_switch(&arg);
+    let arg = if arg.get_env().is_some() { arg.env(Resettable::Reset) } else { return arg };
+    if !is_switch {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .default_value("false")
+        .hide_default_value(true)
+        .value_name("BOOL")
+        .value_parser(switch)
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "y" | "t" => Ok(true),
+        "0" | "false" | "no" | "off" | "n" | "f" => Ok(false),
+        _ => Err("neither true nor false; 1, 0, yes, no, on and off are the same".to_owned()),
+    }
 }
 
 /// Settings that are read again when the broker is told to; all others need a restart.

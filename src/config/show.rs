@@ -42,7 +42,9 @@ pub fn values<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Iterato
         let raw = matches.try_get_raw(arg.get_id().as_str()).ok().flatten();
         let value =
             raw.map(|values| values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(","));
-        (arg.get_long().unwrap_or_default(), value.unwrap_or_else(|| "-".to_owned()))
+        // However it was said.
+        let switch = is_switch(arg).then(|| matches.get_flag(arg.get_id().as_str()).to_string());
+        (arg.get_long().unwrap_or_default(), switch.or(value).unwrap_or_else(|| "-".to_owned()))
     })
 }
 

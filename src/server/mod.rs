@@ -9,6 +9,7 @@
 //! None of them ends before the others: whichever does, ends the process, and a service manager starts it again.
 
 mod accept;
+mod certificate;
 mod door;
 mod health;
 mod inherit;

@@ -24,7 +24,12 @@ pub struct Rehearsal {
 /// settings are for.
 pub fn rehearse(settings: &Settings, listeners: &Listeners) -> anyhow::Result<Rehearsal> {
     terms::terms(settings)?;
-    let Certificates { public, ops } = Certificates::read(settings)?;
+    let certificates = Certificates::read(settings)?;
+    let faults: Vec<_> = certificates.faults().collect();
+    if !faults.is_empty() {
+        anyhow::bail!("{}", faults.join("; "));
+    }
+    let Certificates { public, ops } = certificates;
     journal::check(&settings.into())?;
     let mut taken = Vec::new();
     for (flag, all) in listeners.by_flag() {

@@ -40,6 +40,9 @@ pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
 impl Entrance {
     /// New handshakes use these certificates.
     pub(super) fn certify(&self, certificates: &Certificates) {
+        for fault in certificates.faults() {
+            tracing::warn!("{fault}");
+        }
         let Certificates { public, ops } = certificates;
         for (listener, tls, certified) in
             [(Listener::Public, &self.tls, public), (Listener::Ops, &self.ops_tls, ops)]

@@ -2,16 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use rustls::crypto::ring;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::certificate;
 use crate::config::Settings;
 use crate::transport::Session;
 
@@ -24,6 +23,8 @@ pub(super) struct Certified {
     config: Arc<ServerConfig>,
     /// When the certificate ends.
     pub(super) ends: SystemTime,
+    /// Why clients will refuse it, or may.
+    faults: Vec<String>,
 }
 
 impl Tls {
@@ -72,6 +73,11 @@ impl Certificates {
             ops: read("ops-tls", ops_tls_cert.as_deref(), ops_tls_key.as_deref(), None)?,
         })
     }
+
+    /// Why clients will refuse what was read, or may. It can be served with all the same.
+    pub(super) fn faults(&self) -> impl Iterator<Item = &str> {
+        [&self.public, &self.ops].into_iter().flatten().flat_map(|one| &one.faults).map(String::as_str)
+    }
 }
 
 /// Reads the files of the flags that begin so; nothing if they name none.
@@ -82,51 +88,35 @@ fn read(
     client_ca: Option<&Path>,
 ) -> anyhow::Result<Option<Certified>> {
     let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
-    let chain = certificates(&format!("--{flags}-cert"), cert)?;
-    let ends =
-        ends(&chain[0]).with_context(|| format!("--{flags}-cert {} cannot be read", cert.display()))?;
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| anyhow!("--{flags}-key {} has no private key in PEM: {error}", key.display()))?;
+    let chain = certificate::chain(&format!("{flags}-cert"), cert)?;
+    let private = certificate::private_key(&format!("{flags}-key"), key)?;
+    let named = |flag: &str, path: &Path| format!("--{flags}-{flag} {}", path.display());
+    let (cert, key) = (named("cert", cert), named("key", key));
+    certificate::fit(&chain, &private, &cert, &key)?;
+    let (ends, faults) = certificate::judge(&chain, &cert)?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => builder.with_client_cert_verifier(verifier(path)?),
     };
-    let mut config = builder.with_single_cert(chain, private).with_context(|| {
-        format!("--{flags}-key {} does not fit --{flags}-cert {}", key.display(), cert.display())
-    })?;
+    let mut config =
+        builder.with_single_cert(chain, private).with_context(|| format!("{key} does not fit {cert}"))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A proof ends its connection, so controllers come back often: they need not shake hands in full. The tickets' keys
     // are this configuration's own, so what an older one let in has to show itself again.
     config.ticketer = ring::Ticketer::new()?;
     config.send_tls13_tickets = 1;
-    Ok(Some(Certified { config: Arc::new(config), ends }))
+    Ok(Some(Certified { config: Arc::new(config), ends, faults }))
 }
 
 fn verifier(path: &Path) -> anyhow::Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("--tls-client-ca", path)? {
+    for certificate in certificate::chain("tls-client-ca", path)? {
         roots
             .add(certificate)
             .with_context(|| format!("--tls-client-ca {} is no authority", path.display()))?;
     }
     let provider = Arc::new(ring::default_provider());
     Ok(WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build()?)
-}
-
-fn certificates(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let shown = path.display();
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let certificates = read().map_err(|error| anyhow!("{flag} {shown} cannot be read as PEM: {error}"))?;
-    if certificates.is_empty() {
-        anyhow::bail!("{flag} {shown} has no certificate in PEM");
-    }
-    Ok(certificates)
-}
-
-fn ends(certificate: &CertificateDer<'_>) -> anyhow::Result<SystemTime> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }
