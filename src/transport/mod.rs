@@ -7,6 +7,7 @@
 mod atomics;
 mod connection;
 mod ending;
+mod facts;
 mod hold;
 mod idle;
 mod io;

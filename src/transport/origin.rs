@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader};
 use tokio::net::TcpStream;
@@ -22,39 +22,31 @@ const TEXT: &[u8] = b"PROXY ";
 const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// An address that is written once at most, before others read it: no lock, and no more room than an address.
-pub(super) struct Origin {
-    halves: [AtomicU64; 2],
-    is_relayed: AtomicBool,
-}
+pub(super) struct Origin([AtomicU64; 2]);
 
 impl Origin {
     /// The peer's canonical address.
     pub(super) fn new(peer: IpAddr) -> Self {
-        Self { halves: halves(peer).map(AtomicU64::new), is_relayed: AtomicBool::new(false) }
+        Self(halves(peer).map(AtomicU64::new))
     }
 
     /// The canonical address of now.
     pub(super) fn address(&self) -> IpAddr {
-        let [high, low] = self.halves.each_ref().map(|half| u128::from(half.load(Ordering::Relaxed)));
+        let [high, low] = self.0.each_ref().map(|half| u128::from(half.load(Ordering::Relaxed)));
         canonical(Ipv6Addr::from(high << 64 | low).into())
     }
 
     /// A relay in between has named its client.
     fn set(&self, client: IpAddr) {
-        for (half, value) in self.halves.iter().zip(halves(client)) {
+        for (half, value) in self.0.iter().zip(halves(client)) {
             half.store(value, Ordering::Relaxed);
         }
-        self.is_relayed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a relay in between has named its client.
-    pub(super) fn is_relayed(&self) -> bool {
-        self.is_relayed.load(Ordering::Relaxed)
-    }
-
-    /// Reads a header of either version, and takes the address that it names. Returns its length: nothing behind it is read. A proxy that speaks
-    /// for itself, as in a health check, names nobody. `InvalidData` if there is no valid header.
-    pub(super) async fn read(&self, stream: &TcpStream) -> io::Result<usize> {
+    /// Reads a header of either version, and takes the address that it names. Returns its length, as nothing behind it is
+    /// read, and whether it named a client: a proxy that speaks for itself, as in a health check, names nobody. `InvalidData`
+    /// if there is no valid header.
+    pub(super) async fn read(&self, stream: &TcpStream) -> io::Result<(usize, bool)> {
         let mut header = vec![0; LONGEST];
         let mut known = 0;
         loop {
@@ -76,7 +68,7 @@ impl Origin {
                 if let Some(client) = client {
                     self.set(client);
                 }
-                return Ok(known);
+                return Ok((known, client.is_some()));
             }
         }
     }
@@ -202,10 +194,10 @@ mod tests {
         for text in ["192.0.2.9", "2001:db8::9", "::1", "::", "0.0.0.0", "255.255.255.255"] {
             let address: IpAddr = text.parse().unwrap();
             let origin = Origin::new(address);
-            assert_eq!((origin.address(), origin.is_relayed()), (address, false));
+            assert_eq!(origin.address(), address);
             let origin = Origin::new([10, 0, 0, 1].into());
             origin.set(address);
-            assert_eq!((origin.address(), origin.is_relayed()), (address, true));
+            assert_eq!(origin.address(), address);
         }
     }
 }
