@@ -118,3 +118,21 @@ fn unsafe_code_lives_in_one_room_each() {
         }
     }
 }
+
+/// In a JSON log `?value` would be Rust's text for it: fields and what they show are for those who read logs by program.
+#[test]
+fn no_log_line_has_rusts_text_for_a_value() {
+    for path in rust_files("src") {
+        let text = code(&fs::read_to_string(&path).unwrap());
+        for call in text.split("tracing::").skip(1).filter(|call| call.contains("!(")) {
+            let call = call.split(");").next().unwrap_or_default();
+            let mut debug = call.split('?').skip(1).zip(call.split('?'));
+            let is_debug = |(after, before): (&str, &str)| {
+                before.trim_end().ends_with(['(', ',', '='])
+                    && after.starts_with(|c: char| c.is_ascii_lowercase())
+            };
+            let has_debug = debug.any(is_debug) || call.contains(":?}");
+            assert!(!has_debug, "{}: tracing::{call}", path.display());
+        }
+    }
+}

@@ -214,6 +214,26 @@ fn a_misspelt_variable_is_named_and_those_of_kubernetes_are_not() {
 }
 
 #[test]
+fn too_few_descriptors_are_refused_with_what_to_set() {
+    for (files, is_enough) in [(20, false), (60, false), (128, true)] {
+        for command in ["check", "serve"] {
+            let script = format!("ulimit -n {files}; exec timeout -s TERM 3 \"$@\"");
+            let mut sh = Command::new("sh");
+            sh.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_pilotlight"), command, "--threads", "4"]);
+            let Output { status, stderr, .. } =
+                sh.args(FREE).args(["--log-format", "text"]).output().unwrap();
+            let said = String::from_utf8(stderr).unwrap();
+            // A broker that serves is stopped by the clock.
+            let is_well = status.success() || status.code() == Some(124);
+            assert_eq!(is_well, is_enough, "{files}, {command}: {said}");
+            let told =
+                said.contains("needs 64") && said.contains("LimitNOFILE=") && said.contains("ulimit -n");
+            assert_eq!(told, !is_enough, "{files}, {command}: {said}");
+        }
+    }
+}
+
+#[test]
 fn help_and_check_fit_80_columns() {
     let commands: [&[&str]; 8] =
         [&[], &["serve"], &["demo"], &["check"], &["man"], &["completions"], &["config"], &["config", "env"]];

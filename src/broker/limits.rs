@@ -22,6 +22,17 @@ pub enum Full {
     Pools,
 }
 
+impl Full {
+    /// The limit that is reached, as its setting is called.
+    pub const fn limit(self) -> &'static str {
+        match self {
+            Self::Waiters => "max-waiters",
+            Self::Pool => "max-waiters-per-pool",
+            Self::Pools => "max-pools",
+        }
+    }
+}
+
 /// Which of a pool's waiters is matched first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pick {

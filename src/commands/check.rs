@@ -27,7 +27,8 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
     let misspelt = misspelt(command);
     let open_files = raise_open_files();
     text.push_str(&machine::sum_up(open_files, settings.limits(open_files).waiters));
-    let listeners = settings.check().map_err(anyhow::Error::from);
+    let listeners = settings.check_open_files(open_files).and_then(|()| settings.check());
+    let listeners = listeners.map_err(anyhow::Error::from);
     match listeners.and_then(|listeners| rehearse(settings, &listeners)) {
         Ok(Rehearsal { certificate_ends, ops_certificate_ends, taken }) => {
             for (whose, ends) in

@@ -24,6 +24,7 @@ pub(super) fn serve(
     }
     let settings = &settings;
     let open_files = raise_open_files();
+    settings.check_open_files(open_files)?;
     let runtime = super::runtime()?;
     let served = runtime.block_on(async {
         let server = Server::bind(settings, &listeners, open_files, inherited)?;

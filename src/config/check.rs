@@ -14,6 +14,10 @@ use crate::collector::Collector;
 const FDS_BESIDE_POLLS: u64 = 512;
 /// Descriptors that connections leave for files and the process itself, beside those of operators.
 const FDS_BESIDE_CONNECTIONS: u64 = 64;
+/// Descriptors that a broker needs to begin with: for itself and the first connections,
+const FDS_OF_THE_PROCESS: u64 = 32;
+/// and for each serving thread.
+const FDS_OF_A_THREAD: u64 = 8;
 /// Operators' connections: every reader of events that there may be, and some who ask.
 const OPS_CONNECTIONS: u64 = 320;
 
@@ -214,6 +218,20 @@ impl Settings {
             ("drain-window", self.drain_window, between(0, 3600)),
             ("history-age", self.history_age, between(60_000, 3650 * 86_400)),
         ]
+    }
+
+    /// Refuses to begin with so few descriptors that there would be none for whoever connects. Bounds: the process and its
+    /// threads take about half of what is asked for here.
+    pub fn check_open_files(&self, open_files: u64) -> Result<(), ConfigError> {
+        let needed = FDS_OF_THE_PROCESS + FDS_OF_A_THREAD * self.threads() as u64;
+        if open_files < needed {
+            return Err(ConfigError::Contradiction(format!(
+                "this process may open {open_files} files, and needs {needed} with its {} threads (--threads); raise the \
+                 limit: `ulimit -n 65536`, LimitNOFILE=65536 in a unit of systemd, --ulimit nofile=65536 for Docker",
+                self.threads()
+            )));
+        }
+        Ok(())
     }
 
     /// The limits of the core, given how many files the process may open.

@@ -318,7 +318,7 @@ fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<
             Some(place)
         }
         Err(full) => {
-            tracing::debug!(?full, "a poll was closed without an answer");
+            tracing::debug!(limit = full.limit(), "a poll was closed without an answer");
             None
         }
     }

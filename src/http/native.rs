@@ -224,7 +224,10 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     match offered.dispatch(identity).await {
         Ok(mut outcome) => {
             count.done(&mut outcome);
-            tracing::debug!(run = %terms.run.escape_default(), ?outcome, "dispatched");
+            tracing::debug!(run = %terms.run.escape_default(), offers = outcome.offers,
+        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
+        reason = outcome.result.as_ref().err().map(|miss| miss.reason()),
+        "dispatched");
             answer(&terms.run, &outcome)
         }
         Err(problem) => {

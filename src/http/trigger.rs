@@ -185,7 +185,10 @@ async fn dispatch_body(
     };
     drop(terms);
     let outcome = deliver(front, order).await?;
-    tracing::debug!(run = %message.run().escape_default(), ?outcome, "dispatched");
+    tracing::debug!(run = %message.run().escape_default(), offers = outcome.offers,
+        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
+        reason = outcome.result.as_ref().err().map(|miss| miss.reason()),
+        "dispatched");
     Ok(outcome)
 }
 

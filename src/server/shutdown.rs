@@ -48,7 +48,8 @@ async fn asked_to_end(entrance: &Entrance, signals: &mut mpsc::Receiver<Signal>)
 }
 
 async fn drained(front: &Front, window: Duration, phase: &watch::Sender<Phase>) {
-    tracing::info!(?window, waiters = front.exchange.counts().0, "draining");
+    let shown = humantime::format_duration(window);
+    tracing::info!(window = %shown, waiters = front.exchange.counts().0, "draining");
     front.pressure.ends();
     // 1. Readiness goes off, and every dispatch is answered "draining".
     front.exchange.drain();

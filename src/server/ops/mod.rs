@@ -101,10 +101,11 @@ async fn converse(stream: TcpStream, tls: Option<Arc<ServerConfig>>, desk: &Desk
     let Some(tls) = tls else { return answer(stream, desk, seat).await };
     match timeout(HANDSHAKE_TIME, TlsAcceptor::from(tls).accept(stream)).await {
         Ok(Ok(stream)) => answer(stream, desk, seat).await,
-        failed => {
+        Ok(Err(error)) => {
             desk.front.metrics.rejected(Rejected::Tls);
-            tracing::debug!(?failed, "a TLS handshake with an operator failed");
+            tracing::debug!(%error, "a TLS handshake with an operator failed");
         }
+        Err(_) => desk.front.metrics.rejected(Rejected::Tls),
     }
 }
 

@@ -52,7 +52,9 @@ pub(super) fn retire(front: &Front, query: &str) -> Result<Reply, Problem> {
         return Err(Problem::bad_parameter("The filter", why));
     }
     let retired = front.exchange.retire(&filter, |taken| taken.waiter.dismiss(Farewell::Retired));
-    tracing::info!(?filter, retired, "retired");
+    let Filter { deployment, version, cpu, memory } = filter;
+    let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::get));
+    tracing::info!(deployment, version, cpu, memory, retired, "retired");
     Ok(json_reply(&json!({ "retired": retired })))
 }
 
