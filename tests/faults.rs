@@ -32,9 +32,8 @@ fn command(level: &str, arguments: &[&str]) -> Command {
 
 /// A broker whose log is a file.
 fn logging(level: &str, arguments: &[&str]) -> (Broker, NamedTempFile) {
-    let file = NamedTempFile::new().unwrap();
-    let broker = Broker::run(command(level, arguments).stderr(file.reopen().unwrap()));
-    (broker, file)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    Broker::logging(command.args(["--proof", "written"]).args(arguments).env("RUST_LOG", level))
 }
 
 /// The log, one document a line.
@@ -50,8 +49,8 @@ async fn refused_polls_are_a_line_a_second_in_the_log_and_aborted_ones_none() {
     let (broker, log) = logging("info", &[]);
     let pool = Pool::small("d1");
     // It is written by a thread of its own.
-    broker.wait_until("the beginning is told", async || lines(&log).len() == 1).await;
-    let before = 1;
+    broker.wait_until("the beginning is told", async || lines(&log).len() == 2).await;
+    let before = 2;
     for _ in 0..100 {
         drop(broker.held_poll(&pool, "one").await);
         broker.wait_for_waiters(0).await;

@@ -16,14 +16,8 @@ const REFUSED: &str = "pilotlight_messages_refused_total";
 
 /// A broker whose log is a file.
 fn logging(arguments: &[&str]) -> (Broker, NamedTempFile) {
-    let file = NamedTempFile::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-    command
-        .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--proof", "written"])
-        .args(arguments)
-        .env("RUST_LOG", "warn")
-        .stderr(file.reopen().unwrap());
-    (Broker::run(&mut command), file)
+    Broker::logging(command.args(["--proof", "written"]).args(arguments).env("RUST_LOG", "warn"))
 }
 
 fn lines(log: &NamedTempFile) -> Vec<Value> {

@@ -17,13 +17,7 @@ const REPLACED: &str = "pilotlight_polls_total{end=\"replaced\"}";
 
 /// A broker whose log is a file.
 fn logging() -> (Broker, NamedTempFile) {
-    let log = NamedTempFile::new().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-    command
-        .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "json"])
-        .env("RUST_LOG", "warn")
-        .stderr(log.reopen().unwrap());
-    (Broker::run(&mut command), log)
+    Broker::logging(Command::new(env!("CARGO_BIN_EXE_pilotlight")).env("RUST_LOG", "warn"))
 }
 
 fn lines(log: &NamedTempFile) -> Vec<Value> {

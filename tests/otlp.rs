@@ -110,16 +110,13 @@ fn rejecting() -> Vec<u8> {
 
 /// A broker that exports ten times a second, with its log in a file.
 fn broker(url: &str, arguments: &[&str]) -> (Broker, NamedTempFile) {
-    let log = NamedTempFile::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
     command
-        .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--drain-window", "0s"])
-        .args(["--log-format", "json", "--otlp", url])
+        .args(["--drain-window", "0s", "--otlp", url])
         .args(arguments)
         .env("RUST_LOG", "pilotlight::journal=info,warn")
-        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
-        .stderr(log.reopen().unwrap());
-    (Broker::run(&mut command), log)
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100");
+    Broker::logging(&mut command)
 }
 
 /// The lines about traces that are written so far.

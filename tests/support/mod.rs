@@ -8,13 +8,14 @@ pub mod proxy;
 pub mod ways;
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use client::Client;
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 /// Long enough for anything that should happen at all, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,6 +78,25 @@ impl Broker {
             ops: listeners[listeners.len() - 1],
             dispatch: here(dispatch),
         }
+    }
+
+    /// Runs the broker that a command starts, with its log as JSON in a file, and returns once it serves. The command names no
+    /// addresses: where the log is JSON, nothing else tells which ports the system chose.
+    pub fn logging(command: &mut Command) -> (Self, NamedTempFile) {
+        let log = NamedTempFile::new().unwrap();
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let [public, ops] = [free(), free()].map(|socket| socket.local_addr().unwrap());
+        command
+            .args(["--listen", &public.to_string(), "--ops-listen", &ops.to_string(), "--log-format", "json"])
+            .stdout(Stdio::null())
+            .stderr(log.reopen().unwrap());
+        let broker = Self { child: command.spawn().unwrap(), public, dispatch: public, ops };
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(ops).is_err() {
+            assert!(Instant::now() < until, "no broker: {command:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (broker, log)
     }
 
     pub async fn client(&self) -> Client {
