@@ -123,6 +123,33 @@ async fn a_slow_link_that_gets_on_is_not_cut() {
 }
 
 #[tokio::test]
+async fn a_worker_that_pauses_in_the_middle_of_a_run_is_not_cut() {
+    for proof in ["acked", "received"] {
+        let broker = Broker::proving(proof, &["--dispatch-budget", "20s", "--proof-timeout", "3s"]);
+        let pool = Pool::small("d1");
+        let mut controller = poll_with_buffer(&broker, &pool, "pauses", 64 * 1024).await;
+        let mut supervisor = broker.client().await;
+        // All of it fits into the broker's own kernel.
+        let run = post(&pool.path(), &padded(&pool, "r", 1_500_000));
+        let (answer, is_whole) = tokio::join!(supervisor.ask(run), async {
+            let mut bytes = vec![0; 500_000];
+            for _ in 0..2 {
+                // Longer than an acknowledgement may take, and than the window in which a speed is measured.
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                controller.stream.read_exact(&mut bytes).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let mut rest = vec![0; 500_000];
+            let is_whole = controller.stream.read_exact(&mut rest).await.is_ok();
+            let _ = controller.stream.shutdown().await;
+            is_whole
+        });
+        let answer = answer.json();
+        assert_eq!((&answer["delivered"], is_whole), (&true.into(), true), "{proof}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_crawls_is_given_up_as_slow_and_suspects_nobody() {
     for proof in ["written", "acked", "received"] {
         let broker = Broker::proving(proof, &["--dispatch-budget", "20s"]);

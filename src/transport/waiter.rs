@@ -121,7 +121,7 @@ impl Waiter {
                     return Seen { verdict, acked: proving.is_acked(), by_budget: false };
                 }
                 _ if now >= demand.until => {
-                    let verdict = proving.out_of_time(now);
+                    let verdict = proving.out_of_time();
                     return Seen { verdict, acked: proving.is_acked(), by_budget: true };
                 }
                 Step::LookAgain(at) => (at, true),

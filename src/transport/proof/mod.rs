@@ -153,7 +153,7 @@ impl Proving {
         if !all_acked && self.pace.is_too_slow(rest, now, self.patience.taken_by) {
             return Step::Done(Verdict::Slow);
         }
-        let (until, verdict) = self.silence(sight);
+        let (until, verdict) = self.silence();
         match sight.end {
             _ if now >= until => Step::Done(verdict),
             End::Talking => Step::LookLater(self.next(now, until)),
@@ -168,14 +168,12 @@ impl Proving {
     }
 
     /// Until when nothing more has to happen, and what it means if nothing does.
-    fn silence(&self, sight: Sight) -> (Instant, Verdict) {
+    fn silence(&self) -> (Instant, Verdict) {
         let Patience { ack, fin, .. } = self.patience;
         match self.acked {
             Some(acked) => (acked + fin, Verdict::Frozen),
-            // Its kernel took some and then no more: the process does not read.
-            None if sight.sent < self.whole && sight.unacked < sight.sent => {
-                (self.pace.since() + fin.max(ack), Verdict::Frozen)
-            }
+            // Its kernel took some and then no more: the process does not read. Our kernel may have all of it by then.
+            None if self.pace.has_begun() => (self.pace.since() + fin.max(ack), Verdict::Frozen),
             None => (self.pace.since() + ack, Verdict::Unacked),
         }
     }
@@ -188,10 +186,10 @@ impl Proving {
     }
 
     /// The verdict when no time is left at all.
-    pub(super) fn out_of_time(&self, now: Instant) -> Verdict {
+    pub(super) fn out_of_time(&self) -> Verdict {
         match self.acked {
             Some(_) => Verdict::Frozen,
-            None if self.pace.has_begun() && now < self.pace.since() + self.patience.ack => Verdict::Slow,
+            None if self.pace.has_begun() => Verdict::Slow,
             None => Verdict::Unacked,
         }
     }

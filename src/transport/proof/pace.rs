@@ -41,16 +41,17 @@ impl Pace {
     }
 
     /// Whether, at the present speed, the rest will not be taken by then. Silence is no speed, and neither is one that
-    /// still grows: a connection begins slowly.
+    /// still grows: a connection begins slowly. The better of two windows counts, because one may hold a pause alone.
     pub(super) fn is_too_slow(&mut self, rest: usize, now: Instant, by: Instant) -> bool {
         if now < self.window + WINDOW || self.taken == self.taken_at_window {
             return false;
         }
         let elapsed = now - self.window;
         let speed = as_f64(self.taken - self.taken_at_window) / elapsed.as_secs_f64();
-        let grows = self.before.is_none_or(|before| speed > before * 1.5);
-        (self.window, self.taken_at_window, self.before) = (now, self.taken, Some(speed));
-        !grows && as_f64(rest) / speed > by.saturating_duration_since(now).as_secs_f64()
+        let before = self.before.replace(speed);
+        (self.window, self.taken_at_window) = (now, self.taken);
+        let Some(before) = before.filter(|before| speed <= before * 1.5) else { return false };
+        as_f64(rest) / speed.max(before) > by.saturating_duration_since(now).as_secs_f64()
     }
 }
 
@@ -101,6 +102,13 @@ mod tests {
     fn a_connection_that_begins_slowly_may_become_fast() {
         let doubling = |at: u64| 10_000 << (at / 100).min(12);
         assert_eq!(given_up(1_500_000, 2000, doubling), None);
+    }
+
+    #[test]
+    fn a_worker_that_reads_in_bursts_is_not_slow_after_a_pause() {
+        // 500 KB at 2 MB/s, then 400 ms of nothing.
+        let bursts = |at: u64| bytes(at / 650 * 250 + (at % 650).min(250), 2_000_000);
+        assert_eq!(given_up(3_000_000, 10_000, bursts), None);
     }
 
     #[test]
