@@ -1,4 +1,4 @@
-//! Owns the brokers that targets ask: whole ones, without a socket, each let in by other rules.
+//! Owns the brokers that targets ask: whole ones, each let in by other rules.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -60,16 +60,17 @@ impl Default for Asked {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         Self {
             fronts: vec![
-                front(Access::default(), Vec::new()),
-                front(guarded(), Vec::new()),
-                front(listed, net("10.0.0.9/32")),
+                front(Access::default(), Vec::new(), 4096),
+                front(guarded(), Vec::new(), 4096),
+                front(listed, net("10.0.0.9/32"), 4096),
             ],
             runtime: runtime.expect("a runtime"),
         }
     }
 }
 
-fn front(access: Access, proxies: Vec<ipnet::IpNet>) -> Arc<Front> {
+/// A broker that takes bodies up to this limit, in bytes.
+pub fn front(access: Access, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> Arc<Front> {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let journal = Arc::new(Journal::open(&journal::Plan::default(), metrics.clone()).expect("a journal"));
     let limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
@@ -79,7 +80,7 @@ fn front(access: Access, proxies: Vec<ipnet::IpNet>) -> Arc<Front> {
         keepalive: Duration::from_secs(300),
         dispatch_budget: Duration::from_secs(2),
         remember_runs: Duration::from_secs(60),
-        body_limit: 4096,
+        body_limit,
         proof: Proof::Written,
         proof_timeout: Duration::from_millis(250),
         proxies,

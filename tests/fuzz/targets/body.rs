@@ -11,7 +11,8 @@ use serde_json::{Deserializer, Value};
 
 fuzz_target!(|input: &[u8]| {
     // Whatever passes the strict check passes the other, and is read alike.
-    let (strict, shape) = (Message::in_body(input, MessageCheck::Strict), Message::in_body(input, MessageCheck::Shape));
+    let (strict, shape) =
+        (Message::in_body(input, MessageCheck::Strict), Message::in_body(input, MessageCheck::Shape));
     if let Ok((_, strict)) = &strict {
         let (_, shape) = shape.as_ref().expect("refused by the shape alone");
         assert_eq!((shape.run(), shape.key()), (strict.run(), strict.key()));

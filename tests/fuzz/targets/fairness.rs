@@ -1,0 +1,127 @@
+//! Owns the fuzzing of fairness: a client that always has more, and takes every answer at once, gets a little done at a turn.
+//!
+//! The input says whether TLS is spoken, and what is sent again and again: requests of three bytes each, then how many bytes
+//! of them go into each TLS record (the most there can be, if none is given), and at the end bytes as they stand.
+
+#![no_main]
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libfuzzer_sys::fuzz_target;
+use pilotlight::auth::Access;
+use pilotlight::http::Front;
+use pilotlight_fuzz::records::{self, Certified};
+use pilotlight_fuzz::request::{BODY_LIMIT, Request};
+use pilotlight_fuzz::served::{Served, Turn, runtime};
+use pilotlight_fuzz::{answer, front::front};
+use tokio::runtime::Runtime;
+
+/// So many requests are answered at a turn at most: one that was there when it began, and one that came behind.
+const MOST_ANSWERS: usize = 2;
+/// So many bytes are taken at a turn at most: the longest head, and as many as are thrown away of what is still said by a
+/// client that was told to go.
+const MOST_BYTES: u64 = (256 + 48) * 1024;
+/// Of records that have hardly a byte in them: one piece of 4 KiB and a few bytes for each of the 128 parts of the
+/// runtime's budget.
+const MOST_BYTES_OF_RECORDS: u64 = 640 * 1024;
+/// So many bytes are sent in all. All of them stand in the socket at once if the kernel lets them.
+const STREAM_BYTES: usize = 400 * 1024;
+const STREAM_BYTES_OF_RECORDS: usize = 720 * 1024;
+/// What the kernel counts for them, which is more.
+const SOCKET_BYTES: usize = 1024 * 1024;
+/// So many turns are looked at.
+const TURNS: usize = 64;
+const LONGEST_RECORD: usize = 16 * 1024;
+const MOST_REQUESTS: usize = 16;
+
+thread_local!(static BROKER: RefCell<Broker> = RefCell::default());
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&form, input)) = input.split_first() else { return };
+    let (shapes, rest) = Request::read_all(input, MOST_REQUESTS);
+    let requests = shapes.into_iter().flat_map(|shape| Request::new(shape).bytes);
+    let (lengths, raw) = rest.split_at(rest.len().min(usize::from(form >> 1 & 15)));
+    let requests: Vec<_> = requests.chain(raw.iter().copied()).collect();
+    BROKER.with_borrow(|broker| {
+        broker.runtime.block_on(async {
+            if form & 1 == 0 {
+                flood(&broker.front, &requests, None).await;
+            } else {
+                flood(&broker.front, &requests, Some((&broker.certified, lengths))).await;
+            }
+        });
+    });
+});
+
+struct Broker {
+    front: Arc<Front>,
+    runtime: Runtime,
+    certified: Certified,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        let front = front(Access::default(), Vec::new(), BODY_LIMIT);
+        Self { front, runtime: runtime(), certified: Certified::default() }
+    }
+}
+
+/// Sends the requests again and again, as fast as they are taken, on one connection.
+async fn flood(front: &Arc<Front>, requests: &[u8], tls: Option<(&Certified, &[u8])>) {
+    if requests.is_empty() {
+        return;
+    }
+    let session = tls.map(|(certified, _)| certified.session());
+    let is_open = Arc::new(AtomicBool::new(session.is_none()));
+    let mut served = Served::begin(front, session, SOCKET_BYTES, watch(is_open.clone(), tls.is_some()));
+    let mut stream = Vec::new();
+    match tls {
+        None => {
+            while stream.len() < STREAM_BYTES {
+                stream.extend_from_slice(requests);
+            }
+        }
+        Some((certified, lengths)) => {
+            let mut records = certified.shake_hands(&mut served).await;
+            is_open.store(true, Ordering::Relaxed);
+            let mut lengths = lengths.iter().cycle();
+            let plain = requests.repeat(LONGEST_RECORD.div_ceil(requests.len()));
+            let mut at = 0;
+            while stream.len() < STREAM_BYTES_OF_RECORDS {
+                let length = lengths.next().map_or(LONGEST_RECORD, |&length| length.into());
+                let end = (at + length).min(plain.len());
+                records.seal(&plain[at..end], &mut stream);
+                at = end % plain.len();
+            }
+        }
+    }
+    let mut rest = stream.as_slice();
+    for _ in 0..TURNS {
+        if !rest.is_empty() {
+            rest = &rest[served.write_now(rest)..];
+        }
+        served.turn().await;
+    }
+    served.leave().await;
+}
+
+/// Looks at each turn after the handshake.
+fn watch(is_open: Arc<AtomicBool>, is_tls: bool) -> impl FnMut(Turn<'_>) + Send {
+    let mut begun = Vec::new();
+    move |turn| {
+        if !is_open.load(Ordering::Relaxed) {
+            return;
+        }
+        let answers = if is_tls {
+            begun.extend_from_slice(turn.wrote);
+            records::take(&mut begun)
+        } else {
+            answer::count(turn.wrote)
+        };
+        assert!(answers <= MOST_ANSWERS, "{answers} answers in one turn");
+        let most = if is_tls { MOST_BYTES_OF_RECORDS } else { MOST_BYTES };
+        assert!(turn.took <= most, "{} bytes taken in one turn", turn.took);
+    }
+}
