@@ -27,6 +27,9 @@ export async function until(what, condition, milliseconds = 30_000) {
 }
 
 export class Broker {
+  address = "127.0.0.1";
+  log = "warn";
+
   static async start(...args) {
     const broker = new this();
     broker.args = args;
@@ -38,9 +41,9 @@ export class Broker {
   }
 
   async launch() {
-    const { port, ops, args } = this;
-    const flags = ["--listen", `127.0.0.1:${port}`, "--ops-listen", `127.0.0.1:${ops}`, ...args];
-    this.process = spawn(binary, flags, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, RUST_LOG: "warn" } });
+    const { address, log, port, ops, args } = this;
+    const flags = ["--listen", `${address}:${port}`, "--ops-listen", `127.0.0.1:${ops}`, ...args];
+    this.process = spawn(binary, flags, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, RUST_LOG: log } });
     this.ended = new Promise((resolve) => this.process.once("exit", (code, signal) => resolve(code ?? signal)));
     await until("the broker is ready", () => fetch(`http://127.0.0.1:${ops}/readyz`).then((r) => r.ok, () => false));
   }

@@ -1,6 +1,6 @@
 // Owns the promises to Trigger.dev's own client where there are secrets: through TLS, and with the platform's tokens.
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { createInterface } from "node:readline";
 import { test } from "node:test";
 import { SignJWT } from "jose";
 import { Broker, run } from "./broker.mjs";
+import { certificate } from "./certificate.mjs";
 
 const SECRET = "a secret of the platform";
 
@@ -20,9 +21,8 @@ async function token(secret, deployment = "deployment_1") {
 /** A folder with a certificate for this machine and the platform's secret; a broker that uses both. */
 async function withBroker(args, story) {
   const folder = mkdtempSync(join(tmpdir(), "pilotlight-"));
-  const [cert, key, secret] = ["cert.pem", "key.pem", "secret"].map((name) => join(folder, name));
-  const request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=broker -addext";
-  execFileSync("openssl", [...request.split(" "), "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert], { stdio: "ignore" });
+  const { cert, key } = certificate(folder);
+  const secret = join(folder, "secret");
   writeFileSync(secret, SECRET);
   const broker = await Broker.start("--tls-cert", cert, "--tls-key", key, "--token-secret-file", secret, "--require-token", ...args);
   try {
