@@ -153,7 +153,7 @@ impl Proving {
         if !all_acked && self.pace.is_too_slow(rest, now, self.patience.taken_by) {
             return Step::Done(Verdict::Slow);
         }
-        let (until, verdict) = self.silence();
+        let (until, verdict) = self.silence(sight);
         match sight.end {
             _ if now >= until => Step::Done(verdict),
             End::Talking => Step::LookLater(self.next(now, until)),
@@ -168,13 +168,14 @@ impl Proving {
     }
 
     /// Until when nothing more has to happen, and what it means if nothing does.
-    fn silence(&self) -> (Instant, Verdict) {
+    fn silence(&self, sight: Sight) -> (Instant, Verdict) {
         let Patience { ack, fin, .. } = self.patience;
         match self.acked {
             Some(acked) => (acked + fin, Verdict::Frozen),
-            // Its kernel took some and then no more: the process does not read. Our kernel may have all of it by then.
-            None if self.pace.has_begun() => (self.pace.since() + fin.max(ack), Verdict::Frozen),
-            None => (self.pace.since() + ack, Verdict::Unacked),
+            None if !self.pace.has_begun() => (self.pace.since() + ack, Verdict::Unacked),
+            // Its kernel took some and then no more: the process pauses, or does not read.
+            None if sight.sent < self.whole => (self.pace.since() + fin.max(ack), Verdict::Frozen),
+            None => (self.pace.since() + fin.max(ack), Verdict::Unacked),
         }
     }
 
