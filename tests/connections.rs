@@ -4,8 +4,10 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::client::Client;
 use support::{Broker, PATIENCE, Pool, post};
+use tempfile::NamedTempFile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CONNECT: &str = "GET /connect HTTP/1.1\r\nhost: broker\r\n\r\n";
@@ -209,6 +212,23 @@ async fn a_connection_that_rests_too_long_is_closed_whatever_it_carried() {
         }
         broker.wait_for_metric("pilotlight_connections{listener=\"public\",tls=\"false\"}", 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_reload_changes_how_long_connections_may_rest() {
+    let config = NamedTempFile::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    command.args(["--config", config.path().to_str().unwrap()]).env("RUST_LOG", "warn");
+    let (broker, log) = Broker::logging(&mut command);
+    let mut client = broker.client().await;
+    assert_eq!(client.ask(CONNECT).await.header("keep-alive"), Some("timeout=70"));
+    fs::write(config.path(), "idle-timeout = \"2s\"\n").unwrap();
+    broker.signal(Signal::HUP);
+    broker.wait_for_metric("pilotlight_config_reloads_total{result=\"done\"}", 1).await;
+    assert_eq!(client.ask(CONNECT).await.header("keep-alive"), Some("timeout=0"));
+    let time = lasts(&mut client).await;
+    assert!(is_about_two_seconds(time), "{time:?}");
+    assert_eq!(fs::read_to_string(log.path()).unwrap(), "");
 }
 
 #[tokio::test]

@@ -155,6 +155,7 @@ fn switch(text: &str) -> Result<bool, String> {
 const READ_AGAIN: &[&str] = &[
     "connection-timeout",
     "keepalive",
+    "idle-timeout",
     "dispatch-budget",
     "body-limit",
     "remember-runs",
