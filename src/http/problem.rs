@@ -240,12 +240,12 @@ impl Problem {
         &self.detail
     }
 
-    /// The same, with the connection ending after the answer.
     /// Whether it means to a supervisor what a miss does.
     pub(super) fn is_miss(&self) -> bool {
         self.is_miss
     }
 
+    /// The same, with the connection ending after the answer.
     pub(crate) fn closing(mut self) -> Self {
         self.closes = true;
         self

@@ -205,7 +205,10 @@ impl Proving {
         let wait = since.max(first);
         // As long as something is on its way, its speed has to be seen.
         let wait = if self.acked.is_none() { wait.min(LOOK_AT_PACE) } else { wait };
-        (now + wait).min(until)
+        let next = (now + wait).min(until);
+        // Our end is due before the next look, if it still is.
+        let our_end = self.acked.map(|acked| acked + FIRST_LOOK_FOR_AN_END);
+        our_end.filter(|&end| end > now).map_or(next, |end| next.min(end))
     }
 }
 
