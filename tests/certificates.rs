@@ -98,6 +98,8 @@ fn a_file_that_is_not_what_it_should_be_is_told_for_what_it_is() {
         "utf16.pem",
         [b"\xFF\xFE".to_vec(), pem.bytes().flat_map(|byte| [byte, 0]).collect()].concat(),
     );
+    files.write("cut.pem", &pem[..pem.len() / 2]);
+    files.write("wrong.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     files.write("cut.key", files.read("good.key").replace("-----END", "----"));
     for (cert, key, reason) in [
         ("good.pem", "other.key", "it is the key of another certificate"),
@@ -116,6 +118,8 @@ fn a_file_that_is_not_what_it_should_be_is_told_for_what_it_is() {
         ("missing", "good.key", "cannot be read: No such file"),
         ("utf16.pem", "good.key", "is UTF-16"),
         ("good.pem", "cut.key", "is damaged"),
+        ("cut.pem", "good.key", "cut.pem is damaged: its PEM cannot be read\n"),
+        ("wrong.pem", "good.key", "a certificate in it is damaged\n"),
     ] {
         let said = files.refusal(cert, key);
         assert!(said.contains(reason), "{cert}, {key}: {said}");
@@ -140,6 +144,11 @@ fn a_key_that_tls_does_not_take_is_named_by_its_kind() {
         ),
         ("rsa1024", format!("{req} rsa:1024"), "is an RSA key of 1024 bits"),
         ("ed448", format!("{req} ed448"), "is an Ed448 key"),
+        (
+            "explicit",
+            format!("{req} ec -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit"),
+            "is a key of a curve without a name",
+        ),
     ] {
         if files.openssl(&make.replace('K', name)).is_none() {
             eprintln!("skipped: openssl makes no {name} here");

@@ -49,7 +49,7 @@ async fn a_header_names_the_client_however_its_bytes_come() {
         (V2, "192.0.2.9"),
         (&with_fields, "192.0.2.9"),
         (V2_LOCAL, "127.0.0.1"),
-        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+        (b"PROXY UNKNOWN\r\n", "::"),
     ] {
         let expected = (origin.to_owned(), "hop".to_owned());
         // With the request in one segment, before it, cut in the middle, and byte by byte.
@@ -159,6 +159,36 @@ async fn the_named_client_is_the_one_that_is_let_in_and_counted() {
     check.send([V2_LOCAL, b"GET /connect HTTP/1.1\r\nhost: b\r\n\r\n"].concat()).await;
     assert!(check.is_closed_silently().await);
     assert_eq!(broker.metric("pilotlight_auth_failures_total{reason=\"address\"}").await, 1);
+}
+
+/// A proxy is often listed itself, for its own checks or for what it serves beside: nobody gets in by that.
+#[tokio::test]
+async fn a_client_that_is_passed_on_without_a_name_is_nobody() {
+    let listed =
+        ["--allow-poll", "127.0.0.1,0.0.0.0/0,::/0", "--allow-dispatch", "127.0.0.1", "--public-livez"];
+    let broker = Broker::start(&[&BEHIND[..], &listed].concat());
+    let of_a_unix_socket = [&V2[..12], b"\x21\x31\0\xd8", &[0; 216]].concat();
+    let unspecified = [&V2[..12], b"\x21\0\0\0"].concat();
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: b\r\n\r\n").into_bytes();
+    for (number, header) in (1..).zip([
+        b"PROXY UNKNOWN\r\n",
+        &b"PROXY UNKNOWN 127.0.0.1 127.0.0.1 1 2\r\n"[..],
+        &of_a_unix_socket,
+        &unspecified,
+    ]) {
+        let mut client = broker.client().await;
+        client.send([header, &get("/connect")].concat()).await;
+        assert!(client.is_closed_silently().await, "{}", header.escape_ascii());
+        let mut supervisor = broker.client().await;
+        let run = post("/warm-start", &Pool::small("d1").body("run"));
+        assert_eq!(supervisor.ask([header, run.as_bytes()].concat()).await.status, 403);
+        let denied = "pilotlight_auth_failures_total{reason=\"no_address\"}";
+        assert_eq!(broker.metric(denied).await, 2 * number);
+        let mut check = broker.client().await;
+        assert_eq!(check.ask([header, &get("/livez")].concat()).await.status, 200);
+    }
+    let mut itself = broker.client().await;
+    assert_eq!(itself.ask([V2_LOCAL, &get("/connect")].concat()).await.status, 200);
 }
 
 /// Real haproxy on layer 4, with health checks: the client's address comes through, and no reset is taken for a receipt.

@@ -208,6 +208,10 @@ fn not_a_secret(line: &str, sent: bool) -> Option<&'static str> {
     if line.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer ")) {
         return Some("begins with `Bearer`; the secret alone is wanted");
     }
+    // A passphrase has spaces as well, but words are shorter.
+    if line.split(' ').filter(|part| part.len() >= SHORTEST_SECRET).count() > 1 {
+        return Some("seems to have two secrets; each has a line of its own");
+    }
     if sent && !line.is_ascii() {
         return Some("has a character beyond ASCII, which clients cannot send in a header");
     }

@@ -208,12 +208,13 @@ fn a_line_that_is_no_secret_is_refused_with_its_reason_and_never_quoted() {
         };
         Access::open(&plan)
     };
-    let cases: [(&str, &str); 10] = [
+    let cases: [(&str, &str); 11] = [
         ("\"S\"\n", "line 1 stands in quotes"),
         ("# ours\n'S'\n", "line 2 stands in quotes"),
         ("TOKEN=S\n", "NAME=secret"),
         ("export PILOTLIGHT_TOKEN=\"S\"", "NAME=secret"),
         ("my_token = S", "NAME=secret"),
+        ("an-older-bearer-of-ours a-newer-bearer-of-ours", "line 1 seems to have two secrets"),
         ("Bearer S", "begins with `Bearer`"),
         ("S\0\n", "control character"),
         ("S\u{1b}[0m", "control character"),

@@ -219,7 +219,7 @@ pub struct Settings {
     #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "N", env = "PILOTLIGHT_MAX_CONNECTIONS_PER_SOURCE")]
     pub max_connections_per_source: Option<usize>,
 
-    /// The most open connections of operators; then the silent ones make room [default: 320, less where few files may be open]
+    /// The most open connections of operators; then the quiet ones make room [default: 320, less where few files may be open]
     #[arg(long, global = true, hide_env = true, help_heading = LIMITS, value_name = "N", env = "PILOTLIGHT_MAX_OPS_CONNECTIONS")]
     pub max_ops_connections: Option<usize>,
 

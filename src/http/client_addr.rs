@@ -45,6 +45,10 @@ impl From {
     /// canonical.
     pub(super) fn read(proxies: &[IpNet], peer: IpAddr, fields: Fields<'_>) -> Self {
         let is_marked = fields.any(is_mark);
+        if peer.is_unspecified() {
+            // A PROXY protocol header has passed somebody on without a name.
+            return Self { client: None, peer, through_proxy: true };
+        }
         if !address::is_among(proxies, peer) {
             return Self { client: Some(peer), peer, through_proxy: is_marked };
         }

@@ -55,7 +55,7 @@ impl Problem {
     }
 
     pub(crate) fn too_many_readers() -> Self {
-        let detail = "256 readers follow the events already; close one of them.";
+        let detail = "256 readers follow the events already, or four fifths of --max-ops-connections; close one of them.";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "too-many-readers", "There are too many readers of events", detail)
     }

@@ -8,7 +8,7 @@ use rustls::crypto::ring::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::asn1_rs::{Any, FromDer};
+use x509_parser::asn1_rs::{Any, FromDer, Tag};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
@@ -21,7 +21,7 @@ pub(super) fn chain(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDe
     let shown = path.display();
     let bytes = read(flag, path)?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let all = all.map_err(|error| anyhow!("--{flag} {shown} cannot be read as PEM: {error}"))?;
+    let all = all.map_err(|_| anyhow!("--{flag} {shown} is damaged: its PEM cannot be read"))?;
     if all.is_empty() {
         let labels = labels(&bytes);
         let has = |what: &str| labels.iter().any(|label| label.ends_with(what));
@@ -153,7 +153,11 @@ fn labels(bytes: &[u8]) -> Vec<String> {
 }
 
 fn parsed<'a>(chain: &'a [CertificateDer<'_>]) -> anyhow::Result<Vec<X509Certificate<'a>>> {
-    let parse = |one: &'a CertificateDer<'_>| Ok(x509_parser::parse_x509_certificate(one)?.1);
+    // What the parser says of it is for its own developers.
+    let parse = |one: &'a CertificateDer<'_>| match x509_parser::parse_x509_certificate(one) {
+        Ok((_, certificate)) => Ok(certificate),
+        Err(_) => bail!("a certificate in it is damaged"),
+    };
     chain.iter().map(parse).collect()
 }
 
@@ -172,7 +176,10 @@ fn unsupported(key: &PrivateKeyDer<'_>) -> String {
 fn kind(key: &PrivateKeyDer<'_>) -> Option<String> {
     let der = key.secret_der();
     let fields = elements(Any::from_der(der).ok()?.1.data)?;
-    let oid = |any: &Any<'_>| any.clone().oid().ok().map(|oid| oid.to_id_string());
+    let oid = |any: &Any<'_>| {
+        let is_name = any.tag() == Tag::Oid;
+        if is_name { any.clone().oid().ok().map(|oid| oid.to_id_string()) } else { Some(NAMELESS.to_owned()) }
+    };
     match key {
         PrivateKeyDer::Pkcs1(_) => rsa(der),
         PrivateKeyDer::Sec1(_) => {
@@ -192,9 +199,15 @@ fn kind(key: &PrivateKeyDer<'_>) -> Option<String> {
 
 const RSA: &str = "1.2.840.113549.1.1.1";
 const EC: &str = "1.2.840.10045.2.1";
+/// In the place of a name, a curve is described number by number.
+const NAMELESS: &str = "";
 
 fn named(oid: &str) -> String {
     match oid {
+        NAMELESS => {
+            "a key of a curve without a name: openssl ec -in FILE -param_enc named_curve -out FILE.pem"
+                .to_owned()
+        }
         "1.3.132.0.35" => "a key of the curve P-521".to_owned(),
         "1.3.132.0.10" => "a key of the curve secp256k1".to_owned(),
         "1.3.101.113" => "an Ed448 key".to_owned(),

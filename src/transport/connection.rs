@@ -64,12 +64,13 @@ impl Connection {
         }
     }
 
-    /// The canonical address of the peer, or of the client that a PROXY protocol header has named.
+    /// The canonical address of the peer, or of the client that a PROXY protocol header has named; the unspecified one if it
+    /// has named nobody.
     pub fn origin(&self) -> IpAddr {
         self.origin.address()
     }
 
-    /// Whether a relay in between has named its client: what it reads is not yet read by the client.
+    /// Whether a relay in between has passed its client on: what it reads is not yet read by the client.
     pub(super) fn is_relayed(&self) -> bool {
         self.facts.know(Fact::IsRelayed)
     }
@@ -77,9 +78,9 @@ impl Connection {
     /// Reads the PROXY protocol header that comes before anything else, and nothing behind it. `InvalidData` if there is no
     /// valid one. Bounded in time by the caller.
     pub async fn read_proxy_header(&self) -> io::Result<()> {
-        let (read, names_client) = self.origin.read(&self.stream).await?;
+        let (read, passes_on) = self.origin.read(&self.stream).await?;
         self.read.fetch_add(modulo(read), Ordering::Relaxed);
-        if names_client {
+        if passes_on {
             self.facts.learn(Fact::IsRelayed);
         }
         Ok(())

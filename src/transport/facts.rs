@@ -15,7 +15,7 @@ pub(super) enum Fact {
     HasSpoken = 1,
     /// Nothing more will be written, and our end was sent.
     HasFinished = 2,
-    /// A relay in between has named its client.
+    /// A relay in between has passed its client on.
     IsRelayed = 4,
 }
 

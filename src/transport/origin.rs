@@ -20,6 +20,10 @@ const LONGEST_TEXT: usize = 107;
 const TEXT: &[u8] = b"PROXY ";
 /// and one of version 2.
 const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// The command of version 2 with which a proxy speaks for itself.
+const LOCAL: u8 = 0x20;
+/// A client that a proxy passes on and does not name, as one of its Unix sockets.
+const NOBODY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// An address that is written once at most, before others read it: no lock, and no more room than an address.
 pub(super) struct Origin([AtomicU64; 2]);
@@ -36,16 +40,16 @@ impl Origin {
         canonical(Ipv6Addr::from(high << 64 | low).into())
     }
 
-    /// A relay in between has named its client.
+    /// A relay in between has passed somebody on.
     fn set(&self, client: IpAddr) {
         for (half, value) in self.0.iter().zip(halves(client)) {
             half.store(value, Ordering::Relaxed);
         }
     }
 
-    /// Reads a header of either version, and takes the address that it names. Returns its length, as nothing behind it is
-    /// read, and whether it named a client: a proxy that speaks for itself, as in a health check, names nobody. `InvalidData`
-    /// if there is no valid header.
+    /// Reads a header of either version, and takes the client that it names: the unspecified address, if the proxy passes
+    /// somebody on and does not say whom. Returns its length, as nothing behind it is read, and whether somebody is passed on:
+    /// in a health check the proxy speaks for itself. `InvalidData` if there is no valid header.
     pub(super) async fn read(&self, stream: &TcpStream) -> io::Result<(usize, bool)> {
         let mut header = vec![0; LONGEST];
         let mut known = 0;
@@ -100,7 +104,10 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(usize, Option<IpAddr>)>> {
     match ProxyHeader::parse(bytes, config) {
         Ok((_, length)) if length > longest => wrong("the header is too long"),
         Ok((header, length)) => match header.proxied_address() {
-            None => Ok(Some((length, None))),
+            None => {
+                let speaks_for_itself = !is_text && bytes.get(BINARY.len()) == Some(&LOCAL);
+                Ok(Some((length, (!speaks_for_itself).then_some(NOBODY))))
+            }
             Some(named) if named.protocol == Protocol::Stream && !named.source.ip().is_unspecified() => {
                 Ok(Some((length, Some(canonical(named.source.ip())))))
             }
@@ -132,16 +139,16 @@ mod tests {
             (b"PROXY TCP4 192.0.2.9 10.0.0.1 51201 7070\r\n".to_vec(), v4),
             (b"PROXY TCP6 2001:db8::9 ::1 51201 7070\r\n".to_vec(), Some(v6.into())),
             (b"PROXY TCP6 ::ffff:192.0.2.9 ::1 51201 7070\r\n".to_vec(), v4),
-            (b"PROXY UNKNOWN\r\n".to_vec(), None),
-            (b"PROXY UNKNOWN ff:ff ff:ff 65535 65535\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Some(NOBODY)),
+            (b"PROXY UNKNOWN ff:ff ff:ff 65535 65535\r\n".to_vec(), Some(NOBODY)),
             (binary(0x21, 0x11, &v4_pair), v4),
             (binary(0x21, 0x11, &with_fields), v4),
             (binary(0x21, 0x21, &v6_pair(v6)), Some(v6.into())),
             (binary(0x21, 0x21, &v6_pair(mapped)), v4),
             (binary(0x20, 0x00, &[]), None),
             (binary(0x20, 0x11, &v4_pair), None),
-            (binary(0x21, 0x00, &[]), None),
-            (binary(0x21, 0x31, &[0; 216]), None),
+            (binary(0x21, 0x00, &[]), Some(NOBODY)),
+            (binary(0x21, 0x31, &[0; 216]), Some(NOBODY)),
         ]
     }
 

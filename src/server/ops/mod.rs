@@ -114,7 +114,10 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &Desk, seat: 
     let watch = Mutex::new(None);
     let service = service_fn(async |request| {
         seat.asked();
-        let response = respond(desk, request, &watch).await;
+        let response = respond(desk, request, &watch, seat).await;
+        if matches!(response.body(), Either::Left(_)) {
+            seat.answered();
+        }
         desk.front.metrics.answered(Route::Ops, response.status().as_u16());
         Ok::<_, Infallible>(response)
     });
@@ -144,7 +147,12 @@ async fn apart(
 }
 
 /// The one place where an operator's request finds its route.
-async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<Watch>>) -> Response<Body> {
+async fn respond(
+    desk: &Desk,
+    request: Request<Incoming>,
+    watch: &Mutex<Option<Watch>>,
+    seat: &Seat,
+) -> Response<Body> {
     let front = &desk.front;
     let query = request.uri().query().unwrap_or_default().to_owned();
     if let Err(problem) = guard::admit(desk, &request) {
@@ -155,6 +163,7 @@ async fn respond(desk: &Desk, request: Request<Incoming>, watch: &Mutex<Option<W
     let method = if is_head { &Method::GET } else { request.method() };
     let reply = match (method, request.uri().path()) {
         (&Method::GET, "/events") if is_head => return events::head().map(Either::Left),
+        (&Method::GET, "/events") if !seat.follow() => Err(Problem::too_many_readers()),
         (&Method::GET, "/events") => match events::follow(front, &request) {
             Ok((response, new)) => {
                 *watch.lock() = Some(new);
