@@ -53,7 +53,8 @@ fn command(subcommand: &str, folder: &Path, history: &OsStr) -> Command {
     command
         .arg(subcommand)
         .current_dir(folder)
-        .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--drain-window", "0s", "--history"])
+        .args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--drain-window", "0s"])
+        .args(["--log-format", "text", "--history"])
         .arg(history)
         .env("RUST_LOG", "error");
     command
