@@ -5,14 +5,20 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, FlockOperation, Mode};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Type};
 
 use super::listen::BACKLOG;
 
 /// Whoever may write to the file may connect: its owner and its group.
 const MODE: u32 = 0o660;
+/// The lock on a socket's folder is waited for so long,
+const LOCK_TIME: Duration = Duration::from_secs(2);
+/// and asked for this often.
+const LOCK_PACE: Duration = Duration::from_millis(10);
 
 /// The file of a socket of this process; removed when dropped, unless another one is there by then.
 #[derive(Debug)]
@@ -36,7 +42,7 @@ pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     // Two that start at once take turns, so that neither removes what the other has just made.
     let folder =
         File::open(folder(path)).map_err(|error| explained(&error, "its folder cannot be opened"))?;
-    rustix::fs::flock(&folder, FlockOperation::LockExclusive)?;
+    lock(&folder)?;
     if is_stale(path)? {
         fs::remove_file(path)?;
     }
@@ -49,6 +55,18 @@ pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     fs::set_permissions(path, Permissions::from_mode(MODE))?;
     socket.listen(BACKLOG.into())?;
     Ok((socket.into(), file))
+}
+
+/// Locks the folder. Another start holds the lock for a moment only; whoever holds it for longer must not hold up ours.
+fn lock(folder: &File) -> io::Result<()> {
+    let until = Instant::now() + LOCK_TIME;
+    loop {
+        match rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PACE),
+            Err(error) => return Err(explained(&error.into(), "another process keeps its folder locked")),
+        }
+    }
 }
 
 /// Whether [`bind`] would succeed; nothing is made or removed.
