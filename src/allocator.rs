@@ -20,7 +20,7 @@ pub fn set_up() {
     }
 }
 
-/// Gives back what is due: mimalloc itself looks only while memory is asked for, which an idle broker does not do.
+/// Gives back what this thread has free: mimalloc itself looks only while memory is asked for, which an idle broker does not do.
 pub fn give_back() {
     // SAFETY: it may be called by any thread at any time.
     unsafe { mi_collect(true) };

@@ -250,7 +250,9 @@ async fn a_file_that_was_left_behind_is_taken_over_and_one_in_use_is_not() {
     // A stranger's lock on the folder is waited for a moment only.
     let folder = std::fs::File::open(path.parent().unwrap()).unwrap();
     folder.lock().unwrap();
-    assert!(refusal(&["--listen", "127.0.0.1:0", "--ops-listen", &sockets.flag("more.sock")]).contains("locked"));
+    assert!(
+        refusal(&["--listen", "127.0.0.1:0", "--ops-listen", &sockets.flag("more.sock")]).contains("locked")
+    );
     drop(folder);
 
     // One that was replaced is not its file any more.

@@ -16,7 +16,7 @@ use super::health::{Accepts, Health, Pulse};
 use super::listen::Share;
 use super::socket::Acceptor;
 use super::tls::Tls;
-use super::{Phase, notify};
+use super::{Phase, memory, notify};
 use crate::address::canonical;
 use crate::http::{Front, serve};
 use crate::metrics::{Listener, Metrics, Rejected};
@@ -59,6 +59,7 @@ pub(super) fn serve_shares(
         let mut tasks = JoinSet::new();
         let metrics = entrance.front.metrics.clone();
         tasks.spawn(async move { match measure_lag(&metrics, &pulse).await {} });
+        tasks.spawn(async { match memory::give_back().await {} });
         for share in shares {
             tasks.spawn(accept(share, entrance.clone(), health.accepts(), phases.clone()));
         }

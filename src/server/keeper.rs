@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use super::Phase;
 use super::health::Pulse;
 use super::memory::Memory;
-use crate::allocator;
 use crate::broker::Taken;
 use crate::exchange::Review;
 use crate::http::Front;
@@ -49,7 +48,6 @@ pub(super) fn keep(
         if a_second_passed {
             last_second = now;
             front.tidy();
-            allocator::give_back();
         }
         if is_draining {
             // Who stood when it began is sent away within the window; who came later has its own short time.

@@ -192,6 +192,7 @@ impl Server {
             error = running.ended() => Err(error),
             error = ended(&front.journal) => Err(error),
             never = lives => match never {},
+            never = memory::give_back() => match never {},
             done = shutdown::ended(&entrance, &mut signals, drain_window, &phase) => done,
         };
         if let Err(error) = &done {

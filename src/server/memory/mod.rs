@@ -9,20 +9,34 @@ mod group;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use group::Group;
 
+use crate::allocator;
+
 /// The share of a limit that is used before the broker says no.
 const USUAL_SHARE: (u64, u64) = (4, 5);
 /// Groups and their limits are looked up again after this time: a container can be resized while it runs.
 const LOOK_UP_PACE: Duration = Duration::from_secs(1);
+/// How often a thread gives its free memory back.
+const GIVE_BACK_PACE: Duration = Duration::from_secs(1);
 
 /// Bytes of memory, the kernel's for its sockets included, that the control group of this process may take.
 pub fn container_limit() -> Option<u64> {
     Group::find(Path::new("/")).and_then(|group| group.limit)
+}
+
+/// Gives the free memory of this thread back to the system, for ever. What others have freed of it waits here as well: the
+/// keeper frees what a serving thread took for a crowd, and only the thread that took it can give it back.
+pub(super) async fn give_back() -> Infallible {
+    loop {
+        tokio::time::sleep(GIVE_BACK_PACE).await;
+        allocator::give_back();
+    }
 }
 
 /// What limits this process's memory.
