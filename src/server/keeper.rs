@@ -18,6 +18,8 @@ use crate::transport::{Farewell, LifeSign, Waiter};
 const TICK: Duration = Duration::from_millis(50);
 /// What need not be done at every tick.
 const A_SECOND: Duration = Duration::from_secs(1);
+/// Memory is looked at every so many ticks: the kernel adds up what a group is charged each time that it is asked.
+const TICKS_OF_MEMORY: u32 = 4;
 
 /// Keeps until nobody is served any more.
 pub(super) fn keep(
@@ -31,6 +33,7 @@ pub(super) fn keep(
     let mut review = Review::default();
     let mut drain = None;
     let mut last_second = Instant::now();
+    let mut ticks: u32 = 0;
     while phases.has_changed().is_ok() && *phases.borrow() != Phase::Over {
         pulse.beat();
         let is_draining = exchange.is_draining();
@@ -42,7 +45,10 @@ pub(super) fn keep(
         }
         exchange.review_suspects(&mut review, Waiter::life_sign, LifeSign::ask, LifeSign::heard_within);
         front.idle.sweep();
-        front.pressure.memory_left(memory.left().unwrap_or(u64::MAX));
+        if ticks.is_multiple_of(TICKS_OF_MEMORY) {
+            front.pressure.memory_left(memory.left().unwrap_or(u64::MAX));
+        }
+        ticks = ticks.wrapping_add(1);
         let now = Instant::now();
         let a_second_passed = now - last_second >= A_SECOND;
         if a_second_passed {

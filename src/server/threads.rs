@@ -5,8 +5,10 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often the threads are looked at.
-const PACE: Duration = Duration::from_millis(20);
+/// How often the threads are looked at while all of them should live,
+const WATCH_PACE: Duration = Duration::from_millis(250);
+/// and while all of them should end.
+const END_PACE: Duration = Duration::from_millis(20);
 
 /// The threads of one server.
 #[derive(Default)]
@@ -30,7 +32,7 @@ impl Threads {
                 return why(self.0.swap_remove(place))
                     .unwrap_or_else(|name| anyhow::anyhow!("the thread {name} has ended without a reason"));
             }
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(WATCH_PACE).await;
         }
     }
 
@@ -39,7 +41,7 @@ impl Threads {
     pub(super) async fn end(self, time: Duration) {
         let by = Instant::now() + time;
         while Instant::now() < by && !self.0.iter().all(JoinHandle::is_finished) {
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(END_PACE).await;
         }
         for thread in self.0 {
             if !thread.is_finished() {
