@@ -213,6 +213,26 @@ fn two_takers_and_a_peer_end_a_waiter_once() {
 
 /// The connection carries a second waiter: what is late from the first one's ending must not decide the second's.
 #[test]
+fn a_rest_is_ended_or_taken_back_and_never_both() {
+    explore(2, || {
+        let line = Arc::new(Line::new());
+        line.handover.rest(7);
+        let sweep = thread::spawn({
+            let line = line.clone();
+            move || line.handover.rests_since().is_some_and(|since| line.handover.end_rest(since))
+        });
+        let is_taken_back = line.handover.wake();
+        let is_ended = sweep.join().unwrap();
+        assert!(is_taken_back != is_ended);
+        // The next rest is one of its own, and the last sweep has nothing to do with it.
+        if is_taken_back {
+            line.handover.rest(8);
+            assert!(!line.handover.end_rest(7) && line.handover.wake());
+        }
+    });
+}
+
+#[test]
 fn the_next_waiter_of_a_connection_is_not_ended_by_the_last_ones_taker() {
     explore(2, || {
         let (line, pool) = (Arc::new(Line::new()), Arc::new(Pool::new(None)));
