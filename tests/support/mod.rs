@@ -10,7 +10,7 @@ pub mod ways;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use client::Client;
@@ -84,7 +84,10 @@ impl Broker {
     /// addresses: where the log is JSON, nothing else tells which ports the system chose.
     pub fn logging(command: &mut Command) -> (Self, NamedTempFile) {
         let log = NamedTempFile::new().unwrap();
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        // On an address of its own, so that no other test's broker is given a port that was free a moment ago.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, 64 | high & 63, low, BROKERS.fetch_add(1, Ordering::Relaxed));
+        let free = || TcpListener::bind((address, 0)).unwrap();
         let [public, ops] = [free(), free()].map(|socket| socket.local_addr().unwrap());
         command
             .args(["--listen", &public.to_string(), "--ops-listen", &ops.to_string(), "--log-format", "json"])
@@ -196,6 +199,8 @@ impl Drop for Broker {
 }
 
 static SNAPSHOTS: AtomicU64 = AtomicU64::new(0);
+/// Brokers on an address of their own, for the last part of it.
+static BROKERS: AtomicU8 = AtomicU8::new(1);
 
 /// A pool as headers name it.
 #[derive(Clone)]
