@@ -26,7 +26,7 @@ pub fn misspelt(command: &Command) -> Vec<String> {
     for (name, value) in env::vars_os() {
         let name = name.to_string_lossy();
         let upper = name.to_uppercase();
-        if known.iter().any(|known| **known == *name) || is_of_a_service(&upper, &value) {
+        if upper == PREFIX || known.iter().any(|known| **known == *name) || is_of_a_service(&upper, &value) {
             continue;
         }
         let likeness = |known: &str| strsim::normalized_damerau_levenshtein(known, &upper);

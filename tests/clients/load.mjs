@@ -6,6 +6,8 @@ const HOST = "127.0.0.1";
 const MACHINE = "v1/0.5/1";
 /** Failing controllers live on a machine of their own, so that its suspects are not the others. */
 const BAD_MACHINE = "127.0.0.2";
+/** One that resets its connections is a third machine: it becomes suspect, and its controllers are offered runs last. */
+const RUDE_MACHINE = "127.0.0.3";
 const STOCK = [
   "x-trigger-deployment-id: stock",
   "x-trigger-deployment-version: v1",
@@ -175,14 +177,17 @@ export class Load {
     second.destroy();
   }
 
-  /** One controller resets its connection; the next one has the run. */
+  /** One controller is stopped, and the next one has its run. Another resets its connection, and nobody has its run. */
   async again() {
     const good = this.open();
     const read = this.ask(good, this.poll(`again/${MACHINE}`));
-    await this.waiting(`again/${MACHINE}`, BAD_MACHINE, (socket) => socket.resetAndDestroy());
+    const stopped = await this.waiting(`again/${MACHINE}`, BAD_MACHINE);
+    stopped.pause();
     await this.post(`again/${MACHINE}`, "?redeliver=true");
-    good.destroy();
+    for (const socket of [good, stopped]) socket.destroy();
     await read;
+    await this.waiting(`reset/${MACHINE}`, RUDE_MACHINE, (socket) => socket.resetAndDestroy());
+    await this.post(`reset/${MACHINE}`);
   }
 
   async abort() {
