@@ -43,10 +43,7 @@ impl<'a> Fields<'a> {
 
     /// Whether any name fits.
     pub(super) fn any_name(self, fits: impl Fn(&str) -> bool) -> bool {
-        match self {
-            Self::Map(map) => map.keys().any(|name| fits(name.as_str())),
-            Self::List(list) => list.iter().any(|field| fits(field.name)),
-        }
+        self.any(|name, _| fits(name))
     }
 
     /// Whether any field fits, by its name and value.

@@ -44,13 +44,14 @@ impl Waiter {
         let mut head = Vec::with_capacity(192);
         (self.wire.head)(run, self.keep_alive(reusable), &mut head);
         let mut answer = Outgoing { head: &head, payload: &run.payload, sent: 0 };
-        let seen = |verdict| Seen { verdict, acked: false, by_budget: false };
-        let Seen { verdict, acked, by_budget } = match answer.write(&self.connection) {
+        let mut delivery = match answer.write(&self.connection) {
             Err(_) => return Delivery::untouched(Verdict::Gone),
-            Ok(_) if demand.proof == Proof::Written && answer.is_sent() => seen(Verdict::Written),
+            Ok(_) if demand.proof == Proof::Written && answer.is_sent() => {
+                Delivery { verdict: Verdict::Written, untouched: false, acked: false, by_budget: false }
+            }
             Ok(_) => Box::pin(self.prove(demand, &mut answer)).await,
         };
-        match verdict.proof() {
+        match delivery.verdict.proof() {
             Some(proof) if proof >= demand.proof => {
                 if reusable {
                     self.end(Ending::Reuse);
@@ -58,18 +59,15 @@ impl Waiter {
                     // The peer has ended its side: an ordinary close completes it.
                     self.end(Ending::Close);
                 }
-                let hop = (self.hop || self.connection.is_relayed()) && verdict == Verdict::Received;
-                let verdict = if hop { Verdict::Hop } else { verdict };
-                Delivery { verdict, untouched: false, acked, by_budget }
+                if (self.hop || self.connection.is_relayed()) && delivery.verdict == Verdict::Received {
+                    delivery.verdict = Verdict::Hop;
+                }
             }
-            _ => {
-                // The reset comes before anything else: it stops retransmissions, so that a run which is offered again
-                // does not arrive late as well. What the peer's kernel has acknowledged already, its process may still
-                // read.
-                self.connection.reset();
-                Delivery { verdict, untouched: answer.sent == 0, acked, by_budget }
-            }
+            // The reset comes before anything else: it stops retransmissions, so that a run which is offered again does not
+            // arrive late as well. What the peer's kernel has acknowledged already, its process may still read.
+            _ => self.connection.reset(),
         }
+        delivery
     }
 
     fn keep_alive(&self, reusable: bool) -> Option<u64> {
@@ -107,7 +105,7 @@ impl Waiter {
     }
 
     /// Writes the rest as the peer takes it, and looks until the verdict is in.
-    async fn prove(&self, demand: Demand, answer: &mut Outgoing<'_>) -> Seen {
+    async fn prove(&self, demand: Demand, answer: &mut Outgoing<'_>) -> Delivery {
         let connection = &*self.connection;
         let round_trip = || connection.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
         let patience = Patience::new(round_trip(), demand.fin, demand.taken_by);
@@ -116,14 +114,14 @@ impl Waiter {
         loop {
             let sight = Sight { sent: answer.sent, unacked: connection.unacked(), end };
             let now = Instant::now();
-            let (at, readable_is_news) = match proving.see(sight, now) {
-                Step::Done(verdict) => {
-                    return Seen { verdict, acked: proving.is_acked(), by_budget: false };
-                }
-                _ if now >= demand.until => {
-                    let verdict = proving.out_of_time();
-                    return Seen { verdict, acked: proving.is_acked(), by_budget: true };
-                }
+            let step = proving.see(sight, now);
+            let delivery = |verdict, by_budget| {
+                let (untouched, acked) = (sight.sent == 0, proving.is_acked());
+                Delivery { verdict, untouched, acked, by_budget }
+            };
+            let (at, readable_is_news) = match step {
+                Step::Done(verdict) => return delivery(verdict, false),
+                _ if now >= demand.until => return delivery(proving.out_of_time(), true),
                 Step::LookAgain(at) => (at, true),
                 Step::LookLater(at) => (at, false),
             };
@@ -155,15 +153,6 @@ impl Waiter {
             }
         }
     }
-}
-
-/// What an offer came to.
-struct Seen {
-    verdict: Verdict,
-    /// Every byte was seen acknowledged.
-    acked: bool,
-    /// The time alone decided.
-    by_budget: bool,
 }
 
 /// The answer that carries a run, on its way.
