@@ -13,7 +13,7 @@ const helped = ["serve", "demo", "check", "config"].map((command) => ok(binary, 
 const flags = new Set([...settings, ...[...helped.matchAll(/--([a-z][a-z-]*)/g)].map(([, name]) => name)]);
 
 /** Variables of this project that are not the broker's: they belong to the tests and the build. */
-const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE"].map((name) => `PILOTLIGHT_${name}`));
+const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRITE_DOCS"].map((name) => `PILOTLIGHT_${name}`));
 /** Flags of other programs that the prose names on their own. */
 const FOREIGN = new Set(["--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
 /** Families that exist only with TLS, or with a cluster; alerts wait for them. */
