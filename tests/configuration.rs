@@ -1,5 +1,5 @@
-//! Owns the promise that `docs/configuration.md` is current: its tables are rendered here from the settings' definitions, the bounds
-//! that the binary enforces, and the reasons of a miss.
+//! Owns two promises of the guides: `docs/configuration.md` is current, as its tables are rendered here from the settings'
+//! definitions, the bounds that the binary enforces and the reasons of a miss; and the README warns before it opens a port.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -30,6 +30,29 @@ fn the_page_of_settings_and_miss_reasons_is_current() {
         now == page,
         "{PAGE} is out of date. Write it anew with `{WRITE}=1 cargo test --test configuration`, and commit it.\n\
          First difference, the file against the definitions:\n{difference:#?}"
+    );
+}
+
+#[test]
+fn the_guides_warn_above_the_commands_that_open_ports() {
+    let warning = "Anyone who can POST can run code in your controllers; anyone who can poll can take runs: restrict both";
+    let readme = fs::read_to_string("README.md").unwrap();
+    let warned = readme.lines().position(|line| line.contains(warning));
+    let warned = warned.expect("the README has the warning on one line, word for word");
+    let mut is_code = false;
+    let mut commands = Vec::new();
+    for (number, line) in readme.lines().enumerate() {
+        is_code ^= line.starts_with("```");
+        if is_code && line.starts_with("pilotlight ") {
+            commands.push(number);
+        }
+    }
+    assert!(commands.len() > 1, "the README shows how to start the broker: {commands:?}");
+    assert!(commands[0] > warned, "the README opens a port above the warning");
+    let deploy = fs::read_to_string("deploy/README.md").unwrap();
+    assert!(
+        deploy.lines().take(4).any(|line| line.contains(warning)),
+        "deploy/README.md begins with the warning"
     );
 }
 
@@ -112,7 +135,7 @@ fn without_default(help: &str) -> (String, Option<String>) {
 
 /// What the binary says when it refuses a value that is out of bounds.
 fn bounds(arg: &Arg) -> String {
-    let kind = arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str());
+    let kind = arg.get_value_names().and_then(|names| names.first()).map(clap::builder::Str::as_str);
     let values: Vec<_> =
         arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
     let flag = arg.get_long().unwrap();
@@ -141,8 +164,10 @@ fn bounds(arg: &Arg) -> String {
 fn in_one_unit(duration: &str) -> String {
     let millis = humantime::parse_duration(duration).unwrap().as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")];
-    let (unit, name) =
-        units.into_iter().find(|(unit, _)| millis >= *unit && millis % unit == 0).unwrap_or((1000, "s"));
+    let (unit, name) = units
+        .into_iter()
+        .find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit))
+        .unwrap_or((1000, "s"));
     format!("{}{name}", millis / unit)
 }
 
