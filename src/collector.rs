@@ -1,15 +1,21 @@
 //! Owns the address of a collector of traces: what is taken for one, what is asked there, and what of it may be shown.
 
-use url::Url;
+use std::net::Ipv6Addr;
+
+use hyper::Uri;
+use hyper::http::uri::{Authority, PathAndQuery, Scheme};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 /// Where a collector takes traces (OTLP over HTTP), below its base URL.
 const TRACES: &str = "/v1/traces";
+/// What stands in a path or a query only in its encoded form.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
 
 /// Where a collector takes traces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collector {
     /// The whole URL, without a user.
-    pub url: Url,
+    pub url: Uri,
     /// The user and the password that the URL had.
     pub user: Option<(String, String)>,
 }
@@ -22,27 +28,26 @@ impl Collector {
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(wrong);
         }
-        let (scheme, _) = text.split_once("://").ok_or(wrong)?;
+        let (scheme, rest) = text.split_once("://").ok_or(wrong)?;
         if scheme.eq_ignore_ascii_case("https") {
             return Err(
                 "is not a URL of the form http://host:port: https is not spoken here, use a collector beside the broker",
             );
         }
-        let mut url = Url::parse(text).map_err(|_| wrong)?;
-        if url.scheme() != "http" || !url.has_host() || url.port() == Some(0) {
+        if !scheme.eq_ignore_ascii_case("http") {
             return Err(wrong);
         }
-        let path = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&if path.ends_with(TRACES) { path } else { path + TRACES });
-        url.set_fragment(None);
-        let decoded =
-            |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let user = (!url.username().is_empty() || url.password().is_some())
-            .then(|| (decoded(url.username()), decoded(url.password().unwrap_or_default())));
-        // It has a host, so that it may have a user, or none.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        Ok(Self { url, user })
+        let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (user, server) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (name, password) = user.split_once(':').unwrap_or((user, ""));
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let user = (!user.is_empty()).then(|| (decoded(name), decoded(password)));
+        let parts = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(server_of(server).ok_or(wrong)?)
+            .path_and_query(traces_below(path).ok_or(wrong)?);
+        Ok(Self { url: parts.build().map_err(|_| wrong)?, user })
     }
 
     /// What of a text that should be a URL may be shown.
@@ -52,10 +57,40 @@ impl Collector {
 
     /// The URL without what may be secret in it.
     pub fn shown(&self) -> String {
-        let mut url = self.url.clone();
-        url.set_query(None);
-        url.into()
+        let server = self.url.authority().map_or("", Authority::as_str);
+        format!("http://{server}{}", self.url.path())
     }
+}
+
+/// A host and its port, if there is one.
+fn server_of(text: &str) -> Option<Authority> {
+    let given = text.to_ascii_lowercase().parse::<Authority>().ok()?;
+    let host = given.host();
+    let address = host.strip_prefix('[').map(|host| host.strip_suffix(']').unwrap_or(host));
+    if host.is_empty() || address.is_some_and(|address| address.parse::<Ipv6Addr>().is_err()) {
+        return None;
+    }
+    let port = given.as_str().strip_prefix(host)?;
+    let digits = port.strip_prefix(':').unwrap_or(port);
+    // `parse` takes a sign, too.
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    match digits.parse::<u16>() {
+        Ok(0) => None,
+        Ok(80) => host.parse().ok(),
+        Ok(port) => format!("{host}:{port}").parse().ok(),
+        Err(_) => digits.is_empty().then(|| host.parse().ok())?,
+    }
+}
+
+/// The path below which traces are taken, and the query that the URL had.
+fn traces_below(text: &str) -> Option<PathAndQuery> {
+    let text = utf8_percent_encode(text, ENCODED).to_string();
+    let (path, query) = text.split_at(text.find('?').unwrap_or(text.len()));
+    let path = path.trim_end_matches('/');
+    let traces = if path.ends_with(TRACES) { "" } else { TRACES };
+    format!("{path}{traces}{query}").parse().ok()
 }
 
 #[cfg(test)]
@@ -77,8 +112,12 @@ mod tests {
             ("http://h/otel/v1/traces/", "http://h/otel/v1/traces"),
             ("http://h/v1/traces?key=k#f", "http://h/v1/traces?key=k"),
             ("http://h:4318?key=k", "http://h:4318/v1/traces?key=k"),
+            ("http://h:/", "http://h/v1/traces"),
+            ("http://H:04318", "http://h:4318/v1/traces"),
+            ("http://h/é{\"x\"}?k=<é>", "http://h/%C3%A9%7B%22x%22%7D/v1/traces?k=%3C%C3%A9%3E"),
+            ("http://u:p|a@s^s@h/", "http://h/v1/traces"),
         ] {
-            assert_eq!(Collector::parse(text).unwrap().url.as_str(), url, "{text}");
+            assert_eq!(Collector::parse(text).unwrap().url.to_string(), url, "{text}");
         }
     }
 
@@ -100,6 +139,12 @@ mod tests {
             "http://h:0",
             "http://::1:4318",
             "http://[::1",
+            "http://[::1]x",
+            "http://[h]:4318",
+            "http://h:+80",
+            "http://h:80:80",
+            "http://bücher",
+            "http://user@",
             "ftp://h",
             "grpc://h:4317",
             "unix:///run/otlp",

@@ -71,28 +71,34 @@ impl Collector {
 }
 
 fn serve(mut stream: TcpStream, told: &SyncSender<Got>, answer: &dyn Fn() -> Vec<u8>) {
-    let mut read = Vec::new();
+    let mut bytes = Vec::new();
+    while let Some(got) = read(&mut stream, &mut bytes) {
+        // Nobody may be interested any more.
+        let _ = told.try_send(got);
+        stream.write_all(&answer()).unwrap();
+    }
+}
+
+/// The next request, with what was read past the last one; none at the end of the connection.
+fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Got> {
     loop {
-        let end = read.windows(4).position(|window| window == b"\r\n\r\n");
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
         let whole = end.and_then(|end| {
-            let head = String::from_utf8(read[..end].to_vec()).unwrap().to_ascii_lowercase();
+            let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_ascii_lowercase();
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
             let end = end + 4;
             let all = end + length.parse::<usize>().unwrap();
-            (read.len() >= all).then_some((head, end, all))
+            (bytes.len() >= all).then_some((head, end, all))
         });
         if let Some((head, end, all)) = whole {
-            let body = read[end..all].to_vec();
-            read.drain(..all);
-            // Nobody may be interested any more.
-            let _ = told.try_send(Got { head, body });
-            stream.write_all(&answer()).unwrap();
-            continue;
+            let body = bytes[end..all].to_vec();
+            bytes.drain(..all);
+            return Some(Got { head, body });
         }
         let mut buffer = [0; 16 * 1024];
         match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
-            Ok(more) => read.extend_from_slice(&buffer[..more]),
+            Ok(0) | Err(_) => return None,
+            Ok(more) => bytes.extend_from_slice(&buffer[..more]),
         }
     }
 }
@@ -207,6 +213,46 @@ async fn a_refused_port_is_told_of_and_so_is_the_collectors_return() {
     broker.wait_until("the return is told", async || lines(&log).len() == 2).await;
     assert_eq!(lines(&log)[1]["level"], "INFO");
     assert_eq!(broker.metric(FAILURES).await, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_collector_has_closed_loses_no_spans() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (told, got) = sync_channel(10);
+    std::thread::spawn(move || {
+        // One request per connection, which no header announces.
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            told.send(read(&mut stream, &mut Vec::new()).unwrap()).unwrap();
+            stream.write_all(&answer("200 OK", b"")).unwrap();
+        }
+    });
+    let (broker, log) = broker(&format!("http://{address}"), &[]);
+    for number in 1..=3 {
+        broker.post(&Pool::small("d1").body(&format!("run_{number}"))).await;
+        assert_eq!(got.recv_timeout(PATIENCE).unwrap().spans(), 1);
+    }
+    assert_eq!(broker.metric(FAILURES).await, 0);
+    assert_eq!(lines(&log), Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_asked_with_the_whole_url() {
+    let proxy = Collector::answering(|| answer("200 OK", b""));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    command.args(["check", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"]);
+    command.args(["--otlp", &format!("http://{USER}collector.invalid:4318/x?key=1")]);
+    command.env("HTTP_PROXY", format!("http://us:er@{}", proxy.address)).env("NO_PROXY", "127.0.0.1");
+    let Output { status, stdout, .. } = command.output().unwrap();
+    assert!(status.success(), "{stdout:?}");
+    let head = proxy.next().head;
+    assert!(head.starts_with("post http://collector.invalid:4318/x/v1/traces?key=1 http/1.1\r\n"), "{head}");
+    for header in
+        ["host: collector.invalid:4318", "proxy-authorization: basic dxm6zxi=", "authorization: basic "]
+    {
+        assert!(head.contains(&format!("\r\n{header}")), "{head}");
+    }
 }
 
 #[tokio::test]

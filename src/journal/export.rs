@@ -1,13 +1,12 @@
 //! Owns the export of spans to a collector, by OTLP over HTTP: what does not arrive is counted, and told with its reason.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,6 +20,7 @@ use opentelemetry_sdk::trace::{self, SpanData, SpanExporter as _};
 use parking_lot::Mutex;
 use prost::Message;
 
+use super::collector_client::{CollectorClient, root_cause};
 use crate::collector::Collector;
 use crate::metrics::Metrics;
 
@@ -55,7 +55,8 @@ fn exporter(
     retries: RetryPolicy,
 ) -> anyhow::Result<(SpanExporter, Arc<Mutex<Option<Answer>>>)> {
     let answer = Arc::<Mutex<Option<Answer>>>::default();
-    let client = Client { http: client(timeout)?, answer: answer.clone() };
+    let http = CollectorClient::new(&collector.url, timeout).context("the HTTP client cannot be made")?;
+    let client = Client { http, answer: answer.clone() };
     let mut headers = HashMap::new();
     if let Some((user, password)) = &collector.user {
         let credentials = STANDARD.encode(format!("{user}:{password}"));
@@ -66,7 +67,7 @@ fn exporter(
         .with_http_client(client)
         .with_headers(headers)
         .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(collector.url.as_str())
+        .with_endpoint(collector.url.to_string())
         .with_timeout(timeout)
         .with_retry_policy(retries)
         .build()
@@ -74,21 +75,10 @@ fn exporter(
     Ok((exporter, answer))
 }
 
-/// It has a runtime of its own, and must not be made on one of ours.
-fn client(timeout: Duration) -> anyhow::Result<reqwest::blocking::Client> {
-    let make = move || {
-        // A collector that sends elsewhere is the wrong one; a POST would become a GET on the way.
-        let redirects = reqwest::redirect::Policy::none();
-        reqwest::blocking::Client::builder().timeout(timeout).redirect(redirects).build()
-    };
-    let made = std::thread::spawn(make).join().map_err(|_| anyhow!("the HTTP client panicked"))?;
-    made.context("the HTTP client cannot be made")
-}
-
 /// The HTTP client of the exporter, which keeps to itself what the collector answers.
 #[derive(Debug)]
 struct Client {
-    http: reqwest::blocking::Client,
+    http: CollectorClient,
     answer: Arc<Mutex<Option<Answer>>>,
 }
 
@@ -98,7 +88,7 @@ impl HttpClient for Client {
         let response = self.http.send_bytes(request).await;
         *self.answer.lock() = Some(match &response {
             Ok(response) => read(response),
-            Err(error) => Err(root(error.as_ref())),
+            Err(error) => Err(root_cause(error.as_ref())),
         });
         response
     }
@@ -114,15 +104,6 @@ fn read(response: &Response<Bytes>) -> Answer {
     let partial = answer.partial_success.unwrap_or_default();
     let why: String = partial.error_message.escape_default().take(SHOWN).collect();
     Ok((usize::try_from(partial.rejected_spans).unwrap_or(0), why))
-}
-
-/// The reason below all reasons; those above it name the URL.
-fn root(error: &(dyn Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 /// Exports, counts and tells.

@@ -7,6 +7,7 @@
 //! ```
 //! Nothing here makes a dispatch wait: a full channel drops, and what is dropped is counted.
 
+mod collector_client;
 mod event;
 mod export;
 mod history;

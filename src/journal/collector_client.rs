@@ -1,0 +1,144 @@
+//! Owns the HTTP connection to a collector of traces: one request at a time, on a runtime of its own.
+
+use std::error::Error;
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Uri;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HOST, HeaderMap, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::http::uri::PathAndQuery;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioIo;
+use opentelemetry_http::{HttpClient, HttpError, Request, Response};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+
+/// A longer answer than this is no answer of a collector.
+const MAX_RESPONSE: usize = 4 << 20;
+
+type Connection = SendRequest<Full<Bytes>>;
+
+/// A client for one collector. `send_bytes` blocks its thread, which is the exporter's own.
+pub(super) struct CollectorClient {
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    timeout: Duration,
+    host: String,
+    port: u16,
+    /// Whether `host` is a proxy of the environment (`HTTP_PROXY`), which needs the whole URL in each request.
+    is_proxied: bool,
+    /// What each request has besides the exporter's headers.
+    headers: HeaderMap,
+    /// The connection of the last request, if the collector keeps it.
+    kept: Mutex<Option<Connection>>,
+}
+
+impl CollectorClient {
+    pub(super) fn new(collector: &Uri, timeout: Duration) -> anyhow::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().thread_name("collector").build()?;
+        let proxy = Matcher::from_env().intercept(collector);
+        let peer = proxy.as_ref().map_or(collector, |proxy| proxy.uri());
+        anyhow::ensure!(peer.scheme_str() == Some("http"), "the proxy of the environment is not http://");
+        let host = peer.host().context("there is no host")?;
+        // The brackets are the URL's, not the address's.
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = address.filter(|address| address.parse::<Ipv6Addr>().is_ok()).unwrap_or(host).to_owned();
+        let port = peer.port_u16().unwrap_or(80);
+        let authority = collector.authority().context("there is no host")?;
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_str(authority.as_str())?);
+        if let Some(credentials) = proxy.as_ref().and_then(|proxy| proxy.basic_auth()) {
+            headers.insert(PROXY_AUTHORIZATION, credentials.clone());
+        }
+        let (runtime, is_proxied, kept) = (Some(runtime), proxy.is_some(), Mutex::new(None));
+        Ok(Self { runtime, timeout, host, port, is_proxied, headers, kept })
+    }
+
+    async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        request.headers_mut().extend(self.headers.clone());
+        if !self.is_proxied {
+            let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+            *request.uri_mut() = path.parse()?;
+        }
+        let mut request = request.map(Full::new);
+        let kept = self.kept.lock().take();
+        if let Some(mut connection) = kept {
+            match connection.try_send_request(request).await {
+                Ok(response) => return self.receive(response, connection).await,
+                // The collector has closed the connection since. Only a request of which nothing was sent comes back.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(error.into_error().into()),
+                },
+            }
+        }
+        let mut connection = self.connect().await?;
+        let response = connection.send_request(request).await?;
+        self.receive(response, connection).await
+    }
+
+    async fn connect(&self) -> Result<Connection, HttpError> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        let (connection, driver) = handshake(TokioIo::new(stream)).await?;
+        #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of this client")]
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+
+    async fn receive(
+        &self,
+        response: Response<hyper::body::Incoming>,
+        mut connection: Connection,
+    ) -> Result<Response<Bytes>, HttpError> {
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_RESPONSE).collect().await?.to_bytes();
+        if connection.ready().await.is_ok() {
+            *self.kept.lock() = Some(connection);
+        }
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+#[async_trait]
+impl HttpClient for CollectorClient {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let Some(runtime) = &self.runtime else { return Err("the client is closed".into()) };
+        runtime.block_on(async {
+            let sent = tokio::time::timeout(self.timeout, self.send(request));
+            sent.await.unwrap_or_else(|_| Err("the operation timed out".into()))
+        })
+    }
+}
+
+impl fmt::Debug for CollectorClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The host and nothing else: headers have passwords in them.
+        f.debug_struct("CollectorClient").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl Drop for CollectorClient {
+    fn drop(&mut self) {
+        // A name that is still being resolved must not hold up the end.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The innermost cause; those around it name the URL, which may hold a secret.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
