@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pilotlight::broker::{Accepts, Filter, Key, Limits, Machine, Moment, Number, Pick, Ticket};
 use pilotlight::exchange::{Exchange, Place, Repeats, Review};
-use pilotlight::journal::{Journal, Plan};
+use pilotlight::journal::{Journal, JournalConfig};
 use pilotlight::metrics::{End, Metrics};
 
 const MACHINE: Machine = Machine { address: 1, name: None };
@@ -21,7 +21,7 @@ const SURVIVED: &str = "the others are served";
 /// A world with one waiter of a suspect machine, whose deadline has come.
 fn world() -> (Arc<Exchange<()>>, Place<()>) {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let journal = Arc::new(Journal::open(&Plan::default(), metrics.clone()).unwrap());
+    let journal = Arc::new(Journal::open(&JournalConfig::default(), metrics.clone()).unwrap());
     let limits = Limits { waiters: 10, waiters_per_pool: 10, pools: 10 };
     let exchange = Arc::new(Exchange::new(limits, Pick::Newest, metrics, journal));
     let number = Number::new(1.0).unwrap();

@@ -16,7 +16,7 @@ use crate::broker::{
     Ask, Broker, Drain, Filter, Full, Limits, Machine, Moment, Offer, Page, Parked, Pick, PoolView, Taken,
     Ticket, WaiterId, WaiterView,
 };
-use crate::journal::{Event, Journal, Poll};
+use crate::journal::{Event, Journal, PollEvent};
 use crate::metrics::{End, Metrics};
 
 pub use hope::Hope;
@@ -105,7 +105,7 @@ impl<W> Exchange<W> {
     pub fn park(self: &Arc<Self>, mut ticket: Ticket<W>) -> Result<(Place<W>, Option<Taken<W>>), Full> {
         let now = self.now();
         let told =
-            self.journal.polls_are_read().then(|| Poll::began(ticket.key.as_ref(), &ticket.controller));
+            self.journal.wants_polls().then(|| PollEvent::parked(ticket.key.as_ref(), &ticket.controller));
         let (parked, wakes) = {
             let mut core = self.core.lock();
             let wakes = core.hopes.of(ticket.key.as_ref(), ticket.accepts);
@@ -119,7 +119,7 @@ impl<W> Exchange<W> {
             Ok(Parked { id, replaced }) => {
                 wakes.into_iter().flatten().for_each(|wake| wake.notify_one());
                 if let Some(told) = told {
-                    self.journal.tell(told);
+                    self.journal.record(told);
                 }
                 if let Some(replaced) = &replaced {
                     self.ended(End::Replaced, replaced);
@@ -163,7 +163,7 @@ impl<W> Exchange<W> {
     /// Takes out everyone who stands in the selected pools now.
     pub fn retire(&self, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
         let retired = self.take_standing(End::Retired, filter, act);
-        self.journal.tell(Event::Retire(Box::new(filter.clone()), retired));
+        self.journal.record(Event::Retire(Box::new(filter.clone()), retired));
         retired
     }
 
@@ -174,7 +174,7 @@ impl<W> Exchange<W> {
             core.broker.drain();
             core.broker.waiters_len()
         };
-        self.journal.tell(Event::Drain(waiters));
+        self.journal.record(Event::Drain(waiters));
         // Whoever hopes from here on sees the drain at its first look.
         let hopes = |part| self.core.lock().hopes.all(part);
         for wake in (0..).map_while(hopes).flatten() {
@@ -301,8 +301,8 @@ impl<W> Exchange<W> {
     /// A waiter was taken out.
     fn ended(&self, end: End, taken: &Taken<W>) {
         self.metrics.poll_ended(end, taken.held);
-        if self.journal.polls_are_read() {
-            self.journal.tell(Poll::ended(&taken.controller, end, taken.held));
+        if self.journal.wants_polls() {
+            self.journal.record(PollEvent::ended(&taken.controller, end, taken.held));
         }
     }
 

@@ -33,7 +33,7 @@ use crate::auth::Access;
 use crate::broker::{Accepts, Key, Machine, Miss};
 use crate::config::MessageCheck;
 use crate::exchange::Repeats;
-use crate::journal::{Journal, Parent};
+use crate::journal::{Journal, TraceParent};
 use crate::logs::Throttle;
 use crate::metrics::{Denied, DispatchOutcome, Listener, Metrics, Proof, Route};
 use crate::transport::{Exchange, IdleConnections, Wire};
@@ -146,9 +146,9 @@ impl Front {
     }
 
     /// The supervisor's trace, if it is to be continued.
-    fn trace(&self, head: &Head<'_>) -> Option<Parent> {
-        let header = self.journal.traces().then(|| head.fields.single("traceparent"));
-        header?.ok().flatten().and_then(Parent::parse)
+    fn trace(&self, head: &Head<'_>) -> Option<TraceParent> {
+        let header = self.journal.exports_traces().then(|| head.fields.single("traceparent"));
+        header?.ok().flatten().and_then(TraceParent::parse)
     }
 }
 

@@ -17,7 +17,7 @@ use super::reply::Reply;
 use super::{Answer, From, Front, Wait, wire};
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
-use crate::journal::Parent;
+use crate::journal::TraceParent;
 use crate::logs::Throttle;
 use crate::transport::{Farewell, Goodbye, Run, Wire};
 
@@ -152,7 +152,7 @@ async fn dispatch_body(
     front: &Arc<Front>,
     body: &Bytes,
     since: Instant,
-    trace: Option<Parent>,
+    trace: Option<TraceParent>,
     count: &mut Count<'_>,
 ) -> Result<Outcome, Problem> {
     let (payload, message) =

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::history::Row;
-use super::trace::Parent;
+use super::history::DispatchRow;
+use super::trace::TraceParent;
 use crate::broker::{Filter, KeyRef};
 use crate::metrics::{DispatchOutcome, End, Proof, Verdict};
 
@@ -14,15 +14,15 @@ use crate::metrics::{DispatchOutcome, End, Proof, Verdict};
 #[derive(Debug)]
 pub enum Event {
     /// A run was posted, and how that ended.
-    Dispatch(Box<Dispatch>),
+    Dispatch(Arc<DispatchRecord>),
     /// A poll began or ended.
-    Poll(Box<Poll>),
+    Poll(Arc<PollEvent>),
     /// The broker drains, with so many waiters.
     Drain(usize),
     /// So many waiters of the selected pools were sent away for good.
     Retire(Box<Filter>, usize),
     /// The journal is to end.
-    End,
+    Close,
 }
 
 /// One kind of event, as readers choose them.
@@ -94,12 +94,12 @@ impl FromIterator<Kind> for Kinds {
 
 /// Short texts in one allocation: a dispatch tells four of them, sixty thousand times a second.
 #[derive(Debug, Clone)]
-pub struct Names<const N: usize> {
+pub struct PackedStrs<const N: usize> {
     text: Box<str>,
     ends: [u16; N],
 }
 
-impl<const N: usize> Names<N> {
+impl<const N: usize> PackedStrs<N> {
     /// Puts them together. Each is bounded where it comes in; all of them are far below 64 KiB.
     pub fn new(names: [&str; N]) -> Self {
         let mut text = String::with_capacity(names.iter().map(|name| name.len()).sum());
@@ -119,11 +119,11 @@ impl<const N: usize> Names<N> {
 
 /// One run's POST and how it ended.
 #[derive(Debug, Clone)]
-pub struct Dispatch {
+pub struct DispatchRecord {
     /// Milliseconds since 1970, when it was over.
     pub at: u64,
     /// The run, its deployment, its version.
-    pub names: Arc<Names<3>>,
+    pub names: Arc<PackedStrs<3>>,
     /// vCPUs.
     pub cpu: f64,
     /// GB of memory.
@@ -133,16 +133,16 @@ pub struct Dispatch {
     /// The proof of its delivery, if it was delivered.
     pub proof: Option<Proof>,
     /// Each waiter that it was offered to.
-    pub attempts: Vec<Attempt>,
+    pub offers: Vec<OfferRecord>,
     /// From the POST's last byte to the answer.
     pub took: Duration,
     /// The supervisor's trace, if it is to be continued.
-    pub trace: Option<Parent>,
+    pub trace: Option<TraceParent>,
 }
 
 /// One offer to one waiter.
 #[derive(Debug, Clone)]
-pub struct Attempt {
+pub struct OfferRecord {
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
     /// What is known of it.
@@ -153,58 +153,81 @@ pub struct Attempt {
     pub took: Duration,
 }
 
-/// A poll's beginning or end.
+/// A poll that was parked, or that ended.
 #[derive(Debug)]
-pub struct Poll {
+pub struct PollEvent {
     /// Milliseconds since 1970.
     pub at: u64,
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
-    /// How and after what time it ended; before that, where it waits: deployment, version, cpu, memory.
-    pub what: Result<PollEnd, (Names<2>, f64, f64)>,
+    /// What happened to the poll.
+    pub phase: PollPhase,
 }
 
-/// A poll's end.
+/// What happened to a poll.
 #[derive(Debug)]
-pub struct PollEnd {
-    /// How it ended.
-    pub end: End,
-    /// How long it was held.
-    pub held: Duration,
+pub enum PollPhase {
+    /// It was parked in the pool of this key.
+    Parked {
+        /// The deployment and the version.
+        names: PackedStrs<2>,
+        /// vCPUs.
+        cpu: f64,
+        /// GB of memory.
+        memory: f64,
+    },
+    /// It ended.
+    Ended {
+        /// How it ended.
+        end: End,
+        /// How long it was held.
+        held: Duration,
+    },
 }
 
-impl Poll {
-    /// A controller begins to wait.
-    pub fn began(key: KeyRef<'_>, controller: &str) -> Event {
-        let place = (Names::new([key.deployment, key.version]), key.cpu.get(), key.memory.get());
-        Event::Poll(Box::new(Self { at: now(), controller: controller.into(), what: Err(place) }))
+impl PollEvent {
+    /// A controller's poll was parked.
+    pub fn parked(key: KeyRef<'_>, controller: &str) -> Event {
+        let names = PackedStrs::new([key.deployment, key.version]);
+        let phase = PollPhase::Parked { names, cpu: key.cpu.get(), memory: key.memory.get() };
+        Self::event(controller, phase)
     }
 
-    /// A controller waits no more.
+    /// A controller's poll ended.
     pub fn ended(controller: &str, end: End, held: Duration) -> Event {
-        let what = Ok(PollEnd { end, held });
-        Event::Poll(Box::new(Self { at: now(), controller: controller.into(), what }))
+        Self::event(controller, PollPhase::Ended { end, held })
+    }
+
+    fn event(controller: &str, phase: PollPhase) -> Event {
+        Event::Poll(Arc::new(Self { at: unix_millis(), controller: controller.into(), phase }))
     }
 
     pub(super) fn json(&self) -> String {
-        let Self { at, controller, what } = self;
-        let place = what.as_ref().err();
-        let end = what.as_ref().ok();
-        json(&Polled {
-            at: *at,
-            controller,
-            deployment: place.map(|(names, ..)| names.get(0)),
-            version: place.map(|(names, ..)| names.get(1)),
-            cpu: place.map(|place| place.1),
-            memory: place.map(|place| place.2),
-            end: end.map(|ended| ended.end.text()),
-            held_seconds: end.map(|ended| ended.held.as_secs_f64()),
+        let Self { at, controller, phase } = self;
+        let (at, unset) = (*at, PollJson::default());
+        json(&match phase {
+            PollPhase::Parked { names, cpu, memory } => PollJson {
+                at,
+                controller,
+                deployment: Some(names.get(0)),
+                version: Some(names.get(1)),
+                cpu: Some(*cpu),
+                memory: Some(*memory),
+                ..unset
+            },
+            PollPhase::Ended { end, held } => PollJson {
+                at,
+                controller,
+                end: Some(end.text()),
+                held_seconds: Some(held.as_secs_f64()),
+                ..unset
+            },
         })
     }
 }
 
-#[derive(Serialize)]
-struct Polled<'a> {
+#[derive(Default, Serialize)]
+struct PollJson<'a> {
     at: u64,
     controller: &'a str,
     deployment: Option<&'a str>,
@@ -215,15 +238,15 @@ struct Polled<'a> {
     held_seconds: Option<f64>,
 }
 
-impl Dispatch {
+impl DispatchRecord {
     /// The same as a row of the history.
-    pub fn row(&self) -> Row {
+    pub fn row(&self) -> DispatchRow {
         let reason = match self.outcome {
             DispatchOutcome::Miss(miss) => Some(miss.reason().into()),
             DispatchOutcome::Hit | DispatchOutcome::Refused | DispatchOutcome::Aborted => None,
         };
-        let delivered = self.attempts.last().filter(|_| self.proof.is_some());
-        Row {
+        let delivered = self.offers.last().filter(|_| self.proof.is_some());
+        DispatchRow {
             at: self.at,
             run: self.names.get(0).to_owned(),
             deployment: self.names.get(1).to_owned(),
@@ -233,7 +256,7 @@ impl Dispatch {
             outcome: self.outcome.kind().text().into(),
             reason,
             proof: self.proof.map(|proof| proof.text().into()),
-            offers: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
+            offers: u32::try_from(self.offers.len()).unwrap_or(u32::MAX),
             controller: delivered.map(|attempt| attempt.controller.to_string()),
             seconds: self.took.as_secs_f64(),
         }
@@ -241,8 +264,8 @@ impl Dispatch {
 
     /// One of its offers, as an event of its own.
     pub(super) fn verdict(&self, place: usize) -> String {
-        self.attempts.get(place).map_or_else(String::new, |attempt| {
-            json(&Judged {
+        self.offers.get(place).map_or_else(String::new, |attempt| {
+            json(&VerdictJson {
                 at: self.at,
                 run: self.names.get(0),
                 controller: &attempt.controller,
@@ -255,7 +278,7 @@ impl Dispatch {
 }
 
 #[derive(Serialize)]
-struct Judged<'a> {
+struct VerdictJson<'a> {
     at: u64,
     run: &'a str,
     controller: &'a str,
@@ -265,13 +288,13 @@ struct Judged<'a> {
 }
 
 pub(super) fn drained(waiters: usize) -> String {
-    serde_json::json!({ "at": now(), "waiters": waiters }).to_string()
+    serde_json::json!({ "at": unix_millis(), "waiters": waiters }).to_string()
 }
 
 pub(super) fn retired(filter: &Filter, retired: usize) -> String {
     let Filter { deployment, version, cpu, memory } = filter;
     serde_json::json!({
-        "at": now(), "retired": retired, "deployment": deployment, "version": version,
+        "at": unix_millis(), "retired": retired, "deployment": deployment, "version": version,
         "cpu": cpu.map(crate::broker::Number::get), "memory": memory.map(crate::broker::Number::get),
     })
     .to_string()
@@ -283,7 +306,7 @@ pub(super) fn json(value: &impl Serialize) -> String {
 }
 
 /// Milliseconds since 1970.
-pub fn now() -> u64 {
+pub fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::event::{self, Dispatch, Poll};
+use super::event::{self, DispatchRecord, PollEvent};
 use super::{Kind, Kinds, epoch};
 
 /// Events that stand for readers who come back or fall behind.
@@ -21,15 +21,15 @@ const BATCH: usize = 256;
 
 /// What a reader is told; it becomes text only when somebody reads it.
 #[derive(Debug, Clone)]
-pub(super) enum Told {
-    Dispatch(Arc<Dispatch>),
+pub(super) enum LogEntry {
+    Dispatch(Arc<DispatchRecord>),
     /// The verdict on the offer at this place.
-    Verdict(Arc<Dispatch>, usize),
-    Poll(Arc<Poll>),
+    Verdict(Arc<DispatchRecord>, usize),
+    Poll(Arc<PollEvent>),
     Text(Kind, Arc<str>),
 }
 
-impl Told {
+impl LogEntry {
     fn kind(&self) -> Kind {
         match self {
             Self::Dispatch(_) => Kind::Dispatch,
@@ -52,19 +52,19 @@ impl Told {
 }
 
 /// The latest events.
-pub(super) struct Ring {
+pub(super) struct EventLog {
     state: Mutex<State>,
 }
 
 struct State {
-    entries: VecDeque<Told>,
+    entries: VecDeque<LogEntry>,
     /// The number of the next event.
     next: u64,
-    readers: Vec<Arc<Follower>>,
+    readers: Vec<Arc<EventCursor>>,
 }
 
 /// What the ring knows of a reader.
-struct Follower {
+struct EventCursor {
     /// The number of the event that it takes next.
     at: AtomicU64,
     /// Events that were gone before it could take them.
@@ -76,22 +76,22 @@ struct Follower {
 }
 
 /// Who follows the events.
-pub struct Reader {
-    ring: Arc<Ring>,
-    follower: Arc<Follower>,
+pub struct EventReader {
+    ring: Arc<EventLog>,
+    follower: Arc<EventCursor>,
 }
 
 /// What a reader takes at a time.
 #[derive(Debug)]
-pub struct Batch(pub Bytes);
+pub struct EventBatch(pub Bytes);
 
-impl Ring {
+impl EventLog {
     pub(super) fn new() -> Self {
         Self { state: Mutex::new(State { entries: VecDeque::new(), next: 1, readers: Vec::new() }) }
     }
 
     /// Adds events; `skipped` more happened that nobody was there to read.
-    pub(super) fn add(&self, events: Vec<Told>, skipped: u64) {
+    pub(super) fn add(&self, events: Vec<LogEntry>, skipped: u64) {
         let mut state = self.state.lock();
         if skipped > 0 {
             state.skip(skipped);
@@ -115,7 +115,7 @@ impl Ring {
         self.state.lock().readers.iter().fold(Kinds::default(), |all, reader| all.with(reader.kinds))
     }
 
-    pub(super) fn read(ring: &Arc<Self>, after: Option<&str>, kinds: Kinds) -> Option<Reader> {
+    pub(super) fn read(ring: &Arc<Self>, after: Option<&str>, kinds: Kinds) -> Option<EventReader> {
         let mut state = ring.state.lock();
         if state.readers.len() >= MOST_READERS {
             return None;
@@ -132,7 +132,7 @@ impl Ring {
                 (wanted.max(first), first.saturating_sub(wanted))
             }
         };
-        let follower = Arc::new(Follower {
+        let follower = Arc::new(EventCursor {
             at: AtomicU64::new(at),
             missed: AtomicU64::new(missed),
             kinds,
@@ -141,7 +141,7 @@ impl Ring {
             cut: Notify::new(),
         });
         state.readers.push(follower.clone());
-        Some(Reader { ring: ring.clone(), follower })
+        Some(EventReader { ring: ring.clone(), follower })
     }
 }
 
@@ -166,9 +166,9 @@ impl State {
     }
 }
 
-impl Reader {
+impl EventReader {
     /// The next events of its kinds. Empty if those that came were of other kinds.
-    pub async fn next(&self) -> Batch {
+    pub async fn next(&self) -> EventBatch {
         loop {
             if let Some(batch) = self.take() {
                 return batch;
@@ -177,7 +177,7 @@ impl Reader {
         }
     }
 
-    fn take(&self) -> Option<Batch> {
+    fn take(&self) -> Option<EventBatch> {
         let mut bytes = BytesMut::new();
         let missed = self.follower.missed.swap(0, Ordering::Relaxed);
         if missed > 0 {
@@ -186,11 +186,11 @@ impl Reader {
         for (number, told) in self.some() {
             told.write(number, &mut bytes);
         }
-        (!bytes.is_empty()).then(|| Batch(bytes.freeze()))
+        (!bytes.is_empty()).then(|| EventBatch(bytes.freeze()))
     }
 
     /// The next entries of its kinds, with their numbers.
-    fn some(&self) -> Vec<(u64, Told)> {
+    fn some(&self) -> Vec<(u64, LogEntry)> {
         let state = self.ring.state.lock();
         let at = self.follower.at.load(Ordering::Relaxed);
         // A reader that is behind is cut off, but may ask once more before: what stands has other numbers than it expects.
@@ -212,7 +212,7 @@ impl Reader {
     }
 
     /// Comes to an end when the reader has fallen so far behind that events would be lost on it.
-    pub fn cut_off(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn lagged(&self) -> impl Future<Output = ()> + Send + 'static {
         let follower = self.follower.clone();
         async move {
             while !follower.is_behind.load(Ordering::Relaxed) {
@@ -222,7 +222,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for EventReader {
     fn drop(&mut self) {
         let follower = &self.follower;
         self.ring.state.lock().readers.retain(|other| !Arc::ptr_eq(other, follower));
@@ -235,16 +235,16 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_behind_is_told_nothing_more() {
-        let ring = Arc::new(Ring::new());
-        let reader = Ring::read(&ring, None, Kinds::all()).unwrap();
-        let text = |number: usize| Told::Text(Kind::Drain, number.to_string().into());
+        let ring = Arc::new(EventLog::new());
+        let reader = EventLog::read(&ring, None, Kinds::all()).unwrap();
+        let text = |number: usize| LogEntry::Text(Kind::Drain, number.to_string().into());
         ring.add((0..=KEPT).map(text).collect(), 0);
         // What stands are later events: they would come under the numbers of those that are gone.
         assert!(reader.take().is_none());
         assert!(reader.follower.is_behind.load(Ordering::Relaxed));
         // Who comes back under the last number that it saw learns what it missed.
         let last = format!("{}-0", epoch());
-        let Batch(again) = Ring::read(&ring, Some(&last), Kinds::all()).unwrap().take().unwrap();
+        let EventBatch(again) = EventLog::read(&ring, Some(&last), Kinds::all()).unwrap().take().unwrap();
         let expected = format!("event: missed\ndata: {{\"missed\":1}}\n\nid: {}-2\n", epoch());
         assert!(std::str::from_utf8(&again).unwrap().starts_with(&expected), "{again:?}");
     }

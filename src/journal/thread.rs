@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::event::{self, Dispatch, Event, Kind, Kinds};
+use super::event::{self, Event, Kind, Kinds};
 use super::history::History;
-use super::ring::{Ring, Told};
+use super::ring::{EventLog, LogEntry};
 use super::trace::Tracer;
 use crate::metrics::Metrics;
 
@@ -19,19 +19,19 @@ const LINGER: Duration = Duration::from_secs(60);
 /// So many events are taken before readers hear of them.
 const BATCH: usize = 4096;
 
-pub(super) struct Work {
+pub(super) struct JournalWorker {
     pub(super) events: Receiver<Event>,
-    pub(super) ring: Arc<Ring>,
+    pub(super) ring: Arc<EventLog>,
     pub(super) history: Arc<History>,
     pub(super) tracer: Option<Tracer>,
     pub(super) reading: Arc<AtomicU32>,
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl Work {
+impl JournalWorker {
     pub(super) fn run(self) {
         // A dispatch is more urgent than what is told of it.
-        yield_to_others(10);
+        lower_priority(10);
         let mut interest = Interest::default();
         loop {
             let (events, ends) = self.batch();
@@ -64,7 +64,7 @@ impl Work {
         let mut events = Vec::new();
         while events.len() < BATCH {
             match self.events.try_recv() {
-                Ok(Event::End) | Err(TryRecvError::Disconnected) => return (events, true),
+                Ok(Event::Close) | Err(TryRecvError::Disconnected) => return (events, true),
                 Err(TryRecvError::Empty) => break,
                 Ok(event) => events.push(event),
             }
@@ -73,39 +73,38 @@ impl Work {
     }
 
     /// Passes an event on to all whom it concerns; what is read is told.
-    fn take(&self, event: Event, read: Kinds, told: &mut Vec<Told>) {
+    fn take(&self, event: Event, read: Kinds, told: &mut Vec<LogEntry>) {
         match event {
             Event::Dispatch(dispatch) => {
                 if let Some(tracer) = &self.tracer {
                     tracer.span(&dispatch);
                 }
-                let dispatch = Arc::<Dispatch>::from(dispatch);
                 if read.has(Kind::Verdict) {
-                    let offers = 0..dispatch.attempts.len();
-                    told.extend(offers.map(|offer| Told::Verdict(dispatch.clone(), offer)));
+                    let offers = 0..dispatch.offers.len();
+                    told.extend(offers.map(|offer| LogEntry::Verdict(dispatch.clone(), offer)));
                 }
                 if read.has(Kind::Dispatch) {
-                    told.push(Told::Dispatch(dispatch.clone()));
+                    told.push(LogEntry::Dispatch(dispatch.clone()));
                 }
-                if !self.history.keep(dispatch) {
+                if !self.history.append(dispatch) {
                     self.metrics.history_dropped(1);
                 }
             }
-            Event::Poll(poll) if read.has(Kind::Poll) => told.push(Told::Poll(poll.into())),
+            Event::Poll(poll) if read.has(Kind::Poll) => told.push(LogEntry::Poll(poll)),
             Event::Drain(waiters) if read.has(Kind::Drain) => {
-                told.push(Told::Text(Kind::Drain, event::drained(waiters).into()));
+                told.push(LogEntry::Text(Kind::Drain, event::drained(waiters).into()));
             }
             Event::Retire(filter, count) if read.has(Kind::Retire) => {
-                told.push(Told::Text(Kind::Retire, event::retired(&filter, count).into()));
+                told.push(LogEntry::Text(Kind::Retire, event::retired(&filter, count).into()));
             }
-            Event::Poll(_) | Event::Drain(_) | Event::Retire(..) | Event::End => {}
+            Event::Poll(_) | Event::Drain(_) | Event::Retire(..) | Event::Close => {}
         }
     }
 }
 
 /// Makes this thread nicer than others, by so much. Only Linux has a niceness of threads: elsewhere the whole process would
 /// be less urgent than its neighbours.
-pub(super) fn yield_to_others(by: i32) {
+pub(super) fn lower_priority(by: i32) {
     if cfg!(target_os = "linux")
         && let Err(error) = rustix::process::setpriority_process(None, by)
     {

@@ -11,7 +11,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 use std::sync::Arc;
 
-use super::Dispatch;
+use super::DispatchRecord;
 use super::export::{Account, Exporter};
 use crate::collector::Collector;
 use crate::metrics::Metrics;
@@ -23,13 +23,13 @@ const LAST_EXPORT: Duration = Duration::from_secs(1);
 
 /// The span of a supervisor that a dispatch continues (W3C Trace Context).
 #[derive(Debug, Clone, Copy)]
-pub struct Parent {
+pub struct TraceParent {
     trace: [u8; 16],
     span: [u8; 8],
     flags: u8,
 }
 
-impl Parent {
+impl TraceParent {
     /// Reads a `traceparent` header; none if it is not one.
     pub fn parse(header: &str) -> Option<Self> {
         let mut parts = header.split('-');
@@ -68,7 +68,7 @@ impl Tracer {
     }
 
     /// One dispatch as a span, with its matches and proofs as events.
-    pub(super) fn span(&self, dispatch: &Dispatch) {
+    pub(super) fn span(&self, dispatch: &DispatchRecord) {
         if self.account.pending() >= QUEUE {
             return self.account.lost(1, "more spans come than it takes");
         }
@@ -91,7 +91,7 @@ impl Tracer {
             .with_start_time(start)
             .with_attributes(attributes)
             .start_with_context(&self.maker, &parent(dispatch.trace));
-        for attempt in &dispatch.attempts {
+        for attempt in &dispatch.offers {
             let controller = || KeyValue::new("pilotlight.controller", attempt.controller.to_string());
             let matched = start + attempt.since;
             span.add_event_with_timestamp("match", matched, vec![controller()]);
@@ -119,8 +119,8 @@ impl Drop for Tracer {
     }
 }
 
-fn parent(parent: Option<Parent>) -> Context {
-    let Some(Parent { trace, span, flags }) = parent else { return Context::new() };
+fn parent(parent: Option<TraceParent>) -> Context {
+    let Some(TraceParent { trace, span, flags }) = parent else { return Context::new() };
     Context::new().with_remote_span_context(SpanContext::new(
         TraceId::from_bytes(trace),
         SpanId::from_bytes(span),

@@ -249,14 +249,14 @@ fn desks(
 /// Waits for a thread of the journal to end, and says which.
 async fn ended(journal: &Journal) -> anyhow::Error {
     loop {
-        if let Some(name) = journal.ended() {
+        if let Some(name) = journal.stopped_thread() {
             return anyhow::anyhow!("the thread {name} has ended");
         }
         tokio::time::sleep(PACE).await;
     }
 }
 
-impl From<&Settings> for journal::Plan {
+impl From<&Settings> for journal::JournalConfig {
     fn from(settings: &Settings) -> Self {
         Self {
             history: settings.history.clone(),

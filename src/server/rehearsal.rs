@@ -30,7 +30,7 @@ pub fn rehearse(settings: &Settings, listeners: &Listeners) -> anyhow::Result<Re
         anyhow::bail!("{}", faults.join("; "));
     }
     let Certificates { public, ops } = certificates;
-    journal::check(&settings.into())?;
+    journal::preflight(&settings.into())?;
     let mut taken = Vec::new();
     for (flag, all) in listeners.by_flag() {
         for endpoint in all {

@@ -7,7 +7,7 @@ use pilotlight::broker::{
     Accepts, Ask, Filter, Key, Limits, Machine, Moment, Number, Offer, Pick, Taken, Ticket,
 };
 use pilotlight::exchange::{Exchange, Place};
-use pilotlight::journal::{Journal, Plan};
+use pilotlight::journal::{Journal, JournalConfig};
 use pilotlight::metrics::{End, Metrics};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
@@ -57,7 +57,7 @@ struct Books {
 impl Books {
     fn new() -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let journal = Arc::new(Journal::open(&Plan::default(), metrics.clone()).unwrap());
+        let journal = Arc::new(Journal::open(&JournalConfig::default(), metrics.clone()).unwrap());
         Self { metrics, journal, ends: Mutex::default() }
     }
 

@@ -32,13 +32,13 @@ pub(super) struct Attempt {
     pub(super) is_again: bool,
     pub(super) first: Option<TheFirst>,
     /// The offers before this one.
-    pub(super) before: Vec<journal::Attempt>,
+    pub(super) before: Vec<journal::OfferRecord>,
 }
 
 /// How an attempt ended.
 pub(super) struct Ended {
     /// All offers so far.
-    pub(super) told: Vec<journal::Attempt>,
+    pub(super) told: Vec<journal::OfferRecord>,
     pub(super) result: Result<Hit, Unproven>,
 }
 
@@ -73,7 +73,7 @@ impl Attempt {
             self.say_that_time_was_short(delivery.verdict);
         }
         let mut told = std::mem::take(&mut self.before);
-        told.push(journal::Attempt {
+        told.push(journal::OfferRecord {
             controller: controller.clone(),
             verdict: delivery.verdict,
             since: matched.saturating_duration_since(self.since),
@@ -199,7 +199,7 @@ impl Drop for Detached {
             Some(Ended { told, result }) => (result.ok().map(|hit| hit.proof), told),
             None => (None, Vec::new()),
         };
-        self.front.journal.tell(self.named.ended(self.since, DispatchOutcome::Aborted, proof, told));
+        self.front.journal.record(self.named.ended(self.since, DispatchOutcome::Aborted, proof, told));
         // Only now, as the journal is closed when nothing is under way.
         self.front.pressure.post_left();
     }

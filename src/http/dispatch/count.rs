@@ -6,22 +6,22 @@ use std::time::Instant;
 use super::{Front, Outcome};
 use crate::broker::{KeyRef, Miss};
 use crate::http::Problem;
-use crate::journal::{self, Attempt, Event, Names, Parent};
+use crate::journal::{self, Event, OfferRecord, PackedStrs, TraceParent};
 use crate::metrics::{DispatchOutcome, Proof};
 
 /// A run that is dispatched, as the journal names it.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct Named {
-    pub(super) names: Arc<Names<3>>,
+    pub(super) names: Arc<PackedStrs<3>>,
     pub(super) cpu: f64,
     pub(super) memory: f64,
-    pub(super) trace: Option<Parent>,
+    pub(super) trace: Option<TraceParent>,
 }
 
 impl Named {
     /// A run with its key.
-    pub(in crate::http) fn new(run: &str, key: KeyRef<'_>, trace: Option<Parent>) -> Self {
-        let names = Arc::new(Names::new([run, key.deployment, key.version]));
+    pub(in crate::http) fn new(run: &str, key: KeyRef<'_>, trace: Option<TraceParent>) -> Self {
+        let names = Arc::new(PackedStrs::new([run, key.deployment, key.version]));
         Self { names, cpu: key.cpu.get(), memory: key.memory.get(), trace }
     }
 
@@ -31,18 +31,18 @@ impl Named {
         since: Instant,
         outcome: DispatchOutcome,
         proof: Option<Proof>,
-        attempts: Vec<Attempt>,
+        attempts: Vec<OfferRecord>,
     ) -> Event {
         let Self { names, cpu, memory, trace } = self.clone();
-        let (at, took) = (journal::now(), since.elapsed());
-        Event::Dispatch(Box::new(journal::Dispatch {
+        let (at, took) = (journal::unix_millis(), since.elapsed());
+        Event::Dispatch(Arc::new(journal::DispatchRecord {
             at,
             names,
             cpu,
             memory,
             outcome,
             proof,
-            attempts,
+            offers: attempts,
             took,
             trace,
         }))
@@ -56,7 +56,7 @@ pub(in crate::http) struct Count<'a> {
     outcome: DispatchOutcome,
     named: Option<Named>,
     proof: Option<Proof>,
-    attempts: Vec<Attempt>,
+    attempts: Vec<OfferRecord>,
 }
 
 impl<'a> Count<'a> {
@@ -111,6 +111,6 @@ impl Drop for Count<'_> {
             return;
         }
         let attempts = std::mem::take(&mut self.attempts);
-        self.front.journal.tell(named.ended(self.since, self.outcome, self.proof, attempts));
+        self.front.journal.record(named.ended(self.since, self.outcome, self.proof, attempts));
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn content(payload: &[u8]) -> Content {
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     pub(super) offers: u32,
-    pub(super) attempts: Vec<journal::Attempt>,
+    pub(super) attempts: Vec<journal::OfferRecord>,
     pub(super) result: Result<Hit, Miss>,
 }
 

@@ -18,8 +18,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 use thiserror::Error;
 
-use super::{Query, Row};
-use crate::journal::Dispatch;
+use super::{DispatchRow, HistoryQuery};
+use crate::journal::DispatchRecord;
 use crate::metrics::Metrics;
 use writer::Writer;
 
@@ -31,7 +31,7 @@ const SCHEMA: i64 = 1;
 /// Dispatches on their way to the file.
 const QUEUE: usize = 16_384;
 /// A question is given up after this time: one that no row fits would walk through all of them.
-const QUESTION_TIME: Duration = Duration::from_secs(2);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many steps of SQLite's machine lie between two looks at the clock: well below a millisecond.
 const STEPS: i32 = 10_000;
 /// Every column, in the order in which they are read and written.
@@ -42,19 +42,19 @@ const IN_URI: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-
 
 /// A question would have taken too long.
 #[derive(Debug, Error)]
-#[error("the question was given up after {QUESTION_TIME:?}")]
-pub struct TooSlow;
+#[error("the question was given up after {QUERY_TIMEOUT:?}")]
+pub struct QueryTimedOut;
 
 /// What the writer is told.
-enum Order {
-    Keep(Arc<Dispatch>),
-    End,
+enum WriterCommand {
+    Append(Arc<DispatchRecord>),
+    Close,
 }
 
 /// The file, as the journal knows it.
-pub(in crate::journal) struct File {
+pub(in crate::journal) struct SqliteHistory {
     path: PathBuf,
-    sender: SyncSender<Order>,
+    sender: SyncSender<WriterCommand>,
     /// Questions are asked side by side; only when another file is opened at the path nobody may read the one before, as
     /// SQLite's own files beside the two have the same names.
     reading: Arc<RwLock<()>>,
@@ -63,7 +63,7 @@ pub(in crate::journal) struct File {
     ending: Arc<AtomicBool>,
 }
 
-impl File {
+impl SqliteHistory {
     pub(super) fn open(path: &Path, age: Duration, size: u64, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let (sender, orders) = sync_channel(QUEUE);
         let (reading, ending) = (Arc::default(), Arc::default());
@@ -74,18 +74,18 @@ impl File {
         Ok(Self { path: path.to_owned(), sender, reading, writer: Mutex::new(Some(thread)), ending })
     }
 
-    pub(super) fn keep(&self, dispatch: Arc<Dispatch>) -> bool {
-        self.sender.try_send(Order::Keep(dispatch)).is_ok()
+    pub(super) fn append(&self, dispatch: Arc<DispatchRecord>) -> bool {
+        self.sender.try_send(WriterCommand::Append(dispatch)).is_ok()
     }
 
-    /// Walks from the latest row down, as far as `since`, the limit and the time go. [`TooSlow`] if the time was not enough.
-    pub(super) fn find(&self, query: &Query) -> anyhow::Result<Vec<Row>> {
+    /// Walks from the latest row down, as far as `since`, the limit and the time go. [`QueryTimedOut`] if the time was not enough.
+    pub(super) fn find(&self, query: &HistoryQuery) -> anyhow::Result<Vec<DispatchRow>> {
         let _reading = self.reading.read();
-        find(&self.path, query, Instant::now() + QUESTION_TIME)
+        find(&self.path, query, Instant::now() + QUERY_TIMEOUT)
     }
 
     /// Whether the writer has ended although nobody closed the file.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(super) fn has_stopped(&self) -> bool {
         self.writer.lock().as_ref().is_some_and(JoinHandle::is_finished)
     }
 
@@ -95,7 +95,7 @@ impl File {
         if let Some(thread) = thread {
             self.ending.store(true, Ordering::Relaxed);
             // It is gone only if it has panicked.
-            let _ = self.sender.send(Order::End);
+            let _ = self.sender.send(WriterCommand::Close);
             if thread.join().is_err() {
                 tracing::error!("the history's writer ended with a panic");
             }
@@ -104,7 +104,7 @@ impl File {
 }
 
 /// Looks whether a history could be kept here, and makes no file, not even for a moment.
-pub(in crate::journal) fn check(path: &Path) -> anyhow::Result<()> {
+pub(in crate::journal) fn preflight(path: &Path) -> anyhow::Result<()> {
     let path = place::resolve(path)?;
     if path.exists() {
         let name = percent_encode(path.as_os_str().as_encoded_bytes(), IN_URI);
@@ -116,19 +116,19 @@ pub(in crate::journal) fn check(path: &Path) -> anyhow::Result<()> {
 }
 
 /// A connection of its own for each question, so that none waits for another.
-fn find(path: &Path, query: &Query, until: Instant) -> anyhow::Result<Vec<Row>> {
+fn find(path: &Path, query: &HistoryQuery, until: Instant) -> anyhow::Result<Vec<DispatchRow>> {
     let mut reader = open(&place::resolve(path)?, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     reader.progress_handler(STEPS, Some(move || Instant::now() >= until))?;
-    let (sql, values) = question(query)?;
+    let (sql, values) = select_statement(query)?;
     let mut statement = reader.prepare(&sql)?;
     let rows = statement.query_map(params_from_iter(values), row)?.collect::<Result<_, _>>();
     rows.map_err(|error| {
         let is_late = error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted);
-        if is_late { TooSlow.into() } else { error.into() }
+        if is_late { QueryTimedOut.into() } else { error.into() }
     })
 }
 
-fn question(query: &Query) -> anyhow::Result<(String, Vec<Value>)> {
+fn select_statement(query: &HistoryQuery) -> anyhow::Result<(String, Vec<Value>)> {
     let mut sql = format!("SELECT {COLUMNS} FROM dispatches WHERE 1");
     let mut values = Vec::new();
     for (column, value) in
@@ -151,8 +151,8 @@ fn question(query: &Query) -> anyhow::Result<(String, Vec<Value>)> {
     Ok((sql, values))
 }
 
-fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    Ok(Row {
+fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DispatchRow> {
+    Ok(DispatchRow {
         at: row.get::<_, i64>(0)?.try_into().unwrap_or(0),
         run: row.get(1)?,
         deployment: row.get(2)?,

@@ -11,17 +11,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::Dispatch;
+use super::DispatchRecord;
 use crate::metrics::Metrics;
-use file::File;
-pub use file::TooSlow;
+pub use file::QueryTimedOut;
+use file::SqliteHistory;
 
 /// Dispatches that stand in memory if there is no file.
 const KEPT: usize = 10_000;
 
 /// One dispatch of the past.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct DispatchRow {
     /// Milliseconds since 1970.
     pub at: u64,
     /// The run's name.
@@ -50,7 +50,7 @@ pub struct Row {
 
 /// Which dispatches are asked for; all that is given must fit.
 #[derive(Debug, Clone, Default)]
-pub struct Query {
+pub struct HistoryQuery {
     /// This run.
     pub run: Option<String>,
     /// This deployment.
@@ -63,8 +63,8 @@ pub struct Query {
     pub limit: usize,
 }
 
-impl Query {
-    fn fits(&self, row: &Row) -> bool {
+impl HistoryQuery {
+    fn matches(&self, row: &DispatchRow) -> bool {
         self.run.as_ref().is_none_or(|run| *run == row.run)
             && self.deployment.as_ref().is_none_or(|deployment| *deployment == row.deployment)
             && self.outcome.as_ref().is_none_or(|outcome| *outcome == row.outcome)
@@ -73,8 +73,8 @@ impl Query {
 
 /// Where the past is kept.
 pub(super) enum History {
-    Memory(Mutex<VecDeque<Arc<Dispatch>>>),
-    File(File),
+    Memory(Mutex<VecDeque<Arc<DispatchRecord>>>),
+    File(SqliteHistory),
 }
 
 impl History {
@@ -88,11 +88,11 @@ impl History {
         size: u64,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        File::open(path, age, size, metrics).map(Self::File)
+        SqliteHistory::open(path, age, size, metrics).map(Self::File)
     }
 
     /// Keeps a dispatch; false if there was no room on the way to the file.
-    pub(super) fn keep(&self, dispatch: Arc<Dispatch>) -> bool {
+    pub(super) fn append(&self, dispatch: Arc<DispatchRecord>) -> bool {
         match self {
             Self::Memory(rows) => {
                 let mut rows = rows.lock();
@@ -102,26 +102,26 @@ impl History {
                 rows.push_back(dispatch);
                 true
             }
-            Self::File(file) => file.keep(dispatch),
+            Self::File(file) => file.append(dispatch),
         }
     }
 
-    pub(super) fn find(&self, query: &Query) -> anyhow::Result<Vec<Row>> {
+    pub(super) fn find(&self, query: &HistoryQuery) -> anyhow::Result<Vec<DispatchRow>> {
         match self {
             Self::Memory(rows) => {
                 let rows = rows.lock();
                 let recent =
                     rows.iter().rev().take_while(|row| query.since.is_none_or(|since| row.at >= since));
                 let named = recent.filter(|row| query.run.as_ref().is_none_or(|run| run == row.names.get(0)));
-                Ok(named.map(|row| row.row()).filter(|row| query.fits(row)).take(query.limit).collect())
+                Ok(named.map(|row| row.row()).filter(|row| query.matches(row)).take(query.limit).collect())
             }
             Self::File(file) => file.find(query),
         }
     }
 
     /// Whether the file is not written any more although nobody closed it.
-    pub(super) fn has_ended(&self) -> bool {
-        matches!(self, Self::File(file) if file.has_ended())
+    pub(super) fn has_stopped(&self) -> bool {
+        matches!(self, Self::File(file) if file.has_stopped())
     }
 
     /// Writes what is still on its way.

@@ -15,7 +15,7 @@ use hyper::{Request, Response};
 use parking_lot::Mutex;
 
 use crate::http::{Front, Problem};
-use crate::journal::{Batch, Kind, Kinds, Reader};
+use crate::journal::{EventBatch, EventReader, Kind, Kinds};
 
 /// Silence is broken after this time, so that both ends and every proxy between know that the other lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -25,7 +25,7 @@ pub(super) type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A reader's answer, which has no end of its own.
 pub(super) struct Events {
-    reader: Arc<Reader>,
+    reader: Arc<EventReader>,
     next: Pin<Box<dyn Future<Output = Bytes> + Send>>,
 }
 
@@ -33,8 +33,8 @@ pub(super) struct Events {
 pub(super) fn follow<B>(front: &Front, request: &Request<B>) -> Result<(Response<Events>, Watch), Problem> {
     let kinds = kinds(request.uri().query().unwrap_or_default())?;
     let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
-    let reader = front.journal.read(last, kinds).ok_or_else(Problem::too_many_readers)?;
-    let watch: Watch = Box::pin(reader.cut_off());
+    let reader = front.journal.subscribe(last, kinds).ok_or_else(Problem::too_many_readers)?;
+    let watch: Watch = Box::pin(reader.lagged());
     let reader = Arc::new(reader);
     // What comes first says how soon to come back, and that the stream is open.
     let hello = Box::pin(async { Bytes::from_static(b"retry: 1000\n\n") });
@@ -90,7 +90,7 @@ impl Body for Events {
         let reader = self.reader.clone();
         self.next = Box::pin(async move {
             match tokio::time::timeout(HEARTBEAT, reader.next()).await {
-                Ok(Batch(bytes)) => bytes,
+                Ok(EventBatch(bytes)) => bytes,
                 Err(_) => Bytes::from_static(b": still here\n\n"),
             }
         });

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::json;
 use crate::http::{Front, Problem, Reply};
-use crate::journal::{Query, TooSlow};
+use crate::journal::{HistoryQuery, QueryTimedOut};
 use crate::logs::Throttle;
 use crate::metrics::{DispatchKind, Label};
 
@@ -27,7 +27,7 @@ pub(super) async fn find(front: &Arc<Front>, path: &str, query: &str) -> Result<
     // A disk may be slow, and the ops runtime has other things to do.
     let rows = match tokio::task::spawn_blocking(move || journal.find(&query)).await {
         Ok(Ok(rows)) => rows,
-        Ok(Err(error)) if error.is::<TooSlow>() => return Err(Problem::history_too_slow()),
+        Ok(Err(error)) if error.is::<QueryTimedOut>() => return Err(Problem::history_too_slow()),
         Ok(Err(error)) => {
             static LINES: Throttle = Throttle::new();
             if LINES.is_open() {
@@ -47,8 +47,8 @@ pub(super) async fn find(front: &Arc<Front>, path: &str, query: &str) -> Result<
     Ok(json(&serde_json::json!({ "runs": rows })))
 }
 
-fn read(path: &str, query: &str) -> Result<Query, Problem> {
-    let mut read = Query { limit: USUAL, ..Query::default() };
+fn read(path: &str, query: &str) -> Result<HistoryQuery, Problem> {
+    let mut read = HistoryQuery { limit: USUAL, ..HistoryQuery::default() };
     if let Some(run) = path.strip_prefix("/runs/").filter(|run| !run.is_empty()) {
         let run = percent_decode_str(run).decode_utf8();
         let run = run.map_err(|_| Problem::bad_parameter("The run", "is not percent-encoded UTF-8"))?;

@@ -72,7 +72,7 @@ impl Default for Asked {
 /// A broker that takes bodies up to this limit, in bytes.
 pub fn front(access: Access, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> Arc<Front> {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let journal = Arc::new(Journal::open(&journal::Plan::default(), metrics.clone()).expect("a journal"));
+    let journal = Arc::new(Journal::open(&journal::JournalConfig::default(), metrics.clone()).expect("a journal"));
     let limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
     let exchange = Arc::new(Exchange::new(limits, Pick::Newest, metrics.clone(), journal.clone()));
     let terms = Terms {

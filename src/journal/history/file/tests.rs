@@ -18,11 +18,11 @@ fn a_file_that_cannot_be_written_does_not_hold_up_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let metrics = Arc::new(Metrics::new().unwrap());
-    let file = File::open(&path, Duration::from_secs(3600), MIB, metrics.clone()).unwrap();
+    let file = SqliteHistory::open(&path, Duration::from_secs(3600), MIB, metrics.clone()).unwrap();
     Connection::open(&path).unwrap().execute_batch("DROP TABLE dispatches").unwrap();
     // More than a batch: the order to end stands behind one that fails.
     for number in 0..=BATCH {
-        assert!(file.keep(Arc::new(dispatch(&format!("run_{number}"), event::now()))));
+        assert!(file.append(Arc::new(dispatch(&format!("run_{number}"), event::unix_millis()))));
     }
     let (ended, end) = sync_channel(1);
     std::thread::spawn(move || {
@@ -37,17 +37,18 @@ fn a_file_that_cannot_be_written_does_not_hold_up_the_end() {
 fn a_writer_that_ends_is_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
-    let file = File::open(&path, Duration::from_secs(3600), MIB, Arc::new(Metrics::new().unwrap())).unwrap();
-    assert!(!file.has_ended());
+    let file = SqliteHistory::open(&path, Duration::from_secs(3600), MIB, Arc::new(Metrics::new().unwrap()))
+        .unwrap();
+    assert!(!file.has_stopped());
     // As if it had come to its end by itself.
-    file.sender.send(Order::End).unwrap();
+    file.sender.send(WriterCommand::Close).unwrap();
     let until = Instant::now() + Duration::from_secs(20);
-    while !file.has_ended() {
+    while !file.has_stopped() {
         assert!(Instant::now() < until, "it goes on");
         std::thread::yield_now();
     }
     file.close();
-    assert!(!file.has_ended(), "it was closed");
+    assert!(!file.has_stopped(), "it was closed");
 }
 
 /// A writer without its thread.
@@ -61,7 +62,7 @@ fn connection(writer: &Writer) -> &Connection {
 
 /// By a clock that is right.
 fn shed(writer: &mut Writer) {
-    writer.shed(event::now(), Duration::ZERO, || false).unwrap();
+    writer.prune(event::unix_millis(), Duration::ZERO, || false).unwrap();
 }
 
 fn pages(writer: &Writer) -> i64 {
@@ -78,7 +79,7 @@ fn a_file_shrinks_when_its_rows_have_left() {
     let rows: Vec<_> = (0..2000).map(|number| Arc::new(dispatch(&format!("run_{number}"), 1000))).collect();
     writer.try_write(&rows).unwrap();
     // Age counts from the newest row.
-    keep(&mut writer, "run_new", event::now());
+    keep(&mut writer, "run_new", event::unix_millis());
     let before = pages(&writer);
     shed(&mut writer);
     let after = pages(&writer);
@@ -98,7 +99,7 @@ fn a_small_history_that_grows_too_large_loses_few_rows() {
             number += 1;
             // Names in no order, as real ones are.
             let name = format!("run_{:016x}", number.wrapping_mul(0x1e37_79b9_7f4a_7c15));
-            Arc::new(dispatch(&name, event::now()))
+            Arc::new(dispatch(&name, event::unix_millis()))
         });
         writer.try_write(&batch.collect::<Vec<_>>()).unwrap();
     }
@@ -112,12 +113,12 @@ fn a_small_history_that_grows_too_large_loses_few_rows() {
 }
 
 fn rows(path: &Path) -> Vec<String> {
-    let query = Query { limit: 1000, ..Query::default() };
-    find(path, &query, Instant::now() + QUESTION_TIME).unwrap().into_iter().map(|row| row.run).collect()
+    let query = HistoryQuery { limit: 1000, ..HistoryQuery::default() };
+    find(path, &query, Instant::now() + QUERY_TIMEOUT).unwrap().into_iter().map(|row| row.run).collect()
 }
 
 fn keep(writer: &mut Writer, run: &str, at: u64) {
-    writer.follow(&RwLock::new(())).unwrap();
+    writer.ensure_current_file(&RwLock::new(())).unwrap();
     writer.try_write(&[Arc::new(dispatch(run, at))]).unwrap();
 }
 
@@ -131,11 +132,11 @@ fn a_file_that_was_moved_is_whole_and_a_new_one_is_begun() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("history.db"), folder.path().join("moved.db"));
     let mut writer = writer(&path, 1024 * MIB);
-    keep(&mut writer, "run_1", event::now());
-    keep(&mut writer, "run_2", event::now());
+    keep(&mut writer, "run_1", event::unix_millis());
+    keep(&mut writer, "run_2", event::unix_millis());
     assert!(!reopened(&writer));
     std::fs::rename(&path, &moved).unwrap();
-    keep(&mut writer, "run_3", event::now());
+    keep(&mut writer, "run_3", event::unix_millis());
     assert!(reopened(&writer));
     assert_eq!(rows(&path), ["run_3"]);
     assert_eq!(rows(&moved), ["run_2", "run_1"]);
@@ -160,7 +161,7 @@ fn whatever_becomes_of_its_files_each_row_stands_where_it_can_be_read() {
             |path| {
                 let other = path.with_extension("other");
                 let mut writer = writer(&other, 1024 * MIB);
-                keep(&mut writer, "run_0", event::now());
+                keep(&mut writer, "run_0", event::unix_millis());
                 drop(writer);
                 std::fs::rename(other, path).unwrap();
             },
@@ -181,9 +182,9 @@ fn whatever_becomes_of_its_files_each_row_stands_where_it_can_be_read() {
         let path = folder.path().join("inner/history.db");
         std::fs::create_dir(path.parent().unwrap()).unwrap();
         let mut writer = writer(&path, 1024 * MIB);
-        keep(&mut writer, "run_1", event::now());
+        keep(&mut writer, "run_1", event::unix_millis());
         act(&path);
-        keep(&mut writer, "run_2", event::now());
+        keep(&mut writer, "run_2", event::unix_millis());
         assert!(reopened(&writer), "{deed}");
         assert_eq!(rows(&path), left, "{deed}");
         drop(writer);
@@ -198,24 +199,24 @@ fn a_file_that_was_emptied_or_whose_folder_is_gone_is_begun_anew_when_that_is_po
     let path = inner.join("history.db");
     std::fs::create_dir(&inner).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let file = File::open(&path, Duration::from_secs(3600), 1024 * MIB, metrics.clone()).unwrap();
+    let file = SqliteHistory::open(&path, Duration::from_secs(3600), 1024 * MIB, metrics.clone()).unwrap();
     let wait_for = |run: &str| {
         let until = Instant::now() + Duration::from_secs(30);
-        let query = Query { run: Some(run.to_owned()), limit: 1, ..Query::default() };
+        let query = HistoryQuery { run: Some(run.to_owned()), limit: 1, ..HistoryQuery::default() };
         while file.find(&query).is_ok_and(|rows| rows.is_empty()) || file.find(&query).is_err() {
             assert!(Instant::now() < until, "{run} is not in the history");
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    assert!(file.keep(Arc::new(dispatch("run_1", event::now()))));
+    assert!(file.append(Arc::new(dispatch("run_1", event::unix_millis()))));
     wait_for("run_1");
     std::fs::remove_dir_all(&inner).unwrap();
-    assert!(file.keep(Arc::new(dispatch("run_2", event::now()))));
-    assert!(file.find(&Query { limit: 1, ..Query::default() }).is_err(), "there is no file");
+    assert!(file.append(Arc::new(dispatch("run_2", event::unix_millis()))));
+    assert!(file.find(&HistoryQuery { limit: 1, ..HistoryQuery::default() }).is_err(), "there is no file");
     std::fs::create_dir(&inner).unwrap();
     wait_for("run_2");
     std::fs::write(&path, "").unwrap();
-    assert!(file.keep(Arc::new(dispatch("run_3", event::now()))));
+    assert!(file.append(Arc::new(dispatch("run_3", event::unix_millis()))));
     wait_for("run_3");
     file.close();
     assert_eq!(dropped(&metrics), "0");
@@ -226,7 +227,7 @@ fn a_row_with_a_wrong_time_lets_no_other_leave() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let mut writer = writer(&path, 1024 * MIB);
-    let (hour, now) = (3_600_000, event::now());
+    let (hour, now) = (3_600_000, event::unix_millis());
     // Written an hour ago and more, a day ahead of it, long before it, and now.
     for (run, at) in [
         ("run_1", now - 3 * hour),
@@ -239,9 +240,9 @@ fn a_row_with_a_wrong_time_lets_no_other_leave() {
         keep(&mut writer, run, at);
     }
     // The newest row is of now, and the time of the start is long over.
-    writer.shed(now, Duration::from_secs(600), || false).unwrap();
+    writer.prune(now, Duration::from_secs(600), || false).unwrap();
     assert_eq!(rows(&path), ["run_6", "run_5", "run_4", "run_3"]);
-    writer.shed(now + 2 * hour, Duration::from_secs(7800), || false).unwrap();
+    writer.prune(now + 2 * hour, Duration::from_secs(7800), || false).unwrap();
     assert_eq!(rows(&path), ["run_6", "run_5", "run_4", "run_3"], "age counts from the newest row");
 }
 
@@ -258,22 +259,22 @@ fn a_question_that_no_row_fits_is_given_up_in_time_and_an_indexed_one_answered()
         ))
         .unwrap();
     let over = Instant::now();
-    let ask = |query: &Query| find(&path, query, over);
+    let ask = |query: &HistoryQuery| find(&path, query, over);
     for query in [
-        Query { deployment: Some("nobody".to_owned()), limit: 1, ..Query::default() },
-        Query { outcome: Some("hit".to_owned()), since: Some(7), limit: 1, ..Query::default() },
+        HistoryQuery { deployment: Some("nobody".to_owned()), limit: 1, ..HistoryQuery::default() },
+        HistoryQuery { outcome: Some("hit".to_owned()), since: Some(7), limit: 1, ..HistoryQuery::default() },
     ] {
-        assert!(ask(&query).unwrap_err().is::<TooSlow>(), "{query:?}");
+        assert!(ask(&query).unwrap_err().is::<QueryTimedOut>(), "{query:?}");
     }
     for query in [
-        Query {
+        HistoryQuery {
             run: Some("run_700".to_owned()),
             deployment: Some("d".to_owned()),
             limit: 1,
-            ..Query::default()
+            ..HistoryQuery::default()
         },
-        Query { limit: 1, ..Query::default() },
-        Query { outcome: Some("miss".to_owned()), limit: 1, ..Query::default() },
+        HistoryQuery { limit: 1, ..HistoryQuery::default() },
+        HistoryQuery { outcome: Some("miss".to_owned()), limit: 1, ..HistoryQuery::default() },
     ] {
         assert_eq!(ask(&query).unwrap().len(), 1, "{query:?}");
     }

@@ -12,8 +12,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::age::AgeClock;
 use super::place::{self, FileId};
-use super::{COLUMNS, Order, open, prepare};
-use crate::journal::{Dispatch, event, thread};
+use super::{COLUMNS, WriterCommand, open, prepare};
+use crate::journal::{DispatchRecord, event, thread};
 use crate::metrics::Metrics;
 
 /// A batch is written when it has so many rows, or after so much time.
@@ -33,7 +33,7 @@ const SAY_PACE: Duration = Duration::from_secs(60);
 /// The writer's thread.
 pub(super) struct Writer {
     path: PathBuf,
-    pub(super) file: Option<Open>,
+    pub(super) file: Option<OpenFile>,
     clock: AgeClock,
     began: Instant,
     size: u64,
@@ -47,13 +47,13 @@ pub(super) struct Writer {
 }
 
 /// The file that is open, and which one that is: itself, and SQLite's log and index beside it.
-pub(super) struct Open {
+pub(super) struct OpenFile {
     pub(super) connection: Connection,
     real: PathBuf,
     ids: [Option<FileId>; 3],
 }
 
-impl Open {
+impl OpenFile {
     fn at(path: &Path) -> anyhow::Result<Self> {
         let real = place::resolve(path)?;
         let connection = open(&real, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
@@ -84,8 +84,8 @@ fn ids(path: &Path, real: &Path) -> [Option<FileId>; 3] {
 
 impl Writer {
     pub(super) fn open(path: &Path, age: Duration, size: u64, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let file = Open::at(path)?;
-        let clock = AgeClock::new(age, file.newest()?, event::now());
+        let file = OpenFile::at(path)?;
+        let clock = AgeClock::new(age, file.newest()?, event::unix_millis());
         let now = Instant::now();
         Ok(Self {
             path: path.to_owned(),
@@ -101,9 +101,9 @@ impl Writer {
         })
     }
 
-    pub(super) fn run(mut self, orders: &Receiver<Order>, reading: &RwLock<()>, ending: &AtomicBool) {
+    pub(super) fn run(mut self, orders: &Receiver<WriterCommand>, reading: &RwLock<()>, ending: &AtomicBool) {
         // Whatever else there is to do is more urgent: it may lag, and what it cannot take is counted.
-        thread::yield_to_others(19);
+        thread::lower_priority(19);
         let ends = || ending.load(Ordering::Relaxed);
         let mut is_last = false;
         while !is_last {
@@ -116,7 +116,7 @@ impl Writer {
             self.write(&batch, reading, ends);
             if !ends() && self.shed.elapsed() >= SHED_PACE {
                 self.shed = Instant::now();
-                if let Err(error) = self.shed(event::now(), self.began.elapsed(), ends) {
+                if let Err(error) = self.prune(event::unix_millis(), self.began.elapsed(), ends) {
                     tracing::warn!(%error, "old rows stay in the history");
                 }
             }
@@ -125,13 +125,13 @@ impl Writer {
 
     /// Writes a batch, again and again while that fails and the broker goes on. An end waits for one failure, not for
     /// one per batch: a locked file takes its time over each. Without a batch it looks after the file now and then.
-    fn write(&mut self, batch: &[Arc<Dispatch>], reading: &RwLock<()>, ends: impl Fn() -> bool) {
+    fn write(&mut self, batch: &[Arc<DispatchRecord>], reading: &RwLock<()>, ends: impl Fn() -> bool) {
         if batch.is_empty() && (ends() || self.looked.elapsed() < LOOK_PACE) {
             return;
         }
         while !self.gave_up {
             self.looked = Instant::now();
-            let tried = self.follow(reading).and_then(|()| self.try_write(batch));
+            let tried = self.ensure_current_file(reading).and_then(|()| self.try_write(batch));
             match tried {
                 Ok(()) if self.said.take().is_some() => tracing::info!("the history is written again"),
                 Ok(()) => {}
@@ -162,7 +162,7 @@ impl Writer {
     }
 
     /// Sees to it that the open file is the one at the path. SQLite would go on writing to one that was moved or deleted.
-    pub(super) fn follow(&mut self, reading: &RwLock<()>) -> anyhow::Result<()> {
+    pub(super) fn ensure_current_file(&mut self, reading: &RwLock<()>) -> anyhow::Result<()> {
         if self.file.as_ref().is_some_and(|open| open.is_at(&self.path)) {
             return Ok(());
         }
@@ -176,15 +176,15 @@ impl Writer {
             // So that a file that was moved has all that was written: its log stays behind.
             let _ = open.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         }
-        self.file = Some(Open::at(&self.path)?);
+        self.file = Some(OpenFile::at(&self.path)?);
         Ok(())
     }
 
-    fn open_file(&mut self) -> anyhow::Result<&mut Open> {
+    fn open_file(&mut self) -> anyhow::Result<&mut OpenFile> {
         self.file.as_mut().context("the file is not open")
     }
 
-    pub(super) fn try_write(&mut self, batch: &[Arc<Dispatch>]) -> anyhow::Result<()> {
+    pub(super) fn try_write(&mut self, batch: &[Arc<DispatchRecord>]) -> anyhow::Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -216,7 +216,7 @@ impl Writer {
 
     /// Deletes the oldest rows as long as they are too old or the file is too large. Rows stand in the order in which they
     /// were written: the first that is not too old keeps those behind it, whatever the clock said when they were.
-    pub(super) fn shed(&mut self, wall: u64, ran: Duration, ends: impl Fn() -> bool) -> anyhow::Result<()> {
+    pub(super) fn prune(&mut self, wall: u64, ran: Duration, ends: impl Fn() -> bool) -> anyhow::Result<()> {
         let Self { file: Some(file), clock, size, .. } = self else { return Ok(()) };
         let oldest = clock.oldest(file.newest()?.unwrap_or(wall), wall, ran);
         let oldest = i64::try_from(oldest).unwrap_or(i64::MAX);
@@ -232,7 +232,7 @@ impl Writer {
     }
 }
 
-impl Open {
+impl OpenFile {
     /// Deletes some of the oldest rows, up to the first that was written at this time or later.
     fn delete_before(&self, oldest: i64) -> rusqlite::Result<usize> {
         self.connection.execute(
@@ -272,18 +272,18 @@ impl Open {
 }
 
 /// Waits for a batch; true with the last one.
-fn next_batch(orders: &Receiver<Order>) -> (Vec<Arc<Dispatch>>, bool) {
+fn next_batch(orders: &Receiver<WriterCommand>) -> (Vec<Arc<DispatchRecord>>, bool) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut until = Instant::now() + BATCH_TIME;
     while batch.len() < BATCH {
         match orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Order::Keep(dispatch)) => {
+            Ok(WriterCommand::Append(dispatch)) => {
                 if batch.is_empty() {
                     until = Instant::now() + BATCH_TIME;
                 }
                 batch.push(dispatch);
             }
-            Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return (batch, true),
+            Ok(WriterCommand::Close) | Err(RecvTimeoutError::Disconnected) => return (batch, true),
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
