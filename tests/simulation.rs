@@ -4,7 +4,7 @@
 //!
 //! Machines die, freeze, lose their way back and return; runs are posted as `http::dispatch` does it: offered again while
 //! that is safe, and what came of an offer makes its machine suspect or trusted. Where the twelve invariants are checked
-//! (`core`: debug assertions and the audit of `src/broker`; `races`: `tests/races`; `chaos`: the bench's oracle):
+//! (`core`: debug assertions and the audit of `src/broker`; `races`: `tests/races`; `chaos`: the oracle of `tests/reliability`):
 //!
 //! | | what | here | elsewhere |
 //! |---|---|---|---|

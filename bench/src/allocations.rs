@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use mimalloc::MiMalloc;
+use pilotlight_bench::stdout::print;
 
 use crate::load;
 
@@ -91,5 +92,5 @@ pub(crate) fn count() -> anyhow::Result<Allocations> {
 
 /// The load's side: says after two seconds and after four how many dispatches there were, and goes on.
 pub(crate) fn load(address: SocketAddr) -> anyhow::Result<()> {
-    load::go_on(address, Duration::from_secs(2), |dispatches| crate::say(&format!("{dispatches}\n")))
+    load::go_on(address, Duration::from_secs(2), |dispatches| print(&format!("{dispatches}\n")))
 }

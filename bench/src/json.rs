@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use pilotlight::config::MessageCheck;
 use pilotlight::http::Message;
-
-use crate::say;
+use pilotlight_bench::stdout::print;
 
 const ROUNDS: usize = 21;
 const ROUND: Duration = Duration::from_millis(40);
@@ -17,7 +16,10 @@ const MESSAGE: &str = include_str!("../../tests/data/dequeued-message.json");
 pub(crate) fn compare() {
     for padding in [0, 128 * 1024] {
         let body = body(padding);
-        say(&format!("\nbody of {} bytes, ns per body, median of {ROUNDS} alternating rounds\n", body.len()));
+        print(&format!(
+            "\nbody of {} bytes, ns per body, median of {ROUNDS} alternating rounds\n",
+            body.len()
+        ));
         let mut ours = || drop(black_box(Message::in_body(black_box(&body), MessageCheck::Strict)));
         // simd-json writes into its input, so each body is copied first, as the broker would have to.
         let mut simd_tape = || {
@@ -40,7 +42,7 @@ pub(crate) fn compare() {
         }
         for ((name, _), figures) in contenders.iter().zip(&mut figures) {
             figures.sort_unstable();
-            say(&format!("{:>9}   {name}\n", figures[ROUNDS / 2]));
+            print(&format!("{:>9}   {name}\n", figures[ROUNDS / 2]));
         }
     }
 }

@@ -9,9 +9,8 @@ use pilotlight::broker::{
     Accepts, Ask, Broker, Filter, Key, Limits, Machine, Moment, Number, Offer, Pick, Ticket, WaiterId,
 };
 use pilotlight::exchange::{BATCH, POOLS, SCAN};
+use pilotlight_bench::stdout::print;
 use rustix::time::{ClockId, clock_gettime};
-
-use crate::say;
 
 /// Controllers of one machine.
 const OF_A_MACHINE: u32 = 500;
@@ -60,13 +59,13 @@ pub(crate) fn measure(options: &Options) {
             round.run(options.waiters);
             rounds.push(round.holds);
         }
-        say(&format!("{} waiters in {pools} pools: microseconds of CPU time\n", options.waiters));
-        say(&format!("{:<28}{:>9}{:>9}{:>10}{:>8}\n", "", "holds", "average", "longest", "worst"));
+        print(&format!("{} waiters in {pools} pools: microseconds of CPU time\n", options.waiters));
+        print(&format!("{:<28}{:>9}{:>9}{:>10}{:>8}\n", "", "holds", "average", "longest", "worst"));
         for (what, holds) in &rounds[0] {
             let longest = || rounds.iter().map(|round| round[what].longest.as_secs_f64() * 1e6);
             let (least, worst) = (longest().fold(f64::MAX, f64::min), longest().fold(0.0, f64::max));
             let average = holds.sum.as_secs_f64() * 1e6 / f64::from(holds.count);
-            say(&format!("{what:<28}{:>9}{average:>9.2}{least:>10.1}{worst:>8.1}\n", holds.count));
+            print(&format!("{what:<28}{:>9}{average:>9.2}{least:>10.1}{worst:>8.1}\n", holds.count));
         }
     }
 }

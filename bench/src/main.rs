@@ -1,31 +1,22 @@
 //! Owns the bench's command line: which measurement runs, against what.
 
 mod allocations;
-mod chaos;
-mod fleet;
 mod json;
 mod load;
 mod lock;
-mod oracle;
 mod overload;
 mod report;
-mod scrape;
-mod server;
-mod soak;
-mod storm;
-mod subject;
-mod supervisors;
 mod watch;
 
-use std::io::Write;
 use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use pilotlight_bench::implementation::{Implementation, PEERS};
+use pilotlight_bench::server::Server;
+use pilotlight_bench::stdout::print;
 
 use load::Shape;
-use server::Server;
-use subject::{PEERS, Subject};
 
 /// What pilotlight is measured with.
 #[derive(Parser)]
@@ -104,18 +95,6 @@ enum Measure {
         #[arg(long)]
         rate: Option<f64>,
     },
-    /// Faults of every kind at random, and an oracle that accounts for every run
-    Chaos(chaos::Options),
-    /// A large fleet that churns for long: whether memory grows, and whether a run is lost
-    Soak(soak::Options),
-    /// Requests of every kind, many of them broken, and what must stand after them
-    Storm {
-        #[command(flatten)]
-        shape: storm::Shape,
-        /// Further arguments for the server
-        #[arg(last = true)]
-        arguments: Vec<String>,
-    },
     /// Everything, beside the peers: writes REPORT.md and its plots
     Report {
         /// All rounds, in under half an hour; without it, an impression in under three minutes
@@ -125,9 +104,6 @@ enum Measure {
     /// Holds polls until its input ends: the other end of `crowd`
     #[command(hide = true)]
     Keep { address: SocketAddr, count: usize },
-    /// Controllers in a process of their own: the other end of `chaos` and `soak`
-    #[command(hide = true)]
-    Fleet(fleet::Options),
     /// The load of `dispatch` on a server that stands already: the other end of `allocations`
     #[command(hide = true)]
     Load { address: SocketAddr },
@@ -137,36 +113,32 @@ fn main() -> anyhow::Result<()> {
     pilotlight::server::raise_open_files();
     let cli = Cli::parse();
     match &cli.measure {
-        Measure::Chaos(options) => chaos::run(options)?,
-        Measure::Soak(options) => soak::run(options)?,
-        Measure::Fleet(options) => fleet::run(options.clone())?,
         Measure::Json => json::compare(),
         Measure::Dispatch { shape, arguments } => {
-            let server = Server::start(&subject(&cli)?.with(arguments))?;
-            say(&load::dispatch(&server, shape)?.line(&cli.against));
+            let server = Server::start(&implementation(&cli)?.with(arguments))?;
+            print(&load::dispatch(&server, shape)?.line(&cli.against));
         }
         Measure::Open { shape, rate, arguments } => {
-            let server = Server::start(&subject(&cli)?.with(arguments))?;
-            say(&load::open(&server, shape, *rate)?.line(&cli.against));
+            let server = Server::start(&implementation(&cli)?.with(arguments))?;
+            print(&load::open(&server, shape, *rate)?.line(&cli.against));
         }
-        Measure::Overload(options) => overload::measure(&subject(&cli)?, options)?,
+        Measure::Overload(options) => overload::measure(&implementation(&cli)?, options)?,
         Measure::Hold { count } => {
-            say(&format!("{:?}\n", load::hold(&Server::start(&subject(&cli)?)?, *count, true)?));
+            print(&format!("{:?}\n", load::hold(&Server::start(&implementation(&cli)?)?, *count, true)?));
         }
         Measure::Churn { polls } => {
-            let churned = load::churn(&Server::start(&subject(&cli)?)?, *polls)?;
-            say(&format!("{:?}\n{:.3} bytes left by each poll\n", churned, churned.slope()));
+            let churned = load::churn(&Server::start(&implementation(&cli)?)?, *polls)?;
+            print(&format!("{:?}\n{:.3} bytes left by each poll\n", churned, churned.slope()));
         }
         Measure::Health { shape } => {
-            say(&load::health(&Server::start(&subject(&cli)?)?, shape)?.line(&cli.against));
+            print(&load::health(&Server::start(&implementation(&cli)?)?, shape)?.line(&cli.against));
         }
         Measure::Crowd { brokers, each } => {
-            say(&format!("{:?}\n", load::crowd(&subject(&cli)?, *brokers, *each, 2.0)?));
+            print(&format!("{:?}\n", load::crowd(&implementation(&cli)?, *brokers, *each, 2.0)?));
         }
-        Measure::Allocations => say(&allocations::count()?.text()),
+        Measure::Allocations => print(&allocations::count()?.text()),
         Measure::Lock(options) => lock::measure(options),
         Measure::Watch { rounds, seconds, rate } => watch::compare(*rounds, *seconds, *rate)?,
-        Measure::Storm { shape, arguments } => storm::storm(&subject(&cli)?.with(arguments), shape)?,
         Measure::Report { full } => report::write(*full)?,
         Measure::Keep { address, count } => load::keep(*address, *count)?,
         Measure::Load { address } => allocations::load(*address)?,
@@ -174,16 +146,11 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn subject(cli: &Cli) -> anyhow::Result<Subject> {
+fn implementation(cli: &Cli) -> anyhow::Result<Implementation> {
     if cli.against == "pilotlight" {
         let proof = ["written", "acked", "received"].into_iter().find(|&proof| proof == cli.proof);
-        return Subject::pilotlight(proof.context("a proof is written, acked or received")?);
+        return Implementation::pilotlight(proof.context("a proof is written, acked or received")?);
     }
     let name = PEERS.into_iter().find(|&name| name == cli.against);
-    Subject::peer(name.with_context(|| format!("a peer is one of {}", PEERS.join(", ")))?, cli.fresh)
-}
-
-/// Writes to stdout; a reader that has gone away is no error.
-fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    Implementation::peer(name.with_context(|| format!("a peer is one of {}", PEERS.join(", ")))?, cli.fresh)
 }

@@ -1,10 +1,11 @@
 //! Owns what a broker does with more runs than it can take: the peak, then twice as many, without and with a limit.
 
 use clap::Args;
+use pilotlight_bench::implementation::Implementation;
+use pilotlight_bench::server::Server;
+use pilotlight_bench::stdout::print;
 
 use crate::load::{self, Figures, Shape};
-use crate::server::Server;
-use crate::subject::Subject;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
@@ -27,17 +28,17 @@ pub(crate) struct Options {
 }
 
 /// Each round finds its own peak, because that of a busy machine moves.
-pub(crate) fn measure(subject: &Subject, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn measure(implementation: &Implementation, options: &Options) -> anyhow::Result<()> {
     let Options { rounds, seconds, controllers, supervisors, .. } = *options;
     let shape = Shape { controllers, supervisors, ..Shape::usual(seconds) };
     let (mut kept, mut kept_limited, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let peak = load::dispatch(&Server::start(subject)?, &shape)?;
+        let peak = load::dispatch(&Server::start(implementation)?, &shape)?;
         let (due, limit) = (peak.rate * options.load, peak.rate * options.limit);
-        let limited = subject.clone().with(&["--max-post-rate".to_owned(), format!("{limit:.0}")]);
-        let without = load::open(&Server::start(subject)?, &shape, due)?;
+        let limited = implementation.clone().with(&["--max-post-rate".to_owned(), format!("{limit:.0}")]);
+        let without = load::open(&Server::start(implementation)?, &shape, due)?;
         let with = load::open(&Server::start(&limited)?, &shape, due)?;
-        crate::say(&format!(
+        print(&format!(
             "peak {:.0}/s, {due:.0}/s are due\n  no limit:      {}  limit {limit:>6.0}/s: {}  refused after p50 {:.0} µs, p99 \
              {:.0} µs\n",
             peak.rate,
@@ -50,7 +51,7 @@ pub(crate) fn measure(subject: &Subject, options: &Options) -> anyhow::Result<()
         kept_limited.push(hits(&with, seconds) / limit);
         refused.push(with.refused.p99);
     }
-    crate::say(&format!(
+    print(&format!(
         "medians of {rounds} rounds: {:.1} % of the peak, {:.1} % of the limit, refused after p99 {:.0} µs\n",
         100.0 * load::middle(kept),
         100.0 * load::middle(kept_limited),

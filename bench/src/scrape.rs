@@ -1,4 +1,4 @@
-//! Owns one look at the broker's metrics.
+//! Owns one scrape of the broker's metrics, and sums over it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Every sample by its name with its labels, as it is printed.
+/// Every sample, by its name and labels as they are exposed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Scrape(BTreeMap<String, f64>);
+pub struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    /// Asks a broker's ops listener, which answers at once or not at all.
-    pub(crate) async fn of(ops: SocketAddr) -> anyhow::Result<Self> {
-        let asked = tokio::time::timeout(Duration::from_secs(5), async {
+    /// Scrapes a broker's ops listener; an error after five seconds without a response.
+    pub async fn fetch(ops: SocketAddr) -> anyhow::Result<Self> {
+        let response = tokio::time::timeout(Duration::from_secs(5), async {
             let mut stream = tokio::net::TcpStream::connect(ops).await?;
             stream
                 .write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
@@ -23,13 +23,13 @@ impl Scrape {
             stream.read_to_string(&mut text).await?;
             std::io::Result::Ok(text)
         });
-        let text = asked.await.context("no metrics in time")??;
+        let text = response.await.context("no metrics within 5 s")??;
         ensure!(text.starts_with("HTTP/1.1 200"), "no metrics: {}", text.lines().next().unwrap_or_default());
-        Ok(Self::read(&text))
+        Ok(Self::parse(&text))
     }
 
-    /// Reads the text format.
-    pub(crate) fn read(text: &str) -> Self {
+    /// Parses the text format.
+    pub fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let samples = samples.filter_map(|line| {
             let (name, value) = line.rsplit_once(' ')?;
@@ -38,19 +38,19 @@ impl Scrape {
         Self(samples.collect())
     }
 
-    /// The sum of all samples whose name begins so.
-    pub(crate) fn sum(&self, prefix: &str) -> f64 {
+    /// The sum of all samples whose name starts with `prefix`.
+    pub fn sum(&self, prefix: &str) -> f64 {
         self.0.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
     }
 
-    /// The same as a whole number.
+    /// The same sum as an integer.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts far below 2^52")]
-    pub(crate) fn count(&self, prefix: &str) -> u64 {
+    pub fn count(&self, prefix: &str) -> u64 {
         self.sum(prefix).round() as u64
     }
 
-    /// The upper end of the bucket in which a quantile of a histogram falls, its labels left aside.
-    pub(crate) fn quantile(&self, histogram: &str, quantile: f64) -> f64 {
+    /// The upper bound of the bucket that contains a quantile of a histogram, over all its labels.
+    pub fn quantile(&self, histogram: &str, quantile: f64) -> f64 {
         let prefix = format!("{histogram}_bucket{{");
         let mut buckets: Vec<(f64, f64)> = Vec::new();
         for (name, count) in self.0.iter().filter(|(name, _)| name.starts_with(&prefix)) {
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn sums_and_quantiles_go_over_labels() {
-        let scrape = Scrape::read(
+        let scrape = Scrape::parse(
             "# HELP x y\nx{a=\"1\"} 2\nx{a=\"2\"} 3\nt_bucket{o=\"hit\",le=\"0.1\"} 9\nt_bucket{o=\"hit\",le=\"1\"} 10\n\
              t_bucket{o=\"miss\",le=\"0.1\"} 90\nt_bucket{o=\"miss\",le=\"1\"} 90\n",
         );

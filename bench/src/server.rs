@@ -1,4 +1,4 @@
-//! Owns the server under measurement: a process of its own on a core of its own, and what it has used.
+//! Owns the server under test: a process of its own, pinned to a core of its own, and the resources it has used.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,91 +9,98 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::subject::Subject;
+use crate::implementation::Implementation;
 
-/// A server in its own process, ended when dropped.
-pub(crate) struct Server {
-    pub(crate) child: Child,
-    pub(crate) address: SocketAddr,
-    /// Its second listener, if it is pilotlight.
-    pub(crate) ops: Option<SocketAddr>,
-    /// From its start to its greeting.
-    pub(crate) ready_after: Duration,
+/// A server in its own process, killed when this value is dropped.
+pub struct Server {
+    /// Its process.
+    pub child: Child,
+    /// Its public listener.
+    pub address: SocketAddr,
+    /// Its ops listener, if it is pilotlight.
+    pub ops: Option<SocketAddr>,
+    /// From the start of the process to its first line on stdout.
+    pub ready_after: Duration,
 }
 
-/// What a server said on stderr, line by line.
-pub(crate) type Complaints = Arc<Mutex<Vec<String>>>;
+/// The lines that a server has written to stderr.
+pub type StderrLines = Arc<Mutex<Vec<String>>>;
 
 impl Server {
     /// Starts it on the first core, and keeps this program to the others.
-    pub(crate) fn start(subject: &Subject) -> anyhow::Result<Self> {
+    pub fn start(implementation: &Implementation) -> anyhow::Result<Self> {
         pin(|core| core == 0)?;
-        let started = Self::start_anywhere(subject);
+        let started = Self::start_unpinned(implementation);
         pin(|core| core != 0)?;
         started
     }
 
-    /// The same, and keeps what it says on stderr.
-    pub(crate) fn start_overheard(subject: &Subject) -> anyhow::Result<(Self, Complaints)> {
+    /// The same, and collects what it writes to stderr.
+    pub fn start_with_stderr(implementation: &Implementation) -> anyhow::Result<(Self, StderrLines)> {
         pin(|core| core == 0)?;
-        let started = Self::start_with(subject, Stdio::piped());
+        let started = Self::start_process(implementation, Stdio::piped());
         pin(|core| core != 0)?;
         let mut server = started?;
-        let complaints = Complaints::default();
-        let (stderr, kept) = (server.child.stderr.take().context("no stderr")?, complaints.clone());
-        // It ends with the server.
+        let stderr_lines = StderrLines::default();
+        let (stderr, collected) = (server.child.stderr.take().context("no stderr")?, stderr_lines.clone());
+        // The thread ends when the server closes its stderr.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Ok(mut kept) = kept.lock() {
-                    kept.push(line);
+                if let Ok(mut collected) = collected.lock() {
+                    collected.push(line);
                 }
             }
         });
-        Ok((server, complaints))
+        Ok((server, stderr_lines))
     }
 
-    /// Starts it on whatever cores this program may use.
-    pub(crate) fn start_anywhere(subject: &Subject) -> anyhow::Result<Self> {
-        Self::start_with(subject, Stdio::inherit())
+    /// Starts it on all cores that this program may use.
+    pub fn start_unpinned(implementation: &Implementation) -> anyhow::Result<Self> {
+        Self::start_process(implementation, Stdio::inherit())
     }
 
-    fn start_with(subject: &Subject, stderr: Stdio) -> anyhow::Result<Self> {
-        let mut command = Command::new(&subject.program);
-        if subject.is_pilotlight {
+    fn start_process(implementation: &Implementation, stderr: Stdio) -> anyhow::Result<Self> {
+        let mut command = Command::new(&implementation.program);
+        if implementation.is_pilotlight {
             command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"]);
             command.args(["--max-waiters-per-pool", "1000000", "--connection-timeout", "299s"]);
         }
-        command.args(&subject.arguments).env("PORT", "0").env("FRESH", if subject.fresh { "1" } else { "0" });
+        command
+            .args(&implementation.arguments)
+            .env("PORT", "0")
+            .env("FRESH", if implementation.fresh { "1" } else { "0" });
         command.stderr(stderr);
         Self::spawn(command)
-            .with_context(|| format!("{} does not start; was it built?", subject.program.display()))
+            .with_context(|| format!("{} does not start; was it built?", implementation.program.display()))
     }
 
-    /// Starts what the command says, and returns with its greeting.
-    pub(crate) fn spawn(mut command: Command) -> anyhow::Result<Self> {
+    /// Runs the command, and returns when it has printed the line that names its addresses.
+    pub fn spawn(mut command: Command) -> anyhow::Result<Self> {
         let begun = Instant::now();
         command.env("RUST_LOG", "error").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        let stdout = child.stdout.take().context("no greeting")?;
-        let greeting = BufReader::new(stdout).lines().next().context("no greeting")??;
+        let stdout = child.stdout.take().context("the server printed no addresses")?;
+        let first_line =
+            BufReader::new(stdout).lines().next().context("the server printed no addresses")??;
         let ready_after = begun.elapsed();
         let mut addresses =
-            greeting.split("http://").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
-        let address = addresses.next().context("no address in the greeting")?;
+            first_line.split("http://").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
+        let address = addresses.next().context("the first line has no address")?;
         Ok(Self { child, address, ops: addresses.next(), ready_after })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The CPU time that the process has used so far, from its own accounting.
-    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+    /// The CPU time that the process has used so far, by the kernel's accounting.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
         cpu_of(&format!("/proc/{}/stat", self.child.id()))
     }
 
     /// Its resident memory in bytes.
-    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+    pub fn resident(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         kilobytes(&status, "VmRSS:").context("no VmRSS")
     }
@@ -101,24 +108,24 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // An error means that it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 /// The CPU time of this program.
-pub(crate) fn own_cpu() -> anyhow::Result<Duration> {
+pub fn own_cpu() -> anyhow::Result<Duration> {
     cpu_of("/proc/self/stat")
 }
 
-/// The kernel's slab in bytes, of the whole machine.
-pub(crate) fn slab() -> anyhow::Result<u64> {
+/// The kernel's slab of the whole machine, in bytes.
+pub fn slab() -> anyhow::Result<u64> {
     kilobytes(&std::fs::read_to_string("/proc/meminfo")?, "Slab:").context("no Slab")
 }
 
-/// Lets this program use every core again.
-pub(crate) fn unpin() -> anyhow::Result<()> {
+/// Allows this program every core again.
+pub fn unpin() -> anyhow::Result<()> {
     pin(|_| true)
 }
 
@@ -137,10 +144,10 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-fn pin(may: impl Fn(usize) -> bool) -> anyhow::Result<()> {
-    // Not what is available to this thread, which may be pinned already.
+fn pin(allows: impl Fn(usize) -> bool) -> anyhow::Result<()> {
+    // Not `available_parallelism`: this thread may be pinned already.
     let cores = std::fs::read_to_string("/proc/cpuinfo")?.matches("processor\t").count().max(1);
     let mut set = CpuSet::new();
-    (0..cores).filter(|&core| cores == 1 || may(core)).for_each(|core| set.set(core));
+    (0..cores).filter(|&core| cores == 1 || allows(core)).for_each(|core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
 }

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use pilotlight_bench::implementation::Implementation;
+use pilotlight_bench::server::Server;
+use pilotlight_bench::stdout::print;
 
 use crate::load::{self, Figures, Shape};
-use crate::server::Server;
-use crate::subject::Subject;
 
 /// How a broker is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +33,8 @@ pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow:
         for place in 0..WAYS.len() {
             let way = (round + place) % WAYS.len();
             let (figures, note) = measure(WAYS[way], seconds, rate)?;
-            crate::say(&figures.line(&format!("{:?}", WAYS[way])));
-            crate::say(&note);
+            print(&figures.line(&format!("{:?}", WAYS[way])));
+            print(&note);
             all[way].push(figures);
         }
     }
@@ -41,7 +42,7 @@ pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow:
         load::middle(all[way].iter().zip(&all[0]).map(|(one, base)| of(one) / of(base)).collect())
     };
     for (way, watched) in WAYS.iter().enumerate() {
-        crate::say(&format!(
+        print(&format!(
             "{watched:?}: per second × {:.3}, CPU × {:.3}, p50 × {:.3}, p99 × {:.3} (medians of {rounds} rounds)\n",
             ratio(way, |f| f.rate),
             ratio(way, |f| f.cpu),
@@ -54,11 +55,11 @@ pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow:
 
 fn measure(watched: Watched, seconds: f64, rate: Option<f64>) -> anyhow::Result<(Figures, String)> {
     let file = std::env::temp_dir().join(format!("pilotlight-bench-{}.db", std::process::id()));
-    let mut subject = Subject::pilotlight("written")?;
+    let mut implementation = Implementation::pilotlight("written")?;
     if watched == Watched::History {
-        subject = subject.with(&["--history".to_owned(), file.display().to_string()]);
+        implementation = implementation.with(&["--history".to_owned(), file.display().to_string()]);
     }
-    let server = Server::start(&subject)?;
+    let server = Server::start(&implementation)?;
     let ops = server.ops.context("pilotlight has an ops listener")?;
     let over = Arc::new(AtomicBool::new(false));
     let flag = over.clone();

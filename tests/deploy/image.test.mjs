@@ -53,7 +53,7 @@ test("what the build sees is all that it reads", () => {
     needed.push(manifest, join(member, "src/"));
     for (const [, path] of read(manifest).matchAll(/^path = "([^"]+)"$/gm)) needed.push(join(member, path));
   }
-  for (const path of [...files("src", /\.rs$/), ...files("bench/src", /\.rs$/)]) {
+  for (const path of [...files("src", /\.rs$/), ...files("bench/src", /\.rs$/), ...files("tests/reliability/src", /\.rs$/)]) {
     for (const [, included] of read(path).matchAll(/include(?:_str|_bytes)?!\("([^"]+)"\)/g)) needed.push(join(dirname(path), included));
   }
   const missing = needed.filter((path) => !seen.some((prefix) => path === prefix || path.startsWith(`${prefix}/`)));

@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::on_this_thread;
-use super::peer::{Peer, poll};
-use crate::scrape::Scrape;
-use crate::server::Server;
+use pilotlight_bench::client::Client;
+use pilotlight_bench::requests::poll_request;
+use pilotlight_bench::runtime::block_on_local;
+use pilotlight_bench::scrape::Scrape;
+use pilotlight_bench::server::Server;
+use pilotlight_bench::stdout::print;
 
 /// What churn left behind.
 #[derive(Debug, Clone)]
@@ -37,19 +39,19 @@ const AT_ONCE: usize = 64;
 pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<Churned> {
     let left = Rc::new(Cell::new(polls));
     let mut samples = Vec::new();
-    on_this_thread(async {
+    block_on_local(async {
         let workers: Vec<_> = (0..AT_ONCE)
             .map(|number| {
                 let (left, address) = (left.clone(), server.address);
                 tokio::task::spawn_local(async move {
-                    let poll = poll(number % 10, number);
+                    let poll = poll_request(number % 10, number);
                     while left.get() > 0 {
                         left.set(left.get() - 1);
-                        let mut peer = Peer::connect(address).await?;
-                        peer.send(&poll).await?;
+                        let mut client = Client::connect(address).await?;
+                        client.send(&poll).await?;
                         // Long enough that most are held when they end.
                         tokio::time::sleep(Duration::from_millis(1)).await;
-                        drop(peer);
+                        drop(client);
                     }
                     anyhow::Ok(())
                 })
@@ -61,7 +63,7 @@ pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<Churned> {
             samples.push((done, bytes(server.resident()?)));
             if said.elapsed() > Duration::from_secs(10) {
                 said = Instant::now();
-                crate::say(&format!("  churn: {done:.0} of {polls}\n"));
+                print(&format!("  churn: {done:.0} of {polls}\n"));
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
@@ -77,7 +79,7 @@ pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<Churned> {
 
 /// What pilotlight's metrics say.
 pub(super) async fn waiters(server: &Server) -> Option<u64> {
-    Some(Scrape::of(server.ops?).await.ok()?.count("pilotlight_waiters"))
+    Some(Scrape::fetch(server.ops?).await.ok()?.count("pilotlight_waiters"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]

@@ -3,17 +3,22 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use pilotlight_bench::client::Client;
+use pilotlight_bench::requests::{dispatch_request, health_request, request_number, set_snapshot_number};
+use pilotlight_bench::runtime::block_on_local;
+use pilotlight_bench::server::Server;
+
 use super::controller::begin;
-use super::peer::{Peer, health_request, message, number_of, renew};
-use super::{Figures, Shape, Shared, Tally, check, observe, on_this_thread};
-use crate::server::Server;
+use super::figures::Figures;
+use super::shape::Shape;
+use super::tally::{Shared, Tally, check, observe};
 
 /// Runs dispatches in a closed loop.
 pub(crate) fn dispatch(server: &Server, shape: &Shape) -> anyhow::Result<Figures> {
     let tally = Tally::new()?;
-    on_this_thread(async {
+    block_on_local(async {
         begin(server.address, shape, &tally).await;
-        let posts: Vec<Vec<u8>> = (0..shape.pools).map(message).collect();
+        let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
         let figures = ask(server, server.address, shape, posts, "\"didWarmStart\":true", &tally).await?;
         check(&tally)?;
         Ok(figures)
@@ -24,7 +29,7 @@ pub(crate) fn dispatch(server: &Server, shape: &Shape) -> anyhow::Result<Figures
 pub(crate) fn health(server: &Server, shape: &Shape) -> anyhow::Result<Figures> {
     let tally = Tally::new()?;
     let address = server.ops.unwrap_or(server.address);
-    on_this_thread(ask(server, address, shape, vec![health_request()], "ok", &tally))
+    block_on_local(ask(server, address, shape, vec![health_request()], "ok", &tally))
 }
 
 async fn ask(
@@ -58,13 +63,13 @@ async fn supervisor(
     success: &'static str,
     tally: Shared,
 ) -> anyhow::Result<()> {
-    let mut peer = Peer::connect(address).await?;
+    let mut client = Client::connect(address).await?;
     for round in number.. {
         let which = round % requests.len();
-        renew(&mut requests[which], number_of(number, round));
+        set_snapshot_number(&mut requests[which], request_number(number, round));
         let begun = Instant::now();
-        peer.send(&requests[which]).await?;
-        let answer = peer.answer().await?;
+        client.send(&requests[which]).await?;
+        let answer = client.response().await?;
         let hit = memchr::memmem::find(answer.body, success.as_bytes()).is_some();
         let closes = answer.closes;
         tally.borrow_mut().answered(hit, begun);
@@ -72,7 +77,7 @@ async fn supervisor(
             break;
         }
         if closes {
-            peer = Peer::connect(address).await?;
+            client = Client::connect(address).await?;
         }
     }
     Ok(())
@@ -82,9 +87,9 @@ async fn supervisor(
 pub(crate) fn go_on(address: SocketAddr, period: Duration, say: impl Fn(u64)) -> anyhow::Result<()> {
     let tally = Tally::new()?;
     let shape = Shape::usual(0.0);
-    on_this_thread(async {
+    block_on_local(async {
         begin(address, &shape, &tally).await;
-        let posts: Vec<Vec<u8>> = (0..shape.pools).map(message).collect();
+        let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
         for number in 0..shape.supervisors {
             tokio::task::spawn_local(supervisor(address, number, posts.clone(), "", tally.clone()));
         }

@@ -5,17 +5,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::peer::{Peer, poll};
-use super::{Shape, Shared};
+use pilotlight_bench::client::Client;
+use pilotlight_bench::requests::poll_request;
+
+use super::shape::Shape;
+use super::tally::Shared;
 
 /// Polls for ever. A run that closes its connection is followed by a new one: the end is the receipt, so it comes first.
 async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Shared) -> anyhow::Result<()> {
-    let poll = poll(number % pools, number);
+    let poll = poll_request(number % pools, number);
     let mine = format!("\"friendlyId\":\"deployment_{:04}\"", number % pools);
-    let mut peer = Peer::connect(server).await?;
+    let mut client = Client::connect(server).await?;
     loop {
-        peer.send(&poll).await?;
-        let answer = peer.answer().await?;
+        client.send(&poll).await?;
+        let answer = client.response().await?;
         let right = memchr::memmem::find(answer.body, mine.as_bytes()).is_some();
         let closes = answer.closes;
         {
@@ -24,8 +27,8 @@ async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Sh
             tally.wrong += u64::from(!right);
         }
         if closes {
-            drop(peer);
-            peer = Peer::connect(server).await?;
+            drop(client);
+            client = Client::connect(server).await?;
         }
     }
 }

@@ -7,12 +7,18 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use pilotlight_bench::client::Client;
+use pilotlight_bench::implementation::Implementation;
+use pilotlight_bench::requests::poll_request;
+use pilotlight_bench::runtime::block_on_local;
+use pilotlight_bench::server::{Server, slab};
+use pilotlight_bench::stdout::print;
+
 use super::churn::{bytes, waiters};
+use super::closed::dispatch;
 use super::controller::settling;
-use super::peer::{Peer, poll};
-use super::{Figures, Shape, dispatch, on_this_thread};
-use crate::server::{Server, slab};
-use crate::subject::Subject;
+use super::figures::Figures;
+use super::shape::Shape;
 
 /// What held connections cost.
 #[derive(Debug, Clone)]
@@ -32,7 +38,7 @@ const FIRST_POOL: usize = 100;
 
 /// Holds `count` polls; with `settle`, the memory after their end is waited for.
 pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Result<Held> {
-    on_this_thread(async {
+    block_on_local(async {
         // One round of everything, so that what is made once is there already.
         drop(held(server.address, 0..10).await?);
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -55,12 +61,12 @@ pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Resul
     })
 }
 
-async fn held(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result<Vec<Peer>> {
+async fn held(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result<Vec<Client>> {
     let mut crowd = Vec::with_capacity(numbers.len());
     for number in numbers {
-        let mut peer = Peer::connect(server).await?;
-        peer.send(&poll(FIRST_POOL + number % 10, 1_000_000 + number)).await?;
-        crowd.push(peer);
+        let mut client = Client::connect(server).await?;
+        client.send(&poll_request(FIRST_POOL + number % 10, 1_000_000 + number)).await?;
+        crowd.push(client);
     }
     Ok(crowd)
 }
@@ -74,11 +80,16 @@ pub(crate) struct Crowd {
 }
 
 /// Holds `each` polls on each of `brokers` brokers, from as many processes, and dispatches on every one of them.
-pub(crate) fn crowd(subject: &Subject, brokers: usize, each: usize, seconds: f64) -> anyhow::Result<Crowd> {
+pub(crate) fn crowd(
+    implementation: &Implementation,
+    brokers: usize,
+    each: usize,
+    seconds: f64,
+) -> anyhow::Result<Crowd> {
     let program = std::env::current_exe()?;
     let mut standing = Vec::new();
     for _ in 0..brokers {
-        let server = Server::start(subject)?;
+        let server = Server::start(implementation)?;
         let mut holder = Command::new(&program)
             .args(["keep", &server.address.to_string(), &each.to_string()])
             .stdin(Stdio::piped())
@@ -92,8 +103,8 @@ pub(crate) fn crowd(subject: &Subject, brokers: usize, each: usize, seconds: f64
     let mut held = 0;
     let mut figures = Vec::new();
     for (server, _) in &standing {
-        let standing = on_this_thread(async { waiters(server).await.context("no count of waiters") })?;
-        crate::say(&format!("  {standing} held by one broker\n"));
+        let standing = block_on_local(async { waiters(server).await.context("no count of waiters") })?;
+        print(&format!("  {standing} held by one broker\n"));
         held += standing;
         let shape = Shape { supervisors: 10, ..Shape::usual(seconds) };
         figures.push(dispatch(server, &shape)?);
@@ -108,7 +119,7 @@ pub(crate) fn crowd(subject: &Subject, brokers: usize, each: usize, seconds: f64
 
 /// The holder's side: polls that wait until the input ends.
 pub(crate) fn keep(address: SocketAddr, count: usize) -> anyhow::Result<()> {
-    let crowd = on_this_thread(async {
+    let crowd = block_on_local(async {
         let mut crowd = Vec::with_capacity(count);
         for number in 0..count {
             crowd.extend(held(address, number..number + 1).await?);
@@ -117,7 +128,7 @@ pub(crate) fn keep(address: SocketAddr, count: usize) -> anyhow::Result<()> {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
-        crate::say("held\n");
+        print("held\n");
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
         Ok(crowd)
     })?;

@@ -5,12 +5,16 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use pilotlight_bench::client::Client;
+use pilotlight_bench::requests::{dispatch_request, request_number, set_snapshot_number};
+use pilotlight_bench::runtime::block_on_local;
+use pilotlight_bench::server::Server;
 use tokio::sync::Notify;
 
 use super::controller::begin;
-use super::peer::{Peer, message, number_of, renew};
-use super::{Figures, Shape, Tally, check, observe, on_this_thread};
-use crate::server::Server;
+use super::figures::Figures;
+use super::shape::Shape;
+use super::tally::{Tally, check, observe};
 
 /// What a broker says that has no time for a run.
 const TOO_MANY: u16 = 429;
@@ -25,15 +29,15 @@ struct Due {
 /// Posts `rate` runs a second.
 pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<Figures> {
     let tally = Tally::new()?;
-    on_this_thread(async {
+    block_on_local(async {
         begin(server.address, shape, &tally).await;
         let due = Rc::new(Due::default());
-        let posts: Vec<Vec<u8>> = (0..shape.pools).map(message).collect();
+        let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
         for number in 0..shape.supervisors {
             let (due, mut posts, tally, address) =
                 (due.clone(), posts.clone(), tally.clone(), server.address);
             tokio::task::spawn_local(async move {
-                let mut peer = Peer::connect(address).await?;
+                let mut client = Client::connect(address).await?;
                 for round in number.. {
                     let since = loop {
                         if let Some(since) = due.since.borrow_mut().pop_front() {
@@ -42,10 +46,10 @@ pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<
                         due.more.notified().await;
                     };
                     let which = round % posts.len();
-                    renew(&mut posts[which], number_of(number, round));
+                    set_snapshot_number(&mut posts[which], request_number(number, round));
                     let posted = Instant::now();
-                    peer.send(&posts[which]).await?;
-                    let answer = peer.answer().await?;
+                    client.send(&posts[which]).await?;
+                    let answer = client.response().await?;
                     if answer.status == TOO_MANY {
                         tally.borrow_mut().refused(posted);
                     } else {
@@ -53,7 +57,7 @@ pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<
                         tally.borrow_mut().answered(hit, since);
                     }
                     if answer.closes {
-                        peer = Peer::connect(address).await?;
+                        client = Client::connect(address).await?;
                     }
                     // What is due and not posted yet stays so: the answers to come are few.
                     if tally.borrow().over {

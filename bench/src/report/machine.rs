@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::subject::{peers, version};
+use pilotlight_bench::implementation::peers_folder;
+
+use super::peers::version;
 
 /// Lines of a list.
 pub(super) fn describe(ready: &[&'static str]) -> anyhow::Result<String> {
@@ -14,7 +16,7 @@ pub(super) fn describe(ready: &[&'static str]) -> anyhow::Result<String> {
     let memory =
         memory.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024 / 1024;
     let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-    let bin = peers().join("node_modules/.bin");
+    let bin = peers_folder().join("node_modules/.bin");
     let versions = [
         ("pilotlight", env!("CARGO_PKG_VERSION").to_owned()),
         ("rustc", version(Path::new("rustc"), &["--version"])),

@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use super::rounds::{Results, Series};
-use super::text::{median, ratio};
+use super::results::{Results, Series, median, ratio};
 use crate::load::Figures;
 
 const WIDTH: f64 = 760.0;

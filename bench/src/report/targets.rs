@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use super::rounds::{Results, Series};
-use super::text::{median, ratio};
+use super::results::{Results, Series, median, ratio};
 use crate::load::middle;
 
 /// What is asked for, the extreme, and what was reached.

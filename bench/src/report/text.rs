@@ -3,21 +3,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::Plan;
-use super::rounds::{Results, Series};
+use super::plan::Plan;
+use super::results::{Results, Series, median, ratio};
 use super::targets;
-use crate::load::{Figures, middle};
-
-/// The median over a series' rounds; not a number if there is no such series.
-pub(super) fn median(series: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
-    middle(series.map(|series| series.rounds.iter().map(of).collect()).unwrap_or_default())
-}
-
-/// The median of the ratios within each round.
-pub(super) fn ratio(series: Option<&Series>, base: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
-    let (Some(series), Some(base)) = (series, base) else { return f64::NAN };
-    middle(series.rounds.iter().zip(&base.rounds).map(|(one, other)| of(one) / of(other)).collect())
-}
+use crate::load::Figures;
 
 /// The whole file.
 pub(super) fn report(plan: &Plan, results: &Results, machine: &str, took: Duration, notes: &str) -> String {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::scrape::Scrape;
 use crate::supervisors::{Post, Told};
+use pilotlight_bench::scrape::Scrape;
 
 /// What is known on this side of one broker's time.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn scrape(hits: u64, misses: u64, matched: u64, offers: u64, waiters: u64) -> Scrape {
-        Scrape::read(&format!(
+        Scrape::parse(&format!(
             "pilotlight_dispatches_total{{outcome=\"hit\",reason=\"none\"}} {hits}\n\
              pilotlight_dispatches_total{{outcome=\"miss\",reason=\"no_pool\"}} {misses}\n\
              pilotlight_polls_total{{end=\"matched\"}} {matched}\n\

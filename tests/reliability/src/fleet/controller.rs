@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use super::process::Crew;
 use super::word::{Deed, Order, What};
-use crate::load::peer::{Peer, poll_of, run_in};
+use pilotlight_bench::client::Client;
+use pilotlight_bench::requests::{poll_request_from, run_and_pool};
 
 /// The place of one controller in its process, whoever fills it.
 pub(super) struct Slot {
@@ -47,11 +48,11 @@ const AFTERWARDS: Duration = Duration::from_millis(200);
 /// How a poll ended.
 enum Turn {
     /// With an answer; the connection may carry the next.
-    Answered(Option<Peer>),
+    Answered(Option<Client>),
     /// The connection is over, or there was none.
     Over,
     /// The controller is gone silently; another one takes its place.
-    Silent(Peer),
+    Silent(Client),
 }
 
 /// Lives in this slot for ever.
@@ -61,20 +62,20 @@ pub(super) async fn live(crew: Rc<Crew>, slot: Rc<Slot>) {
     let mut kept = None;
     let mut failures = 0_u32;
     loop {
-        let peer = match kept.take() {
-            Some(peer) => Ok(peer),
-            None => Peer::connect_from(crew.source(), crew.options.address).await,
+        let client = match kept.take() {
+            Some(client) => Ok(client),
+            None => Client::connect_from(crew.source(), crew.options.address).await,
         };
-        match peer {
-            Ok(peer) => match turn(&crew, &slot, controller, pool, peer).await {
-                Turn::Answered(peer) => (kept, failures) = (peer, 0),
+        match client {
+            Ok(client) => match turn(&crew, &slot, controller, pool, client).await {
+                Turn::Answered(client) => (kept, failures) = (client, 0),
                 Turn::Over => failures += 1,
-                Turn::Silent(peer) => {
+                Turn::Silent(client) => {
                     controller += crew.options.count as u64;
                     let time = crew.timeout() + SILENCE;
                     tokio::task::spawn_local(async move {
                         tokio::time::sleep(time).await;
-                        drop(peer);
+                        drop(client);
                     });
                 }
             },
@@ -87,10 +88,10 @@ pub(super) async fn live(crew: Rc<Crew>, slot: Rc<Slot>) {
     }
 }
 
-async fn turn(crew: &Rc<Crew>, slot: &Slot, controller: u64, pool: usize, mut peer: Peer) -> Turn {
+async fn turn(crew: &Rc<Crew>, slot: &Slot, controller: u64, pool: usize, mut client: Client) -> Turn {
     let number = usize::try_from(controller).unwrap_or(usize::MAX);
     let worker = format!("worker_{}", crew.options.serial);
-    if peer.send(&poll_of(&worker, pool, number)).await.is_err() {
+    if client.send(&poll_request_from(&worker, pool, number)).await.is_err() {
         return Turn::Over;
     }
     Crew::say(controller, What::Polls(pool));
@@ -99,7 +100,7 @@ async fn turn(crew: &Rc<Crew>, slot: &Slot, controller: u64, pool: usize, mut pe
         let mut rng = crew.rng.borrow_mut();
         if rng.f64() < crew.options.silent {
             Crew::say(controller, What::Fails);
-            return Turn::Silent(peer);
+            return Turn::Silent(client);
         }
         if rng.f64() < crew.options.aborts {
             patience = patience.mul_f64(rng.f64());
@@ -108,17 +109,17 @@ async fn turn(crew: &Rc<Crew>, slot: &Slot, controller: u64, pool: usize, mut pe
     }
     tokio::select! {
         biased;
-        answer = answer(controller, pool, &mut peer) => match answer {
+        answer = answer(controller, pool, &mut client) => match answer {
             Some(true) => Turn::Answered(None),
-            Some(false) => Turn::Answered(Some(peer)),
+            Some(false) => Turn::Answered(Some(client)),
             None => Turn::Over,
         },
         order = slot.told() => {
-            obey(crew, controller, pool, peer, order).await;
+            obey(crew, controller, pool, client, order).await;
             Turn::Answered(None)
         }
         () = tokio::time::sleep(patience) => {
-            leave(controller, peer, leaves == Deed::Reset);
+            leave(controller, client, leaves == Deed::Reset);
             Turn::Answered(None)
         }
     }
@@ -126,12 +127,12 @@ async fn turn(crew: &Rc<Crew>, slot: &Slot, controller: u64, pool: usize, mut pe
 
 /// Reads the answer, and says so before anything else: the end of the connection is the receipt. Whether the
 /// connection ends with it; none if there was no answer.
-async fn answer(controller: u64, pool: usize, peer: &mut Peer) -> Option<bool> {
-    let Ok(answer) = peer.answer().await else {
+async fn answer(controller: u64, pool: usize, client: &mut Client) -> Option<bool> {
+    let Ok(answer) = client.response().await else {
         Crew::say(controller, What::Cut);
         return None;
     };
-    let what = match (answer.status, run_in(answer.body)) {
+    let what = match (answer.status, run_and_pool(answer.body)) {
         (200, Some((run, of))) if of == pool => What::Received(run),
         (200, Some((run, _))) => What::Wrong(run),
         (307, _) => What::Elsewhere,
@@ -141,35 +142,35 @@ async fn answer(controller: u64, pool: usize, peer: &mut Peer) -> Option<bool> {
     Some(answer.closes)
 }
 
-fn leave(controller: u64, peer: Peer, reset: bool) {
+fn leave(controller: u64, client: Client, reset: bool) {
     Crew::say(controller, What::Leaves);
     if reset {
         // An error means that the broker was quicker.
-        let _ = peer.stream().set_zero_linger();
+        let _ = client.stream().set_zero_linger();
     }
-    drop(peer);
+    drop(client);
 }
 
-async fn obey(crew: &Crew, controller: u64, pool: usize, mut peer: Peer, order: Order) {
+async fn obey(crew: &Crew, controller: u64, pool: usize, mut client: Client, order: Order) {
     match order.what {
-        Deed::Close | Deed::Reset | Deed::End => return leave(controller, peer, order.what == Deed::Reset),
+        Deed::Close | Deed::Reset | Deed::End => return leave(controller, client, order.what == Deed::Reset),
         Deed::Flinch | Deed::Slam | Deed::Freeze | Deed::Ghost => Crew::say(controller, What::Fails),
     }
     match order.what {
         Deed::Flinch => {
-            let _ = tokio::time::timeout(crew.timeout(), peer.stream().readable()).await;
+            let _ = tokio::time::timeout(crew.timeout(), client.stream().readable()).await;
         }
         Deed::Slam => {
-            let _ = tokio::time::timeout(crew.timeout(), answer(controller, pool, &mut peer)).await;
-            return leave(controller, peer, true);
+            let _ = tokio::time::timeout(crew.timeout(), answer(controller, pool, &mut client)).await;
+            return leave(controller, client, true);
         }
         Deed::Freeze => {
             tokio::time::sleep(Duration::from_millis(order.millis)).await;
-            let _ = tokio::time::timeout(AFTERWARDS, answer(controller, pool, &mut peer)).await;
+            let _ = tokio::time::timeout(AFTERWARDS, answer(controller, pool, &mut client)).await;
         }
         Deed::Close | Deed::Reset | Deed::Ghost | Deed::End => {
             tokio::time::sleep(Duration::from_millis(order.millis)).await;
         }
     }
-    leave(controller, peer, false);
+    leave(controller, client, false);
 }

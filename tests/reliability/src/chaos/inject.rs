@@ -1,5 +1,6 @@
 //! Owns doing the faults: each is printed, counted, and over when its task is.
 
+use pilotlight_bench::stdout::print;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -160,10 +161,7 @@ async fn no_fds(stage: &Stage, time: Duration) -> anyhow::Result<()> {
         }
         last = open;
     }
-    crate::say(&format!(
-        "  the broker has {last} descriptors open, {} connections were made\n",
-        silent.len()
-    ));
+    print(&format!("  the broker has {last} descriptors open, {} connections were made\n", silent.len()));
     sleep(time).await;
     drop(silent);
     // Accepting rests for up to a second.

@@ -1,11 +1,11 @@
 //! Owns the chaos: faults at random, from a seed, beside a load whose every run is accounted for.
 
 mod account;
-pub(crate) mod broker;
 mod inject;
 mod plan;
 mod stage;
 
+use pilotlight_bench::stdout::print;
 use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -16,12 +16,12 @@ use clap::Args;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::broker::{Broker, Start};
 use crate::fleet::{self, now};
-use crate::load::on_this_thread;
 use crate::oracle::{Oracle, Rules, Whose};
 use crate::supervisors::Desk;
-use broker::{Broker, Start};
 use inject::inject;
+use pilotlight_bench::runtime::block_on_local;
 use plan::{Phase, plan, restarts_until};
 use stage::{Left, Stage};
 
@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     let broker = Broker::start(Start { files: Some(options.files), timeout: TIMEOUT, arguments })?;
     let phases = plan(options.seed, options.length, options.fleets);
-    crate::say(&format!(
+    print(&format!(
         "seed {}: {} phases, {} controllers in {} processes, {} runs a second\n",
         options.seed,
         phases.len(),
@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         options.fleets,
         options.rate
     ));
-    on_this_thread(async {
+    block_on_local(async {
         let desk = Desk::new(broker.address, options.pools, NATIVE, options.seed);
         let model = fleet::Options {
             address: broker.address,
@@ -100,7 +100,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         stage.desk.open(SUPERVISORS, options.rate);
         let (before, after) = play(&stage, &phases, options.fleets as u64).await?;
         match after.check(&before) {
-            Ok(story) => crate::say(&format!("{story}\n")),
+            Ok(story) => print(&format!("{story}\n")),
             Err(story) => stage.oracle.borrow_mut().fail("I10", &story),
         }
         sum_up(&stage)
@@ -140,7 +140,7 @@ async fn storm(stage: &Rc<Stage>, phase: &Phase, begun: Instant) -> anyhow::Resu
     let mut faults = Vec::new();
     for (at, fault) in &phase.faults {
         sleep_until(start + *at).await;
-        crate::say(&format!("{:>8.3} s  {fault:?}\n", begun.elapsed().as_secs_f64()));
+        print(&format!("{:>8.3} s  {fault:?}\n", begun.elapsed().as_secs_f64()));
         faults.push(tokio::task::spawn_local(inject(stage.clone(), *fault)));
         stage.listen();
     }
@@ -157,7 +157,7 @@ async fn storm(stage: &Rc<Stage>, phase: &Phase, begun: Instant) -> anyhow::Resu
 fn tell(stage: &Stage, what: &str, begun: Instant) {
     let mut oracle = stage.oracle.borrow_mut();
     let tally = &oracle.tally;
-    crate::say(&format!(
+    print(&format!(
         "{:>8.3} s  {what}: {} posts, {} hits, {} receipts, {} duplicates, {} failures\n",
         begun.elapsed().as_secs_f64(),
         tally.posts,
@@ -166,7 +166,7 @@ fn tell(stage: &Stage, what: &str, begun: Instant) {
         tally.duplicates,
         oracle.failed()
     ));
-    oracle.take_told().iter().for_each(|failure| crate::say(&format!("  FAILED {failure}\n")));
+    oracle.take_told().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
 }
 
 fn sum_up(stage: &Stage) -> anyhow::Result<()> {
@@ -206,7 +206,7 @@ fn sum_up(stage: &Stage) -> anyhow::Result<()> {
     );
     let failed = oracle.failed();
     let _ = writeln!(text, "failures: {failed} {}", list(failures));
-    crate::say(&text);
+    print(&text);
     ensure!(failed == 0, "{failed} failures");
     Ok(())
 }

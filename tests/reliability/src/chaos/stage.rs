@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::account::Account;
-use super::broker::Broker;
+use crate::broker::Broker;
 use crate::fleet::{Crowd, Deed, Ear, Options, Order, What, now};
 use crate::oracle::{Oracle, Trouble, Whose};
 use crate::supervisors::Desk;
@@ -131,7 +131,7 @@ impl Stage {
             let before = self.oracle.borrow().standing();
             let broker = self.broker_turn.lock().await;
             let ops = self.broker.borrow().ops;
-            let scrape = crate::scrape::Scrape::of(ops).await;
+            let scrape = pilotlight_bench::scrape::Scrape::fetch(ops).await;
             drop(broker);
             self.listen();
             let after = self.oracle.borrow().standing();
@@ -167,7 +167,7 @@ impl Stage {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let ops = self.broker.borrow().ops;
-            let scrape = crate::scrape::Scrape::of(ops).await?;
+            let scrape = pilotlight_bench::scrape::Scrape::fetch(ops).await?;
             let waiters = scrape.count("pilotlight_waiters");
             let pools = scrape.count("pilotlight_pools");
             let open = scrape.count("pilotlight_connections{listener=\"public\"");

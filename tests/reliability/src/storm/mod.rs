@@ -6,6 +6,8 @@ mod converse;
 mod grammar;
 mod guard;
 
+use pilotlight_bench::runtime::block_on_local;
+use pilotlight_bench::stdout::print;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -13,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
-use crate::server::Server;
-use crate::subject::Subject;
 use converse::{Heard, converse};
 use grammar::Conversation;
 use guard::Guard;
+use pilotlight_bench::implementation::Implementation;
+use pilotlight_bench::server::Server;
 
 /// What the storm is made of.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +37,12 @@ pub(crate) struct Shape {
     /// Has one conversation again, by its number, and shows both sides of it
     #[arg(long)]
     only: Option<u64>,
+    /// The broker's level of proof: written, acked or received
+    #[arg(long, default_value = "written")]
+    proof: String,
+    /// Further arguments for the broker
+    #[arg(last = true)]
+    arguments: Vec<String>,
 }
 
 /// A part of the storm comes before anything is measured: it fills what is bounded, such as the history.
@@ -43,7 +51,8 @@ const LEAST_FIRST: u64 = 200_000;
 /// The broker gives memory back within this time.
 const SETTLING: Duration = Duration::from_secs(3);
 const SETTLING_ROUNDS: usize = 10;
-const MOST_GROWTH: f64 = 1.10;
+/// Percent of what it used before.
+const MOST_GROWTH: u64 = 110;
 /// What the broker may answer. A 500 would be its own mistake.
 const STATUSES: [u16; 18] =
     [100, 200, 204, 307, 400, 401, 403, 404, 405, 408, 410, 413, 414, 415, 417, 429, 431, 501];
@@ -64,18 +73,20 @@ struct Tally {
 type Shared = Rc<RefCell<Tally>>;
 
 /// Puts a storm on the broker.
-pub(crate) fn storm(subject: &Subject, shape: &Shape) -> anyhow::Result<()> {
+pub(crate) fn storm(shape: &Shape) -> anyhow::Result<()> {
+    let proof = ["written", "acked", "received"].into_iter().find(|&proof| proof == shape.proof);
+    let implementation = Implementation::pilotlight(proof.context("a proof is written, acked or received")?)?
+        .with(&shape.arguments);
     let seed = shape.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let (server, complaints) = Server::start_overheard(subject)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
+    let (server, stderr) = Server::start_with_stderr(&implementation)?;
+    block_on_local(async {
         if let Some(number) = shape.only {
             return show(&server, seed, number).await;
         }
         weather(&server, shape, seed).await
     })?;
-    let complaints = complaints.lock().map_err(|_| anyhow::anyhow!("nobody listened to stderr"))?;
-    let panics: Vec<_> = complaints.iter().filter(|line| line.contains("panicked")).collect();
+    let stderr = stderr.lock().map_err(|_| anyhow::anyhow!("the thread that reads stderr panicked"))?;
+    let panics: Vec<_> = stderr.iter().filter(|line| line.contains("panicked")).collect();
     ensure!(panics.is_empty(), "the broker panicked: {panics:#?}");
     Ok(())
 }
@@ -95,9 +106,9 @@ async fn weather(server: &Server, shape: &Shape, seed: u64) -> anyhow::Result<()
     let after = settled(server, &before).await?;
     let posted = guard.end(server.address).await;
     let said = report(&tally.borrow(), seed, took);
-    crate::say(&said);
-    crate::say(&format!("memory and descriptors: {before} before, {peak} at the end, {after} after\n"));
-    crate::say(&format!("the guard {}\n", posted?));
+    print(&said);
+    print(&format!("memory and descriptors: {before} before, {peak} at the end, {after} after\n"));
+    print(&format!("the guard {}\n", posted?));
     let wrong = &tally.borrow().wrong;
     ensure!(
         wrong.is_empty(),
@@ -127,7 +138,7 @@ async fn blow(
         if said.elapsed() > Duration::from_secs(10) {
             said = Instant::now();
             let (done, seconds) = (tally.borrow().requests, begun.elapsed().as_secs());
-            crate::say(&format!("  {done} requests after {seconds} s\n"));
+            print(&format!("  {done} requests after {seconds} s\n"));
         }
         ensure!(
             talkers.iter().any(|talker| !talker.is_finished()) || tally.borrow().requests >= requests,
@@ -207,10 +218,8 @@ impl Room {
     }
 
     fn fits(&self, before: &Self) -> bool {
-        let within = |now: f64, then: f64| now <= then * MOST_GROWTH;
-        let count = |descriptors: usize| f64::from(u32::try_from(descriptors).unwrap_or(u32::MAX));
-        within(crate::load::bytes(self.resident), crate::load::bytes(before.resident))
-            && within(count(self.descriptors), count(before.descriptors))
+        let within = |now: u64, then: u64| now * 100 <= then * MOST_GROWTH;
+        within(self.resident, before.resident) && within(self.descriptors as u64, before.descriptors as u64)
     }
 }
 
@@ -236,9 +245,9 @@ async fn settled(server: &Server, before: &Room) -> anyhow::Result<Room> {
 async fn show(server: &Server, seed: u64, number: u64) -> anyhow::Result<()> {
     let conversation = Conversation::new(seed, number);
     for part in &conversation.parts {
-        crate::say(&format!("> {}\n", part.escape_ascii()));
+        print(&format!("> {}\n", part.escape_ascii()));
     }
     let heard = converse(server.address, &conversation).await?;
-    crate::say(&format!("< {}\n{}, {:?}\n", heard.bytes.escape_ascii(), heard.end, heard.statuses));
+    print(&format!("< {}\n{}, {:?}\n", heard.bytes.escape_ascii(), heard.end, heard.statuses));
     Ok(())
 }

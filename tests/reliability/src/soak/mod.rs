@@ -2,6 +2,7 @@
 
 mod slope;
 
+use pilotlight_bench::stdout::print;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::chaos::broker::{Broker, Start};
+use crate::broker::{Broker, Start};
 use crate::fleet::{self, Crowd, Deed, Ear, Order, now};
-use crate::load::on_this_thread;
 use crate::oracle::{Oracle, Rules};
-use crate::scrape::Scrape;
 use crate::supervisors::{Desk, Told};
+use pilotlight_bench::runtime::block_on_local;
+use pilotlight_bench::scrape::Scrape;
 use slope::fit;
 
 /// What the soak is made of.
@@ -101,7 +102,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         silent: options.silent,
         seed: options.seed,
     };
-    on_this_thread(async {
+    block_on_local(async {
         let histogram = || Histogram::new_with_bounds(1, 1_000_000, 3);
         let mut soak = Soak {
             desk: Desk::new(broker.address, options.pools, 0.0, options.seed),
@@ -120,11 +121,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         soak.desk.open(SUPERVISORS, options.rate);
         let begun = Instant::now();
         soak.gather(options.held as u64).await;
-        crate::say(&format!(
-            "{} polls are held after {:.0} s\n",
-            options.held,
-            begun.elapsed().as_secs_f64()
-        ));
+        print(&format!("{} polls are held after {:.0} s\n", options.held, begun.elapsed().as_secs_f64()));
         soak.last(options.length).await?;
         for fleet in &mut fleets {
             fleet.tell(Order { what: Deed::End, count: 1, millis: 0 });
@@ -210,20 +207,20 @@ impl Soak {
         let Some(Sample { resident, files, waiters, p99, .. }) = self.samples.last().copied() else { return };
         let (tally, lost) = (&self.oracle.tally, self.oracle.failed());
         let misses: u64 = tally.misses.values().sum();
-        crate::say(&format!(
+        print(&format!(
             "{minutes:>4} min  {resident:.2} MiB, {files} descriptors, {waiters} waiters; {} hits, {misses} misses, {lost} \
              lost; {}, p99 of all within {p99} ms\n",
             tally.hits,
             times(&self.took[0])
         ));
         self.took[0].reset();
-        self.oracle.take_told().iter().for_each(|failure| crate::say(&format!("  FAILED {failure}\n")));
+        self.oracle.take_told().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
     }
 
     fn sum_up(&mut self, warm_up: Duration) -> anyhow::Result<()> {
         self.listen();
         self.oracle.finish();
-        self.oracle.take_told().iter().for_each(|failure| crate::say(&format!("  FAILED {failure}\n")));
+        self.oracle.take_told().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
         let warm = self.samples.iter().filter(|sample| sample.seconds >= warm_up.as_secs_f64());
         let warm: Vec<(f64, f64)> = warm.map(|sample| (sample.seconds, sample.resident)).collect();
         let slope = match fit(&warm) {
@@ -238,7 +235,7 @@ impl Soak {
             None => format!("too short for a slope: {} s after the first {}", warm.len(), warm_up.as_secs()),
         };
         let (tally, lost) = (&self.oracle.tally, self.oracle.failed());
-        crate::say(&format!(
+        print(&format!(
             "{slope}\n{} hits, misses {:?}, {} receipts, {} duplicates explained, {} of runs answered false, {} \
              refused, {} without an answer; {}; {lost} lost {:?}\n",
             tally.hits,

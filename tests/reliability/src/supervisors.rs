@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::fleet::now;
-use crate::load::peer::{Peer, message_of, native_message_of};
+use pilotlight_bench::client::Client;
+use pilotlight_bench::requests::{dispatch_request_of, native_dispatch_request_of};
 
 /// What a POST is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,31 +143,31 @@ impl Desk {
     /// Posts one run and keeps what became of it. The connection is kept if it can be.
     pub(crate) async fn post(
         &self,
-        kept: &mut Option<Peer>,
+        kept: &mut Option<Client>,
         (run, pool, dialect): (u64, usize, Dialect),
         way: Way,
     ) {
         self.in_flight.set(self.in_flight.get() + 1);
-        let peer = kept.take().filter(|peer| !peer.is_over());
-        let is_fresh = peer.is_none();
-        let peer = match peer {
-            Some(peer) => Ok(peer),
-            None => Peer::connect(self.address).await,
+        let client = kept.take().filter(|client| !client.is_closed());
+        let is_fresh = client.is_none();
+        let client = match client {
+            Some(client) => Ok(client),
+            None => Client::connect(self.address).await,
         };
         // Nobody was asked if nobody listens.
-        if let Ok(mut peer) = peer {
+        if let Ok(mut client) = client {
             let (era, sent) = (self.era.get(), now());
             let bytes = match dialect {
-                Dialect::Trigger => message_of(pool, run),
-                Dialect::Native => native_message_of(pool, run),
+                Dialect::Trigger => dispatch_request_of(pool, run),
+                Dialect::Native => native_dispatch_request_of(pool, run),
             };
             let mut whole = sent;
             let asked =
-                async { ask(&mut peer, &bytes, way, self, &mut whole).await.unwrap_or((Told::Broken, 0)) };
+                async { ask(&mut client, &bytes, way, self, &mut whole).await.unwrap_or((Told::Broken, 0)) };
             let (told, offers) =
                 tokio::time::timeout(PATIENCE + time_of(way), asked).await.unwrap_or((Told::Silence, 0));
             if matches!(told, Told::Hit(..) | Told::Miss(_)) {
-                *kept = Some(peer);
+                *kept = Some(client);
             }
             let done = now();
             let post = Post { run, pool, dialect, way, sent, whole, done, is_fresh, era, told, offers };
@@ -186,30 +187,30 @@ fn time_of(way: Way) -> Duration {
 async fn supervise(desk: Rc<Desk>, interval: Duration, offset: Duration) {
     let mut ticks = tokio::time::interval_at(Instant::now() + offset, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut peer = None;
+    let mut client = None;
     loop {
         ticks.tick().await;
         while desk.paused.get() {
             // Its connection would be one that nobody uses.
-            peer = None;
+            client = None;
             desk.go_on.notified().await;
         }
-        desk.post(&mut peer, desk.next_run(), Way::Whole).await;
-        if peer.is_none() {
+        desk.post(&mut client, desk.next_run(), Way::Whole).await;
+        if client.is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
 async fn ask(
-    peer: &mut Peer,
+    client: &mut Client,
     bytes: &[u8],
     way: Way,
     desk: &Desk,
     whole: &mut u64,
 ) -> anyhow::Result<(Told, u64)> {
     match way {
-        Way::Whole => peer.send(bytes).await?,
+        Way::Whole => client.send(bytes).await?,
         Way::CutInBody | Way::CutBeforeAnswer => {
             let (end, wait, is_rude) = {
                 let mut rng = desk.rng.borrow_mut();
@@ -217,24 +218,24 @@ async fn ask(
                 let end = if way == Way::CutInBody { rng.usize(body..bytes.len()) } else { bytes.len() };
                 (end, rng.u64(..3000), rng.bool())
             };
-            peer.send(&bytes[..end]).await?;
+            client.send(&bytes[..end]).await?;
             *whole = now();
             tokio::time::sleep(Duration::from_micros(wait)).await;
             if is_rude {
-                peer.stream().set_zero_linger()?;
+                client.stream().set_zero_linger()?;
             }
             return Ok((Told::Left, 0));
         }
         Way::Dripping(millis) => {
             let pieces: Vec<&[u8]> = bytes.chunks(bytes.len().div_ceil(20)).collect();
             for piece in pieces {
-                peer.send(piece).await?;
+                client.send(piece).await?;
                 tokio::time::sleep(Duration::from_millis(millis / 20)).await;
             }
         }
     }
     *whole = now();
-    let answer = peer.answer().await?;
+    let answer = client.response().await?;
     if answer.status != 200 {
         return Ok((Told::Status(answer.status), 0));
     }

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::load::{message, poll};
+use pilotlight_bench::requests::{dispatch_request, poll_request};
 
 /// Deployments of the storm; so few that runs and waiters meet.
 const POOLS: usize = 8;
@@ -111,7 +111,7 @@ fn sound(random: &mut Rng, closes: bool) -> Vec<u8> {
             post
         }
         _ => {
-            let mut post = message(random.usize(..POOLS));
+            let mut post = dispatch_request(random.usize(..POOLS));
             if closes {
                 post = replaced(&post, b"keep-alive", b"close");
             }
@@ -123,7 +123,7 @@ fn sound(random: &mut Rng, closes: bool) -> Vec<u8> {
 /// A poll, which is held.
 fn waiting(random: &mut Rng) -> Vec<u8> {
     if random.bool() {
-        return poll(random.usize(..POOLS), random.usize(..1000));
+        return poll_request(random.usize(..POOLS), random.usize(..1000));
     }
     let timeout = ["", "?timeout=1ms", "?timeout=20ms", "?timeout=50s"][random.usize(..4)];
     let (path, name) = (pool(random), random.u16(..1000));
@@ -145,7 +145,7 @@ fn broken(random: &mut Rng) -> Vec<u8> {
         8..10 => chunked(random),
         10..13 => odd(random),
         13 => native(random),
-        14 => message(random.usize(..POOLS)),
+        14 => dispatch_request(random.usize(..POOLS)),
         _ => (0..random.usize(1..100)).map(|_| random.u8(..)).collect(),
     };
     for _ in 0..[0, 0, 1, 1, 2, 3][random.usize(..6)] {

@@ -1,5 +1,6 @@
 //! Owns the broker under chaos: started on the same ports again and again, stopped, ended, killed.
 
+use pilotlight_bench::stdout::print;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{ChildStderr, Command, Stdio};
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::scrape::Scrape;
-use crate::server::Server;
-use crate::subject::Subject;
+use pilotlight_bench::implementation::Implementation;
+use pilotlight_bench::scrape::Scrape;
+use pilotlight_bench::server::Server;
 
 /// How the broker is started.
 #[derive(Debug, Clone)]
@@ -40,7 +41,7 @@ impl Log {
             let is_panic = line.contains("panicked");
             self.panics.fetch_add(u64::from(is_panic), Ordering::Relaxed);
             if self.lines.fetch_add(1, Ordering::Relaxed) < SHOWN || is_panic {
-                crate::say(&format!("  broker: {line}\n"));
+                print(&format!("  broker: {line}\n"));
             }
         }
     }
@@ -95,7 +96,7 @@ impl Broker {
     }
 
     pub(crate) async fn scrape(&self) -> anyhow::Result<Scrape> {
-        Scrape::of(self.ops).await
+        Scrape::fetch(self.ops).await
     }
 
     /// Open descriptors, seen from outside.
@@ -129,7 +130,7 @@ fn spawn(start: &Start, address: SocketAddr, ops: SocketAddr, log: &Arc<Log>) ->
 }
 
 fn command(start: &Start, address: SocketAddr, ops: SocketAddr) -> anyhow::Result<Command> {
-    let subject = Subject::pilotlight("received")?;
+    let subject = Implementation::pilotlight("received")?;
     ensure!(subject.program.exists(), "{} is not built", subject.program.display());
     let mut command = match start.files {
         None => Command::new(&subject.program),

@@ -1,5 +1,6 @@
 //! Owns a fleet's process: its controllers, the orders that come in, the lines that go out.
 
+use pilotlight_bench::stdout::print;
 use std::cell::RefCell;
 use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::controller::{Slot, live};
 use super::word::{CONTROLLERS, Deed, Heard, Order, What, now};
-use crate::load::on_this_thread;
+use pilotlight_bench::runtime::block_on_local;
 
 /// What a fleet is like.
 #[derive(Debug, Clone, Args)]
@@ -52,7 +53,7 @@ impl Crew {
     }
 
     pub(super) fn say(controller: u64, what: What) {
-        crate::say(&Heard { controller, at: now(), what }.line());
+        print(&Heard { controller, at: now(), what }.line());
     }
 
     pub(super) fn first(&self) -> u64 {
@@ -103,7 +104,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             }
         }
     });
-    on_this_thread(async {
+    block_on_local(async {
         tokio::task::spawn_local(watch_the_clock(crew.first()));
         for slot in &crew.slots {
             tokio::task::spawn_local(live(crew.clone(), slot.clone()));

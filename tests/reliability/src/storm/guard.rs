@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::load::{message, poll};
+use pilotlight_bench::requests::{dispatch_request, poll_request};
 
 /// No request of the storm names this pool.
 const POOL: usize = 9_999;
@@ -32,7 +32,7 @@ impl Guard {
     /// Posts its run.
     pub(super) async fn end(self, address: SocketAddr) -> anyhow::Result<String> {
         ensure!(!self.waiting.is_finished(), "the guard did not wait any more: {:?}", self.waiting.await?);
-        let post = message(POOL);
+        let post = dispatch_request(POOL);
         let mut supervisor = TcpStream::connect(address).await?;
         supervisor.write_all(&post).await?;
         let mut answer = vec![0; 4096];
@@ -51,7 +51,7 @@ async fn wait(address: SocketAddr) -> anyhow::Result<(Vec<u8>, u32)> {
     for polls in 1.. {
         let begun = Instant::now();
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(&poll(POOL, POOL)).await?;
+        stream.write_all(&poll_request(POOL, POOL)).await?;
         let mut run = Vec::new();
         while stream.read_buf(&mut run).await? > 0 {
             if memchr::memmem::find(&run, b"\"placementTags\":").is_some() && run.ends_with(b"}") {

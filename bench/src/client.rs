@@ -1,0 +1,98 @@
+//! Owns one client connection: it sends prepared bytes and parses as little of a response as is still correct.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, bail, ensure};
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// 127.0.1.0, the first source address, and how many follow it.
+const FIRST_SOURCE: u32 = 0x7f00_0100;
+const SOURCES: u32 = 5000;
+
+/// One HTTP/1.1 connection to a server.
+pub struct Client {
+    stream: TcpStream,
+    read: Vec<u8>,
+    /// The last response said `connection: close`.
+    is_ending: bool,
+}
+
+/// A response that has been read completely.
+pub struct Response<'a> {
+    /// Its status code.
+    pub status: u16,
+    /// Its body.
+    pub body: &'a [u8],
+    /// It says `connection: close`.
+    pub closes: bool,
+}
+
+impl Client {
+    /// Connects, from the next of several loopback addresses: if every run takes a new connection, a single address runs
+    /// out of ports, and the search for a free port would be measured.
+    pub async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let source = Ipv4Addr::from(FIRST_SOURCE + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES);
+        Self::connect_from(source, address).await
+    }
+
+    /// Connects from the given source address.
+    pub async fn connect_from(source: Ipv4Addr, address: SocketAddr) -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, read: Vec::with_capacity(4096), is_ending: false })
+    }
+
+    /// The socket, for tests that reset it or leave it unread.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether the server has closed the connection since its last response, which a real client notices, too.
+    pub fn is_closed(&self) -> bool {
+        let peeked = rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        self.is_ending || !matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+
+    /// Writes a whole request, or a part of one.
+    pub async fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    /// Reads the next response. Requests are not pipelined, so more bytes after it are an error.
+    pub async fn response(&mut self) -> anyhow::Result<Response<'_>> {
+        self.read.clear();
+        loop {
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                bail!("the server closed the connection");
+            }
+            let Some(end) = memchr::memmem::find(&self.read, b"\r\n\r\n") else { continue };
+            let length = content_length(&self.read[..end]).context("no content-length")?;
+            ensure!(self.read.len() <= end + 4 + length, "more than one response");
+            if self.read.len() == end + 4 + length {
+                let status =
+                    self.read.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+                let closes =
+                    value(&self.read[..end], b"onnection: ").is_some_and(|v| v.starts_with(b"close"));
+                self.is_ending = closes;
+                return Ok(Response { status: status.unwrap_or(0), body: &self.read[end + 4..], closes });
+            }
+        }
+    }
+}
+
+fn content_length(head: &[u8]) -> Option<usize> {
+    let digits = value(head, b"ontent-length: ").or_else(|| value(head, b"ontent-Length: "))?;
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
+}
+
+/// What follows a field's name. `name` lacks its first letter, because some servers write it in upper case.
+fn value<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    Some(&head[memchr::memmem::find(head, name)? + name.len()..])
+}

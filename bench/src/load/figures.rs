@@ -1,0 +1,46 @@
+//! Owns the figures of one measurement, and their line on the terminal.
+
+/// What one measurement found; times in microseconds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Figures {
+    pub(crate) rate: f64,
+    /// The server's CPU per dispatch.
+    pub(crate) cpu: f64,
+    /// This program's CPU per dispatch.
+    pub(crate) own_cpu: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) misses: u64,
+    /// Runs that were answered 429, which count as no dispatch.
+    pub(crate) refused: Refused,
+}
+
+/// Refusals: how many a second, and microseconds from the POST to the answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refused {
+    pub(crate) rate: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+impl Figures {
+    /// A line for people.
+    pub(crate) fn line(&self, name: &str) -> String {
+        let Self { rate, cpu, own_cpu, p50, p99, p999, misses, refused } = self;
+        let refused = match refused.rate {
+            0.0 => String::new(),
+            rate => format!("  refused {rate:.0}/s"),
+        };
+        format!(
+            "{name:<22} {rate:>7.0}/s  {cpu:>6.1} µs CPU each (load {own_cpu:.1})  p50 {p50:.0} µs  p99 {p99:.0} µs  \
+             p99.9 {p999:.0} µs  misses {misses}{refused}\n"
+        )
+    }
+}
+
+/// The median; not a number if there is none.
+pub(crate) fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

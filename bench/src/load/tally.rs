@@ -1,0 +1,101 @@
+//! Owns the tally of a load: what supervisors were answered and controllers received, and the figures made of it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use hdrhistogram::Histogram;
+use pilotlight_bench::server::{Server, own_cpu};
+
+use super::figures::{Figures, Refused};
+
+/// What supervisors were told and controllers received.
+pub(super) struct Tally {
+    took: Histogram<u64>,
+    refused: Histogram<u64>,
+    pub(super) hits: u64,
+    misses: u64,
+    pub(super) receipts: u64,
+    pub(super) wrong: u64,
+    counting: bool,
+    pub(super) over: bool,
+}
+
+impl Tally {
+    pub(super) fn new() -> anyhow::Result<Shared> {
+        // Tenths of a microsecond, up to a minute.
+        let took = Histogram::new_with_bounds(1, 600_000_000, 3)?;
+        let refused = took.clone();
+        let tally =
+            Self { took, refused, hits: 0, misses: 0, receipts: 0, wrong: 0, counting: false, over: false };
+        Ok(Rc::new(RefCell::new(tally)))
+    }
+
+    pub(super) fn answered(&mut self, hit: bool, since: Instant) {
+        self.hits += u64::from(hit);
+        self.misses += u64::from(!hit);
+        if self.counting {
+            self.took.saturating_record(tenths(since));
+        }
+    }
+
+    pub(super) fn refused(&mut self, since: Instant) {
+        if self.counting {
+            self.refused.saturating_record(tenths(since));
+        }
+    }
+}
+
+/// Tenths of a microsecond that have passed.
+fn tenths(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos() / 100).unwrap_or(u64::MAX)
+}
+
+/// In microseconds, what so many percent of all stay below.
+fn at(times: &Histogram<u64>, percent: f64) -> f64 {
+    f64::from(u32::try_from(times.value_at_percentile(percent)).unwrap_or(u32::MAX)) / 10.0
+}
+
+pub(super) type Shared = Rc<RefCell<Tally>>;
+
+/// Before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(1500);
+
+/// Counts for a while what a load that runs already does to a server.
+pub(super) async fn observe(server: &Server, tally: &Shared, seconds: f64) -> anyhow::Result<Figures> {
+    tokio::time::sleep(WARM_UP).await;
+    let (cpu, own, begun) = (server.cpu()?, own_cpu()?, Instant::now());
+    tally.borrow_mut().counting = true;
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    let mut tally = tally.borrow_mut();
+    tally.counting = false;
+    tally.over = true;
+    let (took, cpu, own) =
+        (begun.elapsed().as_secs_f64(), server.cpu()?.saturating_sub(cpu), own_cpu()?.saturating_sub(own));
+    let dispatches = f64::from(u32::try_from(tally.took.len())?);
+    ensure!(dispatches > 0.0, "nothing was answered");
+    let Tally { took: times, refused, .. } = &*tally;
+    Ok(Figures {
+        rate: dispatches / took,
+        cpu: cpu.as_secs_f64() * 1e6 / dispatches,
+        own_cpu: own.as_secs_f64() * 1e6 / dispatches,
+        p50: at(times, 50.0),
+        p99: at(times, 99.0),
+        p999: at(times, 99.9),
+        misses: tally.misses,
+        refused: Refused {
+            rate: f64::from(u32::try_from(refused.len())?) / took,
+            p50: at(refused, 50.0),
+            p99: at(refused, 99.0),
+        },
+    })
+}
+
+/// Every run that was answered `true` arrived once, in the right pool.
+pub(super) fn check(tally: &Shared) -> anyhow::Result<()> {
+    let Tally { hits, receipts, wrong, .. } = *tally.borrow();
+    ensure!(wrong == 0, "{wrong} runs went to the wrong pool");
+    ensure!(hits == receipts, "{hits} answered true, {receipts} received");
+    Ok(())
+}

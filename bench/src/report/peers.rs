@@ -1,0 +1,56 @@
+//! Owns how the peers are installed and compiled, and their versions.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use pilotlight_bench::implementation::{Implementation, PEERS, peers_folder};
+use pilotlight_bench::stdout::print;
+
+/// Installs and compiles what the peers need. Prints which of them cannot be installed here, and leaves them out.
+pub(super) fn install() -> anyhow::Result<Vec<&'static str>> {
+    let folder = peers_folder();
+    let npm = run(&folder, "npm", &["ci", "--no-progress", "--loglevel=error"])
+        .and_then(|()| run(&folder, "npm", &["run", "--silent", "compile"]));
+    if which("go").is_none() && which("apt-get").is_some() && rustix::process::getuid().is_root() {
+        let _ = run(&folder, "apt-get", &["-qq", "install", "-y", "--no-install-recommends", "golang-go"]);
+    }
+    let go = run(&folder.join("go"), "go", &["build", "-o", "peers", "."]);
+    let missing = |name: &str| match name {
+        "floor" => None,
+        "go" => go.as_ref().err(),
+        _ => npm.as_ref().err(),
+    };
+    let mut ready = Vec::new();
+    for name in PEERS {
+        match missing(name) {
+            None => ready.push(name),
+            Some(error) => print(&format!("{name} is left out: {error:#}\n")),
+        }
+    }
+    ensure!(
+        Implementation::peer("floor", false)?.program.exists(),
+        "build the floor first: cargo build --release --workspace"
+    );
+    Ok(ready)
+}
+
+/// The version that a program prints.
+pub(super) fn version(program: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_else(|_| "absent".to_owned())
+}
+
+fn which(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists())
+}
+
+fn run(folder: &Path, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(program).args(arguments).current_dir(folder).output();
+    let output = output.with_context(|| format!("{program} does not start"))?;
+    ensure!(output.status.success(), "{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

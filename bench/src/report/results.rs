@@ -1,0 +1,42 @@
+//! Owns the results of all measurements, and medians over their rounds.
+
+use std::time::Duration;
+
+use crate::load::{Churned, Crowd, Figures, Held, middle};
+
+/// One subject's rounds, in the order in which all subjects had them.
+#[derive(Debug, Clone)]
+pub(super) struct Series {
+    pub(super) name: &'static str,
+    pub(super) rounds: Vec<Figures>,
+}
+
+/// All that was measured.
+pub(super) struct Results {
+    pub(super) closed: Vec<Series>,
+    pub(super) fresh: Vec<Series>,
+    pub(super) open: Vec<Series>,
+    pub(super) health: Vec<Series>,
+    /// 500 waiters in 10 pools, and many in many.
+    pub(super) growth: Vec<Series>,
+    /// Unpinned, with one thread and with two.
+    pub(super) threads: Vec<Series>,
+    pub(super) held: Vec<(&'static str, Vec<Held>)>,
+    pub(super) churned: Vec<(&'static str, Churned)>,
+    pub(super) beyond: Option<Crowd>,
+    pub(super) ready: Duration,
+    pub(super) binary: u64,
+    pub(super) allocations: String,
+    pub(super) calls: Option<String>,
+}
+
+/// The median over a series' rounds; not a number if there is no such series.
+pub(super) fn median(series: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
+    middle(series.map(|series| series.rounds.iter().map(of).collect()).unwrap_or_default())
+}
+
+/// The median of the ratios within each round.
+pub(super) fn ratio(series: Option<&Series>, base: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
+    let (Some(series), Some(base)) = (series, base) else { return f64::NAN };
+    middle(series.rounds.iter().zip(&base.rounds).map(|(one, other)| of(one) / of(other)).collect())
+}

@@ -1,0 +1,94 @@
+//! Owns the requests of the load: what a stock controller and a stock supervisor send, and how a run is recognized.
+
+/// A request of the health route.
+pub fn health_request() -> Vec<u8> {
+    b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".to_vec()
+}
+
+/// A stock controller's poll.
+pub fn poll_request(pool: usize, controller: usize) -> Vec<u8> {
+    poll_request_from("worker", pool, controller)
+}
+
+/// The same, from a controller on the machine with this name.
+pub fn poll_request_from(worker: &str, pool: usize, controller: usize) -> Vec<u8> {
+    format!(
+        "GET /warm-start HTTP/1.1\r\nhost: 127.0.0.1:7070\r\nconnection: keep-alive\r\n\
+         x-trigger-workload-controller-id: controller_{controller:08}-0000-4000-8000-000000000000\r\n\
+         x-trigger-deployment-id: deployment_{pool:04}\r\nx-trigger-deployment-version: 20260821.3\r\n\
+         x-trigger-machine-cpu: 0.5\r\nx-trigger-machine-memory: 0.5\r\nx-trigger-worker-instance-name: {worker}\r\n\
+         accept: */*\r\naccept-language: *\r\nsec-fetch-mode: cors\r\nuser-agent: node\r\n\
+         accept-encoding: gzip, deflate\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// A stock supervisor's POST.
+pub fn dispatch_request(pool: usize) -> Vec<u8> {
+    post("/warm-start", "", &format!("{{\"dequeuedMessage\":{}}}", payload(pool, None)))
+}
+
+const SNAPSHOT: &str = "snapshot_";
+const SNAPSHOT_DIGITS: usize = 12;
+
+/// Gives a dispatch request a new snapshot number: a server that remembers runs would not deliver the same one twice.
+/// Other requests stay as they are.
+pub fn set_snapshot_number(request: &mut [u8], number: u64) {
+    let Some(at) = memchr::memmem::find(request, SNAPSHOT.as_bytes()) else { return };
+    let digits = &mut request[at + SNAPSHOT.len()..][..SNAPSHOT_DIGITS];
+    digits.iter_mut().rev().fold(number, |rest, digit| {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest / 10
+    });
+}
+
+/// A number that no other request of any supervisor has.
+pub fn request_number(supervisor: usize, round: usize) -> u64 {
+    supervisor as u64 * 1_000_000_000 + round as u64
+}
+
+/// A stock supervisor's POST of the run with this number.
+pub fn dispatch_request_of(pool: usize, run: u64) -> Vec<u8> {
+    post("/warm-start", "", &format!("{{\"dequeuedMessage\":{}}}", payload(pool, Some(run))))
+}
+
+/// The same run in the native dialect.
+pub fn native_dispatch_request_of(pool: usize, run: u64) -> Vec<u8> {
+    let target = format!("/v1/pools/deployment_{pool:04}/20260821.3/0.5/0.5");
+    post(&target, &format!("pilotlight-run: {}\r\n", run_name(run)), &payload(pool, Some(run)))
+}
+
+fn run_name(run: u64) -> String {
+    format!("run_{run:021}")
+}
+
+/// The number of a run that [`dispatch_request_of`] named, and the pool that it was sent to.
+pub fn run_and_pool(message: &[u8]) -> Option<(u64, usize)> {
+    let number = |prefix: &str| {
+        let at = memchr::memmem::find(message, prefix.as_bytes())? + prefix.len();
+        let digits = message[at..].iter().take_while(|byte| byte.is_ascii_digit());
+        Some(digits.fold(0, |number: u64, digit| number * 10 + u64::from(digit - b'0')))
+    };
+    let pool = number("\"friendlyId\":\"deployment_")?;
+    Some((number("\"friendlyId\":\"run_")?, usize::try_from(pool).ok()?))
+}
+
+fn payload(pool: usize, run: Option<u64>) -> String {
+    let example = include_str!("../../tests/data/dequeued-message.json");
+    let mut message: serde_json::Value = serde_json::from_str(example).unwrap_or_default();
+    message["deployment"]["friendlyId"] = format!("deployment_{pool:04}").into();
+    message["snapshot"]["friendlyId"] = format!("{SNAPSHOT}{:0SNAPSHOT_DIGITS$}", run.unwrap_or(0)).into();
+    if let Some(run) = run {
+        message["run"]["friendlyId"] = run_name(run).into();
+    }
+    message.to_string()
+}
+
+fn post(target: &str, field: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST {target} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\nconnection: keep-alive\r\n{field}\
+         content-type: application/json\r\naccept: */*\r\nuser-agent: node\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}

@@ -1,0 +1,41 @@
+//! Owns the command line of the reliability tests: which of them runs, and on what.
+
+mod broker;
+mod chaos;
+mod fleet;
+mod oracle;
+mod soak;
+mod storm;
+mod supervisors;
+
+use clap::{Parser, Subcommand};
+
+/// Long randomized tests of a running pilotlight.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    test: Test,
+}
+
+#[derive(Subcommand)]
+enum Test {
+    /// Injects faults of every kind at random; an oracle accounts for every run
+    Chaos(chaos::Options),
+    /// Keeps a large fleet of controllers busy for long: whether memory grows, and whether a run is lost
+    Soak(soak::Options),
+    /// Sends requests of every kind, many of them malformed; afterwards the broker has to work and to have released what it used
+    Storm(storm::Shape),
+    /// Controllers in a process of their own: the other end of `chaos` and `soak`
+    #[command(hide = true)]
+    Fleet(fleet::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    pilotlight::server::raise_open_files();
+    match Cli::parse().test {
+        Test::Chaos(options) => chaos::run(&options),
+        Test::Soak(options) => soak::run(&options),
+        Test::Storm(shape) => storm::storm(&shape),
+        Test::Fleet(options) => fleet::run(options),
+    }
+}
