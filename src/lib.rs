@@ -2,7 +2,7 @@
 //! connections.
 //!
 //! Floors, from the ground up; imports point down only (`tests/architecture.rs` holds them to it):
-//! 0 [`broker`], [`collector`], [`address`], [`allocator`], [`logs`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`http`] ·
+//! 0 [`broker`], [`collector`], [`address`], [`allocator`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`http`] ·
 //! 4 [`server`] · 5 [`commands`] and `main`.
 
 pub mod address;
@@ -15,7 +15,7 @@ pub mod config;
 pub mod exchange;
 pub mod http;
 pub mod journal;
-pub mod logs;
+pub mod logging;
 pub mod metrics;
 pub mod server;
 pub mod transport;

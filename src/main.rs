@@ -1,4 +1,4 @@
-//! Owns the process: its allocator, arguments, exit code.
+//! Owns the process: its allocator, arguments and exit code.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,6 @@ use pilotlight::{allocator, commands};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    allocator::set_up();
+    allocator::configure();
     commands::run(std::env::args_os().collect())
 }

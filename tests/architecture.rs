@@ -12,7 +12,7 @@ const FLOORS: [(&str, usize, &[&str]); 15] = [
     ("address", 0, &[]),
     ("collector", 0, &[]),
     ("allocator", 0, &[]),
-    ("logs", 0, &[]),
+    ("logging", 0, &[]),
     ("metrics", 1, &[]),
     ("auth", 1, &["metrics"]),
     ("config", 1, &["metrics"]),

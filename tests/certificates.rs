@@ -53,7 +53,7 @@ impl Files {
             Command::new(env!("CARGO_BIN_EXE_pilotlight")).args(free).args(self.flags(cert, key)).output();
         let Output { status, stdout, stderr } = check.unwrap();
         assert_eq!(status.code(), Some(1), "{cert}, {key}");
-        assert!(!String::from_utf8(stdout).unwrap().contains("all is well"), "{cert}, {key}");
+        assert!(!String::from_utf8(stdout).unwrap().contains("\nOK"), "{cert}, {key}");
         String::from_utf8(stderr).unwrap()
     }
 }

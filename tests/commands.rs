@@ -1,4 +1,4 @@
-//! Owns the commands that serve nobody: what `check` finds and leaves alone, what stands in help and the manual page.
+//! Owns the promises of the commands that only print: what `check` reports and leaves untouched, help, the manual page.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this file is tests only")]
 
 use std::io::{BufRead, Read};
@@ -46,7 +46,7 @@ fn check_makes_no_history_and_says_what_keeps_one_from_being_made() {
     let history = folder.path().join("history.sqlite");
     let (code, said, _) = check(&[&FREE[..], &["--history", history.to_str().unwrap()]].concat());
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.ends_with("all is well\n"), "{said}");
+    assert!(said.ends_with("OK: the broker can start with these settings.\n"), "{said}");
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 
     let broker = running(&["--history", history.to_str().unwrap()], "error");
@@ -80,7 +80,7 @@ fn check_takes_an_address_in_use_for_a_brokers_but_not_two_of_its_own() {
     for ops in [taken.clone(), format!("0.0.0.0:{port}"), format!("[::]:{port}")] {
         let (code, _, wrong) = check(&["--listen", &taken, "--insecure-no-auth", "--ops-listen", &ops]);
         assert_eq!(code, Some(2), "{ops}");
-        assert!(wrong.contains("are one address"), "{wrong}");
+        assert!(wrong.contains("are the same address"), "{wrong}");
     }
     let (code, said, wrong) = check(&["--listen", &format!("127.0.0.2:{port}"), "--ops-listen", &taken]);
     assert_eq!(code, Some(0), "{said}{wrong}");
@@ -177,15 +177,15 @@ fn a_misspelt_variable_is_named_and_those_of_kubernetes_are_not() {
     let (code, said, wrong) = check_with(&[&misspelt[..], &of_services[1..]].concat(), &[]);
     assert_eq!(code, Some(0), "{wrong}");
     for expected in [
-        "PILOTLIGHT_LISTN is no setting; did you mean PILOTLIGHT_LISTEN?",
-        "PILOTLGHT_OPS_LISTEN is no setting; did you mean PILOTLIGHT_OPS_LISTEN?",
-        "pilotlight_proof is no setting; did you mean PILOTLIGHT_PROOF?",
-        "PILOTLIGHT_PORT is no setting; `pilotlight config env`",
+        "PILOTLIGHT_LISTN is not a setting; did you mean PILOTLIGHT_LISTEN?",
+        "PILOTLGHT_OPS_LISTEN is not a setting; did you mean PILOTLIGHT_OPS_LISTEN?",
+        "pilotlight_proof is not a setting; did you mean PILOTLIGHT_PROOF?",
+        "PILOTLIGHT_PORT is not a setting; `pilotlight config env`",
     ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
     assert!(!said.contains("SERVICE") && !said.contains("_TCP") && !said.contains(secret), "{said}");
-    assert!(check_with(&of_services, &[]).1.ends_with("all is well\n"));
+    assert!(check_with(&of_services, &[]).1.ends_with("OK: the broker can start with these settings.\n"));
 
     let mut broker = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
     broker.args(FREE).args(["--drain-window", "0s", "--log-format", "json"]).env("PILOTLIGHT_LISTN", secret);
@@ -206,7 +206,7 @@ fn a_misspelt_variable_is_named_and_those_of_kubernetes_are_not() {
         };
         lines.iter().find(is_it).unwrap_or_else(|| panic!("no {message}: {lines:?}"))["fields"].clone()
     };
-    of("PILOTLIGHT_LISTN is no setting");
+    of("PILOTLIGHT_LISTN is not a setting");
     let serving = of("serving");
     assert!(serving["listen"].as_str().unwrap().starts_with("127.0.0.1:"), "{serving}");
     assert!(serving["max_waiters"].is_u64() && serving["dispatch_listen"].is_null(), "{serving}");

@@ -146,7 +146,7 @@ fn bounds(arg: &Arg) -> String {
             let refusal = refusal(flag, "100000days").unwrap_or_else(|| panic!("--{flag} has no bound"));
             let (_, bounds) = refusal
                 .trim()
-                .split_once(" is outside ")
+                .split_once(" is out of range; it must be ")
                 .unwrap_or_else(|| panic!("no bounds in the refusal of --{flag}: {refusal}"));
             let (least, most) = bounds.split_once(" to ").unwrap();
             format!("{} to {}", in_one_unit(least), in_one_unit(most))

@@ -1,48 +1,52 @@
-//! Owns `pilotlight check`: would this configuration serve here, and where does each value come from?
+//! Owns `pilotlight check`: prints each setting with its source, and whether the broker could start with them here.
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::Command;
 
-use super::machine;
+use super::capacity;
 use crate::collector::Collector;
-use crate::config::{Parsed, Settings, Source, innermost, misspelt, values};
+use crate::config::{ParsedSettings, SettingSource, Settings, innermost_matches, misspelt_variables, values};
 use crate::server::{Rehearsal, raise_open_files, rehearse};
 
-pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> anyhow::Result<ExitCode> {
+pub(super) fn check(
+    command: &Command,
+    settings: &Settings,
+    parsed: &ParsedSettings,
+) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     // Writing into a String cannot fail.
-    for (flag, value) in values(command, innermost(&parsed.matches)) {
+    for (flag, value) in values(command, innermost_matches(&parsed.matches)) {
         let source = match parsed.source(flag) {
-            Source::Default => "default",
-            Source::File => "file",
-            Source::Environment => "environment",
-            Source::Flag => "flag",
+            SettingSource::Default => "default",
+            SettingSource::File => "file",
+            SettingSource::Environment => "environment",
+            SettingSource::Flag => "flag",
         };
-        // Its URL may have a password in it.
+        // The URL may contain a password.
         let value = if flag == "otlp" && value != "-" { Collector::shown_of(&value) } else { value };
         let _ = writeln!(text, "{flag:<24} {value:<24} {source}");
     }
-    let misspelt = misspelt(command);
     let open_files = raise_open_files();
-    text.push_str(&machine::sum_up(open_files, settings.limits(open_files).waiters));
-    let listeners = settings.check_open_files(open_files).and_then(|()| settings.check());
+    text.push_str(&capacity::report(open_files, settings.limits.of_broker(open_files).waiters));
+    let listeners = settings.process.check_open_files(open_files).and_then(|()| settings.validate());
     let listeners = listeners.map_err(anyhow::Error::from);
     match listeners.and_then(|listeners| rehearse(settings, &listeners)) {
         Ok(Rehearsal { certificate_ends, ops_certificate_ends, taken }) => {
-            for (whose, ends) in
-                [("the certificate", certificate_ends), ("the operators' certificate", ops_certificate_ends)]
-            {
+            for (name, ends) in [
+                ("the public certificate", certificate_ends),
+                ("the operators' certificate", ops_certificate_ends),
+            ] {
                 if let Some(ends) = ends {
-                    let _ = writeln!(text, "{whose} ends {}", humantime::format_rfc3339_seconds(ends));
+                    let _ = writeln!(text, "{name} expires at {}", humantime::format_rfc3339_seconds(ends));
                 }
             }
-            text.push_str("\nfiles of tokens, certificates and history: fine\n");
-            text.push_str(&addresses(&taken));
-            if !misspelt.is_empty() {
-                let _ =
-                    writeln!(text, "but for variables that are no settings:\n  {}", misspelt.join("\n  "));
+            text.push_str("\ntoken, certificate and history files: OK\n");
+            text.push_str(&verdict(&taken));
+            let warnings = misspelt_variables(command);
+            if !warnings.is_empty() {
+                let _ = writeln!(text, "\nwarnings:\n  {}", warnings.join("\n  "));
             }
             Ok(super::print(&text))
         }
@@ -53,12 +57,14 @@ pub(super) fn check(command: &Command, settings: &Settings, parsed: &Parsed) -> 
     }
 }
 
-fn addresses(taken: &[String]) -> String {
-    if taken.is_empty() {
-        return "addresses: free\n\nall is well\n".to_owned();
+/// Addresses in use are fine during a check before a restart or a reload: the running broker has them.
+fn verdict(in_use: &[String]) -> String {
+    if in_use.is_empty() {
+        return "addresses: free\n\nOK: the broker can start with these settings.\n".to_owned();
     }
-    let taken = taken.join("\n  ");
+    let in_use = in_use.join("\n  ");
     format!(
-        "addresses in use:\n  {taken}\n\nall is well, if it is a pilotlight that is to be restarted or reloaded which uses them\n"
+        "addresses in use:\n  {in_use}\n\n\
+         OK, provided that the process on these addresses is the pilotlight you are\nreplacing or reloading.\n"
     )
 }

@@ -1,9 +1,9 @@
-//! Owns the command line: which command runs, with which settings, and what the exit code says.
+//! Owns the command line: it runs the command that the arguments name, and decides the exit code.
 
+mod capacity;
 mod check;
 mod demo;
-mod machine;
-mod page;
+mod man;
 mod serve;
 
 use std::ffi::OsString;
@@ -13,16 +13,16 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_appender::non_blocking::WorkerGuard;
 
-use crate::config::{self, ConfigError, LogFormat, Parsed, Settings};
-use crate::logs;
+use crate::config::{self, ConfigError, LogFormat, ParsedSettings, Settings};
+use crate::logging;
 use crate::server::{Adopted, Inherited};
 
 /// The open warm-start broker: idle controllers wait, supervisors post runs.
 #[derive(Parser)]
 #[command(name = "pilotlight", version, max_term_width = 80)]
 #[command(after_help = "Every setting is a flag, an environment variable (PILOTLIGHT_ and the flag in \
-    upper snake case) and a key of the TOML file; a flag beats the environment, which beats the file. \
-    `pilotlight config default` and `pilotlight config env` list them all.")]
+    upper snake case) and a key of the TOML file. A flag overrides the environment, which overrides the file. \
+    `pilotlight config default` and `pilotlight config env` list all settings.")]
 struct Cli {
     #[command(flatten)]
     settings: Settings,
@@ -34,29 +34,29 @@ struct Cli {
 enum Command {
     /// Run the broker (the default)
     Serve,
-    /// Run a broker, a simulated fleet and a supervisor in one process, and sum up
+    /// Run a broker, simulated controllers and a supervisor in one process, and print a summary
     Demo(demo::Options),
-    /// Check settings, limits and addresses, and say where each value came from
+    /// Check settings, files, addresses and limits, and print where each value came from
     Check,
-    /// Write the manual page, for man(1)
+    /// Print the manual page, for man(1)
     Man,
-    /// Write completions for a shell
+    /// Print completions for a shell
     Completions {
-        /// Which one
+        /// The shell
         shell: clap_complete::Shell,
     },
-    /// Show the settings
+    /// Print the settings and their defaults
     Config {
         #[command(subcommand)]
-        what: Shown,
+        listing: Listing,
     },
 }
 
 #[derive(Subcommand)]
-enum Shown {
-    /// The default TOML file, commented
+enum Listing {
+    /// The default TOML file, with every key commented out
     Default,
-    /// Every environment variable
+    /// Every environment variable with its default
     Env,
 }
 
@@ -65,7 +65,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let parsed = match config::parse(&Cli::command(), arguments.clone()) {
         Ok(parsed) => parsed,
         Err(ConfigError::Flag(error)) => {
-            // Help and version come this way, too, and go to stdout.
+            // Clap reports help and version as errors, but prints them to stdout.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
@@ -78,32 +78,36 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-fn run_parsed(parsed: Parsed, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
+fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(&parsed.matches)?;
-    let settings = Settings::from_arg_matches(config::innermost(&parsed.matches))?;
+    let settings = Settings::from_arg_matches(config::innermost_matches(&parsed.matches))?;
     match cli.command {
-        Some(Command::Config { what: Shown::Default }) => Ok(print(&config::default_toml(&Cli::command()))),
-        Some(Command::Config { what: Shown::Env }) => Ok(print(&config::environment(&Cli::command()))),
-        Some(Command::Man) => page::manual(&mut Cli::command()).map(|page| print(&page)),
-        Some(Command::Completions { shell }) => Ok(print(&page::completions(&mut Cli::command(), shell))),
+        Some(Command::Config { listing: Listing::Default }) => {
+            Ok(print(&config::default_toml(&Cli::command())))
+        }
+        Some(Command::Config { listing: Listing::Env }) => {
+            Ok(print(&config::environment_file(&Cli::command())))
+        }
+        Some(Command::Man) => man::manual_page(&mut Cli::command()).map(|page| print(&page)),
+        Some(Command::Completions { shell }) => Ok(print(&man::completions(&mut Cli::command(), shell))),
         Some(Command::Check) => check::check(&Cli::command(), &settings, &parsed),
         Some(Command::Demo(options)) => {
-            let _logs = log_to_stderr(&settings, "warn");
+            let _guard = start_logging(&settings, "warn");
             demo::demo(&settings, &options)
         }
         Some(Command::Serve) | None => {
             let inherited = Inherited::take()?;
-            let _logs = log_to_stderr(&settings, "info");
+            let _guard = start_logging(&settings, "info");
             serve::serve(
                 settings,
                 inherited,
-                serve::Given { command: Cli::command(), arguments, parsed, adopted: Adopted::default() },
+                serve::Invocation { command: Cli::command(), arguments, parsed, adopted: Adopted::default() },
             )
         }
     }
 }
 
-/// Writes to stdout; a reader that has gone away is no error.
+/// Prints to stdout. An error is ignored: the reader of a pipe may have closed it.
 fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
@@ -114,12 +118,12 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn log_to_stderr(settings: &Settings, default: &str) -> WorkerGuard {
-    logs::set_up(logs_are_json(settings), default)
+fn start_logging(settings: &Settings, default: &str) -> WorkerGuard {
+    logging::init(is_log_json(settings), default)
 }
 
-fn logs_are_json(settings: &Settings) -> bool {
-    logs::are_json(settings.log_format.map(|format| format == LogFormat::Json))
+fn is_log_json(settings: &Settings) -> bool {
+    settings.process.log_format.map_or_else(logging::is_json_by_default, |format| format == LogFormat::Json)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -1,4 +1,4 @@
-//! Owns `pilotlight serve`: the broker until a signal ends it; another lets it read its settings again.
+//! Owns `pilotlight serve`: runs the broker until SIGTERM or SIGINT, and reloads its settings on SIGHUP.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -8,30 +8,30 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::broker::Limits;
-use crate::config::{self, Endpoint, Listeners, Parsed, Settings, innermost};
+use crate::config::{self, Endpoint, Listeners, ParsedSettings, Settings, innermost_matches};
 use crate::server::{Adopted, Inherited, Server, Signal, raise_open_files};
 
 pub(super) fn serve(
     mut settings: Settings,
     inherited: Inherited,
-    mut given: Given,
+    mut invocation: Invocation,
 ) -> anyhow::Result<ExitCode> {
-    given.adopted = inherited.addresses()?;
-    given.adopted.put(&mut settings);
-    let listeners = settings.check()?;
-    for variable in config::misspelt(&given.command) {
-        tracing::warn!("{variable}");
+    invocation.adopted = inherited.addresses()?;
+    invocation.adopted.put(&mut settings);
+    let listeners = settings.validate()?;
+    for warning in config::misspelt_variables(&invocation.command) {
+        tracing::warn!("{warning}");
     }
     let settings = &settings;
     let open_files = raise_open_files();
-    settings.check_open_files(open_files)?;
+    settings.process.check_open_files(open_files)?;
     let runtime = super::runtime()?;
     let served = runtime.block_on(async {
         let server = Server::bind(settings, &listeners, open_files, inherited)?;
         let listeners = server.listeners();
-        let Limits { waiters, waiters_per_pool, pools } = settings.limits(open_files);
+        let Limits { waiters, waiters_per_pool, pools } = settings.limits.of_broker(open_files);
         let [listen, dispatch_listen, ops_listen] =
-            listeners.by_flag().map(|(_, endpoints)| shown(endpoints));
+            listeners.by_flag().map(|(_, endpoints)| joined(endpoints));
         tracing::info!(
             listen,
             dispatch_listen,
@@ -39,56 +39,56 @@ pub(super) fn serve(
             max_waiters = waiters,
             max_waiters_per_pool = waiters_per_pool,
             max_pools = pools,
-            threads = settings.threads(),
+            threads = settings.process.thread_count(),
             "serving"
         );
-        // Before the greeting: whoever reads it may send one.
-        let signals = signals(given)?;
+        // Before the greeting, because a program that has read the greeting may send a signal at once.
+        let signals = signals(invocation)?;
         let greeting =
-            Greeting::new(&listeners, [settings.tls_cert.is_some(), settings.ops_tls_cert.is_some()]);
-        if super::logs_are_json(settings) {
+            Greeting::new(&listeners, [settings.tls.tls_cert.is_some(), settings.tls.ops_tls_cert.is_some()]);
+        if super::is_log_json(settings) {
             greeting.log();
         } else {
             super::print(&greeting.text());
         }
         server.run(signals).await
     });
-    // A question about the past that waits for a disk does not hold up the end.
+    // Shutdown does not wait for a query of the history that is blocked on a disk.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
 
-/// A listener's endpoints in one text; none if it has none.
-fn shown(endpoints: &[Endpoint]) -> Option<String> {
+/// A listener's endpoints as one text; none if there are none.
+fn joined(endpoints: &[Endpoint]) -> Option<String> {
     let all: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-/// How the settings were given, to read them again the same way.
-pub(super) struct Given {
+/// How the broker was started: what a reload needs to read the settings again.
+pub(super) struct Invocation {
     pub(super) command: Command,
     pub(super) arguments: Vec<OsString>,
-    pub(super) parsed: Parsed,
+    pub(super) parsed: ParsedSettings,
     pub(super) adopted: Adopted,
 }
 
-impl Given {
-    /// Reads the settings again. What cannot change while the broker runs is said, and stays.
-    fn read_again(&mut self) -> anyhow::Result<Settings> {
+impl Invocation {
+    /// Reads the settings again, and warns of changes that only a restart can apply.
+    fn read_settings(&mut self) -> anyhow::Result<Settings> {
         let parsed = config::parse(&self.command, self.arguments.clone())?;
-        let mut settings = Settings::from_arg_matches(innermost(&parsed.matches))?;
+        let mut settings = Settings::from_arg_matches(innermost_matches(&parsed.matches))?;
         self.adopted.put(&mut settings);
-        settings.check()?;
-        for flag in config::needing_a_restart(&self.command, &self.parsed, &parsed) {
-            tracing::warn!("--{flag} has changed; that needs a restart");
+        settings.validate()?;
+        for flag in config::changes_needing_restart(&self.command, &self.parsed, &parsed) {
+            tracing::warn!("--{flag} has changed; the change takes effect after a restart");
         }
         Ok(settings)
     }
 }
 
-/// What a newcomer can copy.
+/// What is printed once the broker serves: its addresses, and commands to try.
 struct Greeting {
-    hello: String,
+    addresses: String,
     wait: String,
     dispatch: String,
     look: String,
@@ -115,7 +115,7 @@ impl Greeting {
         let pool = "/v1/pools/hello/1/0.5/0.5";
         let posts = if dispatch.is_empty() { public } else { dispatch };
         Self {
-            hello: format!(
+            addresses: format!(
                 "pilotlight waits for controllers on {} and for operators on {}",
                 urls(scheme, public),
                 urls(ops_scheme, ops)
@@ -127,19 +127,19 @@ impl Greeting {
     }
 
     fn text(&self) -> String {
-        let Self { hello, wait, dispatch, look } = self;
-        format!("{hello}\n\nwait:      {wait}\ndispatch:  {dispatch}\nlook:      {look}\n")
+        let Self { addresses, wait, dispatch, look } = self;
+        format!("{addresses}\n\nwait:      {wait}\ndispatch:  {dispatch}\nlook:      {look}\n")
     }
 
-    /// A line of the log, where other programs read it: nothing else may stand between its lines.
+    /// The greeting as one log line, for a JSON log: its readers expect nothing but JSON.
     fn log(&self) {
-        let Self { hello, wait, dispatch, look } = self;
-        tracing::info!(wait, dispatch, look, "{hello}");
+        let Self { addresses, wait, dispatch, look } = self;
+        tracing::info!(wait, dispatch, look, "{addresses}");
     }
 }
 
-/// SIGTERM and SIGINT end, SIGHUP reloads.
-fn signals(mut given: Given) -> std::io::Result<mpsc::Receiver<Signal>> {
+/// SIGTERM and SIGINT shut the broker down, SIGHUP reloads its settings.
+fn signals(mut invocation: Invocation) -> std::io::Result<mpsc::Receiver<Signal>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -150,7 +150,7 @@ fn signals(mut given: Given) -> std::io::Result<mpsc::Receiver<Signal>> {
             let signal = tokio::select! {
                 _ = terminate.recv() => Signal::End,
                 _ = interrupt.recv() => Signal::End,
-                _ = hangup.recv() => Signal::Reload(given.read_again().map(Box::new)),
+                _ = hangup.recv() => Signal::Reload(invocation.read_settings().map(Box::new)),
             };
             if sender.send(signal).await.is_err() {
                 return;

@@ -1,42 +1,43 @@
-//! Owns the environment: the variable of each setting, and variables that are nearly one.
+//! Owns the environment: the variable of each setting, and variables that look like a misspelt one.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 
 use clap::Command;
 
-use super::file::settings;
+use super::file::setting_args;
 
 const PREFIX: &str = "PILOTLIGHT";
-/// A name that is as much like a setting's variable as this is a typing error.
-const LIKELY: f64 = 0.85;
+/// The least similarity (Damerau-Levenshtein, 0 to 1) at which a name is taken for a misspelt variable.
+const MIN_SIMILARITY: f64 = 0.85;
 
-/// What the variable of a setting says; none if it is not set, or empty. White space around it is not meant.
+/// The value of a variable without the white space around it; none if it is empty or not set.
 pub(super) fn value(variable: &OsStr) -> Option<OsString> {
     let value = env::var_os(variable)?;
     let value = value.to_str().map_or_else(|| value.clone(), |text| text.trim().into());
     Some(value).filter(|value| !value.is_empty())
 }
 
-/// Variables that look like a setting's and are none, each with the one that may be meant. Their values are not shown.
-pub fn misspelt(command: &Command) -> Vec<String> {
+/// A warning for each variable that looks like a setting's but is not one, with the most similar setting. Their values are
+/// never shown: they may be secret.
+pub fn misspelt_variables(command: &Command) -> Vec<String> {
     let known: Vec<String> =
-        settings(command).filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())).collect();
+        setting_args(command).filter_map(|arg| Some(arg.get_env()?.to_string_lossy().into_owned())).collect();
     let mut found = Vec::new();
     for (name, value) in env::vars_os() {
         let name = name.to_string_lossy();
         let upper = name.to_uppercase();
-        if upper == PREFIX || known.iter().any(|known| **known == *name) || is_of_a_service(&upper, &value) {
+        let is_known = upper == PREFIX || known.iter().any(|known| **known == *name);
+        if is_known || is_kubernetes_service(&upper, &value) {
             continue;
         }
-        let likeness = |known: &str| strsim::normalized_damerau_levenshtein(known, &upper);
-        let nearest = known.iter().map(|known| (likeness(known), known));
-        let nearest = nearest.max_by(|(one, _), (other, _)| one.total_cmp(other));
+        let rated = known.iter().map(|known| (strsim::normalized_damerau_levenshtein(known, &upper), known));
+        let nearest = rated.max_by(|(one, _), (other, _)| one.total_cmp(other));
         let shown = name.escape_default();
-        match nearest.filter(|(likeness, _)| *likeness >= LIKELY) {
-            Some((_, meant)) => found.push(format!("{shown} is no setting; did you mean {meant}?")),
+        match nearest.filter(|(similarity, _)| *similarity >= MIN_SIMILARITY) {
+            Some((_, nearest)) => found.push(format!("{shown} is not a setting; did you mean {nearest}?")),
             None if upper.starts_with(PREFIX) => {
-                found.push(format!("{shown} is no setting; `pilotlight config env` lists them all"));
+                found.push(format!("{shown} is not a setting; `pilotlight config env` lists all variables"));
             }
             None => {}
         }
@@ -45,8 +46,8 @@ pub fn misspelt(command: &Command) -> Vec<String> {
     found
 }
 
-/// Whether it is one of those that Kubernetes sets for a Service whose name begins with `pilotlight`.
-fn is_of_a_service(name: &str, value: &OsStr) -> bool {
+/// Whether Kubernetes sets this variable for a Service whose name begins with `pilotlight`.
+fn is_kubernetes_service(name: &str, value: &OsStr) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
     let is_url =
         ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.to_string_lossy().starts_with(scheme));

@@ -1,9 +1,9 @@
-//! Owns the stories of settings: who beats whom, and what is refused with which words.
+//! Owns the stories of settings: which source overrides which, and what is refused with which words.
 
 use std::ffi::OsString;
 use std::io::Write;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser};
 
 use super::*;
 
@@ -13,7 +13,7 @@ struct Cli {
     settings: Settings,
 }
 
-fn parse_with(file: Option<&str>, arguments: &[&str]) -> Result<(Settings, Parsed), ConfigError> {
+fn parse_with(file: Option<&str>, arguments: &[&str]) -> Result<(Settings, ParsedSettings), ConfigError> {
     let mut all: Vec<OsString> = vec!["pilotlight".into()];
     let mut kept = tempfile::NamedTempFile::new().unwrap();
     if let Some(text) = file {
@@ -23,7 +23,7 @@ fn parse_with(file: Option<&str>, arguments: &[&str]) -> Result<(Settings, Parse
     all.extend(arguments.iter().map(OsString::from));
     let parsed = parse(&Cli::command(), all)?;
     let settings = Settings::from_arg_matches(&parsed.matches).unwrap();
-    settings.check()?;
+    settings.validate()?;
     Ok((settings, parsed))
 }
 
@@ -32,22 +32,22 @@ fn refusal(file: Option<&str>, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_flag_beats_the_file_which_beats_the_default() {
+fn a_flag_overrides_the_file_which_overrides_the_default() {
     let file = "connection-timeout = \"20s\"\nmax-pools = 7\n";
     let (settings, parsed) = parse_with(Some(file), &["--connection-timeout", "30s"]).unwrap();
-    assert_eq!(settings.connection_timeout.as_secs(), 30);
-    assert_eq!(settings.max_pools, 7);
-    assert_eq!(settings.max_waiters_per_pool, 10_000);
-    assert_eq!(parsed.source("connection-timeout"), Source::Flag);
-    assert_eq!(parsed.source("max-pools"), Source::File);
-    assert_eq!(parsed.source("max-waiters-per-pool"), Source::Default);
+    assert_eq!(settings.waiting.connection_timeout.as_secs(), 30);
+    assert_eq!(settings.limits.max_pools, 7);
+    assert_eq!(settings.limits.max_waiters_per_pool, 10_000);
+    assert_eq!(parsed.source("connection-timeout"), SettingSource::Flag);
+    assert_eq!(parsed.source("max-pools"), SettingSource::File);
+    assert_eq!(parsed.source("max-waiters-per-pool"), SettingSource::Default);
 }
 
 #[test]
 fn a_file_may_say_true_and_false() {
     let open = "listen = \"0.0.0.0:0\"\ninsecure-no-auth = true\n";
-    assert!(parse_with(Some(open), &[]).unwrap().0.insecure_no_auth);
-    assert!(!parse_with(Some("insecure-no-auth = false\n"), &[]).unwrap().0.insecure_no_auth);
+    assert!(parse_with(Some(open), &[]).unwrap().0.access.insecure_no_auth);
+    assert!(!parse_with(Some("insecure-no-auth = false\n"), &[]).unwrap().0.access.insecure_no_auth);
 }
 
 #[test]
@@ -56,7 +56,8 @@ fn an_unknown_key_is_refused_with_a_suggestion() {
     assert!(message.contains("did you mean `connection-timeout`?"), "{message}");
     let message = refusal(Some("PILOTLIGHT_LISTEN = \"127.0.0.1:0\"\n"), &[]);
     assert!(message.contains("did you mean `listen`?"), "{message}");
-    for (file, hint) in [("bogus = 1\n", "config default"), ("[insecure]\nlisten = 1\n", "in none")] {
+    for (file, hint) in [("bogus = 1\n", "config default"), ("[insecure]\nlisten = 1\n", "at the top level")]
+    {
         let message = refusal(Some(file), &[]);
         assert!(message.contains(hint) && !message.contains("did you mean"), "{message}");
     }
@@ -72,10 +73,10 @@ fn a_wrong_value_is_refused_and_the_file_is_named() {
 }
 
 #[test]
-fn a_wrong_value_is_answered_with_a_right_one() {
+fn a_wrong_value_is_refused_with_an_example_of_a_right_one() {
     for (file, hint) in [
         ("proof = \"hop\"\n", "[possible values: written, acked, received]"),
-        ("require-token = \"yes\"\n", "`require-token` is true or false"),
+        ("require-token = \"yes\"\n", "`require-token` must be true or false"),
         ("allow-dispatch = []\n", "leave it out"),
         ("listen = \"localhost\"\n", "such as 127.0.0.1:7070"),
     ] {
@@ -85,10 +86,14 @@ fn a_wrong_value_is_answered_with_a_right_one() {
 }
 
 #[test]
-fn the_proxy_protocol_needs_proxies_to_speak_it() {
+fn the_proxy_protocol_needs_trusted_proxies() {
     assert!(refusal(None, &["--proxy-protocol"]).contains("--behind-proxy"));
     assert!(
-        parse_with(None, &["--proxy-protocol", "--behind-proxy", "10.0.0.0/8"]).unwrap().0.proxy_protocol
+        parse_with(None, &["--proxy-protocol", "--behind-proxy", "10.0.0.0/8"])
+            .unwrap()
+            .0
+            .proxies
+            .proxy_protocol
     );
 }
 
@@ -104,9 +109,10 @@ fn a_public_address_without_authentication_is_refused_unless_told() {
 
 fn listening(setting: &str) -> Result<Listeners, String> {
     let parsed = parse(&Cli::command(), vec!["pilotlight".into(), format!("--listen={setting}").into()]);
-    let settings = Settings::from_arg_matches(&parsed.map_err(|error| error.to_string())?.matches).unwrap();
-    let settings = Settings { insecure_no_auth: true, ..settings };
-    settings.check().map_err(|error| error.to_string())
+    let mut settings =
+        Settings::from_arg_matches(&parsed.map_err(|error| error.to_string())?.matches).unwrap();
+    settings.access.insecure_no_auth = true;
+    settings.validate().map_err(|error| error.to_string())
 }
 
 #[test]
@@ -124,11 +130,11 @@ fn an_address_that_another_one_covers_is_bound_once() {
         assert_eq!(all.join(" "), expected, "{setting}");
     }
     let message = refusal(None, &["--listen", "127.0.0.1:1,[::1]:1", "--ops-listen", "[::1]:1"]);
-    assert!(message.contains("--listen [::1]:1 and --ops-listen [::1]:1 are one address"), "{message}");
+    assert!(message.contains("--listen [::1]:1 and --ops-listen [::1]:1 are the same address"), "{message}");
 }
 
 #[test]
-fn what_is_no_address_is_refused_with_one_that_is() {
+fn a_malformed_address_is_refused_with_an_example_of_a_right_one() {
     for (setting, hint) in [
         ("7070", "such as 127.0.0.1:7070"),
         ("127.0.0.1", "such as 127.0.0.1:7070"),
@@ -142,9 +148,9 @@ fn what_is_no_address_is_refused_with_one_that_is() {
         ("tcp://10.0.0.1:7070", "is a URL"),
         ("192.0.2.1:7070x", "such as"),
         ("unix:@name", "abstract"),
-        ("unix:name", "by its whole path"),
-        ("unix:/run/", "by its whole path"),
-        ("unix:/run/x.sock", "controllers wait on TCP"),
+        ("unix:name", "absolute path"),
+        ("unix:/run/", "absolute path"),
+        ("unix:/run/x.sock", "controllers must wait on TCP"),
     ] {
         let message = listening(setting).unwrap_err();
         assert!(message.contains(hint), "{setting}: {message}");
@@ -154,9 +160,9 @@ fn what_is_no_address_is_refused_with_one_that_is() {
 }
 
 #[test]
-fn a_unix_sockets_clients_count_as_this_machines() {
+fn clients_of_a_unix_socket_count_as_loopback() {
     let unix = ["--dispatch-listen", "unix:///run/x.sock"];
-    assert!(parse_with(None, &unix).is_ok(), "its permissions guard it");
+    assert!(parse_with(None, &unix).is_ok(), "the permissions of its file guard it");
     let message = refusal(None, &[&unix[..], &["--allow-dispatch", "10.0.0.0/8"]].concat());
     assert!(message.contains("count as 127.0.0.1"), "{message}");
     assert!(parse_with(None, &[&unix[..], &["--allow-dispatch", "10.0.0.0/8, 127.0.0.1"]].concat()).is_ok());
@@ -169,7 +175,7 @@ fn a_timeout_beyond_the_clients_own_is_refused() {
 }
 
 #[test]
-fn the_default_file_is_accepted_as_it_stands_and_uncommented() {
+fn the_default_file_is_accepted_both_commented_and_uncommented() {
     let text = default_toml(&Cli::command());
     assert!(parse_with(Some(&text), &[]).is_ok());
     let is_example = |line: &&str| line.contains(" = ") && !line.contains('…');
@@ -189,7 +195,7 @@ fn every_setting_has_the_variable_of_its_flag() {
 }
 
 #[test]
-fn what_would_serve_nobody_or_overflow_is_refused() {
+fn a_value_that_would_serve_nobody_or_overflow_is_refused() {
     for arguments in [
         ["--dispatch-budget", "500000000000y"],
         ["--drain-window", "500000000000y"],
@@ -209,7 +215,7 @@ fn what_would_serve_nobody_or_overflow_is_refused() {
 }
 
 #[test]
-fn a_value_that_is_no_switch_is_never_ignored() {
+fn a_value_of_the_wrong_type_is_never_ignored() {
     for file in
         ["max-pools = false\n", "listen = true\n", "log-format = \"false\"\n", "insecure-no-auth = 3\n"]
     {
@@ -220,9 +226,9 @@ fn a_value_that_is_no_switch_is_never_ignored() {
 #[test]
 fn a_list_is_one_setting() {
     let file = "behind-proxy = [\"10.0.0.0/8\", \"fd00::/8\"]\n";
-    assert_eq!(parse_with(Some(file), &[]).unwrap().0.behind_proxy.len(), 2);
+    assert_eq!(parse_with(Some(file), &[]).unwrap().0.proxies.behind_proxy.len(), 2);
     assert_eq!(
-        parse_with(None, &["--behind-proxy", "10.0.0.0/8, fd00::/8"]).unwrap().0.behind_proxy.len(),
+        parse_with(None, &["--behind-proxy", "10.0.0.0/8, fd00::/8"]).unwrap().0.proxies.behind_proxy.len(),
         2
     );
 }

@@ -34,7 +34,7 @@ use crate::broker::{Accepts, Key, Machine, Miss};
 use crate::config::MessageCheck;
 use crate::exchange::Repeats;
 use crate::journal::{Journal, TraceParent};
-use crate::logs::Throttle;
+use crate::logging::Throttle;
 use crate::metrics::{Denied, DispatchOutcome, Listener, Metrics, Proof, Route};
 use crate::transport::{Exchange, IdleConnections, Wire};
 

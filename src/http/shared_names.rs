@@ -7,7 +7,7 @@ use ahash::RandomState;
 use parking_lot::Mutex;
 
 use super::Front;
-use crate::logs::Throttle;
+use crate::logging::Throttle;
 use crate::metrics::Rejected;
 
 /// So often within so much time is no controller that polls again before its old connection's end is seen.

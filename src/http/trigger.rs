@@ -18,7 +18,7 @@ use super::{Answer, From, Front, Wait, wire};
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{Accepts, Key, Miss, Number, check_part};
 use crate::journal::TraceParent;
-use crate::logs::Throttle;
+use crate::logging::Throttle;
 use crate::transport::{Farewell, Goodbye, Run, Wire};
 
 const CONTROLLER: &str = "x-trigger-workload-controller-id";

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::allocator;
-use crate::logs;
+use crate::logging;
 
 /// The process's metrics, read at each scrape.
 pub(super) struct Process {
@@ -69,7 +69,7 @@ impl Process {
         }
         let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         self.max_fds.set(i64::try_from(most).unwrap_or(i64::MAX));
-        self.log_surplus.inc_by(logs::surplus().saturating_sub(self.log_surplus.get()));
+        self.log_surplus.inc_by(logging::dropped_lines().saturating_sub(self.log_surplus.get()));
         self.committed.set(i64::try_from(allocator::committed()).unwrap_or(i64::MAX));
     }
 }

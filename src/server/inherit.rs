@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use listenfd::ListenFd;
 
 use super::socket::Socket;
-use crate::config::{Endpoint, ListenAddress, Settings};
+use crate::config::{Endpoint, ListenAddress, ListenerSettings, Settings};
 
 /// What sockets are named, as `FileDescriptorName=` of a systemd socket unit.
 const NAMES: [&str; 3] = ["listen", "dispatch-listen", "ops-listen"];
@@ -68,7 +68,8 @@ pub struct Adopted(Vec<(String, Endpoint)>);
 impl Adopted {
     /// Puts them there.
     pub fn put(&self, settings: &mut Settings) {
-        let lists = [&mut settings.listen, &mut settings.dispatch_listen, &mut settings.ops_listen];
+        let ListenerSettings { listen, dispatch_listen, ops_listen, .. } = &mut settings.listeners;
+        let lists = [listen, dispatch_listen, ops_listen];
         for (name, list) in NAMES.into_iter().zip(lists) {
             let these = self.0.iter().filter(|(of, _)| of == name);
             let these: Vec<_> = these.map(|(_, endpoint)| ListenAddress::from(endpoint.clone())).collect();

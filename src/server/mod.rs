@@ -102,29 +102,29 @@ impl Server {
         mut inherited: Inherited,
     ) -> anyhow::Result<Self> {
         let terms = terms::terms(settings)?;
-        let certificates = Certificates::read(settings)?;
-        let threads = settings.threads();
+        let certificates = Certificates::read(&settings.tls)?;
+        let threads = settings.process.thread_count();
         let Listeners { public, dispatch, ops } = listeners;
         let mut groups = Group::all(Listener::Public, public, threads, &mut inherited)?;
         groups.extend(Group::all(Listener::Dispatch, dispatch, threads, &mut inherited)?);
         let ops = Group::all(Listener::Ops, ops, 1, &mut inherited)?;
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
         let journal = Arc::new(Journal::open(&settings.into(), metrics.clone())?);
-        let limits = settings.limits(open_files);
+        let limits = settings.limits.of_broker(open_files);
         let exchange =
-            Arc::new(Exchange::new(limits, settings.pick.into(), metrics.clone(), journal.clone()));
+            Arc::new(Exchange::new(limits, settings.delivery.pick.into(), metrics.clone(), journal.clone()));
         let separate_dispatch = !dispatch.is_empty();
         let front = Arc::new(Front::new(exchange, metrics, journal, terms, separate_dispatch));
-        front.idle.set_timeout(settings.idle_timeout);
+        front.idle.set_timeout(settings.waiting.idle_timeout);
         let room = Room {
-            connections: settings.connections(open_files),
-            per_source: settings.max_connections_per_source,
+            connections: settings.limits.public_connections(open_files),
+            per_source: settings.limits.max_connections_per_source,
             separate_dispatch,
         };
         let door = Arc::new(Door::new(front.clone(), room));
         let entrance = Entrance { front, door, tls: Arc::default(), ops_tls: Arc::default() };
         entrance.certify(&certificates);
-        if settings.ops_token_file.is_some()
+        if settings.access.ops_token_file.is_some()
             && certificates.ops.is_none()
             && !listeners.ops.iter().all(Endpoint::is_local)
         {
@@ -132,9 +132,17 @@ impl Server {
                 "operators' bearers go over the network in clear; give --ops-tls-cert and --ops-tls-key, unless it is closed to strangers"
             );
         }
-        let memory = Memory::new(settings.memory_limit.map(|size| size.as_u64()));
-        let ops_room = ops::Room::new(settings.ops_connections(open_files));
-        Ok(Self { entrance, groups, ops, ops_room, threads, drain_window: settings.drain_window, memory })
+        let memory = Memory::new(settings.limits.memory_limit.map(|size| size.as_u64()));
+        let ops_room = ops::Room::new(settings.limits.ops_connections(open_files));
+        Ok(Self {
+            entrance,
+            groups,
+            ops,
+            ops_room,
+            threads,
+            drain_window: settings.process.drain_window,
+            memory,
+        })
     }
 
     /// Where it listens, with the ports that the system chose.
@@ -259,10 +267,10 @@ async fn ended(journal: &Journal) -> anyhow::Error {
 impl From<&Settings> for journal::JournalConfig {
     fn from(settings: &Settings) -> Self {
         Self {
-            history: settings.history.clone(),
-            history_age: settings.history_age,
-            history_size: settings.history_size.as_u64(),
-            otlp: settings.otlp.clone(),
+            history: settings.records.history.clone(),
+            history_age: settings.records.history_age,
+            history_size: settings.records.history_size.as_u64(),
+            otlp: settings.records.otlp.clone(),
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Rehearsal {
 /// settings are for.
 pub fn rehearse(settings: &Settings, listeners: &Listeners) -> anyhow::Result<Rehearsal> {
     terms::terms(settings)?;
-    let certificates = Certificates::read(settings)?;
+    let certificates = Certificates::read(&settings.tls)?;
     let faults: Vec<_> = certificates.faults().collect();
     if !faults.is_empty() {
         anyhow::bail!("{}", faults.join("; "));

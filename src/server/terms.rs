@@ -12,27 +12,27 @@ use crate::metrics::{Listener, Reload};
 /// Reads what the settings name, such as files of tokens.
 pub(super) fn terms(settings: &Settings) -> anyhow::Result<Terms> {
     let plan = auth::Plan {
-        token_secret_file: settings.token_secret_file.clone(),
-        require_token: settings.require_token,
-        dispatch_token_file: settings.dispatch_token_file.clone(),
-        ops_token_file: settings.ops_token_file.clone(),
-        allow_poll: settings.allow_poll.clone(),
-        allow_dispatch: settings.allow_dispatch.clone(),
+        token_secret_file: settings.access.token_secret_file.clone(),
+        require_token: settings.access.require_token,
+        dispatch_token_file: settings.access.dispatch_token_file.clone(),
+        ops_token_file: settings.access.ops_token_file.clone(),
+        allow_poll: settings.access.allow_poll.clone(),
+        allow_dispatch: settings.access.allow_dispatch.clone(),
     };
     Ok(Terms {
-        connection_timeout: settings.connection_timeout,
-        keepalive: settings.keepalive,
-        dispatch_budget: settings.dispatch_budget,
-        body_limit: usize::try_from(settings.body_limit.as_u64()).unwrap_or(usize::MAX),
-        proof: settings.proof.into(),
-        proof_timeout: settings.proof_timeout,
-        proxies: settings.behind_proxy.clone(),
-        proxy_protocol: settings.proxy_protocol,
-        remember_runs: settings.remember_runs,
-        message_check: settings.message_check,
-        max_posts: settings.max_posts,
-        max_post_rate: settings.max_post_rate,
-        public_livez: settings.public_livez,
+        connection_timeout: settings.waiting.connection_timeout,
+        keepalive: settings.waiting.keepalive,
+        dispatch_budget: settings.delivery.dispatch_budget,
+        body_limit: usize::try_from(settings.limits.body_limit.as_u64()).unwrap_or(usize::MAX),
+        proof: settings.delivery.proof.into(),
+        proof_timeout: settings.delivery.proof_timeout,
+        proxies: settings.proxies.behind_proxy.clone(),
+        proxy_protocol: settings.proxies.proxy_protocol,
+        remember_runs: settings.delivery.remember_runs,
+        message_check: settings.delivery.message_check,
+        max_posts: settings.limits.max_posts,
+        max_post_rate: settings.limits.max_post_rate,
+        public_livez: settings.listeners.public_livez,
         access: Access::open(&plan).context("nobody can be let in")?,
     })
 }
@@ -76,13 +76,13 @@ impl Entrance {
 
     fn change(&self, settings: &Settings) -> anyhow::Result<()> {
         let terms = terms(settings)?;
-        let certificates = Certificates::read(settings)?;
+        let certificates = Certificates::read(&settings.tls)?;
         let Certificates { public, ops } = &certificates;
         if public.is_some() != self.tls.is_on() || ops.is_some() != self.ops_tls.is_on() {
             anyhow::bail!("TLS is turned on or off by a restart only");
         }
         self.front.change_terms(terms);
-        self.front.idle.set_timeout(settings.idle_timeout);
+        self.front.idle.set_timeout(settings.waiting.idle_timeout);
         self.certify(&certificates);
         Ok(())
     }

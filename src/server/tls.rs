@@ -11,7 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate;
-use crate::config::Settings;
+use crate::config::TlsSettings;
 use crate::transport::Session;
 
 /// What new handshakes use; nothing if the listeners are plain.
@@ -66,8 +66,8 @@ pub(super) struct Certificates {
 
 impl Certificates {
     /// Reads what the settings name. The error says which file is wrong.
-    pub(super) fn read(settings: &Settings) -> anyhow::Result<Self> {
-        let Settings { tls_cert, tls_key, tls_client_ca, ops_tls_cert, ops_tls_key, .. } = settings;
+    pub(super) fn read(settings: &TlsSettings) -> anyhow::Result<Self> {
+        let TlsSettings { tls_cert, tls_key, tls_client_ca, ops_tls_cert, ops_tls_key } = settings;
         Ok(Self {
             public: read("tls", tls_cert.as_deref(), tls_key.as_deref(), tls_client_ca.as_deref())?,
             ops: read("ops-tls", ops_tls_cert.as_deref(), ops_tls_key.as_deref(), None)?,

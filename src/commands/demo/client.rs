@@ -11,7 +11,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// A connection that is opened again whenever it has ended.
+/// One connection, which is opened again after it was closed.
 pub(super) struct Client {
     address: SocketAddr,
     sender: Option<SendRequest<Full<Bytes>>>,
@@ -22,7 +22,7 @@ impl Client {
         Self { address, sender: None }
     }
 
-    /// Sends a request and reads the whole answer. Dropped meanwhile, it closes the connection.
+    /// Sends a request and reads the whole response. Dropping the future closes the connection.
     pub(super) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -32,9 +32,9 @@ impl Client {
             _ => self.connect().await?,
         };
         sender.ready().await?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
         self.sender = Some(sender);
         Ok((status, body))
     }
@@ -45,16 +45,16 @@ impl Client {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         #[expect(clippy::disallowed_methods, reason = "ends with its sender")]
         tokio::spawn(async move {
-            // A broken connection shows in its sender.
+            // An error also reaches the sender, which reports it.
             let _ = connection.await;
         });
         Ok(sender)
     }
 }
 
-/// Waits until so many controllers wait.
-pub(super) async fn wait_for_waiters(ops: SocketAddr, count: usize, most: Duration) -> anyhow::Result<()> {
-    let until = Instant::now() + most;
+/// Waits until this many controllers wait.
+pub(super) async fn wait_for_waiters(ops: SocketAddr, count: usize, timeout: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + timeout;
     let mut client = Client::new(ops);
     loop {
         let request = Request::get("/pools").header("host", ops.to_string()).body(Full::default())?;
@@ -64,8 +64,8 @@ pub(super) async fn wait_for_waiters(ops: SocketAddr, count: usize, most: Durati
         if waiters >= count as u64 {
             return Ok(());
         }
-        if Instant::now() > until {
-            bail!("only {waiters} of {count} controllers wait after {}", humantime::format_duration(most));
+        if Instant::now() > deadline {
+            bail!("only {waiters} of {count} controllers wait after {}", humantime::format_duration(timeout));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -1,4 +1,4 @@
-//! Owns the demo's controllers: each waits, receives a run, works a little, and waits again.
+//! Owns the demo's controllers: each polls, receives a run, pauses in place of work, and polls again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use hyper::{Request, StatusCode};
 use super::client::Client;
 use super::ledger::Ledger;
 
-/// The fleet's machines: version, cpu and memory as headers have them.
+/// The version, cpu and memory of the pools, as they are written in headers.
 pub(super) const POOLS: [(&str, &str, &str); 4] = [
     ("20260821.3", "0.5", "0.5"),
     ("20260821.3", "1", "2"),
@@ -20,22 +20,22 @@ pub(super) const POOLS: [(&str, &str, &str); 4] = [
 ];
 pub(super) const DEPLOYMENT: &str = "deployment_demo";
 
-/// A run's work, and the rest after a failed poll.
-const SHORT: Duration = Duration::from_millis(50);
+/// How long a run takes, and how long a controller waits after a failed poll.
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// One controller, for ever.
+/// One controller, which polls until it is cancelled.
 pub(super) async fn controller(broker: SocketAddr, number: usize, timeout: Duration, ledger: Arc<Ledger>) {
     let mut client = Client::new(broker);
     loop {
-        // Its own timer ends an idle poll, as with the stock client: the connection is dropped, a new one waits.
+        // As in the stock client, a timer of the client's own ends an idle poll: it drops the connection and polls on a new one.
         match tokio::time::timeout(timeout, client.send(poll(broker, number))).await {
             Ok(Ok((StatusCode::OK, message))) => {
                 if let Some(run) = run_of(&message) {
                     ledger.received(&run);
                 }
-                tokio::time::sleep(SHORT).await;
+                tokio::time::sleep(PAUSE).await;
             }
-            Ok(_) => tokio::time::sleep(SHORT).await,
+            Ok(_) => tokio::time::sleep(PAUSE).await,
             Err(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Owns the ledger: what supervisors were told against what controllers received.
+//! Owns the ledger: the answers to POSTs, compared with what controllers received.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,19 +12,19 @@ pub(super) struct Ledger(Mutex<HashMap<String, Entry>>);
 
 #[derive(Default)]
 struct Entry {
-    /// What the POST said, once it was answered, and how long that took.
+    /// Whether the POST was answered with a hit, and how long the answer took; none while there is no answer.
     answer: Option<(bool, Duration)>,
     receipts: u32,
 }
 
-/// The ledger in figures.
+/// The ledger's totals.
 #[derive(Debug, Default)]
-pub(super) struct Sum {
+pub(super) struct Summary {
     pub(super) runs: usize,
     pub(super) hits: usize,
-    /// Runs answered `true` that nobody received.
+    /// Runs that were answered `true`, and that no controller received.
     pub(super) lost: usize,
-    /// Runs that were received twice, or received and answered `false`.
+    /// Runs that were received twice, or received although they were answered `false`.
     pub(super) duplicates: usize,
     pub(super) p50: Duration,
     pub(super) p99: Duration,
@@ -39,29 +39,29 @@ impl Ledger {
         self.0.lock().entry(run.to_owned()).or_default().receipts += 1;
     }
 
-    /// Waits until every `true` has its receipt, at most so long.
-    pub(super) async fn settled(&self, most: Duration) {
-        let until = Instant::now() + most;
-        while self.sum().lost > 0 && Instant::now() < until {
+    /// Waits until every run that was answered `true` was received, but not longer than `timeout`.
+    pub(super) async fn wait_for_receipts(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        while self.summary().lost > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    pub(super) fn sum(&self) -> Sum {
+    pub(super) fn summary(&self) -> Summary {
         let entries = self.0.lock();
-        let mut sum = Sum { runs: entries.len(), ..Sum::default() };
+        let mut summary = Summary { runs: entries.len(), ..Summary::default() };
         let mut took: Vec<Duration> = Vec::with_capacity(entries.len());
         for Entry { answer, receipts } in entries.values() {
             let hit = answer.is_some_and(|(hit, _)| hit);
             took.extend(answer.map(|(_, took)| took));
-            sum.hits += usize::from(hit);
-            sum.lost += usize::from(hit && *receipts == 0);
-            sum.duplicates += usize::from(*receipts > u32::from(hit || answer.is_none()));
+            summary.hits += usize::from(hit);
+            summary.lost += usize::from(hit && *receipts == 0);
+            summary.duplicates += usize::from(*receipts > u32::from(hit || answer.is_none()));
         }
         took.sort_unstable();
-        sum.p50 = percentile(&took, 50);
-        sum.p99 = percentile(&took, 99);
-        sum
+        summary.p50 = percentile(&took, 50);
+        summary.p99 = percentile(&took, 99);
+        summary
     }
 }
 
@@ -70,7 +70,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted.get(rank).copied().unwrap_or_default()
 }
 
-impl fmt::Display for Sum {
+impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { runs, hits, lost, p50, p99, .. } = self;
         write!(
@@ -93,8 +93,8 @@ mod tests {
         ledger.answered("b", false, Duration::ZERO);
         ledger.answered("c", true, Duration::ZERO);
         ledger.received("c");
-        let sum = ledger.sum();
-        assert_eq!((sum.runs, sum.hits, sum.lost, sum.duplicates), (3, 2, 1, 0));
+        let summary = ledger.summary();
+        assert_eq!((summary.runs, summary.hits, summary.lost, summary.duplicates), (3, 2, 1, 0));
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
         ledger.received("a");
         ledger.answered("b", false, Duration::ZERO);
         ledger.received("b");
-        assert_eq!(ledger.sum().duplicates, 2);
+        assert_eq!(ledger.summary().duplicates, 2);
     }
 
     #[test]

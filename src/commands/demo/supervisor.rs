@@ -1,4 +1,4 @@
-//! Owns the demo's supervisor: it posts runs at a steady rate and writes down what it is told.
+//! Owns the demo's supervisor: it posts runs at a steady rate and records the answers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use super::client::Client;
 use super::fleet::{DEPLOYMENT, POOLS};
 use super::ledger::Ledger;
 
-/// Posts on its beat, whether earlier posts are answered or not; returns when all are.
+/// Posts at a fixed rate, even while earlier posts are unanswered; returns when all are answered.
 pub(super) async fn post_at_rate(broker: SocketAddr, rate: u32, duration: Duration, ledger: Arc<Ledger>) {
     let idle = Arc::new(Mutex::new(Vec::new()));
     let mut posts = JoinSet::new();
-    let mut beat = tokio::time::interval(Duration::from_secs(1) / rate);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut interval = tokio::time::interval(Duration::from_secs(1) / rate);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let begun = Instant::now();
     for number in 0_usize.. {
-        beat.tick().await;
+        interval.tick().await;
         if begun.elapsed() >= duration {
             break;
         }
@@ -61,11 +61,11 @@ fn did_warm_start(body: &Bytes) -> bool {
 fn message(run: &str, number: usize) -> Bytes {
     let mut message: Value = serde_json::from_str(include_str!("message.json")).unwrap_or_default();
     let (version, cpu, memory) = POOLS[number % POOLS.len()];
-    let figure = |text: &str| text.parse::<f64>().unwrap_or_default();
+    let number_of = |text: &str| text.parse::<f64>().unwrap_or_default();
     message["deployment"]["friendlyId"] = DEPLOYMENT.into();
     message["backgroundWorker"]["version"] = version.into();
     message["run"]["friendlyId"] = run.into();
-    message["run"]["machine"]["cpu"] = figure(cpu).into();
-    message["run"]["machine"]["memory"] = figure(memory).into();
+    message["run"]["machine"]["cpu"] = number_of(cpu).into();
+    message["run"]["machine"]["memory"] = number_of(memory).into();
     json!({ "dequeuedMessage": message }).to_string().into()
 }

@@ -13,7 +13,7 @@ use super::inferred::Inferred;
 use super::{Front, Hit, TheFirst};
 use crate::broker::{Miss, Taken};
 use crate::journal;
-use crate::logs::Throttle;
+use crate::logging::Throttle;
 use crate::metrics::{DispatchOutcome, Verdict};
 use crate::transport::{Delivery, Demand, Run, Waiter};
 

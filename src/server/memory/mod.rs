@@ -35,7 +35,7 @@ pub fn container_limit() -> Option<u64> {
 pub(super) async fn give_back() -> Infallible {
     loop {
         tokio::time::sleep(GIVE_BACK_PACE).await;
-        allocator::give_back();
+        allocator::purge();
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::json;
 use crate::http::{Front, Problem, Reply};
 use crate::journal::{HistoryQuery, QueryTimedOut};
-use crate::logs::Throttle;
+use crate::logging::Throttle;
 use crate::metrics::{DispatchKind, Label};
 
 const USUAL: usize = 100;

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use clap::{Args, Command, FromArgMatches};
 use libfuzzer_sys::fuzz_target;
 use pilotlight::auth::{Access, Plan};
-use pilotlight::config::{self, ConfigError, ListenAddress, Listeners, Settings, innermost};
+use pilotlight::config::{self, ConfigError, ListenAddress, ListenerSettings, Listeners, Settings, innermost_matches};
 
 /// What stands in the file of secrets that the settings may name; it is too short to be taken.
 const SECRET: &str = "hunter2-hunter2";
@@ -61,31 +61,32 @@ fuzz_target!(|input: &[u8]| {
 fn read() -> Result<Option<(Settings, Listeners)>, ConfigError> {
     let arguments = ["pilotlight".into(), "--config".into(), OsString::from(&BENCH.file)];
     let parsed = config::parse(&BENCH.command, arguments.to_vec())?;
-    let settings = Settings::from_arg_matches(innermost(&parsed.matches))?;
-    let named = [&settings.listen, &settings.dispatch_listen, &settings.ops_listen];
+    let settings = Settings::from_arg_matches(innermost_matches(&parsed.matches))?;
+    let ListenerSettings { listen, dispatch_listen, ops_listen, .. } = &settings.listeners;
     let asks_others = |address: &ListenAddress| matches!(address, ListenAddress::Named(..));
-    if named.into_iter().flatten().any(asks_others) {
+    if [listen, dispatch_listen, ops_listen].into_iter().flatten().any(asks_others) {
         // No name is resolved here.
         return Ok(None);
     }
-    let listeners = settings.check()?;
-    assert!(config::needing_a_restart(&BENCH.command, &parsed, &parsed).is_empty());
+    let listeners = settings.validate()?;
+    assert!(config::changes_needing_restart(&BENCH.command, &parsed, &parsed).is_empty());
     Ok(Some((settings, listeners)))
 }
 
 /// What was let through can be served with.
 fn check_settings(settings: &Settings, listeners: &Listeners) {
-    assert!(settings.connection_timeout.as_secs_f64() >= 1.0 && settings.connection_timeout.as_secs() < 300);
-    assert!(settings.threads() > 0 && settings.body_limit.as_u64() > 0);
-    assert!(settings.connections(1024) > 0 && settings.limits(1024).waiters > 0);
+    let Settings { access, tls, waiting, limits, process, .. } = settings;
+    assert!(waiting.connection_timeout.as_secs_f64() >= 1.0 && waiting.connection_timeout.as_secs() < 300);
+    assert!(process.thread_count() > 0 && limits.body_limit.as_u64() > 0);
+    assert!(limits.public_connections(1024) > 0 && limits.of_broker(1024).waiters > 0);
     let is_open = listeners.public.iter().any(|endpoint| !endpoint.is_local());
     let is_guarded =
-        settings.require_token || !settings.allow_poll.is_empty() || settings.tls_client_ca.is_some();
-    assert!(!is_open || is_guarded || settings.insecure_no_auth, "an open door");
+        access.require_token || !access.allow_poll.is_empty() || tls.tls_client_ca.is_some();
+    assert!(!is_open || is_guarded || access.insecure_no_auth, "an open door");
     let plan = Plan {
-        token_secret_file: settings.token_secret_file.clone(),
-        dispatch_token_file: settings.dispatch_token_file.clone(),
-        ops_token_file: settings.ops_token_file.clone(),
+        token_secret_file: access.token_secret_file.clone(),
+        dispatch_token_file: access.dispatch_token_file.clone(),
+        ops_token_file: access.ops_token_file.clone(),
         ..Plan::default()
     };
     // Only this file: another could be a device that never ends.

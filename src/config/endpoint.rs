@@ -1,24 +1,24 @@
-//! Owns the addresses of listeners: how they are written, what a name stands for here, and which two are one.
+//! Owns the addresses of listeners: their syntax, what they resolve to on this machine, and which of them conflict.
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 
-/// The longest path of a Unix socket, in bytes; the system wants a NUL behind it.
-const LONGEST_PATH: usize = 107;
+/// The longest path of a Unix socket, in bytes: `sun_path` has 108, and a NUL ends it.
+const MAX_PATH: usize = 107;
 
-/// A place where a socket listens.
+/// An address that a socket can be bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// An IP address and a TCP port; 0 lets the system choose one.
     Ip(SocketAddr),
-    /// A Unix socket: the permissions of its file say who may connect, and its clients count as 127.0.0.1.
+    /// A Unix socket: the permissions of its file decide who may connect, and its clients count as 127.0.0.1.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// Whether only this machine can reach it.
+    /// Whether only processes on this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Ip(address) => address.ip().to_canonical().is_loopback(),
@@ -26,7 +26,11 @@ impl Endpoint {
         }
     }
 
-    /// The address, if it is one.
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
+    /// The IP address and port, unless it is a Unix socket.
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(*address),
@@ -34,7 +38,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether a socket here takes what is meant for the other one, which is of the same family.
+    /// Whether a socket here receives the connections to the other endpoint, if both are of one address family.
     fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ip(one), Self::Ip(other)) => {
@@ -47,13 +51,15 @@ impl Endpoint {
         }
     }
 
-    /// Whether two listeners cannot have these. Alone, [::] takes IPv4 as well.
-    pub(super) fn meets(&self, other: &Self) -> bool {
-        let takes_both = |one: &Self, other: &Self| {
+    /// Whether two listeners cannot have these endpoints. A socket on `[::]` receives IPv4 as well.
+    pub(super) fn conflicts_with(&self, other: &Self) -> bool {
+        let covers_both_families = |one: &Self, other: &Self| {
             matches!((one, other), (Self::Ip(one), Self::Ip(other))
                 if one.port() == other.port() && one.port() != 0 && one.is_ipv6() && one.ip().is_unspecified())
         };
-        [(self, other), (other, self)].iter().any(|(one, other)| one.covers(other) || takes_both(one, other))
+        [(self, other), (other, self)]
+            .iter()
+            .any(|(one, other)| one.covers(other) || covers_both_families(one, other))
     }
 }
 
@@ -66,37 +72,40 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// An address as a setting has it.
+/// An address as it is written in a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// Nothing has to be found out about it.
+    /// One endpoint, which needs no resolution.
     Exact(Endpoint),
     /// This port on every address of the machine.
     Every(u16),
-    /// This port on the addresses that a name stands for.
+    /// This port on each address that a host name resolves to.
     Named(String, u16),
 }
 
 impl ListenAddress {
-    /// What it stands for on this machine, now. The error says why that is nothing.
-    fn endpoints(&self) -> Result<Vec<Endpoint>, String> {
+    /// The endpoints on this machine, as of now. The error says why there is none.
+    fn resolve(&self) -> Result<Vec<Endpoint>, String> {
         match self {
             Self::Exact(endpoint) => Ok(vec![endpoint.clone()]),
             Self::Every(port) => {
-                // One socket takes both families, if there are two.
+                // One IPv6 socket receives both address families, where IPv6 exists.
                 let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port));
                 let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
-                Ok(vec![Endpoint::Ip(if is_here(both) { both } else { ipv4 })])
+                Ok(vec![Endpoint::Ip(if is_bindable(both) { both } else { ipv4 })])
             }
             Self::Named(name, port) => {
-                let found = resolved(name, *port).map_err(|error| format!("cannot be resolved: {error}"))?;
-                // [::1] is often written down also where there is no IPv6.
-                let here: Vec<_> = found.iter().filter(|address| is_here(**address)).collect();
-                if here.is_empty() {
+                let found = look_up(name, *port).map_err(|error| format!("cannot be resolved: {error}"))?;
+                // A hosts file often has [::1] even where IPv6 is missing.
+                let bindable: Vec<_> = found.iter().filter(|address| is_bindable(**address)).collect();
+                if bindable.is_empty() {
                     let found: Vec<_> = found.iter().map(|address| address.ip().to_string()).collect();
-                    return Err(format!("stands for {}: no address of this machine", found.join(", ")));
+                    return Err(format!(
+                        "resolves to {}, which is no address of this machine",
+                        found.join(", ")
+                    ));
                 }
-                Ok(here.into_iter().map(|address| Endpoint::Ip(*address)).collect())
+                Ok(bindable.into_iter().map(|address| Endpoint::Ip(*address)).collect())
             }
         }
     }
@@ -118,11 +127,12 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Every place that one listener's addresses stand for, each once. The error says which stands for none, and why.
-pub(super) fn endpoints(addresses: &[ListenAddress]) -> Result<Vec<Endpoint>, String> {
+/// The endpoints of one listener's addresses, without those that another one covers. The error says which address has no
+/// endpoint, and why.
+pub(super) fn resolve_all(addresses: &[ListenAddress]) -> Result<Vec<Endpoint>, String> {
     let mut all: Vec<Endpoint> = Vec::new();
     for address in addresses {
-        for endpoint in address.endpoints().map_err(|why| format!("{address} {why}"))? {
+        for endpoint in address.resolve().map_err(|reason| format!("{address} {reason}"))? {
             if !all.iter().any(|other| other.covers(&endpoint)) {
                 all.retain(|other| !endpoint.covers(other));
                 all.push(endpoint);
@@ -132,28 +142,28 @@ pub(super) fn endpoints(addresses: &[ListenAddress]) -> Result<Vec<Endpoint>, St
     Ok(all)
 }
 
-fn resolved(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if name.eq_ignore_ascii_case("localhost") {
-        // Always both, whatever a file of hosts has of them (RFC 6761).
+        // Both loopback addresses, whatever a hosts file says (RFC 6761).
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
     (name, port).to_socket_addrs().map(Iterator::collect)
 }
 
-/// Whether the machine has this address. A datagram socket finds out, and nobody notices it.
-fn is_here(mut address: SocketAddr) -> bool {
+/// Whether the machine has this address. Tried with a datagram socket on any port, which no other program notices.
+fn is_bindable(mut address: SocketAddr) -> bool {
     address.set_port(0);
     UdpSocket::bind(address).is_ok()
 }
 
-/// Reads what stands in a setting.
+/// Parses an address in a setting.
 pub(super) fn parse(text: &str) -> Result<ListenAddress, String> {
     let text = text.trim();
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_socket(path);
     }
     if text.contains("://") {
-        return Err("is a URL; it takes an address and a port alone, such as 127.0.0.1:7070".to_owned());
+        return Err("is a URL; give an address and a port only, such as 127.0.0.1:7070".to_owned());
     }
     if let Ok(SocketAddr::V6(address)) = text.parse()
         && let Some(mapped) = address.ip().to_ipv4_mapped()
@@ -163,28 +173,28 @@ pub(super) fn parse(text: &str) -> Result<ListenAddress, String> {
     if let Ok(address) = text.parse() {
         return Ok(Endpoint::Ip(address).into());
     }
-    let wrong = || {
+    let malformed = || {
         "not an address and a port, such as 127.0.0.1:7070, [::1]:7070, localhost:7070, :7070 (all addresses) or \
          unix:/run/pilotlight.sock"
             .to_owned()
     };
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
     let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let port = port.and_then(|port| port.parse().ok()).ok_or_else(wrong)?;
+    let port = port.and_then(|port| port.parse().ok()).ok_or_else(malformed)?;
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
     };
     match host {
         "" | "*" => Ok(ListenAddress::Every(port)),
         name if is_name(name) => Ok(ListenAddress::Named(name.to_owned(), port)),
-        // The system knows which number [fe80::1%eth0] has.
+        // The resolver turns the zone of [fe80::1%eth0] into an interface number.
         scoped if scoped.starts_with("[fe80:") && scoped.ends_with(']') && scoped.contains('%') => {
             Ok(ListenAddress::Named(scoped.trim_matches(['[', ']']).to_owned(), port))
         }
         ipv6 if ipv6.contains(':') && !ipv6.contains(['[', ']']) => {
-            Err("an IPv6 address stands in brackets before its port, such as [::1]:7070".to_owned())
+            Err("an IPv6 address needs brackets before its port, such as [::1]:7070".to_owned())
         }
-        _ => Err(wrong()),
+        _ => Err(malformed()),
     }
 }
 
@@ -192,13 +202,17 @@ fn unix_socket(path: &str) -> Result<ListenAddress, String> {
     // `unix:///run/x` is the same as `unix:/run/x`.
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.starts_with('@') {
-        return Err("an abstract socket has no permissions that would guard it; name a file".to_owned());
+        return Err(
+            "an abstract socket has no file permissions to guard it; give the path of a file".to_owned()
+        );
     }
     if !path.starts_with('/') || path.ends_with('/') {
-        return Err("a Unix socket is a file by its whole path, such as unix:/run/pilotlight.sock".to_owned());
+        return Err(
+            "a Unix socket needs an absolute path to a file, such as unix:/run/pilotlight.sock".to_owned()
+        );
     }
-    if path.len() > LONGEST_PATH || path.contains('\0') {
-        return Err(format!("the path of a Unix socket has at most {LONGEST_PATH} bytes"));
+    if path.len() > MAX_PATH || path.contains('\0') {
+        return Err(format!("the path of a Unix socket must have at most {MAX_PATH} bytes"));
     }
     Ok(Endpoint::Unix(path.into()).into())
 }

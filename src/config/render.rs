@@ -1,16 +1,17 @@
-//! Owns what is shown of the settings: the commented default file, the environment variables.
+//! Owns the listings of settings: the commented default file, the environment variables, the values in force.
 
 use std::fmt::Write;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::file::{is_switch, settings};
+use super::file::{is_switch, setting_args};
 
-/// The default TOML file: every key, commented out, with its meaning above it.
+/// The default TOML file: every key, commented out, below its description.
 pub fn default_toml(command: &Command) -> String {
-    let mut text =
-        String::from("# pilotlight's settings. A flag beats the environment, which beats this file.\n");
-    for arg in settings(command).filter(|arg| arg.get_long() != Some("config")) {
+    let mut text = String::from(
+        "# pilotlight's settings. A flag overrides the environment, which overrides this file.\n",
+    );
+    for arg in setting_args(command).filter(|arg| arg.get_long() != Some("config")) {
         let name = arg.get_long().unwrap_or_default();
         let value = match default(arg) {
             _ if is_switch(arg) => "false".to_owned(),
@@ -24,10 +25,12 @@ pub fn default_toml(command: &Command) -> String {
     text
 }
 
-/// Every environment variable with its default, as an environment file that changes nothing.
-pub fn environment(command: &Command) -> String {
-    let mut text = String::from("# pilotlight's environment. A flag beats it; it beats the file.\n");
-    for arg in settings(command) {
+/// An environment file with every variable, commented out with its default, below its description.
+pub fn environment_file(command: &Command) -> String {
+    let mut text = String::from(
+        "# pilotlight's environment variables. A flag overrides them; they override the TOML file.\n",
+    );
+    for arg in setting_args(command) {
         let name = arg.get_env().unwrap_or_default().to_string_lossy();
         let value = if is_switch(arg) { "false".to_owned() } else { default(arg).unwrap_or_default() };
         // Writing into a String cannot fail.
@@ -36,15 +39,16 @@ pub fn environment(command: &Command) -> String {
     text
 }
 
-/// Every setting's flag with the value that was parsed.
+/// The flag of every setting with the value that was parsed.
 pub fn values<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Iterator<Item = (&'a str, String)> {
-    settings(command).map(|arg| {
-        let raw = matches.try_get_raw(arg.get_id().as_str()).ok().flatten();
-        let value =
+    setting_args(command).map(|arg| {
+        let id = arg.get_id().as_str();
+        let raw = matches.try_get_raw(id).ok().flatten();
+        let text =
             raw.map(|values| values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(","));
-        // However it was said.
-        let switch = is_switch(arg).then(|| matches.get_flag(arg.get_id().as_str()).to_string());
-        (arg.get_long().unwrap_or_default(), switch.or(value).unwrap_or_else(|| "-".to_owned()))
+        // A switch that was set to `yes` is shown as `true`.
+        let switch = is_switch(arg).then(|| matches.get_flag(id).to_string());
+        (arg.get_long().unwrap_or_default(), switch.or(text).unwrap_or_else(|| "-".to_owned()))
     })
 }
 

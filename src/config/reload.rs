@@ -1,0 +1,47 @@
+//! Owns the list of settings that a reload applies; a change of any other needs a restart.
+
+use clap::Command;
+
+use super::parse::{ParsedSettings, innermost_matches};
+use super::render::values;
+
+const RELOADABLE: &[&str] = &[
+    "public-livez",
+    "behind-proxy",
+    "proxy-protocol",
+    "token-secret-file",
+    "require-token",
+    "dispatch-token-file",
+    "ops-token-file",
+    "allow-poll",
+    "allow-dispatch",
+    "tls-cert",
+    "tls-key",
+    "tls-client-ca",
+    "ops-tls-cert",
+    "ops-tls-key",
+    "connection-timeout",
+    "keepalive",
+    "idle-timeout",
+    "proof",
+    "proof-timeout",
+    "dispatch-budget",
+    "remember-runs",
+    "message-check",
+    "body-limit",
+    "max-posts",
+    "max-post-rate",
+];
+
+/// The flags of the settings that differ and cannot change while the broker runs.
+pub fn changes_needing_restart(
+    command: &Command,
+    before: &ParsedSettings,
+    after: &ParsedSettings,
+) -> Vec<String> {
+    let before = values(command, innermost_matches(&before.matches));
+    let after = values(command, innermost_matches(&after.matches));
+    let changed = before.zip(after).filter(|(before, after)| before != after);
+    let flags = changed.map(|((flag, _), _)| flag).filter(|flag| !RELOADABLE.contains(flag));
+    flags.map(str::to_owned).collect()
+}

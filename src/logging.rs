@@ -1,0 +1,77 @@
+//! Owns the log: lines to stderr, written without blocking. Lines that stderr does not take are dropped and counted.
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+/// The most lines that are buffered while the reader of stderr does not read.
+const MAX_BUFFERED_LINES: usize = 4096;
+
+static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Whether lines are JSON when no setting says so: on a terminal they are text.
+pub fn is_json_by_default() -> bool {
+    !std::io::stderr().is_terminal()
+}
+
+/// Starts the log, as text or JSON, at level `default` unless `RUST_LOG` changes it. Dropping the guard writes the buffered
+/// lines, as far as stderr takes them.
+pub fn init(as_json: bool, default: &str) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MAX_BUFFERED_LINES)
+        .thread_name("logs")
+        .finish(std::io::stderr());
+    // A second call would panic at `init` below, so that the first counter is always the right one.
+    let _ = DROPPED_LINES.set(writer.error_counter());
+    // RUST_LOG is added to the default, so that a typing error in it does not silence the broker.
+    #[expect(clippy::disallowed_methods, reason = "every program with this log reads this variable")]
+    let from_environment = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = EnvFilter::builder().parse_lossy(format!("{default},{from_environment}"));
+    let on_terminal = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(on_terminal);
+    if as_json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+    guard
+}
+
+/// How many lines were dropped because stderr did not take them.
+pub fn dropped_lines() -> u64 {
+    DROPPED_LINES.get().map_or(0, |counter| counter.dropped_lines() as u64)
+}
+
+/// Is open once per second, to limit a repeated log line.
+pub struct Throttle(AtomicU64);
+
+impl Throttle {
+    /// A throttle that is open.
+    #[expect(clippy::new_without_default, reason = "it is used in statics, where `default` cannot be called")]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Whether it was open. The call closes it until the next second.
+    pub fn is_open(&self) -> bool {
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.0.swap(second, Ordering::Relaxed) != second
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_opens_once_a_second() {
+        let throttle = Throttle::new();
+        let opened = (0..1000).filter(|_| throttle.is_open()).count();
+        assert!((1..=2).contains(&opened), "{opened}");
+    }
+}
