@@ -114,7 +114,7 @@ const PATHS: [(&[u8], &str); 37] = [
 ];
 
 #[test]
-fn check_and_serve_agree_on_every_path_and_check_makes_nothing() {
+fn check_and_serve_agree_on_every_path_and_check_creates_nothing() {
     let long = "x".repeat(250);
     let deep = format!("{}x", "folder/../".repeat(60));
     let mut paths: Vec<(OsString, &str)> =
@@ -189,7 +189,7 @@ async fn a_history_that_was_moved_or_deleted_goes_on_at_its_path() {
 }
 
 #[tokio::test]
-async fn questions_that_find_nothing_hold_up_no_other() {
+async fn queries_that_find_nothing_delay_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("history.db");
     let broker = Broker::start(&["--history", file.to_str().unwrap()]);

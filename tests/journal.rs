@@ -172,7 +172,7 @@ async fn a_reader_that_does_not_read_is_cut_off_and_counted() {
 }
 
 #[tokio::test]
-async fn the_last_runs_are_remembered_without_a_file() {
+async fn the_latest_runs_are_kept_without_a_file() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let _one = broker.held_poll(&pool, "one").await;
@@ -252,7 +252,7 @@ fn sqlite(file: &Path, question: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_history_is_refused() {
+async fn a_file_that_is_not_a_history_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.db");
     sqlite(&other, "CREATE TABLE things (id INTEGER); PRAGMA user_version = 7");
@@ -268,7 +268,7 @@ async fn a_file_that_is_no_history_is_refused() {
 }
 
 #[tokio::test]
-async fn a_history_sheds_its_oldest_rows() {
+async fn a_history_deletes_its_oldest_rows() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("history.db");
     let history = ["--history", file.to_str().unwrap(), "--history-age", "1m"];

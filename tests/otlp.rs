@@ -141,7 +141,7 @@ fn check(url: &str) -> Output {
 }
 
 #[tokio::test]
-async fn a_base_and_a_whole_url_lead_to_the_collector_and_the_end_exports_what_is_left() {
+async fn a_base_and_a_whole_url_lead_to_the_collector_and_the_end_exports_the_rest() {
     for (url, path) in [
         ("", "/v1/traces"),
         ("/", "/v1/traces"),
@@ -164,7 +164,7 @@ async fn a_base_and_a_whole_url_lead_to_the_collector_and_the_end_exports_what_i
 }
 
 #[tokio::test]
-async fn a_collector_that_takes_no_traces_is_told_of_once_and_counted() {
+async fn a_collector_that_accepts_no_traces_is_logged_once_and_counted() {
     for (status, body, why) in [
         ("404 Not Found", &b"no such page"[..], "404 Not Found"),
         ("401 Unauthorized", b"", "401 Unauthorized"),
@@ -189,7 +189,7 @@ async fn a_collector_that_takes_no_traces_is_told_of_once_and_counted() {
 }
 
 #[tokio::test]
-async fn a_refused_port_is_told_of_and_so_is_the_collectors_return() {
+async fn a_refused_port_is_logged_and_so_is_the_collectors_return() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -256,7 +256,7 @@ async fn a_proxy_of_the_environment_is_asked_with_the_whole_url() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_holds_up_neither_runs_nor_the_end() {
+async fn a_collector_that_never_answers_delays_neither_runs_nor_the_end() {
     let collector = Collector::answering(Vec::new);
     let (mut broker, log) = broker(&format!("http://{}", collector.address), &[]);
     let begun = Instant::now();
@@ -273,7 +273,7 @@ async fn a_collector_that_never_answers_holds_up_neither_runs_nor_the_end() {
 }
 
 #[tokio::test]
-async fn spans_that_find_no_room_are_counted() {
+async fn spans_that_do_not_fit_into_the_queue_are_counted() {
     let collector = Collector::answering(Vec::new);
     let (broker, _log) = broker(&format!("http://{}", collector.address), &[]);
     let mut supervisor = broker.client().await;

@@ -16,7 +16,7 @@ use crate::broker::{
     Ask, Broker, Drain, Filter, Full, Limits, Machine, Moment, Offer, Page, Parked, Pick, PoolView, Taken,
     Ticket, WaiterId, WaiterView,
 };
-use crate::journal::{Event, Journal, PollEvent};
+use crate::journal::{DrainEvent, Journal, PollEvent, RetireEvent};
 use crate::metrics::{End, Metrics};
 
 pub use hope::Hope;
@@ -163,7 +163,7 @@ impl<W> Exchange<W> {
     /// Takes out everyone who stands in the selected pools now.
     pub fn retire(&self, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
         let retired = self.take_standing(End::Retired, filter, act);
-        self.journal.record(Event::Retire(Box::new(filter.clone()), retired));
+        self.journal.record(RetireEvent::done(filter.clone(), retired));
         retired
     }
 
@@ -174,7 +174,7 @@ impl<W> Exchange<W> {
             core.broker.drain();
             core.broker.waiters_len()
         };
-        self.journal.record(Event::Drain(waiters));
+        self.journal.record(DrainEvent::began(waiters));
         // Whoever hopes from here on sees the drain at its first look.
         let hopes = |part| self.core.lock().hopes.all(part);
         for wake in (0..).map_while(hopes).flatten() {

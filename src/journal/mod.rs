@@ -1,27 +1,30 @@
-//! Owns the journal: what happened to polls and runs, for readers, the history and traces. It watches and never steers.
+//! Owns the journal: a record of polls and dispatches for subscribers, the history and traces. It observes and never decides.
 //!
 //! ```text
-//! dispatch ─try_send─► journal's thread ─► ring ─► readers of /events
-//!                             │ └────────► traces (--otlp)
-//!                             └─try_send─► history: memory, or SQLite's own thread (--history)
+//! dispatch ─try_send─► the journal's thread ─► event log ─► subscribers of /events
+//!                             │  └───────────► traces (--otlp)
+//!                             └─try_send─────► history: in memory, or SQLite with a thread of its own (--history)
 //! ```
-//! Nothing here makes a dispatch wait: a full channel drops, and what is dropped is counted.
+//! No dispatch ever waits for the journal: what does not fit into a full queue is dropped and counted.
 
-mod collector_client;
-mod event;
-mod export;
+mod event_log;
 mod history;
+mod json;
+mod otlp;
+mod priority;
+mod record;
 mod ring;
-mod thread;
-mod trace;
+mod row;
+mod trace_parent;
+mod worker;
 
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,59 +34,70 @@ use parking_lot::Mutex;
 use crate::collector::Collector;
 use crate::metrics::Metrics;
 
-pub use event::{DispatchRecord, Event, Kind, Kinds, OfferRecord, PackedStrs, PollEvent, unix_millis};
-pub use history::{DispatchRow, HistoryQuery, QueryTimedOut};
-pub use ring::{EventBatch, EventReader};
-pub use trace::TraceParent;
+pub use event_log::{EventBatch, EventReader};
+pub use history::{HistoryQuery, QueryTimedOut};
+pub use record::{
+    DispatchRecord, DrainEvent, Event, EventKinds, OfferRecord, PackedStrs, PollEvent, PollPhase,
+    RetireEvent, unix_millis,
+};
+pub use row::DispatchRow;
+pub use trace_parent::TraceParent;
 
+use event_log::EventLog;
 use history::History;
-use ring::EventLog;
+use otlp::Tracer;
+use worker::JournalWorker;
 
-/// Events between the dispatches and the journal's thread; it looks every 10 ms.
+/// Events that wait for the journal's thread, which empties the queue at least every 10 ms.
 const QUEUE: usize = 16_384;
 
-/// What the journal does with what it is told.
+/// Where the journal keeps and sends what it records.
 #[derive(Debug, Clone, Default)]
 pub struct JournalConfig {
-    /// The file of the history; without one, the latest dispatches stand in memory.
+    /// The file of the history; without one, the latest dispatches are kept in memory.
     pub history: Option<PathBuf>,
-    /// Dispatches older than this leave the file.
+    /// Dispatches older than this are deleted from the file.
     pub history_age: Duration,
     /// The file is kept below this size, in bytes.
     pub history_size: u64,
-    /// Where traces are exported to.
+    /// The collector that traces are exported to.
     pub otlp: Option<String>,
 }
 
-/// The journal, as everyone who has something to tell knows it.
+impl JournalConfig {
+    fn collector(&self) -> anyhow::Result<Option<Collector>> {
+        let parse = |url: &String| Collector::parse(url).map_err(|why| anyhow::anyhow!("--otlp {why}"));
+        self.otlp.as_ref().map(parse).transpose()
+    }
+}
+
+/// The journal, as the other modules see it.
 pub struct Journal {
     sender: SyncSender<Event>,
-    ring: Arc<EventLog>,
+    log: Arc<EventLog>,
     history: Arc<History>,
     metrics: Arc<Metrics>,
-    /// The kinds of events that are read: polls are told only while somebody reads of them.
+    /// The [`EventKinds`] that are logged: polls are recorded only while a subscriber wants them.
     wanted_kinds: Arc<AtomicU32>,
     exports_traces: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Looks whether a journal could be opened with this plan, and makes nothing.
-pub fn preflight(plan: &JournalConfig) -> anyhow::Result<()> {
-    if let Some(path) = &plan.history {
-        history::file::preflight(path).with_context(|| cannot_be_used(path))?;
+/// Checks that a journal could be opened with this configuration, and creates nothing.
+pub fn preflight(config: &JournalConfig) -> anyhow::Result<()> {
+    if let Some(path) = &config.history {
+        history::sqlite::preflight(path).with_context(|| cannot_be_used(path))?;
     }
-    if let Some(collector) = collector(plan)? {
+    if let Some(collector) = config.collector()? {
         let what = || {
-            format!("--otlp {} takes no traces (the broker would serve, and lose them)", collector.shown())
+            format!(
+                "--otlp {} does not accept traces (the broker would start, and lose them)",
+                collector.shown()
+            )
         };
-        export::try_out(&collector).with_context(what)?;
+        otlp::preflight(&collector).with_context(what)?;
     }
     Ok(())
-}
-
-fn collector(plan: &JournalConfig) -> anyhow::Result<Option<Collector>> {
-    let parse = |url: &String| Collector::parse(url).map_err(|why| anyhow::anyhow!("--otlp {why}"));
-    plan.otlp.as_ref().map(parse).transpose()
 }
 
 fn cannot_be_used(history: &Path) -> String {
@@ -92,41 +106,35 @@ fn cannot_be_used(history: &Path) -> String {
 
 impl Journal {
     /// Opens the history and starts the thread.
-    pub fn open(plan: &JournalConfig, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let history = Arc::new(match &plan.history {
+    pub fn open(config: &JournalConfig, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let history = Arc::new(match &config.history {
             None => History::in_memory(),
-            Some(path) => History::in_file(path, plan.history_age, plan.history_size, metrics.clone())
+            Some(path) => History::in_file(path, config.history_age, config.history_size, metrics.clone())
                 .with_context(|| cannot_be_used(path))?,
         });
-        let tracer = collector(plan)?
-            .map(|collector| trace::Tracer::to(&collector, metrics.clone()))
+        let tracer = config
+            .collector()?
+            .map(|collector| Tracer::new(&collector, metrics.clone()))
             .transpose()
             .context("--otlp cannot be used")?;
+        let exports_traces = tracer.is_some();
         let (sender, events) = sync_channel(QUEUE);
-        let ring = Arc::new(EventLog::new());
-        let reading = Arc::new(AtomicU32::new(0));
-        let traces = tracer.is_some();
-        let work = thread::JournalWorker {
+        let log = Arc::new(EventLog::new());
+        let wanted_kinds = Arc::new(AtomicU32::new(0));
+        let worker = JournalWorker {
             events,
-            ring: ring.clone(),
+            log: log.clone(),
             history: history.clone(),
             tracer,
-            reading: reading.clone(),
+            wanted_kinds: wanted_kinds.clone(),
             metrics: metrics.clone(),
         };
-        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || work.run())?;
-        Ok(Self {
-            sender,
-            ring,
-            history,
-            metrics,
-            wanted_kinds: reading,
-            exports_traces: traces,
-            thread: Mutex::new(Some(thread)),
-        })
+        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || worker.run())?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { sender, log, history, metrics, wanted_kinds, exports_traces, thread })
     }
 
-    /// Tells what happened.
+    /// Records an event. An event that does not fit into the queue is dropped and counted.
     pub fn record(&self, event: Event) {
         let is_dispatch = matches!(event, Event::Dispatch(_));
         if self.sender.try_send(event).is_err() {
@@ -134,19 +142,19 @@ impl Journal {
         }
     }
 
-    /// Whether anybody reads of polls, so that they are worth telling.
+    /// Whether a subscriber wants polls, so that they are worth recording.
     pub fn wants_polls(&self) -> bool {
-        Kinds::from_bits(self.wanted_kinds.load(Ordering::Relaxed)).has(Kind::Poll)
+        self.wanted_kinds.load(Ordering::Relaxed) & EventKinds::POLL.bits() != 0
     }
 
-    /// Whether a supervisor's trace is continued.
+    /// Whether the traces of supervisors are continued.
     pub fn exports_traces(&self) -> bool {
         self.exports_traces
     }
 
-    /// A reader of events, from after the given id, or from now on. None if there are too many.
-    pub fn subscribe(&self, after: Option<&str>, kinds: Kinds) -> Option<EventReader> {
-        EventLog::read(&self.ring, after, kinds)
+    /// Subscribes to events after the one with the id `after`, or to those from now on. None if there are too many subscribers.
+    pub fn subscribe(&self, after: Option<&str>, kinds: EventKinds) -> Option<EventReader> {
+        EventLog::subscribe(&self.log, after, kinds)
     }
 
     /// Dispatches of the past, the latest first. It may wait for a disk.
@@ -154,7 +162,7 @@ impl Journal {
         self.history.find(query)
     }
 
-    /// The name of a thread that has ended although nobody closed the journal.
+    /// The name of a thread that has ended before the journal was closed.
     pub fn stopped_thread(&self) -> Option<&'static str> {
         if self.thread.lock().as_ref().is_some_and(JoinHandle::is_finished) {
             return Some("journal");
@@ -162,11 +170,11 @@ impl Journal {
         self.history.has_stopped().then_some("history")
     }
 
-    /// Writes what is still on its way, and ends the thread.
+    /// Processes the events that are queued, and ends the threads.
     pub fn close(&self) {
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
-            // The thread takes everything before it, and is gone only if it has panicked.
+            // Sending fails only if the thread has panicked, which `join` reports.
             let _ = self.sender.send(Event::Close);
             if thread.join().is_err() {
                 tracing::error!("the journal ended with a panic");
@@ -174,10 +182,4 @@ impl Journal {
             self.history.close();
         }
     }
-}
-
-/// The name of this process's life, so that an event's id from an earlier one is not taken for one of ours.
-fn epoch() -> &'static str {
-    static EPOCH: OnceLock<String> = OnceLock::new();
-    EPOCH.get_or_init(|| format!("{:x}", unix_millis()))
 }

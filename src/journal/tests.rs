@@ -1,13 +1,15 @@
-//! Owns the journal's promises that need its inside: what readers miss and do not miss.
+//! Owns the tests that need the journal's internals: what subscribers miss, what its two rings keep, and threads that end.
 
 use std::time::Instant;
 
+use super::event_log::epoch;
+use super::ring::CAPACITY;
 use super::*;
-use crate::metrics::DispatchOutcome;
+use crate::metrics::{DispatchOutcome, End, Verdict};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A run's POST that nobody waited for.
+/// A dispatch that ended without an offer.
 pub(super) fn dispatch(run: &str, at: u64) -> DispatchRecord {
     DispatchRecord {
         at,
@@ -22,15 +24,29 @@ pub(super) fn dispatch(run: &str, at: u64) -> DispatchRecord {
     }
 }
 
-/// Tells of a dispatch and waits until the journal has taken it.
-async fn tell(journal: &Journal, run: &str) {
-    journal.record(Event::Dispatch(Arc::new(dispatch(run, unix_millis()))));
+fn open() -> Journal {
+    Journal::open(&JournalConfig::default(), Arc::new(Metrics::new().unwrap())).unwrap()
+}
+
+fn is_in_history(journal: &Journal, run: &str) -> bool {
     let query = HistoryQuery { run: Some(run.to_owned()), limit: 1, ..HistoryQuery::default() };
-    let until = Instant::now() + PATIENCE;
-    while journal.find(&query).unwrap().is_empty() {
-        assert!(Instant::now() < until, "{run} is not in the history");
-        tokio::task::yield_now().await;
+    !journal.find(&query).unwrap().is_empty()
+}
+
+/// Records a dispatch and waits until the journal's thread has processed it.
+fn record(journal: &Journal, dispatch: DispatchRecord) {
+    let run = dispatch.names.get(0).to_owned();
+    journal.record(Event::Dispatch(Arc::new(dispatch)));
+    let deadline = Instant::now() + PATIENCE;
+    while !is_in_history(journal, &run) {
+        assert!(Instant::now() < deadline, "{run} is not in the history");
+        std::thread::yield_now();
     }
+}
+
+/// Records a dispatch without an offer.
+fn record_run(journal: &Journal, run: &str) {
+    record(journal, dispatch(run, unix_millis()));
 }
 
 async fn next(reader: &EventReader) -> String {
@@ -38,45 +54,76 @@ async fn next(reader: &EventReader) -> String {
     String::from_utf8(bytes.into()).unwrap()
 }
 
-fn dispatches() -> Kinds {
-    [Kind::Dispatch].into_iter().collect()
+fn first_id() -> String {
+    format!("{}-0", epoch())
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_back_misses_nothing_while_another_reads_other_kinds() {
-    let journal = Journal::open(&JournalConfig::default(), Arc::new(Metrics::new().unwrap())).unwrap();
-    let _other = journal.subscribe(None, [Kind::Drain].into_iter().collect()).unwrap();
-    let reader = journal.subscribe(None, dispatches()).unwrap();
-    tell(&journal, "run_1").await;
+async fn a_subscriber_that_resumes_misses_nothing_while_another_reads_other_kinds() {
+    let journal = open();
+    let _other = journal.subscribe(None, EventKinds::DRAIN).unwrap();
+    let reader = journal.subscribe(None, EventKinds::DISPATCH).unwrap();
+    record_run(&journal, "run_1");
     let first = next(&reader).await;
     drop(reader);
-    tell(&journal, "run_2").await;
+    record_run(&journal, "run_2");
     let id = first.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
-    let again = next(&journal.subscribe(Some(id), dispatches()).unwrap()).await;
+    let again = next(&journal.subscribe(Some(id), EventKinds::DISPATCH).unwrap()).await;
     assert!(again.contains("\"run_2\""), "{again}");
     journal.close();
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_back_is_told_at_once_what_nobody_read() {
-    let journal = Journal::open(&JournalConfig::default(), Arc::new(Metrics::new().unwrap())).unwrap();
-    // The second is taken only when the journal is done with the first.
-    tell(&journal, "run_1").await;
-    tell(&journal, "run_2").await;
-    let again = next(&journal.subscribe(Some(&format!("{}-0", epoch())), dispatches()).unwrap()).await;
+async fn a_subscriber_that_resumes_is_notified_at_once_of_events_that_were_not_logged() {
+    let journal = open();
+    // The second is processed only after the first was skipped.
+    record_run(&journal, "run_1");
+    record_run(&journal, "run_2");
+    let again = next(&journal.subscribe(Some(&first_id()), EventKinds::DISPATCH).unwrap()).await;
     assert!(again.starts_with("event: missed\n"), "{again}");
+    journal.close();
+}
+
+#[tokio::test]
+async fn dispatches_stay_in_the_history_however_many_polls_are_logged_after_them() {
+    let journal = open();
+    let reader = journal.subscribe(None, EventKinds::POLL | EventKinds::DISPATCH).unwrap();
+    record_run(&journal, "run_1");
+    for _ in 0..CAPACITY {
+        journal.record(PollEvent::ended("one", End::Expired, Duration::ZERO));
+    }
+    record_run(&journal, "run_2");
+    tokio::time::timeout(PATIENCE, reader.lagged()).await.expect("run_1 has left the log");
+    assert!(is_in_history(&journal, "run_1"));
+    journal.close();
+}
+
+#[tokio::test]
+async fn a_verdict_stays_in_the_log_however_many_dispatches_without_an_offer_follow() {
+    let journal = open();
+    let reader = journal.subscribe(None, EventKinds::VERDICT).unwrap();
+    let (verdict, time) = (Verdict::Written, Duration::ZERO);
+    let offer = OfferRecord { controller: "one".into(), verdict, since: time, took: time };
+    record(&journal, DispatchRecord { offers: vec![offer], ..dispatch("run_1", unix_millis()) });
+    for number in 0..CAPACITY {
+        journal.record(Event::Dispatch(Arc::new(dispatch(&format!("miss_{number}"), unix_millis()))));
+    }
+    record_run(&journal, "run_2");
+    assert!(!is_in_history(&journal, "run_1"));
+    let batch = next(&reader).await;
+    assert!(batch.contains("\"run_1\""), "{batch}");
     journal.close();
 }
 
 #[test]
 fn a_thread_that_ends_is_named() {
-    let journal = Journal::open(&JournalConfig::default(), Arc::new(Metrics::new().unwrap())).unwrap();
+    let journal = open();
     assert_eq!(journal.stopped_thread(), None);
-    // As if it had come to its end by itself.
+    // The thread ends although `close` was not called.
     journal.sender.send(Event::Close).unwrap();
-    let until = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while journal.stopped_thread() != Some("journal") {
-        assert!(Instant::now() < until, "it goes on");
+        assert!(Instant::now() < deadline, "the thread goes on");
         std::thread::yield_now();
     }
     journal.close();

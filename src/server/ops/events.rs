@@ -15,7 +15,7 @@ use hyper::{Request, Response};
 use parking_lot::Mutex;
 
 use crate::http::{Front, Problem};
-use crate::journal::{EventBatch, EventReader, Kind, Kinds};
+use crate::journal::{EventBatch, EventKinds, EventReader};
 
 /// Silence is broken after this time, so that both ends and every proxy between know that the other lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -57,14 +57,15 @@ fn described<B>(body: B) -> Response<B> {
 }
 
 /// The kinds that a reader names in `?kinds=`; without it, all of them.
-fn kinds(query: &str) -> Result<Kinds, Problem> {
-    let mut kinds = Kinds::all();
+fn kinds(query: &str) -> Result<EventKinds, Problem> {
+    let mut kinds = EventKinds::all();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name != "kinds" {
             return Err(Problem::bad_parameter("The query", "has an unknown name; known: kinds"));
         }
-        let named = |text: &str| Kind::ALL.into_iter().find(|kind| kind.text() == text);
-        let parsed: Option<Kinds> = value.split(',').map(named).collect();
+        let by_name =
+            |text: &str| EventKinds::NAMED.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
+        let parsed: Option<EventKinds> = value.split(',').map(by_name).collect();
         let bad = || {
             Problem::bad_parameter("kinds", "has something other than poll, dispatch, verdict, drain, retire")
         };

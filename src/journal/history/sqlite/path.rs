@@ -1,4 +1,4 @@
-//! Owns where a history may be kept: one judgement for `check`, for the start, and for each time that the file is opened again.
+//! Owns which paths a history may have: the same rules for `check`, for the start, and for opening the file again.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use rustix::fs::{Access, access};
 
-/// SQLite takes no longer path,
+/// The longest path that SQLite accepts.
 const MAX_PATH_BYTES: usize = 500;
-/// and puts files beside it whose names are so much longer.
+/// The longest file name: SQLite appends suffixes to it for its own files.
 const MAX_NAME_BYTES: usize = 255 - "-journal".len();
-const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// File systems of the kernel's own, by their magic numbers: they say that they are writable, and take no file.
+/// Virtual file systems of the kernel, by their magic numbers. They report that they are writable, but no file can be created.
 #[cfg(target_os = "linux")]
-const NO_PLACE_FOR_FILES: [u32; 12] = [
+const VIRTUAL_FILE_SYSTEMS: [u32; 12] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
     0x0027_e0eb, // cgroup
@@ -32,7 +32,7 @@ const NO_PLACE_FOR_FILES: [u32; 12] = [
     0xf97c_ff8c, // selinuxfs
 ];
 
-/// A file, whatever its name is now.
+/// The identity of a file, which a new name does not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -40,7 +40,7 @@ pub(super) struct FileId {
 }
 
 impl FileId {
-    /// Of the file that has this path now, if there is one.
+    /// Of the file that is at this path now, if there is one.
     pub(super) fn at(path: &Path) -> Option<Self> {
         let found = path.metadata().ok()?;
         Some(Self { device: found.dev(), inode: found.ino() })
@@ -48,50 +48,50 @@ impl FileId {
 }
 
 /// The path of a file beside the database, such as its write-ahead log.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
 }
 
-/// The real path of a history that could be kept here: absolute, and without symbolic links, so that SQLite sees neither a
-/// URI nor another name of its own in it. Nothing is made.
+/// The real path of a history at `path`: absolute and without symbolic links, so that SQLite does not take it for a URI or for
+/// one of its special names. An error if no history can be kept there. Nothing is created.
 pub(super) fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
     let name = path.as_os_str().as_bytes();
     ensure!(!name.is_empty(), "its path is empty; leave it out to keep the latest dispatches in memory");
     if name == b":memory:" || name.starts_with(b"file:") {
         bail!(
-            "that is a name of SQLite's own, and no path; leave it out to keep the latest dispatches in memory, or \
-             write ./ before it if a file is to have this name"
+            "that is a special name of SQLite's, not a path; leave it out to keep the latest dispatches in memory, or \
+             write ./ before it if the file is to have this name"
         );
     }
     let file = path.file_name().filter(|_| !name.ends_with(b"/") && !name.ends_with(b"/."));
     let file = file.context("that names a folder; give the path of a file")?;
     let real = match path.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => folder(path)?.join(file),
-        Err(error) => return Err(error).context("it cannot be looked at"),
+        Err(error) if error.kind() == ErrorKind::NotFound => real_folder(path)?.join(file),
+        Err(error) => return Err(error).context("it cannot be examined"),
         Ok(_) => path.canonicalize().context("it is a symbolic link that leads to no file")?,
     };
     ensure!(
         real.as_os_str().len() <= MAX_PATH_BYTES && file.len() <= MAX_NAME_BYTES,
-        "its path is too long: SQLite takes {MAX_PATH_BYTES} bytes, and {MAX_NAME_BYTES} of them for the name"
+        "its path is too long: SQLite accepts {MAX_PATH_BYTES} bytes, {MAX_NAME_BYTES} of them for the name"
     );
     check_folder(real.parent().unwrap_or(Path::new("/")))?;
     if let Ok(found) = real.metadata() {
         ensure!(!found.is_dir(), "it is a folder; give the path of a file");
-        ensure!(found.is_file(), "it is no file, but a device, a pipe or a socket");
+        ensure!(found.is_file(), "it is not a file, but a device, a pipe or a socket");
         access(&real, Access::READ_OK | Access::WRITE_OK).context("it is not readable and writable")?;
     }
-    for suffix in BESIDE {
-        let beside = beside(&real, suffix);
-        if beside.symlink_metadata().is_ok_and(|found| !found.is_file()) {
-            bail!("{} is in the way: SQLite keeps a file of its own there", beside.display());
+    for suffix in SUFFIXES {
+        let sibling = with_suffix(&real, suffix);
+        if sibling.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+            bail!("{} is in the way: SQLite needs this name for a file of its own", sibling.display());
         }
     }
     Ok(real)
 }
 
-fn folder(path: &Path) -> anyhow::Result<PathBuf> {
+fn real_folder(path: &Path) -> anyhow::Result<PathBuf> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     folder.canonicalize().with_context(|| no_folder(folder))
 }
@@ -108,12 +108,12 @@ fn check_folder(folder: &Path) -> anyhow::Result<()> {
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "it is signed or not, and 32 or 64 bits wide, as the architecture has it"
+            reason = "its sign and its width differ between architectures; the magic numbers fit in 32 bits"
         )]
         let kind = found.f_type as u32;
         ensure!(
-            !NO_PLACE_FOR_FILES.contains(&kind),
-            "its folder {} is the kernel's own, and takes no file",
+            !VIRTUAL_FILE_SYSTEMS.contains(&kind),
+            "its folder {} is in a virtual file system of the kernel, which stores no files",
             folder.display()
         );
     }

@@ -1,4 +1,4 @@
-//! Owns the export of spans to a collector, by OTLP over HTTP: what does not arrive is counted, and told with its reason.
+//! Owns the export of spans to a collector: spans that the collector does not accept are counted, and logged with the reason.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,25 +20,32 @@ use opentelemetry_sdk::trace::{self, SpanData, SpanExporter as _};
 use parking_lot::Mutex;
 use prost::Message;
 
-use super::collector_client::{CollectorClient, root_cause};
+use super::client::{CollectorClient, root_cause};
 use crate::collector::Collector;
 use crate::metrics::Metrics;
 
-/// A collector takes a batch, or refuses it for good, within this time.
+/// An export, with its retries, ends within this time.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// One that is only tried answers sooner.
-const TRIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// As long as it goes on, a failure is said so often.
-const SAY_PACE: Duration = Duration::from_secs(60);
-/// So much is shown of a collector's own words.
-const SHOWN: usize = 256;
+/// The time for `check`, which a user waits for.
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a failure that lasts is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Characters of a collector's error message that are logged.
+const MAX_MESSAGE: usize = 256;
 
-/// What a collector answers: how many spans it rejected, and why; or why nothing of the request counts.
-type Answer = Result<(usize, String), String>;
+/// A collector's answer. The error says why it accepted nothing.
+type Answer = Result<PartialSuccess, String>;
 
-/// Asks the collector as an export does, with no span in it.
-pub(super) fn try_out(collector: &Collector) -> anyhow::Result<()> {
-    let (exporter, answer) = exporter(collector, TRIAL_TIMEOUT, RetryPolicy::disabled())?;
+/// A request of which the collector may have rejected some spans.
+#[derive(Debug)]
+struct PartialSuccess {
+    rejected: usize,
+    reason: String,
+}
+
+/// Checks that the collector accepts an export without spans.
+pub(in crate::journal) fn preflight(collector: &Collector) -> anyhow::Result<()> {
+    let (exporter, answer) = exporter(collector, PREFLIGHT_TIMEOUT, RetryPolicy::disabled())?;
     let result = futures_executor::block_on(exporter.export(Vec::new()));
     let answer = answer.lock().take();
     match (answer, result) {
@@ -48,7 +55,7 @@ pub(super) fn try_out(collector: &Collector) -> anyhow::Result<()> {
     }
 }
 
-/// An exporter, and where it leaves the last answer.
+/// An exporter of the SDK, and the place where its client leaves the last answer.
 fn exporter(
     collector: &Collector,
     timeout: Duration,
@@ -56,7 +63,7 @@ fn exporter(
 ) -> anyhow::Result<(SpanExporter, Arc<Mutex<Option<Answer>>>)> {
     let answer = Arc::<Mutex<Option<Answer>>>::default();
     let http = CollectorClient::new(&collector.url, timeout).context("the HTTP client cannot be made")?;
-    let client = Client { http, answer: answer.clone() };
+    let client = RecordingClient { http, answer: answer.clone() };
     let mut headers = HashMap::new();
     if let Some((user, password)) = &collector.user {
         let credentials = STANDARD.encode(format!("{user}:{password}"));
@@ -75,48 +82,48 @@ fn exporter(
     Ok((exporter, answer))
 }
 
-/// The HTTP client of the exporter, which keeps to itself what the collector answers.
+/// A client that keeps the collector's last answer, because the SDK's exporter does not return it.
 #[derive(Debug)]
-struct Client {
+struct RecordingClient {
     http: CollectorClient,
     answer: Arc<Mutex<Option<Answer>>>,
 }
 
 #[async_trait]
-impl HttpClient for Client {
+impl HttpClient for RecordingClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let response = self.http.send_bytes(request).await;
         *self.answer.lock() = Some(match &response {
-            Ok(response) => read(response),
+            Ok(response) => parse_answer(response),
             Err(error) => Err(root_cause(error.as_ref())),
         });
         response
     }
 }
 
-fn read(response: &Response<Bytes>) -> Answer {
+fn parse_answer(response: &Response<Bytes>) -> Answer {
     let status = response.status();
     if !status.is_success() {
         return Err(format!("it answers {status}"));
     }
     let answer = ExportTraceServiceResponse::decode(response.body().clone())
-        .map_err(|_| format!("it answers {status}, and not as a collector does"))?;
+        .map_err(|_| format!("it answers {status}, but not as a collector does"))?;
     let partial = answer.partial_success.unwrap_or_default();
-    let why: String = partial.error_message.escape_default().take(SHOWN).collect();
-    Ok((usize::try_from(partial.rejected_spans).unwrap_or(0), why))
+    let reason: String = partial.error_message.escape_default().take(MAX_MESSAGE).collect();
+    Ok(PartialSuccess { rejected: usize::try_from(partial.rejected_spans).unwrap_or(0), reason })
 }
 
-/// Exports, counts and tells.
+/// An exporter that counts and logs what the collector does not accept.
 pub(super) struct Exporter {
     inner: SpanExporter,
     answer: Arc<Mutex<Option<Answer>>>,
-    account: Arc<Account>,
+    status: Arc<ExportStatus>,
 }
 
 impl Exporter {
-    pub(super) fn new(collector: &Collector, account: Arc<Account>) -> anyhow::Result<Self> {
+    pub(super) fn new(collector: &Collector, status: Arc<ExportStatus>) -> anyhow::Result<Self> {
         let (inner, answer) = exporter(collector, TIMEOUT, RetryPolicy::recommended())?;
-        Ok(Self { inner, answer, account })
+        Ok(Self { inner, answer, status })
     }
 }
 
@@ -132,14 +139,14 @@ impl trace::SpanExporter for Exporter {
         let result = self.inner.export(batch).await;
         let answer = self.answer.lock().take();
         match (answer, &result) {
-            (Some(Err(why)), _) => self.account.lost(spans, &why),
-            (_, Err(error)) => self.account.lost(spans, &error.to_string()),
-            (Some(Ok((rejected @ 1.., why))), Ok(())) => {
-                self.account.lost(rejected.min(spans), &format!("it rejects spans: {why}"));
+            (Some(Err(why)), _) => self.status.failed(spans, &why),
+            (_, Err(error)) => self.status.failed(spans, &error.to_string()),
+            (Some(Ok(PartialSuccess { rejected: rejected @ 1.., reason })), Ok(())) => {
+                self.status.failed(rejected.min(spans), &format!("it rejects spans: {reason}"));
             }
-            (_, Ok(())) => self.account.arrived(),
+            (_, Ok(())) => self.status.succeeded(),
         }
-        self.account.pending.fetch_sub(spans, Ordering::Relaxed);
+        self.status.pending.fetch_sub(spans, Ordering::Relaxed);
         result
     }
 
@@ -152,39 +159,39 @@ impl trace::SpanExporter for Exporter {
     }
 }
 
-/// What becomes of the spans.
-pub(super) struct Account {
-    /// The collector, as it may be shown.
+/// How the export goes.
+pub(super) struct ExportStatus {
+    /// The collector's URL without secrets.
     collector: String,
     metrics: Arc<Metrics>,
-    /// Spans that wait for their export, or are under way.
+    /// Spans that are queued or being exported.
     pending: AtomicUsize,
-    /// When a failure was said last, and whether that still holds.
-    said: Mutex<Option<(Instant, bool)>>,
+    /// When a failure was last logged, and whether it still lasts.
+    failure_logged: Mutex<Option<(Instant, bool)>>,
 }
 
-impl Account {
+impl ExportStatus {
     pub(super) fn new(collector: &Collector, metrics: Arc<Metrics>) -> Self {
-        let (collector, pending, said) = (collector.shown(), AtomicUsize::new(0), Mutex::new(None));
-        Self { collector, metrics, pending, said }
+        let (pending, failure_logged) = (AtomicUsize::new(0), Mutex::new(None));
+        Self { collector: collector.shown(), metrics, pending, failure_logged }
     }
 
-    /// Spans that are not exported yet.
+    /// The number of spans that are queued or being exported.
     pub(super) fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// A span is to be exported.
-    pub(super) fn begins(&self) {
+    /// Counts a span that was queued.
+    pub(super) fn queued(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many spans reach no collector.
-    pub(super) fn lost(&self, spans: usize, why: &str) {
+    /// Counts spans that did not reach the collector, and logs the reason unless that was done recently.
+    pub(super) fn failed(&self, spans: usize, why: &str) {
         self.metrics.otlp_failed(spans as u64);
-        let mut said = self.said.lock();
-        if said.is_none_or(|(at, _)| at.elapsed() >= SAY_PACE) {
-            *said = Some((Instant::now(), true));
+        let mut logged = self.failure_logged.lock();
+        if logged.is_none_or(|(at, _)| at.elapsed() >= LOG_INTERVAL) {
+            *logged = Some((Instant::now(), true));
             tracing::warn!(
                 collector = self.collector,
                 spans,
@@ -194,9 +201,9 @@ impl Account {
         }
     }
 
-    fn arrived(&self) {
-        let mut said = self.said.lock();
-        if said.as_mut().is_some_and(|(_, holds)| std::mem::take(holds)) {
+    fn succeeded(&self) {
+        let mut logged = self.failure_logged.lock();
+        if logged.as_mut().is_some_and(|(_, lasts)| std::mem::take(lasts)) {
             tracing::info!(collector = self.collector, "traces arrive again");
         }
     }

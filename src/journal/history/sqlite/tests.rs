@@ -1,8 +1,13 @@
-//! Owns the file's promises that need its inside: how it ends, and how it stays within its bounds.
+//! Owns the tests that need the internals of the history's file: how it closes, and how it stays within its limits.
 
+use rusqlite::Connection;
+
+use super::schema::COLUMNS;
+use super::select::find;
 use super::writer::BATCH;
 use super::*;
-use crate::journal::event;
+use crate::journal::history::query::QueryTimedOut;
+use crate::journal::record::unix_millis;
 use crate::journal::tests::dispatch;
 
 const MIB: u64 = 1024 * 1024;
@@ -14,55 +19,55 @@ fn dropped(metrics: &Metrics) -> String {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_does_not_hold_up_the_end() {
+fn a_file_that_cannot_be_written_does_not_delay_closing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let metrics = Arc::new(Metrics::new().unwrap());
     let file = SqliteHistory::open(&path, Duration::from_secs(3600), MIB, metrics.clone()).unwrap();
     Connection::open(&path).unwrap().execute_batch("DROP TABLE dispatches").unwrap();
-    // More than a batch: the order to end stands behind one that fails.
+    // More than a batch: the command to close is queued behind one that fails.
     for number in 0..=BATCH {
-        assert!(file.append(Arc::new(dispatch(&format!("run_{number}"), event::unix_millis()))));
+        assert!(file.append(Arc::new(dispatch(&format!("run_{number}"), unix_millis()))));
     }
-    let (ended, end) = sync_channel(1);
+    let (sender, closed) = sync_channel(1);
     std::thread::spawn(move || {
         file.close();
-        ended.send(()).unwrap();
+        sender.send(()).unwrap();
     });
-    end.recv_timeout(Duration::from_secs(20)).expect("the end of the writer");
+    closed.recv_timeout(Duration::from_secs(20)).expect("the writer ends");
     assert_eq!(dropped(&metrics), (BATCH + 1).to_string());
 }
 
 #[test]
-fn a_writer_that_ends_is_told_of() {
+fn a_writer_that_has_stopped_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let file = SqliteHistory::open(&path, Duration::from_secs(3600), MIB, Arc::new(Metrics::new().unwrap()))
         .unwrap();
     assert!(!file.has_stopped());
-    // As if it had come to its end by itself.
+    // The writer ends although `close` was not called.
     file.sender.send(WriterCommand::Close).unwrap();
     let until = Instant::now() + Duration::from_secs(20);
     while !file.has_stopped() {
-        assert!(Instant::now() < until, "it goes on");
+        assert!(Instant::now() < until, "the writer goes on");
         std::thread::yield_now();
     }
     file.close();
     assert!(!file.has_stopped(), "it was closed");
 }
 
-/// A writer without its thread.
+/// A writer without a thread.
 fn writer(path: &Path, size: u64) -> Writer {
     Writer::open(path, Duration::from_secs(3600), size, Arc::new(Metrics::new().unwrap())).unwrap()
 }
 
 fn connection(writer: &Writer) -> &Connection {
-    &writer.file.as_ref().unwrap().connection
+    &writer.database.as_ref().unwrap().connection
 }
 
-/// By a clock that is right.
-fn shed(writer: &mut Writer) {
-    writer.prune(event::unix_millis(), Duration::ZERO, || false).unwrap();
+/// Prunes by a clock that is right.
+fn prune(writer: &mut Writer) {
+    writer.prune(unix_millis(), Duration::ZERO, || false).unwrap();
 }
 
 fn pages(writer: &Writer) -> i64 {
@@ -70,7 +75,7 @@ fn pages(writer: &Writer) -> i64 {
 }
 
 #[test]
-fn a_file_shrinks_when_its_rows_have_left() {
+fn a_file_shrinks_when_its_rows_have_been_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let mut writer = writer(&path, 1024 * MIB);
@@ -78,10 +83,10 @@ fn a_file_shrinks_when_its_rows_have_left() {
     assert_eq!(mode, 2, "incremental");
     let rows: Vec<_> = (0..2000).map(|number| Arc::new(dispatch(&format!("run_{number}"), 1000))).collect();
     writer.try_write(&rows).unwrap();
-    // Age counts from the newest row.
-    keep(&mut writer, "run_new", event::unix_millis());
+    // The age is counted from the newest row.
+    append(&mut writer, "run_new", unix_millis());
     let before = pages(&writer);
-    shed(&mut writer);
+    prune(&mut writer);
     let after = pages(&writer);
     assert!(before > 50 && after < 10, "{before} pages, then {after}");
     let checkpoint = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
@@ -94,18 +99,18 @@ fn a_small_history_that_grows_too_large_loses_few_rows() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = writer(&folder.path().join("history.db"), MIB);
     let mut number = 0_i64;
-    while writer.file.as_ref().unwrap().bytes().unwrap() <= MIB {
+    while writer.database.as_ref().unwrap().bytes().unwrap() <= MIB {
         let batch = (0..BATCH).map(|_| {
             number += 1;
-            // Names in no order, as real ones are.
+            // Names in random order, as real ones are.
             let name = format!("run_{:016x}", number.wrapping_mul(0x1e37_79b9_7f4a_7c15));
-            Arc::new(dispatch(&name, event::unix_millis()))
+            Arc::new(dispatch(&name, unix_millis()))
         });
         writer.try_write(&batch.collect::<Vec<_>>()).unwrap();
     }
-    shed(&mut writer);
-    let bytes = writer.file.as_ref().unwrap().bytes().unwrap();
-    assert!((MIB * 9 / 10..=MIB).contains(&bytes), "{bytes} bytes stay of {number} rows");
+    prune(&mut writer);
+    let bytes = writer.database.as_ref().unwrap().bytes().unwrap();
+    assert!((MIB * 9 / 10..=MIB).contains(&bytes), "{bytes} bytes remain of {number} rows");
     let (oldest, newest): (i64, i64) = connection(&writer)
         .query_row("SELECT min(id), max(id) FROM dispatches", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .unwrap();
@@ -117,7 +122,7 @@ fn rows(path: &Path) -> Vec<String> {
     find(path, &query, Instant::now() + QUERY_TIMEOUT).unwrap().into_iter().map(|row| row.run).collect()
 }
 
-fn keep(writer: &mut Writer, run: &str, at: u64) {
+fn append(writer: &mut Writer, run: &str, at: u64) {
     writer.ensure_current_file(&RwLock::new(())).unwrap();
     writer.try_write(&[Arc::new(dispatch(run, at))]).unwrap();
 }
@@ -128,29 +133,29 @@ fn reopened(writer: &Writer) -> bool {
 }
 
 #[test]
-fn a_file_that_was_moved_is_whole_and_a_new_one_is_begun() {
+fn a_file_that_was_moved_is_complete_and_a_new_one_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("history.db"), folder.path().join("moved.db"));
     let mut writer = writer(&path, 1024 * MIB);
-    keep(&mut writer, "run_1", event::unix_millis());
-    keep(&mut writer, "run_2", event::unix_millis());
+    append(&mut writer, "run_1", unix_millis());
+    append(&mut writer, "run_2", unix_millis());
     assert!(!reopened(&writer));
     std::fs::rename(&path, &moved).unwrap();
-    keep(&mut writer, "run_3", event::unix_millis());
+    append(&mut writer, "run_3", unix_millis());
     assert!(reopened(&writer));
     assert_eq!(rows(&path), ["run_3"]);
     assert_eq!(rows(&moved), ["run_2", "run_1"]);
 }
 
 #[test]
-fn whatever_becomes_of_its_files_each_row_stands_where_it_can_be_read() {
+fn whatever_happens_to_its_files_every_row_can_be_read() {
     type Act = fn(&Path);
     fn remove(path: &Path, suffixes: &[&str]) {
         for suffix in suffixes {
-            std::fs::remove_file(place::beside(path, suffix)).unwrap();
+            std::fs::remove_file(path::with_suffix(path, suffix)).unwrap();
         }
     }
-    let deeds: [(&str, Act, &[&str]); 7] = [
+    let acts: [(&str, Act, &[&str]); 7] = [
         ("deleted", |path| remove(path, &[""]), &["run_2"]),
         ("deleted with its log", |path| remove(path, &["", "-wal", "-shm"]), &["run_2"]),
         ("the log deleted", |path| remove(path, &["-wal"]), &["run_2", "run_1"]),
@@ -161,14 +166,14 @@ fn whatever_becomes_of_its_files_each_row_stands_where_it_can_be_read() {
             |path| {
                 let other = path.with_extension("other");
                 let mut writer = writer(&other, 1024 * MIB);
-                keep(&mut writer, "run_0", event::unix_millis());
+                append(&mut writer, "run_0", unix_millis());
                 drop(writer);
                 std::fs::rename(other, path).unwrap();
             },
             &["run_2", "run_0"],
         ),
         (
-            "its folder moved, and made anew",
+            "its folder moved, and created again",
             |path| {
                 let folder = path.parent().unwrap();
                 std::fs::rename(folder, folder.with_extension("moved")).unwrap();
@@ -177,23 +182,23 @@ fn whatever_becomes_of_its_files_each_row_stands_where_it_can_be_read() {
             &["run_2"],
         ),
     ];
-    for (deed, act, left) in deeds {
+    for (what, act, remaining) in acts {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("inner/history.db");
         std::fs::create_dir(path.parent().unwrap()).unwrap();
         let mut writer = writer(&path, 1024 * MIB);
-        keep(&mut writer, "run_1", event::unix_millis());
+        append(&mut writer, "run_1", unix_millis());
         act(&path);
-        keep(&mut writer, "run_2", event::unix_millis());
-        assert!(reopened(&writer), "{deed}");
-        assert_eq!(rows(&path), left, "{deed}");
+        append(&mut writer, "run_2", unix_millis());
+        assert!(reopened(&writer), "{what}");
+        assert_eq!(rows(&path), remaining, "{what}");
         drop(writer);
-        assert_eq!(rows(&path), left, "{deed}");
+        assert_eq!(rows(&path), remaining, "{what}");
     }
 }
 
 #[test]
-fn a_file_that_was_emptied_or_whose_folder_is_gone_is_begun_anew_when_that_is_possible() {
+fn a_file_that_was_emptied_or_whose_folder_is_gone_is_created_again_once_that_is_possible() {
     let folder = tempfile::tempdir().unwrap();
     let inner = folder.path().join("inner");
     let path = inner.join("history.db");
@@ -208,27 +213,27 @@ fn a_file_that_was_emptied_or_whose_folder_is_gone_is_begun_anew_when_that_is_po
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    assert!(file.append(Arc::new(dispatch("run_1", event::unix_millis()))));
+    assert!(file.append(Arc::new(dispatch("run_1", unix_millis()))));
     wait_for("run_1");
     std::fs::remove_dir_all(&inner).unwrap();
-    assert!(file.append(Arc::new(dispatch("run_2", event::unix_millis()))));
+    assert!(file.append(Arc::new(dispatch("run_2", unix_millis()))));
     assert!(file.find(&HistoryQuery { limit: 1, ..HistoryQuery::default() }).is_err(), "there is no file");
     std::fs::create_dir(&inner).unwrap();
     wait_for("run_2");
     std::fs::write(&path, "").unwrap();
-    assert!(file.append(Arc::new(dispatch("run_3", event::unix_millis()))));
+    assert!(file.append(Arc::new(dispatch("run_3", unix_millis()))));
     wait_for("run_3");
     file.close();
     assert_eq!(dropped(&metrics), "0");
 }
 
 #[test]
-fn a_row_with_a_wrong_time_lets_no_other_leave() {
+fn a_row_with_a_wrong_time_expires_no_other_row() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let mut writer = writer(&path, 1024 * MIB);
-    let (hour, now) = (3_600_000, event::unix_millis());
-    // Written an hour ago and more, a day ahead of it, long before it, and now.
+    let (hour, now) = (3_600_000, unix_millis());
+    // In the order of writing: two that are old, a recent one, one dated a day ahead, one dated 1970, and one of now.
     for (run, at) in [
         ("run_1", now - 3 * hour),
         ("run_2", now - 2 * hour),
@@ -237,17 +242,17 @@ fn a_row_with_a_wrong_time_lets_no_other_leave() {
         ("run_5", 1000),
         ("run_6", now),
     ] {
-        keep(&mut writer, run, at);
+        append(&mut writer, run, at);
     }
-    // The newest row is of now, and the time of the start is long over.
+    // By uptime, the file was opened ten minutes ago, so the wall clock is trusted.
     writer.prune(now, Duration::from_secs(600), || false).unwrap();
     assert_eq!(rows(&path), ["run_6", "run_5", "run_4", "run_3"]);
     writer.prune(now + 2 * hour, Duration::from_secs(7800), || false).unwrap();
-    assert_eq!(rows(&path), ["run_6", "run_5", "run_4", "run_3"], "age counts from the newest row");
+    assert_eq!(rows(&path), ["run_6", "run_5", "run_4", "run_3"], "the age is counted from the newest row");
 }
 
 #[test]
-fn a_question_that_no_row_fits_is_given_up_in_time_and_an_indexed_one_answered() {
+fn a_query_that_no_row_matches_times_out_and_an_indexed_one_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let writer = writer(&path, 1024 * MIB);
@@ -258,8 +263,8 @@ fn a_question_that_no_row_fits_is_given_up_in_time_and_an_indexed_one_answered()
              SELECT i, 'run_' || i, 'd', 'v', 1, 1, 'miss', NULL, NULL, 0, NULL, 0 FROM n"
         ))
         .unwrap();
-    let over = Instant::now();
-    let ask = |query: &HistoryQuery| find(&path, query, over);
+    let deadline = Instant::now();
+    let ask = |query: &HistoryQuery| find(&path, query, deadline);
     for query in [
         HistoryQuery { deployment: Some("nobody".to_owned()), limit: 1, ..HistoryQuery::default() },
         HistoryQuery { outcome: Some("hit".to_owned()), since: Some(7), limit: 1, ..HistoryQuery::default() },

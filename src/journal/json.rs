@@ -1,0 +1,88 @@
+//! Owns the JSON of `/events`: how each record is rendered when a subscriber reads it.
+
+use serde::Serialize;
+
+use super::record::{DispatchRecord, DrainEvent, PollEvent, PollPhase, RetireEvent};
+use super::row::DispatchRow;
+use crate::broker::{Filter, Number};
+
+pub(super) fn dispatch(record: &DispatchRecord) -> String {
+    render(&DispatchRow::from(record))
+}
+
+/// One offer of a dispatch, by its index. Empty if there is no such offer.
+pub(super) fn verdict(record: &DispatchRecord, index: usize) -> String {
+    record.offers.get(index).map_or_else(String::new, |offer| {
+        render(&VerdictJson {
+            at: record.at,
+            run: record.names.get(0),
+            controller: &offer.controller,
+            verdict: offer.verdict.text(),
+            offer: index + 1,
+            seconds: offer.took.as_secs_f64(),
+        })
+    })
+}
+
+pub(super) fn poll(event: &PollEvent) -> String {
+    let (at, controller, unset) = (event.at, &*event.controller, PollJson::default());
+    render(&match &event.phase {
+        PollPhase::Parked { names, cpu, memory } => PollJson {
+            at,
+            controller,
+            deployment: Some(names.get(0)),
+            version: Some(names.get(1)),
+            cpu: Some(*cpu),
+            memory: Some(*memory),
+            ..unset
+        },
+        PollPhase::Ended { end, held } => PollJson {
+            at,
+            controller,
+            end: Some(end.text()),
+            held_seconds: Some(held.as_secs_f64()),
+            ..unset
+        },
+    })
+}
+
+pub(super) fn drain(event: &DrainEvent) -> String {
+    serde_json::json!({ "at": event.at, "waiters": event.waiters }).to_string()
+}
+
+pub(super) fn retire(event: &RetireEvent) -> String {
+    let Filter { deployment, version, cpu, memory } = &event.filter;
+    serde_json::json!({
+        "at": event.at, "retired": event.retired, "deployment": deployment, "version": version,
+        "cpu": cpu.map(Number::get), "memory": memory.map(Number::get),
+    })
+    .to_string()
+}
+
+#[derive(Serialize)]
+struct VerdictJson<'a> {
+    at: u64,
+    run: &'a str,
+    controller: &'a str,
+    verdict: &'static str,
+    /// Counted from 1.
+    offer: usize,
+    seconds: f64,
+}
+
+#[derive(Default, Serialize)]
+struct PollJson<'a> {
+    at: u64,
+    controller: &'a str,
+    deployment: Option<&'a str>,
+    version: Option<&'a str>,
+    cpu: Option<f64>,
+    memory: Option<f64>,
+    end: Option<&'static str>,
+    held_seconds: Option<f64>,
+}
+
+/// Serialization cannot fail: these structs have only strings and numbers.
+fn render(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,0 +1,112 @@
+//! Owns traces: one span per dispatch, which continues the supervisor's trace, exported by OTLP over HTTP.
+
+mod client;
+mod exporter;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry::trace::{
+    Span, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+    Tracer as _, TracerProvider as _,
+};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
+
+use super::record::DispatchRecord;
+use super::row::DispatchRow;
+use super::trace_parent::TraceParent;
+use crate::collector::Collector;
+use crate::metrics::Metrics;
+use exporter::{ExportStatus, Exporter};
+
+pub(super) use exporter::preflight;
+
+/// Spans that are queued or being exported; more are dropped and counted.
+const QUEUE: usize = 8192;
+/// Closing waits this long for the last export.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Creates spans; a thread of the SDK exports them in batches.
+pub(super) struct Tracer {
+    sdk: SdkTracer,
+    provider: SdkTracerProvider,
+    status: Arc<ExportStatus>,
+}
+
+impl Tracer {
+    /// A tracer that exports to this collector.
+    pub(super) fn new(collector: &Collector, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let status = Arc::new(ExportStatus::new(collector, metrics));
+        let exporter = Exporter::new(collector, status.clone())?;
+        let config = BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+        let resource = Resource::builder().with_service_name("pilotlight").build();
+        let provider =
+            SdkTracerProvider::builder().with_resource(resource).with_span_processor(processor).build();
+        Ok(Self { sdk: provider.tracer("pilotlight"), provider, status })
+    }
+
+    /// Exports a dispatch as a span, with its matches and proofs as events.
+    pub(super) fn export(&self, record: &DispatchRecord) {
+        if self.status.pending() >= QUEUE {
+            return self.status.failed(1, "spans arrive faster than they are exported");
+        }
+        let end = UNIX_EPOCH + Duration::from_millis(record.at);
+        let start = end.checked_sub(record.took).unwrap_or(end);
+        let row = DispatchRow::from(record);
+        let mut attributes = vec![
+            KeyValue::new("pilotlight.run", row.run),
+            KeyValue::new("pilotlight.deployment", row.deployment),
+            KeyValue::new("pilotlight.version", row.version),
+            KeyValue::new("pilotlight.outcome", row.outcome.into_owned()),
+            KeyValue::new("pilotlight.offers", i64::from(row.offers)),
+        ];
+        attributes.extend(row.reason.map(|reason| KeyValue::new("pilotlight.reason", reason.into_owned())));
+        attributes.extend(row.proof.map(|proof| KeyValue::new("pilotlight.proof", proof.into_owned())));
+        let mut span = self
+            .sdk
+            .span_builder("dispatch")
+            .with_kind(SpanKind::Server)
+            .with_start_time(start)
+            .with_attributes(attributes)
+            .start_with_context(&self.sdk, &parent_context(record.trace));
+        for offer in &record.offers {
+            let controller = || KeyValue::new("pilotlight.controller", offer.controller.to_string());
+            let matched = start + offer.since;
+            span.add_event_with_timestamp("match", matched, vec![controller()]);
+            span.add_event_with_timestamp("offer", matched, vec![controller()]);
+            let verdict = KeyValue::new("pilotlight.verdict", offer.verdict.text());
+            span.add_event_with_timestamp("proof", matched + offer.took, vec![controller(), verdict]);
+        }
+        if record.proof.is_some() {
+            span.set_status(Status::Ok);
+        }
+        if span.is_recording() {
+            self.status.queued();
+        }
+        span.end_with_timestamp(SystemTime::max(end, start));
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let done = self.provider.shutdown_with_timeout(CLOSE_TIMEOUT);
+        let pending = self.status.pending();
+        if done.is_err() && pending > 0 {
+            self.status.failed(pending, "the broker shut down before they were exported");
+        }
+    }
+}
+
+fn parent_context(parent: Option<TraceParent>) -> Context {
+    let Some(TraceParent { trace_id, span_id, flags }) = parent else { return Context::new() };
+    Context::new().with_remote_span_context(SpanContext::new(
+        TraceId::from_bytes(trace_id),
+        SpanId::from_bytes(span_id),
+        TraceFlags::new(flags),
+        true,
+        TraceState::default(),
+    ))
+}

@@ -1,0 +1,204 @@
+//! Owns what the journal records: dispatches with their offers, polls, drains and retirements, and the kinds of events.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bitflags::bitflags;
+
+use super::trace_parent::TraceParent;
+use crate::broker::{Filter, KeyRef};
+use crate::metrics::{DispatchOutcome, End, Proof, Verdict};
+
+/// A message to the journal's thread.
+#[derive(Debug)]
+pub enum Event {
+    /// A run was posted, and its POST has ended.
+    Dispatch(Arc<DispatchRecord>),
+    /// A poll was parked, or has ended.
+    Poll(Arc<PollEvent>),
+    /// The broker began to drain.
+    Drain(Arc<DrainEvent>),
+    /// An operator retired pools.
+    Retire(Arc<RetireEvent>),
+    /// No event follows: the journal closes.
+    Close,
+}
+
+bitflags! {
+    /// Kinds of events, as subscribers select them.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub struct EventKinds: u32 {
+        /// Polls that are parked or that end.
+        const POLL = 1 << 0;
+        /// Dispatches, with their outcome.
+        const DISPATCH = 1 << 1;
+        /// Verdicts: one for each offer of a dispatch.
+        const VERDICT = 1 << 2;
+        /// Drains.
+        const DRAIN = 1 << 3;
+        /// Retirements.
+        const RETIRE = 1 << 4;
+    }
+}
+
+impl EventKinds {
+    /// Each kind with its name in `/events`.
+    pub const NAMED: [(&'static str, Self); 5] = [
+        ("poll", Self::POLL),
+        ("dispatch", Self::DISPATCH),
+        ("verdict", Self::VERDICT),
+        ("drain", Self::DRAIN),
+        ("retire", Self::RETIRE),
+    ];
+}
+
+/// Short strings in one allocation, because every dispatch records three of them.
+#[derive(Debug, Clone)]
+pub struct PackedStrs<const N: usize> {
+    text: Box<str>,
+    ends: [u16; N],
+}
+
+impl<const N: usize> PackedStrs<N> {
+    /// Packs the strings. Their lengths are limited where they are received; together they are far below 64 KiB.
+    pub fn new(strings: [&str; N]) -> Self {
+        let mut text = String::with_capacity(strings.iter().map(|string| string.len()).sum());
+        let ends = strings.map(|string| {
+            text.push_str(string);
+            u16::try_from(text.len()).unwrap_or(u16::MAX)
+        });
+        Self { text: text.into(), ends }
+    }
+
+    /// The string at this index.
+    pub fn get(&self, index: usize) -> &str {
+        let start = index.checked_sub(1).map_or(0, |previous| self.ends[previous]);
+        self.text.get(usize::from(start)..usize::from(self.ends[index])).unwrap_or_default()
+    }
+}
+
+/// The POST of one run, and how it ended.
+#[derive(Debug, Clone)]
+pub struct DispatchRecord {
+    /// When it ended, in milliseconds since 1970.
+    pub at: u64,
+    /// The run, its deployment, its version.
+    pub names: Arc<PackedStrs<3>>,
+    /// vCPUs.
+    pub cpu: f64,
+    /// GB of memory.
+    pub memory: f64,
+    /// How it ended.
+    pub outcome: DispatchOutcome,
+    /// The proof of delivery, if the run was delivered.
+    pub proof: Option<Proof>,
+    /// One entry for each waiter that was offered the run, in order.
+    pub offers: Vec<OfferRecord>,
+    /// From the last byte of the POST to its answer.
+    pub took: Duration,
+    /// The supervisor's trace, if it is continued.
+    pub trace: Option<TraceParent>,
+}
+
+/// One offer to one waiter.
+#[derive(Debug, Clone)]
+pub struct OfferRecord {
+    /// The controller's name for itself; empty if it gave none.
+    pub controller: Box<str>,
+    /// What is known of the delivery.
+    pub verdict: Verdict,
+    /// From the last byte of the POST to the match.
+    pub since: Duration,
+    /// From the match to the verdict.
+    pub took: Duration,
+}
+
+/// A poll that was parked, or that has ended.
+#[derive(Debug)]
+pub struct PollEvent {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// The controller's name for itself; empty if it gave none.
+    pub controller: Box<str>,
+    /// What happened to the poll.
+    pub phase: PollPhase,
+}
+
+/// What happened to a poll.
+#[derive(Debug)]
+pub enum PollPhase {
+    /// It was parked in the pool of this key.
+    Parked {
+        /// The deployment and the version.
+        names: PackedStrs<2>,
+        /// vCPUs.
+        cpu: f64,
+        /// GB of memory.
+        memory: f64,
+    },
+    /// It ended.
+    Ended {
+        /// How it ended.
+        end: End,
+        /// How long it was held.
+        held: Duration,
+    },
+}
+
+impl PollEvent {
+    /// A controller's poll was parked.
+    pub fn parked(key: KeyRef<'_>, controller: &str) -> Event {
+        let names = PackedStrs::new([key.deployment, key.version]);
+        let phase = PollPhase::Parked { names, cpu: key.cpu.get(), memory: key.memory.get() };
+        Self::event(controller, phase)
+    }
+
+    /// A controller's poll ended.
+    pub fn ended(controller: &str, end: End, held: Duration) -> Event {
+        Self::event(controller, PollPhase::Ended { end, held })
+    }
+
+    fn event(controller: &str, phase: PollPhase) -> Event {
+        Event::Poll(Arc::new(Self { at: unix_millis(), controller: controller.into(), phase }))
+    }
+}
+
+/// The broker began to drain.
+#[derive(Debug)]
+pub struct DrainEvent {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// Waiters that were parked then.
+    pub waiters: usize,
+}
+
+impl DrainEvent {
+    /// The broker begins to drain with this number of waiters.
+    pub fn began(waiters: usize) -> Event {
+        Event::Drain(Arc::new(Self { at: unix_millis(), waiters }))
+    }
+}
+
+/// An operator retired the waiters of the selected pools.
+#[derive(Debug)]
+pub struct RetireEvent {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// Which pools.
+    pub filter: Filter,
+    /// The number of waiters that were retired.
+    pub retired: usize,
+}
+
+impl RetireEvent {
+    /// Waiters were retired.
+    pub fn done(filter: Filter, retired: usize) -> Event {
+        Event::Retire(Arc::new(Self { at: unix_millis(), filter, retired }))
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

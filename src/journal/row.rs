@@ -1,0 +1,61 @@
+//! Owns the row of a dispatch: what the history stores of it, and what `/runs`, `/events` and traces show of it.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::record::DispatchRecord;
+use crate::metrics::DispatchOutcome;
+
+/// One dispatch of the past.
+#[derive(Debug, Clone, Serialize)]
+pub struct DispatchRow {
+    /// When it ended, in milliseconds since 1970.
+    pub at: u64,
+    /// The run's name.
+    pub run: String,
+    /// Its deployment.
+    pub deployment: String,
+    /// Its version.
+    pub version: String,
+    /// vCPUs.
+    pub cpu: f64,
+    /// GB of memory.
+    pub memory: f64,
+    /// `hit`, `miss` or `aborted`.
+    pub outcome: Cow<'static, str>,
+    /// Why it was a miss.
+    pub reason: Option<Cow<'static, str>>,
+    /// The proof of delivery.
+    pub proof: Option<Cow<'static, str>>,
+    /// The number of waiters that were offered the run.
+    pub offers: u32,
+    /// The controller that got the run.
+    pub controller: Option<String>,
+    /// From the last byte of the POST to its answer.
+    pub seconds: f64,
+}
+
+impl From<&DispatchRecord> for DispatchRow {
+    fn from(record: &DispatchRecord) -> Self {
+        let reason = match record.outcome {
+            DispatchOutcome::Miss(miss) => Some(miss.reason().into()),
+            DispatchOutcome::Hit | DispatchOutcome::Refused | DispatchOutcome::Aborted => None,
+        };
+        let delivered = record.offers.last().filter(|_| record.proof.is_some());
+        Self {
+            at: record.at,
+            run: record.names.get(0).to_owned(),
+            deployment: record.names.get(1).to_owned(),
+            version: record.names.get(2).to_owned(),
+            cpu: record.cpu,
+            memory: record.memory,
+            outcome: record.outcome.kind().text().into(),
+            reason,
+            proof: record.proof.map(|proof| proof.text().into()),
+            offers: u32::try_from(record.offers.len()).unwrap_or(u32::MAX),
+            controller: delivered.map(|offer| offer.controller.to_string()),
+            seconds: record.took.as_secs_f64(),
+        }
+    }
+}
