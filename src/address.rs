@@ -1,66 +1,66 @@
-//! Owns addresses: whatever names one is read and made canonical here, so that no client has two.
+//! Owns the parsing of addresses and networks. All of them become canonical, so that one client has one address.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
 /// The prefix of IPv4 addresses mapped into IPv6 (`::ffff:0:0/96`), in bits.
-const MAPPED: u8 = 96;
+const MAPPED_PREFIX_BITS: u8 = 96;
 
-/// The form in which addresses are compared, kept and shown: an IPv4 address that came mapped into IPv6 is itself.
+/// The form in which addresses are compared, stored and shown: an IPv4-mapped IPv6 address becomes the IPv4 address.
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Whether one of these networks has this canonical address.
-pub fn is_among(nets: &[IpNet], address: IpAddr) -> bool {
+/// Whether one of these networks contains this canonical address.
+pub fn is_in_any(nets: &[IpNet], address: IpAddr) -> bool {
     nets.iter().any(|net| net.contains(&address))
 }
 
-/// Reads a network, or one address, for comparison with canonical addresses. The error says what would be right.
-pub fn net(text: &str) -> Result<IpNet, String> {
+/// Parses a network or a single address, to be compared with canonical addresses. The error says what would be right.
+pub fn parse_net(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let one = |address: IpAddr| IpNet::from(canonical(address));
     let net = text
         .parse()
         .or_else(|_| text.parse().map(one))
-        .map_err(|_| "not a network such as 10.0.0.0/8, nor an address".to_owned())?;
+        .map_err(|_| "must be a network such as 10.0.0.0/8, or an address".to_owned())?;
     let IpNet::V6(mapped) = net else { return Ok(net) };
     let Some(address) = mapped.addr().to_ipv4_mapped() else { return Ok(net) };
-    let prefix = mapped.prefix_len().checked_sub(MAPPED);
+    let prefix = mapped.prefix_len().checked_sub(MAPPED_PREFIX_BITS);
     prefix
         .and_then(|prefix| Ipv4Net::new(address, prefix).ok())
         .map(IpNet::V4)
-        .ok_or_else(|| "a network of mapped IPv4 addresses, whose prefix is 96 at least".to_owned())
+        .ok_or_else(|| "a network of IPv4-mapped addresses needs a prefix of at least 96".to_owned())
 }
 
-/// Reads an address as proxies write it: with a port or without, quoted, an IPv6 address in brackets and with a zone.
-/// None if it names nobody, as `unknown`, `_hidden` and `0.0.0.0` do, or cannot be read.
-pub fn node(text: &str) -> Option<IpAddr> {
+/// Parses a node of a forwarding header (RFC 7239): an address, with or without a port, quotes, brackets and a zone. None if
+/// it is malformed or no client's address, such as `unknown`, `_hidden` and `0.0.0.0`.
+pub fn parse_node(text: &str) -> Option<IpAddr> {
     let text = text.trim_matches([' ', '\t']);
     let text = text.strip_prefix('"').map_or(Some(text), |quoted| quoted.strip_suffix('"'))?;
     let (address, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let (address, port) = bracketed.split_once(']')?;
-        (v6(address)?, port)
+        (parse_ipv6(address)?, port)
     } else if text.matches(':').count() > 1 {
-        (v6(text)?, "")
+        (parse_ipv6(text)?, "")
     } else {
         let (address, port) = text.split_at(text.find(':').unwrap_or(text.len()));
         (IpAddr::V4(address.parse().ok()?), port)
     };
-    (is_port(port) && !address.is_unspecified()).then_some(address)
+    (is_node_port(port) && !address.is_unspecified()).then_some(address)
 }
 
-/// An IPv6 address with or without a zone, which means something on the proxy's machine only.
-fn v6(text: &str) -> Option<IpAddr> {
+/// Parses an IPv6 address and drops its zone, which has a meaning only on the proxy's machine.
+fn parse_ipv6(text: &str) -> Option<IpAddr> {
     let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
     let is_zone = zone.is_none_or(|zone| !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_graphic()));
     let address: Ipv6Addr = address.parse().ok().filter(|_| is_zone)?;
     Some(canonical(address.into()))
 }
 
-/// Nothing, or a colon and a number, or a colon and a name that hides the number (RFC 7239, section 6.1).
-fn is_port(text: &str) -> bool {
+/// Whether the text is empty, or a colon with a port number or an obfuscated port (RFC 7239, section 6).
+fn is_node_port(text: &str) -> bool {
     let Some(port) = text.strip_prefix(':') else { return text.is_empty() };
     if let Some(hidden) = port.strip_prefix('_') {
         return !hidden.is_empty()
@@ -74,13 +74,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_however_a_proxy_writes_it() {
+    fn a_node_is_parsed_in_every_form_that_proxies_write() {
         let v4 =
             ["203.0.113.9", " 203.0.113.9\t", "203.0.113.9:51008", "\"203.0.113.9\"", "\"203.0.113.9:80\""];
         let mapped =
             ["::ffff:203.0.113.9", "::ffff:cb00:7109", "[::FFFF:203.0.113.9]:443", "[::ffff:cb00:7109%1]"];
         for text in v4.iter().chain(&mapped).chain(&["203.0.113.9:_secret", "203.0.113.9:0"]) {
-            assert_eq!(node(text), Some([203, 0, 113, 9].into()), "{text}");
+            assert_eq!(parse_node(text), Some([203, 0, 113, 9].into()), "{text}");
         }
         for text in [
             "2001:db8::1",
@@ -91,12 +91,12 @@ mod tests {
             "2001:db8::1%eth0",
             "[2001:db8::1%25eth0]:_p",
         ] {
-            assert_eq!(node(text), Some("2001:db8::1".parse().unwrap()), "{text}");
+            assert_eq!(parse_node(text), Some("2001:db8::1".parse().unwrap()), "{text}");
         }
     }
 
     #[test]
-    fn what_names_nobody_or_cannot_be_read_is_nobody() {
+    fn a_node_that_is_malformed_or_no_clients_address_is_none() {
         for text in [
             "",
             " ",
@@ -136,13 +136,13 @@ mod tests {
             "2001:db8:1:2:3:4:5:6:443",
             "http://203.0.113.9",
         ] {
-            assert_eq!(node(text), None, "{text}");
+            assert_eq!(parse_node(text), None, "{text}");
         }
     }
 
     #[test]
-    fn a_network_of_mapped_addresses_is_the_networks_own() {
-        for (text, meant) in [
+    fn a_network_of_ipv4_mapped_addresses_becomes_the_ipv4_network() {
+        for (text, expected) in [
             ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
             ("::ffff:a00:0/104", "10.0.0.0/8"),
             ("::ffff:0:0/96", "0.0.0.0/0"),
@@ -153,12 +153,12 @@ mod tests {
             ("10.0.0.0/8", "10.0.0.0/8"),
             ("192.0.2.7", "192.0.2.7/32"),
         ] {
-            assert_eq!(net(text), Ok(meant.parse().unwrap()), "{text}");
+            assert_eq!(parse_net(text), Ok(expected.parse().unwrap()), "{text}");
         }
         for text in
             ["::ffff:10.0.0.0/90", "10.0.0.0/33", "10.0.0.0/", "10.0.0", "", "everyone", "fe80::1%eth0"]
         {
-            assert!(net(text).is_err(), "{text}");
+            assert!(parse_net(text).is_err(), "{text}");
         }
     }
 }

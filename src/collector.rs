@@ -1,4 +1,4 @@
-//! Owns the address of a collector of traces: what is taken for one, what is asked there, and what of it may be shown.
+//! Owns the URL of an OTLP collector: how it is parsed, where traces are posted, and what of it may be shown.
 
 use std::net::Ipv6Addr;
 
@@ -6,36 +6,36 @@ use hyper::Uri;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// Where a collector takes traces (OTLP over HTTP), below its base URL.
-const TRACES: &str = "/v1/traces";
-/// What stands in a path or a query only in its encoded form.
-const ENCODED: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
+/// The path below a collector's base URL to which traces are posted (OTLP over HTTP).
+const TRACES_PATH: &str = "/v1/traces";
+/// Characters that must be percent-encoded in a path or a query.
+const MUST_ENCODE: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
 
-/// Where a collector takes traces.
+/// A collector of traces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collector {
-    /// The whole URL, without a user.
+    /// The URL to which traces are posted, without a user.
     pub url: Uri,
-    /// The user and the password that the URL had.
+    /// The user and the password from the URL.
     pub user: Option<(String, String)>,
 }
 
 impl Collector {
-    /// Reads a base URL, such as `http://127.0.0.1:4318`, or the whole one with `/v1/traces` at its end. The error says what
-    /// is wrong, and nothing of what was given: it may have a password in it.
+    /// Parses a base URL, such as `http://127.0.0.1:4318`, or the full URL that ends with `/v1/traces`. The error says what is
+    /// wrong without quoting the text, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let wrong = "is not a URL of the form http://host:port";
+        let malformed = "is not a URL of the form http://host:port";
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(wrong);
+            return Err(malformed);
         }
-        let (scheme, rest) = text.split_once("://").ok_or(wrong)?;
+        let (scheme, rest) = text.split_once("://").ok_or(malformed)?;
         if scheme.eq_ignore_ascii_case("https") {
             return Err(
-                "is not a URL of the form http://host:port: https is not spoken here, use a collector beside the broker",
+                "is not a URL of the form http://host:port: https is not supported, use a collector on the broker's machine",
             );
         }
         if !scheme.eq_ignore_ascii_case("http") {
-            return Err(wrong);
+            return Err(malformed);
         }
         let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -45,25 +45,25 @@ impl Collector {
         let user = (!user.is_empty()).then(|| (decoded(name), decoded(password)));
         let parts = Uri::builder()
             .scheme(Scheme::HTTP)
-            .authority(server_of(server).ok_or(wrong)?)
-            .path_and_query(traces_below(path).ok_or(wrong)?);
-        Ok(Self { url: parts.build().map_err(|_| wrong)?, user })
+            .authority(parse_authority(server).ok_or(malformed)?)
+            .path_and_query(traces_path(path).ok_or(malformed)?);
+        Ok(Self { url: parts.build().map_err(|_| malformed)?, user })
     }
 
-    /// What of a text that should be a URL may be shown.
-    pub fn shown_of(text: &str) -> String {
-        Self::parse(text).map_or_else(|_| "(no URL)".to_owned(), |collector| collector.shown())
+    /// The text of a setting without what may be secret in it; a placeholder if it is not a URL.
+    pub fn redact(text: &str) -> String {
+        Self::parse(text).map_or_else(|_| "(not a URL)".to_owned(), |collector| collector.redacted_url())
     }
 
-    /// The URL without what may be secret in it.
-    pub fn shown(&self) -> String {
+    /// The URL without user and query, which may be secret.
+    pub fn redacted_url(&self) -> String {
         let server = self.url.authority().map_or("", Authority::as_str);
         format!("http://{server}{}", self.url.path())
     }
 }
 
-/// A host and its port, if there is one.
-fn server_of(text: &str) -> Option<Authority> {
+/// Parses a host with an optional port, which is left out if it is 80.
+fn parse_authority(text: &str) -> Option<Authority> {
     let given = text.to_ascii_lowercase().parse::<Authority>().ok()?;
     let host = given.host();
     let address = host.strip_prefix('[').map(|host| host.strip_suffix(']').unwrap_or(host));
@@ -72,7 +72,7 @@ fn server_of(text: &str) -> Option<Authority> {
     }
     let port = given.as_str().strip_prefix(host)?;
     let digits = port.strip_prefix(':').unwrap_or(port);
-    // `parse` takes a sign, too.
+    // `parse` would accept a sign.
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -84,12 +84,12 @@ fn server_of(text: &str) -> Option<Authority> {
     }
 }
 
-/// The path below which traces are taken, and the query that the URL had.
-fn traces_below(text: &str) -> Option<PathAndQuery> {
-    let text = utf8_percent_encode(text, ENCODED).to_string();
+/// The path to which traces are posted, and the query of the URL.
+fn traces_path(text: &str) -> Option<PathAndQuery> {
+    let text = utf8_percent_encode(text, MUST_ENCODE).to_string();
     let (path, query) = text.split_at(text.find('?').unwrap_or(text.len()));
     let path = path.trim_end_matches('/');
-    let traces = if path.ends_with(TRACES) { "" } else { TRACES };
+    let traces = if path.ends_with(TRACES_PATH) { "" } else { TRACES_PATH };
     format!("{path}{traces}{query}").parse().ok()
 }
 
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_and_a_whole_url_mean_the_same() {
+    fn a_base_url_and_a_full_url_are_the_same_collector() {
         for (text, url) in [
             ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
             ("http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_and_not_quoted() {
+    fn a_malformed_url_is_refused_and_not_quoted() {
         for text in [
             "",
             "collector",
@@ -165,7 +165,7 @@ mod tests {
     fn a_password_is_used_and_never_shown() {
         let collector = Collector::parse("http://us%40er:se%3Acret@h:4318/otel?token=secret").unwrap();
         assert_eq!(collector.user, Some(("us@er".to_owned(), "se:cret".to_owned())));
-        assert_eq!(collector.shown(), "http://h:4318/otel/v1/traces");
+        assert_eq!(collector.redacted_url(), "http://h:4318/otel/v1/traces");
         assert_eq!(Collector::parse("http://h").unwrap().user, None);
     }
 }

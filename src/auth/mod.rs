@@ -145,7 +145,7 @@ fn is_let_in(list: &[IpNet], client: Option<IpAddr>) -> Result<(), Denied> {
     match client {
         _ if list.is_empty() => Ok(()),
         None => Err(Denied::NoAddress),
-        Some(address) if address::is_among(list, address) => Ok(()),
+        Some(address) if address::is_in_any(list, address) => Ok(()),
         Some(_) => Err(Denied::Address),
     }
 }

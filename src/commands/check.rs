@@ -25,7 +25,7 @@ pub(super) fn check(
             SettingSource::Flag => "flag",
         };
         // The URL may contain a password.
-        let value = if flag == "otlp" && value != "-" { Collector::shown_of(&value) } else { value };
+        let value = if flag == "otlp" && value != "-" { Collector::redact(&value) } else { value };
         let _ = writeln!(text, "{flag:<24} {value:<24} {source}");
     }
     let open_files = raise_open_files();

@@ -49,7 +49,7 @@ impl From {
             // A PROXY protocol header has passed somebody on without a name.
             return Self { client: None, peer, through_proxy: true };
         }
-        if !address::is_among(proxies, peer) {
+        if !address::is_in_any(proxies, peer) {
             return Self { client: Some(peer), peer, through_proxy: is_marked };
         }
         let told = |name, read: fn(&str) -> Option<IpAddr>| {
@@ -95,7 +95,7 @@ fn may_be_mark(name: &str) -> bool {
 
 /// The client in `X-Forwarded-For`: the last entry is the one that the proxy itself has added.
 fn in_list(list: &str) -> Option<IpAddr> {
-    address::node(list.rsplit(',').next()?)
+    address::parse_node(list.rsplit(',').next()?)
 }
 
 /// The client in `Forwarded` (RFC 7239): the `for` of the last element.
@@ -110,7 +110,7 @@ fn in_forwarded(list: &str) -> Option<IpAddr> {
             }
             continue;
         };
-        if name.trim().eq_ignore_ascii_case("for") && client.replace(address::node(value)).is_some() {
+        if name.trim().eq_ignore_ascii_case("for") && client.replace(address::parse_node(value)).is_some() {
             return None;
         }
     }
@@ -146,7 +146,7 @@ mod tests {
     const PEER: &str = "10.0.0.1";
 
     fn read(proxies: &[&str], headers: &[(&'static str, &str)]) -> From {
-        let proxies: Vec<IpNet> = proxies.iter().map(|net| address::net(net).unwrap()).collect();
+        let proxies: Vec<IpNet> = proxies.iter().map(|net| address::parse_net(net).unwrap()).collect();
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());

@@ -92,7 +92,7 @@ pub fn preflight(config: &JournalConfig) -> anyhow::Result<()> {
         let what = || {
             format!(
                 "--otlp {} does not accept traces (the broker would start, and lose them)",
-                collector.shown()
+                collector.redacted_url()
             )
         };
         otlp::preflight(&collector).with_context(what)?;

@@ -74,7 +74,7 @@ impl Door {
     /// Whether an address may come in at all, before anything is spent on it. What it may do is asked with each request.
     pub(super) fn knows(&self, peer: IpAddr) -> bool {
         let terms = self.front.terms();
-        let is_known = terms.access.may_connect_from(peer) || address::is_among(&terms.proxies, peer);
+        let is_known = terms.access.may_connect_from(peer) || address::is_in_any(&terms.proxies, peer);
         if !is_known {
             self.front.metrics.rejected(Rejected::Address);
         }
@@ -153,7 +153,7 @@ impl Door {
     /// Whether the connections of this peer begin with a PROXY protocol header.
     pub(super) fn is_introduced_by(&self, peer: IpAddr) -> bool {
         let terms = self.front.terms();
-        terms.proxy_protocol && address::is_among(&terms.proxies, peer)
+        terms.proxy_protocol && address::is_in_any(&terms.proxies, peer)
     }
 }
 

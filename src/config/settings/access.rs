@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::address::net;
+use crate::address::parse_net;
 use crate::config::error::ConfigError;
 
 /// Who may poll, dispatch and operate.
@@ -29,11 +29,11 @@ pub struct AccessSettings {
     pub ops_token_file: Option<PathBuf>,
 
     /// Networks that may poll; connections from elsewhere are closed without a response [default: everyone who can reach --listen]
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = net)]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = parse_net)]
     pub allow_poll: Vec<IpNet>,
 
     /// Networks that may dispatch runs [default: everyone who can reach the listener]
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = net)]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = parse_net)]
     pub allow_dispatch: Vec<IpNet>,
 
     /// Allow non-loopback addresses without authentication: everyone who can reach them can take runs, and run code in your controllers

@@ -3,7 +3,7 @@
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::address::net;
+use crate::address::parse_net;
 use crate::config::error::ConfigError;
 
 /// Proxies in front of the broker.
@@ -11,7 +11,7 @@ use crate::config::error::ConfigError;
 #[command(next_help_heading = "Proxies")]
 pub struct ProxySettings {
     /// Networks of proxies whose forwarded client addresses are trusted; a delivery through them is proved only as far as the proxy (`hop`)
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = net)]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = parse_net)]
     pub behind_proxy: Vec<IpNet>,
 
     /// Each connection from --behind-proxy begins with a PROXY protocol header (v1 or v2), which names the client's address

@@ -173,7 +173,7 @@ pub(super) struct ExportStatus {
 impl ExportStatus {
     pub(super) fn new(collector: &Collector, metrics: Arc<Metrics>) -> Self {
         let (pending, failure_logged) = (AtomicUsize::new(0), Mutex::new(None));
-        Self { collector: collector.shown(), metrics, pending, failure_logged }
+        Self { collector: collector.redacted_url(), metrics, pending, failure_logged }
     }
 
     /// The number of spans that are queued or being exported.
