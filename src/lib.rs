@@ -17,5 +17,6 @@ pub mod http;
 pub mod journal;
 pub mod logging;
 pub mod metrics;
+pub mod model;
 pub mod server;
 pub mod transport;

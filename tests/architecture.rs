@@ -7,8 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. A room may use the rooms below it, and those beside it that are named here.
-const FLOORS: [(&str, usize, &[&str]); 15] = [
-    ("broker", 0, &[]),
+const FLOORS: [(&str, usize, &[&str]); 16] = [
+    ("model", 0, &[]),
+    ("broker", 0, &["model"]),
     ("address", 0, &[]),
     ("collector", 0, &[]),
     ("allocator", 0, &[]),

@@ -9,30 +9,33 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use pilotlight::broker::{Accepts, Filter, Key, Limits, Machine, Moment, Number, Pick, Ticket};
-use pilotlight::exchange::{Exchange, Place, Repeats, Review};
+use pilotlight::broker::{
+    AcceptedPayload, Filter, HostId, Key, Limits, MonotonicTime, Number, ParkRequest, SelectionPolicy,
+};
+use pilotlight::exchange::{Exchange, IdempotencyCache, ParkedGuard, SuspectSweep};
 use pilotlight::journal::{Journal, JournalConfig};
-use pilotlight::metrics::{End, Metrics};
+use pilotlight::metrics::Metrics;
+use pilotlight::model::PollEnd;
 
-const MACHINE: Machine = Machine { address: 1, name: None };
+const MACHINE: HostId = HostId { address: 1, name: None };
 const SIGABRT: i32 = 6;
 const SURVIVED: &str = "the others are served";
 
 /// A world with one waiter of a suspect machine, whose deadline has come.
-fn world() -> (Arc<Exchange<()>>, Place<()>) {
+fn world() -> (Arc<Exchange<()>>, ParkedGuard<()>) {
     let metrics = Arc::new(Metrics::new().unwrap());
     let journal = Arc::new(Journal::open(&JournalConfig::default(), metrics.clone()).unwrap());
     let limits = Limits { waiters: 10, waiters_per_pool: 10, pools: 10 };
-    let exchange = Arc::new(Exchange::new(limits, Pick::Newest, metrics, journal));
+    let exchange = Arc::new(Exchange::new(limits, SelectionPolicy::Newest, metrics, journal));
     let number = Number::new(1.0).unwrap();
-    let ticket = Ticket {
+    let ticket = ParkRequest {
         key: Key { deployment: "d".into(), version: "1".into(), cpu: number, memory: number },
-        accepts: Accepts::Anything,
+        accepts: AcceptedPayload::Anything,
         controller: "".into(),
         origin: [127, 0, 0, 1].into(),
-        machine: MACHINE,
-        offer_until: Moment::from_micros(u64::MAX / 2),
-        deadline: Moment::default(),
+        host: MACHINE,
+        offer_until: MonotonicTime::from_micros(u64::MAX / 2),
+        deadline: MonotonicTime::default(),
         waiter: (),
     };
     let Ok((place, None)) = exchange.park(ticket) else { panic!("nobody else is here") };
@@ -64,14 +67,14 @@ fn the_one_that_panics() {
     match how.to_str().unwrap() {
         "under the core's lock" => in_a_thread(move || {
             let sign_of = |&(): &()| panic!("broken");
-            same.review_suspects(&mut Review::<()>::default(), sign_of, |()| {}, |(), _| false);
+            same.sweep_suspects(&mut SuspectSweep::<()>::default(), sign_of, |()| {}, |(), _| false);
         }),
         "under the memory's lock" => in_a_thread(|| {
-            let repeats = Arc::new(Repeats::<Broken, ()>::default());
+            let repeats = Arc::new(IdempotencyCache::<Broken, ()>::default());
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(repeats.see(&Broken, None, Duration::ZERO));
+            runtime.block_on(repeats.begin(&Broken, None, Duration::ZERO));
         }),
-        "in a goodbye" => in_a_thread(move || same.expire(End::Expired, |_| panic!("broken"))),
+        "in a goodbye" => in_a_thread(move || same.expire(PollEnd::Expired, |_| panic!("broken"))),
         "with a place" => in_a_thread(move || {
             let _place = place;
             panic!("broken");

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use pilotlight::broker::{
-    Accepts, Ask, Broker, Filter, Key, Limits, Machine, Mark, Moment, Number, Offer, Pick, Taken, Ticket,
-    WaiterId,
+    AcceptedPayload, Broker, Claim, ClaimRequest, Filter, HostId, Key, Limits, MonotonicTime, Number,
+    ParkRequest, RemovedWaiter, SelectionPolicy, WaiterId, Watermark,
 };
 
 const ROOMY: Limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
@@ -20,11 +20,11 @@ fn key(text: &str) -> Key {
 }
 
 /// `NAME` is a machine known by its address alone, `ADDRESS:NAME` one known by both.
-fn machine(text: &str) -> Machine {
+fn machine(text: &str) -> HostId {
     let print = |text: &str| text.bytes().fold(7_u64, |print, byte| print * 31 + u64::from(byte));
     match text.split_once(':') {
-        Some((address, name)) => Machine { address: print(address), name: Some(print(name) << 32) },
-        None => Machine { address: print(text), name: None },
+        Some((address, name)) => HostId { address: print(address), name: Some(print(name) << 32) },
+        None => HostId { address: print(text), name: None },
     }
 }
 
@@ -32,12 +32,12 @@ struct Stage {
     broker: Broker<String>,
     ids: HashMap<String, WaiterId>,
     now: Duration,
-    mark: Option<Mark>,
+    mark: Option<Watermark>,
 }
 
 impl Stage {
-    fn now(&self) -> Moment {
-        Moment::from_micros(0).plus(self.now)
+    fn now(&self) -> MonotonicTime {
+        MonotonicTime::from_micros(0).plus(self.now)
     }
 
     /// `park NAME POOL [as CONTROLLER] [from IP] [on MACHINE] [anything] [offered 50s] [held 52s]`
@@ -46,12 +46,16 @@ impl Stage {
         let lasts = |name, default| {
             self.now().plus(option(name).map_or(default, |d| humantime::parse_duration(d).unwrap()))
         };
-        let ticket = Ticket {
+        let ticket = ParkRequest {
             key: key(words[1]),
-            accepts: if words.contains(&"anything") { Accepts::Anything } else { Accepts::Message },
+            accepts: if words.contains(&"anything") {
+                AcceptedPayload::Anything
+            } else {
+                AcceptedPayload::Message
+            },
             controller: option("as").unwrap_or_default().into(),
             origin: option("from").unwrap_or("10.0.0.1").parse().unwrap(),
-            machine: machine(option("on").unwrap_or(words[0])),
+            host: machine(option("on").unwrap_or(words[0])),
             offer_until: lasts("offered", Duration::from_secs(50)),
             deadline: lasts("held", Duration::from_secs(52)),
             waiter: words[0].to_owned(),
@@ -67,20 +71,20 @@ impl Stage {
 
     fn offer(&mut self, words: &[&str]) -> String {
         let key = key(words[0]);
-        let ask = Ask { key: key.as_ref(), is_message: !words.contains(&"opaque") };
+        let ask = ClaimRequest { key: key.as_ref(), is_message: !words.contains(&"opaque") };
         let now = self.now();
         // One step at a time: how many are taken at once changes nothing.
-        let offer = std::iter::repeat_with(|| self.broker.offer(&ask, now, 1).ok()).flatten().next().unwrap();
+        let offer = std::iter::repeat_with(|| self.broker.claim(&ask, now, 1).ok()).flatten().next().unwrap();
         match offer {
-            Offer::Matched(taken) => taken.waiter,
-            Offer::Cold(miss) => miss.reason().to_owned(),
+            Claim::Matched(taken) => taken.waiter,
+            Claim::Miss(miss) => miss.text().to_owned(),
         }
     }
 
-    fn take_before(&mut self, before: Mark, filter: &Filter, most: usize) -> Vec<Taken<String>> {
+    fn take_before(&mut self, before: Watermark, filter: &Filter, most: usize) -> Vec<RemovedWaiter<String>> {
         let (mut all, mut from, now) = (Vec::new(), Some(0), self.now());
         while let Some(at) = from.filter(|_| all.len() < most) {
-            let page = self.broker.take_before(before, filter, now, at, 1, 1);
+            let page = self.broker.remove_parked_before(before, filter, now, at, 1, 1);
             all.extend(page.rows);
             from = page.next;
         }
@@ -90,7 +94,7 @@ impl Stage {
     fn act(&mut self, line: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
         let now = self.now();
-        let before = self.mark.unwrap_or(self.broker.mark());
+        let before = self.mark.unwrap_or(self.broker.watermark());
         let filter = |text: &str| Filter { deployment: Some(text.to_owned()), ..Filter::default() };
         let said = match (words[0], &words[1..]) {
             ("park", words) => self.park(words),
@@ -115,7 +119,7 @@ impl Stage {
             }
             ("retire", [deployment]) => names(self.take_before(before, &filter(deployment), usize::MAX)),
             ("mark", []) => {
-                self.mark = Some(self.broker.mark());
+                self.mark = Some(self.broker.watermark());
                 String::new()
             }
             ("suspect", [name]) => {
@@ -132,7 +136,7 @@ impl Stage {
                 while let Some(at) = from {
                     let page = self.broker.suspects_page(at, 1, see);
                     let living = page.rows.into_iter().filter(|(_, lives)| *lives);
-                    living.for_each(|(suspicion, _)| self.broker.shows_life(suspicion, now));
+                    living.for_each(|(suspicion, _)| self.broker.clear_suspicion(suspicion, now));
                     from = page.next;
                 }
                 let left = self.broker.forget_old_suspects(now);
@@ -143,7 +147,7 @@ impl Stage {
                 String::new()
             }
             ("goodbye", [most]) => names(self.take_before(before, &Filter::default(), most.parse().unwrap())),
-            ("standing", []) => self.broker.draining().unwrap().standing.to_string(),
+            ("standing", []) => self.broker.draining().unwrap().waiting.to_string(),
             ("count", []) => format!("{} in {}", self.broker.waiters_len(), self.broker.pools_len()),
             _ => panic!("{line} is no act"),
         };
@@ -152,13 +156,13 @@ impl Stage {
     }
 }
 
-fn names(taken: Vec<Taken<String>>) -> String {
+fn names(taken: Vec<RemovedWaiter<String>>) -> String {
     let mut names: Vec<String> = taken.into_iter().map(|taken| taken.waiter).collect();
     names.sort();
     names.join(" ")
 }
 
-fn check_with(limits: Limits, pick: Pick, script: &str) {
+fn check_with(limits: Limits, pick: SelectionPolicy, script: &str) {
     let mut stage =
         Stage { broker: Broker::new(limits, pick), ids: HashMap::new(), now: Duration::ZERO, mark: None };
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -168,7 +172,7 @@ fn check_with(limits: Limits, pick: Pick, script: &str) {
 }
 
 fn check(script: &str) {
-    check_with(ROOMY, Pick::Newest, script);
+    check_with(ROOMY, SelectionPolicy::Newest, script);
 }
 
 #[test]
@@ -189,7 +193,7 @@ fn the_newest_waiter_is_matched_first() {
 fn the_oldest_waiter_is_matched_first_if_so_chosen() {
     check_with(
         ROOMY,
-        Pick::Oldest,
+        SelectionPolicy::Oldest,
         "park a d/1/1/1 => parked
          park b d/1/1/1 anything => parked
          park c d/1/1/1 => parked
@@ -325,7 +329,7 @@ fn nobody_replaces_a_controller_from_elsewhere_or_of_another_pool() {
 fn a_replacement_needs_no_free_place() {
     check_with(
         Limits { waiters: 1, ..ROOMY },
-        Pick::Newest,
+        SelectionPolicy::Newest,
         "park a d/1/1/1 as one => parked
          park b d/1/1/1 as one => parked, replacing a
          park c d/1/1/1 as two => waiters full",
@@ -336,7 +340,7 @@ fn a_replacement_needs_no_free_place() {
 fn a_full_pool_refuses_the_next_waiter_and_others_do_not() {
     check_with(
         Limits { waiters: 3, waiters_per_pool: 1, pools: 2 },
-        Pick::Newest,
+        SelectionPolicy::Newest,
         "park a d/1/1/1 => parked
          park b d/1/1/1 => pool full
          park c e/1/1/1 => parked

@@ -26,9 +26,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use pilotlight::broker::{
-    Accepts, Ask, Broker, Filter, Full, Key, Limits, LookAgain, Machine, Mark, Miss, Moment, Number, Offer,
-    Pick, Suspicion, Ticket, WaiterId,
+    AcceptedPayload, Broker, BudgetSpent, Claim, ClaimRequest, Filter, HostId, Key, LimitReached, Limits,
+    MonotonicTime, Number, ParkRequest, SelectionPolicy, Suspicion, WaiterId, Watermark,
 };
+use pilotlight::model::MissReason;
 
 const SEEDS: u64 = 256;
 const STEPS: usize = 2000;
@@ -107,10 +108,10 @@ struct Waiter {
     name: u64,
     id: WaiterId,
     key: Key,
-    accepts: Accepts,
+    accepts: AcceptedPayload,
     controller: u64,
-    offer_until: Moment,
-    deadline: Moment,
+    offer_until: MonotonicTime,
+    deadline: MonotonicTime,
     machine: u64,
     /// An offer found it too near its deadline; it stays so.
     late: bool,
@@ -121,24 +122,24 @@ struct Waiter {
 /// The core as one would write it without a thought for speed.
 struct Model {
     limits: Limits,
-    pick: Pick,
+    pick: SelectionPolicy,
     draining: bool,
     waiters: Vec<Waiter>,
-    emptied: Vec<(Key, Moment)>,
+    emptied: Vec<(Key, MonotonicTime)>,
     /// Machines that are suspect, and since when.
-    suspects: Vec<(u64, Moment)>,
+    suspects: Vec<(u64, MonotonicTime)>,
 }
 
 impl Model {
-    fn room(&self, key: &Key, controller: u64) -> Result<Option<usize>, Full> {
+    fn room(&self, key: &Key, controller: u64) -> Result<Option<usize>, LimitReached> {
         let same = |w: &Waiter| controller != 0 && w.controller == controller && w.key == *key;
         let replaced = self.waiters.iter().position(same);
         let in_pool = self.waiters.iter().filter(|w| w.key == *key).count();
         match replaced {
             Some(_) => Ok(replaced),
-            None if self.waiters.len() >= self.limits.waiters => Err(Full::Waiters),
-            None if in_pool >= self.limits.waiters_per_pool => Err(Full::Pool),
-            None if in_pool == 0 && self.pools() >= self.limits.pools => Err(Full::Pools),
+            None if self.waiters.len() >= self.limits.waiters => Err(LimitReached::Waiters),
+            None if in_pool >= self.limits.waiters_per_pool => Err(LimitReached::Pool),
+            None if in_pool == 0 && self.pools() >= self.limits.pools => Err(LimitReached::Pools),
             None => Ok(None),
         }
     }
@@ -153,7 +154,7 @@ impl Model {
         keys.len()
     }
 
-    fn is_suspect(&self, waiter: &Waiter, now: Moment) -> bool {
+    fn is_suspect(&self, waiter: &Waiter, now: MonotonicTime) -> bool {
         self.suspects
             .iter()
             .any(|(machine, since)| *machine == waiter.machine && now.since(*since) < MOMENTS_AGO)
@@ -161,14 +162,16 @@ impl Model {
 
     /// Who may be matched: the first of the trusted by age, or one that was set aside and is trusted again, or any suspect
     /// if no trusted one is left. Suspects that come before are set aside.
-    fn candidates(&mut self, key: &Key, is_message: bool, now: Moment) -> Vec<u64> {
-        let fits = |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == Accepts::Anything);
+    fn candidates(&mut self, key: &Key, is_message: bool, now: MonotonicTime) -> Vec<u64> {
+        let fits =
+            |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == AcceptedPayload::Anything);
         let ready = |w: &&Waiter| w.offer_until > now;
         let (suspect, trusted): (Vec<_>, Vec<_>) =
             self.waiters.iter().filter(fits).filter(ready).partition(|w| self.is_suspect(w, now));
         let mut by_age = trusted.iter().filter(|w| !w.aside).map(|w| w.name);
-        let first = if self.pick == Pick::Newest { by_age.next_back() } else { by_age.next() };
-        let is_before = |name: u64| first.is_none_or(|first| (name > first) == (self.pick == Pick::Newest));
+        let first = if self.pick == SelectionPolicy::Newest { by_age.next_back() } else { by_age.next() };
+        let is_before =
+            |name: u64| first.is_none_or(|first| (name > first) == (self.pick == SelectionPolicy::Newest));
         let met: Vec<u64> = suspect.iter().map(|w| w.name).filter(|&name| is_before(name)).collect();
         let candidates = if trusted.is_empty() {
             suspect.iter().map(|w| w.name).collect()
@@ -183,26 +186,26 @@ impl Model {
         self.waiters.iter().any(|w| w.name == name)
     }
 
-    fn miss(&self, key: &Key, is_message: bool, now: Moment) -> Miss {
+    fn miss(&self, key: &Key, is_message: bool, now: MonotonicTime) -> MissReason {
         let pool = self.waiters.iter().filter(|w| w.key == *key);
-        let stock = pool.clone().any(|w| !w.late && w.accepts == Accepts::Message);
+        let stock = pool.clone().any(|w| !w.late && w.accepts == AcceptedPayload::Message);
         if pool.count() > 0 {
-            return if !is_message && stock { Miss::NotAMessage } else { Miss::AllTaken };
+            return if !is_message && stock { MissReason::NotAMessage } else { MissReason::AllTaken };
         }
         if self.emptied.iter().any(|(other, when)| other == key && now.since(*when) < MOMENTS_AGO) {
-            return Miss::AllTaken;
+            return MissReason::AllTaken;
         }
         self.kin(key)
     }
 
-    fn kin(&self, key: &Key) -> Miss {
+    fn kin(&self, key: &Key) -> MissReason {
         let deployment = |w: &&Waiter| w.key.deployment == key.deployment;
         if self.waiters.iter().filter(deployment).any(|w| w.key.version == key.version) {
-            Miss::WrongMachine
+            MissReason::WrongMachine
         } else if self.waiters.iter().any(|w| w.key.deployment == key.deployment) {
-            Miss::WrongVersion
+            MissReason::WrongVersion
         } else {
-            Miss::NoPool
+            MissReason::NoPool
         }
     }
 
@@ -220,7 +223,7 @@ impl Model {
 /// Waiters that are being taken out, a page at a time, while everything else goes on.
 struct Sweep {
     filter: Filter,
-    before: Mark,
+    before: Watermark,
     from: u32,
     /// Who stood in the selected pools when it began.
     chosen: Vec<u64>,
@@ -231,7 +234,7 @@ struct Sweep {
 struct Review {
     from: u32,
     /// Machines that were suspect when it began, and since when; and who stood then.
-    suspects: Vec<(u64, Moment)>,
+    suspects: Vec<(u64, MonotonicTime)>,
     standing: Vec<u64>,
     found: Vec<(Suspicion, u64)>,
 }
@@ -240,7 +243,7 @@ struct Walk {
     rng: fastrand::Rng,
     broker: Broker<u64>,
     model: Model,
-    now: Moment,
+    now: MonotonicTime,
     names: u64,
     health: Vec<Health>,
     books: Books,
@@ -265,7 +268,7 @@ impl Walk {
             waiters_per_pool: if tight { 4 } else { 1000 },
             pools: if tight { 5 } else { 1000 },
         };
-        let pick = if rng.bool() { Pick::Newest } else { Pick::Oldest };
+        let pick = if rng.bool() { SelectionPolicy::Newest } else { SelectionPolicy::Oldest };
         let herd = if rng.bool() { 1 } else { 20_000_000 };
         let model = Model {
             limits,
@@ -279,7 +282,7 @@ impl Walk {
             rng,
             broker: Broker::new(limits, pick),
             model,
-            now: Moment::default(),
+            now: MonotonicTime::default(),
             names: 0,
             health: (0..MACHINES).map(|_| Health::Well).collect(),
             books: Books::default(),
@@ -320,7 +323,7 @@ impl Walk {
         assert_eq!(self.broker.waiters_len(), self.model.waiters.len(), "I6: waiters");
         assert_eq!(self.broker.pools_len(), self.model.pools(), "I6: pools");
         self.books.balance(self.broker.waiters_len());
-        let left = self.broker.draining().map(|drain| drain.standing);
+        let left = self.broker.draining().map(|drain| drain.waiting);
         let stand = self.drained.iter().filter(|&&name| self.model.stands(name)).count();
         assert_eq!(left, self.model.draining.then_some(stand), "I8: who is still to be sent away");
     }
@@ -328,23 +331,23 @@ impl Walk {
     fn park(&mut self) {
         let key = self.key();
         let controller = self.rng.u64(..8);
-        let accepts = if self.rng.bool() { Accepts::Message } else { Accepts::Anything };
+        let accepts = if self.rng.bool() { AcceptedPayload::Message } else { AcceptedPayload::Anything };
         let offer_until = self.now.plus(Duration::from_millis(self.rng.u64(..60_000)));
         let deadline = offer_until.plus(Duration::from_millis(self.rng.u64(..100_000)));
         // A herd's deadlines come together.
-        let deadline = Moment::from_micros(deadline.micros().next_multiple_of(self.herd));
+        let deadline = MonotonicTime::from_micros(deadline.micros().next_multiple_of(self.herd));
         let machine = self.rng.u64(..MACHINES);
         let expected = self.model.room(&key, controller);
         self.names += 1;
         let name = self.names;
         self.books.polls += 1;
         let parked = self.broker.park(
-            Ticket {
+            ParkRequest {
                 key: key.clone(),
                 accepts,
                 controller: if controller == 0 { "".into() } else { controller.to_string().into() },
                 origin: [127, 0, 0, 1].into(),
-                machine: Machine { address: machine, name: None },
+                host: HostId { address: machine, name: None },
                 offer_until,
                 deadline,
                 waiter: name,
@@ -381,20 +384,20 @@ impl Walk {
     }
 
     /// One look of a run.
-    fn look(&mut self, key: &Key, is_message: bool) -> Result<Waiter, Miss> {
+    fn look(&mut self, key: &Key, is_message: bool) -> Result<Waiter, MissReason> {
         let (offer, candidates, now) = loop {
             let now = self.now;
             self.broker.forget_old_suspects(now);
             let is_over = self.model.draining;
             let candidates = if is_over { Vec::new() } else { self.model.candidates(key, is_message, now) };
             let most = self.rng.usize(1..4);
-            match self.broker.offer(&Ask { key: key.as_ref(), is_message }, now, most) {
+            match self.broker.claim(&ClaimRequest { key: key.as_ref(), is_message }, now, most) {
                 Ok(offer) => break (offer, candidates, now),
-                Err(LookAgain) => self.meanwhile(),
+                Err(BudgetSpent) => self.meanwhile(),
             }
         };
         match offer {
-            Offer::Matched(taken) => {
+            Claim::Matched(taken) => {
                 let name = taken.waiter;
                 assert!(candidates.contains(&name), "I1, I9: {name} is none of {candidates:?}");
                 let at = self.model.waiters.iter().position(|w| w.name == name).unwrap();
@@ -407,7 +410,7 @@ impl Walk {
                 }
                 Ok(waiter)
             }
-            Offer::Cold(miss) => {
+            Claim::Miss(miss) => {
                 assert!(candidates.is_empty(), "I11: {miss:?} though {candidates:?} wait");
                 self.check_miss(key, is_message, miss);
                 Err(miss)
@@ -471,13 +474,14 @@ impl Walk {
 
     /// How many trusted waiters fit a run.
     fn trusted(&self, key: &Key, is_message: bool) -> usize {
-        let fits = |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == Accepts::Anything);
+        let fits =
+            |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == AcceptedPayload::Anything);
         let ready = |w: &&Waiter| w.offer_until > self.now && !self.model.is_suspect(w, self.now);
         self.model.waiters.iter().filter(fits).filter(ready).count()
     }
 
     /// What an offer comes to, and how long that takes, as its machine is.
-    fn verdict(&mut self, waiter: &Waiter, until: Moment) -> Verdict {
+    fn verdict(&mut self, waiter: &Waiter, until: MonotonicTime) -> Verdict {
         let chance = self.rng.u32(..40);
         let (verdict, took) = match self.health[usize::try_from(waiter.machine).unwrap()] {
             Health::Well if chance == 0 => (Verdict::Lost, 1),
@@ -491,36 +495,37 @@ impl Walk {
         verdict
     }
 
-    fn check_miss(&mut self, key: &Key, is_message: bool, miss: Miss) {
+    fn check_miss(&mut self, key: &Key, is_message: bool, miss: MissReason) {
         if self.model.draining {
-            return assert_eq!(miss, Miss::Draining);
+            return assert_eq!(miss, MissReason::Draining);
         }
         // The offer looked at everyone that fits, and found all of them too near their end.
         let now = self.now;
         for w in self.model.waiters.iter_mut().filter(|w| w.key == *key) {
-            let fits = is_message || w.accepts == Accepts::Anything;
+            let fits = is_message || w.accepts == AcceptedPayload::Anything;
             w.late |= fits && w.offer_until <= now;
         }
         let expected = self.model.miss(key, is_message, now);
         // A stock waiter past its guard counts until an offer finds it so.
-        let stock = self.model.waiters.iter().filter(|w| w.key == *key && w.accepts == Accepts::Message);
+        let stock =
+            self.model.waiters.iter().filter(|w| w.key == *key && w.accepts == AcceptedPayload::Message);
         let only_late = stock.clone().all(|w| w.offer_until <= now) && stock.count() > 0;
-        if expected == Miss::NotAMessage && only_late && miss == Miss::AllTaken {
+        if expected == MissReason::NotAMessage && only_late && miss == MissReason::AllTaken {
             return;
         }
         // An emptied pool may be forgotten early, when another takes its place in the memory.
-        let forgotten = expected == Miss::AllTaken && miss != Miss::AllTaken;
+        let forgotten = expected == MissReason::AllTaken && miss != MissReason::AllTaken;
         assert_eq!(miss, if forgotten { self.model.kin(key) } else { expected });
     }
 
     fn suspect(&mut self, machine: u64) {
-        self.broker.suspect(Machine { address: machine, name: None }, self.now);
+        self.broker.suspect(HostId { address: machine, name: None }, self.now);
         self.model.suspects.retain(|(other, _)| *other != machine);
         self.model.suspects.push((machine, self.now));
     }
 
     fn trust(&mut self, machine: u64) {
-        self.broker.trust(Machine { address: machine, name: None });
+        self.broker.trust(HostId { address: machine, name: None });
         self.model.suspects.retain(|(other, _)| *other != machine);
     }
 
@@ -561,7 +566,7 @@ impl Walk {
         let now = self.now;
         let lives = |machine: u64| self.health[usize::try_from(machine).unwrap()] == Health::Well;
         for &(suspicion, machine) in review.found.iter().filter(|(_, machine)| lives(*machine)) {
-            self.broker.shows_life(suspicion, now);
+            self.broker.clear_suspicion(suspicion, now);
             self.model.suspects.retain(|&(other, since)| other != machine || since != suspicion.since);
         }
         let stood = |w: &Waiter| review.standing.contains(&w.name);
@@ -626,10 +631,11 @@ impl Walk {
             let filter = if self.model.draining { Filter::default() } else { some };
             let selected = self.model.waiters.iter().filter(|w| filter.selects(&w.key));
             let chosen = selected.map(|w| w.name).collect();
-            Sweep { filter, before: self.broker.mark(), from: 0, chosen, end }
+            Sweep { filter, before: self.broker.watermark(), from: 0, chosen, end }
         });
         let (scan, most) = if self.rng.bool() { (self.rng.u32(1..6), 2) } else { (5000, 1000) };
-        let page = self.broker.take_before(sweep.before, &sweep.filter, self.now, sweep.from, scan, most);
+        let page =
+            self.broker.remove_parked_before(sweep.before, &sweep.filter, self.now, sweep.from, scan, most);
         let taken: Vec<u64> = page.rows.into_iter().map(|taken| taken.waiter).collect();
         assert!(taken.len() <= most, "{} of {most} were taken", taken.len());
         assert!(taken.iter().all(|name| sweep.chosen.contains(name)), "I5: the selected, and nobody else");
@@ -650,7 +656,7 @@ impl Walk {
             self.drained = self.model.waiters.iter().map(|w| w.name).collect();
         }
         if self.rng.u32(..10) == 0 {
-            drop(self.broker.tidy());
+            drop(self.broker.shrink());
         }
     }
 }

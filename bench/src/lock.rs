@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use pilotlight::broker::{
-    Accepts, Ask, Broker, Filter, Key, Limits, Machine, Moment, Number, Offer, Pick, Ticket, WaiterId,
+    AcceptedPayload, Broker, Claim, ClaimRequest, Filter, HostId, Key, Limits, MonotonicTime, Number,
+    ParkRequest, SelectionPolicy, WaiterId,
 };
-use pilotlight::exchange::{BATCH, POOLS, SCAN};
+use pilotlight::exchange::{POOLS_PER_LOCK, SCANNED_PER_LOCK, TAKEN_PER_LOCK};
 use pilotlight_bench::stdout::print;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -41,7 +42,7 @@ struct Round {
     keys: Vec<Key>,
     standing: Vec<WaiterId>,
     holds: BTreeMap<&'static str, Holds>,
-    now: Moment,
+    now: MonotonicTime,
     parked: u32,
 }
 
@@ -82,16 +83,16 @@ impl Round {
             memory: number,
         };
         Self {
-            broker: Broker::new(limits, Pick::Newest),
+            broker: Broker::new(limits, SelectionPolicy::Newest),
             keys: (0..pools).map(key).collect(),
             standing: Vec::new(),
             holds: BTreeMap::new(),
-            now: Moment::default(),
+            now: MonotonicTime::default(),
             parked: 0,
         }
     }
 
-    fn hold<T>(&mut self, what: &'static str, act: impl FnOnce(&mut Broker<Token>, Moment) -> T) -> T {
+    fn hold<T>(&mut self, what: &'static str, act: impl FnOnce(&mut Broker<Token>, MonotonicTime) -> T) -> T {
         self.now = self.now.plus(Duration::from_micros(10));
         let begun = cpu_time();
         let result = act(&mut self.broker, self.now);
@@ -112,20 +113,20 @@ impl Round {
         self.drain(waiters);
     }
 
-    fn machine(number: u32) -> Machine {
-        Machine { address: number.into(), name: Some(u64::from(number) | 1 << 40) }
+    fn machine(number: u32) -> HostId {
+        HostId { address: number.into(), name: Some(u64::from(number) | 1 << 40) }
     }
 
     fn park(&mut self, held: Duration) {
         self.parked += 1;
         let deadline = self.now.plus(held);
         let number = self.parked % 200;
-        let ticket = Ticket {
+        let ticket = ParkRequest {
             key: self.keys[fastrand::usize(..self.keys.len())].clone(),
-            accepts: if fastrand::bool() { Accepts::Message } else { Accepts::Anything },
+            accepts: if fastrand::bool() { AcceptedPayload::Message } else { AcceptedPayload::Anything },
             controller: format!("controller_{}", self.parked).into(),
             origin: IpAddr::V4(Ipv4Addr::from(number)),
-            machine: Self::machine(number),
+            host: Self::machine(number),
             offer_until: deadline,
             deadline,
             waiter: [0; 3],
@@ -143,10 +144,10 @@ impl Round {
     /// One POST's look; `what` is what its holds are for.
     fn offer(&mut self, what: &'static str) -> bool {
         let key = self.keys[fastrand::usize(..self.keys.len())].clone();
-        let ask = Ask { key: key.as_ref(), is_message: true };
+        let ask = ClaimRequest { key: key.as_ref(), is_message: true };
         loop {
-            if let Ok(offer) = self.hold(what, |broker, now| broker.offer(&ask, now, BATCH)) {
-                return matches!(offer, Offer::Matched(_));
+            if let Ok(offer) = self.hold(what, |broker, now| broker.claim(&ask, now, TAKEN_PER_LOCK)) {
+                return matches!(offer, Claim::Matched(_));
             }
         }
     }
@@ -165,11 +166,16 @@ impl Round {
         let all = Filter::default();
         let mut from = Some(0);
         while let Some(at) = from {
-            from = self.hold("list waiters", |b, now| b.waiters_page(&all, now, at, SCAN, BATCH)).next;
+            from = self
+                .hold("list waiters", |b, now| {
+                    b.waiters_page(&all, now, at, SCANNED_PER_LOCK, TAKEN_PER_LOCK)
+                })
+                .next;
         }
         let mut from = Some(0);
         while let Some(at) = from {
-            from = self.hold("list pools", |broker, now| broker.pools_page(&all, now, at, POOLS)).next;
+            from =
+                self.hold("list pools", |broker, now| broker.pools_page(&all, now, at, POOLS_PER_LOCK)).next;
         }
     }
 
@@ -183,12 +189,13 @@ impl Round {
         let (mut from, mut found) = (Some(0), Vec::new());
         while let Some(at) = from {
             let see = |suspicion, _: &Token| suspicion;
-            let page = self.hold("review suspects", |broker, _| broker.suspects_page(at, SCAN, see));
+            let page =
+                self.hold("review suspects", |broker, _| broker.suspects_page(at, SCANNED_PER_LOCK, see));
             found.extend(page.rows);
             from = page.next;
         }
         for suspicion in found {
-            self.hold("clear a suspect", |broker, now| broker.shows_life(suspicion, now));
+            self.hold("clear a suspect", |broker, now| broker.clear_suspicion(suspicion, now));
         }
         for _ in 0..2000 {
             self.offer("offer after they are cleared");
@@ -206,24 +213,29 @@ impl Round {
         }
         for seconds in [30, 30, 40, 40] {
             self.now = self.now.plus(Duration::from_secs(seconds));
-            while self.hold("expire", |broker, now| broker.expire(now, SCAN as usize, BATCH)).1 {}
+            while self
+                .hold("expire", |broker, now| broker.expire(now, SCANNED_PER_LOCK as usize, TAKEN_PER_LOCK))
+                .1
+            {}
         }
     }
 
     fn take_standing(&mut self, what: &'static str, filter: &Filter) {
-        let before = self.broker.mark();
+        let before = self.broker.watermark();
         let mut from = Some(0);
         while let Some(at) = from {
-            let take = |b: &mut Broker<Token>, now| b.take_before(before, filter, now, at, SCAN, BATCH);
+            let take = |b: &mut Broker<Token>, now| {
+                b.remove_parked_before(before, filter, now, at, SCANNED_PER_LOCK, TAKEN_PER_LOCK)
+            };
             from = self.hold(what, take).next;
         }
     }
 
     fn drain(&mut self, waiters: u32) {
-        self.hold("give room back", |broker, _| broker.tidy());
+        self.hold("give room back", |broker, _| broker.shrink());
         self.fill(waiters);
         self.hold("begin a drain", |broker, _| broker.drain());
         self.take_standing("drain", &Filter::default());
-        self.hold("give room back", |broker, _| broker.tidy());
+        self.hold("give room back", |broker, _| broker.shrink());
     }
 }

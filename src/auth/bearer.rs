@@ -38,21 +38,21 @@ impl<'a> Credential<'a> {
 }
 
 /// The secrets that are let in. Two of them make a rotation: the old one stays until everyone has the new one.
-pub(super) struct Bearers(Vec<String>);
+pub(super) struct TokenSet(Vec<String>);
 
-impl Bearers {
+impl TokenSet {
     pub(super) fn new(secrets: Vec<String>) -> Self {
         Self(secrets)
     }
 
     /// Whether the secret is one of them. The time taken tells its length, and nothing else.
-    pub(super) fn know(&self, secret: &str) -> bool {
+    pub(super) fn contains(&self, secret: &str) -> bool {
         let known = self.0.iter().map(|known| known.as_bytes().ct_eq(secret.as_bytes()));
         known.fold(Choice::from(0), |any, this| any | this).into()
     }
 }
 
-impl fmt::Debug for Bearers {
+impl fmt::Debug for TokenSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} secrets", self.0.len())
     }

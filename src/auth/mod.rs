@@ -13,14 +13,14 @@ use anyhow::Context;
 use ipnet::IpNet;
 
 use crate::address;
-use crate::metrics::Denied;
-use bearer::{Bearers, Credential};
-pub use token::{MAX_TOKEN_BYTES, Named, TokenError};
-use token::{Tokens, looks_like_a_token};
+use crate::metrics::AuthFailure;
+use bearer::{Credential, TokenSet};
+pub use token::{Deployment, MAX_TOKEN_BYTES, TokenError};
+use token::{JwtVerifier, looks_like_a_token};
 
 /// What an [`Access`] is built from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct AuthConfig {
     /// Secrets that deployment tokens are signed with, one a line.
     pub token_secret_file: Option<PathBuf>,
     /// Whether a poll needs a token.
@@ -37,38 +37,38 @@ pub struct Plan {
 
 /// Who may do what.
 #[derive(Debug, Default)]
-pub struct Access {
+pub struct Authorizer {
     allow_poll: Vec<IpNet>,
     allow_dispatch: Vec<IpNet>,
-    tokens: Tokens,
-    dispatch: Option<Bearers>,
-    ops: Option<Bearers>,
+    tokens: JwtVerifier,
+    dispatch: Option<TokenSet>,
+    ops: Option<TokenSet>,
 }
 
-impl Access {
+impl Authorizer {
     /// Reads every file of the plan. The error names the file and what is wrong with it, and nothing that stands in it.
-    pub fn open(plan: &Plan) -> anyhow::Result<Self> {
+    pub fn open(plan: &AuthConfig) -> anyhow::Result<Self> {
         let bearers = |flag: &str, path: &Option<PathBuf>| {
-            path.as_deref().map(|path| lines(flag, path, true).map(Bearers::new)).transpose()
+            path.as_deref().map(|path| lines(flag, path, true).map(TokenSet::new)).transpose()
         };
         let secrets = plan.token_secret_file.as_deref().map(|path| lines("--token-secret-file", path, false));
         Ok(Self {
             allow_poll: plan.allow_poll.clone(),
             allow_dispatch: plan.allow_dispatch.clone(),
-            tokens: Tokens::new(&secrets.transpose()?.unwrap_or_default(), plan.require_token),
+            tokens: JwtVerifier::new(&secrets.transpose()?.unwrap_or_default(), plan.require_token),
             dispatch: bearers("--dispatch-token-file", &plan.dispatch_token_file)?,
             ops: bearers("--ops-token-file", &plan.ops_token_file)?,
         })
     }
 
     /// Whether the client with this canonical address may poll; one without an address is on no list.
-    pub fn may_poll_from(&self, client: Option<IpAddr>) -> Result<(), Denied> {
-        is_let_in(&self.allow_poll, client)
+    pub fn may_poll_from(&self, client: Option<IpAddr>) -> Result<(), AuthFailure> {
+        check_address(&self.allow_poll, client)
     }
 
     /// Whether the client with this canonical address may dispatch; one without an address is on no list.
-    pub fn may_dispatch_from(&self, client: Option<IpAddr>) -> Result<(), Denied> {
-        is_let_in(&self.allow_dispatch, client)
+    pub fn may_dispatch_from(&self, client: Option<IpAddr>) -> Result<(), AuthFailure> {
+        check_address(&self.allow_dispatch, client)
     }
 
     /// Whether only some addresses may dispatch.
@@ -82,76 +82,80 @@ impl Access {
     }
 
     /// The deployment that a controller's header names, itself or by a token, which is verified if that is possible.
-    pub fn named<'a>(&self, deployment: &'a str, version: &str) -> Result<Named<'a>, TokenError> {
-        self.tokens.named(deployment, version)
+    pub fn resolve_deployment<'a>(
+        &self,
+        deployment: &'a str,
+        version: &str,
+    ) -> Result<Deployment<'a>, TokenError> {
+        self.tokens.resolve_deployment(deployment, version)
     }
 
     /// Whether a poll that names its pool by itself may wait there, given its `Authorization`.
-    pub fn poll(
+    pub fn authorize_poll(
         &self,
         authorization: Option<&[u8]>,
         deployment: &str,
         version: &str,
     ) -> Result<(), TokenError> {
         match authorization.map(Credential::read) {
-            Some(Some(Credential::Bearer(token))) if self.is_a_supervisors(token) => {
+            Some(Some(Credential::Bearer(token))) if self.is_supervisor_token(token) => {
                 Err(TokenError::WrongRole)
             }
-            Some(Some(Credential::Bearer(token))) => self.tokens.admits(token, deployment, version),
-            Some(Some(Credential::Basic(_)) | None) => self.tokens.without(TokenError::NotAToken),
-            None => self.tokens.without(TokenError::Missing),
+            Some(Some(Credential::Bearer(token))) => self.tokens.authorizes(token, deployment, version),
+            Some(Some(Credential::Basic(_)) | None) => self.tokens.fall_back(TokenError::NotAToken),
+            None => self.tokens.fall_back(TokenError::Missing),
         }
     }
 
     /// Whether a stock controller shows what only a supervisor should have.
     pub fn is_out_of_role(&self, authorization: Option<&[u8]>) -> bool {
         matches!(authorization.and_then(Credential::read),
-            Some(Credential::Bearer(token)) if self.is_a_supervisors(token))
+            Some(Credential::Bearer(token)) if self.is_supervisor_token(token))
     }
 
-    fn is_a_supervisors(&self, token: &str) -> bool {
-        self.dispatch.as_ref().is_some_and(|bearers| bearers.know(token))
+    fn is_supervisor_token(&self, token: &str) -> bool {
+        self.dispatch.as_ref().is_some_and(|bearers| bearers.contains(token))
     }
 
     /// Whether a POST may dispatch, given its `Authorization`.
-    pub fn dispatch(&self, authorization: Option<&[u8]>) -> Result<(), Denied> {
+    pub fn authorize_dispatch(&self, authorization: Option<&[u8]>) -> Result<(), AuthFailure> {
         let Some(bearers) = &self.dispatch else { return Ok(()) };
         match authorization.map(Credential::read) {
-            None => Err(Denied::NoBearer),
-            Some(Some(Credential::Bearer(token))) if bearers.know(token) => Ok(()),
-            Some(Some(Credential::Bearer(token))) if looks_like_a_token(token) => Err(Denied::WrongRole),
-            Some(_) => Err(Denied::BadBearer),
+            None => Err(AuthFailure::NoBearer),
+            Some(Some(Credential::Bearer(token))) if bearers.contains(token) => Ok(()),
+            Some(Some(Credential::Bearer(token))) if looks_like_a_token(token) => Err(AuthFailure::WrongRole),
+            Some(_) => Err(AuthFailure::BadBearer),
         }
     }
 
     /// Whether an operator may look and act, given the `Authorization`. Browsers send a password; it counts as well.
-    pub fn operate(&self, authorization: Option<&[u8]>) -> Result<(), Denied> {
+    pub fn authorize_ops(&self, authorization: Option<&[u8]>) -> Result<(), AuthFailure> {
         let Some(bearers) = &self.ops else { return Ok(()) };
         match authorization.map(Credential::read) {
-            None => Err(Denied::NoBearer),
-            Some(Some(credential)) if bearers.know(credential.secret()) => Ok(()),
-            Some(_) => Err(Denied::BadBearer),
+            None => Err(AuthFailure::NoBearer),
+            Some(Some(credential)) if bearers.contains(credential.secret()) => Ok(()),
+            Some(_) => Err(AuthFailure::BadBearer),
         }
     }
 
     /// Whether operators have to say who they are.
-    pub fn operators_are_known(&self) -> bool {
+    pub fn requires_ops_token(&self) -> bool {
         self.ops.is_some()
     }
 }
 
 /// An empty list lets everybody in.
-fn is_let_in(list: &[IpNet], client: Option<IpAddr>) -> Result<(), Denied> {
+fn check_address(list: &[IpNet], client: Option<IpAddr>) -> Result<(), AuthFailure> {
     match client {
         _ if list.is_empty() => Ok(()),
-        None => Err(Denied::NoAddress),
+        None => Err(AuthFailure::NoAddress),
         Some(address) if address::is_in_any(list, address) => Ok(()),
-        Some(_) => Err(Denied::Address),
+        Some(_) => Err(AuthFailure::Address),
     }
 }
 
 /// The shortest secret that is taken for one, in bytes: shorter ones are guessed.
-const SHORTEST_SECRET: usize = 16;
+const MIN_SECRET_BYTES: usize = 16;
 
 /// The secrets of a file, one a line; empty lines and lines that begin with `#` are none. With `sent`, they come in a header.
 fn lines(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
@@ -177,9 +181,9 @@ fn lines(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
     if secrets.is_empty() {
         anyhow::bail!("{flag} {shown} is empty: it needs one secret a line");
     }
-    if secrets.iter().any(|line| line.len() < SHORTEST_SECRET) {
+    if secrets.iter().any(|line| line.len() < MIN_SECRET_BYTES) {
         anyhow::bail!(
-            "{flag} {shown} has a secret of fewer than {SHORTEST_SECRET} characters; make a longer one"
+            "{flag} {shown} has a secret of fewer than {MIN_SECRET_BYTES} characters; make a longer one"
         );
     }
     Ok(secrets)
@@ -209,7 +213,7 @@ fn not_a_secret(line: &str, sent: bool) -> Option<&'static str> {
         return Some("begins with `Bearer`; the secret alone is wanted");
     }
     // A passphrase has spaces as well, but words are shorter.
-    if line.split(' ').filter(|part| part.len() >= SHORTEST_SECRET).count() > 1 {
+    if line.split(' ').filter(|part| part.len() >= MIN_SECRET_BYTES).count() > 1 {
         return Some("seems to have two secrets; each has a line of its own");
     }
     if sent && !line.is_ascii() {

@@ -36,17 +36,19 @@ fn token_with(change: &[(&str, Value)]) -> String {
     signed(&json!({"alg": "HS256", "typ": "JWT"}), &claims, SECRET)
 }
 
-fn verifying() -> Tokens {
-    Tokens::new(&["an older secret of it".to_owned(), SECRET.to_owned()], true)
+fn verifying() -> JwtVerifier {
+    JwtVerifier::new(&["an older secret of it".to_owned(), SECRET.to_owned()], true)
 }
 
 #[test]
 fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
-    let tokens = Tokens::default();
-    assert_eq!(tokens.named("deployment_1", "v").unwrap(), "deployment_1");
-    assert_eq!(tokens.named("eyJno_dots", "v").unwrap(), "eyJno_dots");
+    let tokens = JwtVerifier::default();
+    assert_eq!(tokens.resolve_deployment("deployment_1", "v").unwrap(), "deployment_1");
+    assert_eq!(tokens.resolve_deployment("eyJno_dots", "v").unwrap(), "eyJno_dots");
     assert_eq!(
-        tokens.named(&signed(&json!({"alg": "HS256"}), &json!({"deployment": "d1"}), "x"), "v").unwrap(),
+        tokens
+            .resolve_deployment(&signed(&json!({"alg": "HS256"}), &json!({"deployment": "d1"}), "x"), "v")
+            .unwrap(),
         "d1"
     );
     for (text, expected) in [
@@ -60,7 +62,7 @@ fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
             TokenError::TooLong,
         ),
     ] {
-        assert_eq!(tokens.named(&text, "v"), Err(expected), "{text}");
+        assert_eq!(tokens.resolve_deployment(&text, "v"), Err(expected), "{text}");
     }
 }
 
@@ -68,11 +70,11 @@ fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
 fn a_token_of_the_platform_is_believed_twice() {
     let tokens = verifying();
     for _ in 0..2 {
-        assert_eq!(tokens.named(&token_with(&[]), "v1").unwrap(), "d1");
-        assert_eq!(tokens.admits(&token_with(&[]), "d1", "v1"), Ok(()));
+        assert_eq!(tokens.resolve_deployment(&token_with(&[]), "v1").unwrap(), "d1");
+        assert_eq!(tokens.authorizes(&token_with(&[]), "d1", "v1"), Ok(()));
     }
     assert_eq!(
-        tokens.named(&token_with(&[("aud", json!(["https://api.trigger.dev"]))]), "v1").unwrap(),
+        tokens.resolve_deployment(&token_with(&[("aud", json!(["https://api.trigger.dev"]))]), "v1").unwrap(),
         "d1"
     );
 }
@@ -80,7 +82,7 @@ fn a_token_of_the_platform_is_believed_twice() {
 #[test]
 fn every_other_token_is_refused_also_after_a_good_one() {
     let tokens = verifying();
-    tokens.named(&token_with(&[]), "v1").unwrap();
+    tokens.resolve_deployment(&token_with(&[]), "v1").unwrap();
     let of_header = |header: Value| signed(&header, &claims(), SECRET);
     let forged = {
         let good = token_with(&[]);
@@ -109,24 +111,24 @@ fn every_other_token_is_refused_also_after_a_good_one() {
         (token_with(&[("deployment_version", json!("v2"))]), TokenError::OtherDeployment),
         (token_with(&[("deployment_version", Value::Null)]), TokenError::OtherDeployment),
     ] {
-        assert_eq!(tokens.named(&text, "v1"), Err(expected), "{text}");
+        assert_eq!(tokens.resolve_deployment(&text, "v1"), Err(expected), "{text}");
     }
-    assert_eq!(tokens.admits(&token_with(&[]), "d2", "v1"), Err(TokenError::OtherDeployment));
-    assert_eq!(tokens.admits(&token_with(&[]), "d1", "v2"), Err(TokenError::OtherDeployment));
+    assert_eq!(tokens.authorizes(&token_with(&[]), "d2", "v1"), Err(TokenError::OtherDeployment));
+    assert_eq!(tokens.authorizes(&token_with(&[]), "d1", "v2"), Err(TokenError::OtherDeployment));
 }
 
 #[test]
 fn what_is_remembered_of_tokens_is_bounded() {
     let tokens = verifying();
     for number in 0..5000 {
-        tokens.named(&token_with(&[("jti", json!(number))]), "v1").unwrap();
+        tokens.resolve_deployment(&token_with(&[("jti", json!(number))]), "v1").unwrap();
     }
     assert!(tokens.remembered() <= 1024);
 }
 
-fn access(files: &[(&str, &str)]) -> anyhow::Result<Access> {
+fn access(files: &[(&str, &str)]) -> anyhow::Result<Authorizer> {
     let folder = tempfile::tempdir().unwrap();
-    let mut plan = Plan::default();
+    let mut plan = AuthConfig::default();
     for (flag, text) in files {
         let path = folder.path().join(flag);
         std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -136,17 +138,17 @@ fn access(files: &[(&str, &str)]) -> anyhow::Result<Access> {
             _ => plan.ops_token_file = Some(path),
         }
     }
-    Access::open(&plan)
+    Authorizer::open(&plan)
 }
 
 #[test]
 fn a_bearer_dispatches_and_during_a_rotation_two_do() {
     let access =
         access(&[("dispatch", "# of the supervisors\nthe older bearer\n\nthe newer bearer\n")]).unwrap();
-    let check = |header: Option<&str>| access.dispatch(header.map(str::as_bytes));
+    let check = |header: Option<&str>| access.authorize_dispatch(header.map(str::as_bytes));
     assert_eq!(check(Some("Bearer the older bearer")), Ok(()));
     assert_eq!(check(Some("bearer the newer bearer")), Ok(()));
-    assert_eq!(check(None), Err(Denied::NoBearer));
+    assert_eq!(check(None), Err(AuthFailure::NoBearer));
     for wrong in [
         "Bearer",
         "Bearer ",
@@ -155,24 +157,24 @@ fn a_bearer_dispatches_and_during_a_rotation_two_do() {
         "Basic dGhl",
         "Bearer # of the supervisors",
     ] {
-        assert_eq!(check(Some(wrong)), Err(Denied::BadBearer), "{wrong}");
+        assert_eq!(check(Some(wrong)), Err(AuthFailure::BadBearer), "{wrong}");
     }
-    assert_eq!(check(Some(&format!("Bearer {}", token_with(&[])))), Err(Denied::WrongRole));
+    assert_eq!(check(Some(&format!("Bearer {}", token_with(&[])))), Err(AuthFailure::WrongRole));
     assert!(access.is_out_of_role(Some(b"Bearer the older bearer")));
-    assert_eq!(access.poll(Some(b"Bearer the older bearer"), "d", "v"), Err(TokenError::WrongRole));
-    assert_eq!(access.poll(None, "d", "v"), Ok(()));
+    assert_eq!(access.authorize_poll(Some(b"Bearer the older bearer"), "d", "v"), Err(TokenError::WrongRole));
+    assert_eq!(access.authorize_poll(None, "d", "v"), Ok(()));
 }
 
 #[test]
 fn an_operator_shows_a_bearer_or_a_password() {
     let access = access(&[("ops", "of the operators\n")]).unwrap();
     let basic = format!("Basic {}", STANDARD.encode("anybody:of the operators"));
-    assert_eq!(access.operate(Some(basic.as_bytes())), Ok(()));
-    assert_eq!(access.operate(Some(b"Bearer of the operators")), Ok(()));
-    assert_eq!(access.operate(Some(b"Bearer of the operator")), Err(Denied::BadBearer));
-    assert_eq!(access.operate(Some(b"Basic !")), Err(Denied::BadBearer));
-    assert_eq!(access.operate(None), Err(Denied::NoBearer));
-    assert_eq!(access.dispatch(None), Ok(()), "each role has its own file");
+    assert_eq!(access.authorize_ops(Some(basic.as_bytes())), Ok(()));
+    assert_eq!(access.authorize_ops(Some(b"Bearer of the operators")), Ok(()));
+    assert_eq!(access.authorize_ops(Some(b"Bearer of the operator")), Err(AuthFailure::BadBearer));
+    assert_eq!(access.authorize_ops(Some(b"Basic !")), Err(AuthFailure::BadBearer));
+    assert_eq!(access.authorize_ops(None), Err(AuthFailure::NoBearer));
+    assert_eq!(access.authorize_dispatch(None), Ok(()), "each role has its own file");
 }
 
 #[test]
@@ -187,9 +189,9 @@ fn a_file_that_guards_nothing_is_refused_and_never_quoted() {
     let known = access(&[("dispatch", "the older bearer\n"), ("tokens", SECRET)]).unwrap();
     let shown = format!("{known:?}");
     assert!(!shown.contains("older") && !shown.contains("secret of the platform"), "{shown}");
-    let missing = Plan { ops_token_file: Some("/nowhere/at/all".into()), ..Plan::default() };
+    let missing = AuthConfig { ops_token_file: Some("/nowhere/at/all".into()), ..AuthConfig::default() };
     assert!(
-        format!("{:#}", Access::open(&missing).unwrap_err()).contains("--ops-token-file /nowhere/at/all")
+        format!("{:#}", Authorizer::open(&missing).unwrap_err()).contains("--ops-token-file /nowhere/at/all")
     );
 }
 
@@ -202,11 +204,11 @@ fn a_line_that_is_no_secret_is_refused_with_its_reason_and_never_quoted() {
         std::fs::write(&path, bytes).unwrap();
         let file = Some(path.clone());
         let plan = if is_bearer {
-            Plan { ops_token_file: file, ..Plan::default() }
+            AuthConfig { ops_token_file: file, ..AuthConfig::default() }
         } else {
-            Plan { token_secret_file: file, ..Plan::default() }
+            AuthConfig { token_secret_file: file, ..AuthConfig::default() }
         };
-        Access::open(&plan)
+        Authorizer::open(&plan)
     };
     let cases: [(&str, &str); 11] = [
         ("\"S\"\n", "line 1 stands in quotes"),
@@ -245,5 +247,5 @@ fn a_line_that_is_no_secret_is_refused_with_its_reason_and_never_quoted() {
         assert!(access.is_ok(), "{fine:?}: {access:?}");
     }
     let access = open("\u{feff}hunter2hunter2hunter2\r\n".as_bytes(), true).unwrap();
-    assert_eq!(access.operate(Some(b"Bearer hunter2hunter2hunter2")), Ok(()));
+    assert_eq!(access.authorize_ops(Some(b"Bearer hunter2hunter2hunter2")), Ok(()));
 }

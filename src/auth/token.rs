@@ -13,7 +13,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::hmac;
-use crate::metrics::Denied;
+use crate::metrics::AuthFailure;
 
 /// The longest accepted token, in bytes; Trigger.dev's are about 504.
 pub const MAX_TOKEN_BYTES: usize = 4096;
@@ -62,26 +62,26 @@ pub enum TokenError {
 
 impl TokenError {
     /// Whether the text itself is broken, whoever it comes from.
-    pub fn is_of_form(self) -> bool {
+    pub fn is_malformed(self) -> bool {
         matches!(self, Self::TooLong | Self::NotAToken | Self::NoDeployment)
     }
 
     /// How it is counted.
-    pub fn denied(self) -> Denied {
+    pub fn denied(self) -> AuthFailure {
         match self {
-            Self::Missing => Denied::NoToken,
-            Self::Expired => Denied::ExpiredToken,
-            Self::OtherDeployment => Denied::OtherDeployment,
-            Self::WrongRole => Denied::WrongRole,
+            Self::Missing => AuthFailure::NoToken,
+            Self::Expired => AuthFailure::ExpiredToken,
+            Self::OtherDeployment => AuthFailure::OtherDeployment,
+            Self::WrongRole => AuthFailure::WrongRole,
             Self::TooLong | Self::NotAToken | Self::NoDeployment | Self::BadSignature | Self::NotOurs => {
-                Denied::BadToken
+                AuthFailure::BadToken
             }
         }
     }
 }
 
 /// A deployment's friendly id.
-pub type Named<'a> = Cow<'a, str>;
+pub type Deployment<'a> = Cow<'a, str>;
 
 #[derive(Debug, Deserialize)]
 struct Claims {
@@ -92,7 +92,7 @@ struct Claims {
 }
 
 /// Reads tokens; with a secret it verifies them.
-pub(super) struct Tokens {
+pub(super) struct JwtVerifier {
     secrets: Vec<DecodingKey>,
     required: bool,
     validation: Validation,
@@ -100,13 +100,13 @@ pub(super) struct Tokens {
     verified: Mutex<HashMap<Box<str>, Arc<Claims>, RandomState>>,
 }
 
-impl Default for Tokens {
+impl Default for JwtVerifier {
     fn default() -> Self {
         Self::new(&[], false)
     }
 }
 
-impl fmt::Debug for Tokens {
+impl fmt::Debug for JwtVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -117,7 +117,7 @@ impl fmt::Debug for Tokens {
     }
 }
 
-impl Tokens {
+impl JwtVerifier {
     pub(super) fn new(secrets: &[String], required: bool) -> Self {
         hmac::install();
         let mut validation = Validation::new(Algorithm::HS256);
@@ -131,9 +131,13 @@ impl Tokens {
 
     /// The deployment that a header names: the text itself, or the claim if the text is a token. Without a secret it is
     /// decoded only: nothing can be verified then, and a plain id would be believed as well.
-    pub(super) fn named<'a>(&self, text: &'a str, version: &str) -> Result<Named<'a>, TokenError> {
+    pub(super) fn resolve_deployment<'a>(
+        &self,
+        text: &'a str,
+        version: &str,
+    ) -> Result<Deployment<'a>, TokenError> {
         if !looks_like_a_token(text) {
-            return self.without(TokenError::Missing).map(|()| Cow::Borrowed(text));
+            return self.fall_back(TokenError::Missing).map(|()| Cow::Borrowed(text));
         }
         let claims = self.read(text)?;
         if !self.secrets.is_empty() && claims.deployment_version.as_deref() != Some(version) {
@@ -147,7 +151,7 @@ impl Tokens {
     }
 
     /// Whether a token admits to this deployment's pools. Without a secret nothing is asked of it.
-    pub(super) fn admits(&self, token: &str, deployment: &str, version: &str) -> Result<(), TokenError> {
+    pub(super) fn authorizes(&self, token: &str, deployment: &str, version: &str) -> Result<(), TokenError> {
         if self.secrets.is_empty() {
             return Ok(());
         }
@@ -158,7 +162,7 @@ impl Tokens {
     }
 
     /// Whether a poll may do without a token.
-    pub(super) fn without(&self, why: TokenError) -> Result<(), TokenError> {
+    pub(super) fn fall_back(&self, why: TokenError) -> Result<(), TokenError> {
         if self.required { Err(why) } else { Ok(()) }
     }
 

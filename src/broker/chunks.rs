@@ -7,30 +7,30 @@ use slab::Slab;
 /// Entries of a chunk. The first chunk grows from nothing by doubling, which copies half of these at most.
 const CHUNK: u32 = 1024;
 /// An empty chunk with room for so many is not worth giving back.
-const ROOM_KEPT: usize = 256;
+const MIN_RETAINED: usize = 256;
 
 /// A slab whose entries never move once it has more than a chunk of them.
 pub(super) struct Chunks<T> {
     slabs: Vec<Slab<T>>,
     /// A bit for each chunk that has room: the first is filled first, so that the last run empty.
-    roomy: Vec<u64>,
+    with_room: Vec<u64>,
     len: usize,
 }
 
 impl<T> Chunks<T> {
     pub(super) fn new() -> Self {
-        Self { slabs: Vec::new(), roomy: Vec::new(), len: 0 }
+        Self { slabs: Vec::new(), with_room: Vec::new(), len: 0 }
     }
 
     pub(super) fn insert(&mut self, value: T) -> u32 {
-        let chunk = self.first_roomy();
+        let chunk = self.first_with_room();
         let entries = &mut self.slabs[chunk];
         if chunk > 0 && entries.capacity() == 0 {
             *entries = Slab::with_capacity(CHUNK as usize);
         }
         let at = entries.insert(value);
         if entries.len() == CHUNK as usize {
-            self.roomy[chunk / 64] &= !(1 << (chunk % 64));
+            self.with_room[chunk / 64] &= !(1 << (chunk % 64));
         }
         self.len += 1;
         index(chunk) * CHUNK + index(at)
@@ -39,7 +39,7 @@ impl<T> Chunks<T> {
     pub(super) fn remove(&mut self, at: u32) -> T {
         let (chunk, within) = place(at);
         let value = self.slabs[chunk].remove(within);
-        self.roomy[chunk / 64] |= 1 << (chunk % 64);
+        self.with_room[chunk / 64] |= 1 << (chunk % 64);
         self.len -= 1;
         value
     }
@@ -71,26 +71,26 @@ impl<T> Chunks<T> {
     }
 
     /// Takes out the chunks that hold nothing, for the caller to drop.
-    pub(super) fn tidy(&mut self) -> Vec<Slab<T>> {
-        let is_spare = |entries: &&mut Slab<T>| entries.is_empty() && entries.capacity() > ROOM_KEPT;
+    pub(super) fn shrink(&mut self) -> Vec<Slab<T>> {
+        let is_spare = |entries: &&mut Slab<T>| entries.is_empty() && entries.capacity() > MIN_RETAINED;
         let spare = self.slabs.iter_mut().filter(is_spare).map(std::mem::take).collect();
         while self.slabs.last().is_some_and(|last| last.capacity() == 0) {
             self.slabs.pop();
             let chunk = self.slabs.len();
-            self.roomy[chunk / 64] &= !(1 << (chunk % 64));
+            self.with_room[chunk / 64] &= !(1 << (chunk % 64));
         }
         spare
     }
 
-    fn first_roomy(&mut self) -> usize {
-        let word = self.roomy.iter().position(|word| *word != 0);
+    fn first_with_room(&mut self) -> usize {
+        let word = self.with_room.iter().position(|word| *word != 0);
         if let Some(word) = word {
-            return word * 64 + self.roomy[word].trailing_zeros() as usize;
+            return word * 64 + self.with_room[word].trailing_zeros() as usize;
         }
         let chunk = self.slabs.len();
         self.slabs.push(Slab::new());
-        self.roomy.resize(chunk / 64 + 1, 0);
-        self.roomy[chunk / 64] |= 1 << (chunk % 64);
+        self.with_room.resize(chunk / 64 + 1, 0);
+        self.with_room[chunk / 64] |= 1 << (chunk % 64);
         chunk
     }
 }
@@ -181,7 +181,7 @@ mod tests {
         for at in (0..5 * CHUNK).chain(6 * CHUNK..=MANY) {
             chunks.remove(at);
         }
-        assert_eq!(chunks.tidy().len(), 70, "all but the one that holds something");
+        assert_eq!(chunks.shrink().len(), 70, "all but the one that holds something");
         assert_eq!((chunks.len(), chunks.end()), (CHUNK as usize, 6 * CHUNK));
         assert_eq!((chunks.get(0), chunks.get(MANY), chunks[5 * CHUNK]), (None, None, 5 * CHUNK));
         assert_eq!(chunks.insert(1), 0);
@@ -189,7 +189,7 @@ mod tests {
             chunks.remove(at);
         }
         assert!(chunks.is_empty());
-        chunks.tidy();
+        chunks.shrink();
         assert!(chunks.end() <= CHUNK, "a little room is kept");
     }
 }

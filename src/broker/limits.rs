@@ -13,7 +13,7 @@ pub struct Limits {
 
 /// Why nobody may wait any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum LimitReached {
     /// [`Limits::waiters`] is reached.
     Waiters,
     /// [`Limits::waiters_per_pool`] is reached.
@@ -22,7 +22,7 @@ pub enum Full {
     Pools,
 }
 
-impl Full {
+impl LimitReached {
     /// The limit that is reached, as its setting is called.
     pub const fn limit(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Full {
 
 /// Which of a pool's waiters is matched first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pick {
+pub enum SelectionPolicy {
     /// The one that came last: few controllers stay hot, the surplus ends, deadlines are far.
     Newest,
     /// The one that has waited longest.

@@ -1,12 +1,12 @@
 //! Owns one pool: all waiters with one key, on shelves by what they accept and how far they are trusted.
 
-use super::chain::{Chain, Kind};
 use super::chunks::Chunks;
-use super::{Accepts, Key, LookAgain, Machine, Pick, Waiter};
+use super::list::{IntrusiveList, ListKind};
+use super::{AcceptedPayload, BudgetSpent, HostId, Key, SelectionPolicy, Waiter};
 
 /// Where a waiter stands in its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shelf {
+pub(super) enum WaiterClass {
     /// Can be handed a run message only.
     Message,
     /// Can be handed any bytes.
@@ -19,14 +19,14 @@ pub(super) enum Shelf {
     Late,
 }
 
-impl Shelf {
+impl WaiterClass {
     pub(super) const ALL: [Self; 5] =
         [Self::Message, Self::Anything, Self::SuspectMessage, Self::SuspectAnything, Self::Late];
 
-    pub(super) const fn of(accepts: Accepts) -> Self {
+    pub(super) const fn of(accepts: AcceptedPayload) -> Self {
         match accepts {
-            Accepts::Message => Self::Message,
-            Accepts::Anything => Self::Anything,
+            AcceptedPayload::Message => Self::Message,
+            AcceptedPayload::Anything => Self::Anything,
         }
     }
 
@@ -41,11 +41,11 @@ impl Shelf {
 }
 
 /// How many waiters may still be moved before the lock must be let go.
-pub(super) struct Steps(pub(super) usize);
+pub(super) struct StepBudget(pub(super) usize);
 
-impl Steps {
-    pub(super) fn take(&mut self) -> Result<(), LookAgain> {
-        self.0 = self.0.checked_sub(1).ok_or(LookAgain)?;
+impl StepBudget {
+    pub(super) fn spend(&mut self) -> Result<(), BudgetSpent> {
+        self.0 = self.0.checked_sub(1).ok_or(BudgetSpent)?;
         Ok(())
     }
 }
@@ -53,7 +53,7 @@ impl Steps {
 pub(super) struct Pool {
     pub(super) hash: u64,
     pub(super) key: Key,
-    shelves: [Chain; 5],
+    queues: [IntrusiveList; 5],
     /// How often machines had been cleared when this pool's suspects were last looked through.
     cleared: u64,
     /// How many on each of the suspects' shelves are still to be looked at.
@@ -62,34 +62,34 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(hash: u64, key: Key) -> Self {
-        Self { hash, key, shelves: [Chain::new(Kind::Pool); 5], cleared: 0, unseen: [0; 2] }
+        Self { hash, key, queues: [IntrusiveList::new(ListKind::Pool); 5], cleared: 0, unseen: [0; 2] }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.shelves.iter().map(|shelf| shelf.len() as usize).sum()
+        self.queues.iter().map(|shelf| shelf.len() as usize).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.shelves.iter().all(Chain::is_empty)
+        self.queues.iter().all(IntrusiveList::is_empty)
     }
 
-    pub(super) fn shelf(&self, shelf: Shelf) -> &Chain {
-        &self.shelves[shelf as usize]
+    pub(super) fn queue(&self, shelf: WaiterClass) -> &IntrusiveList {
+        &self.queues[shelf as usize]
     }
 
-    pub(super) fn join<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
-        self.shelves[waiters[at].shelf as usize].push_back(waiters, at);
+    pub(super) fn insert<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
+        self.queues[waiters[at].class as usize].push_back(waiters, at);
     }
 
-    pub(super) fn part<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
-        self.shelves[waiters[at].shelf as usize].remove(waiters, at);
+    pub(super) fn remove<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
+        self.queues[waiters[at].class as usize].remove(waiters, at);
     }
 
     /// Moves a waiter to another shelf. Those that are moved in the order of their age keep it there.
-    pub(super) fn reshelve<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32, to: Shelf) {
-        self.shelves[waiters[at].shelf as usize].remove(waiters, at);
-        waiters[at].shelf = to;
-        let shelf = &mut self.shelves[to as usize];
+    pub(super) fn reclassify<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32, to: WaiterClass) {
+        self.queues[waiters[at].class as usize].remove(waiters, at);
+        waiters[at].class = to;
+        let shelf = &mut self.queues[to as usize];
         let is_newest = |back: u32| waiters[back].serial < waiters[at].serial;
         if shelf.back().is_none_or(is_newest) {
             shelf.push_back(waiters, at);
@@ -100,27 +100,27 @@ impl Pool {
 
     /// Takes waiters of machines that are suspect no more back among the trusted, where they are the last to be offered
     /// a run if the newest is picked. Costs nothing unless a machine was cleared since the last look.
-    pub(super) fn readmit<W>(
+    pub(super) fn restore_trusted<W>(
         &mut self,
         waiters: &mut Chunks<Waiter<W>>,
         cleared: u64,
-        is_trusted: impl Fn(Machine) -> bool,
-        steps: &mut Steps,
-    ) -> Result<(), LookAgain> {
+        is_trusted: impl Fn(HostId) -> bool,
+        steps: &mut StepBudget,
+    ) -> Result<(), BudgetSpent> {
         if std::mem::replace(&mut self.cleared, cleared) != cleared {
-            self.unseen =
-                [Shelf::SuspectMessage, Shelf::SuspectAnything].map(|shelf| self.shelf(shelf).len());
+            self.unseen = [WaiterClass::SuspectMessage, WaiterClass::SuspectAnything]
+                .map(|shelf| self.queue(shelf).len());
         }
-        for (to, set) in [(Shelf::Message, 0), (Shelf::Anything, 1)] {
+        for (to, set) in [(WaiterClass::Message, 0), (WaiterClass::Anything, 1)] {
             while self.unseen[set] > 0 {
                 // Each is looked at once, and who stays goes to the other end; who left meanwhile is missing here.
-                let Some(at) = self.shelf(to.suspect()).back() else { break };
-                steps.take()?;
+                let Some(at) = self.queue(to.suspect()).back() else { break };
+                steps.spend()?;
                 self.unseen[set] -= 1;
-                let shelf = if is_trusted(waiters[at].machine) { to } else { to.suspect() };
-                self.shelves[to.suspect() as usize].remove(waiters, at);
-                waiters[at].shelf = shelf;
-                self.shelves[shelf as usize].push_front(waiters, at);
+                let shelf = if is_trusted(waiters[at].host) { to } else { to.suspect() };
+                self.queues[to.suspect() as usize].remove(waiters, at);
+                waiters[at].class = shelf;
+                self.queues[shelf as usize].push_front(waiters, at);
             }
             self.unseen[set] = 0;
         }
@@ -128,32 +128,42 @@ impl Pool {
     }
 
     /// The next of the trusted by age, over the shelves that fit.
-    pub(super) fn pick<W>(&self, waiters: &Chunks<Waiter<W>>, pick: Pick, is_message: bool) -> Option<u32> {
-        self.next_of(waiters, pick, is_message.then_some(Shelf::Message), Shelf::Anything)
+    pub(super) fn pick<W>(
+        &self,
+        waiters: &Chunks<Waiter<W>>,
+        pick: SelectionPolicy,
+        is_message: bool,
+    ) -> Option<u32> {
+        self.next_of(waiters, pick, is_message.then_some(WaiterClass::Message), WaiterClass::Anything)
     }
 
     /// The next of the suspects by age, over the shelves that fit.
     pub(super) fn pick_suspect<W>(
         &self,
         waiters: &Chunks<Waiter<W>>,
-        pick: Pick,
+        pick: SelectionPolicy,
         is_message: bool,
     ) -> Option<u32> {
-        self.next_of(waiters, pick, is_message.then_some(Shelf::SuspectMessage), Shelf::SuspectAnything)
+        self.next_of(
+            waiters,
+            pick,
+            is_message.then_some(WaiterClass::SuspectMessage),
+            WaiterClass::SuspectAnything,
+        )
     }
 
     fn next_of<W>(
         &self,
         waiters: &Chunks<Waiter<W>>,
-        pick: Pick,
-        stock: Option<Shelf>,
-        any: Shelf,
+        pick: SelectionPolicy,
+        stock: Option<WaiterClass>,
+        any: WaiterClass,
     ) -> Option<u32> {
         let serial = |at: &u32| waiters[*at].serial;
-        let shelves = stock.into_iter().chain([any]).map(|shelf| self.shelf(shelf));
+        let shelves = stock.into_iter().chain([any]).map(|shelf| self.queue(shelf));
         match pick {
-            Pick::Newest => shelves.filter_map(Chain::back).max_by_key(serial),
-            Pick::Oldest => shelves.filter_map(Chain::front).min_by_key(serial),
+            SelectionPolicy::Newest => shelves.filter_map(IntrusiveList::back).max_by_key(serial),
+            SelectionPolicy::Oldest => shelves.filter_map(IntrusiveList::front).min_by_key(serial),
         }
     }
 
@@ -161,6 +171,6 @@ impl Pool {
         &self,
         waiters: &'a Chunks<Waiter<W>>,
     ) -> impl Iterator<Item = u32> + use<'a, W> {
-        Shelf::ALL.map(|shelf| *self.shelf(shelf)).into_iter().flat_map(|chain| chain.iter(waiters))
+        WaiterClass::ALL.map(|shelf| *self.queue(shelf)).into_iter().flat_map(|chain| chain.iter(waiters))
     }
 }

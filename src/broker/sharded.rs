@@ -33,7 +33,7 @@ impl<T> Sharded<T> {
     }
 
     /// Takes out the room of parts that hold nothing, for the caller to drop.
-    pub(crate) fn tidy(&mut self) -> Vec<HashTable<T>> {
+    pub(crate) fn shrink(&mut self) -> Vec<HashTable<T>> {
         let is_spare = |part: &&mut HashTable<T>| part.is_empty() && part.capacity() > 0;
         self.0.iter_mut().filter(is_spare).map(std::mem::take).collect()
     }

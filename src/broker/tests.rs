@@ -16,17 +16,17 @@ const LIMITS: Limits = Limits { waiters: 1 << 20, waiters_per_pool: 1 << 20, poo
 
 struct Crowd {
     broker: Broker<u32>,
-    now: Moment,
+    now: MonotonicTime,
     most: usize,
     holds: usize,
 }
 
 impl Crowd {
-    fn new(pick: Pick) -> Self {
-        Self { broker: Broker::new(LIMITS, pick), now: Moment::default(), most: 0, holds: 0 }
+    fn new(pick: SelectionPolicy) -> Self {
+        Self { broker: Broker::new(LIMITS, pick), now: MonotonicTime::default(), most: 0, holds: 0 }
     }
 
-    fn hold<T>(&mut self, act: impl FnOnce(&mut Broker<u32>, Moment) -> T) -> T {
+    fn hold<T>(&mut self, act: impl FnOnce(&mut Broker<u32>, MonotonicTime) -> T) -> T {
         touched::reset();
         let result = act(&mut self.broker, self.now);
         self.most = self.most.max(touched::count());
@@ -39,12 +39,16 @@ impl Crowd {
         let one = Number::parse("1").unwrap();
         let version = (number % pools).to_string().into();
         let deadline = self.now.plus(held);
-        let ticket = Ticket {
+        let ticket = ParkRequest {
             key: Key { deployment: "d".into(), version, cpu: one, memory: one },
-            accepts: if number.is_multiple_of(2) { Accepts::Message } else { Accepts::Anything },
+            accepts: if number.is_multiple_of(2) {
+                AcceptedPayload::Message
+            } else {
+                AcceptedPayload::Anything
+            },
             controller: number.to_string().into(),
             origin: [127, 0, 0, 1].into(),
-            machine: Machine { address: 1 + u64::from(number % 2), name: None },
+            host: HostId { address: 1 + u64::from(number % 2), name: None },
             offer_until: deadline,
             deadline,
             waiter: number,
@@ -63,14 +67,14 @@ impl Crowd {
         let key = KeyRef { deployment: "d", version: "0", cpu: one, memory: one };
         let before = self.holds;
         loop {
-            let ask = Ask { key, is_message: true };
-            if let Ok(offer) = self.hold(|broker, now| broker.offer(&ask, now, MOST)) {
-                return (self.holds - before, matches!(offer, Offer::Matched(_)));
+            let ask = ClaimRequest { key, is_message: true };
+            if let Ok(offer) = self.hold(|broker, now| broker.claim(&ask, now, MOST)) {
+                return (self.holds - before, matches!(offer, Claim::Matched(_)));
             }
         }
     }
 
-    fn pages<V>(&mut self, mut page: impl FnMut(&mut Broker<u32>, Moment, u32) -> Page<V>) -> usize {
+    fn pages<V>(&mut self, mut page: impl FnMut(&mut Broker<u32>, MonotonicTime, u32) -> Page<V>) -> usize {
         let (mut from, mut rows) = (Some(0), 0);
         while let Some(at) = from {
             let page = self.hold(|broker, now| page(broker, now, at));
@@ -85,7 +89,7 @@ impl Crowd {
 #[test]
 fn nothing_touches_many_entries_under_one_hold() {
     for pools in [1, 5000] {
-        let mut crowd = Crowd::new(Pick::Newest);
+        let mut crowd = Crowd::new(SelectionPolicy::Newest);
         crowd.fill(pools, Duration::from_secs(3600));
         assert!(crowd.most <= 512, "an index grows by {} entries at once", crowd.most);
         let all = Filter::default();
@@ -93,24 +97,25 @@ fn nothing_touches_many_entries_under_one_hold() {
         assert_eq!(waiters, WAITERS as usize);
         assert_eq!(crowd.pages(|broker, now, at| broker.pools_page(&all, now, at, 64)), pools as usize);
         assert!(crowd.offer().1);
-        let before = crowd.broker.mark();
+        let before = crowd.broker.watermark();
         let one = Filter { version: Some("0".to_owned()), ..Filter::default() };
-        let taken = crowd.pages(|broker, now, at| broker.take_before(before, &one, now, at, SCAN, MOST));
+        let taken =
+            crowd.pages(|broker, now, at| broker.remove_parked_before(before, &one, now, at, SCAN, MOST));
         assert_eq!(taken, (WAITERS / pools) as usize - 1);
         crowd.hold(|broker, _| broker.drain());
-        crowd.pages(|broker, now, at| broker.take_before(before, &all, now, at, SCAN, MOST));
+        crowd.pages(|broker, now, at| broker.remove_parked_before(before, &all, now, at, SCAN, MOST));
         assert_eq!((crowd.broker.waiters_len(), crowd.broker.pools_len()), (0, 0));
-        drop(crowd.hold(|broker, _| broker.tidy()));
+        drop(crowd.hold(|broker, _| broker.shrink()));
         crowd.broker.audit().unwrap();
     }
 }
 
 #[test]
 fn suspects_are_passed_over_and_taken_back_a_few_at_a_time() {
-    for pick in [Pick::Newest, Pick::Oldest] {
+    for pick in [SelectionPolicy::Newest, SelectionPolicy::Oldest] {
         let mut crowd = Crowd::new(pick);
         crowd.fill(1, Duration::from_secs(3600));
-        let machines = [1, 2].map(|address| Machine { address, name: None });
+        let machines = [1, 2].map(|address| HostId { address, name: None });
         for machine in machines {
             crowd.hold(|broker, now| broker.suspect(machine, now));
         }
@@ -129,7 +134,7 @@ fn suspects_are_passed_over_and_taken_back_a_few_at_a_time() {
 
 #[test]
 fn who_is_too_near_the_end_is_set_aside_a_few_at_a_time() {
-    let mut crowd = Crowd::new(Pick::Newest);
+    let mut crowd = Crowd::new(SelectionPolicy::Newest);
     crowd.fill(1, Duration::from_secs(10));
     crowd.now = crowd.now.plus(Duration::from_secs(10));
     let (holds, matched) = crowd.offer();
@@ -141,7 +146,7 @@ fn who_is_too_near_the_end_is_set_aside_a_few_at_a_time() {
 /// A herd whose deadlines share a tick of the wheel, half of them a lap later.
 #[test]
 fn a_herd_with_one_deadline_ends_a_few_at_a_time() {
-    let mut crowd = Crowd::new(Pick::Newest);
+    let mut crowd = Crowd::new(SelectionPolicy::Newest);
     for number in 0..WAITERS {
         let lap = Duration::from_millis(1024 * 64) * (number % 2);
         crowd.park(100, number, Duration::from_secs(10) + lap);

@@ -8,7 +8,7 @@ use clap::Command;
 use super::capacity;
 use crate::collector::Collector;
 use crate::config::{ParsedSettings, SettingSource, Settings, innermost_matches, misspelt_variables, values};
-use crate::server::{Rehearsal, raise_open_files, rehearse};
+use crate::server::{Preflight, preflight, raise_open_files};
 
 pub(super) fn check(
     command: &Command,
@@ -32,8 +32,8 @@ pub(super) fn check(
     text.push_str(&capacity::report(open_files, settings.limits.of_broker(open_files).waiters));
     let listeners = settings.process.check_open_files(open_files).and_then(|()| settings.validate());
     let listeners = listeners.map_err(anyhow::Error::from);
-    match listeners.and_then(|listeners| rehearse(settings, &listeners)) {
-        Ok(Rehearsal { certificate_ends, ops_certificate_ends, taken }) => {
+    match listeners.and_then(|listeners| preflight(settings, &listeners)) {
+        Ok(Preflight { certificate_ends, ops_certificate_ends, taken }) => {
             for (name, ends) in [
                 ("the public certificate", certificate_ends),
                 ("the operators' certificate", ops_certificate_ends),

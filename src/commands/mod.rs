@@ -15,7 +15,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::config::{self, ConfigError, LogFormat, ParsedSettings, Settings};
 use crate::logging;
-use crate::server::{Adopted, Inherited};
+use crate::server::{InheritedAddresses, InheritedSockets};
 
 /// The open warm-start broker: idle controllers wait, supervisors post runs.
 #[derive(Parser)]
@@ -96,12 +96,17 @@ fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Resul
             demo::demo(&settings, &options)
         }
         Some(Command::Serve) | None => {
-            let inherited = Inherited::take()?;
+            let inherited = InheritedSockets::take()?;
             let _guard = start_logging(&settings, "info");
             serve::serve(
                 settings,
                 inherited,
-                serve::Invocation { command: Cli::command(), arguments, parsed, adopted: Adopted::default() },
+                serve::Invocation {
+                    command: Cli::command(),
+                    arguments,
+                    parsed,
+                    adopted: InheritedAddresses::default(),
+                },
             )
         }
     }

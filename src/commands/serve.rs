@@ -9,15 +9,15 @@ use tokio::sync::mpsc;
 
 use crate::broker::Limits;
 use crate::config::{self, Endpoint, Listeners, ParsedSettings, Settings, innermost_matches};
-use crate::server::{Adopted, Inherited, Server, Signal, raise_open_files};
+use crate::server::{InheritedAddresses, InheritedSockets, Server, Signal, raise_open_files};
 
 pub(super) fn serve(
     mut settings: Settings,
-    inherited: Inherited,
+    inherited: InheritedSockets,
     mut invocation: Invocation,
 ) -> anyhow::Result<ExitCode> {
     invocation.adopted = inherited.addresses()?;
-    invocation.adopted.put(&mut settings);
+    invocation.adopted.apply_to(&mut settings);
     let listeners = settings.validate()?;
     for warning in config::misspelt_variables(&invocation.command) {
         tracing::warn!("{warning}");
@@ -69,7 +69,7 @@ pub(super) struct Invocation {
     pub(super) command: Command,
     pub(super) arguments: Vec<OsString>,
     pub(super) parsed: ParsedSettings,
-    pub(super) adopted: Adopted,
+    pub(super) adopted: InheritedAddresses,
 }
 
 impl Invocation {
@@ -77,7 +77,7 @@ impl Invocation {
     fn read_settings(&mut self) -> anyhow::Result<Settings> {
         let parsed = config::parse(&self.command, self.arguments.clone())?;
         let mut settings = Settings::from_arg_matches(innermost_matches(&parsed.matches))?;
-        self.adopted.put(&mut settings);
+        self.adopted.apply_to(&mut settings);
         settings.validate()?;
         for flag in config::changes_needing_restart(&self.command, &self.parsed, &parsed) {
             tracing::warn!("--{flag} has changed; the change takes effect after a restart");

@@ -1,9 +1,9 @@
 //! Owns the one lock around the core, the clock that the core is told, and who is woken when somebody parks.
 
-mod hope;
-mod repeats;
-mod review;
+mod idempotency;
+mod suspect_sweep;
 mod sync;
+mod waitlist;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,24 +13,25 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::broker::{
-    Ask, Broker, Drain, Filter, Full, Limits, Machine, Moment, Offer, Page, Parked, Pick, PoolView, Taken,
-    Ticket, WaiterId, WaiterView,
+    Broker, Claim, ClaimRequest, Drain, Filter, HostId, LimitReached, Limits, MonotonicTime, Page,
+    ParkOutcome, ParkRequest, PoolSummary, RemovedWaiter, SelectionPolicy, WaiterId, WaiterSummary,
 };
 use crate::journal::{DrainEvent, Journal, PollEvent, RetireEvent};
-use crate::metrics::{End, Metrics};
+use crate::metrics::Metrics;
+use crate::model::PollEnd;
 
-pub use hope::Hope;
-use hope::Hopes;
-pub use repeats::{Content, First, Repeats, Seen};
-pub use review::Review;
+pub use idempotency::{ContentHash, IdempotencyCache, LeaderGuard, Lookup};
+pub use suspect_sweep::SuspectSweep;
 use sync::{AtomicBool, Mutex};
+use waitlist::Waitlist;
+pub use waitlist::WaitlistEntry;
 
 /// So many places are looked at before the lock is let go for others.
-pub const SCAN: u32 = 256;
+pub const SCANNED_PER_LOCK: u32 = 256;
 /// So many waiters are taken, moved or shown before the lock is let go for others.
-pub const BATCH: usize = 64;
+pub const TAKEN_PER_LOCK: usize = 64;
 /// So many pools are shown before the lock is let go for others.
-pub const POOLS: u32 = 64;
+pub const POOLS_PER_LOCK: u32 = 64;
 
 /// Who comes to a draining broker is held for one to three times as long, by chance, before it is sent on. Where no other
 /// broker takes over it comes back at once, and a client follows no more than 20 redirects in one poll's time.
@@ -40,7 +41,7 @@ const HELD_IN_A_DRAIN: Duration = Duration::from_secs(5);
 pub struct Exchange<W> {
     core: Mutex<Core<W>>,
     epoch: Instant,
-    machines: RandomState,
+    host_hasher: RandomState,
     any_suspect: AtomicBool,
     /// Somebody has become suspect since the last look at who waits.
     new_suspect: AtomicBool,
@@ -50,32 +51,32 @@ pub struct Exchange<W> {
 
 struct Core<W> {
     broker: Broker<W>,
-    hopes: Hopes,
+    waitlist: Waitlist,
     /// Where a drain's next share begins: whoever stood when it began stands there or behind.
     drained_to: u32,
 }
 
 /// A waiter's place in its pool: dropping it leaves the pool.
-pub struct Place<W> {
+pub struct ParkedGuard<W> {
     exchange: Arc<Exchange<W>>,
     id: WaiterId,
-    stands: bool,
+    armed: bool,
 }
 
-impl<W> Place<W> {
+impl<W> ParkedGuard<W> {
     /// Leaves the pool because the controller is gone. False if somebody took the waiter out before:
     /// then its ending is theirs.
     pub fn leave(&mut self) -> bool {
-        std::mem::take(&mut self.stands) && self.exchange.leave(self.id)
+        std::mem::take(&mut self.armed) && self.exchange.leave(self.id)
     }
 
     /// Says that somebody is known to have taken the waiter out, so that no look at the core is needed.
-    pub fn was_taken(&mut self) {
-        self.stands = false;
+    pub fn disarm(&mut self) {
+        self.armed = false;
     }
 }
 
-impl<W> Drop for Place<W> {
+impl<W> Drop for ParkedGuard<W> {
     fn drop(&mut self) {
         self.leave();
     }
@@ -83,12 +84,12 @@ impl<W> Drop for Place<W> {
 
 impl<W> Exchange<W> {
     /// An empty exchange whose time starts now.
-    pub fn new(limits: Limits, pick: Pick, metrics: Arc<Metrics>, journal: Arc<Journal>) -> Self {
-        let core = Core { broker: Broker::new(limits, pick), hopes: Hopes::new(), drained_to: 0 };
+    pub fn new(limits: Limits, pick: SelectionPolicy, metrics: Arc<Metrics>, journal: Arc<Journal>) -> Self {
+        let core = Core { broker: Broker::new(limits, pick), waitlist: Waitlist::new(), drained_to: 0 };
         Self {
             core: Mutex::new(core),
             epoch: Instant::now(),
-            machines: RandomState::new(),
+            host_hasher: RandomState::new(),
             any_suspect: AtomicBool::new(false),
             new_suspect: AtomicBool::new(false),
             metrics,
@@ -97,18 +98,21 @@ impl<W> Exchange<W> {
     }
 
     /// Microseconds since the exchange began, as the core counts them.
-    pub fn now(&self) -> Moment {
-        Moment::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+    pub fn now(&self) -> MonotonicTime {
+        MonotonicTime::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     /// Gives a held request its place. The older waiter that it replaces, if any, is the caller's to end.
-    pub fn park(self: &Arc<Self>, mut ticket: Ticket<W>) -> Result<(Place<W>, Option<Taken<W>>), Full> {
+    pub fn park(
+        self: &Arc<Self>,
+        mut ticket: ParkRequest<W>,
+    ) -> Result<(ParkedGuard<W>, Option<RemovedWaiter<W>>), LimitReached> {
         let now = self.now();
         let told =
             self.journal.wants_polls().then(|| PollEvent::parked(ticket.key.as_ref(), &ticket.controller));
         let (parked, wakes) = {
             let mut core = self.core.lock();
-            let wakes = core.hopes.of(ticket.key.as_ref(), ticket.accepts);
+            let wakes = core.waitlist.of(ticket.key.as_ref(), ticket.accepts);
             if core.broker.draining().is_some() {
                 let held = HELD_IN_A_DRAIN.mul_f64(1.0 + 2.0 * fastrand::f64());
                 ticket.deadline = ticket.deadline.min(now.plus(held));
@@ -116,15 +120,15 @@ impl<W> Exchange<W> {
             (core.broker.park(ticket, now), wakes)
         };
         match parked {
-            Ok(Parked { id, replaced }) => {
+            Ok(ParkOutcome { id, replaced }) => {
                 wakes.into_iter().flatten().for_each(|wake| wake.notify_one());
                 if let Some(told) = told {
                     self.journal.record(told);
                 }
                 if let Some(replaced) = &replaced {
-                    self.ended(End::Replaced, replaced);
+                    self.record_end(PollEnd::Replaced, replaced);
                 }
-                Ok((Place { exchange: self.clone(), id, stands: true }, replaced))
+                Ok((ParkedGuard { exchange: self.clone(), id, armed: true }, replaced))
             }
             Err((full, _)) => {
                 self.metrics.poll_refused();
@@ -134,35 +138,36 @@ impl<W> Exchange<W> {
     }
 
     /// Takes out a waiter for a run. It is the caller's to write to, and to end.
-    pub fn offer(&self, ask: &Ask<'_>) -> Offer<W> {
+    pub fn claim(&self, ask: &ClaimRequest<'_>) -> Claim<W> {
         let now = self.now();
         let offer = loop {
-            let offer = self.core.lock().broker.offer(ask, now, BATCH);
+            let offer = self.core.lock().broker.claim(ask, now, TAKEN_PER_LOCK);
             if let Ok(offer) = offer {
                 break offer;
             }
         };
-        if let Offer::Matched(taken) = &offer {
-            self.ended(End::Matched, taken);
+        if let Claim::Matched(taken) = &offer {
+            self.record_end(PollEnd::Matched, taken);
         }
         offer
     }
 
     /// Registers a run that is ready to wait for a controller of this key to come.
-    pub fn hope(self: &Arc<Self>, ask: &Ask<'_>) -> Hope<W> {
-        let wake = self.core.lock().hopes.join(ask);
-        Hope::new(self.clone(), ask, wake)
+    pub fn join_waitlist(self: &Arc<Self>, ask: &ClaimRequest<'_>) -> WaitlistEntry<W> {
+        let wake = self.core.lock().waitlist.join(ask);
+        WaitlistEntry::new(self.clone(), ask, wake)
     }
 
     /// Takes out those whose deadline has come, and counts them as ended this way.
-    pub fn expire(&self, end: End, act: impl FnMut(Taken<W>)) {
-        let take = |core: &mut Core<W>, now| core.broker.expire(now, SCAN as usize, BATCH);
-        self.take_all(end, take, act);
+    pub fn expire(&self, end: PollEnd, act: impl FnMut(RemovedWaiter<W>)) {
+        let take =
+            |core: &mut Core<W>, now| core.broker.expire(now, SCANNED_PER_LOCK as usize, TAKEN_PER_LOCK);
+        self.remove_in_batches(end, take, act);
     }
 
     /// Takes out everyone who stands in the selected pools now.
-    pub fn retire(&self, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
-        let retired = self.take_standing(End::Retired, filter, act);
+    pub fn retire(&self, filter: &Filter, act: impl FnMut(RemovedWaiter<W>)) -> usize {
+        let retired = self.remove_waiting(PollEnd::Retired, filter, act);
         self.journal.record(RetireEvent::done(filter.clone(), retired));
         retired
     }
@@ -176,7 +181,7 @@ impl<W> Exchange<W> {
         };
         self.journal.record(DrainEvent::began(waiters));
         // Whoever hopes from here on sees the drain at its first look.
-        let hopes = |part| self.core.lock().hopes.all(part);
+        let hopes = |part| self.core.lock().waitlist.all(part);
         for wake in (0..).map_while(hopes).flatten() {
             wake.notify_one();
         }
@@ -190,44 +195,52 @@ impl<W> Exchange<W> {
 
     /// Of a draining broker, takes out a share of the waiters that stood when the drain began. The share is
     /// computed from their number.
-    pub fn drain_share(&self, share: impl FnOnce(usize) -> usize, act: impl FnMut(Taken<W>)) {
+    pub fn drain_share(&self, share: impl FnOnce(usize) -> usize, act: impl FnMut(RemovedWaiter<W>)) {
         let drain = self.core.lock().broker.draining();
-        let Some(Drain { before, standing }) = drain else { return };
+        let Some(Drain { before, waiting: standing }) = drain else { return };
         let mut most = share(standing);
         let take = |core: &mut Core<W>, now| {
             let all = Filter::default();
-            let page = core.broker.take_before(before, &all, now, core.drained_to, SCAN, most.min(BATCH));
+            let page = core.broker.remove_parked_before(
+                before,
+                &all,
+                now,
+                core.drained_to,
+                SCANNED_PER_LOCK,
+                most.min(TAKEN_PER_LOCK),
+            );
             most -= page.rows.len();
             core.drained_to = page.next.unwrap_or(core.drained_to);
             (page.rows, page.next.is_some() && most > 0)
         };
-        self.take_all(End::Drained, take, act);
+        self.remove_in_batches(PollEnd::Drained, take, act);
     }
 
     /// Of a draining broker, takes out everyone who stands now.
-    pub fn drain_all(&self, act: impl FnMut(Taken<W>)) {
-        self.take_standing(End::Drained, &Filter::default(), act);
+    pub fn drain_all(&self, act: impl FnMut(RemovedWaiter<W>)) {
+        self.remove_waiting(PollEnd::Drained, &Filter::default(), act);
     }
 
-    fn take_standing(&self, end: End, filter: &Filter, act: impl FnMut(Taken<W>)) -> usize {
-        let before = self.core.lock().broker.mark();
+    fn remove_waiting(&self, end: PollEnd, filter: &Filter, act: impl FnMut(RemovedWaiter<W>)) -> usize {
+        let before = self.core.lock().broker.watermark();
         let mut from = 0;
         let take = |core: &mut Core<W>, now| {
-            let page = core.broker.take_before(before, filter, now, from, SCAN, BATCH);
+            let page =
+                core.broker.remove_parked_before(before, filter, now, from, SCANNED_PER_LOCK, TAKEN_PER_LOCK);
             from = page.next.unwrap_or(from);
             (page.rows, page.next.is_some())
         };
-        self.take_all(end, take, act)
+        self.remove_in_batches(end, take, act)
     }
 
     /// The machine behind a request: its address, and the name that it gives itself.
-    pub fn machine(&self, origin: IpAddr, name: &str) -> Machine {
-        let name = (!name.is_empty()).then(|| self.machines.hash_one(name));
-        Machine { address: self.machines.hash_one(origin), name }
+    pub fn host_id(&self, origin: IpAddr, name: &str) -> HostId {
+        let name = (!name.is_empty()).then(|| self.host_hasher.hash_one(name));
+        HostId { address: self.host_hasher.hash_one(origin), name }
     }
 
     /// A machine did not prove the run it was offered: its waiters are offered runs last.
-    pub fn suspect(&self, machine: Machine) {
+    pub fn suspect(&self, machine: HostId) {
         let now = self.now();
         let mut core = self.core.lock();
         core.broker.suspect(machine, now);
@@ -236,7 +249,7 @@ impl<W> Exchange<W> {
     }
 
     /// A machine proved a run: it is suspect no more.
-    pub fn trust(&self, machine: Machine) {
+    pub fn trust(&self, machine: HostId) {
         // Nearly always there is no suspect, and then no lock is needed to know it.
         if self.any_suspect.load(Ordering::Relaxed) {
             self.core.lock().broker.trust(machine);
@@ -244,8 +257,8 @@ impl<W> Exchange<W> {
     }
 
     /// Gives back the room of a crowd that has left.
-    pub fn tidy(&self) {
-        let spare = self.core.lock().broker.tidy();
+    pub fn shrink(&self) {
+        let spare = self.core.lock().broker.shrink();
         drop(spare);
     }
 
@@ -256,12 +269,12 @@ impl<W> Exchange<W> {
     }
 
     /// All pools that the filter selects.
-    pub fn pools(&self, filter: &Filter) -> Vec<PoolView> {
+    pub fn pools(&self, filter: &Filter) -> Vec<PoolSummary> {
         let mut rows = Vec::new();
         let mut from = Some(0);
         while let Some(at) = from {
             let now = self.now();
-            let page = self.core.lock().broker.pools_page(filter, now, at, POOLS);
+            let page = self.core.lock().broker.pools_page(filter, now, at, POOLS_PER_LOCK);
             rows.extend(page.rows);
             from = page.next;
         }
@@ -269,14 +282,14 @@ impl<W> Exchange<W> {
     }
 
     /// At most `most` waiters that the filter selects, from the place where the last page ended.
-    pub fn waiters(&self, filter: &Filter, from: usize, most: usize) -> Page<WaiterView> {
+    pub fn waiters(&self, filter: &Filter, from: usize, most: usize) -> Page<WaiterSummary> {
         let most = most.max(1);
         let mut found = Page { rows: Vec::new(), next: Some(u32::try_from(from).unwrap_or(u32::MAX)) };
         while let Some(at) = found.next.filter(|_| found.rows.len() < most) {
             let now = self.now();
             // Few of the places may be selected: how many are looked at has nothing to do with how many rows are wanted.
-            let wanted = (most - found.rows.len()).min(BATCH);
-            let page = self.core.lock().broker.waiters_page(filter, now, at, SCAN, wanted);
+            let wanted = (most - found.rows.len()).min(TAKEN_PER_LOCK);
+            let page = self.core.lock().broker.waiters_page(filter, now, at, SCANNED_PER_LOCK, wanted);
             found.rows.extend(page.rows);
             found.next = page.next;
         }
@@ -293,13 +306,13 @@ impl<W> Exchange<W> {
         let now = self.now();
         let taken = self.core.lock().broker.leave(id, now);
         if let Some(taken) = &taken {
-            self.ended(End::ClientGone, taken);
+            self.record_end(PollEnd::ClientGone, taken);
         }
         taken.is_some()
     }
 
     /// A waiter was taken out.
-    fn ended(&self, end: End, taken: &Taken<W>) {
+    fn record_end(&self, end: PollEnd, taken: &RemovedWaiter<W>) {
         self.metrics.poll_ended(end, taken.held);
         if self.journal.wants_polls() {
             self.journal.record(PollEvent::ended(&taken.controller, end, taken.held));
@@ -307,11 +320,11 @@ impl<W> Exchange<W> {
     }
 
     /// Takes in batches until there are no more to look at, and acts on each batch with the lock let go.
-    fn take_all(
+    fn remove_in_batches(
         &self,
-        end: End,
-        mut take: impl FnMut(&mut Core<W>, Moment) -> (Vec<Taken<W>>, bool),
-        mut act: impl FnMut(Taken<W>),
+        end: PollEnd,
+        mut take: impl FnMut(&mut Core<W>, MonotonicTime) -> (Vec<RemovedWaiter<W>>, bool),
+        mut act: impl FnMut(RemovedWaiter<W>),
     ) -> usize {
         let mut count = 0;
         loop {
@@ -319,7 +332,7 @@ impl<W> Exchange<W> {
             let (batch, goes_on) = take(&mut self.core.lock(), now);
             count += batch.len();
             for taken in batch {
-                self.ended(end, &taken);
+                self.record_end(end, &taken);
                 act(taken);
             }
             if !goes_on {
@@ -330,8 +343,8 @@ impl<W> Exchange<W> {
 }
 
 impl<W> Exchange<W> {
-    fn give_up_hope(&self, ask: &Ask<'_>) {
-        let wake = self.core.lock().hopes.part(ask);
+    fn leave_waitlist(&self, ask: &ClaimRequest<'_>) {
+        let wake = self.core.lock().waitlist.part(ask);
         if let Some(wake) = wake {
             wake.notify_one();
         }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 
-use super::head::Head;
-use super::pressure::{Pressure, Reserved};
+use super::admission::{Admission, Reserved};
+use super::head::RequestHead;
 use super::problem::Problem;
 
 /// The whole body must arrive within this time.
@@ -26,8 +26,8 @@ pub(super) enum Source {
 /// Reads a POST's body. A body that came with its head is not copied at all, and reserves nothing: it is in memory already, and
 /// small.
 pub(super) async fn read(
-    pressure: &Pressure,
-    head: &Head<'_>,
+    pressure: &Admission,
+    head: &RequestHead<'_>,
     body: Source,
     limit: usize,
 ) -> Result<Bytes, Problem> {
@@ -52,7 +52,7 @@ pub(super) async fn read(
 
 /// Reads all pieces. What was reserved for them is given back with the last of their bytes, wherever those are by then.
 async fn collect(
-    pressure: &Pressure,
+    pressure: &Admission,
     mut reserved: Reserved,
     mut body: Incoming,
     limit: usize,
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn memory_is_reserved_for_a_body_until_its_last_bytes_are_gone() {
-        let pressure = Pressure::default();
-        pressure.memory_left(100);
+        let pressure = Admission::default();
+        pressure.set_memory_left(100);
         let reserved = pressure.reserve(60).unwrap();
         let body = Bytes::from_owner(Kept { bytes: Bytes::from_static(b"a run"), _reserved: reserved });
         let payload = body.slice(2..);

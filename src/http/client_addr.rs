@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::head::Fields;
+use super::head::HeaderFields;
 use crate::address;
 
 /// Any of these headers was put there by a proxy.
@@ -28,7 +28,7 @@ const TRACE: &str = "x-amzn-trace-id";
 
 /// The origin of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct From {
+pub(super) struct ClientAddr {
     /// The client's address as far as it is believed. None if a known proxy sent the request on for somebody, and did
     /// not say for whom in a way that can be read: such a client is on no list.
     pub(super) client: Option<IpAddr>,
@@ -38,12 +38,12 @@ pub(super) struct From {
     pub(super) through_proxy: bool,
 }
 
-impl From {
+impl ClientAddr {
     /// Any proxy's mark is taken as a sign of one; only a known proxy is believed about the client's address.
     ///
     /// A known proxy that sends no mark at all speaks for itself, as it does in a health check. The addresses are
     /// canonical.
-    pub(super) fn read(proxies: &[IpNet], peer: IpAddr, fields: Fields<'_>) -> Self {
+    pub(super) fn read(proxies: &[IpNet], peer: IpAddr, fields: HeaderFields<'_>) -> Self {
         let is_marked = fields.any(is_mark);
         if peer.is_unspecified() {
             // A PROXY protocol header has passed somebody on without a name.
@@ -145,7 +145,7 @@ mod tests {
 
     const PEER: &str = "10.0.0.1";
 
-    fn read(proxies: &[&str], headers: &[(&'static str, &str)]) -> From {
+    fn read(proxies: &[&str], headers: &[(&'static str, &str)]) -> ClientAddr {
         let proxies: Vec<IpNet> = proxies.iter().map(|net| address::parse_net(net).unwrap()).collect();
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -154,8 +154,12 @@ mod tests {
         let list: Vec<_> =
             headers.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
         let peer = PEER.parse().unwrap();
-        let from = From::read(&proxies, peer, Fields::Map(&map));
-        assert_eq!(from, From::read(&proxies, peer, Fields::List(&list)), "both readers: {headers:?}");
+        let from = ClientAddr::read(&proxies, peer, HeaderFields::Map(&map));
+        assert_eq!(
+            from,
+            ClientAddr::read(&proxies, peer, HeaderFields::List(&list)),
+            "both readers: {headers:?}"
+        );
         from
     }
 

@@ -12,22 +12,22 @@ use hyper::Method;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::Source;
-use super::head::Head;
-use super::quick::{self, MOST_FIELDS, Read};
+use super::fast_path::{self, FastParse, MAX_FIELDS};
+use super::head::RequestHead;
+use super::hyper_fallback::{HyperRead, read_with_hyper};
 use super::shared_names;
-use super::speak::{Spoken, speak};
-use super::strict::{self, HEAD_BYTES, Judged};
-use super::{Answer, Front, Problem, Reply, Wait, answer_now, dispatch};
-use crate::broker::Ticket;
-use crate::metrics::{Listener, Rejected, Route};
-use crate::transport::{Connection, Farewell, Held, Hold, Place, Waiter};
+use super::validate::{self, HEAD_BYTES, HeadCheck};
+use super::{Action, HttpResponse, HttpState, PollRequest, Problem, dispatch, route_now};
+use crate::broker::ParkRequest;
+use crate::metrics::{Listener, RejectReason, Route};
+use crate::transport::{CloseReason, Connection, HeldPoll, HoldEnd, Place, Waiter};
 
 /// A request's head must be complete within this time.
-const HEAD_TIME: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A plain request whose body is not whole after this time is left to hyper.
-const SOON: Duration = Duration::from_millis(100);
+const BODY_GRACE: Duration = Duration::from_millis(100);
 /// An answer must be taken off our hands within this time.
-const REPLY_TIME: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Who is told that the connection ends may go on talking for so long,
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// and so much.
@@ -38,7 +38,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// What this future keeps while a poll is held is paid for by every held connection: a test knows its size.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep each argument twice")]
 pub fn serve<G: AsRef<Arc<Connection>> + Send + 'static>(
-    front: Arc<Front>,
+    front: Arc<HttpState>,
     listener: Listener,
     guest: G,
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -46,8 +46,8 @@ pub fn serve<G: AsRef<Arc<Connection>> + Send + 'static>(
         let mut is_new = true;
         loop {
             let connection = guest.as_ref();
-            let time = if std::mem::take(&mut is_new) { HEAD_TIME } else { connection.idle_timeout() };
-            let wait = match next(&front, listener, connection, time) {
+            let time = if std::mem::take(&mut is_new) { HEAD_TIMEOUT } else { connection.idle_timeout() };
+            let wait = match next_poll(&front, listener, connection, time) {
                 Ok(wait) => wait,
                 Err(talk) => match talk.await {
                     Some(wait) => wait,
@@ -55,11 +55,11 @@ pub fn serve<G: AsRef<Arc<Connection>> + Send + 'static>(
                 },
             };
             let Some(place) = park(&front, connection, *wait) else { break };
-            match Hold::new(connection, place).await {
-                Held::Again => {}
-                Held::Over => break,
-                Held::Pipelined => {
-                    front.metrics.rejected(Rejected::Pipelined);
+            match HeldPoll::new(connection, place).await {
+                HoldEnd::NextRequest => {}
+                HoldEnd::Closed => break,
+                HoldEnd::Pipelined => {
+                    front.metrics.rejected(RejectReason::Pipelined);
                     tracing::debug!("bytes followed a held poll; closed");
                     break;
                 }
@@ -70,168 +70,173 @@ pub fn serve<G: AsRef<Arc<Connection>> + Send + 'static>(
 }
 
 /// Talking, boxed: all that it takes is freed while the poll is held. None if the connection is over with it.
-type Talk<'a> = Pin<Box<dyn Future<Output = Option<Box<Wait>>> + Send + 'a>>;
+type RequestLoop<'a> = Pin<Box<dyn Future<Output = Option<Box<PollRequest>>> + Send + 'a>>;
 
 /// The next poll, or what has to be said before it.
-fn next<'a>(
-    front: &'a Arc<Front>,
+fn next_poll<'a>(
+    front: &'a Arc<HttpState>,
     listener: Listener,
     connection: &'a Arc<Connection>,
     time: Duration,
-) -> Result<Box<Wait>, Talk<'a>> {
-    match glance(front, listener, connection) {
-        Ok(Answer::Wait(wait)) => Ok(wait),
-        Ok(Answer::Reply(reply)) => Err(Box::pin(async move {
-            say(connection, reply).await?;
-            talk(front, listener, connection, BytesMut::new(), connection.idle_timeout()).await
+) -> Result<Box<PollRequest>, RequestLoop<'a>> {
+    match try_ready_request(front, listener, connection) {
+        Ok(Action::Park(wait)) => Ok(wait),
+        Ok(Action::Respond(reply)) => Err(Box::pin(async move {
+            write_response(connection, reply).await?;
+            request_loop(front, listener, connection, BytesMut::new(), connection.idle_timeout()).await
         })),
-        Ok(Answer::Close) => Err(Box::pin(ready(None))),
-        Err(begun) => Err(Box::pin(talk(front, listener, connection, begun, time))),
+        Ok(Action::Close) => Err(Box::pin(ready(None))),
+        Err(begun) => Err(Box::pin(request_loop(front, listener, connection, begun, time))),
     }
 }
 
 /// Reads a request that is there already, as a poll is after each run of a kept connection, and answers it if it is
 /// no dispatch; or returns what has been read.
-fn glance(front: &Front, listener: Listener, connection: &Connection) -> Result<Answer, BytesMut> {
+fn try_ready_request(
+    front: &HttpState,
+    listener: Listener,
+    connection: &Connection,
+) -> Result<Action, BytesMut> {
     let mut bytes = BytesMut::new();
     if connection.read_now(&mut bytes).is_err() {
         // The room for a request is not kept for one that may come much later.
         return Err(BytesMut::new());
     }
-    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-    let Read::Plain(head, _) = quick::read(&bytes, &mut fields) else { return Err(bytes) };
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+    let FastParse::Complete(head, _) = fast_path::parse(&bytes, &mut fields) else { return Err(bytes) };
     if head.method != Method::GET {
         // A dispatch takes its time, and is asked for its place only once.
         return Err(bytes);
     }
-    let Ok(mut answer) = answer_now(front, listener, connection.origin(), &head) else { return Err(bytes) };
-    if let Answer::Reply(reply) = &mut answer {
-        reply.closes |= !head.is_reusable() || front.pressure.ends_connections();
+    let Ok(mut answer) = route_now(front, listener, connection.origin(), &head) else { return Err(bytes) };
+    if let Action::Respond(reply) = &mut answer {
+        reply.close |= !head.is_reusable() || front.admission.closes_connections();
     }
     Ok(answer)
 }
 
 /// Answers requests until the connection is over (none) or a poll is to be held. The first has `begun`, or begins
 /// within `time`.
-async fn talk(
-    front: &Arc<Front>,
+async fn request_loop(
+    front: &Arc<HttpState>,
     listener: Listener,
     connection: &Arc<Connection>,
     mut begun: BytesMut,
     mut time: Duration,
-) -> Option<Box<Wait>> {
+) -> Option<Box<PollRequest>> {
     // A newcomer's silence counts as a part of its head's time.
-    let mut head_by = (time == HEAD_TIME).then(|| Instant::now() + HEAD_TIME);
+    let mut head_by = (time == HEAD_TIMEOUT).then(|| Instant::now() + HEAD_TIMEOUT);
     loop {
         if begun.is_empty() {
             // Nothing is reserved before something is there.
             read_more(connection, &mut begun, Instant::now() + time).await?;
         }
-        let by = head_by.take().unwrap_or_else(|| Instant::now() + HEAD_TIME);
+        let by = head_by.take().unwrap_or_else(|| Instant::now() + HEAD_TIMEOUT);
         let whole = begun.freeze();
-        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-        if let Read::Plain(head, body) = quick::read(&whole, &mut fields) {
+        let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+        if let FastParse::Complete(head, body) = fast_path::parse(&whole, &mut fields) {
             let body = whole.slice(body);
-            match answer_plain(front, listener, connection, head, body).await? {
-                Answer::Wait(wait) => return Some(wait),
-                Answer::Close => return None,
-                Answer::Reply(reply) => say(connection, reply).await?,
+            match handle_complete(front, listener, connection, head, body).await? {
+                Action::Park(wait) => return Some(wait),
+                Action::Close => return None,
+                Action::Respond(reply) => write_response(connection, reply).await?,
             }
             (begun, time) = (BytesMut::new(), connection.idle_timeout());
-            give_way(connection, &begun).await;
+            yield_between_requests(connection, &begun).await;
             continue;
         }
-        begun = match whole_or_judged(front, connection, whole.into(), by).await? {
-            Begun::Whole(whole) => whole,
-            Begun::Judged(judged) => {
-                let Spoken { answer, rest } = Box::pin(speak(front, listener, connection, judged)).await?;
+        begun = match read_head(front, connection, whole.into(), by).await? {
+            HeadRead::Complete(whole) => whole,
+            HeadRead::Validated(judged) => {
+                let HyperRead { action: answer, unread: rest } =
+                    Box::pin(read_with_hyper(front, listener, connection, judged)).await?;
                 match answer {
-                    Answer::Wait(wait) if rest.is_empty() => return Some(wait),
-                    Answer::Wait(_) => {
+                    Action::Park(wait) if rest.is_empty() => return Some(wait),
+                    Action::Park(_) => {
                         front.metrics.poll_refused();
-                        front.metrics.rejected(Rejected::Pipelined);
+                        front.metrics.rejected(RejectReason::Pipelined);
                         return None;
                     }
-                    Answer::Close => return None,
-                    Answer::Reply(reply) => say_to_talker(connection, reply).await?,
+                    Action::Close => return None,
+                    Action::Respond(reply) => write_and_linger(connection, reply).await?,
                 }
                 time = connection.idle_timeout();
                 rest
             }
-            Begun::Wrong(problem) => {
-                let reply = Reply::from(problem);
+            HeadRead::Refused(problem) => {
+                let reply = HttpResponse::from(problem);
                 front.metrics.answered(Route::Other, reply.status.as_u16());
-                return say_to_talker(connection, reply).await.and(None);
+                return write_and_linger(connection, reply).await.and(None);
             }
         };
-        give_way(connection, &begun).await;
+        yield_between_requests(connection, &begun).await;
     }
 }
 
 /// Who has sent many requests at once has one answered at a turn: then everybody else on this thread has theirs.
-async fn give_way(connection: &Connection, begun: &BytesMut) {
+async fn yield_between_requests(connection: &Connection, begun: &BytesMut) {
     if !begun.is_empty() || connection.may_have_more() {
         tokio::task::yield_now().await;
     }
 }
 
 /// The answer to a plain request. None if the client leaves before it is there.
-async fn answer_plain(
-    front: &Arc<Front>,
+async fn handle_complete(
+    front: &Arc<HttpState>,
     listener: Listener,
     connection: &Connection,
-    head: Head<'_>,
+    head: RequestHead<'_>,
     body: Bytes,
-) -> Option<Answer> {
+) -> Option<Action> {
     let reusable = head.is_reusable();
-    let mut answer = match answer_now(front, listener, connection.origin(), &head) {
+    let mut answer = match route_now(front, listener, connection.origin(), &head) {
         Ok(answer) => answer,
         Err(route) => {
             let dispatched = dispatch(front, route, head, Source::Whole(body));
-            Answer::Reply(unless_gone(connection, pin!(dispatched)).await?)
+            Action::Respond(abort_on_disconnect(connection, pin!(dispatched)).await?)
         }
     };
-    if let Answer::Reply(reply) = &mut answer {
-        reply.closes |= !reusable || front.pressure.ends_connections();
+    if let Action::Respond(reply) = &mut answer {
+        reply.close |= !reusable || front.admission.closes_connections();
     }
     Some(answer)
 }
 
 /// What the beginning of a request turned out to be.
-enum Begun {
+enum HeadRead {
     /// A plain request, whole and alone.
-    Whole(BytesMut),
+    Complete(BytesMut),
     /// A head that is fine, of a request that is not plain, not alone, or whose body is still to come.
-    Judged(Bytes),
+    Validated(Bytes),
     /// Not a request that is served.
-    Wrong(Problem),
+    Refused(Problem),
 }
 
 /// Reads until the head is whole, and a little longer for the rest of a plain request. None if the connection is over.
-async fn whole_or_judged(
-    front: &Front,
+async fn read_head(
+    front: &HttpState,
     connection: &Connection,
     mut begun: BytesMut,
     head_by: Instant,
-) -> Option<Begun> {
+) -> Option<HeadRead> {
     let mut body_by = None;
     loop {
-        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-        let may_become_plain = match quick::read(&begun, &mut fields) {
-            Read::Plain(..) => return Some(Begun::Whole(begun)),
-            Read::Partial => true,
-            Read::Other => false,
+        let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+        let may_become_plain = match fast_path::parse(&begun, &mut fields) {
+            FastParse::Complete(..) => return Some(HeadRead::Complete(begun)),
+            FastParse::Partial => true,
+            FastParse::Fallback => false,
         };
-        match strict::judge(&begun, front.terms().body_limit) {
-            Judged::Wrong(problem) => return Some(Begun::Wrong(problem)),
-            Judged::Fine if may_become_plain => {
-                let by = *body_by.get_or_insert_with(|| Instant::now() + SOON);
+        match validate::validate_head(&begun, front.limits().body_limit) {
+            HeadCheck::Refused(problem) => return Some(HeadRead::Refused(problem)),
+            HeadCheck::Valid if may_become_plain => {
+                let by = *body_by.get_or_insert_with(|| Instant::now() + BODY_GRACE);
                 if read_more(connection, &mut begun, by).await.is_none() {
-                    return Some(Begun::Judged(begun.freeze()));
+                    return Some(HeadRead::Validated(begun.freeze()));
                 }
             }
-            Judged::Fine => return Some(Begun::Judged(begun.freeze())),
-            Judged::Partial => loop {
+            HeadCheck::Valid => return Some(HeadRead::Validated(begun.freeze())),
+            HeadCheck::Partial => loop {
                 let known = begun.len();
                 read_more(connection, &mut begun, head_by).await?;
                 // Behind the first line only a line's end can bring news: fields that drip are not parsed at each drop.
@@ -251,11 +256,11 @@ async fn read_more(connection: &Connection, begun: &mut BytesMut, by: Instant) -
 
 /// Says an answer to somebody who may still be talking: what comes is thrown away for a moment, because an end of the
 /// connection with unread bytes can overtake the answer. None if the connection is over with it.
-async fn say_to_talker(connection: &Connection, reply: Reply) -> Option<()> {
-    let closes = reply.closes;
-    let said = say(connection, reply).await;
+async fn write_and_linger(connection: &Connection, reply: HttpResponse) -> Option<()> {
+    let closes = reply.close;
+    let said = write_response(connection, reply).await;
     if closes {
-        connection.finish();
+        connection.shutdown_write();
         let by = Instant::now() + LINGER_TIME;
         let mut thrown = 0;
         while thrown < LINGER_BYTES {
@@ -268,11 +273,11 @@ async fn say_to_talker(connection: &Connection, reply: Reply) -> Option<()> {
 }
 
 /// None if the client leaves before its answer is there.
-async fn unless_gone(
+async fn abort_on_disconnect(
     connection: &Connection,
-    mut answer: Pin<&mut impl Future<Output = Reply>>,
-) -> Option<Reply> {
-    let mut gone = pin!(connection.gone());
+    mut answer: Pin<&mut impl Future<Output = HttpResponse>>,
+) -> Option<HttpResponse> {
+    let mut gone = pin!(connection.closed());
     poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Some(answer)),
         Poll::Pending => gone.as_mut().poll(cx).map(|()| None),
@@ -281,30 +286,41 @@ async fn unless_gone(
 }
 
 /// None if the connection is over with it.
-async fn say(connection: &Connection, reply: Reply) -> Option<()> {
+async fn write_response(connection: &Connection, reply: HttpResponse) -> Option<()> {
     let mut out = Vec::with_capacity(192 + reply.body.len());
     reply.write(connection.keep_alive_seconds(), &mut out);
-    let written = timeout(REPLY_TIME, connection.write(&out)).await;
-    (written.is_ok_and(|done| done.is_ok()) && !reply.closes).then_some(())
+    let written = timeout(WRITE_TIMEOUT, connection.write(&out)).await;
+    (written.is_ok_and(|done| done.is_ok()) && !reply.close).then_some(())
 }
 
 /// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,
 /// because any status would end a stock controller.
-fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<Place> {
-    if front.pressure.is_short_of_memory() {
+fn park(front: &Arc<HttpState>, connection: &Arc<Connection>, wait: PollRequest) -> Option<Place> {
+    if front.admission.is_short_of_memory() {
         front.metrics.poll_refused();
         return None;
     }
     let now = front.exchange.now();
-    let Wait { key, accepts, controller, machine, from, wire, reusable, timeout, guard, grace } = wait;
+    let PollRequest {
+        key,
+        accepts,
+        controller,
+        host: machine,
+        client: from,
+        format: wire,
+        reusable,
+        timeout,
+        guard,
+        grace,
+    } = wait;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let origin = from.origin();
-    let ticket = Ticket {
+    let ticket = ParkRequest {
         key,
         accepts,
         controller,
         origin,
-        machine,
+        host: machine,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(timeout + grace),
         waiter: Waiter::new(connection.clone(), wire, reusable, from.through_proxy),
@@ -313,7 +329,7 @@ fn park(front: &Arc<Front>, connection: &Arc<Connection>, wait: Wait) -> Option<
         Ok((place, replaced)) => {
             if let Some(replaced) = replaced {
                 shared_names::replaced(front, &replaced.controller, origin);
-                replaced.waiter.dismiss(Farewell::Replaced);
+                replaced.waiter.close(CloseReason::Replaced);
             }
             Some(place)
         }

@@ -11,10 +11,10 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
 use super::body::Source;
-use super::head::{Fields, Head};
-use super::quick::{self, MOST_FIELDS, Read};
-use super::strict::{self, Judged};
-use super::{Answer, Front, Reply, answer_now};
+use super::fast_path::{self, FastParse, MAX_FIELDS};
+use super::head::{HeaderFields, RequestHead};
+use super::validate::{self, HeadCheck};
+use super::{Action, HttpResponse, HttpState, route_now};
 use crate::broker::Key;
 use crate::metrics::Listener;
 
@@ -46,20 +46,20 @@ pub enum Quick {
 
 /// Reads a buffer on the quick way.
 pub fn quick(bytes: &[u8]) -> Quick {
-    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-    match quick::read(bytes, &mut fields) {
-        Read::Plain(head, body) => Quick::Plain(seen(&head), body),
-        Read::Partial => Quick::Partial,
-        Read::Other => Quick::Other,
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+    match fast_path::parse(bytes, &mut fields) {
+        FastParse::Complete(head, body) => Quick::Plain(seen(&head), body),
+        FastParse::Partial => Quick::Partial,
+        FastParse::Fallback => Quick::Other,
     }
 }
 
-fn seen(head: &Head<'_>) -> Seen {
+fn seen(head: &RequestHead<'_>) -> Seen {
     let fields = match head.fields {
-        Fields::List(list) => {
+        HeaderFields::List(list) => {
             list.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()
         }
-        Fields::Map(map) => {
+        HeaderFields::Map(map) => {
             map.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
         }
     };
@@ -80,15 +80,15 @@ pub enum Verdict {
     /// The head is whole, and means the same to everyone.
     Fine,
     /// It will not be served.
-    Wrong(Reply),
+    Wrong(HttpResponse),
 }
 
 /// Judges a head.
 pub fn judge(bytes: &[u8], body_limit: usize) -> Verdict {
-    match strict::judge(bytes, body_limit) {
-        Judged::Partial => Verdict::Partial,
-        Judged::Fine => Verdict::Fine,
-        Judged::Wrong(problem) => Verdict::Wrong(problem.into()),
+    match validate::validate_head(bytes, body_limit) {
+        HeadCheck::Partial => Verdict::Partial,
+        HeadCheck::Valid => Verdict::Fine,
+        HeadCheck::Refused(problem) => Verdict::Wrong(problem.into()),
     }
 }
 
@@ -105,7 +105,7 @@ pub enum Listed<'a> {
 #[derive(Debug, Clone)]
 pub enum Told {
     /// It is answered.
-    Reply(Reply),
+    HttpResponse(HttpResponse),
     /// It is held.
     Held(Box<Polled>),
     /// Its connection closes without a word.
@@ -125,21 +125,26 @@ pub struct Polled {
 }
 
 /// Answers a request as the routes do, whichever way it came in. A dispatch has all of its body.
-pub async fn answer(front: &Arc<Front>, peer: IpAddr, request: &Request<Bytes>, fields: Listed<'_>) -> Told {
+pub async fn answer(
+    front: &Arc<HttpState>,
+    peer: IpAddr,
+    request: &Request<Bytes>,
+    fields: Listed<'_>,
+) -> Told {
     let head = Head {
         method: request.method(),
         path: request.uri().path(),
         query: request.uri().query(),
         is_http_11: true,
         fields: match fields {
-            Listed::List(list) => Fields::List(list),
-            Listed::Map(map) => Fields::Map(map),
+            Listed::List(list) => HeaderFields::List(list),
+            Listed::Map(map) => HeaderFields::Map(map),
         },
     };
-    match answer_now(front, Listener::Public, peer, &head) {
-        Ok(Answer::Reply(reply)) => Told::Reply(reply),
-        Ok(Answer::Close) => Told::Close,
-        Ok(Answer::Wait(wait)) => Told::Held(Box::new(Polled {
+    match route_now(front, Listener::Public, peer, &head) {
+        Ok(Action::Respond(reply)) => Told::HttpResponse(reply),
+        Ok(Action::Close) => Told::Close,
+        Ok(Action::Park(wait)) => Told::Held(Box::new(Polled {
             key: wait.key,
             controller: wait.controller.into(),
             origin: wait.from.origin(),
@@ -149,7 +154,9 @@ pub async fn answer(front: &Arc<Front>, peer: IpAddr, request: &Request<Bytes>, 
         })),
         Err(route) => {
             debug_assert_eq!(head.method, Method::POST, "only POSTs dispatch");
-            Told::Reply(super::dispatch(front, route, head, Source::Whole(request.body().clone())).await)
+            Told::HttpResponse(
+                super::dispatch(front, route, head, Source::Whole(request.body().clone())).await,
+            )
         }
     }
 }

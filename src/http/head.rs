@@ -5,25 +5,25 @@ use hyper::header::HeaderMap;
 
 /// What the routes see of a request besides its body.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head<'a> {
+pub(super) struct RequestHead<'a> {
     pub(super) method: &'a Method,
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
     /// The connection may carry another request, as far as the version of HTTP goes.
     pub(super) is_http_11: bool,
-    pub(super) fields: Fields<'a>,
+    pub(super) fields: HeaderFields<'a>,
 }
 
 /// Header fields; names are found in any case.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Fields<'a> {
+pub(super) enum HeaderFields<'a> {
     /// As hyper keeps them.
     Map(&'a HeaderMap),
     /// As they stand in the read buffer.
     List(&'a [httparse::Header<'a>]),
 }
 
-impl<'a> Fields<'a> {
+impl<'a> HeaderFields<'a> {
     /// The values of one name, in their order.
     pub(super) fn values(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let (map, list) = match self {
@@ -65,9 +65,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl Head<'_> {
+impl RequestHead<'_> {
     /// Whether a browser sends this for a page: it says so, and nobody else does.
-    pub(super) fn is_of_a_page(&self) -> bool {
+    pub(super) fn is_browser(&self) -> bool {
         self.fields.any_name(|name| match name.len() {
             6 => name.eq_ignore_ascii_case("origin"),
             14 => name.eq_ignore_ascii_case("sec-fetch-site"),

@@ -5,34 +5,34 @@
 
 use hyper::{Method, StatusCode};
 
-use super::head::Head;
+use super::head::RequestHead;
 use super::problem::Problem;
-use super::reply::Reply;
-use super::{Answer, Front, native, trigger};
+use super::response::HttpResponse;
+use super::{Action, HttpState, native, trigger};
 use crate::metrics::Route;
 
 /// What a check is answered with; none if the request is something else. `methods` are those of a poll's path here.
 pub(super) fn check(
-    front: &Front,
+    front: &HttpState,
     polls: bool,
     methods: &'static str,
-    head: &Head<'_>,
-) -> Option<(Route, Answer)> {
+    head: &RequestHead<'_>,
+) -> Option<(Route, Action)> {
     let is_head = head.method == Method::HEAD;
-    let other = |reply: Reply| Some((Route::Other, Answer::Reply(reply)));
+    let other = |reply: HttpResponse| Some((Route::Other, Action::Respond(reply)));
     match head.path {
         "/" if head.method == Method::OPTIONS => {
-            other(Reply { extra: Some(("allow", methods)), ..Reply::empty() })
+            other(HttpResponse { extra: Some(("allow", methods)), ..HttpResponse::empty() })
         }
-        "/livez" if front.terms().public_livez => {
+        "/livez" if front.limits().public_livez => {
             let is_read = is_head || head.method == Method::GET;
-            let alive = || Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok\n");
+            let alive = || HttpResponse::new(StatusCode::OK, "text/plain; charset=utf-8", "ok\n");
             other(if is_read { alive() } else { Problem::method_not_allowed("GET, HEAD").into() })
         }
-        "/connect" if is_head && polls => Some((Route::Connect, Answer::Reply(trigger::times(front)))),
-        "/warm-start" if is_head && polls => other(Reply::empty()),
+        "/connect" if is_head && polls => Some((Route::Connect, Action::Respond(trigger::times(front)))),
+        "/warm-start" if is_head && polls => other(HttpResponse::empty()),
         path if is_head && polls && path.starts_with(native::PREFIX) => {
-            other(native::key(path).map_or_else(Reply::from, |_| Reply::empty()))
+            other(native::key(path).map_or_else(HttpResponse::from, |_| HttpResponse::empty()))
         }
         _ => None,
     }

@@ -1,25 +1,25 @@
 //! Owns the requests of controllers and supervisors: routes, both dialects, and the only statuses they see.
 
+mod admission;
 mod body;
+mod browser_page;
 mod client_addr;
 mod connection;
 mod dispatch;
+mod fast_path;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod head;
 mod health;
+mod hyper_fallback;
 mod message;
 mod native;
-mod page;
-mod pressure;
 mod problem;
-mod quick;
-mod reply;
+mod response;
+mod run_response;
 mod shared_names;
-mod speak;
-mod strict;
 mod trigger;
-mod wire;
+mod validate;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,30 +29,32 @@ use arc_swap::{ArcSwap, Guard};
 use hyper::Method;
 use ipnet::IpNet;
 
-use crate::auth::Access;
-use crate::broker::{Accepts, Key, Machine, Miss};
+use crate::auth::Authorizer;
+use crate::broker::{AcceptedPayload, HostId, Key};
 use crate::config::MessageCheck;
-use crate::exchange::Repeats;
+use crate::exchange::IdempotencyCache;
 use crate::journal::{Journal, TraceParent};
 use crate::logging::Throttle;
-use crate::metrics::{Denied, DispatchOutcome, Listener, Metrics, Proof, Route};
-use crate::transport::{Exchange, IdleConnections, Wire};
+use crate::metrics::{AuthFailure, Listener, Metrics, Route};
+use crate::model::MissReason;
+use crate::model::{DispatchOutcome, Proof};
+use crate::transport::{Exchange, IdleConnections, ResponseFormat};
 
+pub use admission::Admission;
 use body::Source;
-use client_addr::From;
+use client_addr::ClientAddr;
 pub use connection::serve;
-use head::Head;
+use head::RequestHead;
 pub use message::{Message, MessageError};
-pub use pressure::Pressure;
 pub use problem::Problem;
-pub use reply::Reply;
+pub use response::HttpResponse;
 use shared_names::SharedNames;
 
 /// The longest accepted request target, in bytes.
 const MAX_TARGET_BYTES: usize = 2048;
 
 /// What requests are served with.
-pub struct Front {
+pub struct HttpState {
     /// The pools.
     pub exchange: Arc<Exchange>,
     /// Where everything is counted.
@@ -60,20 +62,20 @@ pub struct Front {
     /// What is told of what happens.
     pub journal: Arc<Journal>,
     /// Replaced whole when the settings are read again.
-    terms: ArcSwap<Terms>,
+    limits: ArcSwap<RequestLimits>,
     separate_dispatch: bool,
-    inferred: dispatch::Inferred,
-    repeats: Arc<Repeats<dispatch::Identity, dispatch::Answered>>,
+    inferred_proxies: dispatch::InferredProxies,
+    idempotency: Arc<IdempotencyCache<dispatch::IdempotencyKey, dispatch::CachedOutcome>>,
     shared_names: SharedNames,
     /// How hard the broker is pressed.
-    pub pressure: Pressure,
+    pub admission: Admission,
     /// The connections that rest between two requests.
     pub idle: Arc<IdleConnections>,
 }
 
 /// The limits and times that requests meet.
 #[derive(Debug)]
-pub struct Terms {
+pub struct RequestLimits {
     /// Advertised to controllers; the age cap of a poll.
     pub connection_timeout: Duration,
     /// Advertised to controllers; zero ends them.
@@ -101,75 +103,75 @@ pub struct Terms {
     /// Whether health is told on the public listeners, too.
     pub public_livez: bool,
     /// Who may do what.
-    pub access: Access,
+    pub access: Authorizer,
 }
 
-impl Front {
+impl HttpState {
     /// Ready to serve. With a `separate_dispatch`, POSTs have a listener of their own.
     pub fn new(
         exchange: Arc<Exchange>,
         metrics: Arc<Metrics>,
         journal: Arc<Journal>,
-        terms: Terms,
+        terms: RequestLimits,
         separate_dispatch: bool,
     ) -> Self {
         Self {
             exchange,
             metrics,
             journal,
-            terms: ArcSwap::from_pointee(terms),
+            limits: ArcSwap::from_pointee(terms),
             separate_dispatch,
-            inferred: dispatch::Inferred::default(),
-            repeats: Arc::default(),
+            inferred_proxies: dispatch::InferredProxies::default(),
+            idempotency: Arc::default(),
             shared_names: SharedNames::default(),
-            pressure: Pressure::default(),
+            admission: Admission::default(),
             idle: Arc::default(),
         }
     }
 
     /// Gives back what nobody will ask for any more.
-    pub fn tidy(&self) {
-        self.exchange.tidy();
-        let time = self.terms().remember_runs;
-        self.repeats.tidy(time);
-        self.metrics.idempotency_window.set(self.repeats.window(time).as_secs_f64());
+    pub fn shrink(&self) {
+        self.exchange.shrink();
+        let time = self.limits().remember_runs;
+        self.idempotency.shrink(time);
+        self.metrics.idempotency_window.set(self.idempotency.window(time).as_secs_f64());
     }
 
     /// The limits and times of now.
-    pub fn terms(&self) -> Guard<Arc<Terms>> {
-        self.terms.load()
+    pub fn limits(&self) -> Guard<Arc<RequestLimits>> {
+        self.limits.load()
     }
 
     /// From now on requests meet these. Held polls stay as they are.
-    pub fn change_terms(&self, terms: Terms) {
-        self.terms.store(Arc::new(terms));
+    pub fn set_limits(&self, terms: RequestLimits) {
+        self.limits.store(Arc::new(terms));
     }
 
     /// The supervisor's trace, if it is to be continued.
-    fn trace(&self, head: &Head<'_>) -> Option<TraceParent> {
+    fn trace(&self, head: &RequestHead<'_>) -> Option<TraceParent> {
         let header = self.journal.exports_traces().then(|| head.fields.single("traceparent"));
         header?.ok().flatten().and_then(TraceParent::parse)
     }
 }
 
 /// What becomes of a request.
-enum Answer {
+enum Action {
     /// It is answered now.
-    Reply(Reply),
+    Respond(HttpResponse),
     /// It is held until a run comes.
-    Wait(Box<Wait>),
+    Park(Box<PollRequest>),
     /// Its connection closes without a word: any status would say more to a controller than is meant.
     Close,
 }
 
 /// A poll that is ready to be held.
-struct Wait {
+struct PollRequest {
     key: Key,
-    accepts: Accepts,
+    accepts: AcceptedPayload,
     controller: Box<str>,
-    machine: Machine,
-    from: From,
-    wire: &'static Wire,
+    host: HostId,
+    client: ClientAddr,
+    format: &'static ResponseFormat,
     reusable: bool,
     /// The time that the client knows of.
     timeout: Duration,
@@ -182,16 +184,21 @@ struct Wait {
 
 /// What a request is answered with at once, counted unless it is held: a held poll is counted when it ends.
 /// `Err` with its route if it is a dispatch, which takes its time.
-fn answer_now(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> Result<Answer, Route> {
+fn route_now(
+    front: &HttpState,
+    listener: Listener,
+    peer: IpAddr,
+    head: &RequestHead<'_>,
+) -> Result<Action, Route> {
     let (route, answer) = match route(front, listener, peer, head) {
         (route, Some(answer)) => (route, answer),
         (route, None) => return Err(route),
     };
-    if let Answer::Reply(reply) = &answer {
+    if let Action::Respond(reply) = &answer {
         front.metrics.answered(route, reply.status.as_u16());
     }
     match route {
-        Route::Poll | Route::NativePoll if !matches!(answer, Answer::Wait(_)) => front.metrics.poll_refused(),
+        Route::Poll | Route::NativePoll if !matches!(answer, Action::Park(_)) => front.metrics.poll_refused(),
         Route::Poll
         | Route::NativePoll
         | Route::Dispatch
@@ -204,7 +211,7 @@ fn answer_now(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) 
 }
 
 /// Dispatches a run, and counts the request.
-async fn dispatch(front: &Arc<Front>, route: Route, head: Head<'_>, body: Source) -> Reply {
+async fn dispatch(front: &Arc<HttpState>, route: Route, head: RequestHead<'_>, body: Source) -> HttpResponse {
     let reply = if route == Route::NativeDispatch {
         native::dispatch(front, head, body).await
     } else {
@@ -215,7 +222,12 @@ async fn dispatch(front: &Arc<Front>, route: Route, head: Head<'_>, body: Source
 }
 
 /// The one place where a request finds its route. No answer yet if it is a dispatch.
-fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (Route, Option<Answer>) {
+fn route(
+    front: &HttpState,
+    listener: Listener,
+    peer: IpAddr,
+    head: &RequestHead<'_>,
+) -> (Route, Option<Action>) {
     let dispatches = listener == Listener::Dispatch || !front.separate_dispatch;
     let polls = listener == Listener::Public;
     let target = head.path.len() + head.query.map_or(0, |query| 1 + query.len());
@@ -223,8 +235,8 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
     if target > MAX_TARGET_BYTES {
         return (Route::Other, Some(Problem::target_too_long().into()));
     }
-    if head.is_of_a_page() {
-        return (Route::Other, Some(Answer::Reply(page::refuse(head, Problem::browser()))));
+    if head.is_browser() {
+        return (Route::Other, Some(Action::Respond(browser_page::refuse(head, Problem::browser()))));
     }
     let both = match (polls, dispatches) {
         (true, true) => "GET, HEAD, POST",
@@ -234,15 +246,15 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
     if let Some((route, answer)) = health::check(front, polls, both, head) {
         return (route, Some(answer));
     }
-    let terms = front.terms();
-    let from = || From::read(&terms.proxies, peer, head.fields);
-    let wait = |answer: fn(&Front, From, &Head<'_>) -> Answer| {
+    let terms = front.limits();
+    let from = || ClientAddr::read(&terms.proxies, peer, head.fields);
+    let wait = |answer: fn(&HttpState, ClientAddr, &RequestHead<'_>) -> Action| {
         let from = from();
         match terms.access.may_poll_from(from.client) {
             Ok(()) => answer(front, from, head),
             Err(why) => {
-                deny(front, why, peer);
-                Answer::Close
+                record_denial(front, why, peer);
+                Action::Close
             }
         }
     };
@@ -257,15 +269,15 @@ fn route(front: &Front, listener: Listener, peer: IpAddr, head: &Head<'_>) -> (R
         (_, "/connect") if polls => wrong(Problem::method_not_allowed("GET, HEAD")),
         (&Method::CONNECT, _) | (_, "*" | "/warm-start") => wrong(Problem::method_not_allowed(both)),
         _ if native => wrong(Problem::method_not_allowed(both)),
-        _ => (Route::Other, Some(Answer::Reply(page::refuse(head, Problem::no_such_route())))),
+        _ => (Route::Other, Some(Action::Respond(browser_page::refuse(head, Problem::no_such_route())))),
     }
 }
 
 /// Counts a request that is not let in, and says so where only the operator of a proxy can help.
-fn deny(front: &Front, why: Denied, proxy: IpAddr) {
+fn record_denial(front: &HttpState, why: AuthFailure, proxy: IpAddr) {
     static LINES: Throttle = Throttle::new();
     front.metrics.denied(why);
-    if why == Denied::NoAddress && LINES.is_open() {
+    if why == AuthFailure::NoAddress && LINES.is_open() {
         tracing::warn!(
             %proxy,
             "a request was refused: only listed addresses are let in, and this proxy of --behind-proxy did not name its client. \
@@ -275,26 +287,31 @@ fn deny(front: &Front, why: Denied, proxy: IpAddr) {
 }
 
 /// What a POST is answered with that is not let in, or not now. Nothing of its body is read.
-fn refuse_dispatch(front: &Front, terms: &Terms, peer: IpAddr, head: &Head<'_>) -> Option<Answer> {
-    let Terms { access, max_posts, max_post_rate, .. } = terms;
+fn refuse_dispatch(
+    front: &HttpState,
+    terms: &RequestLimits,
+    peer: IpAddr,
+    head: &RequestHead<'_>,
+) -> Option<Action> {
+    let RequestLimits { access, max_posts, max_post_rate, .. } = terms;
     let is_listed = if access.lists_dispatchers() {
-        access.may_dispatch_from(From::read(&terms.proxies, peer, head.fields).client)
+        access.may_dispatch_from(ClientAddr::read(&terms.proxies, peer, head.fields).client)
     } else {
         Ok(())
     };
-    let bearer = || access.dispatch(head.fields.values("authorization").next());
+    let bearer = || access.authorize_dispatch(head.fields.values("authorization").next());
     if let Err(why) = is_listed.and_then(|()| bearer()) {
-        deny(front, why, peer);
+        record_denial(front, why, peer);
         front.metrics.dispatched(DispatchOutcome::Refused, Duration::ZERO);
         return Some(Problem::not_allowed(why).into());
     }
-    let pressure = &front.pressure;
+    let pressure = &front.admission;
     let is_well = !pressure.is_short_of_memory()
         && pressure.posts() < *max_posts
-        && max_post_rate.is_none_or(|rate| pressure.is_within(rate));
+        && max_post_rate.is_none_or(|rate| pressure.is_within_rate(rate));
     if is_well {
         return None;
     }
-    front.metrics.dispatched(DispatchOutcome::Miss(Miss::Overloaded), Duration::ZERO);
+    front.metrics.dispatched(DispatchOutcome::Miss(MissReason::Overloaded), Duration::ZERO);
     Some(Problem::overloaded().into())
 }

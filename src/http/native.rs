@@ -9,37 +9,42 @@ use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Source};
-use super::dispatch::{Count, Identity, Named, Order, Outcome, content, dispatch as deliver};
-use super::head::Head;
+use super::dispatch::{
+    DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome, RunLabels, content_hash, dispatch as deliver,
+};
+use super::head::RequestHead;
 use super::message::Message;
 use super::problem::Problem;
-use super::reply::Reply;
-use super::{Answer, From, Front, Wait, wire};
-use crate::broker::{Accepts, Key, Number, check_part};
+use super::response::HttpResponse;
+use super::{Action, ClientAddr, HttpState, PollRequest, run_response};
+use crate::broker::{AcceptedPayload, Key, Number, check_part};
 use crate::config::CAN_PROVE;
-use crate::metrics::Proof;
-use crate::transport::{Farewell, Goodbye, Run, Wire};
+use crate::model::Proof;
+use crate::transport::{CloseReason, CloseResponse, ResponseFormat, Run};
 
 pub(super) const PREFIX: &str = "/v1/pools/";
 const CONTROLLER: &str = "pilotlight-controller";
 const RUN: &str = "pilotlight-run";
 
 /// How a controller of this dialect is answered.
-static WIRE: Wire = Wire { head: |run, keep_alive, head| wire::head(run, keep_alive, true, head), goodbye };
+static WIRE: ResponseFormat = ResponseFormat {
+    head: |run, keep_alive, head| run_response::head(run, keep_alive, true, head),
+    close_response: goodbye,
+};
 
-fn goodbye(farewell: Farewell, keep_alive: Option<u64>) -> Goodbye {
-    let last = |answer: &'static [u8]| Goodbye { answer: answer.into(), reusable: false };
+fn goodbye(farewell: CloseReason, keep_alive: Option<u64>) -> CloseResponse {
+    let last = |answer: &'static [u8]| CloseResponse { bytes: answer.into(), reusable: false };
     match farewell {
-        Farewell::Expired => {
+        CloseReason::Expired => {
             let mut answer = b"HTTP/1.1 204 No Content".to_vec();
-            wire::connection(keep_alive, &mut answer);
+            run_response::connection(keep_alive, &mut answer);
             answer.extend_from_slice(b"\r\n\r\n");
-            Goodbye { answer: answer.into(), reusable: true }
+            CloseResponse { bytes: answer.into(), reusable: true }
         }
         // "No run came" is true of a drain as well, and what a client does then is right: it asks again.
-        Farewell::Drained => last(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"),
-        Farewell::Retired => last(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
-        Farewell::Replaced => last(b""),
+        CloseReason::Drained => last(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"),
+        CloseReason::Retired => last(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+        CloseReason::Replaced => last(b""),
     }
 }
 
@@ -131,7 +136,7 @@ fn is_encoded(segment: &str) -> bool {
 }
 
 /// A name in a header: short printable text, at most once; empty if absent.
-fn name(head: &Head<'_>, header: &'static str) -> Result<Box<str>, Problem> {
+fn name(head: &RequestHead<'_>, header: &'static str) -> Result<Box<str>, Problem> {
     match head.fields.single(header) {
         Ok(None) => Ok("".into()),
         Ok(Some(text)) => {
@@ -142,12 +147,16 @@ fn name(head: &Head<'_>, header: &'static str) -> Result<Box<str>, Problem> {
 }
 
 /// `GET /v1/pools/…`: a controller waits.
-pub(super) fn poll(front: &Front, from: From, head: &Head<'_>) -> Answer {
-    read_poll(front, from, head).map_or_else(Answer::from, Answer::Wait)
+pub(super) fn poll(front: &HttpState, from: ClientAddr, head: &RequestHead<'_>) -> Action {
+    read_poll(front, from, head).map_or_else(Action::from, Action::Park)
 }
 
-fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Problem> {
-    let terms = front.terms();
+fn read_poll(
+    front: &HttpState,
+    from: ClientAddr,
+    head: &RequestHead<'_>,
+) -> Result<Box<PollRequest>, Problem> {
+    let terms = front.limits();
     let cap = terms.connection_timeout;
     let query = Query::parse(head.query, &["timeout"])?;
     let timeout = query.timeout.unwrap_or(cap);
@@ -157,15 +166,15 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
     }
     let key = key(head.path)?;
     let authorization = head.fields.values("authorization").next();
-    let admitted = terms.access.poll(authorization, &key.deployment, &key.version);
-    admitted.map_err(|why| Problem::of_token(front, "The Authorization header", why))?;
-    Ok(Box::new(Wait {
+    let admitted = terms.access.authorize_poll(authorization, &key.deployment, &key.version);
+    admitted.map_err(|why| Problem::bad_token(front, "The Authorization header", why))?;
+    Ok(Box::new(PollRequest {
         key,
-        accepts: Accepts::Anything,
+        accepts: AcceptedPayload::Anything,
         controller: name(head, CONTROLLER)?,
-        machine: front.exchange.machine(from.origin(), ""),
-        from,
-        wire: &WIRE,
+        host: front.exchange.host_id(from.origin(), ""),
+        client: from,
+        format: &WIRE,
         reusable: head.is_reusable(),
         timeout,
         guard: None,
@@ -174,7 +183,7 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
 }
 
 /// What a POST of this dialect asks for, besides its body.
-struct Terms {
+struct DispatchHead {
     key: Key,
     query: Query,
     /// The run's name as the supervisor gave it; empty if it gave none.
@@ -182,9 +191,9 @@ struct Terms {
     content_type: Bytes,
 }
 
-fn read_dispatch(head: &Head<'_>) -> Result<Terms, Problem> {
+fn read_dispatch(head: &RequestHead<'_>) -> Result<DispatchHead, Problem> {
     let content_type = head.fields.values("content-type").next();
-    Ok(Terms {
+    Ok(DispatchHead {
         key: key(head.path)?,
         query: Query::parse(head.query, &["wait", "redeliver", "proof"])?,
         run: name(head, RUN)?,
@@ -194,13 +203,13 @@ fn read_dispatch(head: &Head<'_>) -> Result<Terms, Problem> {
 }
 
 /// `POST /v1/pools/…`: a supervisor dispatches a run.
-pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
-    let mut count = Count::new(front);
+pub(super) async fn dispatch(front: &Arc<HttpState>, head: RequestHead<'_>, body: Source) -> HttpResponse {
+    let mut count = DispatchRecorder::new(front);
     let trace = front.trace(&head);
-    let limit = front.terms().body_limit;
+    let limit = front.limits().body_limit;
     // What is wrong with the head is said before the body is asked for.
     let read = match read_dispatch(&head) {
-        Ok(terms) => body::read(&front.pressure, &head, body, limit).await.map(|payload| (terms, payload)),
+        Ok(terms) => body::read(&front.admission, &head, body, limit).await.map(|payload| (terms, payload)),
         Err(problem) if matches!(body, Source::Whole(_)) => Err(problem),
         Err(problem) => Err(problem.closing()),
     };
@@ -217,16 +226,16 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
     if !is_named {
         terms.run = format!("run_{:016x}", fastrand::u64(..)).into();
     }
-    let named = Named::new(&terms.run, terms.key.as_ref(), trace);
+    let named = RunLabels::new(&terms.run, terms.key.as_ref(), trace);
     count.named(named.clone());
-    let offered = Offered { front, terms: &terms, named, payload, since };
-    let identity = is_named.then(|| Identity::new(&terms.run, "", terms.key.as_ref()));
+    let offered = ValidPost { front, terms: &terms, named, payload, since };
+    let identity = is_named.then(|| IdempotencyKey::new(&terms.run, "", terms.key.as_ref()));
     match offered.dispatch(identity).await {
         Ok(mut outcome) => {
             count.done(&mut outcome);
             tracing::debug!(run = %terms.run.escape_default(), offers = outcome.offers,
         proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
-        reason = outcome.result.as_ref().err().map(|miss| miss.reason()),
+        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
         "dispatched");
             answer(&terms.run, &outcome)
         }
@@ -239,27 +248,27 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
 }
 
 /// A valid POST.
-struct Offered<'a> {
-    front: &'a Arc<Front>,
-    terms: &'a Terms,
-    named: Named,
+struct ValidPost<'a> {
+    front: &'a Arc<HttpState>,
+    terms: &'a DispatchHead,
+    named: RunLabels,
     payload: Bytes,
     since: Instant,
 }
 
-impl Offered<'_> {
-    async fn dispatch(self, identity: Option<Identity>) -> Result<Outcome, Problem> {
+impl ValidPost<'_> {
+    async fn dispatch(self, identity: Option<IdempotencyKey>) -> Result<Outcome, Problem> {
         let Self { front, terms, named, payload, since } = self;
-        let until = since + front.terms().dispatch_budget;
-        let content = identity.and_then(|_| content(&payload));
-        let order = Order {
+        let until = since + front.limits().dispatch_budget;
+        let content = identity.and_then(|_| content_hash(&payload));
+        let order = DispatchRequest {
             key: terms.key.as_ref(),
             // A stock controller in the pool would exit on anything but its message.
-            is_message: Message::parse(&payload, front.terms().message_check).is_some(),
+            is_message: Message::parse(&payload, front.limits().message_check).is_some(),
             run: Arc::new(Run { id: terms.run.clone(), content_type: terms.content_type.clone(), payload }),
             named,
             since,
-            proof: terms.query.proof.unwrap_or(front.terms().proof),
+            proof: terms.query.proof.unwrap_or(front.limits().proof),
             redeliver: terms.query.redeliver.unwrap_or(false),
             content,
             identity,
@@ -270,7 +279,7 @@ impl Offered<'_> {
     }
 }
 
-fn answer(run: &str, outcome: &Outcome) -> Reply {
+fn answer(run: &str, outcome: &Outcome) -> HttpResponse {
     let body = match &outcome.result {
         Ok(hit) => serde_json::json!({
             "delivered": true,
@@ -281,10 +290,10 @@ fn answer(run: &str, outcome: &Outcome) -> Reply {
         }),
         Err(miss) => serde_json::json!({
             "delivered": false,
-            "reason": miss.reason(),
+            "reason": miss.text(),
             "offers": outcome.offers,
             "run": run,
         }),
     };
-    Reply::json(StatusCode::OK, body.to_string())
+    HttpResponse::json(StatusCode::OK, body.to_string())
 }

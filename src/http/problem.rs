@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use super::reply::Reply;
-use super::{Answer, Front};
+use super::response::HttpResponse;
+use super::{Action, HttpState};
 use crate::auth::TokenError;
-use crate::broker::Miss;
-use crate::metrics::Denied;
+use crate::metrics::AuthFailure;
+use crate::model::MissReason;
 
 const BEARER: &str = "Bearer realm=\"pilotlight\"";
 const PASSWORD: &str = "Basic realm=\"pilotlight\", Bearer realm=\"pilotlight\"";
@@ -43,12 +43,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
     }
 
-    pub(crate) fn foreign_page() -> Self {
+    pub(crate) fn other_origin() -> Self {
         let detail = "A page of another origin sent this. Use the console of this listener, or a tool that is no browser.";
         Self::new(StatusCode::FORBIDDEN, "foreign-page", "Pages of other origins may not do this", detail)
     }
 
-    pub(crate) fn foreign_host() -> Self {
+    pub(crate) fn other_host() -> Self {
         let detail = "Operators reach this listener by an address or as localhost: a name could be anybody's. With the broker's \
                       --ops-token-file any name will do.";
         Self::new(StatusCode::FORBIDDEN, "foreign-host", "This host name is not served", detail)
@@ -133,7 +133,7 @@ impl Problem {
     }
 
     /// Names are the supervisor's to give, one for each run.
-    pub(super) fn name_of_another_run(time: Duration) -> Self {
+    pub(super) fn run_name_conflict(time: Duration) -> Self {
         let time = humantime::format_duration(time);
         let detail = format!(
             "A run of this name with another payload is under way, or was delivered within {time}, or may have been. Nothing \
@@ -148,9 +148,9 @@ impl Problem {
     }
 
     /// Somebody who polls is not let in. The status ends a stock controller, on purpose: its token does not get better.
-    pub(super) fn of_token(front: &Front, what: &str, why: TokenError) -> Self {
+    pub(super) fn bad_token(front: &HttpState, what: &str, why: TokenError) -> Self {
         front.metrics.denied(why.denied());
-        if why.is_of_form() {
+        if why.is_malformed() {
             return Self::bad_key(what, why);
         }
         let status =
@@ -162,30 +162,30 @@ impl Problem {
     }
 
     /// Somebody who dispatches or operates is not let in.
-    pub(crate) fn not_allowed(why: Denied) -> Self {
+    pub(crate) fn not_allowed(why: AuthFailure) -> Self {
         let (status, detail) = match why {
-            Denied::Address => (
+            AuthFailure::Address => (
                 StatusCode::FORBIDDEN,
                 "Requests from this address are not allowed; the broker's --allow-dispatch lists who may.",
             ),
-            Denied::NoAddress => (
+            AuthFailure::NoAddress => (
                 StatusCode::FORBIDDEN,
                 "Only listed addresses are allowed, and the proxy in between did not name yours in a way that can be read; the \
                  broker's log says what it should send.",
             ),
-            Denied::WrongRole => (
+            AuthFailure::WrongRole => (
                 StatusCode::FORBIDDEN,
                 "This is a controller's credential. It waits for runs and dispatches none.",
             ),
-            Denied::NoBearer => (
+            AuthFailure::NoBearer => (
                 StatusCode::UNAUTHORIZED,
                 "Send `Authorization: Bearer TOKEN` with a token of the broker's token file.",
             ),
-            Denied::BadBearer
-            | Denied::NoToken
-            | Denied::BadToken
-            | Denied::ExpiredToken
-            | Denied::OtherDeployment => (
+            AuthFailure::BadBearer
+            | AuthFailure::NoToken
+            | AuthFailure::BadToken
+            | AuthFailure::ExpiredToken
+            | AuthFailure::OtherDeployment => (
                 StatusCode::UNAUTHORIZED,
                 "The token is not in the broker's token file; ask its operator for one that is.",
             ),
@@ -195,7 +195,7 @@ impl Problem {
     }
 
     /// The same for a browser, which asks its user for a password.
-    pub(crate) fn not_an_operator(why: Denied) -> Self {
+    pub(crate) fn not_an_operator(why: AuthFailure) -> Self {
         Self::not_allowed(why).asking_for(PASSWORD)
     }
 
@@ -241,7 +241,7 @@ impl Problem {
     }
 
     /// Whether it means to a supervisor what a miss does.
-    pub(super) fn is_miss(&self) -> bool {
+    pub(super) fn is_overloaded(&self) -> bool {
         self.is_miss
     }
 
@@ -252,7 +252,7 @@ impl Problem {
     }
 }
 
-impl From<Problem> for Reply {
+impl From<Problem> for HttpResponse {
     fn from(problem: Problem) -> Self {
         let mut document = serde_json::json!({
             "type": format!("urn:pilotlight:problem:{}", problem.kind),
@@ -261,17 +261,17 @@ impl From<Problem> for Reply {
             "detail": problem.detail,
         });
         if problem.is_miss {
-            document["reason"] = Miss::Overloaded.reason().into();
+            document["reason"] = MissReason::Overloaded.text().into();
             document["didWarmStart"] = false.into();
             document["delivered"] = false.into();
         }
         let Problem { status, extra, closes, .. } = problem;
-        Self { extra, closes, ..Self::new(status, "application/problem+json", document.to_string()) }
+        Self { extra, close: closes, ..Self::new(status, "application/problem+json", document.to_string()) }
     }
 }
 
-impl From<Problem> for Answer {
+impl From<Problem> for Action {
     fn from(problem: Problem) -> Self {
-        Self::Reply(problem.into())
+        Self::Respond(problem.into())
     }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use parking_lot::Mutex;
 
-use super::Front;
+use super::HttpState;
 use crate::logging::Throttle;
-use crate::metrics::Rejected;
+use crate::metrics::RejectReason;
 
 /// So often within so much time is no controller that polls again before its old connection's end is seen.
 const MANY: u32 = 5;
@@ -62,13 +62,13 @@ impl SharedNames {
 }
 
 /// A poll ended because another one came with its name, from its address.
-pub(super) fn replaced(front: &Front, controller: &str, origin: IpAddr) {
+pub(super) fn replaced(front: &HttpState, controller: &str, origin: IpAddr) {
     static LINES: Throttle = Throttle::new();
     let times = front.shared_names.replaced(controller, origin, Instant::now());
     if times < MANY {
         return;
     }
-    front.metrics.rejected(Rejected::SharedName);
+    front.metrics.rejected(RejectReason::SharedName);
     if times == MANY && LINES.is_open() {
         let controller: String = controller.escape_default().take(SHOWN).collect();
         tracing::warn!(

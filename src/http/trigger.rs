@@ -9,17 +9,20 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::body::{self, Source};
-use super::dispatch::{Count, Identity, Named, Order, Outcome, dispatch as deliver};
-use super::head::Head;
+use super::dispatch::{
+    DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome, RunLabels, dispatch as deliver,
+};
+use super::head::RequestHead;
 use super::message::{Message, MessageError};
 use super::problem::Problem;
-use super::reply::Reply;
-use super::{Answer, From, Front, Wait, wire};
+use super::response::HttpResponse;
+use super::{Action, ClientAddr, HttpState, PollRequest, run_response};
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
-use crate::broker::{Accepts, Key, Miss, Number, check_part};
+use crate::broker::{AcceptedPayload, Key, Number, check_part};
 use crate::journal::TraceParent;
 use crate::logging::Throttle;
-use crate::transport::{Farewell, Goodbye, Run, Wire};
+use crate::model::MissReason;
+use crate::transport::{CloseReason, CloseResponse, ResponseFormat, Run};
 
 const CONTROLLER: &str = "x-trigger-workload-controller-id";
 const DEPLOYMENT: &str = "x-trigger-deployment-id";
@@ -34,40 +37,43 @@ const RETIRE_GUARD: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a stock controller is answered.
-static WIRE: Wire = Wire { head: |run, keep_alive, head| wire::head(run, keep_alive, false, head), goodbye };
+static WIRE: ResponseFormat = ResponseFormat {
+    head: |run, keep_alive, head| run_response::head(run, keep_alive, false, head),
+    close_response: goodbye,
+};
 
 /// Only two of a stock controller's ends have a status: elsewhere is 307, for good is 410. Any other would end it.
-fn goodbye(farewell: Farewell, _: Option<u64>) -> Goodbye {
+fn goodbye(farewell: CloseReason, _: Option<u64>) -> CloseResponse {
     let answer: &[u8] = match farewell {
-        Farewell::Expired | Farewell::Replaced => b"",
-        Farewell::Drained => {
+        CloseReason::Expired | CloseReason::Replaced => b"",
+        CloseReason::Drained => {
             b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /warm-start\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         }
-        Farewell::Retired => b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        CloseReason::Retired => b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     };
-    Goodbye { answer: answer.into(), reusable: false }
+    CloseResponse { bytes: answer.into(), reusable: false }
 }
 
 /// `GET /connect`: how to wait.
-pub(super) fn connect(front: &Front, _: From, _: &Head<'_>) -> Answer {
-    Answer::Reply(times(front))
+pub(super) fn connect(front: &HttpState, _: ClientAddr, _: &RequestHead<'_>) -> Action {
+    Action::Respond(times(front))
 }
 
 /// How long to wait, and for how long to go on.
-pub(super) fn times(front: &Front) -> Reply {
-    let terms = front.terms();
+pub(super) fn times(front: &HttpState) -> HttpResponse {
+    let terms = front.limits();
     let body = format!(
         r#"{{"connectionTimeoutMs":{},"keepaliveMs":{}}}"#,
         terms.connection_timeout.as_millis(),
         terms.keepalive.as_millis()
     );
-    Reply::json(StatusCode::OK, body)
+    HttpResponse::json(StatusCode::OK, body)
 }
 
 /// `GET /warm-start`: a controller waits.
-pub(super) fn poll(front: &Front, from: From, head: &Head<'_>) -> Answer {
+pub(super) fn poll(front: &HttpState, from: ClientAddr, head: &RequestHead<'_>) -> Action {
     match read_poll(front, from, head) {
-        Ok(wait) => Answer::Wait(wait),
+        Ok(wait) => Action::Park(wait),
         Err(problem) => {
             // A controller that cannot say who it is will never be matched: the status that ends it is deliberate.
             // One line a second: strangers must not be able to fill a disk. The metrics count them all.
@@ -80,7 +86,11 @@ pub(super) fn poll(front: &Front, from: From, head: &Head<'_>) -> Answer {
     }
 }
 
-fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Problem> {
+fn read_poll(
+    front: &HttpState,
+    from: ClientAddr,
+    head: &RequestHead<'_>,
+) -> Result<Box<PollRequest>, Problem> {
     let text = |name: &'static str| match head.fields.single(name) {
         Ok(Some(text)) if !text.is_empty() => Ok(text),
         Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
@@ -94,29 +104,29 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
         return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
     }
     let version = text(VERSION)?;
-    let terms = front.terms();
-    let deployment = terms.access.named(deployment, version).and_then(|named| {
+    let terms = front.limits();
+    let deployment = terms.access.resolve_deployment(deployment, version).and_then(|named| {
         let out_of_role = terms.access.is_out_of_role(head.fields.values("authorization").next());
         if out_of_role { Err(TokenError::WrongRole) } else { Ok(named) }
     });
-    let deployment = deployment.map_err(|why| Problem::of_token(front, DEPLOYMENT, why))?;
+    let deployment = deployment.map_err(|why| Problem::bad_token(front, DEPLOYMENT, why))?;
     let name = |name| match head.fields.single(name) {
         Ok(None | Some("")) => Ok(""),
         Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_key(name, error)),
         Err(()) => Err(Problem::bad_key(name, "stands more than once, or is not printable ASCII")),
     };
-    Ok(Box::new(Wait {
+    Ok(Box::new(PollRequest {
         key: Key {
             deployment: part(DEPLOYMENT, &deployment)?,
             version: part(VERSION, version)?,
             cpu: number(CPU)?,
             memory: number(MEMORY)?,
         },
-        accepts: Accepts::Message,
+        accepts: AcceptedPayload::Message,
         controller: name(CONTROLLER)?.into(),
-        machine: front.exchange.machine(from.origin(), name(INSTANCE)?),
-        from,
-        wire: &WIRE,
+        host: front.exchange.host_id(from.origin(), name(INSTANCE)?),
+        client: from,
+        format: &WIRE,
         reusable: head.is_reusable(),
         timeout: terms.connection_timeout,
         guard: Some(RETIRE_GUARD),
@@ -125,11 +135,11 @@ fn read_poll(front: &Front, from: From, head: &Head<'_>) -> Result<Box<Wait>, Pr
 }
 
 /// `POST /warm-start`: a supervisor offers a run.
-pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -> Reply {
-    let mut count = Count::new(front);
+pub(super) async fn dispatch(front: &Arc<HttpState>, head: RequestHead<'_>, body: Source) -> HttpResponse {
+    let mut count = DispatchRecorder::new(front);
     let trace = front.trace(&head);
-    let limit = front.terms().body_limit;
-    let read = body::read(&front.pressure, &head, body, limit).await;
+    let limit = front.limits().body_limit;
+    let read = body::read(&front.admission, &head, body, limit).await;
     let since = count.body_read();
     let outcome = match read {
         Ok(body) => dispatch_body(front, &body, since, trace, &mut count).await,
@@ -149,19 +159,19 @@ pub(super) async fn dispatch(front: &Arc<Front>, head: Head<'_>, body: Source) -
 }
 
 async fn dispatch_body(
-    front: &Arc<Front>,
+    front: &Arc<HttpState>,
     body: &Bytes,
     since: Instant,
     trace: Option<TraceParent>,
-    count: &mut Count<'_>,
+    count: &mut DispatchRecorder<'_>,
 ) -> Result<Outcome, Problem> {
     let (payload, message) =
-        Message::in_body(body, front.terms().message_check).map_err(|error| refused(front, &error))?;
+        Message::in_body(body, front.limits().message_check).map_err(|error| refused(front, &error))?;
     front.metrics.payload(payload.len());
     let Some(key) = message.key() else {
-        return Ok(Outcome::without_offers(0, Err(Miss::NoDeployment)));
+        return Ok(Outcome::without_offers(0, Err(MissReason::NoDeployment)));
     };
-    let named = Named::new(message.run(), key, trace);
+    let named = RunLabels::new(message.run(), key, trace);
     count.named(named.clone());
     let run = Run {
         id: message.run().into(),
@@ -169,8 +179,8 @@ async fn dispatch_body(
         payload: body.slice_ref(payload.as_bytes()),
     };
     // The platform refuses a second start of a run, so one that may be lost is offered again.
-    let terms = front.terms();
-    let order = Order {
+    let terms = front.limits();
+    let order = DispatchRequest {
         key,
         is_message: true,
         run: Arc::new(run),
@@ -178,7 +188,7 @@ async fn dispatch_body(
         since,
         proof: terms.proof,
         redeliver: true,
-        identity: Some(Identity::new(message.run(), message.snapshot(), key)),
+        identity: Some(IdempotencyKey::new(message.run(), message.snapshot(), key)),
         content: None,
         wait: Duration::ZERO,
         until: since + terms.dispatch_budget,
@@ -187,14 +197,14 @@ async fn dispatch_body(
     let outcome = deliver(front, order).await?;
     tracing::debug!(run = %message.run().escape_default(), offers = outcome.offers,
         proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
-        reason = outcome.result.as_ref().err().map(|miss| miss.reason()),
+        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
         "dispatched");
     Ok(outcome)
 }
 
 /// Counts a message that would end a stock controller. A platform that is newer than the broker sends nothing else, and
 /// its supervisors start every run cold without a word: so it is a line of the log, once for each field.
-fn refused(front: &Front, error: &MessageError) -> Problem {
+fn refused(front: &HttpState, error: &MessageError) -> Problem {
     static SAID: AtomicU32 = AtomicU32::new(0);
     let field = error.field();
     front.metrics.message_refused(field);
@@ -210,7 +220,7 @@ fn refused(front: &Front, error: &MessageError) -> Problem {
     Problem::bad_body(error)
 }
 
-fn answer(outcome: &Outcome) -> Reply {
+fn answer(outcome: &Outcome) -> HttpResponse {
     let mut body = Vec::with_capacity(64);
     // Writing into a Vec cannot fail.
     let _ = match &outcome.result {
@@ -223,13 +233,8 @@ fn answer(outcome: &Outcome) -> Reply {
             )
         }
         Err(miss) => {
-            write!(
-                body,
-                r#"{{"didWarmStart":false,"reason":"{}","offers":{}}}"#,
-                miss.reason(),
-                outcome.offers
-            )
+            write!(body, r#"{{"didWarmStart":false,"reason":"{}","offers":{}}}"#, miss.text(), outcome.offers)
         }
     };
-    Reply::json(StatusCode::OK, body)
+    HttpResponse::json(StatusCode::OK, body)
 }

@@ -7,7 +7,8 @@ use bitflags::bitflags;
 
 use super::trace_parent::TraceParent;
 use crate::broker::{Filter, KeyRef};
-use crate::metrics::{DispatchOutcome, End, Proof, Verdict};
+use crate::model::PollEnd;
+use crate::model::{DispatchOutcome, Proof, Verdict};
 
 /// A message to the journal's thread.
 #[derive(Debug)]
@@ -139,7 +140,7 @@ pub enum PollPhase {
     /// It ended.
     Ended {
         /// How it ended.
-        end: End,
+        end: PollEnd,
         /// How long it was held.
         held: Duration,
     },
@@ -154,7 +155,7 @@ impl PollEvent {
     }
 
     /// A controller's poll ended.
-    pub fn ended(controller: &str, end: End, held: Duration) -> Event {
+    pub fn ended(controller: &str, end: PollEnd, held: Duration) -> Event {
         Self::event(controller, PollPhase::Ended { end, held })
     }
 

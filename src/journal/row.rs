@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::record::DispatchRecord;
-use crate::metrics::DispatchOutcome;
+use crate::model::DispatchOutcome;
 
 /// One dispatch of the past.
 #[derive(Debug, Clone, Serialize)]
@@ -39,7 +39,7 @@ pub struct DispatchRow {
 impl From<&DispatchRecord> for DispatchRow {
     fn from(record: &DispatchRecord) -> Self {
         let reason = match record.outcome {
-            DispatchOutcome::Miss(miss) => Some(miss.reason().into()),
+            DispatchOutcome::Miss(miss) => Some(miss.text().into()),
             DispatchOutcome::Hit | DispatchOutcome::Refused | DispatchOutcome::Aborted => None,
         };
         let delivered = record.offers.last().filter(|_| record.proof.is_some());

@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::event_log::epoch;
 use super::ring::CAPACITY;
 use super::*;
-use crate::metrics::{DispatchOutcome, End, Verdict};
+use crate::model::PollEnd;
+use crate::model::{DispatchOutcome, Verdict};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -90,7 +91,7 @@ async fn dispatches_stay_in_the_history_however_many_polls_are_logged_after_them
     let reader = journal.subscribe(None, EventKinds::POLL | EventKinds::DISPATCH).unwrap();
     record_run(&journal, "run_1");
     for _ in 0..CAPACITY {
-        journal.record(PollEvent::ended("one", End::Expired, Duration::ZERO));
+        journal.record(PollEvent::ended("one", PollEnd::Expired, Duration::ZERO));
     }
     record_run(&journal, "run_2");
     tokio::time::timeout(PATIENCE, reader.lagged()).await.expect("run_1 has left the log");

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use prometheus::core::{MetricVec, MetricVecBuilder};
 
-use crate::broker::Miss;
+use crate::model::{DispatchKind, DispatchOutcome, MissReason, PollEnd, Proof, Verdict};
 
 /// A label set with finitely many values.
 pub trait Label: Copy {
@@ -36,99 +36,28 @@ impl<M, L: Label> Family<M, L> {
     }
 }
 
+/// A closed enumeration that is a label set by itself.
 macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $name { $($(#[$value_doc])* $value),+ }
-
-        impl $name {
-            /// The label's text.
-            pub const fn text(self) -> &'static str {
-                match self { $(Self::$value => $text),+ }
-            }
-        }
-
-        impl Label for $name {
-            fn all() -> Vec<Self> { vec![$(Self::$value),+] }
-            fn index(self) -> usize { self as usize }
-            fn values(self) -> Vec<&'static str> { vec![self.text()] }
-        }
+    ($(#[$doc:meta])* $name:ident $values:tt) => {
+        crate::model::closed_enum! { $(#[$doc])* $name $values }
+        crate::metrics::labels::is_label! { $name }
     };
 }
 
-pub(super) use label;
-
-label! {
-    /// How a held poll ended.
-    End {
-        /// A run was matched to it.
-        Matched = "matched",
-        /// The controller closed its connection, or its machine died.
-        ClientGone = "client_gone",
-        /// Its time was over.
-        Expired = "expired",
-        /// The broker said goodbye before ending.
-        Drained = "drained",
-        /// An operator sent it away for good.
-        Retired = "retired",
-        /// The same controller polled again.
-        Replaced = "replaced",
-        /// It was not held at all.
-        Refused = "refused",
-    }
-}
-
-label! {
-    /// What is known of one offer.
-    Verdict {
-        /// The kernel took every byte.
-        Written = "written",
-        /// The peer's kernel acknowledged every byte.
-        Acked = "acked",
-        /// The process read every byte.
-        Received = "received",
-        /// A proxy in between has every byte.
-        Hop = "hop",
-        /// The waiter was gone before a byte was sent.
-        Gone = "gone",
-        /// The connection broke.
-        Lost = "lost",
-        /// The peer did not acknowledge in time.
-        Unacked = "unacked",
-        /// The peer acknowledged, but did not read in time.
-        Frozen = "frozen",
-        /// The peer reads, but too slowly for the POST's budget.
-        Slow = "slow",
-    }
-}
-
-impl Verdict {
-    /// The proof that the verdict amounts to, if it does.
-    pub const fn proof(self) -> Option<Proof> {
-        match self {
-            Self::Written => Some(Proof::Written),
-            Self::Acked => Some(Proof::Acked),
-            Self::Received => Some(Proof::Received),
-            Self::Hop => Some(Proof::Hop),
-            Self::Gone | Self::Lost | Self::Unacked | Self::Frozen | Self::Slow => None,
+/// Makes closed enumerations label sets.
+macro_rules! is_label {
+    ($($name:ty),+ $(,)?) => { $(
+        impl crate::metrics::Label for $name {
+            fn all() -> Vec<Self> { Self::ALL.to_vec() }
+            fn index(self) -> usize { self as usize }
+            fn values(self) -> Vec<&'static str> { vec![self.text()] }
         }
-    }
+    )+ };
 }
 
-label! {
-    /// What was proved of a delivery, in the order of strength; the receipt of a proxy counts as one.
-    Proof {
-        /// The kernel took every byte.
-        Written = "written",
-        /// The peer's kernel acknowledged every byte.
-        Acked = "acked",
-        /// The process read every byte.
-        Received = "received",
-        /// A proxy in between has every byte.
-        Hop = "hop",
-    }
-}
+pub(super) use {is_label, label};
+
+is_label! { PollEnd, Verdict, Proof, DispatchKind }
 
 label! {
     /// Where a connection came in.
@@ -144,7 +73,7 @@ label! {
 
 label! {
     /// Why a connection was not served.
-    Rejected {
+    RejectReason {
         /// The process or the system is out of file descriptors.
         NoFds = "no_fds",
         /// Accepting failed otherwise.
@@ -170,7 +99,7 @@ label! {
 
 label! {
     /// Why somebody was not let in.
-    Denied {
+    AuthFailure {
         /// The address is not on the list.
         Address = "address",
         /// A known proxy did not say whose request it is, and there is a list.
@@ -293,61 +222,9 @@ impl Label for (Route, CodeClass) {
     }
 }
 
-label! {
-    /// How a POST ended, without the reason.
-    DispatchKind {
-        /// A controller has the run.
-        Hit = "hit",
-        /// Nobody has it.
-        Miss = "miss",
-        /// The POST was wrong.
-        Refused = "refused",
-        /// The supervisor left before its answer.
-        Aborted = "aborted",
-    }
-}
-
-/// How a POST ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DispatchOutcome {
-    /// A controller has the run.
-    Hit,
-    /// Nobody has it.
-    Miss(Miss),
-    /// The POST was wrong.
-    Refused,
-    /// The supervisor left before its answer.
-    Aborted,
-}
-
-impl DispatchOutcome {
-    /// Without the reason.
-    pub const fn kind(self) -> DispatchKind {
-        match self {
-            Self::Hit => DispatchKind::Hit,
-            Self::Miss(_) => DispatchKind::Miss,
-            Self::Refused => DispatchKind::Refused,
-            Self::Aborted => DispatchKind::Aborted,
-        }
-    }
-}
-
-const MISSES: [Miss; 10] = [
-    Miss::NoPool,
-    Miss::WrongVersion,
-    Miss::WrongMachine,
-    Miss::AllTaken,
-    Miss::NotAMessage,
-    Miss::Draining,
-    Miss::Undelivered,
-    Miss::Unknown,
-    Miss::NoDeployment,
-    Miss::Overloaded,
-];
-
 impl Label for DispatchOutcome {
     fn all() -> Vec<Self> {
-        let misses = MISSES.map(Self::Miss);
+        let misses = MissReason::ALL.iter().copied().map(Self::Miss);
         [Self::Hit, Self::Refused, Self::Aborted].into_iter().chain(misses).collect()
     }
 
@@ -362,7 +239,7 @@ impl Label for DispatchOutcome {
 
     fn values(self) -> Vec<&'static str> {
         let reason = match self {
-            Self::Miss(miss) => miss.reason(),
+            Self::Miss(miss) => miss.text(),
             Self::Hit | Self::Refused | Self::Aborted => "none",
         };
         vec![self.kind().text(), reason]
@@ -380,7 +257,7 @@ mod tests {
                 assert_eq!(label.index(), place);
             }
         }
-        check::<End>();
+        check::<PollEnd>();
         check::<DispatchOutcome>();
         check::<(Route, CodeClass)>();
         check::<(Listener, Tls)>();

@@ -13,12 +13,11 @@ use prometheus::{
 };
 
 use labels::Family;
-pub use labels::{
-    CodeClass, Denied, DispatchKind, DispatchOutcome, End, Label, Listener, Proof, Rejected, Reload, Route,
-    Tls, Verdict,
-};
+pub use labels::{AuthFailure, CodeClass, Label, Listener, RejectReason, Reload, Route, Tls};
 pub use message_field::MessageField;
 use process::Process;
+
+use crate::model::{DispatchKind, DispatchOutcome, PollEnd, Proof, Verdict};
 
 const DISPATCH_BUCKETS: [f64; 16] = [
     25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
@@ -38,11 +37,11 @@ pub struct Metrics {
     pub idempotency_window: Gauge,
     connections: Family<IntGauge, (Listener, Tls)>,
     accepted: Family<IntCounter, Listener>,
-    rejected: Family<IntCounter, Rejected>,
+    rejected: Family<IntCounter, RejectReason>,
     waiters: IntGauge,
     pools: IntGauge,
-    polls: Family<IntCounter, End>,
-    hold: Family<Histogram, End>,
+    polls: Family<IntCounter, PollEnd>,
+    hold: Family<Histogram, PollEnd>,
     dispatches: Family<IntCounter, DispatchOutcome>,
     dispatch_seconds: Family<Histogram, DispatchKind>,
     delivery_seconds: Family<Histogram, Proof>,
@@ -51,7 +50,7 @@ pub struct Metrics {
     payload_bytes: Histogram,
     requests: Family<IntCounter, (Route, CodeClass)>,
     messages_refused: Family<IntCounter, MessageField>,
-    denied: Family<IntCounter, Denied>,
+    denied: Family<IntCounter, AuthFailure>,
     reloads: Family<IntCounter, Reload>,
     certificate_expiry: IntGaugeVec,
     history_dropped: IntCounter,
@@ -66,7 +65,7 @@ impl Metrics {
     /// Registers every metric, each label value from the start, so that a rate never begins with a gap.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let make = Maker(&registry);
+        let make = MetricFactory(&registry);
         let process = Process::new(&registry)?;
         make.build_info()?;
         Ok(Self {
@@ -144,14 +143,14 @@ impl Metrics {
     }
 
     /// A held poll ended.
-    pub fn poll_ended(&self, end: End, held: Duration) {
+    pub fn poll_ended(&self, end: PollEnd, held: Duration) {
         self.polls.of(end).inc();
         self.hold.of(end).observe(held.as_secs_f64());
     }
 
     /// A poll was not held: a limit is reached, or its headers were wrong.
     pub fn poll_refused(&self) {
-        self.poll_ended(End::Refused, Duration::ZERO);
+        self.poll_ended(PollEnd::Refused, Duration::ZERO);
     }
 
     /// A POST was answered, or its client left.
@@ -206,7 +205,7 @@ impl Metrics {
     }
 
     /// Somebody was not let in.
-    pub fn denied(&self, why: Denied) {
+    pub fn denied(&self, why: AuthFailure) {
         self.denied.of(why).inc();
     }
 
@@ -242,7 +241,7 @@ impl Metrics {
     }
 
     /// A connection was not served.
-    pub fn rejected(&self, reason: Rejected) {
+    pub fn rejected(&self, reason: RejectReason) {
         self.rejected.of(reason).inc();
     }
 
@@ -262,9 +261,9 @@ impl Drop for Connected {
 }
 
 /// Makes and registers; every name gets its prefix here.
-struct Maker<'a>(&'a Registry);
+struct MetricFactory<'a>(&'a Registry);
 
-impl Maker<'_> {
+impl MetricFactory<'_> {
     fn opts(name: &str, help: &str) -> Opts {
         Opts::new(name, help).namespace("pilotlight")
     }

@@ -34,9 +34,9 @@ impl Health {
     }
 
     /// Says that a listener is accepted from, until this is dropped.
-    pub(super) fn accepts(self: &Arc<Self>) -> Accepts {
+    pub(super) fn accepts(self: &Arc<Self>) -> AcceptedPayload {
         self.accepting.send_modify(|loops| *loops += 1);
-        Accepts(self.clone())
+        AcceptedPayload(self.clone())
     }
 
     /// Waits until every listener is accepted from.
@@ -85,9 +85,9 @@ impl Pulse {
 }
 
 /// A listener that is accepted from.
-pub(super) struct Accepts(Arc<Health>);
+pub(super) struct AcceptedPayload(Arc<Health>);
 
-impl Drop for Accepts {
+impl Drop for AcceptedPayload {
     fn drop(&mut self) {
         self.0.accepting.send_modify(|loops| *loops -= 1);
     }

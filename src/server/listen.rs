@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use socket2::{Domain, Socket as Socket2, TcpKeepalive, Type};
 
-use super::inherit::Inherited;
 use super::socket::Socket;
+use super::socket_activation::InheritedSockets;
 use super::unix::{self, SocketFile};
 use crate::config::Endpoint;
 use crate::metrics::Listener;
@@ -51,7 +51,7 @@ impl Group {
         listener: Listener,
         endpoints: &[Endpoint],
         threads: usize,
-        inherited: &mut Inherited,
+        inherited: &mut InheritedSockets,
     ) -> anyhow::Result<Vec<Self>> {
         let flag = match listener {
             Listener::Public => "listen",

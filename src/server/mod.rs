@@ -10,18 +10,18 @@
 
 mod accept;
 mod certificate;
-mod door;
+mod connection_limit;
 mod health;
-mod inherit;
-mod keeper;
+mod housekeeping;
 mod listen;
 mod memory;
-mod notify;
 mod ops;
-mod rehearsal;
+mod preflight;
+mod reload;
 mod shutdown;
 mod socket;
-mod terms;
+mod socket_activation;
+mod systemd;
 mod threads;
 mod tls;
 mod unix;
@@ -34,20 +34,20 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::{Endpoint, Listeners, Settings};
 use crate::exchange::Exchange;
-use crate::http::Front;
+use crate::http::HttpState;
 use crate::journal::{self, Journal};
 use crate::metrics::{Listener, Metrics};
-use accept::Entrance;
-use door::{Door, Room};
+use accept::ListenerContext;
+use connection_limit::{ConnectionLimiter, ConnectionLimits};
 use health::Health;
-pub use inherit::{Adopted, Inherited};
 pub use listen::BACKLOG;
 use listen::Group;
 use memory::Memory;
 pub use memory::container_limit;
-use ops::Desk;
-pub use rehearsal::{Rehearsal, rehearse};
+use ops::OpsState;
+pub use preflight::{Preflight, preflight};
 use socket::Acceptor;
+pub use socket_activation::{InheritedAddresses, InheritedSockets};
 use threads::Threads;
 use tls::Certificates;
 use unix::SocketFile;
@@ -63,10 +63,10 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// A broker whose addresses are bound and which serves once it is run.
 pub struct Server {
-    entrance: Entrance,
+    entrance: ListenerContext,
     groups: Vec<Group>,
     ops: Vec<Group>,
-    ops_room: Arc<ops::Room>,
+    ops_room: Arc<ops::ConnectionSlots>,
     threads: usize,
     drain_window: Duration,
     memory: Memory,
@@ -78,9 +78,9 @@ enum Phase {
     /// Everyone is served.
     Serving,
     /// Whoever comes to a socket that outlives this process waits there for the next one.
-    Leaving,
+    Draining,
     /// Nobody is served any more.
-    Over,
+    Stopped,
 }
 
 /// What the process tells its server.
@@ -99,9 +99,9 @@ impl Server {
         settings: &Settings,
         listeners: &Listeners,
         open_files: u64,
-        mut inherited: Inherited,
+        mut inherited: InheritedSockets,
     ) -> anyhow::Result<Self> {
-        let terms = terms::terms(settings)?;
+        let terms = reload::request_limits(settings)?;
         let certificates = Certificates::read(&settings.tls)?;
         let threads = settings.process.thread_count();
         let Listeners { public, dispatch, ops } = listeners;
@@ -114,16 +114,16 @@ impl Server {
         let exchange =
             Arc::new(Exchange::new(limits, settings.delivery.pick.into(), metrics.clone(), journal.clone()));
         let separate_dispatch = !dispatch.is_empty();
-        let front = Arc::new(Front::new(exchange, metrics, journal, terms, separate_dispatch));
+        let front = Arc::new(HttpState::new(exchange, metrics, journal, terms, separate_dispatch));
         front.idle.set_timeout(settings.waiting.idle_timeout);
-        let room = Room {
+        let room = ConnectionLimits {
             connections: settings.limits.public_connections(open_files),
             per_source: settings.limits.max_connections_per_source,
             separate_dispatch,
         };
-        let door = Arc::new(Door::new(front.clone(), room));
-        let entrance = Entrance { front, door, tls: Arc::default(), ops_tls: Arc::default() };
-        entrance.certify(&certificates);
+        let door = Arc::new(ConnectionLimiter::new(front.clone(), room));
+        let entrance = ListenerContext { front, door, tls: Arc::default(), ops_tls: Arc::default() };
+        entrance.report_certificate_expiry(&certificates);
         if settings.access.ops_token_file.is_some()
             && certificates.ops.is_none()
             && !listeners.ops.iter().all(Endpoint::is_local)
@@ -133,7 +133,7 @@ impl Server {
             );
         }
         let memory = Memory::new(settings.limits.memory_limit.map(|size| size.as_u64()));
-        let ops_room = ops::Room::new(settings.limits.ops_connections(open_files));
+        let ops_room = ops::ConnectionSlots::new(settings.limits.ops_connections(open_files));
         Ok(Self {
             entrance,
             groups,
@@ -180,11 +180,11 @@ impl Server {
         }
         let (front, pulse) = (entrance.front.clone(), health.pulse(threads));
         running.spawn("keeper", move || {
-            keeper::keep(&front, drain_window, memory, &pulse, &phases);
+            housekeeping::run(&front, drain_window, memory, &pulse, &phases);
             Ok(())
         })?;
         let front = &entrance.front;
-        let desks = desks(ops, &entrance, &public, &health, &ops_room, &mut files)?;
+        let desks = ops_listeners(ops, &entrance, &public, &health, &ops_room, &mut files)?;
         let operators = async {
             // Nearly always it has begun before anybody asks; if not, they are told so.
             let _ = tokio::time::timeout(FIRST_LOOPS, health.begun()).await;
@@ -192,8 +192,8 @@ impl Server {
         };
         let lives = async {
             health.begun().await;
-            notify::ready();
-            notify::feed_watchdog(&health).await
+            systemd::ready();
+            systemd::feed_watchdog(&health).await
         };
         let done = tokio::select! {
             error = operators => Err(error),
@@ -201,13 +201,13 @@ impl Server {
             error = ended(&front.journal) => Err(error),
             never = lives => match never {},
             never = memory::give_back() => match never {},
-            done = shutdown::ended(&entrance, &mut signals, drain_window, &phase) => done,
+            done = shutdown::run_phases(&entrance, &mut signals, drain_window, &phase) => done,
         };
         if let Err(error) = &done {
             tracing::error!("{error:#}; the broker ends");
         }
         // The receivers are the threads; if all have ended already, nobody needs to be told.
-        let _ = phase.send(Phase::Over);
+        let _ = phase.send(Phase::Stopped);
         running.end(LAST_CONNECTIONS).await;
         let journal = front.journal.clone();
         let closing = tokio::task::spawn_blocking(move || journal.close());
@@ -222,14 +222,14 @@ impl Server {
 }
 
 /// A desk at each of the operators' sockets. The files among them are kept until the end, which removes them.
-fn desks(
+fn ops_listeners(
     ops: Vec<Group>,
-    entrance: &Entrance,
+    entrance: &ListenerContext,
     public: &Arc<[Endpoint]>,
     health: &Arc<Health>,
-    room: &Arc<ops::Room>,
+    room: &Arc<ops::ConnectionSlots>,
     files: &mut Vec<Option<SocketFile>>,
-) -> anyhow::Result<Vec<(Acceptor, Desk)>> {
+) -> anyhow::Result<Vec<(Acceptor, OpsState)>> {
     let long_work: Arc<tokio::sync::Mutex<()>> = Arc::default();
     let mut desks = Vec::with_capacity(ops.len());
     for group in ops {
@@ -238,7 +238,7 @@ fn desks(
         files.push(file);
         for share in shares {
             let socket = share.socket.into_acceptor()?;
-            let desk = Desk {
+            let desk = OpsState {
                 front: entrance.front.clone(),
                 public: public.clone(),
                 is_local,

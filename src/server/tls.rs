@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate;
 use crate::config::TlsSettings;
-use crate::transport::Session;
+use crate::transport::TlsSession;
 
 /// What new handshakes use; nothing if the listeners are plain.
 #[derive(Debug, Default)]
@@ -44,9 +44,9 @@ impl Tls {
     }
 
     /// A new connection's TLS, if the listeners speak it.
-    pub(super) fn session(&self) -> Option<Session> {
+    pub(super) fn session(&self) -> Option<TlsSession> {
         let config = self.0.load_full()?;
-        match Session::new(config) {
+        match TlsSession::new(config) {
             Ok(session) => Some(session),
             Err(error) => unreachable_config(&error),
         }

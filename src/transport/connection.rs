@@ -21,45 +21,50 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 
-use super::ending::Handover;
-use super::facts::{Fact, Facts};
-use super::idle::{IdleConnections, Rest};
+use super::flags::{Flag, Flags};
+use super::handover::Handover;
+use super::idle::{IdleConnections, IdleEntry};
 use super::origin::Origin;
-use super::proof::End;
-use super::socket::{self, Peer, State};
-use super::tls::Session;
+use super::proof::ReadState;
+use super::socket::{self, TcpInfo, TcpState};
+use super::tls::TlsSession;
 
 /// A usual request fits into one read of this size.
 const READ_BYTES: usize = 4096;
 /// How often the state of a connection is asked for where no event tells of its end.
-const STATE_TIME: Duration = Duration::from_millis(50);
+const FIN_REORDER_TIME: Duration = Duration::from_millis(50);
 
 /// An accepted socket with what its hold and its dispatch tell each other.
 pub struct Connection {
     stream: TcpStream,
-    tls: Option<Box<Session>>,
+    tls: Option<Box<TlsSession>>,
     origin: Origin,
-    facts: Facts,
+    flags: Flags,
     /// Bytes read from the socket, modulo 2^32; those of TLS are counted there.
     read: AtomicU32,
     /// What the hold is told by whoever took the waiter out.
     pub(super) handover: Handover,
-    pub(super) rest: Rest,
+    pub(super) idle_entry: IdleEntry,
     /// Where it stands while it rests.
     pub(super) idle: Arc<IdleConnections>,
 }
 
 impl Connection {
     /// Takes over an accepted socket of a peer with this canonical address. With `tls`, hands have to be shaken before anything else.
-    pub fn new(stream: TcpStream, origin: IpAddr, tls: Option<Session>, idle: Arc<IdleConnections>) -> Self {
+    pub fn new(
+        stream: TcpStream,
+        origin: IpAddr,
+        tls: Option<TlsSession>,
+        idle: Arc<IdleConnections>,
+    ) -> Self {
         Self {
             stream,
             tls: tls.map(Box::new),
             origin: Origin::new(origin),
-            facts: Facts::new(),
+            flags: Flags::new(),
             read: AtomicU32::new(0),
             handover: Handover::new(),
-            rest: Rest::default(),
+            idle_entry: IdleEntry::default(),
             idle,
         }
     }
@@ -72,7 +77,7 @@ impl Connection {
 
     /// Whether a relay in between has passed its client on: what it reads is not yet read by the client.
     pub(super) fn is_relayed(&self) -> bool {
-        self.facts.know(Fact::IsRelayed)
+        self.flags.has(Flag::IsRelayed)
     }
 
     /// Reads the PROXY protocol header that comes before anything else, and nothing behind it. `InvalidData` if there is no
@@ -81,7 +86,7 @@ impl Connection {
         let (read, passes_on) = self.origin.read(&self.stream).await?;
         self.read.fetch_add(modulo(read), Ordering::Relaxed);
         if passes_on {
-            self.facts.learn(Fact::IsRelayed);
+            self.flags.set(Flag::IsRelayed);
         }
         Ok(())
     }
@@ -92,14 +97,14 @@ impl Connection {
     }
 
     /// Whether the peer has sent anything that was read.
-    pub fn has_spoken(&self) -> bool {
-        self.facts.know(Fact::HasSpoken)
+    pub fn has_received(&self) -> bool {
+        self.flags.has(Flag::HasReceived)
     }
 
     /// Shakes hands where there is TLS. Bounded in time by the caller.
-    pub async fn shake_hands(&self) -> io::Result<()> {
+    pub async fn handshake(&self) -> io::Result<()> {
         match &self.tls {
-            Some(tls) => tls.shake_hands(&self.stream).await,
+            Some(tls) => tls.handshake(&self.stream).await,
             None => Ok(()),
         }
     }
@@ -131,7 +136,7 @@ impl Connection {
             None => self.stream.try_read_buf(buf)?,
         };
         if read > 0 {
-            self.facts.learn(Fact::HasSpoken);
+            self.flags.set(Flag::HasReceived);
         }
         if self.tls.is_some() {
             return Ok(read);
@@ -145,21 +150,21 @@ impl Connection {
     }
 
     /// Whether TLS has something to be read that the socket will not tell of.
-    fn has_news(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.has_news())
+    fn has_buffered(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_buffered())
     }
 
     /// Whether more may be read without waiting, as far as is known without a call.
     pub fn may_have_more(&self) -> bool {
-        self.has_news() || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
+        self.has_buffered() || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     async fn readable(&self) -> io::Result<()> {
-        if self.has_news() { Ok(()) } else { self.stream.readable().await }
+        if self.has_buffered() { Ok(()) } else { self.stream.readable().await }
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.has_news() { Poll::Ready(Ok(())) } else { self.stream.poll_read_ready(cx) }
+        if self.has_buffered() { Poll::Ready(Ok(())) } else { self.stream.poll_read_ready(cx) }
     }
 
     /// Writes all of it, waiting for the peer to take it.
@@ -174,11 +179,14 @@ impl Connection {
     }
 
     /// Waits until the peer has ended its side, or the connection is broken.
-    pub async fn gone(&self) {
-        if !matches!(poll_fn(|cx| self.poll_look(cx)).await, End::Leaving | End::Closed | End::Broken) {
+    pub async fn closed(&self) {
+        if !matches!(
+            poll_fn(|cx| self.poll_probe(cx)).await,
+            ReadState::CloseNotify | ReadState::Eof | ReadState::Error
+        ) {
             // Bytes stand before an end, which no look at them can see; the state of the connection tells.
             while socket::is_open(&self.stream) {
-                tokio::time::sleep(STATE_TIME).await;
+                tokio::time::sleep(FIN_REORDER_TIME).await;
             }
         }
     }
@@ -194,31 +202,31 @@ impl Connection {
     }
 
     /// Ends a rest that has lasted too long; false if something has come meanwhile.
-    pub(super) fn end_rest(&self, since: u32) -> bool {
-        let ends = self.look() == End::Open && self.handover.end_rest(since);
+    pub(super) fn close_idle(&self, since: u32) -> bool {
+        let ends = self.probe() == ReadState::Idle && self.handover.claim_idle(since);
         if ends {
-            self.shut();
+            self.shutdown();
         }
         ends
     }
 
     /// Looks at the socket itself, without waiting and without taking a byte.
-    pub(super) fn look(&self) -> End {
-        let Some(tls) = &self.tls else { return self.look_at_socket() };
-        match (tls.look(&self.stream), self.look_at_socket()) {
-            (End::Leaving, End::Open) => End::Leaving,
-            (End::Leaving | End::Closed, socket) => socket,
-            (said @ (End::Open | End::Talking | End::Broken), _) => said,
+    pub(super) fn probe(&self) -> ReadState {
+        let Some(tls) = &self.tls else { return self.probe_socket() };
+        match (tls.probe(&self.stream), self.probe_socket()) {
+            (ReadState::CloseNotify, ReadState::Idle) => ReadState::CloseNotify,
+            (ReadState::CloseNotify | ReadState::Eof, socket) => socket,
+            (said @ (ReadState::Idle | ReadState::Data | ReadState::Error), _) => said,
         }
     }
 
-    fn look_at_socket(&self) -> End {
+    fn probe_socket(&self) -> ReadState {
         match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((0, _)) if self.has_ended_cleanly() => End::Closed,
-            Ok((0, _)) => End::Broken,
-            Ok(_) => End::Talking,
-            Err(rustix::io::Errno::AGAIN) => End::Open,
-            Err(_) => End::Broken,
+            Ok((0, _)) if self.has_ended_cleanly() => ReadState::Eof,
+            Ok((0, _)) => ReadState::Error,
+            Ok(_) => ReadState::Data,
+            Err(rustix::io::Errno::AGAIN) => ReadState::Idle,
+            Err(_) => ReadState::Error,
         }
     }
 
@@ -226,16 +234,16 @@ impl Connection {
     /// both read alike. After ends of both sides the state is that after a reset, too: but then the peer's end has come,
     /// which counts as a byte that nobody reads, and ours is acknowledged.
     fn has_ended_cleanly(&self) -> bool {
-        let Some(peer) = self.peer() else { return true };
+        let Some(peer) = self.tcp_info() else { return true };
         match peer.state {
-            State::PeerEnded => true,
-            State::Over => {
+            TcpState::PeerClosed => true,
+            TcpState::Closed => {
                 let read = self.read.load(Ordering::Relaxed);
                 let read = read.wrapping_add(self.tls.as_ref().map_or(0, |tls| tls.bytes_read()));
                 let has_end = peer.received.wrapping_sub(read) == 1;
-                has_end && self.facts.know(Fact::HasFinished) && self.unacked() == 0
+                has_end && self.flags.has(Flag::WriteShutdown) && self.unacked() == 0
             }
-            State::Other => false,
+            TcpState::Other => false,
         }
     }
 
@@ -245,23 +253,23 @@ impl Connection {
     }
 
     /// Waits until a look shows something other than an open, quiet socket.
-    pub(super) fn poll_look(&self, cx: &mut Context<'_>) -> Poll<End> {
+    pub(super) fn poll_probe(&self, cx: &mut Context<'_>) -> Poll<ReadState> {
         loop {
             if ready!(self.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(End::Broken);
+                return Poll::Ready(ReadState::Error);
             }
-            let end = self.look_or_rest();
-            if end != End::Open {
+            let end = self.probe_and_clear();
+            if end != ReadState::Idle {
                 return Poll::Ready(end);
             }
         }
     }
 
     /// The same for a second one who waits, beside the hold. False if nothing can be waited for any more.
-    pub(super) async fn stirred(&self) -> bool {
+    pub(super) async fn activity(&self) -> bool {
         // The socket alone tells of its end, whatever was said before.
         while self.stream.readable().await.is_ok() {
-            if !matches!(self.look_or_rest(), End::Open | End::Leaving) {
+            if !matches!(self.probe_and_clear(), ReadState::Idle | ReadState::CloseNotify) {
                 return true;
             }
         }
@@ -269,41 +277,41 @@ impl Connection {
     }
 
     /// Looks inside `try_io`, so that a quiet socket clears the readiness, and the next wait sleeps.
-    fn look_or_rest(&self) -> End {
+    fn probe_and_clear(&self) -> ReadState {
         let mut seen = None;
         let _ = self.stream.try_io(Interest::READABLE, || {
-            let end = self.look();
+            let end = self.probe();
             seen = Some(end);
             match end {
-                End::Open | End::Leaving => Err(io::ErrorKind::WouldBlock.into()),
-                End::Talking | End::Closed | End::Broken => Ok(()),
+                ReadState::Idle | ReadState::CloseNotify => Err(io::ErrorKind::WouldBlock.into()),
+                ReadState::Data | ReadState::Eof | ReadState::Error => Ok(()),
             }
         });
         // A quiet socket is not looked at again, but there may be something behind its TLS.
-        seen.unwrap_or_else(|| if self.has_news() { self.look() } else { End::Open })
+        seen.unwrap_or_else(|| if self.has_buffered() { self.probe() } else { ReadState::Idle })
     }
 
     /// Bytes that the peer's kernel has not acknowledged; where that cannot be known, none ever counts as such.
     pub(super) fn unacked(&self) -> usize {
         let unacked = socket::unacked(&self.stream).unwrap_or(usize::MAX);
         // Our end counts as a byte, the last one.
-        unacked.saturating_sub(self.facts.know(Fact::HasFinished).into())
+        unacked.saturating_sub(self.flags.has(Flag::WriteShutdown).into())
     }
 
     /// Has the kernel ask the peer for a sign of life when nothing was heard for so long: at least a second.
-    pub(super) fn probe_after(&self, idle: Duration) {
+    pub(super) fn set_keepalive_idle(&self, idle: Duration) {
         // Where that cannot be, the peer is asked at its usual time.
         let _ = SockRef::from(&self.stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle));
     }
 
     /// What the kernel knows of the peer.
-    pub(super) fn peer(&self) -> Option<Peer> {
-        socket::peer(&self.stream).ok()
+    pub(super) fn tcp_info(&self) -> Option<TcpInfo> {
+        socket::tcp_info(&self.stream).ok()
     }
 
     /// The smoothed round-trip time to the peer, as it was when it was first asked for.
     pub fn round_trip(&self) -> Duration {
-        self.facts.round_trip(|| self.peer().map_or(Duration::ZERO, |peer| peer.round_trip))
+        self.flags.round_trip(|| self.tcp_info().map_or(Duration::ZERO, |peer| peer.round_trip))
     }
 
     /// Writes what the kernel takes now. Who has written a part goes on with the rest.
@@ -336,37 +344,38 @@ impl Connection {
     }
 
     /// Ends both directions; the hold wakes by it.
-    pub fn shut(&self) {
-        self.say_goodbye();
+    pub fn shutdown(&self) {
+        self.send_close_notify();
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
     }
 
     /// Ends our direction: nothing more will be written.
-    pub fn finish(&self) {
-        self.say_goodbye();
-        self.finish_for_proof();
+    pub fn shutdown_write(&self) {
+        self.send_close_notify();
+        self.shutdown_write_for_proof();
     }
 
     /// The same without a goodbye of TLS, which a client that closes after the announced bytes would leave unread: its end
     /// would be a reset, and say that it has not read the run either.
-    pub(super) fn finish_for_proof(&self) {
+    pub(super) fn shutdown_write_for_proof(&self) {
         // It fails if the connection is over: then our end has never been sent.
-        if !self.facts.know(Fact::HasFinished) && rustix::net::shutdown(&self.stream, Shutdown::Write).is_ok()
+        if !self.flags.has(Flag::WriteShutdown)
+            && rustix::net::shutdown(&self.stream, Shutdown::Write).is_ok()
         {
-            self.facts.learn(Fact::HasFinished);
+            self.flags.set(Flag::WriteShutdown);
         }
     }
 
-    fn say_goodbye(&self) {
+    fn send_close_notify(&self) {
         if let Some(tls) = &self.tls {
-            tls.say_goodbye(&self.stream);
+            tls.send_close_notify(&self.stream);
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.idle.forget(&self.rest);
+        self.idle.remove(&self.idle_entry);
     }
 }
 

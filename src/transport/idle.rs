@@ -37,7 +37,7 @@ struct Queue {
 
 /// What a connection knows of its rests.
 #[derive(Default)]
-pub(super) struct Rest {
+pub(super) struct IdleEntry {
     /// Its key in the queue; 0 if it stands in none.
     key: AtomicU64,
 }
@@ -66,13 +66,13 @@ impl IdleConnections {
     }
 
     /// An answer was written, and nobody reads yet from the connection: it rests from now on.
-    pub(super) fn rests(&self, connection: &Arc<Connection>) {
+    pub(super) fn insert(&self, connection: &Arc<Connection>) {
         let now = self.now.load(Ordering::Relaxed);
-        connection.handover.rest(now);
+        connection.handover.begin_idle(now);
         // Read by writing: either this sees that a sweep has just taken the connection out, or the sweep sees the rest.
-        if connection.rest.key.fetch_add(0, Ordering::AcqRel) == 0 {
+        if connection.idle_entry.key.fetch_add(0, Ordering::AcqRel) == 0 {
             let mut queue = self.queue.lock();
-            if connection.rest.key.load(Ordering::Relaxed) == 0 {
+            if connection.idle_entry.key.load(Ordering::Relaxed) == 0 {
                 queue.insert(connection, self.ends(now));
             }
         }
@@ -88,7 +88,7 @@ impl IdleConnections {
             let is_last = due.len() < BATCH;
             // Dropped with the lock let go: a connection that ends takes itself out of the queue.
             for (connection, since) in due {
-                ended += usize::from(since.is_some_and(|since| connection.end_rest(since)));
+                ended += usize::from(since.is_some_and(|since| connection.close_idle(since)));
             }
             if is_last {
                 return ended;
@@ -104,8 +104,8 @@ impl IdleConnections {
             && let Some(entry) = queue.due.first_entry().filter(|entry| tick_of(*entry.key()) <= now)
         {
             let Some(connection) = entry.remove().upgrade() else { continue };
-            connection.rest.key.swap(0, Ordering::AcqRel);
-            let since = connection.handover.rests_since();
+            connection.idle_entry.key.swap(0, Ordering::AcqRel);
+            let since = connection.handover.idle_since();
             let ends = since.map(|since| self.ends(since));
             match ends.filter(|&ends| ends > now) {
                 Some(ends) => {
@@ -119,7 +119,7 @@ impl IdleConnections {
     }
 
     /// A connection is no more.
-    pub(super) fn forget(&self, rest: &Rest) {
+    pub(super) fn remove(&self, rest: &IdleEntry) {
         let key = rest.key.load(Ordering::Acquire);
         if key != 0 {
             let gone = self.queue.lock().due.remove(&key);
@@ -136,7 +136,7 @@ impl Queue {
     fn insert(&mut self, connection: &Arc<Connection>, due: u32) {
         self.serial = self.serial.wrapping_add(1);
         let key = u64::from(due) << 32 | u64::from(self.serial);
-        connection.rest.key.store(key, Ordering::Release);
+        connection.idle_entry.key.store(key, Ordering::Release);
         let before = self.due.insert(key, Arc::downgrade(connection));
         drop(before);
     }

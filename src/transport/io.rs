@@ -13,18 +13,18 @@ use super::Connection;
 /// The connection as hyper reads and writes it.
 pub struct Io {
     connection: Arc<Connection>,
-    begun: Bytes,
+    unread: Bytes,
 }
 
 impl Io {
     /// With what has been read already.
     pub fn new(connection: Arc<Connection>, begun: Bytes) -> Self {
-        Self { connection, begun }
+        Self { connection, unread: begun }
     }
 
     /// What has been read already and was not asked for.
-    pub fn into_rest(self) -> Bytes {
-        self.begun
+    pub fn into_unread(self) -> Bytes {
+        self.unread
     }
 }
 
@@ -34,9 +34,9 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.begun.is_empty() {
-            let now = self.begun.len().min(buf.remaining());
-            buf.put_slice(&self.begun.split_to(now));
+        if !self.unread.is_empty() {
+            let now = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(now));
             return Poll::Ready(Ok(()));
         }
         let room = buf.remaining();
@@ -78,7 +78,7 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.connection.finish();
+        self.connection.shutdown_write();
         Poll::Ready(Ok(()))
     }
 }

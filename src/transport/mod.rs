@@ -6,12 +6,12 @@
 
 mod atomics;
 mod connection;
-mod ending;
-mod facts;
-mod hold;
+mod flags;
+mod handover;
+mod held_poll;
 mod idle;
 mod io;
-mod life_sign;
+mod liveness;
 mod origin;
 mod proof;
 mod socket;
@@ -23,20 +23,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::metrics::{Proof, Verdict};
+use crate::model::{Proof, Verdict};
 
 pub use connection::Connection;
-pub use hold::{Held, Hold};
+pub use held_poll::{HeldPoll, HoldEnd};
 pub use idle::IdleConnections;
 pub use io::Io;
-pub use life_sign::{KEEPALIVE_IDLE, LifeSign};
-pub use tls::Session;
+pub use liveness::{KEEPALIVE_IDLE, Liveness};
+pub use tls::TlsSession;
 pub use waiter::Waiter;
 
 /// The exchange of waiters that transport can reach.
 pub type Exchange = crate::exchange::Exchange<Waiter>;
 /// A place in that exchange.
-pub type Place = crate::exchange::Place<Waiter>;
+pub type Place = crate::exchange::ParkedGuard<Waiter>;
 
 /// A run on its way to a waiter.
 #[derive(Debug, Clone)]
@@ -51,11 +51,11 @@ pub struct Run {
 
 /// What an offer has to reach, and by when.
 #[derive(Debug, Clone, Copy)]
-pub struct Demand {
+pub struct DeliveryRequirements {
     /// The proof that makes it a delivery.
     pub proof: Proof,
     /// How long an acknowledged run may stay unread.
-    pub fin: Duration,
+    pub read_timeout: Duration,
     /// Everything has to be taken by then, at the speed of the moment: it leaves time for the proof, or for another waiter.
     pub taken_by: Instant,
     /// The verdict is in by then.
@@ -68,7 +68,7 @@ pub struct Delivery {
     /// What is known of it.
     pub verdict: Verdict,
     /// No byte was sent, so the run may go to another waiter whatever the rules on redelivery.
-    pub untouched: bool,
+    pub nothing_sent: bool,
     /// Every byte was sent and seen acknowledged.
     pub acked: bool,
     /// It ended because the time for it was over, not by anything that its peer did or left undone.
@@ -77,13 +77,13 @@ pub struct Delivery {
 
 impl Delivery {
     fn untouched(verdict: Verdict) -> Self {
-        Self { verdict, untouched: true, acked: false, by_budget: false }
+        Self { verdict, nothing_sent: true, acked: false, by_budget: false }
     }
 }
 
 /// Why a waiter is sent away without a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Farewell {
+pub enum CloseReason {
     /// Its time is over.
     Expired,
     /// The broker ends: wait elsewhere.
@@ -96,19 +96,19 @@ pub enum Farewell {
 
 /// What is written to a waiter that is sent away, and whether its connection goes on afterwards.
 #[derive(Debug, Clone)]
-pub struct Goodbye {
+pub struct CloseResponse {
     /// The whole answer; empty to close without one.
-    pub answer: Cow<'static, [u8]>,
+    pub bytes: Cow<'static, [u8]>,
     /// Whether the connection may carry another request.
     pub reusable: bool,
 }
 
 /// How one dialect puts a run or a goodbye on the wire; the statuses in it are the dialect's business.
 #[derive(Debug)]
-pub struct Wire {
+pub struct ResponseFormat {
     /// Appends the head of the answer that carries a run; the payload follows in the same write. If the connection goes on
     /// afterwards, the client is told for how many seconds it may rest.
     pub head: fn(run: &Run, keep_alive: Option<u64>, head: &mut Vec<u8>),
     /// The answer to a waiter that is sent away. If its connection can go on, it may rest for so many seconds.
-    pub goodbye: fn(farewell: Farewell, keep_alive: Option<u64>) -> Goodbye,
+    pub close_response: fn(farewell: CloseReason, keep_alive: Option<u64>) -> CloseResponse,
 }

@@ -18,35 +18,35 @@ pub(super) fn unacked(socket: impl AsFd) -> io::Result<usize> {
 
 /// What the kernel knows of the peer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
+pub(super) struct TcpInfo {
     /// The smoothed round-trip time.
     pub(super) round_trip: Duration,
     /// The time since its kernel last acknowledged anything.
     pub(super) last_ack: Duration,
     /// How far the connection is on its way to its end.
-    pub(super) state: State,
+    pub(super) state: TcpState,
     /// Bytes that came in order, modulo 2^32. The peer's end counts as one.
     pub(super) received: u32,
 }
 
 /// The state of a connection, as far as it tells of ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum TcpState {
     /// The peer has ended its side; ours is open, or its end is not acknowledged yet.
-    PeerEnded,
+    PeerClosed,
     /// It is over: by both ends, or by a reset.
-    Over,
+    Closed,
     /// Anything else.
     Other,
 }
 
-impl State {
+impl TcpState {
     /// By the numbers of the kernel's `tcp_states.h`.
     fn of(number: u8) -> Self {
         match number {
-            7 => Self::Over,
+            7 => Self::Closed,
             // TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING
-            8 | 9 | 11 => Self::PeerEnded,
+            8 | 9 | 11 => Self::PeerClosed,
             _ => Self::Other,
         }
     }
@@ -54,7 +54,7 @@ impl State {
 
 /// Asks the kernel about the peer (`TCP_INFO`).
 #[cfg(target_os = "linux")]
-pub(super) fn peer(socket: impl AsFd) -> io::Result<Peer> {
+pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
     // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel writes at most `length` bytes,
@@ -73,10 +73,10 @@ pub(super) fn peer(socket: impl AsFd) -> io::Result<Peer> {
     if done == -1 {
         return Err(io::Error::last_os_error());
     }
-    Ok(Peer {
+    Ok(TcpInfo {
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
         last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-        state: State::of(info.tcpi_state),
+        state: TcpState::of(info.tcpi_state),
         received: low_half(info.tcpi_bytes_received),
     })
 }
@@ -106,6 +106,6 @@ pub(super) fn unacked(_: impl AsFd) -> io::Result<usize> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn peer(_: impl AsFd) -> io::Result<Peer> {
+pub(super) fn peer(_: impl AsFd) -> io::Result<TcpInfo> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -13,7 +13,7 @@ use rustls::{ServerConfig, ServerConnection};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::proof::End;
+use super::proof::ReadState;
 
 /// So often what is there is received without a byte of plain text in it, before its sender counts as broken: a record has
 /// 16 KiB at most, and comes in a few pieces.
@@ -22,13 +22,13 @@ const IN_VAIN: u32 = 64;
 const AHEAD: usize = 16 * 1024;
 
 /// One connection's keys and records.
-pub struct Session(Mutex<Records>);
+pub struct TlsSession(Mutex<Records>);
 
 struct Records {
     tls: ServerConnection,
     /// Bytes that were encrypted, but are not all with the kernel: their writer still counts them as unsent, and will
     /// come with them again.
-    held_back: usize,
+    buffered_plaintext: usize,
     /// Bytes read from the socket, modulo 2^32.
     read: u32,
 }
@@ -56,16 +56,16 @@ impl Write for Socket<'_> {
     }
 }
 
-impl Session {
+impl TlsSession {
     /// Begins with what new handshakes are to use.
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let mut tls = ServerConnection::new(config)?;
         tls.set_buffer_limit(Some(AHEAD));
-        Ok(Self(Mutex::new(Records { tls, held_back: 0, read: 0 })))
+        Ok(Self(Mutex::new(Records { tls, buffered_plaintext: 0, read: 0 })))
     }
 
     /// Shakes hands. Bounded in time by the caller.
-    pub(super) async fn shake_hands(&self, stream: &TcpStream) -> io::Result<()> {
+    pub(super) async fn handshake(&self, stream: &TcpStream) -> io::Result<()> {
         loop {
             let interest = {
                 let records = &mut *self.0.lock();
@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// Whether there is something to be read that the socket will not tell of: bytes, or the end.
-    pub(super) fn has_news(&self) -> bool {
+    pub(super) fn has_buffered(&self) -> bool {
         !matches!(self.0.lock().plain(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
@@ -127,22 +127,22 @@ impl Session {
 
     /// Looks what the peer has sent, without waiting and without taking a plain byte. What is seen of the end is what
     /// the peer says; what the socket shows is the socket's.
-    pub(super) fn look(&self, stream: &TcpStream) -> End {
+    pub(super) fn probe(&self, stream: &TcpStream) -> ReadState {
         let records = &mut *self.0.lock();
         for _ in 0..IN_VAIN {
             match records.plain() {
-                Ok(0) => return End::Leaving,
-                Ok(_) => return End::Talking,
+                Ok(0) => return ReadState::CloseNotify,
+                Ok(_) => return ReadState::Data,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return End::Closed,
+                Err(_) => return ReadState::Eof,
             }
             match records.receive(stream) {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return End::Open,
-                Err(_) => return End::Broken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadState::Idle,
+                Err(_) => return ReadState::Error,
             }
         }
-        End::Broken
+        ReadState::Error
     }
 
     /// Writes what the kernel takes now, and returns how many plain bytes it has taken in full. Whoever writes a part
@@ -152,7 +152,7 @@ impl Session {
         if !records.flush(stream)? {
             return Ok(0);
         }
-        let mut sent = std::mem::take(&mut records.held_back);
+        let mut sent = std::mem::take(&mut records.buffered_plaintext);
         let mut parts = parts.to_vec();
         let mut rest = parts.as_mut_slice();
         IoSlice::advance_slices(&mut rest, sent);
@@ -161,7 +161,7 @@ impl Session {
             match records.flush(stream) {
                 Ok(true) => sent += taken,
                 Ok(false) => {
-                    records.held_back = taken;
+                    records.buffered_plaintext = taken;
                     return Ok(sent);
                 }
                 // Something is on its way already; the next write tells that there is no way any more.
@@ -174,7 +174,7 @@ impl Session {
     }
 
     /// Says that nothing more comes, if the kernel takes it.
-    pub(super) fn say_goodbye(&self, stream: &TcpStream) {
+    pub(super) fn send_close_notify(&self, stream: &TcpStream) {
         let records = &mut *self.0.lock();
         records.tls.send_close_notify();
         // An error means that the peer was quicker.

@@ -5,59 +5,64 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ending::Ending;
-use super::proof::{End, Patience, Proving, Sight, Step};
-use super::{Connection, Delivery, Demand, Farewell, LifeSign, Run, Wire};
-use crate::metrics::{Proof, Verdict};
+use super::handover::Disposition;
+use super::proof::{ProofTimeouts, ProofTracker, ReadState, SocketState, Step};
+use super::{CloseReason, Connection, Delivery, DeliveryRequirements, Liveness, ResponseFormat, Run};
+use crate::model::{Proof, Verdict};
 
 /// So much of a large run is written before others have their turn.
-const AT_ONCE: usize = 256 * 1024;
+const MAX_WRITE_BYTES: usize = 256 * 1024;
 
 /// A held poll, as the exchange keeps it. Dropped without an ending, it closes its connection.
 pub struct Waiter {
     connection: Arc<Connection>,
-    wire: &'static Wire,
+    format: &'static ResponseFormat,
     reusable: bool,
     hop: bool,
     /// Its ending is decided: from then on the connection may serve the next waiter, and is not this one's to touch.
-    ended: bool,
+    released: bool,
 }
 
 impl Waiter {
     /// Makes the waiter before it is parked: from then on its taker can reach the connection. With `hop`, a proxy
     /// stands in between, so a receipt is the proxy's.
-    pub fn new(connection: Arc<Connection>, wire: &'static Wire, reusable: bool, hop: bool) -> Self {
+    pub fn new(
+        connection: Arc<Connection>,
+        wire: &'static ResponseFormat,
+        reusable: bool,
+        hop: bool,
+    ) -> Self {
         connection.handover.begin();
-        Self { connection, wire, reusable, hop, ended: false }
+        Self { connection, format: wire, reusable, hop, released: false }
     }
 
     /// Hands over a run and proves it as far as is demanded, in time.
     ///
     /// The caller's task does the work: waking the waiter's own task would double the latency. After any verdict
     /// but a proof, the connection has been reset: nothing more of the run is sent.
-    pub async fn offer(mut self, run: &Run, demand: Demand) -> Delivery {
-        if self.connection.look() != End::Open {
+    pub async fn offer(mut self, run: &Run, demand: DeliveryRequirements) -> Delivery {
+        if self.connection.probe() != ReadState::Idle {
             return Delivery::untouched(Verdict::Gone);
         }
         // Only a connection that ends after the run can show that the process read it.
         let reusable = self.reusable && demand.proof != Proof::Received;
         let mut head = Vec::with_capacity(192);
-        (self.wire.head)(run, self.keep_alive(reusable), &mut head);
-        let mut answer = Outgoing { head: &head, payload: &run.payload, sent: 0 };
+        (self.format.head)(run, self.keep_alive(reusable), &mut head);
+        let mut answer = RunResponse { head: &head, payload: &run.payload, sent: 0 };
         let mut delivery = match answer.write(&self.connection) {
             Err(_) => return Delivery::untouched(Verdict::Gone),
             Ok(_) if demand.proof == Proof::Written && answer.is_sent() => {
-                Delivery { verdict: Verdict::Written, untouched: false, acked: false, by_budget: false }
+                Delivery { verdict: Verdict::Written, nothing_sent: false, acked: false, by_budget: false }
             }
             Ok(_) => Box::pin(self.prove(demand, &mut answer)).await,
         };
         match delivery.verdict.proof() {
             Some(proof) if proof >= demand.proof => {
                 if reusable {
-                    self.end(Ending::Reuse);
+                    self.release(Disposition::KeepAlive);
                 } else if demand.proof == Proof::Received {
                     // The peer has ended its side: an ordinary close completes it.
-                    self.end(Ending::Close);
+                    self.release(Disposition::Close);
                 }
                 if (self.hop || self.connection.is_relayed()) && delivery.verdict == Verdict::Received {
                     delivery.verdict = Verdict::Hop;
@@ -74,23 +79,23 @@ impl Waiter {
         reusable.then(|| self.connection.keep_alive_seconds())
     }
 
-    fn end(&mut self, ending: Ending) {
-        self.ended = true;
-        if ending == Ending::Reuse {
-            self.connection.idle.rests(&self.connection);
+    fn release(&mut self, ending: Disposition) {
+        self.released = true;
+        if ending == Disposition::KeepAlive {
+            self.connection.idle.insert(&self.connection);
         }
-        self.connection.handover.decide(ending);
+        self.connection.handover.resolve(ending);
     }
 
     /// Sends the waiter away without a run.
-    pub fn dismiss(mut self, farewell: Farewell) {
-        let goodbye = (self.wire.goodbye)(farewell, self.keep_alive(self.reusable));
-        if goodbye.answer.is_empty() || self.connection.look() != End::Open {
+    pub fn close(mut self, farewell: CloseReason) {
+        let goodbye = (self.format.close_response)(farewell, self.keep_alive(self.reusable));
+        if goodbye.bytes.is_empty() || self.connection.probe() != ReadState::Idle {
             return;
         }
-        let written = self.connection.write_now(&[IoSlice::new(&goodbye.answer)]);
-        if goodbye.reusable && self.reusable && written.is_ok_and(|n| n == goodbye.answer.len()) {
-            self.end(Ending::Reuse);
+        let written = self.connection.write_now(&[IoSlice::new(&goodbye.bytes)]);
+        if goodbye.reusable && self.reusable && written.is_ok_and(|n| n == goodbye.bytes.len()) {
+            self.release(Disposition::KeepAlive);
         }
     }
 
@@ -100,38 +105,38 @@ impl Waiter {
     }
 
     /// What shows whether its machine lives, also when the waiter has been taken.
-    pub fn life_sign(&self) -> LifeSign {
-        LifeSign::of(&self.connection)
+    pub fn liveness(&self) -> Liveness {
+        Liveness::of(&self.connection)
     }
 
     /// Writes the rest as the peer takes it, and looks until the verdict is in.
-    async fn prove(&self, demand: Demand, answer: &mut Outgoing<'_>) -> Delivery {
+    async fn prove(&self, demand: DeliveryRequirements, answer: &mut RunResponse<'_>) -> Delivery {
         let connection = &*self.connection;
-        let round_trip = || connection.peer().map_or(Duration::ZERO, |peer| peer.round_trip);
-        let patience = Patience::new(round_trip(), demand.fin, demand.taken_by);
-        let mut proving = Proving::new(demand.proof, patience, self.hop, answer.whole(), Instant::now());
-        let mut end = connection.look();
+        let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |peer| peer.round_trip);
+        let patience = ProofTimeouts::new(round_trip(), demand.read_timeout, demand.taken_by);
+        let mut proving = ProofTracker::new(demand.proof, patience, self.hop, answer.whole(), Instant::now());
+        let mut end = connection.probe();
         loop {
-            let sight = Sight { sent: answer.sent, unacked: connection.unacked(), end };
+            let sight = SocketState { sent: answer.sent, unacked: connection.unacked(), read: end };
             let now = Instant::now();
-            let step = proving.see(sight, now);
+            let step = proving.observe(sight, now);
             let delivery = |verdict, by_budget| {
                 let (untouched, acked) = (sight.sent == 0, proving.is_acked());
-                Delivery { verdict, untouched, acked, by_budget }
+                Delivery { verdict, nothing_sent: untouched, acked, by_budget }
             };
             let (at, readable_is_news) = match step {
                 Step::Done(verdict) => return delivery(verdict, false),
-                _ if now >= demand.until => return delivery(proving.out_of_time(), true),
-                Step::LookAgain(at) => (at, true),
-                Step::LookLater(at) => (at, false),
+                _ if now >= demand.until => return delivery(proving.verdict_at_timeout(), true),
+                Step::WaitReadable(at) => (at, true),
+                Step::WaitTimer(at) => (at, false),
             };
             let stirred = async {
-                if !readable_is_news || !connection.stirred().await {
+                if !readable_is_news || !connection.activity().await {
                     std::future::pending::<()>().await;
                 }
             };
-            if proving.needs_our_end(now) {
-                connection.finish_for_proof();
+            if proving.needs_our_fin(now) {
+                connection.shutdown_write_for_proof();
             }
             // Whichever comes first, the next look tells.
             tokio::select! {
@@ -140,15 +145,15 @@ impl Waiter {
                 () = tokio::time::sleep_until(at.min(demand.until).into()) => {}
             }
             if sight.unacked > 0 {
-                proving.round_trip_is(round_trip());
+                proving.set_round_trip(round_trip());
             }
-            end = connection.look();
+            end = connection.probe();
             if !answer.is_sent() {
                 match answer.write(connection) {
                     Ok(0) => {}
                     // A peer that takes all at once would keep this thread from everybody else.
                     Ok(_) => tokio::task::yield_now().await,
-                    Err(_) => end = End::Broken,
+                    Err(_) => end = ReadState::Error,
                 }
             }
         }
@@ -156,14 +161,14 @@ impl Waiter {
 }
 
 /// The answer that carries a run, on its way.
-struct Outgoing<'a> {
+struct RunResponse<'a> {
     head: &'a [u8],
     payload: &'a [u8],
     /// Bytes that the kernel has taken.
     sent: usize,
 }
 
-impl Outgoing<'_> {
+impl RunResponse<'_> {
     fn whole(&self) -> usize {
         self.head.len() + self.payload.len()
     }
@@ -176,7 +181,7 @@ impl Outgoing<'_> {
     fn write(&mut self, connection: &Connection) -> io::Result<usize> {
         let head = &self.head[self.sent.min(self.head.len())..];
         let payload = &self.payload[self.sent.saturating_sub(self.head.len())..];
-        let now = &payload[..payload.len().min(AT_ONCE)];
+        let now = &payload[..payload.len().min(MAX_WRITE_BYTES)];
         let written = connection.write_now(&[IoSlice::new(head), IoSlice::new(now)])?;
         self.sent += written;
         Ok(written)
@@ -185,9 +190,9 @@ impl Outgoing<'_> {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if !self.ended {
-            self.connection.handover.decide(Ending::Close);
-            self.connection.shut();
+        if !self.released {
+            self.connection.handover.resolve(Disposition::Close);
+            self.connection.shutdown();
         }
     }
 }

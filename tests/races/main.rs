@@ -2,9 +2,9 @@
 #![cfg(races)]
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and is no library")]
 
-mod ending;
-mod hopes;
-mod repeats;
+mod handover;
+mod idempotency;
+mod waitlist;
 mod ways_out;
 mod world;
 

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use pilotlight::broker::{Accepts, Filter};
-use pilotlight::exchange::Review;
+use pilotlight::broker::{AcceptedPayload, Filter};
+use pilotlight::exchange::SuspectSweep;
 use shuttle::thread;
 
 use super::world::{Seat, World, explore_worlds, machine};
@@ -35,7 +35,7 @@ impl Rival {
             Retire => world.retire(),
             Replace => {
                 // Whom it replaces is in the ledger of fates.
-                world.keep(world.park("controller", Accepts::Message));
+                world.keep(world.park("controller", AcceptedPayload::Message));
                 Vec::new()
             }
         }
@@ -128,8 +128,8 @@ fn everyone_against_everyone() {
 #[test]
 fn two_claims_get_two_different_waiters() {
     explore_worlds(|world| {
-        world.keep(world.park("", Accepts::Message));
-        world.keep(world.park("", Accepts::Anything));
+        world.keep(world.park("", AcceptedPayload::Message));
+        world.keep(world.park("", AcceptedPayload::Anything));
         let other = thread::spawn({
             let world = world.clone();
             move || world.claim(true)
@@ -145,11 +145,11 @@ fn two_claims_get_two_different_waiters() {
 #[test]
 fn the_last_place_and_the_same_controller_are_given_once() {
     explore_worlds(|world| {
-        world.keep(world.park("", Accepts::Message));
-        world.keep(world.park("", Accepts::Message));
+        world.keep(world.park("", AcceptedPayload::Message));
+        world.keep(world.park("", AcceptedPayload::Message));
         let come = |controller: &'static str| {
             let world = world.clone();
-            thread::spawn(move || world.keep(world.park(controller, Accepts::Message)))
+            thread::spawn(move || world.keep(world.park(controller, AcceptedPayload::Message)))
         };
         let threads = [come("a"), come("a"), come("b")];
         for thread in threads {
@@ -163,14 +163,14 @@ fn the_last_place_and_the_same_controller_are_given_once() {
 #[test]
 fn a_retirement_ends_at_its_mark() {
     explore_worlds(|world| {
-        world.keep(world.park("", Accepts::Message));
+        world.keep(world.park("", AcceptedPayload::Message));
         let retire = thread::spawn({
             let world = world.clone();
             move || world.retire()
         });
-        world.keep(world.park("", Accepts::Message));
+        world.keep(world.park("", AcceptedPayload::Message));
         let retired = retire.join().unwrap();
-        world.keep(world.park("", Accepts::Message));
+        world.keep(world.park("", AcceptedPayload::Message));
         assert!(retired.contains(&0) && !retired.contains(&2), "I5: {retired:?}");
         assert_eq!(world.exchange.counts().0, 3 - retired.len(), "I8");
     });
@@ -180,17 +180,17 @@ fn a_retirement_ends_at_its_mark() {
 #[test]
 fn a_suspicion_during_a_review_is_not_overlooked() {
     explore_worlds(|world| {
-        let alive = world.park("", Accepts::Message).unwrap().keep(world);
-        let failing = world.park("", Accepts::Message).unwrap().keep(world);
+        let alive = world.park("", AcceptedPayload::Message).unwrap().keep(world);
+        let failing = world.park("", AcceptedPayload::Message).unwrap().keep(world);
         world.exchange.suspect(machine(alive));
         let review = thread::spawn({
             let world = world.clone();
             move || {
-                let review = &mut Review::default();
+                let review = &mut SuspectSweep::default();
                 let shows_life = |name: &usize, _| *name == alive;
                 // It asks, and clears who has answered when it looks again.
                 for _ in 0..2 {
-                    world.exchange.review_suspects(review, |token| token.name, |_| {}, shows_life);
+                    world.exchange.sweep_suspects(review, |token| token.name, |_| {}, shows_life);
                 }
             }
         });

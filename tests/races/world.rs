@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use pilotlight::broker::{
-    Accepts, Ask, Filter, Key, Limits, Machine, Moment, Number, Offer, Pick, Taken, Ticket,
+    AcceptedPayload, Claim, ClaimRequest, Filter, HostId, Key, Limits, MonotonicTime, Number, ParkRequest,
+    RemovedWaiter, SelectionPolicy,
 };
-use pilotlight::exchange::{Exchange, Place};
+use pilotlight::exchange::{Exchange, ParkedGuard};
 use pilotlight::journal::{Journal, JournalConfig};
-use pilotlight::metrics::{End, Metrics};
+use pilotlight::metrics::Metrics;
+use pilotlight::model::PollEnd;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
@@ -17,7 +19,7 @@ const SCHEDULES: usize = 1000;
 /// So many preemptions at chosen places find a race, as far as the second scheduler is concerned.
 const DEPTH: usize = 3;
 /// No deadline comes, and no guard passes, while a schedule is run.
-const FAR: Moment = Moment::from_micros(u64::MAX / 2);
+const FAR: MonotonicTime = MonotonicTime::from_micros(u64::MAX / 2);
 
 /// Runs this under many schedules: half by pure chance, half with few but well-placed preemptions. A failure prints its
 /// schedule; `PILOTLIGHT_SCHEDULE=… tests/races/run the_test` runs that one again.
@@ -71,22 +73,22 @@ impl Books {
     }
 }
 
-fn word(end: End) -> &'static str {
+fn word(end: PollEnd) -> &'static str {
     match end {
-        End::Matched => "matched",
-        End::ClientGone => "client_gone",
-        End::Expired => "expired",
-        End::Drained => "drained",
-        End::Retired => "retired",
-        End::Replaced => "replaced",
-        End::Refused => "refused",
+        PollEnd::Matched => "matched",
+        PollEnd::ClientGone => "client_gone",
+        PollEnd::Expired => "expired",
+        PollEnd::Drained => "drained",
+        PollEnd::Retired => "retired",
+        PollEnd::Replaced => "replaced",
+        PollEnd::Refused => "refused",
     }
 }
 
 /// What became of a waiter.
 #[derive(Debug, Default)]
 struct Fate {
-    ends: Vec<End>,
+    ends: Vec<PollEnd>,
     drops: u32,
 }
 
@@ -105,7 +107,7 @@ impl Drop for Token {
 /// A place, as a hold has it.
 pub struct Seat {
     pub name: usize,
-    place: Place<Token>,
+    place: ParkedGuard<Token>,
 }
 
 impl Seat {
@@ -130,49 +132,55 @@ pub fn key() -> Key {
     Key { deployment: "d".into(), version: "1".into(), cpu: number, memory: number }
 }
 
-pub fn machine(name: usize) -> Machine {
-    Machine { address: name as u64, name: None }
+pub fn machine(name: usize) -> HostId {
+    HostId { address: name as u64, name: None }
 }
 
 impl World {
     fn new(books: Arc<Books>) -> Self {
         let limits = Limits { waiters: 10, waiters_per_pool: 3, pools: 2 };
-        let exchange = Exchange::new(limits, Pick::Newest, books.metrics.clone(), books.journal.clone());
+        let exchange =
+            Exchange::new(limits, SelectionPolicy::Newest, books.metrics.clone(), books.journal.clone());
         Self { exchange: Arc::new(exchange), fates: Arc::default(), seats: Mutex::default(), books }
     }
 
     /// Parks a waiter whose deadline is far.
-    pub fn park(&self, controller: &str, accepts: Accepts) -> Option<Seat> {
+    pub fn park(&self, controller: &str, accepts: AcceptedPayload) -> Option<Seat> {
         self.park_until(controller, accepts, FAR)
     }
 
     /// Parks a waiter whose deadline has come, though it may still be offered a run.
     pub fn park_due(&self, controller: &str) -> Option<Seat> {
-        self.park_until(controller, Accepts::Message, Moment::default())
+        self.park_until(controller, AcceptedPayload::Message, MonotonicTime::default())
     }
 
-    fn park_until(&self, controller: &str, accepts: Accepts, deadline: Moment) -> Option<Seat> {
+    fn park_until(
+        &self,
+        controller: &str,
+        accepts: AcceptedPayload,
+        deadline: MonotonicTime,
+    ) -> Option<Seat> {
         let name = {
             let mut fates = self.fates.lock().unwrap();
             fates.push(Fate::default());
             fates.len() - 1
         };
-        let ticket = Ticket {
+        let ticket = ParkRequest {
             key: key(),
             accepts,
             controller: controller.into(),
             origin: [127, 0, 0, 1].into(),
-            machine: machine(name),
+            host: machine(name),
             offer_until: FAR,
             deadline,
             waiter: Token { name, fates: self.fates.clone() },
         };
         let Ok((place, replaced)) = self.exchange.park(ticket) else {
-            self.note(End::Refused, name);
+            self.note(PollEnd::Refused, name);
             return None;
         };
         if let Some(replaced) = replaced {
-            self.ended(End::Replaced, &replaced);
+            self.ended(PollEnd::Replaced, &replaced);
         }
         Some(Seat { name, place })
     }
@@ -185,9 +193,9 @@ impl World {
     /// One look of a run.
     pub fn claim(&self, is_message: bool) -> Option<usize> {
         let key = key();
-        match self.exchange.offer(&Ask { key: key.as_ref(), is_message }) {
-            Offer::Matched(taken) => Some(self.ended(End::Matched, &taken)),
-            Offer::Cold(_) => None,
+        match self.exchange.claim(&ClaimRequest { key: key.as_ref(), is_message }) {
+            Claim::Matched(taken) => Some(self.ended(PollEnd::Matched, &taken)),
+            Claim::Miss(_) => None,
         }
     }
 
@@ -195,7 +203,7 @@ impl World {
     pub fn leave(&self, mut seat: Seat) -> Option<usize> {
         let left = seat.place.leave();
         assert!(!seat.place.leave(), "I5: nobody leaves twice");
-        left.then(|| self.note(End::ClientGone, seat.name))
+        left.then(|| self.note(PollEnd::ClientGone, seat.name))
     }
 
     /// The hold's task ends without a word: its place leaves the pool all the same.
@@ -204,20 +212,21 @@ impl World {
         let before = drops();
         drop(seat.place);
         if drops() > before {
-            self.note(End::ClientGone, seat.name);
+            self.note(PollEnd::ClientGone, seat.name);
         }
     }
 
     pub fn expire(&self) -> Vec<usize> {
         let mut names = Vec::new();
-        self.exchange.expire(End::Expired, |taken| names.push(self.ended(End::Expired, &taken)));
+        self.exchange.expire(PollEnd::Expired, |taken| names.push(self.ended(PollEnd::Expired, &taken)));
         names
     }
 
     pub fn retire(&self) -> Vec<usize> {
         let mut names = Vec::new();
-        let count =
-            self.exchange.retire(&Filter::default(), |taken| names.push(self.ended(End::Retired, &taken)));
+        let count = self
+            .exchange
+            .retire(&Filter::default(), |taken| names.push(self.ended(PollEnd::Retired, &taken)));
         assert_eq!(count, names.len(), "I8: the retired are counted");
         names
     }
@@ -226,8 +235,9 @@ impl World {
     pub fn drain(&self) -> Vec<usize> {
         let mut names = Vec::new();
         self.exchange.drain();
-        self.exchange.drain_share(|standing| standing, |taken| names.push(self.ended(End::Drained, &taken)));
-        self.exchange.drain_all(|taken| names.push(self.ended(End::Drained, &taken)));
+        self.exchange
+            .drain_share(|standing| standing, |taken| names.push(self.ended(PollEnd::Drained, &taken)));
+        self.exchange.drain_all(|taken| names.push(self.ended(PollEnd::Drained, &taken)));
         names
     }
 
@@ -239,11 +249,11 @@ impl World {
     }
 
     /// Whoever got a waiter out says so here.
-    pub fn ended(&self, end: End, taken: &Taken<Token>) -> usize {
+    pub fn ended(&self, end: PollEnd, taken: &RemovedWaiter<Token>) -> usize {
         self.note(end, taken.waiter.name)
     }
 
-    fn note(&self, end: End, name: usize) -> usize {
+    fn note(&self, end: PollEnd, name: usize) -> usize {
         self.fates.lock().unwrap()[name].ends.push(end);
         *self.books.ends.lock().unwrap().entry(word(end)).or_default() += 1;
         name

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::{Endpoint, ListenerSettings, Listeners, ProcessSettings, Settings};
-use crate::server::{Inherited, Server, Signal, raise_open_files};
+use crate::server::{InheritedSockets, Server, Signal, raise_open_files};
 use ledger::Ledger;
 
 /// The arguments of the demo.
@@ -57,7 +57,7 @@ pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<Exi
     let listeners = settings.validate()?;
     let open_files = raise_open_files();
     super::runtime()?.block_on(async {
-        let server = Server::bind(&settings, &listeners, open_files, Inherited::default())?;
+        let server = Server::bind(&settings, &listeners, open_files, InheritedSockets::default())?;
         let Listeners { public, ops, .. } = server.listeners();
         let address = |all: &[Endpoint]| {
             all.first().and_then(Endpoint::ip).context("the demo's broker has no TCP address")

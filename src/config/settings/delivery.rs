@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use humantime::parse_duration;
 
-use crate::broker::Pick;
+use crate::broker::SelectionPolicy;
 use crate::config::bounds::{MINUTE, check_range};
 use crate::config::error::ConfigError;
-use crate::metrics::Proof;
+use crate::model::Proof;
 
 /// Whether this system can prove more than that the kernel accepted the bytes.
 pub const CAN_PROVE: bool = cfg!(target_os = "linux");
@@ -84,7 +84,7 @@ pub enum PickOrder {
     Oldest,
 }
 
-impl From<PickOrder> for Pick {
+impl From<PickOrder> for SelectionPolicy {
     fn from(order: PickOrder) -> Self {
         match order {
             PickOrder::Newest => Self::Newest,

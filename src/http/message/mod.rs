@@ -20,7 +20,7 @@ use crate::broker::{KeyError, KeyRef, Number, check_part};
 use crate::config::MessageCheck;
 use crate::metrics::MessageField;
 use schema::DequeuedMessage;
-use shape::Shape;
+use shape::Object;
 
 /// The deepest accepted nesting of a body.
 const MAX_DEPTH: usize = 128;
@@ -77,7 +77,7 @@ impl<'a> Message<'a> {
         if let Some(found) = sole_member(text, check) {
             return found;
         }
-        let body: Shape<Body<'a>> =
+        let body: Object<Body<'a>> =
             serde_json::from_str(text).map_err(|error| MessageError::Shape(MessageField::Body, error))?;
         let message = body.0.dequeued_message.get();
         let read = serde_json::from_str(message)
@@ -91,7 +91,7 @@ impl<'a> Message<'a> {
         Self::read(read, check).ok()
     }
 
-    fn read(message: Shape<DequeuedMessage<'a>>, check: MessageCheck) -> Result<Self, MessageError> {
+    fn read(message: Object<DequeuedMessage<'a>>, check: MessageCheck) -> Result<Self, MessageError> {
         if let (MessageCheck::Strict, Some((field, words))) = (check, message.0.unknown_word()) {
             return Err(MessageError::Word(field, words));
         }
@@ -164,7 +164,7 @@ fn misfit(message: &str, error: &serde_json::Error) -> MessageField {
         return MessageField::Body;
     }
     let reader = &mut serde_json::Deserializer::from_str(message);
-    let Err(found) = serde_path_to_error::deserialize::<_, Shape<DequeuedMessage<'_>>>(reader) else {
+    let Err(found) = serde_path_to_error::deserialize::<_, Object<DequeuedMessage<'_>>>(reader) else {
         return MessageField::Other;
     };
     let names = found

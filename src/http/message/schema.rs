@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
-use super::shape::{self, Anything, Date, Each, Record, Shape, Text, deserialize, given, words};
+use super::shape::{self, Anything, ArrayOf, Date, Object, Record, Text, deserialize, non_null, string_enum};
 use crate::metrics::MessageField;
 
 /// The schema's own version. It is no word of an enumeration: another version would be another schema.
@@ -21,12 +21,12 @@ impl<'de> Deserialize<'de> for VersionOne {
     }
 }
 
-words!(ExecutionStatus: "RUN_CREATED", "QUEUED", "QUEUED_EXECUTING", "PENDING_EXECUTING", "EXECUTING",
+string_enum!(ExecutionStatus: "RUN_CREATED", "QUEUED", "QUEUED_EXECUTING", "PENDING_EXECUTING", "EXECUTING",
     "EXECUTING_WITH_WAITPOINTS", "SUSPENDED", "PENDING_CANCEL", "FINISHED", "DELAYED");
-words!(WaitpointType: "RUN", "DATETIME", "MANUAL", "BATCH");
-words!(CheckpointType: "DOCKER", "KUBERNETES", "COMPUTE");
-words!(MachineName: "micro", "small-1x", "small-2x", "medium-1x", "medium-2x", "large-1x", "large-2x");
-words!(EnvironmentType: "PRODUCTION", "STAGING", "DEVELOPMENT", "PREVIEW");
+string_enum!(WaitpointType: "RUN", "DATETIME", "MANUAL", "BATCH");
+string_enum!(CheckpointType: "DOCKER", "KUBERNETES", "COMPUTE");
+string_enum!(MachineName: "micro", "small-1x", "small-2x", "medium-1x", "medium-2x", "large-1x", "large-2x");
+string_enum!(EnvironmentType: "PRODUCTION", "STAGING", "DEVELOPMENT", "PREVIEW");
 
 /// The waitpoints that a run waited for.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ deserialize! {
     Waitpoints: deserialize_seq as "an array" {
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Waitpoints, A::Error> {
             let mut are_known = true;
-            while let Some(Shape(waitpoint)) = seq.next_element::<Shape<Waitpoint>>()? {
+            while let Some(Object(waitpoint)) = seq.next_element::<Object<Waitpoint>>()? {
                 are_known &= waitpoint.r#type.is_known;
             }
             Ok(Waitpoints { are_known })
@@ -85,28 +85,28 @@ shapes! {
     DequeuedMessage<'a> {
         version: VersionOne,
         #[serde(borrow)]
-        snapshot: Shape<Snapshot<'a>>,
+        snapshot: Object<Snapshot<'a>>,
         dequeued_at: Date,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         worker_queue_length: Given<f64>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         image: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         template_key: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
-        checkpoint: Given<Shape<Checkpoint>>,
+        #[serde(default, deserialize_with = "non_null")]
+        checkpoint: Given<Object<Checkpoint>>,
         completed_waitpoints: Waitpoints,
         #[serde(borrow)]
-        background_worker: Shape<BackgroundWorker<'a>>,
+        background_worker: Object<BackgroundWorker<'a>>,
         #[serde(borrow)]
-        deployment: Shape<Deployment<'a>>,
+        deployment: Object<Deployment<'a>>,
         #[serde(borrow)]
-        run: Shape<TheRun<'a>>,
-        environment: Shape<Environment>,
-        organization: Shape<Organization>,
-        project: Shape<Project>,
-        #[serde(default, deserialize_with = "given")]
-        placement_tags: Given<Each<Shape<PlacementTag>>>,
+        run: Object<TheRun<'a>>,
+        environment: Object<Environment>,
+        organization: Object<Organization>,
+        project: Object<Project>,
+        #[serde(default, deserialize_with = "non_null")]
+        placement_tags: Given<ArrayOf<Object<PlacementTag>>>,
     }
     Snapshot<'a> {
         id: Text,
@@ -125,30 +125,30 @@ shapes! {
     }
     Waitpoint {
         id: Text,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         index: Given<f64>,
         friendly_id: Text,
         r#type: WaitpointType,
         completed_at: Date,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         idempotency_key: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
-        completed_by_task_run: Given<Shape<CompletedByTaskRun>>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
+        completed_by_task_run: Given<Object<CompletedByTaskRun>>,
+        #[serde(default, deserialize_with = "non_null")]
         completed_after: Given<Date>,
-        #[serde(default, deserialize_with = "given")]
-        completed_by_batch: Given<Shape<Named>>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
+        completed_by_batch: Given<Object<Named>>,
+        #[serde(default, deserialize_with = "non_null")]
         output: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         output_type: Given<Text>,
         output_is_error: bool,
     }
     CompletedByTaskRun {
         id: Text,
         friendly_id: Text,
-        #[serde(default, deserialize_with = "given")]
-        batch: Given<Shape<Named>>,
+        #[serde(default, deserialize_with = "non_null")]
+        batch: Given<Object<Named>>,
     }
     Named {
         id: Text,
@@ -159,15 +159,15 @@ shapes! {
         friendly_id: Text,
         #[serde(borrow)]
         version: Cow<'a, str>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         runtime: Given<Text>,
     }
     Deployment<'a> {
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         id: Given<Text>,
-        #[serde(borrow, default, deserialize_with = "shape::given_text")]
+        #[serde(borrow, default, deserialize_with = "shape::non_null_text")]
         friendly_id: Given<Cow<'a, str>>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         image_platform: Given<Text>,
     }
     TheRun<'a> {
@@ -177,12 +177,12 @@ shapes! {
         is_test: bool,
         #[serde(default)]
         is_replay: bool,
-        machine: Shape<Machine>,
+        machine: Object<Machine>,
         attempt_number: f64,
         master_queue: Text,
         trace_context: Record,
-        #[serde(default, deserialize_with = "given")]
-        annotations: Given<Shape<Annotations>>,
+        #[serde(default, deserialize_with = "non_null")]
+        annotations: Given<Object<Annotations>>,
     }
     Machine {
         name: MachineName,
@@ -194,15 +194,15 @@ shapes! {
         trigger_source: Text,
         trigger_action: Text,
         root_trigger_source: Text,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         root_schedule_id: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         task_kind: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         external_deployment_id: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         webhook_delivery_id: Given<Text>,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         webhook_endpoint_id: Given<Text>,
         #[serde(default)]
         worker_cell: Anything,
@@ -215,7 +215,7 @@ shapes! {
     }
     Organization {
         id: Text,
-        #[serde(default, deserialize_with = "given")]
+        #[serde(default, deserialize_with = "non_null")]
         has_private_link: Given<bool>,
     }
     Project {
@@ -223,7 +223,7 @@ shapes! {
     }
     PlacementTag {
         key: Text,
-        #[serde(default, deserialize_with = "given")]
-        values: Given<Each<Text>>,
+        #[serde(default, deserialize_with = "non_null")]
+        values: Given<ArrayOf<Text>>,
     }
 }

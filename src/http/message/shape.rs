@@ -12,7 +12,7 @@ const MAX_DATE_MILLIS: f64 = 8.64e15;
 
 /// A struct that must be written as a JSON object; serde alone would take an array, too.
 #[derive(Debug)]
-pub(super) struct Shape<T>(pub(super) T);
+pub(super) struct Object<T>(pub(super) T);
 
 /// Any text.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Date;
 
 /// An array of which each element must fit.
 #[derive(Debug)]
-pub(super) struct Each<T>(PhantomData<T>);
+pub(super) struct ArrayOf<T>(PhantomData<T>);
 
 /// An object with any fields.
 #[derive(Debug)]
@@ -53,9 +53,9 @@ macro_rules! deserialize {
 }
 
 deserialize! {
-    Shape<T>: deserialize_map as "an object" {
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Shape<T>, A::Error> {
-            T::deserialize(MapAccessDeserializer::new(map)).map(Shape)
+    Object<T>: deserialize_map as "an object" {
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Object)
         }
     }
 }
@@ -90,10 +90,10 @@ deserialize! {
 }
 
 deserialize! {
-    Each<T>: deserialize_seq as "an array" {
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Each<T>, A::Error> {
+    ArrayOf<T>: deserialize_seq as "an array" {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ArrayOf<T>, A::Error> {
             while seq.next_element::<T>()?.is_some() {}
-            Ok(Each(PhantomData))
+            Ok(ArrayOf(PhantomData))
         }
     }
 }
@@ -114,7 +114,7 @@ impl<'de> Deserialize<'de> for Anything {
 }
 
 /// Makes a type that is a text, and knows whether it is one of a few. (A serde enum would also take `{"TEXT":null}`.)
-macro_rules! words {
+macro_rules! string_enum {
     ($name:ident: $($word:literal),+) => {
         #[derive(Debug)]
         pub(super) struct $name {
@@ -132,7 +132,7 @@ macro_rules! words {
         }
     };
 }
-pub(super) use {deserialize, words};
+pub(super) use {deserialize, string_enum};
 
 /// Reads a text; true if it is one of these words.
 pub(super) fn one_of<'de, D: Deserializer<'de>>(
@@ -176,14 +176,14 @@ pub(super) fn literal<'de, D: Deserializer<'de>>(
 }
 
 /// For a field that may be absent but not `null`.
-pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(super) fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
 /// [`given`] for text that is kept, without a copy where it has no escapes.
-pub(super) fn given_text<'de: 'a, 'a, D: Deserializer<'de>>(
+pub(super) fn non_null_text<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Cow<'a, str>>, D::Error> {
     #[derive(serde::Deserialize)]

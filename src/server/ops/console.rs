@@ -7,7 +7,7 @@ use hyper::{Response, StatusCode};
 
 use super::json;
 use crate::config::Endpoint;
-use crate::http::Reply;
+use crate::http::HttpResponse;
 
 const FILES: [(&str, &str, &str); 4] = [
     ("/", "text/html; charset=utf-8", include_str!("console/index.html")),
@@ -27,7 +27,7 @@ pub(super) fn has(path: &str) -> bool {
 /// One of the console's files.
 pub(super) fn page(path: &str) -> Response<Full<Bytes>> {
     let (_, kind, text) = FILES.into_iter().find(|file| file.0 == path).unwrap_or(FILES[0]);
-    let mut response = Response::from(Reply::new(StatusCode::OK, kind, text));
+    let mut response = Response::from(HttpResponse::new(StatusCode::OK, kind, text));
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -43,7 +43,7 @@ pub(super) fn page(path: &str) -> Response<Full<Bytes>> {
 }
 
 /// What the page cannot know by itself.
-pub(super) fn facts(public: &[Endpoint]) -> Reply {
+pub(super) fn facts(public: &[Endpoint]) -> HttpResponse {
     let all: Vec<_> = public.iter().map(Endpoint::to_string).collect();
     json(
         &serde_json::json!({ "listen": all.first(), "listeners": all, "version": env!("CARGO_PKG_VERSION") }),

@@ -14,7 +14,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response};
 use parking_lot::Mutex;
 
-use crate::http::{Front, Problem};
+use crate::http::{HttpState, Problem};
 use crate::journal::{EventBatch, EventKinds, EventReader};
 
 /// Silence is broken after this time, so that both ends and every proxy between know that the other lives.
@@ -30,7 +30,10 @@ pub(super) struct Events {
 }
 
 /// Begins to follow.
-pub(super) fn follow<B>(front: &Front, request: &Request<B>) -> Result<(Response<Events>, Watch), Problem> {
+pub(super) fn follow<B>(
+    front: &HttpState,
+    request: &Request<B>,
+) -> Result<(Response<Events>, Watch), Problem> {
     let kinds = kinds(request.uri().query().unwrap_or_default())?;
     let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     let reader = front.journal.subscribe(last, kinds).ok_or_else(Problem::too_many_readers)?;

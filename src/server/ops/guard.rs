@@ -6,34 +6,34 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 
-use super::Desk;
+use super::OpsState;
 use crate::http::Problem;
 
 /// Health is asked for by what cannot show a bearer, and tells nothing else.
 const OPEN_TO_ALL: [&str; 2] = ["/livez", "/readyz"];
 
 /// Refuses whoever is no operator.
-pub(super) fn admit(desk: &Desk, request: &Request<Incoming>) -> Result<(), Problem> {
+pub(super) fn admit(desk: &OpsState, request: &Request<Incoming>) -> Result<(), Problem> {
     if OPEN_TO_ALL.contains(&request.uri().path()) {
         return Ok(());
     }
-    let terms = desk.front.terms();
+    let terms = desk.front.limits();
     let shown = header(request, header::AUTHORIZATION);
-    if let Err(why) = terms.access.operate(shown) {
+    if let Err(why) = terms.access.authorize_ops(shown) {
         desk.front.metrics.denied(why);
         return Err(Problem::not_an_operator(why));
     }
-    if desk.is_local && !terms.access.operators_are_known() && !names_this_machine(request) {
-        return Err(Problem::foreign_host());
+    if desk.is_local && !terms.access.requires_ops_token() && !is_local_host_name(request) {
+        return Err(Problem::other_host());
     }
-    if request.method() == Method::POST && is_of_another_page(request) {
-        return Err(Problem::foreign_page());
+    if request.method() == Method::POST && is_cross_origin(request) {
+        return Err(Problem::other_origin());
     }
     Ok(())
 }
 
 /// Whether the request was sent to an address, and not to a name that anybody's page could have had resolved to it.
-fn names_this_machine(request: &Request<Incoming>) -> bool {
+fn is_local_host_name(request: &Request<Incoming>) -> bool {
     let Some(host) = header(request, header::HOST).and_then(|host| std::str::from_utf8(host).ok()) else {
         return false;
     };
@@ -47,7 +47,7 @@ fn names_this_machine(request: &Request<Incoming>) -> bool {
 
 /// Whether a browser sends this for a page of another origin: any page may post here, but only ours is meant to. What the
 /// browser itself says of it holds behind a proxy that changes Host, too; an older one leaves it to us to compare.
-fn is_of_another_page(request: &Request<Incoming>) -> bool {
+fn is_cross_origin(request: &Request<Incoming>) -> bool {
     if let Some(site) = header(request, HeaderName::from_static("sec-fetch-site")) {
         return site != b"same-origin" && site != b"none";
     }

@@ -1,10 +1,10 @@
 //! Owns the ops listener: its connections, its routes, and who may use an operator's verbs.
 
+mod connection_slots;
 mod console;
 mod events;
 mod guard;
 mod pools;
-mod room;
 mod runs;
 
 use std::convert::Infallible;
@@ -27,29 +27,29 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::accept::{Accepting, HANDSHAKE_TIME};
+use super::accept::{AcceptLoop, HANDSHAKE_TIMEOUT};
 use super::health::Health;
 use super::socket::Acceptor;
 use super::tls::Tls;
 use crate::config::Endpoint;
-use crate::http::{Front, Problem, Reply};
-use crate::metrics::{Listener, Rejected, Route};
+use crate::http::{HttpResponse, HttpState, Problem};
+use crate::metrics::{Listener, RejectReason, Route};
+use connection_slots::ConnectionSlot;
+pub(super) use connection_slots::ConnectionSlots;
 use events::{Events, Watch};
-pub(super) use room::Room;
-use room::Seat;
 
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
 /// What operators are served with.
 #[derive(Clone)]
-pub(super) struct Desk {
-    pub(super) front: Arc<Front>,
+pub(super) struct OpsState {
+    pub(super) front: Arc<HttpState>,
     /// Where controllers and supervisors connect, to be shown.
     pub(super) public: Arc<[Endpoint]>,
     /// Whether a browser's page could reach them by a name that is none of this machine's.
     pub(super) is_local: bool,
     pub(super) health: Arc<Health>,
-    pub(super) room: Arc<Room>,
+    pub(super) room: Arc<ConnectionSlots>,
     pub(super) tls: Arc<Tls>,
     /// Held by whoever makes a large answer.
     pub(super) long_work: Arc<tokio::sync::Mutex<()>>,
@@ -59,7 +59,7 @@ pub(super) struct Desk {
 type Body = Either<Full<Bytes>, Events>;
 
 /// Serves operators on all of these, for as long as each accepts.
-pub(super) async fn serve(listeners: Vec<(Acceptor, Desk)>) -> anyhow::Error {
+pub(super) async fn serve(listeners: Vec<(Acceptor, OpsState)>) -> anyhow::Error {
     let mut all: Vec<_> =
         listeners.into_iter().map(|(socket, desk)| Box::pin(listen(socket, desk))).collect();
     poll_fn(|cx| {
@@ -68,16 +68,16 @@ pub(super) async fn serve(listeners: Vec<(Acceptor, Desk)>) -> anyhow::Error {
     .await
 }
 
-async fn listen(socket: Acceptor, desk: Desk) -> anyhow::Error {
+async fn listen(socket: Acceptor, desk: OpsState) -> anyhow::Error {
     let metrics = desk.front.metrics.clone();
-    let mut accepting = Accepting::new(&socket, &metrics);
+    let mut accepting = AcceptLoop::new(&socket, &metrics);
     loop {
         let (stream, _) = match accepting.next().await {
             Ok(accepted) => accepted,
             Err(error) => return anyhow::anyhow!("nothing can be accepted from the ops listener: {error}"),
         };
-        let Some(seat) = desk.room.seat() else {
-            metrics.rejected(Rejected::Connections);
+        let Some(seat) = desk.room.take_slot() else {
+            metrics.rejected(RejectReason::Connections);
             continue;
         };
         let desk = desk.clone();
@@ -88,8 +88,8 @@ async fn listen(socket: Acceptor, desk: Desk) -> anyhow::Error {
             // Nagle's delay would hold back what a reader of events waits for.
             let _ = stream.set_nodelay(true);
             tokio::select! {
-                () = seat.is_given_away() => desk.front.metrics.rejected(Rejected::Silent),
-                () = converse(stream, tls, &desk, &seat) => {}
+                () = seat.revoked() => desk.front.metrics.rejected(RejectReason::Silent),
+                () = serve_connection(stream, tls, &desk, &seat) => {}
             }
             drop(open);
         });
@@ -97,20 +97,25 @@ async fn listen(socket: Acceptor, desk: Desk) -> anyhow::Error {
 }
 
 /// One connection, once hands are shaken where there is TLS.
-async fn converse(stream: TcpStream, tls: Option<Arc<ServerConfig>>, desk: &Desk, seat: &Seat) {
-    let Some(tls) = tls else { return answer(stream, desk, seat).await };
-    match timeout(HANDSHAKE_TIME, TlsAcceptor::from(tls).accept(stream)).await {
-        Ok(Ok(stream)) => answer(stream, desk, seat).await,
+async fn serve_connection(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    desk: &OpsState,
+    seat: &ConnectionSlot,
+) {
+    let Some(tls) = tls else { return serve_requests(stream, desk, seat).await };
+    match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => serve_requests(stream, desk, seat).await,
         Ok(Err(error)) => {
-            desk.front.metrics.rejected(Rejected::Tls);
+            desk.front.metrics.rejected(RejectReason::Tls);
             tracing::debug!(%error, "a TLS handshake with an operator failed");
         }
-        Err(_) => desk.front.metrics.rejected(Rejected::Tls),
+        Err(_) => desk.front.metrics.rejected(RejectReason::Tls),
     }
 }
 
 /// Answers the requests of one connection.
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &Desk, seat: &Seat) {
+async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &OpsState, seat: &ConnectionSlot) {
     let watch = Mutex::new(None);
     let service = service_fn(async |request| {
         seat.asked();
@@ -135,9 +140,9 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &Desk, seat: 
 
 /// Does what may take long on a thread of its own, one at a time: health is asked for meanwhile.
 async fn apart(
-    desk: &Desk,
-    work: impl FnOnce(&Front) -> Result<Reply, Problem> + Send + 'static,
-) -> Result<Reply, Problem> {
+    desk: &OpsState,
+    work: impl FnOnce(&HttpState) -> Result<HttpResponse, Problem> + Send + 'static,
+) -> Result<HttpResponse, Problem> {
     let front = desk.front.clone();
     let _turn = desk.long_work.lock().await;
     tokio::task::spawn_blocking(move || work(&front)).await.unwrap_or_else(|error| {
@@ -148,15 +153,15 @@ async fn apart(
 
 /// The one place where an operator's request finds its route.
 async fn respond(
-    desk: &Desk,
+    desk: &OpsState,
     request: Request<Incoming>,
     watch: &Mutex<Option<Watch>>,
-    seat: &Seat,
+    seat: &ConnectionSlot,
 ) -> Response<Body> {
     let front = &desk.front;
     let query = request.uri().query().unwrap_or_default().to_owned();
     if let Err(problem) = guard::admit(desk, &request) {
-        return Response::from(Reply::from(problem)).map(Either::Left);
+        return Response::from(HttpResponse::from(problem)).map(Either::Left);
     }
     // hyper leaves out the body of an answer to HEAD, and announces it all the same.
     let is_head = request.method() == Method::HEAD;
@@ -193,7 +198,7 @@ async fn respond(
         (_, path) if is_read_only(path) => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(Problem::no_such_ops_route()),
     };
-    Response::from(reply.unwrap_or_else(Reply::from)).map(Either::Left)
+    Response::from(reply.unwrap_or_else(HttpResponse::from)).map(Either::Left)
 }
 
 fn is_read_only(path: &str) -> bool {
@@ -202,9 +207,9 @@ fn is_read_only(path: &str) -> bool {
     ROUTES.contains(&path) || path.starts_with("/runs/") || console::has(path)
 }
 
-fn metrics(front: &Front) -> Reply {
+fn metrics(front: &HttpState) -> HttpResponse {
     match front.metrics.render(front.exchange.counts()) {
-        Ok(body) => Reply::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        Ok(body) => HttpResponse::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be written");
             text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
@@ -212,10 +217,10 @@ fn metrics(front: &Front) -> Reply {
     }
 }
 
-fn text(status: StatusCode, body: &'static str) -> Reply {
-    Reply::new(status, "text/plain; charset=utf-8", body)
+fn text(status: StatusCode, body: &'static str) -> HttpResponse {
+    HttpResponse::new(status, "text/plain; charset=utf-8", body)
 }
 
-fn json(body: &serde_json::Value) -> Reply {
-    Reply::new(StatusCode::OK, "application/json", body.to_string())
+fn json(body: &serde_json::Value) -> HttpResponse {
+    HttpResponse::new(StatusCode::OK, "application/json", body.to_string())
 }

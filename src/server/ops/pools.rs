@@ -3,18 +3,18 @@
 use serde_json::{Value, json};
 
 use super::json as json_reply;
-use crate::broker::{Filter, Key, Number, PoolView, WaiterView};
-use crate::http::{Front, Problem, Reply};
-use crate::transport::Farewell;
+use crate::broker::{Filter, Key, Number, PoolSummary, WaiterSummary};
+use crate::http::{HttpResponse, HttpState, Problem};
+use crate::transport::CloseReason;
 
 /// A page of waiters has at most so many rows.
 const LARGEST_PAGE: usize = 1000;
 
-pub(super) fn pools(front: &Front, query: &str) -> Result<Reply, Problem> {
+pub(super) fn pools(front: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
     let query = Query::read(query, Paging::No)?;
     let pools = front.exchange.pools(&query.filter);
     let waiters: usize = pools.iter().map(|pool| pool.waiters).sum();
-    let row = |pool: &PoolView| {
+    let row = |pool: &PoolSummary| {
         let Key { deployment, version, cpu, memory } = &pool.key;
         json!({
             "deployment": deployment, "version": version, "cpu": cpu.get(), "memory": memory.get(),
@@ -26,10 +26,10 @@ pub(super) fn pools(front: &Front, query: &str) -> Result<Reply, Problem> {
     Ok(json_reply(&json!({ "pools": rows, "waiters": waiters })))
 }
 
-pub(super) fn waiters(front: &Front, query: &str) -> Result<Reply, Problem> {
+pub(super) fn waiters(front: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
     let query = Query::read(query, Paging::Yes)?;
     let found = front.exchange.waiters(&query.filter, query.from, query.limit);
-    let row = |waiter: &WaiterView| {
+    let row = |waiter: &WaiterSummary| {
         let Key { deployment, version, cpu, memory } = &waiter.key;
         json!({
             "deployment": deployment, "version": version, "cpu": cpu.get(), "memory": memory.get(),
@@ -41,7 +41,7 @@ pub(super) fn waiters(front: &Front, query: &str) -> Result<Reply, Problem> {
     Ok(json_reply(&json!({ "waiters": rows, "next": found.next })))
 }
 
-pub(super) fn retire(front: &Front, query: &str) -> Result<Reply, Problem> {
+pub(super) fn retire(front: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
     let Query { filter, .. } = Query::read(query, Paging::No)?;
     if form_urlencoded::parse(query.as_bytes()).any(|(_, value)| value.is_empty()) {
         let why = "has an empty value; here that would select more than it names";
@@ -51,14 +51,14 @@ pub(super) fn retire(front: &Front, query: &str) -> Result<Reply, Problem> {
         let why = "selects every pool; name at least one of deployment, version, cpu, memory";
         return Err(Problem::bad_parameter("The filter", why));
     }
-    let retired = front.exchange.retire(&filter, |taken| taken.waiter.dismiss(Farewell::Retired));
+    let retired = front.exchange.retire(&filter, |taken| taken.waiter.close(CloseReason::Retired));
     let Filter { deployment, version, cpu, memory } = filter;
     let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::get));
     tracing::info!(deployment, version, cpu, memory, retired, "retired");
     Ok(json_reply(&json!({ "retired": retired })))
 }
 
-pub(super) fn drain(front: &Front) -> Reply {
+pub(super) fn drain(front: &HttpState) -> HttpResponse {
     tracing::info!("draining, as an operator asked");
     front.exchange.drain();
     json_reply(&json!({ "draining": true, "waiters": front.exchange.counts().0 }))

@@ -7,10 +7,11 @@ use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 
 use super::json;
-use crate::http::{Front, Problem, Reply};
+use crate::http::{HttpResponse, HttpState, Problem};
 use crate::journal::{HistoryQuery, QueryTimedOut};
 use crate::logging::Throttle;
-use crate::metrics::{DispatchKind, Label};
+use crate::metrics::Label;
+use crate::model::DispatchKind;
 
 const USUAL: usize = 100;
 const MOST: usize = 1000;
@@ -18,7 +19,7 @@ const MOST: usize = 1000;
 static QUESTIONS: Semaphore = Semaphore::const_new(4);
 
 /// `GET /runs/{run}` and `GET /runs?…`.
-pub(super) async fn find(front: &Arc<Front>, path: &str, query: &str) -> Result<Reply, Problem> {
+pub(super) async fn find(front: &Arc<HttpState>, path: &str, query: &str) -> Result<HttpResponse, Problem> {
     let query = read(path, query)?;
     let run = query.run.clone();
     let journal = front.journal.clone();

@@ -17,7 +17,7 @@ mod pace;
 
 use std::time::{Duration, Instant};
 
-use crate::metrics::{Proof, Verdict};
+use crate::model::{Proof, Verdict};
 use pace::Pace;
 
 /// An end that came before the acknowledgement may yet turn out to be a reset.
@@ -33,28 +33,28 @@ const LOOK_AT_PACE: Duration = Duration::from_millis(50);
 
 /// What the socket shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sight {
+pub(super) struct SocketState {
     /// Bytes that the kernel has taken.
     pub(super) sent: usize,
     /// Those of them that the peer has not acknowledged.
     pub(super) unacked: usize,
     /// How the read side stands.
-    pub(super) end: End,
+    pub(super) read: ReadState,
 }
 
 /// How the read side stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ReadState {
     /// Nothing to read.
-    Open,
+    Idle,
     /// The peer sent bytes of its own.
-    Talking,
+    Data,
     /// The peer said in TLS that it ends; its socket has not ended yet, so what it has read is not known yet.
-    Leaving,
+    CloseNotify,
     /// A clean end of stream.
-    Closed,
+    Eof,
     /// A reset, a timeout or an unreachable host.
-    Broken,
+    Error,
 }
 
 /// What to do next.
@@ -63,26 +63,26 @@ pub(super) enum Step {
     /// The verdict is in.
     Done(Verdict),
     /// Look again at this moment, and before it if the socket becomes readable.
-    LookAgain(Instant),
+    WaitReadable(Instant),
     /// Look again at this moment; the socket is readable already, so that would be no news.
-    LookLater(Instant),
+    WaitTimer(Instant),
 }
 
 /// How long a proof may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct ProofTimeouts {
     /// Until anything is acknowledged.
     pub(super) ack: Duration,
     /// From one acknowledgement to the next, and from the last to the end.
-    pub(super) fin: Duration,
+    pub(super) read: Duration,
     /// By then everything has to be taken, at the speed of the moment.
     pub(super) taken_by: Instant,
 }
 
-impl Patience {
+impl ProofTimeouts {
     /// Four round trips and a delayed acknowledgement must fit.
     pub(super) fn new(round_trip: Duration, fin: Duration, taken_by: Instant) -> Self {
-        Self { ack: ack_time(round_trip), fin, taken_by }
+        Self { ack: ack_time(round_trip), read: fin, taken_by }
     }
 }
 
@@ -92,9 +92,9 @@ fn ack_time(round_trip: Duration) -> Duration {
 
 /// One delivery, from its first byte on.
 #[derive(Debug)]
-pub(super) struct Proving {
+pub(super) struct ProofTracker {
     wanted: Proof,
-    patience: Patience,
+    timeouts: ProofTimeouts,
     hop: bool,
     /// How many bytes there are to send.
     whole: usize,
@@ -104,20 +104,29 @@ pub(super) struct Proving {
     closed: Option<Instant>,
 }
 
-impl Proving {
+impl ProofTracker {
     /// Begins with the first write of `whole` bytes. A `hop` is a proxy: some end every connection with a reset, so any
     /// end will do once every byte is acknowledged. It proves no less than a clean one, as the controller is beyond.
-    pub(super) fn new(wanted: Proof, patience: Patience, hop: bool, whole: usize, now: Instant) -> Self {
-        Self { wanted, patience, hop, whole, begun: now, pace: Pace::new(now), acked: None, closed: None }
+    pub(super) fn new(wanted: Proof, patience: ProofTimeouts, hop: bool, whole: usize, now: Instant) -> Self {
+        Self {
+            wanted,
+            timeouts: patience,
+            hop,
+            whole,
+            begun: now,
+            pace: Pace::new(now),
+            acked: None,
+            closed: None,
+        }
     }
 
     /// The way to the peer may become longer while much is on it.
-    pub(super) fn round_trip_is(&mut self, round_trip: Duration) {
-        self.patience.ack = self.patience.ack.max(ack_time(round_trip));
+    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.timeouts.ack = self.timeouts.ack.max(ack_time(round_trip));
     }
 
     /// Takes a look into account.
-    pub(super) fn see(&mut self, sight: Sight, now: Instant) -> Step {
+    pub(super) fn observe(&mut self, sight: SocketState, now: Instant) -> Step {
         let all_sent = sight.sent == self.whole;
         if all_sent && self.wanted == Proof::Written {
             return Step::Done(Verdict::Written);
@@ -126,38 +135,40 @@ impl Proving {
         // Where acknowledgements cannot be known, what the kernel takes has to do.
         let unacked = if sight.unacked == usize::MAX { 0 } else { sight.unacked };
         let taken = sight.sent.saturating_sub(unacked);
-        self.pace.see(taken, now);
+        self.pace.observe(taken, now);
         if all_acked {
             self.acked.get_or_insert(now);
         }
-        match sight.end {
-            End::Broken if self.hop && all_acked => return Step::Done(Verdict::Received),
-            End::Broken => return Step::Done(Verdict::Lost),
-            End::Closed if all_acked && self.closed.is_none() => return Step::Done(Verdict::Received),
-            End::Closed if all_acked => return Step::Done(Verdict::Acked),
-            End::Closed => {
+        match sight.read {
+            ReadState::Error if self.hop && all_acked => return Step::Done(Verdict::Received),
+            ReadState::Error => return Step::Done(Verdict::Lost),
+            ReadState::Eof if all_acked && self.closed.is_none() => return Step::Done(Verdict::Received),
+            ReadState::Eof if all_acked => return Step::Done(Verdict::Acked),
+            ReadState::Eof => {
                 let closed = *self.closed.get_or_insert(now);
                 let until = closed.max(self.pace.since()) + HALF_CLOSED;
                 return if now >= until {
                     Step::Done(Verdict::Unacked)
                 } else {
-                    Step::LookLater(self.next(now, until))
+                    Step::WaitTimer(self.next(now, until))
                 };
             }
-            End::Open | End::Leaving | End::Talking => {}
+            ReadState::Idle | ReadState::CloseNotify | ReadState::Data => {}
         }
         if all_acked && self.wanted != Proof::Received {
             return Step::Done(Verdict::Acked);
         }
         let rest = self.whole - if self.wanted == Proof::Written { sight.sent } else { taken };
-        if !all_acked && self.pace.is_too_slow(rest, now, self.patience.taken_by) {
+        if !all_acked && self.pace.is_too_slow(rest, now, self.timeouts.taken_by) {
             return Step::Done(Verdict::Slow);
         }
         let (until, verdict) = self.silence(sight);
-        match sight.end {
+        match sight.read {
             _ if now >= until => Step::Done(verdict),
-            End::Talking => Step::LookLater(self.next(now, until)),
-            End::Open | End::Leaving | End::Closed | End::Broken => Step::LookAgain(self.next(now, until)),
+            ReadState::Data => Step::WaitTimer(self.next(now, until)),
+            ReadState::Idle | ReadState::CloseNotify | ReadState::Eof | ReadState::Error => {
+                Step::WaitReadable(self.next(now, until))
+            }
         }
     }
 
@@ -168,8 +179,8 @@ impl Proving {
     }
 
     /// Until when nothing more has to happen, and what it means if nothing does.
-    fn silence(&self, sight: Sight) -> (Instant, Verdict) {
-        let Patience { ack, fin, .. } = self.patience;
+    fn silence(&self, sight: SocketState) -> (Instant, Verdict) {
+        let ProofTimeouts { ack, read: fin, .. } = self.timeouts;
         match self.acked {
             Some(acked) => (acked + fin, Verdict::Frozen),
             None if !self.pace.has_begun() => (self.pace.since() + ack, Verdict::Unacked),
@@ -182,12 +193,12 @@ impl Proving {
     /// Whether our side of the connection should end by now. Some clients read to its end, whatever length was announced;
     /// those that do not have mostly ended theirs by then. Not at once, because a proxy that ends every connection with a
     /// reset ends one that has ended already like a client that has read the run.
-    pub(super) fn needs_our_end(&self, now: Instant) -> bool {
+    pub(super) fn needs_our_fin(&self, now: Instant) -> bool {
         self.wanted == Proof::Received && self.acked.is_some_and(|acked| now >= acked + FIRST_LOOK_FOR_AN_END)
     }
 
     /// The verdict when no time is left at all.
-    pub(super) fn out_of_time(&self) -> Verdict {
+    pub(super) fn verdict_at_timeout(&self) -> Verdict {
         match self.acked {
             Some(_) => Verdict::Frozen,
             None if self.pace.has_begun() => Verdict::Slow,

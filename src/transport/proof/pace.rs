@@ -24,7 +24,7 @@ impl Pace {
     }
 
     /// Takes into account that the peer has taken so many bytes in all.
-    pub(super) fn see(&mut self, taken: usize, now: Instant) {
+    pub(super) fn observe(&mut self, taken: usize, now: Instant) {
         if taken > self.taken {
             (self.taken, self.since) = (taken, now);
         }
@@ -71,7 +71,7 @@ mod tests {
         let mut pace = Pace::new(start);
         (1..budget).find(|&now| {
             let taken = taken(now).min(whole);
-            pace.see(taken, at(now));
+            pace.observe(taken, at(now));
             pace.is_too_slow(whole - taken, at(now), at(budget))
         })
     }

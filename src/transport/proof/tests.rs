@@ -17,10 +17,10 @@ enum Event {
     Talk,
 }
 
-fn patience(start: Instant) -> Patience {
-    Patience {
+fn patience(start: Instant) -> ProofTimeouts {
+    ProofTimeouts {
         ack: Duration::from_millis(T_ACK),
-        fin: Duration::from_millis(T_FIN),
+        read: Duration::from_millis(T_FIN),
         taken_by: start + Duration::from_millis(BUDGET),
     }
 }
@@ -32,22 +32,23 @@ fn play(wanted: Proof, events: &[(u64, Event)]) -> (Verdict, u64) {
 
 fn play_with(wanted: Proof, hop: bool, events: &[(u64, Event)]) -> (Verdict, u64) {
     let start = Instant::now();
-    let mut proving = Proving::new(wanted, patience(start), hop, WHOLE, start);
+    let mut proving = ProofTracker::new(wanted, patience(start), hop, WHOLE, start);
     let mut at = 0;
     for _ in 0..10_000 {
         let happened = |event| events.iter().any(|&(when, what)| when <= at && what == event);
         let end = match () {
-            () if happened(Event::Reset) => End::Broken,
-            () if happened(Event::Fin) => End::Closed,
-            () if happened(Event::Talk) => End::Talking,
-            () => End::Open,
+            () if happened(Event::Reset) => ReadState::Error,
+            () if happened(Event::Fin) => ReadState::Eof,
+            () if happened(Event::Talk) => ReadState::Data,
+            () => ReadState::Idle,
         };
-        let sight = Sight { sent: WHOLE, unacked: if happened(Event::Ack) { 0 } else { WHOLE }, end };
+        let sight =
+            SocketState { sent: WHOLE, unacked: if happened(Event::Ack) { 0 } else { WHOLE }, read: end };
         let now = start + Duration::from_millis(at);
-        let (later, readable_wakes) = match proving.see(sight, now) {
+        let (later, readable_wakes) = match proving.observe(sight, now) {
             Step::Done(verdict) => return (verdict, at),
-            Step::LookAgain(later) => (later, true),
-            Step::LookLater(later) => (later, false),
+            Step::WaitReadable(later) => (later, true),
+            Step::WaitTimer(later) => (later, false),
         };
         assert!(later > now, "a look must lie ahead: {events:?} at {at}");
         let timer = u64::try_from((later - start).as_millis()).unwrap();
@@ -117,14 +118,14 @@ fn a_proxys_reset_with_everything_acked_is_its_receipt() {
 /// Returns the verdict with its millisecond.
 fn transfer(wanted: Proof, whole: usize, sight: impl Fn(u64) -> (usize, usize)) -> (Verdict, u64) {
     let start = Instant::now();
-    let mut proving = Proving::new(wanted, patience(start), false, whole, start);
+    let mut proving = ProofTracker::new(wanted, patience(start), false, whole, start);
     let mut at = 0;
     loop {
         let (sent, acked) = sight(at);
-        let sight = Sight { sent, unacked: sent - acked, end: End::Open };
-        match proving.see(sight, start + Duration::from_millis(at)) {
+        let sight = SocketState { sent, unacked: sent - acked, read: ReadState::Idle };
+        match proving.observe(sight, start + Duration::from_millis(at)) {
             Step::Done(verdict) => return (verdict, at),
-            Step::LookAgain(later) | Step::LookLater(later) => {
+            Step::WaitReadable(later) | Step::WaitTimer(later) => {
                 at = u64::try_from((later - start).as_millis()).unwrap();
             }
         }
@@ -162,11 +163,11 @@ fn a_link_that_falls_silent_or_crawls_is_given_up() {
 #[test]
 fn what_the_budget_cut_says_so() {
     let start = Instant::now();
-    let mut proving = Proving::new(Proof::Received, patience(start), false, 2000, start);
+    let mut proving = ProofTracker::new(Proof::Received, patience(start), false, 2000, start);
     let mut see = |unacked, at| {
         let now = start + Duration::from_millis(at);
-        proving.see(Sight { sent: 2000, unacked, end: End::Open }, now);
-        proving.out_of_time()
+        proving.observe(SocketState { sent: 2000, unacked, read: ReadState::Idle }, now);
+        proving.verdict_at_timeout()
     };
     assert_eq!(see(2000, 50), Verdict::Unacked);
     assert_eq!(see(1000, 100), Verdict::Slow);
@@ -176,7 +177,7 @@ fn what_the_budget_cut_says_so() {
 #[test]
 fn patience_follows_the_round_trip() {
     let now = Instant::now();
-    let ack = |millis| Patience::new(Duration::from_millis(millis), Duration::ZERO, now).ack.as_millis();
+    let ack = |millis| ProofTimeouts::new(Duration::from_millis(millis), Duration::ZERO, now).ack.as_millis();
     assert_eq!((ack(0), ack(50), ack(1000)), (250, 400, 1000));
 }
 

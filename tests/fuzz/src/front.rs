@@ -8,14 +8,15 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
-use pilotlight::auth::{Access, Plan};
-use pilotlight::broker::{Limits, Pick};
+use pilotlight::auth::{AuthConfig, Authorizer};
+use pilotlight::broker::{Limits, SelectionPolicy};
 use pilotlight::config::MessageCheck;
 use pilotlight::exchange::Exchange;
 use pilotlight::http::fuzz::{Listed, Told, answer};
-use pilotlight::http::{Front, Reply, Terms};
+use pilotlight::http::{HttpResponse, HttpState, RequestLimits};
 use pilotlight::journal::{self, Journal};
-use pilotlight::metrics::{Metrics, Proof};
+use pilotlight::metrics::{Metrics};
+use pilotlight::model::{Proof};
 use tokio::runtime::Runtime;
 
 /// What deployment tokens are signed with; the second of two, as in a rotation.
@@ -28,24 +29,24 @@ pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
 /// A broker and what runs its dispatches.
 pub struct Asked {
-    fronts: Vec<Arc<Front>>,
+    fronts: Vec<Arc<HttpState>>,
     runtime: Runtime,
 }
 
 /// With every file of secrets.
-pub fn guarded() -> Access {
+pub fn guarded() -> Authorizer {
     let folder = tempfile::tempdir().expect("a folder for secrets");
     let file = |name: &str, text: String| -> Option<PathBuf> {
         let path = folder.path().join(name);
         std::fs::write(&path, text).expect("a file of secrets");
         Some(path)
     };
-    Access::open(&Plan {
+    Authorizer::open(&Plan {
         token_secret_file: file("tokens", format!("{OLDER_TOKEN_SECRET}\n{TOKEN_SECRET}\n")),
         require_token: true,
         dispatch_token_file: file("supervisors", format!("{SUPERVISORS}\n")),
         ops_token_file: file("operators", format!("{OPERATORS}\n")),
-        ..Plan::default()
+        ..JournalConfig::default()
     })
     .expect("the secrets are fine")
 }
@@ -54,13 +55,13 @@ impl Default for Asked {
     fn default() -> Self {
         let net = |text: &str| vec![text.parse().expect("a network")];
         let listed =
-            Plan { allow_poll: net("10.0.0.0/24"), allow_dispatch: net("10.0.0.8/29"), ..Plan::default() };
-        let listed = Access::open(&listed).expect("lists need no file");
+            Plan { allow_poll: net("10.0.0.0/24"), allow_dispatch: net("10.0.0.8/29"), ..JournalConfig::default() };
+        let listed = Authorizer::open(&listed).expect("lists need no file");
         // Its clock stands still and jumps when everybody waits, so that a run that waits for a controller takes no time.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         Self {
             fronts: vec![
-                front(Access::default(), Vec::new(), 4096),
+                front(Authorizer::default(), Vec::new(), 4096),
                 front(guarded(), Vec::new(), 4096),
                 front(listed, net("10.0.0.9/32"), 4096),
             ],
@@ -70,12 +71,12 @@ impl Default for Asked {
 }
 
 /// A broker that takes bodies up to this limit, in bytes.
-pub fn front(access: Access, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> Arc<Front> {
+pub fn front(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> Arc<HttpState> {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let journal = Arc::new(Journal::open(&journal::JournalConfig::default(), metrics.clone()).expect("a journal"));
     let limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
-    let exchange = Arc::new(Exchange::new(limits, Pick::Newest, metrics.clone(), journal.clone()));
-    let terms = Terms {
+    let exchange = Arc::new(Exchange::new(limits, SelectionPolicy::Newest, metrics.clone(), journal.clone()));
+    let terms = RequestLimits {
         connection_timeout: Duration::from_secs(50),
         keepalive: Duration::from_secs(300),
         dispatch_budget: Duration::from_secs(2),
@@ -91,7 +92,7 @@ pub fn front(access: Access, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> A
         max_post_rate: None,
         access,
     };
-    Arc::new(Front::new(exchange, metrics, journal, terms, false))
+    Arc::new(HttpState::new(exchange, metrics, journal, terms, false))
 }
 
 /// A request as a target makes it up.
@@ -119,7 +120,7 @@ impl Asked {
         let of_list = self.runtime.block_on(answer(front, PEER, &request, Listed::List(made.fields)));
         let of_map = self.runtime.block_on(answer(front, PEER, &request, Listed::Map(&map)));
         assert_eq!(shown(&of_list), shown(&of_map), "a list and a map of the same fields");
-        if let Told::Reply(reply) = &of_list {
+        if let Told::HttpResponse(reply) = &of_list {
             check(reply, made);
         }
         of_list
@@ -128,7 +129,7 @@ impl Asked {
 
 /// What must be the same whenever the same is asked: a run without a name is given one at random.
 fn shown(told: &Told) -> String {
-    let Told::Reply(reply) = told else { return format!("{told:?}") };
+    let Told::HttpResponse(reply) = told else { return format!("{told:?}") };
     let mut body: serde_json::Value = serde_json::from_slice(&reply.body)
         .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into_owned().into());
     if let Some(run) = body.get_mut("run")
@@ -140,7 +141,7 @@ fn shown(told: &Told) -> String {
 }
 
 /// No answer shows a credential, and none says that something is wrong here.
-fn check(reply: &Reply, made: &Made<'_>) {
+fn check(reply: &HttpResponse, made: &Made<'_>) {
     assert!(reply.status.as_u16() < 500 || reply.status == 503, "{reply:?}");
     let body = String::from_utf8_lossy(&reply.body);
     for (number, field) in made.fields.iter().enumerate() {

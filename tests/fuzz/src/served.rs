@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use pilotlight::http::{Front, serve};
+use pilotlight::http::{HttpState, serve};
 use pilotlight::metrics::Listener;
 use pilotlight::transport::{Connection, Session};
 use tokio::net::TcpStream;
@@ -109,7 +109,7 @@ pub struct Served {
 impl Served {
     /// Connects, on the runtime that this is called on. The kernel keeps so many bytes for the server if it may.
     pub fn begin(
-        front: &Arc<Front>,
+        front: &Arc<HttpState>,
         tls: Option<Session>,
         kept: usize,
         watch: impl FnMut(Turn<'_>) + Send + Unpin + 'static,

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Command, FromArgMatches};
 use libfuzzer_sys::fuzz_target;
-use pilotlight::auth::{Access, Plan};
+use pilotlight::auth::{Authorizer, Plan};
 use pilotlight::config::{self, ConfigError, ListenAddress, ListenerSettings, Listeners, Settings, innermost_matches};
 
 /// What stands in the file of secrets that the settings may name; it is too short to be taken.
@@ -92,7 +92,7 @@ fn check_settings(settings: &Settings, listeners: &Listeners) {
     // Only this file: another could be a device that never ends.
     let names = [&plan.token_secret_file, &plan.dispatch_token_file, &plan.ops_token_file];
     if names.into_iter().flatten().all(|path| *path == *SECRETS)
-        && let Err(error) = Access::open(&plan)
+        && let Err(error) = Authorizer::open(&plan)
     {
         let message = format!("{error:#}");
         assert!(!message.contains(SECRET) && message.contains(SECRETS), "{message}");

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libfuzzer_sys::fuzz_target;
-use pilotlight::auth::Access;
-use pilotlight::http::Front;
+use pilotlight::auth::Authorizer;
+use pilotlight::http::HttpState;
 use pilotlight_fuzz::records::{self, Certified};
 use pilotlight_fuzz::request::{BODY_LIMIT, Request};
 use pilotlight_fuzz::served::{Served, Turn, runtime};
@@ -56,20 +56,20 @@ fuzz_target!(|input: &[u8]| {
 });
 
 struct Broker {
-    front: Arc<Front>,
+    front: Arc<HttpState>,
     runtime: Runtime,
     certified: Certified,
 }
 
 impl Default for Broker {
     fn default() -> Self {
-        let front = front(Access::default(), Vec::new(), BODY_LIMIT);
+        let front = front(Authorizer::default(), Vec::new(), BODY_LIMIT);
         Self { front, runtime: runtime(), certified: Certified::default() }
     }
 }
 
 /// Sends the requests again and again, as fast as they are taken, on one connection.
-async fn flood(front: &Arc<Front>, requests: &[u8], tls: Option<(&Certified, &[u8])>) {
+async fn flood(front: &Arc<HttpState>, requests: &[u8], tls: Option<(&Certified, &[u8])>) {
     if requests.is_empty() {
         return;
     }

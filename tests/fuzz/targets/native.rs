@@ -34,7 +34,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(polled.timeout.as_secs() <= 50, "longer than the cap: {:?}", polled.timeout);
             check_key(&made, &polled.key);
         }
-        Told::Reply(reply) => {
+        Told::HttpResponse(reply) => {
             let status = reply.status.as_u16();
             assert!(matches!(status, 200 | 400 | 401 | 403 | 404 | 405 | 413 | 414 | 415), "{reply:?}");
             assert!(

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use libfuzzer_sys::fuzz_target;
-use pilotlight::auth::Access;
-use pilotlight::http::Front;
+use pilotlight::auth::Authorizer;
+use pilotlight::http::HttpState;
 use pilotlight::http::fuzz::{Listed, Told};
 use pilotlight_fuzz::answer::{self, Answer};
 use pilotlight_fuzz::front::{PEER, front};
@@ -64,7 +64,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 struct Broker {
-    front: Arc<Front>,
+    front: Arc<HttpState>,
     runtime: Runtime,
     /// What was answered, by how the request was made.
     known: HashMap<[u8; 3], Option<(Answer, bool)>>,
@@ -73,7 +73,7 @@ struct Broker {
 impl Broker {
     fn new() -> Self {
         Self {
-            front: front(Access::default(), Vec::new(), BODY_LIMIT),
+            front: front(Authorizer::default(), Vec::new(), BODY_LIMIT),
             runtime: runtime(),
             known: HashMap::new(),
         }
@@ -98,7 +98,7 @@ impl Broker {
 }
 
 /// Sends the requests on a connection, and returns what was answered.
-async fn send(front: &Arc<Front>, requests: &[Request], cuts: &[u8]) -> Vec<u8> {
+async fn send(front: &Arc<HttpState>, requests: &[Request], cuts: &[u8]) -> Vec<u8> {
     let mut served = Served::begin(front, None, SOCKET_BYTES, |_| ());
     let (cuts, _) = cuts.as_chunks::<2>();
     let mut cuts = cuts.iter().copied();
@@ -154,8 +154,8 @@ fn length_of([form, length]: [u8; 2], request: usize) -> (usize, u8) {
 }
 
 /// A run for the one who waits.
-async fn post(front: &Arc<Front>) {
+async fn post(front: &Arc<HttpState>) {
     let request = hyper::Request::post(HELD).body(Bytes::from_static(RUN)).expect("a request");
     let told = pilotlight::http::fuzz::answer(front, PEER, &request, Listed::List(&[])).await;
-    assert!(matches!(&told, Told::Reply(reply) if reply.status == 200), "{told:?}");
+    assert!(matches!(&told, Told::HttpResponse(reply) if reply.status == 200), "{told:?}");
 }

@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     let made = Made { front: choice & 0x7f, method, uri, fields: request.headers, body: b"" };
     match ASKED.ask(&made) {
         Told::Held(polled) => check_held(&naive, &polled),
-        Told::Reply(reply) => {
+        Told::HttpResponse(reply) => {
             let status = reply.status.as_u16();
             assert!(matches!(status, 200 | 400 | 401 | 403), "a stock controller would end: {reply:?}");
             assert_eq!(status == 200, target == "/connect" && status == 200);

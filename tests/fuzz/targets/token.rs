@@ -8,13 +8,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
-use pilotlight::auth::{Access, TokenError};
+use pilotlight::auth::{Authorizer, TokenError};
 use pilotlight_fuzz::front::{OLDER_TOKEN_SECRET, OPERATORS, SUPERVISORS, TOKEN_SECRET, guarded};
 use pilotlight_fuzz::json::{self, Node, Value};
 use ring::hmac::{HMAC_SHA256, Key, sign, verify};
 
-static ACCESS: LazyLock<Access> = LazyLock::new(guarded);
-static UNVERIFYING: LazyLock<Access> = LazyLock::new(Access::default);
+static ACCESS: LazyLock<Authorizer> = LazyLock::new(guarded);
+static UNVERIFYING: LazyLock<Authorizer> = LazyLock::new(Authorizer::default);
 
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 const FOREIGN: &str = "a secret of somebody else";

@@ -1,0 +1,91 @@
+//! Owns the addresses behind which a proxy is inferred that does not say so: a run was acknowledged whole, and then its
+//! connection was reset.
+//!
+//! haproxy ends its connections like that, and so does the kernel of a controller that was killed with the run unread:
+//! nothing on the wire tells them apart. So such a reset is no proof, and no reason to give the run to somebody else.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+/// An address is remembered for so long after its last reset.
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+/// So many are remembered; of more, the surplus is met anew each time.
+const REMEMBERED: usize = 1024;
+
+/// Addresses of proxies that are inferred, and since when.
+#[derive(Default)]
+pub(in crate::http) struct InferredProxies {
+    /// Nearly always there is none, and then no lock is needed to know it.
+    any: AtomicBool,
+    since: Mutex<HashMap<IpAddr, Instant, RandomState>>,
+}
+
+impl InferredProxies {
+    /// A run was acknowledged whole from there, and its connection was reset. Whether that is news of this address.
+    pub(super) fn add(&self, address: IpAddr, now: Instant) -> bool {
+        let mut since = self.since.lock();
+        if since.len() >= REMEMBERED && !since.contains_key(&address) {
+            since.retain(|_, since| is_fresh(*since, now));
+        }
+        let is_news = !since.get(&address).is_some_and(|since| is_fresh(*since, now));
+        if since.len() < REMEMBERED || !is_news {
+            since.insert(address, now);
+            self.any.store(true, Ordering::Relaxed);
+        }
+        is_news
+    }
+
+    /// A controller there has read a run itself, and ended cleanly: nothing that resets stands in between.
+    pub(super) fn remove(&self, address: IpAddr) {
+        if self.any.load(Ordering::Relaxed) {
+            let mut since = self.since.lock();
+            since.remove(&address);
+            self.any.store(!since.is_empty(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a proxy is inferred there.
+    pub(super) fn contains(&self, address: IpAddr, now: Instant) -> bool {
+        self.any.load(Ordering::Relaxed)
+            && self.since.lock().get(&address).is_some_and(|since| is_fresh(*since, now))
+    }
+}
+
+fn is_fresh(since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) < REMEMBERED_FOR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_news_once_until_a_receipt_or_its_time() {
+        let (inferred, begun) = (InferredProxies::default(), Instant::now());
+        let [one, other] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
+        assert!(!inferred.contains(one, begun));
+        assert!(inferred.add(one, begun) && !inferred.add(one, begun) && inferred.add(other, begun));
+        inferred.remove(one);
+        assert!(!inferred.contains(one, begun) && inferred.contains(other, begun));
+        assert!(inferred.add(one, begun), "it is news again");
+        let later = begun + REMEMBERED_FOR;
+        assert!(!inferred.contains(one, later) && inferred.add(one, later));
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_remembered() {
+        let (inferred, begun) = (InferredProxies::default(), Instant::now());
+        let address = |number: usize| IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
+        for number in 0..2 * REMEMBERED {
+            assert!(inferred.add(address(number), begun));
+        }
+        assert_eq!(inferred.since.lock().len(), REMEMBERED);
+        assert!(inferred.add(address(3 * REMEMBERED), begun + REMEMBERED_FOR), "the old ones make room");
+        assert_eq!(inferred.since.lock().len(), 1);
+    }
+}

@@ -1,0 +1,34 @@
+//! Owns the domain's vocabulary: closed enumerations that every layer shares, each value with one fixed text.
+//!
+//! The texts are a contract: they stand in answers, metrics, events and the history.
+
+mod miss_reason;
+mod outcome;
+mod poll_end;
+mod proof;
+
+pub use miss_reason::MissReason;
+pub use outcome::{DispatchKind, DispatchOutcome};
+pub use poll_end::PollEnd;
+pub use proof::{Proof, Verdict};
+
+/// Defines an enumeration whose values have a fixed text each.
+macro_rules! closed_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$value_doc])* $value),+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$value),+];
+
+            /// The value's text.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$value => $text),+ }
+            }
+        }
+    };
+}
+
+pub(crate) use closed_enum;

@@ -1,0 +1,54 @@
+//! Owns what can be known of one offer, and how strong a proof of delivery that is.
+
+use super::closed_enum;
+
+closed_enum! {
+    /// What was proved of a delivery, in the order of strength; the receipt of a proxy counts as one.
+    Proof {
+        /// The kernel took every byte.
+        Written = "written",
+        /// The peer's kernel acknowledged every byte.
+        Acked = "acked",
+        /// The process read every byte.
+        Received = "received",
+        /// A proxy in between has every byte.
+        Hop = "hop",
+    }
+}
+
+closed_enum! {
+    /// What is known of one offer.
+    Verdict {
+        /// The kernel took every byte.
+        Written = "written",
+        /// The peer's kernel acknowledged every byte.
+        Acked = "acked",
+        /// The process read every byte.
+        Received = "received",
+        /// A proxy in between has every byte.
+        Hop = "hop",
+        /// The waiter was gone before a byte was sent.
+        Gone = "gone",
+        /// The connection broke.
+        Lost = "lost",
+        /// The peer did not acknowledge in time.
+        Unacked = "unacked",
+        /// The peer acknowledged, but did not read in time.
+        Frozen = "frozen",
+        /// The peer reads, but too slowly for the POST's budget.
+        Slow = "slow",
+    }
+}
+
+impl Verdict {
+    /// The proof that the verdict amounts to, if it does.
+    pub const fn proof(self) -> Option<Proof> {
+        match self {
+            Self::Written => Some(Proof::Written),
+            Self::Acked => Some(Proof::Acked),
+            Self::Received => Some(Proof::Received),
+            Self::Hop => Some(Proof::Hop),
+            Self::Gone | Self::Lost | Self::Unacked | Self::Frozen | Self::Slow => None,
+        }
+    }
+}
