@@ -1,7 +1,7 @@
-//! pilotlight, the open warm-start broker: idle controllers wait, supervisors post runs, matches go down held
-//! connections.
+//! pilotlight, the open warm-start broker: idle controllers hold a request open, supervisors post runs, and each run is sent
+//! down the held connection of a controller that matches it.
 //!
-//! Floors, from the ground up; imports point down only (`tests/architecture.rs` holds them to it):
+//! Layers, from the bottom up; imports point down only (`tests/architecture.rs` checks it):
 //! 0 [`broker`], [`collector`], [`address`], [`allocator`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`http`] ·
 //! 4 [`server`] · 5 [`commands`] and `main`.
 

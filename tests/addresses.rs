@@ -1,4 +1,4 @@
-//! Owns the stories of where the broker listens: names, several addresses at once, Unix sockets and their files.
+//! Owns the promises about listening: host names, several addresses at once, Unix sockets and their files.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
@@ -19,10 +19,10 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 const ABORTED: &str = "pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}";
-/// A request that is not whole after 100 ms is read differently from one that is.
-const BEYOND_SOON: Duration = Duration::from_millis(200);
+/// Longer than 100 ms, after which an incomplete request is read by another path.
+const BEYOND_BODY_GRACE: Duration = Duration::from_millis(200);
 
-/// A broker whose addresses are not all of one kind, killed when dropped.
+/// A broker with addresses of several kinds, killed when dropped.
 struct Served {
     child: Child,
     greeting: Vec<String>,
@@ -43,7 +43,7 @@ impl Served {
         Self { child, greeting }
     }
 
-    /// The addresses for controllers, as they are greeted with.
+    /// The addresses for controllers, from the greeting.
     fn public(&self) -> Vec<SocketAddr> {
         let urls = self.greeting[0].split(" and for ").next().unwrap().split("://").skip(1);
         urls.map(|url| url.split(',').next().unwrap().parse().unwrap()).collect()
@@ -57,7 +57,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -72,12 +72,12 @@ fn refusal(arguments: &[&str]) -> String {
 fn has_ipv6() -> bool {
     let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     if !has {
-        eprintln!("skipped in part: no IPv6 here");
+        eprintln!("skipped in part: this machine has no IPv6");
     }
     has
 }
 
-/// A port that is free for both families.
+/// A port that is free for IPv4 and IPv6.
 fn free_port() -> u16 {
     TcpListener::bind("[::]:0")
         .or_else(|_| TcpListener::bind("0.0.0.0:0"))
@@ -113,7 +113,7 @@ impl Sockets {
 }
 
 #[tokio::test]
-async fn a_name_is_every_address_that_it_stands_for_here() {
+async fn a_host_name_is_every_local_address_that_it_resolves_to() {
     let port = free_port();
     let broker = Served::start(&["--listen", &format!("localhost:{port}"), "--ops-listen", "localhost:0"]);
     connects(&format!("127.0.0.1:{port}")).await;
@@ -136,7 +136,7 @@ async fn two_loopbacks_and_both_families_share_a_port() {
         let both = pair.replace('P', &port);
         let free = ["--ops-listen", "127.0.0.1:0", "--threads", "2", "--insecure-no-auth"];
         let broker = Served::start(&[&["--listen", &both], &free[..]].concat());
-        // More connections than threads, so that each thread's socket is met.
+        // More connections than threads, so that each thread's socket gets some.
         for _ in 0..8 {
             connects(&format!("127.0.0.1:{port}")).await;
             connects(&format!("[::1]:{port}")).await;
@@ -148,7 +148,7 @@ async fn two_loopbacks_and_both_families_share_a_port() {
 }
 
 #[tokio::test]
-async fn a_port_alone_is_every_address_and_is_guarded_like_it() {
+async fn a_port_alone_is_every_address_and_needs_the_same_guards() {
     let said = refusal(&["--listen", ":0", "--ops-listen", "127.0.0.1:0"]);
     assert!(said.contains("is not a loopback address"), "{said}");
     let guards = ["--ops-listen", "127.0.0.1:0", "--allow-poll", "127.0.0.1, ::1", "--allow-dispatch", "::1"];
@@ -161,12 +161,12 @@ async fn a_port_alone_is_every_address_and_is_guarded_like_it() {
 }
 
 #[tokio::test]
-async fn a_supervisor_dispatches_and_an_operator_looks_through_unix_sockets() {
+async fn unix_sockets_serve_supervisors_and_operators() {
     let sockets = Sockets::new();
     let (dispatch, ops) = (sockets.path("dispatch.sock"), sockets.path("ops.sock"));
     let flags =
         ["--dispatch-listen", &sockets.flag("dispatch.sock"), "--ops-listen", &sockets.flag("ops.sock")];
-    // TLS and lists of addresses are for those who come from elsewhere.
+    // Clients of a Unix socket count as 127.0.0.1 in lists of addresses.
     let guards = ["--allow-dispatch", "10.0.0.0/8, 127.0.0.1", "--max-connections-per-source", "100"];
     let broker = Served::start(&[&["--listen", "127.0.0.1:0"], &flags[..], &guards].concat());
     for file in [&dispatch, &ops] {
@@ -183,7 +183,7 @@ async fn a_supervisor_dispatches_and_an_operator_looks_through_unix_sockets() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let mut supervisor = over(&dispatch).await;
-    // Bytes behind a POST do not pass for its sender's leaving.
+    // Bytes that follow a POST must not be taken for the end of its connection.
     let two = format!("{}{}", post("/warm-start", &pool.body("r1")), post("/warm-start", &pool.body("r2")));
     let (answer, run) = tokio::join!(supervisor.ask(two), controller.answer());
     let answer = answer.json();
@@ -191,17 +191,17 @@ async fn a_supervisor_dispatches_and_an_operator_looks_through_unix_sockets() {
     assert_eq!(run.status, 200);
     assert_eq!(supervisor.answer().await.json()["reason"], "all_taken");
     let refused = over(&dispatch).await.ask("GET /warm-start HTTP/1.1\r\nhost: b\r\n\r\n").await;
-    assert_eq!(refused.status, 405, "nobody waits there");
-    // What is told is told by another thread.
+    assert_eq!(refused.status, 405, "polls are not served there");
+    // Another thread writes the history.
     while look("/runs").await.json()["runs"].as_array().unwrap().len() < 2 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     broker.end();
-    assert!(!dispatch.exists() && !ops.exists(), "the files go with their broker");
+    assert!(!dispatch.exists() && !ops.exists(), "the broker removes its socket files");
 }
 
 #[tokio::test]
-async fn a_supervisor_that_leaves_its_unix_socket_takes_its_run_with_it() {
+async fn a_supervisor_that_closes_its_unix_socket_cancels_its_run() {
     let sockets = Sockets::new();
     let flag = sockets.flag("dispatch.sock");
     let broker = Broker::start(&["--dispatch-listen", "127.0.0.1:0", "--dispatch-listen", &flag]);
@@ -211,15 +211,15 @@ async fn a_supervisor_that_leaves_its_unix_socket_takes_its_run_with_it() {
         let before = broker.metric(ABORTED).await;
         let mut leaving = over(&path).await;
         leaving.send(waits("1500ms")).await;
-        tokio::time::sleep(BEYOND_SOON).await;
+        tokio::time::sleep(BEYOND_BODY_GRACE).await;
         leaving.send(stray).await;
         drop(leaving);
         broker.wait_for_metric(ABORTED, before + 1).await;
     }
-    // Bytes alone are no end.
+    // Bytes alone do not end a connection.
     let mut staying = over(&path).await;
     staying.send(waits("500ms")).await;
-    tokio::time::sleep(BEYOND_SOON).await;
+    tokio::time::sleep(BEYOND_BODY_GRACE).await;
     staying.send(waits("0ms")).await;
     for _ in 0..2 {
         assert_eq!(staying.answer().await.json()["reason"], "no_pool");
@@ -227,7 +227,7 @@ async fn a_supervisor_that_leaves_its_unix_socket_takes_its_run_with_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_left_behind_is_taken_over_and_one_in_use_is_not() {
+async fn a_stale_socket_file_is_replaced_and_one_in_use_is_not() {
     let sockets = Sockets::new();
     let (path, flag) = (sockets.path("ops.sock"), sockets.flag("ops.sock"));
     let arguments = ["--listen", "127.0.0.1:0", "--ops-listen", &flag];
@@ -235,7 +235,7 @@ async fn a_file_that_was_left_behind_is_taken_over_and_one_in_use_is_not() {
     let mut killed = Served::start(&arguments);
     let said = refusal(&arguments);
     assert!(said.contains("--ops-listen unix:") && said.contains("in use"), "{said}");
-    assert_eq!(health().await, 200, "whoever was refused has not touched it");
+    assert_eq!(health().await, 200, "the refused broker left the socket untouched");
     let check = command(&[&["check"], &arguments[..]].concat()).output().unwrap();
     assert!(String::from_utf8(check.stdout).unwrap().contains(&format!("in use:\n  --ops-listen {flag}\n")));
 
@@ -249,7 +249,7 @@ async fn a_file_that_was_left_behind_is_taken_over_and_one_in_use_is_not() {
     let second = Served::start(&arguments);
     assert_eq!(health().await, 200);
 
-    // A stranger's lock on the folder is waited for a moment only.
+    // Another process's lock on the folder is waited for only briefly.
     let folder = std::fs::File::open(path.parent().unwrap()).unwrap();
     folder.lock().unwrap();
     assert!(
@@ -257,11 +257,11 @@ async fn a_file_that_was_left_behind_is_taken_over_and_one_in_use_is_not() {
     );
     drop(folder);
 
-    // One that was replaced is not its file any more.
+    // After the file was replaced, it is no longer the broker's to remove.
     std::fs::remove_file(&path).unwrap();
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     second.end();
-    assert!(path.exists(), "another's file stays");
+    assert!(path.exists(), "another process's file stays");
     drop(other);
 
     std::fs::remove_file(&path).unwrap();
@@ -274,14 +274,14 @@ async fn a_file_that_was_left_behind_is_taken_over_and_one_in_use_is_not() {
 }
 
 #[tokio::test]
-async fn the_console_is_told_of_every_address() {
+async fn the_console_lists_every_address() {
     let broker = Broker::start(&["--listen", "127.0.0.2:0"]);
     let facts: Value = serde_json::from_str(&broker.operate("GET", "/console.json").await.1).unwrap();
     assert_eq!(facts["listen"], broker.public.to_string());
     assert_eq!(facts["listeners"].as_array().unwrap().len(), 2, "{facts}");
 }
 
-/// Whoever connects to a socket that nobody will serve would be lost.
+/// A connection to a socket that listens but is never served would be lost.
 #[test]
 fn check_binds_and_never_listens() {
     let sockets = Sockets::new();

@@ -1,4 +1,4 @@
-//! Owns what asks whether the broker is there, and what strays to it: health checks, real load balancers, browsers.
+//! Owns the promises to clients that are neither controllers nor supervisors: health checks, real load balancers, browsers.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,20 +14,20 @@ async fn ask(client: &mut Client, line: &str) -> Answer {
     if line.starts_with("HEAD ") { client.bare_answer().await } else { client.answer().await }
 }
 
-/// What must be the same of GET and HEAD: the status, and every field but the time.
-fn said(answer: &Answer) -> Vec<String> {
+/// What GET and HEAD must have in common: the status line and all fields but `date`.
+fn head_without_date(answer: &Answer) -> Vec<String> {
     let lines = answer.head.lines().filter(|line| !line.starts_with("date: "));
     lines.map(str::to_owned).collect()
 }
 
 #[tokio::test]
-async fn head_is_answered_like_get_and_the_connection_goes_on() {
+async fn head_is_answered_like_get_and_the_connection_stays_open() {
     let broker = Broker::start(&["--public-livez"]);
     let mut client = broker.client().await;
     for path in ["/connect", "/livez", "/nothing", "/v1/pools/a/b/c/d", "/v1/pools/a", "/connect?x=y"] {
         let get = ask(&mut client, &format!("GET {path}")).await;
         let head = ask(&mut client, &format!("HEAD {path}")).await;
-        assert_eq!(said(&get), said(&head), "{path}");
+        assert_eq!(head_without_date(&get), head_without_date(&head), "{path}");
         assert!(!get.body.is_empty(), "{path}");
         assert_eq!(head.header("content-length"), Some(&*get.body.len().to_string()), "{path}");
     }
@@ -37,17 +37,17 @@ async fn head_is_answered_like_get_and_the_connection_goes_on() {
     {
         let get = ask(&mut ops, &format!("GET {path}")).await;
         let head = ask(&mut ops, &format!("HEAD {path}")).await;
-        assert_eq!(said(&get), said(&head), "{path}");
+        assert_eq!(head_without_date(&get), head_without_date(&head), "{path}");
     }
     assert_eq!(ask(&mut ops, "HEAD /metrics").await.status, 200);
     let events = ask(&mut ops, "HEAD /events").await;
     assert_eq!((events.status, events.header("content-type")), (200, Some("text/event-stream")));
     assert_eq!(events.header("content-length"), None, "a stream has no length");
-    assert_eq!(ask(&mut ops, "GET /livez").await.body, b"ok\n", "the connection goes on");
+    assert_eq!(ask(&mut ops, "GET /livez").await.body, b"ok\n", "the connection stays open");
 }
 
 #[tokio::test]
-async fn head_never_parks() {
+async fn head_is_never_held_as_a_poll() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let mut client = broker.client().await;
@@ -57,7 +57,7 @@ async fn head_never_parks() {
         assert_eq!(
             answer.header("content-length"),
             None,
-            "nobody knows the length of a run that has not come"
+            "the length of a run that has not arrived is unknown"
         );
     }
     client.send(pool.poll("one").replacen("GET", "HEAD", 1)).await;
@@ -73,7 +73,7 @@ async fn head_never_parks() {
 }
 
 #[tokio::test]
-async fn a_check_needs_no_right_to_poll_but_to_connect() {
+async fn a_health_check_needs_the_right_to_connect_but_not_to_poll() {
     let broker =
         Broker::start(&["--allow-poll", "10.0.0.0/8", "--allow-dispatch", "127.0.0.1", "--public-livez"]);
     for line in ["HEAD /warm-start", "HEAD /connect", "OPTIONS /", "GET /livez"] {
@@ -85,11 +85,11 @@ async fn a_check_needs_no_right_to_poll_but_to_connect() {
     let strange =
         Broker::start(&["--allow-poll", "10.0.0.0/8", "--allow-dispatch", "10.0.0.0/8", "--public-livez"]);
     let mut stranger = strange.client().await;
-    assert!(stranger.is_closed_silently().await, "nobody who may do nothing is told anything");
+    assert!(stranger.is_closed_silently().await, "a client without any right gets no response");
 }
 
 #[tokio::test]
-async fn options_of_the_root_says_what_is_taken_here() {
+async fn options_of_the_root_lists_the_methods_of_the_listener() {
     let listen = ["--listen", "127.0.0.1:0", "--dispatch-listen", "127.0.0.1:0"];
     let broker = Broker::listening(&listen, "written", &[]);
     let polls = ask(&mut broker.client().await, "OPTIONS /").await;
@@ -104,7 +104,7 @@ async fn options_of_the_root_says_what_is_taken_here() {
 }
 
 #[tokio::test]
-async fn livez_is_public_only_if_that_is_asked_for() {
+async fn livez_is_public_only_if_a_setting_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pilotlight.toml");
     std::fs::write(&file, "").unwrap();
@@ -122,11 +122,11 @@ async fn livez_is_public_only_if_that_is_asked_for() {
         assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD")));
     }
     assert_eq!(broker.operate("POST", "/drain").await.0, 200);
-    assert_eq!(ask(&mut public, "GET /livez").await.status, 200, "who drains is alive");
+    assert_eq!(ask(&mut public, "GET /livez").await.status, 200, "a draining broker is alive");
 }
 
 #[tokio::test]
-async fn haproxys_checks_leave_the_broker_up() {
+async fn haproxys_health_checks_succeed() {
     for check in [
         "option httpchk",
         "option httpchk HEAD /warm-start",
@@ -141,7 +141,7 @@ async fn haproxys_checks_leave_the_broker_up() {
         let Some(proxy) = start(&broker, &configuration, "haproxy -db -f {folder}/configuration") else {
             return;
         };
-        // One failed check would have ended it for good.
+        // After one failed check, haproxy would send nothing more (`rise 1000`).
         let checks = async || {
             let routes = ["other", "connect"].map(|route| format!("code_class=\"2xx\",route=\"{route}\""));
             let [other, connect] = routes.map(|labels| format!("pilotlight_http_requests_total{{{labels}}}"));
@@ -159,7 +159,7 @@ async fn haproxys_checks_leave_the_broker_up() {
 }
 
 #[tokio::test]
-async fn a_browser_on_the_public_port_is_told_where_the_console_is() {
+async fn a_browser_on_the_public_port_gets_a_page_that_says_where_the_console_is() {
     let broker = Broker::start(&[]);
     let accept = "accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8";
     for (target, fields, status) in [
@@ -176,7 +176,10 @@ async fn a_browser_on_the_public_port_is_told_where_the_console_is() {
             (status, Some("text/html; charset=utf-8"))
         );
         assert!(page.contains("--ops-listen") && page.contains("http://127.0.0.1:7071/"), "{page}");
-        assert!(!page.contains(&broker.ops.port().to_string()), "a stranger learns no address: {page}");
+        assert!(
+            !page.contains(&broker.ops.port().to_string()),
+            "the page reveals no address of the broker: {page}"
+        );
     }
     for fields in ["accept: */*", "sec-fetch-site: cross-site\r\nsec-fetch-mode: cors\r\naccept: text/html"] {
         let mut client = broker.client().await;

@@ -18,7 +18,7 @@ fn check(arguments: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
-/// A broker that serves, with this in `RUST_LOG`.
+/// Starts a broker with this value of `RUST_LOG`, and returns when it serves.
 fn running(arguments: &[&str], log: &str) -> Child {
     let mut broker = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
         .args(FREE)
@@ -33,7 +33,7 @@ fn running(arguments: &[&str], log: &str) -> Child {
     broker
 }
 
-/// Ends a broker politely: whether it ended well, and what it has logged.
+/// Sends SIGTERM; returns whether the exit code was 0, and the log.
 fn ended(broker: Child) -> (bool, String) {
     kill_process(Pid::from_child(&broker), Signal::TERM).unwrap();
     let Output { status, stderr, .. } = broker.wait_with_output().unwrap();
@@ -41,7 +41,7 @@ fn ended(broker: Child) -> (bool, String) {
 }
 
 #[test]
-fn check_makes_no_history_and_says_what_keeps_one_from_being_made() {
+fn check_creates_no_history_file_and_says_why_one_cannot_be_created() {
     let folder = tempfile::tempdir().unwrap();
     let history = folder.path().join("history.sqlite");
     let (code, said, _) = check(&[&FREE[..], &["--history", history.to_str().unwrap()]].concat());
@@ -67,9 +67,9 @@ fn check_makes_no_history_and_says_what_keeps_one_from_being_made() {
     assert!(wrong.contains("cannot be used"), "{wrong}");
 }
 
-/// Settings are checked before a restart or a reload, while the broker that they are for has its addresses.
+/// Settings are checked before a restart or a reload, while the running broker still has the addresses.
 #[test]
-fn check_takes_an_address_in_use_for_a_brokers_but_not_two_of_its_own() {
+fn check_accepts_an_address_in_use_but_not_one_address_for_two_listeners() {
     let broker = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = broker.local_addr().unwrap().to_string();
     let port = broker.local_addr().unwrap().port();
@@ -103,14 +103,14 @@ fn a_wrong_variable_is_named() {
     assert!(!said.contains("PILOTLIGHT_"), "{said}");
 }
 
-/// The value of a setting and where it comes from, as `check` writes them.
+/// The value of a setting and its source, as `check` prints them.
 fn line<'a>(said: &'a str, setting: &str) -> Vec<&'a str> {
     let line = said.lines().find(|line| line.split(' ').next() == Some(setting));
     line.unwrap_or_else(|| panic!("no {setting}: {said}")).split_whitespace().skip(1).collect()
 }
 
 #[test]
-fn an_empty_variable_is_not_set_and_white_space_around_a_value_is_not_meant() {
+fn an_empty_variable_counts_as_not_set_and_white_space_around_a_value_is_ignored() {
     let empty = [
         ("PILOTLIGHT_DISPATCH_LISTEN", ""),
         ("PILOTLIGHT_ALLOW_POLL", " "),
@@ -134,7 +134,7 @@ fn an_empty_variable_is_not_set_and_white_space_around_a_value_is_not_meant() {
     assert_eq!(line(&said, "proof"), ["acked", "environment"]);
     assert_eq!(line(&said, "max-pools"), ["8", "flag"]);
     let (code, _, wrong) = check_with(&[], &["--allow-poll", ""]);
-    assert_eq!(code, Some(2), "an empty list would let everybody in: {wrong}");
+    assert_eq!(code, Some(2), "an empty list would admit everyone: {wrong}");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_switch_takes_the_usual_words_and_a_flag_can_turn_it_off() {
 }
 
 #[test]
-fn a_misspelt_variable_is_named_and_those_of_kubernetes_are_not() {
+fn a_misspelt_variable_is_reported_and_those_of_kubernetes_are_not() {
     let secret = "hunter2hunter2";
     let misspelt = [
         ("PILOTLIGHT_LISTN", secret),
@@ -190,7 +190,7 @@ fn a_misspelt_variable_is_named_and_those_of_kubernetes_are_not() {
     let mut broker = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
     broker.args(FREE).args(["--drain-window", "0s", "--log-format", "json"]).env("PILOTLIGHT_LISTN", secret);
     let mut broker = broker.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Where the log is JSON, all that is said is: the last line before it serves is the greeting.
+    // With a JSON log the greeting is a log line, too: the last one before the broker serves.
     let mut log = std::io::BufReader::new(broker.stderr.take().unwrap());
     let mut lines = Vec::new();
     while !lines.last().is_some_and(|line: &serde_json::Value| line["fields"]["wait"].is_string()) {
@@ -214,7 +214,7 @@ fn a_misspelt_variable_is_named_and_those_of_kubernetes_are_not() {
 }
 
 #[test]
-fn too_few_descriptors_are_refused_with_what_to_set() {
+fn too_few_descriptors_are_refused_with_the_limit_to_raise() {
     for (files, is_enough) in [(20, false), (60, false), (128, true)] {
         for command in ["check", "serve"] {
             let script = format!("ulimit -n {files}; exec timeout -s TERM 3 \"$@\"");
@@ -223,12 +223,12 @@ fn too_few_descriptors_are_refused_with_what_to_set() {
             let Output { status, stderr, .. } =
                 sh.args(FREE).args(["--log-format", "text"]).output().unwrap();
             let said = String::from_utf8(stderr).unwrap();
-            // A broker that serves is stopped by the clock.
+            // `timeout` ends a broker that serves, with exit code 124.
             let is_well = status.success() || status.code() == Some(124);
             assert_eq!(is_well, is_enough, "{files}, {command}: {said}");
-            let told =
+            let is_explained =
                 said.contains("needs 64") && said.contains("LimitNOFILE=") && said.contains("ulimit -n");
-            assert_eq!(told, !is_enough, "{files}, {command}: {said}");
+            assert_eq!(is_explained, !is_enough, "{files}, {command}: {said}");
         }
     }
 }
@@ -250,7 +250,7 @@ fn help_and_check_fit_80_columns() {
 }
 
 #[test]
-fn the_manual_page_has_every_setting_and_command_and_names_no_other_page() {
+fn the_manual_page_has_every_setting_and_command_and_refers_to_no_other_page() {
     let page = String::from_utf8(pilotlight(&["man"]).stdout).unwrap().replace('\\', "");
     let settings = String::from_utf8(pilotlight(&["config", "env"]).stdout).unwrap();
     let variables = settings
@@ -266,15 +266,15 @@ fn the_manual_page_has_every_setting_and_command_and_names_no_other_page() {
     for section in [".SS serve", ".SS demo", ".SS check", ".SS config default", "--rate"] {
         assert!(page.contains(section), "{section}");
     }
-    assert!(!page.contains("pilotlight-"), "another page is named");
+    assert!(!page.contains("pilotlight-"), "the page refers to another page");
 }
 
-/// What stands in `RUST_LOG` comes on top of the default.
+/// `RUST_LOG` is added to the default filter.
 #[test]
 fn a_typing_error_in_rust_log_silences_nothing() {
-    for (asked, is_heard) in [("debgu", true), ("hyper=debug", true), ("", true), ("error", false)] {
+    for (asked, is_logged) in [("debgu", true), ("hyper=debug", true), ("", true), ("error", false)] {
         let (is_well, said) = ended(running(&["--log-format", "text"], asked));
         assert!(is_well, "{asked}: {said}");
-        assert_eq!(said.contains("INFO"), is_heard, "{asked}: {said}");
+        assert_eq!(said.contains("INFO"), is_logged, "{asked}: {said}");
     }
 }

@@ -1,4 +1,4 @@
-//! Owns the stories of settings: which source overrides which, and what is refused with which words.
+//! Owns the tests of settings: which source overrides which, and the words of refusals.
 
 use std::ffi::OsString;
 use std::io::Write;

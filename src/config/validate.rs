@@ -69,8 +69,8 @@ impl Settings {
         };
         if let Some(unix) = listeners.public.iter().find(|endpoint| endpoint.is_unix()) {
             return Err(ConfigError::invalid(format!(
-                "--listen {unix}: controllers must wait on TCP, which shows whether a run arrived; only supervisors can use \
-                 a Unix socket (--dispatch-listen)"
+                "--listen {unix}: controllers must wait on TCP, which shows whether a run arrived; only --dispatch-listen and \
+                 --ops-listen can be Unix sockets"
             )));
         }
         let all: Vec<_> = listeners.all().collect();

@@ -20,7 +20,7 @@ pub struct WaitingSettings {
     #[arg(long, value_name = "DUR", default_value = "300s", value_parser = parse_duration)]
     pub keepalive: Duration,
 
-    /// How long a connection may be idle between two requests (1s to 1h); clients are told 5s less
+    /// How long a connection may be idle between two requests (1s to 1h); announced to clients as 5s less
     #[arg(long, value_name = "DUR", default_value = "75s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
 }
