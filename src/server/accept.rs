@@ -171,7 +171,7 @@ async fn serve_tls(front: Arc<HttpState>, listener: Listener, guest: ConnectionP
     }
 }
 
-/// AcceptedPayload from one socket. After a failure it rests, and only a while without one makes the rests short again: out of
+/// Accepts connections from one socket. After a failure it rests, and only a while without one makes the rests short again: out of
 /// descriptors, each one that becomes free is taken at once, and the next accept fails again.
 pub(super) struct AcceptLoop<'a> {
     socket: &'a Acceptor,
