@@ -1,4 +1,4 @@
-//! Owns the promises about the history's file: where it may be, and that it is found again when it was moved away.
+//! Owns the tests of the history's file: which paths it may have, what happens when it is moved, and slow queries.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,8 +19,8 @@ use serde_json::Value;
 use support::client::Client;
 use support::{Broker, Pool};
 
-/// Makes what the paths of the table lead to.
-fn furnish(folder: &Path) {
+/// Creates the files that the paths of the table refer to.
+fn create_files(folder: &Path) {
     let at = |name: &str| folder.join(name);
     fs::create_dir(at("folder")).unwrap();
     fs::write(at("empty.db"), "").unwrap();
@@ -60,19 +60,19 @@ fn command(subcommand: &str, folder: &Path, history: &OsStr) -> Command {
     command
 }
 
-/// Whether it serves, and else what it says.
-fn serves(folder: &Path, history: &OsStr) -> Result<(), String> {
+/// Starts a broker. The error is what it printed if it did not start.
+fn serve(folder: &Path, history: &OsStr) -> Result<(), String> {
     let mut child =
         command("serve", folder, history).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let greeted = child.stdout.as_mut().unwrap().read(&mut [0]).unwrap() == 1;
-    if greeted {
+    let has_started = child.stdout.as_mut().unwrap().read(&mut [0]).unwrap() == 1;
+    if has_started {
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     }
     let output = child.wait_with_output().unwrap();
-    if greeted { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    if has_started { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-/// What is said of a path that is no place for a history; nothing if it is one.
+/// Paths of a history, each with a part of the error that refuses it. Without an error, the path is usable.
 const PATHS: [(&[u8], &str); 37] = [
     (b"new.db", ""),
     (b"./new.db", ""),
@@ -118,7 +118,7 @@ fn check_and_serve_agree_on_every_path_and_check_creates_nothing() {
     let long = "x".repeat(250);
     let deep = format!("{}x", "folder/../".repeat(60));
     let mut paths: Vec<(OsString, &str)> =
-        PATHS.iter().map(|(path, said)| (OsStr::from_bytes(path).to_owned(), *said)).collect();
+        PATHS.iter().map(|(path, error)| (OsStr::from_bytes(path).to_owned(), *error)).collect();
     paths.push((long.into(), "too long"));
     paths.push((deep.into(), ""));
     if cfg!(target_os = "linux") {
@@ -129,20 +129,20 @@ fn check_and_serve_agree_on_every_path_and_check_creates_nothing() {
     for (path, expected) in paths {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
-        furnish(&folder);
+        create_files(&folder);
         let before = (names(&folder), names(&folder.join("folder")));
         let checked = command("check", &folder, &path).output().unwrap();
-        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-        assert_eq!((names(&folder), names(&folder.join("folder"))), before, "check made something: {path:?}");
-        let served = serves(&folder, &path);
-        let wrong = if checked.status.success() { None } else { Some(said) };
-        match (wrong, served) {
+        let error = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert_eq!((names(&folder), names(&folder.join("folder"))), before, "check created a file: {path:?}");
+        let served = serve(&folder, &path);
+        let refused = if checked.status.success() { None } else { Some(error) };
+        match (refused, served) {
             (None, Ok(())) => {
-                assert_eq!(expected, "", "{path:?} is taken");
-                let made = folder.join(&path);
-                assert!(made.metadata().unwrap().len() > 0, "{path:?} is not the file");
+                assert_eq!(expected, "", "{path:?} is accepted");
+                let created = folder.join(&path);
+                assert!(created.metadata().unwrap().len() > 0, "{path:?} is not the file");
                 let count = rusqlite::Connection::open_with_flags(
-                    made.canonicalize().unwrap(),
+                    created.canonicalize().unwrap(),
                     rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
                 )
                 .unwrap()
@@ -151,11 +151,11 @@ fn check_and_serve_agree_on_every_path_and_check_creates_nothing() {
             }
             (Some(checked), Err(served)) => {
                 assert!(!expected.is_empty(), "{path:?} is refused: {checked}");
-                for said in [&checked, &served] {
-                    assert!(said.contains("--history") && said.contains(expected), "{path:?}: {said}");
+                for error in [&checked, &served] {
+                    assert!(error.contains("--history") && error.contains(expected), "{path:?}: {error}");
                 }
             }
-            (checked, served) => panic!("{path:?}: check says {checked:?}, serve {served:?}"),
+            (checked, served) => panic!("{path:?}: check printed {checked:?}, serve {served:?}"),
         }
     }
 }
@@ -174,10 +174,10 @@ async fn a_history_that_was_moved_or_deleted_goes_on_at_its_path() {
     post("run_1").await;
     fs::rename(&file, folder.path().join("moved.db")).unwrap();
     post("run_2").await;
-    assert_eq!(broker.operate("GET", "/runs/run_1").await.0, 404, "it is in the file that was moved");
+    assert_eq!(broker.operate("GET", "/runs/run_1").await.0, 404, "run_1 is in the file that was moved");
     assert_eq!(broker.metric("pilotlight_history_reopened_total").await, 1);
     fs::remove_file(&file).unwrap();
-    // Also while nobody posts.
+    // It is also noticed while no run is posted.
     broker.wait_for_metric("pilotlight_history_reopened_total", 2).await;
     let rows: Value = serde_json::from_str(&broker.operate("GET", "/runs").await.1).unwrap();
     assert_eq!(rows["runs"].as_array().unwrap().len(), 0, "{rows}");
@@ -213,7 +213,7 @@ async fn queries_that_find_nothing_delay_no_other() {
     broker.wait_until("the run is found", found).await;
     for mut scan in scans {
         let answer = scan.answer().await;
-        // A busy machine may need longer than a question may take, and says so.
+        // On a busy machine a query may take longer than it is allowed to.
         assert!(answer.status == 200 || answer.problem() == "history-too-slow", "{answer:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Owns the promises about what is told: events, the history, and traces.
+//! Owns the tests of the journal: events, the history, and traces.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,7 +16,7 @@ use support::{Broker, PATIENCE, Pool, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A reader of server-sent events.
+/// A subscriber to server-sent events.
 struct Events {
     stream: TcpStream,
     read: String,
@@ -41,7 +41,7 @@ impl Events {
         let mut events = Self { stream, read: String::new() };
         events.until("retry: 1000\n\n").await;
         assert!(events.read.contains("content-type: text/event-stream"), "{}", events.read);
-        // What is owed to a reader that comes back may stand right behind it.
+        // The events that a resumed stream begins with may follow in the same read.
         events.read = events.read.split_once("retry: 1000\n\n").unwrap().1.to_owned();
         events
     }
@@ -56,7 +56,7 @@ impl Events {
         }
     }
 
-    /// The next event of a kind; those before it are passed over.
+    /// The next event of a kind; other events are skipped.
     async fn next(&mut self, kind: &str) -> Event {
         loop {
             self.until("\n\n").await;
@@ -83,7 +83,7 @@ async fn get(broker: &Broker, target: &str) -> (u16, Value) {
     (status, serde_json::from_str(&body).unwrap())
 }
 
-/// The history's rows, once there are so many.
+/// The rows of a query, once there are `count` of them.
 async fn runs(broker: &Broker, query: &str, count: usize) -> Vec<Value> {
     let rows = async || get(broker, query).await.1["runs"].as_array().cloned().unwrap_or_default();
     broker.wait_until(&format!("{count} rows of {query}"), async || rows().await.len() == count).await;
@@ -91,11 +91,11 @@ async fn runs(broker: &Broker, query: &str, count: usize) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_reader_sees_a_run_from_poll_to_proof() {
+async fn a_subscriber_sees_a_run_from_poll_to_proof() {
     let broker = Broker::start(&[]);
     let mut events = Events::follow(&broker, "/events", None).await;
     let pool = Pool::small("d1");
-    // Polls are told once the journal has seen its reader, which it has when this comes.
+    // Polls are recorded once the journal has noticed the subscriber, which it has when this event arrives.
     broker.post(&pool.body("run_0")).await;
     assert_eq!(events.next("dispatch").await.data["reason"], "no_pool");
     let _one = broker.held_poll(&pool, "one").await;
@@ -132,7 +132,7 @@ async fn a_reader_sees_a_run_from_poll_to_proof() {
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_back_misses_nothing() {
+async fn a_subscriber_that_resumes_misses_nothing() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let mut events = Events::follow(&broker, "/events?kinds=dispatch", None).await;
@@ -145,14 +145,14 @@ async fn a_reader_that_comes_back_misses_nothing() {
     let mut again = Events::follow(&broker, "/events?kinds=dispatch", Some(&first.id)).await;
     assert_eq!(again.next("dispatch").await.data["run"], "run_2");
     assert_eq!(again.next("dispatch").await.data["run"], "run_3");
-    // An id of another life of the broker is not mistaken for one of this.
+    // An id of an earlier process is recognized as such.
     let mut stranger = Events::follow(&broker, "/events", Some("0-1")).await;
     assert_eq!(stranger.next("dispatch").await.data["run"], "run_1");
     assert_eq!(get(&broker, "/events?kinds=gossip").await.0, 400);
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_is_cut_off_and_counted() {
+async fn a_subscriber_that_does_not_read_is_disconnected_and_counted() {
     let broker = Broker::start(&[]);
     let mut events = Events::follow(&broker, "/events", None).await;
     let mut supervisor = broker.client().await;
@@ -160,12 +160,12 @@ async fn a_reader_that_does_not_read_is_cut_off_and_counted() {
     let request = post("/warm-start", &body);
     let until = std::time::Instant::now() + PATIENCE * 3;
     while broker.metric("pilotlight_events_cut_off_total").await == 0 {
-        assert!(std::time::Instant::now() < until, "never cut off");
+        assert!(std::time::Instant::now() < until, "never disconnected");
         for _ in 0..500 {
             assert_eq!(supervisor.ask(&request).await.status, 200);
         }
     }
-    // What had been sent can be read, and then it is over.
+    // What was sent before can be read, and then the stream ends.
     let mut rest = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, events.stream.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(broker.metric("pilotlight_events_dropped_total").await, 0);
@@ -181,10 +181,10 @@ async fn the_latest_runs_are_kept_without_a_file() {
     let rows = runs(&broker, "/runs", 2).await;
     assert_eq!((rows[0]["run"].as_str(), rows[0]["outcome"].as_str()), (Some("run_2"), Some("miss")));
     assert_eq!((rows[1]["run"].as_str(), rows[1]["controller"].as_str()), (Some("run_1"), Some("one")));
-    check_questions(&broker).await;
+    check_queries(&broker).await;
 }
 
-async fn check_questions(broker: &Broker) {
+async fn check_queries(broker: &Broker) {
     for (query, count) in [
         ("/runs/run_1", 1),
         ("/runs?outcome=miss", 1),
@@ -218,7 +218,7 @@ async fn a_history_survives_a_kill_and_opens_in_plain_sqlite() {
     let _one = broker.held_poll(&pool, "one").await;
     broker.post(&pool.body("run_1")).await;
     broker.post(&pool.body("run_2")).await;
-    check_questions(&broker).await;
+    check_queries(&broker).await;
     runs(&broker, "/runs", 2).await;
     broker.child.kill().unwrap();
     broker.child.wait().unwrap();
@@ -228,25 +228,25 @@ async fn a_history_survives_a_kill_and_opens_in_plain_sqlite() {
     );
     assert_eq!(sqlite(&file, "PRAGMA user_version"), "1\n");
     let broker = Broker::start(&history);
-    check_questions(&broker).await;
+    check_queries(&broker).await;
     broker.post(&pool.body("run_3")).await;
-    // A polite end writes what is still on its way.
-    drop_politely(broker).await;
+    // A graceful shutdown writes what is still queued.
+    shut_down(broker).await;
     assert_eq!(sqlite(&file, "SELECT count(*) FROM dispatches"), "3\n");
 }
 
-async fn drop_politely(mut broker: Broker) {
+async fn shut_down(mut broker: Broker) {
     broker.signal(Signal::TERM);
     let until = std::time::Instant::now() + PATIENCE;
     while broker.child.try_wait().unwrap().is_none() {
-        assert!(std::time::Instant::now() < until, "it did not end");
+        assert!(std::time::Instant::now() < until, "the broker did not exit");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-fn sqlite(file: &Path, question: &str) -> String {
+fn sqlite(file: &Path, statement: &str) -> String {
     let output =
-        Command::new("sqlite3").arg(file).arg(question).output().expect("sqlite3, which tests/run installs");
+        Command::new("sqlite3").arg(file).arg(statement).output().expect("sqlite3, which tests/run installs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -284,11 +284,11 @@ async fn a_history_deletes_its_oldest_rows() {
         let rows = get(&broker, "/runs").await.1["runs"].as_array().cloned().unwrap();
         rows.len() == 1 && rows[0]["run"] == "run_new"
     };
-    broker.wait_until("the old run has left", only_new).await;
+    broker.wait_until("the old run is deleted", only_new).await;
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_may_not_use_an_operators_verbs() {
+async fn a_page_of_another_origin_may_not_change_anything() {
     let broker = Broker::start(&[]);
     let ask = async |fields: &str| {
         let mut client = Client::connect(broker.ops).await;
@@ -356,7 +356,7 @@ async fn a_dispatch_continues_its_supervisors_trace() {
 async fn an_offer_that_outlives_its_post_is_in_the_history() {
     let broker = Arc::new(Broker::proving("received", &["--proof-timeout", "400ms"]));
     let pool = Pool::small("d1");
-    // It acknowledges and never reads: the proof takes its time.
+    // The controller's kernel acknowledges, but the controller never reads, so the proof takes until its timeout.
     let _one = broker.held_poll(&pool, "one").await;
     let mut supervisor = broker.client().await;
     supervisor.send(post("/warm-start", &pool.body("run_1"))).await;
@@ -392,7 +392,7 @@ async fn the_end_waits_for_an_offer_that_outlives_its_post() {
         let rows = file.query_row("SELECT run, outcome, offers FROM dispatches", [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         });
-        // Ended at once, it is not known what came of the offer.
+        // After a second signal, the row does not say what became of the offer.
         let offers = u32::from(!is_at_once);
         assert_eq!(rows.unwrap(), ("run_1".to_owned(), "aborted".to_owned(), offers));
     }

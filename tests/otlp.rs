@@ -1,4 +1,4 @@
-//! Owns the promises about the export of traces: which URLs lead to a collector, and that one which takes none is told of.
+//! Owns the tests of the export of traces: which URLs lead to a collector, and how one that accepts no traces is reported.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -23,16 +23,16 @@ use support::{Broker, PATIENCE, Pool, post};
 use tempfile::NamedTempFile;
 
 const FAILURES: &str = "pilotlight_otlp_failures_total";
-/// What a supervisor's URL may have in it, and nobody else may see.
+/// The credentials in the collector's URL, which no output may show.
 const USER: &str = "user:secret-of-ours@";
 
-/// A request that a collector got.
-struct Got {
+/// A request that a collector received.
+struct Received {
     head: String,
     body: Vec<u8>,
 }
 
-impl Got {
+impl Received {
     fn spans(&self) -> usize {
         let request = ExportTraceServiceRequest::decode(&*self.body).unwrap();
         request
@@ -44,43 +44,43 @@ impl Got {
     }
 }
 
-/// A collector that answers every request with some bytes; with none, it never answers.
+/// A collector that answers every request with the same bytes. With no bytes, it never answers.
 struct Collector {
     address: String,
-    got: Receiver<Got>,
+    received: Receiver<Received>,
 }
 
 impl Collector {
     fn answering(answer: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (told, got) = sync_channel(1000);
+        let (sender, received) = sync_channel(1000);
         let answer = Arc::new(answer);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (told, answer) = (told.clone(), answer.clone());
-                std::thread::spawn(move || serve(stream.unwrap(), &told, &*answer));
+                let (sender, answer) = (sender.clone(), answer.clone());
+                std::thread::spawn(move || serve(stream.unwrap(), &sender, &*answer));
             }
         });
-        Self { address, got }
+        Self { address, received }
     }
 
-    fn next(&self) -> Got {
-        self.got.recv_timeout(PATIENCE).expect("a request")
+    fn next(&self) -> Received {
+        self.received.recv_timeout(PATIENCE).expect("a request")
     }
 }
 
-fn serve(mut stream: TcpStream, told: &SyncSender<Got>, answer: &dyn Fn() -> Vec<u8>) {
+fn serve(mut stream: TcpStream, sender: &SyncSender<Received>, answer: &dyn Fn() -> Vec<u8>) {
     let mut bytes = Vec::new();
-    while let Some(got) = read(&mut stream, &mut bytes) {
-        // Nobody may be interested any more.
-        let _ = told.try_send(got);
+    while let Some(request) = read(&mut stream, &mut bytes) {
+        // The test may have ended.
+        let _ = sender.try_send(request);
         stream.write_all(&answer()).unwrap();
     }
 }
 
-/// The next request, with what was read past the last one; none at the end of the connection.
-fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Got> {
+/// Reads the next request. `bytes` has what was read beyond the previous one. None at the end of the connection.
+fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Received> {
     loop {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
         let whole = end.and_then(|end| {
@@ -93,7 +93,7 @@ fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Got> {
         if let Some((head, end, all)) = whole {
             let body = bytes[end..all].to_vec();
             bytes.drain(..all);
-            return Some(Got { head, body });
+            return Some(Received { head, body });
         }
         let mut buffer = [0; 16 * 1024];
         match stream.read(&mut buffer) {
@@ -114,7 +114,7 @@ fn rejecting() -> Vec<u8> {
     ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec()
 }
 
-/// A broker that exports ten times a second, with its log in a file.
+/// A broker that exports ten times a second and logs to a file.
 fn broker(url: &str, arguments: &[&str]) -> (Broker, NamedTempFile) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
     command
@@ -125,7 +125,7 @@ fn broker(url: &str, arguments: &[&str]) -> (Broker, NamedTempFile) {
     Broker::logging(&mut command)
 }
 
-/// The lines about traces that are written so far.
+/// The log lines about traces so far.
 fn lines(log: &NamedTempFile) -> Vec<Value> {
     let text = fs::read_to_string(log.path()).unwrap();
     assert!(!text.contains("secret-of-ours"), "a password is in the log: {text}");
@@ -155,10 +155,10 @@ async fn a_base_and_a_whole_url_lead_to_the_collector_and_the_end_exports_the_re
         broker.post(&Pool::small("d1").body("run_1")).await;
         broker.signal(Signal::TERM);
         assert!(broker.ended().await.success());
-        let got = collector.next();
-        assert!(got.head.starts_with(&format!("post {path} http/1.1\r\n")), "{url}: {}", got.head);
-        assert!(got.head.contains("authorization: basic "), "{}", got.head);
-        assert_eq!(got.spans(), 1);
+        let request = collector.next();
+        assert!(request.head.starts_with(&format!("post {path} http/1.1\r\n")), "{url}: {}", request.head);
+        assert!(request.head.contains("authorization: basic "), "{}", request.head);
+        assert_eq!(request.spans(), 1);
         assert_eq!(lines(&log), Vec::<Value>::new(), "{url}");
     }
 }
@@ -180,9 +180,9 @@ async fn a_collector_that_accepts_no_traces_is_logged_once_and_counted() {
             broker.post(&Pool::small("d1").body(&format!("run_{number}"))).await;
             broker.wait_for_metric(FAILURES, number).await;
         }
-        let told = lines(&log);
-        assert_eq!(told.len(), 1, "{told:?}");
-        let fields = &told[0]["fields"];
+        let logged = lines(&log);
+        assert_eq!(logged.len(), 1, "{logged:?}");
+        let fields = &logged[0]["fields"];
         assert_eq!(fields["collector"], format!("http://{}/x/v1/traces", collector.address));
         assert!(fields["why"].as_str().unwrap().contains(why), "{fields}");
     }
@@ -197,8 +197,8 @@ async fn a_refused_port_is_logged_and_so_is_the_collectors_return() {
     down.post(&Pool::small("d1").body("run_1")).await;
     down.wait_for_metric(FAILURES, 1).await;
     down.wait_until("a line", async || lines(&log).len() == 1).await;
-    let told = lines(&log);
-    assert!(told[0]["fields"]["why"].as_str().unwrap().contains("refused"), "{told:?}");
+    let logged = lines(&log);
+    assert!(logged[0]["fields"]["why"].as_str().unwrap().contains("refused"), "{logged:?}");
 
     let fails = Arc::new(AtomicBool::new(true));
     let now = fails.clone();
@@ -210,7 +210,7 @@ async fn a_refused_port_is_logged_and_so_is_the_collectors_return() {
     broker.wait_for_metric(FAILURES, 1).await;
     fails.store(false, Ordering::Relaxed);
     broker.post(&Pool::small("d1").body("run_2")).await;
-    broker.wait_until("the return is told", async || lines(&log).len() == 2).await;
+    broker.wait_until("the return is logged", async || lines(&log).len() == 2).await;
     assert_eq!(lines(&log)[1]["level"], "INFO");
     assert_eq!(broker.metric(FAILURES).await, 1);
 }
@@ -219,19 +219,19 @@ async fn a_refused_port_is_logged_and_so_is_the_collectors_return() {
 async fn a_connection_that_the_collector_has_closed_loses_no_spans() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (told, got) = sync_channel(10);
+    let (sender, received) = sync_channel(10);
     std::thread::spawn(move || {
         // One request per connection, which no header announces.
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            told.send(read(&mut stream, &mut Vec::new()).unwrap()).unwrap();
+            sender.send(read(&mut stream, &mut Vec::new()).unwrap()).unwrap();
             stream.write_all(&answer("200 OK", b"")).unwrap();
         }
     });
     let (broker, log) = broker(&format!("http://{address}"), &[]);
     for number in 1..=3 {
         broker.post(&Pool::small("d1").body(&format!("run_{number}"))).await;
-        assert_eq!(got.recv_timeout(PATIENCE).unwrap().spans(), 1);
+        assert_eq!(received.recv_timeout(PATIENCE).unwrap().spans(), 1);
     }
     assert_eq!(broker.metric(FAILURES).await, 0);
     assert_eq!(lines(&log), Vec::<Value>::new());
@@ -268,8 +268,8 @@ async fn a_collector_that_never_answers_delays_neither_runs_nor_the_end() {
     broker.signal(Signal::TERM);
     assert!(broker.ended().await.success());
     assert!(ends.elapsed() < Duration::from_secs(4), "{:?} after {:?}", ends.elapsed(), begun.elapsed());
-    let told = lines(&log);
-    assert!(told.last().unwrap()["fields"]["spans"].as_u64().unwrap() > 0, "{told:?}");
+    let logged = lines(&log);
+    assert!(logged.last().unwrap()["fields"]["spans"].as_u64().unwrap() > 0, "{logged:?}");
 }
 
 #[tokio::test]
@@ -281,7 +281,7 @@ async fn spans_that_do_not_fit_into_the_queue_are_counted() {
     for _ in 0..14_000 {
         supervisor.ask(&request).await;
     }
-    // Those that failed are few: 512 in 5 s.
+    // Failed exports account for few of them: 512 in 5 s.
     broker.wait_until("the surplus is counted", async || broker.metric(FAILURES).await > 5000).await;
 }
 
@@ -289,11 +289,11 @@ async fn spans_that_do_not_fit_into_the_queue_are_counted() {
 fn check_tries_the_collector() {
     let collector = Collector::answering(|| answer("200 OK", b""));
     let Output { status, stdout, .. } = check(&format!("http://{USER}{}", collector.address));
-    let said = String::from_utf8(stdout).unwrap();
-    assert!(status.success() && !said.contains("secret-of-ours"), "{said}");
-    let got = collector.next();
-    assert!(got.head.starts_with("post /v1/traces http/1.1\r\n"), "{}", got.head);
-    assert_eq!(got.spans(), 0);
+    let output = String::from_utf8(stdout).unwrap();
+    assert!(status.success() && !output.contains("secret-of-ours"), "{output}");
+    let request = collector.next();
+    assert!(request.head.starts_with("post /v1/traces http/1.1\r\n"), "{}", request.head);
+    assert_eq!(request.spans(), 0);
 
     let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let missing = Collector::answering(|| answer("404 Not Found", b""));
@@ -303,18 +303,18 @@ fn check_tries_the_collector() {
     {
         let begun = Instant::now();
         let Output { status, stderr, .. } = check(&format!("http://{USER}{address}"));
-        let said = String::from_utf8(stderr).unwrap();
-        assert_eq!(status.code(), Some(1), "{said}");
+        let output = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(1), "{output}");
         assert!(
-            said.contains(why) && said.contains(address.as_str()) && !said.contains("secret-of-ours"),
-            "{said}"
+            output.contains(why) && output.contains(address.as_str()) && !output.contains("secret-of-ours"),
+            "{output}"
         );
         assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     }
     for url in ["https://h:4318", "h:4318", "http://user:secret-of-ours@h:port", ""] {
         let Output { status, stderr, stdout } = check(url);
-        let said = String::from_utf8([stdout, stderr].concat()).unwrap();
-        assert_eq!(status.code(), Some(2), "{url}: {said}");
-        assert!(!said.contains("secret-of-ours"), "{said}");
+        let output = String::from_utf8([stdout, stderr].concat()).unwrap();
+        assert_eq!(status.code(), Some(2), "{url}: {output}");
+        assert!(!output.contains("secret-of-ours"), "{output}");
     }
 }

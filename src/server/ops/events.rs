@@ -1,4 +1,4 @@
-//! Owns `GET /events`: server-sent events, each reader at its own pace, cut off when it falls behind.
+//! Owns `GET /events`: server-sent events. A subscriber that lags behind the log is disconnected.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -17,50 +17,50 @@ use parking_lot::Mutex;
 use crate::http::{HttpState, Problem};
 use crate::journal::{EventBatch, EventKinds, EventReader};
 
-/// Silence is broken after this time, so that both ends and every proxy between know that the other lives.
+/// The interval of comments on a stream without events, so that neither end nor a proxy takes the connection for dead.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Comes to an end when the connection's reader has fallen behind.
-pub(super) type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Resolves once the connection's subscriber lags.
+pub(super) type LagSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A reader's answer, which has no end of its own.
-pub(super) struct Events {
+/// The body of a subscriber's response. It does not end by itself.
+pub(super) struct EventStream {
     reader: Arc<EventReader>,
     next: Pin<Box<dyn Future<Output = Bytes> + Send>>,
 }
 
-/// Begins to follow.
-pub(super) fn follow<B>(
+/// Subscribes to the events that a request selects.
+pub(super) fn subscribe<B>(
     front: &HttpState,
     request: &Request<B>,
-) -> Result<(Response<Events>, Watch), Problem> {
-    let kinds = kinds(request.uri().query().unwrap_or_default())?;
+) -> Result<(Response<EventStream>, LagSignal), Problem> {
+    let kinds = parse_kinds(request.uri().query().unwrap_or_default())?;
     let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     let reader = front.journal.subscribe(last, kinds).ok_or_else(Problem::too_many_readers)?;
-    let watch: Watch = Box::pin(reader.lagged());
+    let lag: LagSignal = Box::pin(reader.lagged());
     let reader = Arc::new(reader);
-    // What comes first says how soon to come back, and that the stream is open.
-    let hello = Box::pin(async { Bytes::from_static(b"retry: 1000\n\n") });
-    Ok((described(Events { reader, next: hello }), watch))
+    // The first bytes show at once that the stream is open, and set the client's delay before it reconnects.
+    let first = Box::pin(async { Bytes::from_static(b"retry: 1000\n\n") });
+    Ok((with_headers(EventStream { reader, next: first }), lag))
 }
 
-/// What is said of the stream to whoever asks for its head only: nobody follows it.
+/// The response to a HEAD request, which does not subscribe.
 pub(super) fn head() -> Response<Full<Bytes>> {
-    described(Full::default())
+    with_headers(Full::default())
 }
 
-fn described<B>(body: B) -> Response<B> {
+fn with_headers<B>(body: B) -> Response<B> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // nginx would gather events until a buffer is full.
+    // Without this header, nginx buffers events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// The kinds that a reader names in `?kinds=`; without it, all of them.
-fn kinds(query: &str) -> Result<EventKinds, Problem> {
+/// The kinds in `?kinds=`; without it, all of them.
+fn parse_kinds(query: &str) -> Result<EventKinds, Problem> {
     let mut kinds = EventKinds::all();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name != "kinds" {
@@ -77,12 +77,12 @@ fn kinds(query: &str) -> Result<EventKinds, Problem> {
     Ok(kinds)
 }
 
-/// Waits for the connection's reader to fall behind, if it ever has one.
-pub(super) async fn falls_behind(watch: &Mutex<Option<Watch>>) {
-    poll_fn(|cx| watch.lock().as_mut().map_or(Poll::Pending, |watch| watch.as_mut().poll(cx))).await;
+/// Waits until the connection's subscriber lags. A connection without a subscriber waits forever.
+pub(super) async fn lagged(lag: &Mutex<Option<LagSignal>>) {
+    poll_fn(|cx| lag.lock().as_mut().map_or(Poll::Pending, |lag| lag.as_mut().poll(cx))).await;
 }
 
-impl Body for Events {
+impl Body for EventStream {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -36,7 +36,7 @@ use crate::http::{HttpResponse, HttpState, Problem};
 use crate::metrics::{Listener, RejectReason, Route};
 use connection_slots::ConnectionSlot;
 pub(super) use connection_slots::ConnectionSlots;
-use events::{Events, Watch};
+use events::{EventStream, LagSignal};
 
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
@@ -56,7 +56,7 @@ pub(super) struct OpsState {
 }
 
 /// A whole answer, or one that goes on as long as there are events.
-type Body = Either<Full<Bytes>, Events>;
+type Body = Either<Full<Bytes>, EventStream>;
 
 /// Serves operators on all of these, for as long as each accepts.
 pub(super) async fn serve(listeners: Vec<(Acceptor, OpsState)>) -> anyhow::Error {
@@ -116,10 +116,10 @@ async fn serve_connection(
 
 /// Answers the requests of one connection.
 async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &OpsState, seat: &ConnectionSlot) {
-    let watch = Mutex::new(None);
+    let lag = Mutex::new(None);
     let service = service_fn(async |request| {
         seat.asked();
-        let response = respond(desk, request, &watch, seat).await;
+        let response = respond(desk, request, &lag, seat).await;
         if matches!(response.body(), Either::Left(_)) {
             seat.answered();
         }
@@ -134,7 +134,7 @@ async fn serve_requests(stream: impl AsyncRead + AsyncWrite + Unpin, desk: &OpsS
                 tracing::debug!(%error, "an ops connection ended");
             }
         }
-        () = events::falls_behind(&watch) => desk.front.metrics.events_cut_off(),
+        () = events::lagged(&lag) => desk.front.metrics.events_cut_off(),
     }
 }
 
@@ -155,7 +155,7 @@ async fn apart(
 async fn respond(
     desk: &OpsState,
     request: Request<Incoming>,
-    watch: &Mutex<Option<Watch>>,
+    lag: &Mutex<Option<LagSignal>>,
     seat: &ConnectionSlot,
 ) -> Response<Body> {
     let front = &desk.front;
@@ -169,9 +169,9 @@ async fn respond(
     let reply = match (method, request.uri().path()) {
         (&Method::GET, "/events") if is_head => return events::head().map(Either::Left),
         (&Method::GET, "/events") if !seat.follow() => Err(Problem::too_many_readers()),
-        (&Method::GET, "/events") => match events::follow(front, &request) {
-            Ok((response, new)) => {
-                *watch.lock() = Some(new);
+        (&Method::GET, "/events") => match events::subscribe(front, &request) {
+            Ok((response, signal)) => {
+                *lag.lock() = Some(signal);
                 return response.map(Either::Right);
             }
             Err(problem) => Err(problem),

@@ -1,4 +1,4 @@
-//! Owns the questions about the past: who got a run and when, and which runs went how.
+//! Owns `GET /runs` and `GET /runs/{run}`: queries to the history of dispatches.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,19 +13,19 @@ use crate::logging::Throttle;
 use crate::metrics::Label;
 use crate::model::DispatchKind;
 
-const USUAL: usize = 100;
-const MOST: usize = 1000;
-/// So many questions are answered at once, as each may keep a processor busy for seconds; the others wait.
-static QUESTIONS: Semaphore = Semaphore::const_new(4);
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+/// Queries that run at once; the others wait, because each may occupy a core for seconds.
+static QUERIES: Semaphore = Semaphore::const_new(4);
 
-/// `GET /runs/{run}` and `GET /runs?…`.
+/// Answers a query with the matching rows, the latest first.
 pub(super) async fn find(front: &Arc<HttpState>, path: &str, query: &str) -> Result<HttpResponse, Problem> {
-    let query = read(path, query)?;
+    let query = parse_query(path, query)?;
     let run = query.run.clone();
     let journal = front.journal.clone();
-    // Never closed.
-    let Ok(_reading) = QUESTIONS.acquire().await else { return Err(Problem::history_unreadable()) };
-    // A disk may be slow, and the ops runtime has other things to do.
+    // The semaphore is never closed.
+    let Ok(_permit) = QUERIES.acquire().await else { return Err(Problem::history_unreadable()) };
+    // On a thread of its own: a disk may be slow, and the ops runtime has other requests to answer.
     let rows = match tokio::task::spawn_blocking(move || journal.find(&query)).await {
         Ok(Ok(rows)) => rows,
         Ok(Err(error)) if error.is::<QueryTimedOut>() => return Err(Problem::history_too_slow()),
@@ -48,27 +48,27 @@ pub(super) async fn find(front: &Arc<HttpState>, path: &str, query: &str) -> Res
     Ok(json(&serde_json::json!({ "runs": rows })))
 }
 
-fn read(path: &str, query: &str) -> Result<HistoryQuery, Problem> {
-    let mut read = HistoryQuery { limit: USUAL, ..HistoryQuery::default() };
+fn parse_query(path: &str, query: &str) -> Result<HistoryQuery, Problem> {
+    let mut parsed = HistoryQuery { limit: DEFAULT_LIMIT, ..HistoryQuery::default() };
     if let Some(run) = path.strip_prefix("/runs/").filter(|run| !run.is_empty()) {
         let run = percent_decode_str(run).decode_utf8();
         let run = run.map_err(|_| Problem::bad_parameter("The run", "is not percent-encoded UTF-8"))?;
-        read.run = Some(run.into_owned());
+        parsed.run = Some(run.into_owned());
     }
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
             _ if value.is_empty() => {}
-            "deployment" => read.deployment = Some(value.into_owned()),
+            "deployment" => parsed.deployment = Some(value.into_owned()),
             "outcome" => {
                 if !DispatchKind::all().iter().any(|kind| kind.text() == value) {
-                    return Err(Problem::bad_parameter("outcome", "is none of hit, miss, aborted"));
+                    return Err(Problem::bad_parameter("outcome", "is not one of hit, miss, aborted"));
                 }
-                read.outcome = Some(value.into_owned());
+                parsed.outcome = Some(value.into_owned());
             }
-            "since" => read.since = Some(since(&value)?),
+            "since" => parsed.since = Some(parse_since(&value)?),
             "limit" => {
                 let bad = || Problem::bad_parameter("limit", "is not a whole number");
-                read.limit = value.parse::<usize>().map_err(|_| bad())?.clamp(1, MOST);
+                parsed.limit = value.parse::<usize>().map_err(|_| bad())?.clamp(1, MAX_LIMIT);
             }
             _ => {
                 let why = "has an unknown name; known: deployment, outcome, since, limit";
@@ -76,13 +76,13 @@ fn read(path: &str, query: &str) -> Result<HistoryQuery, Problem> {
             }
         }
     }
-    Ok(read)
+    Ok(parsed)
 }
 
-/// A time as RFC 3339, as milliseconds since 1970, or so long ago, as `15m`.
-fn since(text: &str) -> Result<u64, Problem> {
+/// Parses a time: in RFC 3339, in milliseconds since 1970, or as the duration since then (`15m`).
+fn parse_since(text: &str) -> Result<u64, Problem> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    // A time that the history's file cannot count to is none.
+    // Times that do not fit into the history's file are refused.
     if let Some(at) = text.parse().ok().filter(|&at| i64::try_from(at).is_ok()) {
         return Ok(at);
     }
@@ -91,6 +91,6 @@ fn since(text: &str) -> Result<u64, Problem> {
         return Ok(millis(now.saturating_sub(ago)));
     }
     let at = humantime::parse_rfc3339_weak(text).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let why = "is neither so long ago, as 15m, nor a time, as 2026-01-31T12:00:00Z";
+    let why = "is neither a duration such as 15m nor a time such as 2026-01-31T12:00:00Z";
     at.map(millis).ok_or_else(|| Problem::bad_parameter("since", why))
 }
