@@ -7,8 +7,7 @@ use bitflags::bitflags;
 
 use super::trace_parent::TraceParent;
 use crate::broker::{Filter, KeyRef};
-use crate::model::PollEnd;
-use crate::model::{DispatchOutcome, Proof, Verdict};
+use crate::model::{DispatchOutcome, PollEnd, Proof, Verdict};
 
 /// A message to the journal's thread.
 #[derive(Debug)]

@@ -5,8 +5,7 @@ use std::time::Instant;
 use super::event_log::epoch;
 use super::ring::CAPACITY;
 use super::*;
-use crate::model::PollEnd;
-use crate::model::{DispatchOutcome, Verdict};
+use crate::model::{DispatchOutcome, PollEnd, Verdict};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
