@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::process::Crew;
+use super::context::Crew;
 use super::word::{Deed, Order, What};
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::{poll_request_from, run_and_pool};

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::process::Options;
+use super::options::Options;
 use super::word::{Heard, Order};
 
 /// Everything that fleets have said and nobody has judged.

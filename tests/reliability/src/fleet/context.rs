@@ -1,0 +1,36 @@
+//! Owns what all controllers of one fleet share: its options, its random numbers, and its reports to the parent.
+
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use pilotlight_bench::stdout::print;
+
+use super::options::Options;
+use super::word::{CONTROLLERS, Heard, What, now};
+
+/// What all controllers of the process share.
+pub(super) struct Crew {
+    pub(super) options: Options,
+    pub(super) rng: RefCell<fastrand::Rng>,
+}
+
+impl Crew {
+    /// Addresses of one process: each has its own ports, and all are one machine to the broker's eyes by their name.
+    pub(super) fn source(&self) -> Ipv4Addr {
+        let [.., high, low] = self.options.serial.to_be_bytes();
+        Ipv4Addr::new(127, 64 | (high & 15), low, self.rng.borrow_mut().u8(1..=8))
+    }
+
+    pub(super) fn say(controller: u64, what: What) {
+        print(&Heard { controller, at: now(), what }.line());
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.options.serial * CONTROLLERS
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.options.timeout)
+    }
+}

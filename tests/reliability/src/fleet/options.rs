@@ -1,0 +1,29 @@
+//! Owns the options that a fleet's process is started with.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+/// What a fleet is like.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    pub(crate) address: SocketAddr,
+    /// Which process this is: part of its controllers' names and its address
+    #[arg(long)]
+    pub(crate) serial: u64,
+    #[arg(long)]
+    pub(crate) count: usize,
+    #[arg(long)]
+    pub(crate) pools: usize,
+    /// Milliseconds after which a controller ends a poll, as /connect told it
+    #[arg(long)]
+    pub(crate) timeout: u64,
+    /// The share of polls that are aborted
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) aborts: f64,
+    /// The share of polls whose controller falls silent for ever, and is replaced
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) silent: f64,
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
