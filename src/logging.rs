@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The most lines that are buffered while the reader of stderr does not read.
 const MAX_BUFFERED_LINES: usize = 4096;
@@ -30,16 +32,29 @@ pub fn init(as_json: bool, default: &str) -> WorkerGuard {
     let _ = DROPPED_LINES.set(writer.error_counter());
     // RUST_LOG is added to the default, so that a typing error in it does not silence the broker.
     #[expect(clippy::disallowed_methods, reason = "every program with this log reads this variable")]
-    let from_environment = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    let filter = EnvFilter::builder().parse_lossy(format!("{default},{from_environment}"));
+    let from_environment = std::env::var("RUST_LOG").unwrap_or_default();
+    let levels = parse_levels(&format!("{default},{from_environment}"));
     let on_terminal = std::io::stderr().is_terminal();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(on_terminal);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(on_terminal);
     if as_json {
-        logs.json().init();
+        tracing_subscriber::registry().with(lines.json()).with(levels).init();
     } else {
-        logs.init();
+        tracing_subscriber::registry().with(lines).with(levels).init();
     }
     guard
+}
+
+/// Reads directives such as `info,hyper=debug`; one that is malformed is reported on stderr and left out.
+fn parse_levels(text: &str) -> Targets {
+    let mut wellformed = Vec::new();
+    for directive in text.split(',').filter(|directive| !directive.is_empty()) {
+        match directive.parse::<Targets>() {
+            Ok(_) => wellformed.push(directive),
+            #[expect(clippy::print_stderr, reason = "the log has not started yet")]
+            Err(error) => eprintln!("ignoring `{directive}`: {error}"),
+        }
+    }
+    wellformed.join(",").parse().unwrap_or_default()
 }
 
 /// How many lines were dropped because stderr did not take them.
@@ -66,7 +81,19 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
+
+    #[test]
+    fn a_malformed_directive_leaves_the_others_in_force() {
+        let levels = parse_levels("info,hyper=loud,pilotlight::journal=debug,,hyper=warn");
+        assert!(levels.would_enable("pilotlight", &Level::INFO));
+        assert!(levels.would_enable("pilotlight::journal", &Level::DEBUG));
+        assert!(!levels.would_enable("pilotlight::http", &Level::DEBUG));
+        assert!(!levels.would_enable("hyper::proto", &Level::INFO));
+        assert!(!parse_levels("info,error").would_enable("pilotlight", &Level::WARN));
+    }
 
     #[test]
     fn a_throttle_opens_once_a_second() {
