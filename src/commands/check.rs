@@ -7,7 +7,7 @@ use clap::Command;
 
 use super::capacity;
 use crate::collector::Collector;
-use crate::config::{ParsedSettings, SettingSource, Settings, innermost_matches, misspelt_variables, values};
+use crate::config::{ParsedSettings, SettingSource, Settings, misspelt_variables, values};
 use crate::server::{Preflight, preflight, raise_open_files};
 
 pub(super) fn check(
@@ -17,7 +17,7 @@ pub(super) fn check(
 ) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     // Writing into a String cannot fail.
-    for (flag, value) in values(command, innermost_matches(&parsed.matches)) {
+    for (flag, value) in values(command, parsed) {
         let source = match parsed.source(flag) {
             SettingSource::Default => "default",
             SettingSource::File => "file",
@@ -43,7 +43,7 @@ pub(super) fn check(
                 }
             }
             text.push_str("\ntoken, certificate and history files: OK\n");
-            text.push_str(&verdict(&taken));
+            text.push_str(&address_report(&taken));
             let warnings = misspelt_variables(command);
             if !warnings.is_empty() {
                 let _ = writeln!(text, "\nwarnings:\n  {}", warnings.join("\n  "));
@@ -58,7 +58,7 @@ pub(super) fn check(
 }
 
 /// Addresses in use are fine during a check before a restart or a reload: the running broker has them.
-fn verdict(in_use: &[String]) -> String {
+fn address_report(in_use: &[String]) -> String {
     if in_use.is_empty() {
         return "addresses: free\n\nOK: the broker can start with these settings.\n".to_owned();
     }

@@ -27,11 +27,11 @@ struct Cli {
     #[command(flatten)]
     settings: Settings,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run the broker (the default)
     Serve,
     /// Run a broker, simulated controllers and a supervisor in one process, and print a summary
@@ -80,22 +80,22 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 
 fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(&parsed.matches)?;
-    let settings = Settings::from_arg_matches(config::innermost_matches(&parsed.matches))?;
+    let settings = parsed.settings()?;
     match cli.command {
-        Some(Command::Config { listing: Listing::Default }) => {
+        Some(CliCommand::Config { listing: Listing::Default }) => {
             Ok(print(&config::default_toml(&Cli::command())))
         }
-        Some(Command::Config { listing: Listing::Env }) => {
+        Some(CliCommand::Config { listing: Listing::Env }) => {
             Ok(print(&config::environment_file(&Cli::command())))
         }
-        Some(Command::Man) => man::manual_page(&mut Cli::command()).map(|page| print(&page)),
-        Some(Command::Completions { shell }) => Ok(print(&man::completions(&mut Cli::command(), shell))),
-        Some(Command::Check) => check::check(&Cli::command(), &settings, &parsed),
-        Some(Command::Demo(options)) => {
+        Some(CliCommand::Man) => man::manual_page(&mut Cli::command()).map(|page| print(&page)),
+        Some(CliCommand::Completions { shell }) => Ok(print(&man::completions(&mut Cli::command(), shell))),
+        Some(CliCommand::Check) => check::check(&Cli::command(), &settings, &parsed),
+        Some(CliCommand::Demo(options)) => {
             let _guard = start_logging(&settings, "warn");
             demo::demo(&settings, &options)
         }
-        Some(Command::Serve) | None => {
+        Some(CliCommand::Serve) | None => {
             let inherited = InheritedSockets::take()?;
             let _guard = start_logging(&settings, "info");
             serve::serve(
@@ -105,7 +105,7 @@ fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Resul
                     command: Cli::command(),
                     arguments,
                     parsed,
-                    adopted: InheritedAddresses::default(),
+                    inherited_addresses: InheritedAddresses::default(),
                 },
             )
         }

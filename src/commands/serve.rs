@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Command, FromArgMatches};
+use clap::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::broker::Limits;
-use crate::config::{self, Endpoint, Listeners, ParsedSettings, Settings, innermost_matches};
+use crate::config::{self, Endpoint, Listeners, ParsedSettings, Settings};
 use crate::server::{InheritedAddresses, InheritedSockets, Server, Signal, raise_open_files};
 
 pub(super) fn serve(
@@ -16,8 +16,8 @@ pub(super) fn serve(
     inherited: InheritedSockets,
     mut invocation: Invocation,
 ) -> anyhow::Result<ExitCode> {
-    invocation.adopted = inherited.addresses()?;
-    invocation.adopted.apply_to(&mut settings);
+    invocation.inherited_addresses = inherited.addresses()?;
+    invocation.inherited_addresses.apply_to(&mut settings);
     let listeners = settings.validate()?;
     for warning in config::misspelt_variables(&invocation.command) {
         tracing::warn!("{warning}");
@@ -69,15 +69,15 @@ pub(super) struct Invocation {
     pub(super) command: Command,
     pub(super) arguments: Vec<OsString>,
     pub(super) parsed: ParsedSettings,
-    pub(super) adopted: InheritedAddresses,
+    pub(super) inherited_addresses: InheritedAddresses,
 }
 
 impl Invocation {
     /// Reads the settings again, and warns of changes that only a restart can apply.
     fn read_settings(&mut self) -> anyhow::Result<Settings> {
         let parsed = config::parse(&self.command, self.arguments.clone())?;
-        let mut settings = Settings::from_arg_matches(innermost_matches(&parsed.matches))?;
-        self.adopted.apply_to(&mut settings);
+        let mut settings = parsed.settings()?;
+        self.inherited_addresses.apply_to(&mut settings);
         settings.validate()?;
         for flag in config::changes_needing_restart(&self.command, &self.parsed, &parsed) {
             tracing::warn!("--{flag} has changed; the change takes effect after a restart");

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::builder::Resettable;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
 use super::error::ConfigError;
+use super::settings::Settings;
 use super::{environment, file};
 
 /// Parsed arguments, and the source of each.
@@ -33,6 +34,11 @@ pub enum SettingSource {
 }
 
 impl ParsedSettings {
+    /// The values of all settings.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        Ok(Settings::from_arg_matches(self.innermost())?)
+    }
+
     /// Where the value of the setting with this flag came from.
     pub fn source(&self, flag: &str) -> SettingSource {
         if self.from_file.iter().any(|key| key == flag) {
@@ -41,10 +47,15 @@ impl ParsedSettings {
         if self.from_environment.iter().any(|key| key == flag) {
             return SettingSource::Environment;
         }
-        if is_on_command_line(innermost_matches(&self.matches), flag) {
+        if is_on_command_line(self.innermost(), flag) {
             return SettingSource::Flag;
         }
         SettingSource::Default
+    }
+
+    /// The matches of the innermost subcommand, where clap puts global arguments.
+    pub(super) fn innermost(&self) -> &ArgMatches {
+        innermost(&self.matches)
     }
 }
 
@@ -52,7 +63,7 @@ impl ParsedSettings {
 pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<ParsedSettings, ConfigError> {
     let parser = command.clone().mut_args(without_variable);
     let matches = parser.clone().try_get_matches_from(&arguments)?;
-    let on_command_line = innermost_matches(&matches);
+    let on_command_line = innermost(&matches);
 
     let mut variables = Vec::new();
     for arg in file::setting_args(command) {
@@ -88,9 +99,8 @@ pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<ParsedSettin
     })
 }
 
-/// The matches of the innermost subcommand, where clap puts global arguments.
-pub fn innermost_matches(matches: &ArgMatches) -> &ArgMatches {
-    matches.subcommand().map_or(matches, |(_, inner)| innermost_matches(inner))
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
 }
 
 fn is_on_command_line(matches: &ArgMatches, flag: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use clap::Command;
 
-use super::parse::{ParsedSettings, innermost_matches};
+use super::parse::ParsedSettings;
 use super::render::values;
 
 const RELOADABLE: &[&str] = &[
@@ -39,9 +39,8 @@ pub fn changes_needing_restart(
     before: &ParsedSettings,
     after: &ParsedSettings,
 ) -> Vec<String> {
-    let before = values(command, innermost_matches(&before.matches));
-    let after = values(command, innermost_matches(&after.matches));
-    let changed = before.zip(after).filter(|(before, after)| before != after);
+    let all = values(command, before).zip(values(command, after));
+    let changed = all.filter(|(before, after)| before != after);
     let flags = changed.map(|((flag, _), _)| flag).filter(|flag| !RELOADABLE.contains(flag));
     flags.map(str::to_owned).collect()
 }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, Command};
 
 use super::file::{is_switch, setting_args};
+use super::parse::ParsedSettings;
 
 /// The default TOML file: every key, commented out, below its description.
 pub fn default_toml(command: &Command) -> String {
@@ -40,7 +41,11 @@ pub fn environment_file(command: &Command) -> String {
 }
 
 /// The flag of every setting with the value that was parsed.
-pub fn values<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Iterator<Item = (&'a str, String)> {
+pub fn values<'a>(
+    command: &'a Command,
+    parsed: &'a ParsedSettings,
+) -> impl Iterator<Item = (&'a str, String)> {
+    let matches = parsed.innermost();
     setting_args(command).map(|arg| {
         let id = arg.get_id().as_str();
         let raw = matches.try_get_raw(id).ok().flatten();

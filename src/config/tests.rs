@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, Command, CommandFactory, Parser};
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn parse_with(file: Option<&str>, arguments: &[&str]) -> Result<(Settings, Parse
     }
     all.extend(arguments.iter().map(OsString::from));
     let parsed = parse(&Cli::command(), all)?;
-    let settings = Settings::from_arg_matches(&parsed.matches).unwrap();
+    let settings = parsed.settings().unwrap();
     settings.validate()?;
     Ok((settings, parsed))
 }
@@ -109,8 +109,7 @@ fn a_public_address_without_authentication_is_refused_unless_told() {
 
 fn listening(setting: &str) -> Result<Listeners, String> {
     let parsed = parse(&Cli::command(), vec!["pilotlight".into(), format!("--listen={setting}").into()]);
-    let mut settings =
-        Settings::from_arg_matches(&parsed.map_err(|error| error.to_string())?.matches).unwrap();
+    let mut settings = parsed.map_err(|error| error.to_string())?.settings().unwrap();
     settings.access.insecure_no_auth = true;
     settings.validate().map_err(|error| error.to_string())
 }

@@ -6,10 +6,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{Args, Command, FromArgMatches};
+use clap::{Args, Command};
 use libfuzzer_sys::fuzz_target;
 use pilotlight::auth::{Authorizer, Plan};
-use pilotlight::config::{self, ConfigError, ListenAddress, ListenerSettings, Listeners, Settings, innermost_matches};
+use pilotlight::config::{self, ConfigError, ListenAddress, ListenerSettings, Listeners, Settings};
 
 /// What stands in the file of secrets that the settings may name; it is too short to be taken.
 const SECRET: &str = "hunter2-hunter2";
@@ -61,7 +61,7 @@ fuzz_target!(|input: &[u8]| {
 fn read() -> Result<Option<(Settings, Listeners)>, ConfigError> {
     let arguments = ["pilotlight".into(), "--config".into(), OsString::from(&BENCH.file)];
     let parsed = config::parse(&BENCH.command, arguments.to_vec())?;
-    let settings = Settings::from_arg_matches(innermost_matches(&parsed.matches))?;
+    let settings = parsed.settings()?;
     let ListenerSettings { listen, dispatch_listen, ops_listen, .. } = &settings.listeners;
     let asks_others = |address: &ListenAddress| matches!(address, ListenAddress::Named(..));
     if [listen, dispatch_listen, ops_listen].into_iter().flatten().any(asks_others) {
