@@ -30,7 +30,7 @@ fn world() -> (Arc<Exchange<()>>, ParkedGuard<()>) {
     let number = Number::new(1.0).unwrap();
     let ticket = ParkRequest {
         key: Key { deployment: "d".into(), version: "1".into(), cpu: number, memory: number },
-        accepts: AcceptedPayload::Anything,
+        accepts: AcceptedPayload::Any,
         controller: "".into(),
         origin: [127, 0, 0, 1].into(),
         host: MACHINE,

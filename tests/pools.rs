@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pilotlight::broker::{
     AcceptedPayload, Broker, Claim, ClaimRequest, Filter, HostId, Key, Limits, MonotonicTime, Number,
-    ParkRequest, RemovedWaiter, SelectionPolicy, WaiterId, Watermark,
+    ParkRequest, PayloadKind, RemovedWaiter, SelectionPolicy, WaiterId, Watermark,
 };
 
 const ROOMY: Limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
@@ -49,9 +49,9 @@ impl Stage {
         let ticket = ParkRequest {
             key: key(words[1]),
             accepts: if words.contains(&"anything") {
-                AcceptedPayload::Anything
+                AcceptedPayload::Any
             } else {
-                AcceptedPayload::Message
+                AcceptedPayload::TriggerMessage
             },
             controller: option("as").unwrap_or_default().into(),
             origin: option("from").unwrap_or("10.0.0.1").parse().unwrap(),
@@ -71,7 +71,9 @@ impl Stage {
 
     fn offer(&mut self, words: &[&str]) -> String {
         let key = key(words[0]);
-        let ask = ClaimRequest { key: key.as_ref(), is_message: !words.contains(&"opaque") };
+        let payload_kind =
+            if words.contains(&"opaque") { PayloadKind::Opaque } else { PayloadKind::TriggerMessage };
+        let ask = ClaimRequest { key: key.as_ref(), payload_kind };
         let now = self.now();
         // One step at a time: how many are taken at once changes nothing.
         let offer = std::iter::repeat_with(|| self.broker.claim(&ask, now, 1).ok()).flatten().next().unwrap();

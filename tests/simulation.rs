@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use pilotlight::broker::{
     AcceptedPayload, Broker, BudgetSpent, Claim, ClaimRequest, Filter, HostId, Key, LimitReached, Limits,
-    MonotonicTime, Number, ParkRequest, SelectionPolicy, Suspicion, WaiterId, Watermark,
+    MonotonicTime, Number, ParkRequest, PayloadKind, SelectionPolicy, Suspicion, WaiterId, Watermark,
 };
 use pilotlight::model::MissReason;
 
@@ -119,6 +119,10 @@ struct Waiter {
     aside: bool,
 }
 
+fn accepts(waiter: &Waiter, kind: PayloadKind) -> bool {
+    kind == PayloadKind::TriggerMessage || waiter.accepts == AcceptedPayload::Any
+}
+
 /// The core as one would write it without a thought for speed.
 struct Model {
     limits: Limits,
@@ -162,9 +166,8 @@ impl Model {
 
     /// Who may be matched: the first of the trusted by age, or one that was set aside and is trusted again, or any suspect
     /// if no trusted one is left. Suspects that come before are set aside.
-    fn candidates(&mut self, key: &Key, is_message: bool, now: MonotonicTime) -> Vec<u64> {
-        let fits =
-            |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == AcceptedPayload::Anything);
+    fn candidates(&mut self, key: &Key, kind: PayloadKind, now: MonotonicTime) -> Vec<u64> {
+        let fits = |w: &&Waiter| w.key == *key && !w.late && accepts(w, kind);
         let ready = |w: &&Waiter| w.offer_until > now;
         let (suspect, trusted): (Vec<_>, Vec<_>) =
             self.waiters.iter().filter(fits).filter(ready).partition(|w| self.is_suspect(w, now));
@@ -186,11 +189,15 @@ impl Model {
         self.waiters.iter().any(|w| w.name == name)
     }
 
-    fn miss(&self, key: &Key, is_message: bool, now: MonotonicTime) -> MissReason {
+    fn miss(&self, key: &Key, kind: PayloadKind, now: MonotonicTime) -> MissReason {
         let pool = self.waiters.iter().filter(|w| w.key == *key);
-        let stock = pool.clone().any(|w| !w.late && w.accepts == AcceptedPayload::Message);
+        let stock = pool.clone().any(|w| !w.late && w.accepts == AcceptedPayload::TriggerMessage);
         if pool.count() > 0 {
-            return if !is_message && stock { MissReason::NotAMessage } else { MissReason::AllTaken };
+            return if kind == PayloadKind::Opaque && stock {
+                MissReason::NotAMessage
+            } else {
+                MissReason::AllTaken
+            };
         }
         if self.emptied.iter().any(|(other, when)| other == key && now.since(*when) < MOMENTS_AGO) {
             return MissReason::AllTaken;
@@ -331,7 +338,7 @@ impl Walk {
     fn park(&mut self) {
         let key = self.key();
         let controller = self.rng.u64(..8);
-        let accepts = if self.rng.bool() { AcceptedPayload::Message } else { AcceptedPayload::Anything };
+        let accepts = if self.rng.bool() { AcceptedPayload::TriggerMessage } else { AcceptedPayload::Any };
         let offer_until = self.now.plus(Duration::from_millis(self.rng.u64(..60_000)));
         let deadline = offer_until.plus(Duration::from_millis(self.rng.u64(..100_000)));
         // A herd's deadlines come together.
@@ -384,14 +391,14 @@ impl Walk {
     }
 
     /// One look of a run.
-    fn look(&mut self, key: &Key, is_message: bool) -> Result<Waiter, MissReason> {
+    fn look(&mut self, key: &Key, kind: PayloadKind) -> Result<Waiter, MissReason> {
         let (offer, candidates, now) = loop {
             let now = self.now;
             self.broker.forget_old_suspects(now);
             let is_over = self.model.draining;
-            let candidates = if is_over { Vec::new() } else { self.model.candidates(key, is_message, now) };
+            let candidates = if is_over { Vec::new() } else { self.model.candidates(key, kind, now) };
             let most = self.rng.usize(1..4);
-            match self.broker.claim(&ClaimRequest { key: key.as_ref(), is_message }, now, most) {
+            match self.broker.claim(&ClaimRequest { key: key.as_ref(), payload_kind: kind }, now, most) {
                 Ok(offer) => break (offer, candidates, now),
                 Err(BudgetSpent) => self.meanwhile(),
             }
@@ -412,7 +419,7 @@ impl Walk {
             }
             Claim::Miss(miss) => {
                 assert!(candidates.is_empty(), "I11: {miss:?} though {candidates:?} wait");
-                self.check_miss(key, is_message, miss);
+                self.check_miss(key, kind, miss);
                 Err(miss)
             }
         }
@@ -434,13 +441,14 @@ impl Walk {
     /// A POST from its last byte to its answer: offers, and again while that is safe, as `http::dispatch` does it.
     fn post(&mut self) {
         let key = self.key();
-        let (is_message, redeliver) = (self.rng.u32(..4) > 0, self.rng.u32(..4) > 0);
+        let kind = if self.rng.u32(..4) > 0 { PayloadKind::TriggerMessage } else { PayloadKind::Opaque };
+        let redeliver = self.rng.u32(..4) > 0;
         let until = self.now.plus(BUDGET);
         self.books.posts += 1;
         let (mut touched, mut proved, mut failed) = (Vec::new(), 0, Vec::new());
         while touched.len() <= REDELIVERIES && self.now.plus(RESERVE) <= until {
-            let others = self.trusted(&key, is_message);
-            let Ok(waiter) = self.look(&key, is_message) else { break };
+            let others = self.trusted(&key, kind);
+            let Ok(waiter) = self.look(&key, kind) else { break };
             let again = failed.contains(&waiter.machine);
             assert!(
                 !again || others == 0,
@@ -473,9 +481,8 @@ impl Walk {
     }
 
     /// How many trusted waiters fit a run.
-    fn trusted(&self, key: &Key, is_message: bool) -> usize {
-        let fits =
-            |w: &&Waiter| w.key == *key && !w.late && (is_message || w.accepts == AcceptedPayload::Anything);
+    fn trusted(&self, key: &Key, kind: PayloadKind) -> usize {
+        let fits = |w: &&Waiter| w.key == *key && !w.late && accepts(w, kind);
         let ready = |w: &&Waiter| w.offer_until > self.now && !self.model.is_suspect(w, self.now);
         self.model.waiters.iter().filter(fits).filter(ready).count()
     }
@@ -495,20 +502,22 @@ impl Walk {
         verdict
     }
 
-    fn check_miss(&mut self, key: &Key, is_message: bool, miss: MissReason) {
+    fn check_miss(&mut self, key: &Key, kind: PayloadKind, miss: MissReason) {
         if self.model.draining {
             return assert_eq!(miss, MissReason::Draining);
         }
         // The offer looked at everyone that fits, and found all of them too near their end.
         let now = self.now;
         for w in self.model.waiters.iter_mut().filter(|w| w.key == *key) {
-            let fits = is_message || w.accepts == AcceptedPayload::Anything;
-            w.late |= fits && w.offer_until <= now;
+            w.late |= accepts(w, kind) && w.offer_until <= now;
         }
-        let expected = self.model.miss(key, is_message, now);
+        let expected = self.model.miss(key, kind, now);
         // A stock waiter past its guard counts until an offer finds it so.
-        let stock =
-            self.model.waiters.iter().filter(|w| w.key == *key && w.accepts == AcceptedPayload::Message);
+        let stock = self
+            .model
+            .waiters
+            .iter()
+            .filter(|w| w.key == *key && w.accepts == AcceptedPayload::TriggerMessage);
         let only_late = stock.clone().all(|w| w.offer_until <= now) && stock.count() > 0;
         if expected == MissReason::NotAMessage && only_late && miss == MissReason::AllTaken {
             return;
@@ -629,7 +638,7 @@ impl Walk {
             let (deployment, cpu) = (key.deployment.to_string(), key.cpu);
             let some = Filter { deployment: Some(deployment), cpu: Some(cpu), ..Filter::default() };
             let filter = if self.model.draining { Filter::default() } else { some };
-            let selected = self.model.waiters.iter().filter(|w| filter.selects(&w.key));
+            let selected = self.model.waiters.iter().filter(|w| filter.matches(&w.key));
             let chosen = selected.map(|w| w.name).collect();
             Sweep { filter, before: self.broker.watermark(), from: 0, chosen, end }
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pilotlight::broker::{
     AcceptedPayload, Broker, Claim, ClaimRequest, Filter, HostId, Key, Limits, MonotonicTime, Number,
-    ParkRequest, SelectionPolicy, WaiterId,
+    ParkRequest, PayloadKind, SelectionPolicy, WaiterId,
 };
 use pilotlight::exchange::{POOLS_PER_LOCK, SCANNED_PER_LOCK, TAKEN_PER_LOCK};
 use pilotlight_bench::stdout::print;
@@ -123,7 +123,7 @@ impl Round {
         let number = self.parked % 200;
         let ticket = ParkRequest {
             key: self.keys[fastrand::usize(..self.keys.len())].clone(),
-            accepts: if fastrand::bool() { AcceptedPayload::Message } else { AcceptedPayload::Anything },
+            accepts: if fastrand::bool() { AcceptedPayload::TriggerMessage } else { AcceptedPayload::Any },
             controller: format!("controller_{}", self.parked).into(),
             origin: IpAddr::V4(Ipv4Addr::from(number)),
             host: Self::machine(number),
@@ -144,7 +144,7 @@ impl Round {
     /// One POST's look; `what` is what its holds are for.
     fn offer(&mut self, what: &'static str) -> bool {
         let key = self.keys[fastrand::usize(..self.keys.len())].clone();
-        let ask = ClaimRequest { key: key.as_ref(), is_message: true };
+        let ask = ClaimRequest { key: key.as_ref(), payload_kind: PayloadKind::TriggerMessage };
         loop {
             if let Ok(offer) = self.hold(what, |broker, now| broker.claim(&ask, now, TAKEN_PER_LOCK)) {
                 return matches!(offer, Claim::Matched(_));

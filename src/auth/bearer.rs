@@ -16,7 +16,7 @@ pub(super) enum Credential<'a> {
 
 impl<'a> Credential<'a> {
     /// None if it is neither.
-    pub(super) fn read(header: &'a [u8]) -> Option<Self> {
+    pub(super) fn parse(header: &'a [u8]) -> Option<Self> {
         let (scheme, rest) = std::str::from_utf8(header).ok()?.split_once(' ')?;
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") {

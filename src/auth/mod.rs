@@ -16,7 +16,7 @@ use crate::address;
 use crate::metrics::AuthFailure;
 use bearer::{Credential, TokenSet};
 pub use token::{Deployment, MAX_TOKEN_BYTES, TokenError};
-use token::{JwtVerifier, looks_like_a_token};
+use token::{JwtVerifier, is_jwt_like};
 
 /// What an [`Access`] is built from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,9 +49,10 @@ impl Authorizer {
     /// Reads every file of the plan. The error names the file and what is wrong with it, and nothing that stands in it.
     pub fn open(plan: &AuthConfig) -> anyhow::Result<Self> {
         let bearers = |flag: &str, path: &Option<PathBuf>| {
-            path.as_deref().map(|path| lines(flag, path, true).map(TokenSet::new)).transpose()
+            path.as_deref().map(|path| read_secrets(flag, path, true).map(TokenSet::new)).transpose()
         };
-        let secrets = plan.token_secret_file.as_deref().map(|path| lines("--token-secret-file", path, false));
+        let secrets =
+            plan.token_secret_file.as_deref().map(|path| read_secrets("--token-secret-file", path, false));
         Ok(Self {
             allow_poll: plan.allow_poll.clone(),
             allow_dispatch: plan.allow_dispatch.clone(),
@@ -72,7 +73,7 @@ impl Authorizer {
     }
 
     /// Whether only some addresses may dispatch.
-    pub fn lists_dispatchers(&self) -> bool {
+    pub fn restricts_dispatch_addresses(&self) -> bool {
         !self.allow_dispatch.is_empty()
     }
 
@@ -97,19 +98,19 @@ impl Authorizer {
         deployment: &str,
         version: &str,
     ) -> Result<(), TokenError> {
-        match authorization.map(Credential::read) {
+        match authorization.map(Credential::parse) {
             Some(Some(Credential::Bearer(token))) if self.is_supervisor_token(token) => {
                 Err(TokenError::WrongRole)
             }
             Some(Some(Credential::Bearer(token))) => self.tokens.authorizes(token, deployment, version),
-            Some(Some(Credential::Basic(_)) | None) => self.tokens.fall_back(TokenError::NotAToken),
-            None => self.tokens.fall_back(TokenError::Missing),
+            Some(Some(Credential::Basic(_)) | None) => self.tokens.without_token(TokenError::NotAJwt),
+            None => self.tokens.without_token(TokenError::Missing),
         }
     }
 
     /// Whether a stock controller shows what only a supervisor should have.
-    pub fn is_out_of_role(&self, authorization: Option<&[u8]>) -> bool {
-        matches!(authorization.and_then(Credential::read),
+    pub fn is_supervisor_credential(&self, authorization: Option<&[u8]>) -> bool {
+        matches!(authorization.and_then(Credential::parse),
             Some(Credential::Bearer(token)) if self.is_supervisor_token(token))
     }
 
@@ -120,10 +121,10 @@ impl Authorizer {
     /// Whether a POST may dispatch, given its `Authorization`.
     pub fn authorize_dispatch(&self, authorization: Option<&[u8]>) -> Result<(), AuthFailure> {
         let Some(bearers) = &self.dispatch else { return Ok(()) };
-        match authorization.map(Credential::read) {
+        match authorization.map(Credential::parse) {
             None => Err(AuthFailure::NoBearer),
             Some(Some(Credential::Bearer(token))) if bearers.contains(token) => Ok(()),
-            Some(Some(Credential::Bearer(token))) if looks_like_a_token(token) => Err(AuthFailure::WrongRole),
+            Some(Some(Credential::Bearer(token))) if is_jwt_like(token) => Err(AuthFailure::WrongRole),
             Some(_) => Err(AuthFailure::BadBearer),
         }
     }
@@ -131,7 +132,7 @@ impl Authorizer {
     /// Whether an operator may look and act, given the `Authorization`. Browsers send a password; it counts as well.
     pub fn authorize_ops(&self, authorization: Option<&[u8]>) -> Result<(), AuthFailure> {
         let Some(bearers) = &self.ops else { return Ok(()) };
-        match authorization.map(Credential::read) {
+        match authorization.map(Credential::parse) {
             None => Err(AuthFailure::NoBearer),
             Some(Some(credential)) if bearers.contains(credential.secret()) => Ok(()),
             Some(_) => Err(AuthFailure::BadBearer),
@@ -158,7 +159,7 @@ fn check_address(list: &[IpNet], client: Option<IpAddr>) -> Result<(), AuthFailu
 const MIN_SECRET_BYTES: usize = 16;
 
 /// The secrets of a file, one a line; empty lines and lines that begin with `#` are none. With `sent`, they come in a header.
-fn lines(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
+fn read_secrets(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
     let shown = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("{flag} {shown} cannot be read"))?;
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
@@ -173,7 +174,7 @@ fn lines(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        if let Some(why) = not_a_secret(line, sent) {
+        if let Some(why) = secret_mistake(line, sent) {
             anyhow::bail!("{flag} {shown}: line {} {why}", number + 1);
         }
         secrets.push(line.to_owned());
@@ -190,7 +191,7 @@ fn lines(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
 }
 
 /// Why a line is surely not what was meant, or what nobody could send.
-fn not_a_secret(line: &str, sent: bool) -> Option<&'static str> {
+fn secret_mistake(line: &str, sent: bool) -> Option<&'static str> {
     let is_quoted = |quote: char| line.len() > 1 && line.starts_with(quote) && line.ends_with(quote);
     let assigned = line.strip_prefix("export ").map_or(line, str::trim_start).split_once('=');
     let is_name = |name: &str| {

@@ -52,10 +52,10 @@ fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
         "d1"
     );
     for (text, expected) in [
-        ("eyJhbGciOiJIUzI1NiJ9.e30".to_owned(), TokenError::NotAToken),
-        ("eyJhbGciOiJIUzI1NiJ9.e30.x.x".to_owned(), TokenError::NotAToken),
-        ("eyJhbGciOiJIUzI1NiJ9.!.x".to_owned(), TokenError::NotAToken),
-        (signed(&json!({"alg": "HS256"}), &json!([1]), "x"), TokenError::NotAToken),
+        ("eyJhbGciOiJIUzI1NiJ9.e30".to_owned(), TokenError::NotAJwt),
+        ("eyJhbGciOiJIUzI1NiJ9.e30.x.x".to_owned(), TokenError::NotAJwt),
+        ("eyJhbGciOiJIUzI1NiJ9.!.x".to_owned(), TokenError::NotAJwt),
+        (signed(&json!({"alg": "HS256"}), &json!([1]), "x"), TokenError::NotAJwt),
         (signed(&json!({"alg": "HS256"}), &json!({}), "x"), TokenError::NoDeployment),
         (
             signed(&json!({"alg": "HS256"}), &json!({"deployment": "x".repeat(4096)}), "x"),
@@ -95,12 +95,12 @@ fn every_other_token_is_refused_also_after_a_good_one() {
         (signed(&json!({"alg": "HS256"}), &claims(), "another secret of it"), TokenError::BadSignature),
         (forged, TokenError::BadSignature),
         (format!("{}.", token_with(&[]).rsplit_once('.').unwrap().0), TokenError::BadSignature),
-        (of_header(json!({"alg": "none"})), TokenError::NotAToken),
+        (of_header(json!({"alg": "none"})), TokenError::NotAJwt),
         (of_header(json!({"alg": "HS512"})), TokenError::BadSignature),
         (of_header(json!({"alg": "RS256"})), TokenError::BadSignature),
         (token_with(&[("exp", json!(1_000_000_000))]), TokenError::Expired),
         (token_with(&[("exp", Value::Null)]), TokenError::Expired),
-        (token_with(&[("exp", json!("tomorrow"))]), TokenError::NotAToken),
+        (token_with(&[("exp", json!("tomorrow"))]), TokenError::NotAJwt),
         (token_with(&[("iss", json!("https://id.example"))]), TokenError::NotOurs),
         (token_with(&[("iss", Value::Null)]), TokenError::NotOurs),
         (token_with(&[("aud", json!("https://api.example"))]), TokenError::NotOurs),
@@ -123,7 +123,7 @@ fn what_is_remembered_of_tokens_is_bounded() {
     for number in 0..5000 {
         tokens.resolve_deployment(&token_with(&[("jti", json!(number))]), "v1").unwrap();
     }
-    assert!(tokens.remembered() <= 1024);
+    assert!(tokens.cached_tokens() <= 1024);
 }
 
 fn access(files: &[(&str, &str)]) -> anyhow::Result<Authorizer> {
@@ -160,7 +160,7 @@ fn a_bearer_dispatches_and_during_a_rotation_two_do() {
         assert_eq!(check(Some(wrong)), Err(AuthFailure::BadBearer), "{wrong}");
     }
     assert_eq!(check(Some(&format!("Bearer {}", token_with(&[])))), Err(AuthFailure::WrongRole));
-    assert!(access.is_out_of_role(Some(b"Bearer the older bearer")));
+    assert!(access.is_supervisor_credential(Some(b"Bearer the older bearer")));
     assert_eq!(access.authorize_poll(Some(b"Bearer the older bearer"), "d", "v"), Err(TokenError::WrongRole));
     assert_eq!(access.authorize_poll(None, "d", "v"), Ok(()));
 }

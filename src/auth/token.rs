@@ -36,7 +36,7 @@ pub enum TokenError {
     TooLong,
     /// Not three base64url parts with a JSON payload.
     #[error("looks like a JWT and is none")]
-    NotAToken,
+    NotAJwt,
     /// The payload has no `deployment` text.
     #[error("is a token without a deployment claim")]
     NoDeployment,
@@ -63,17 +63,17 @@ pub enum TokenError {
 impl TokenError {
     /// Whether the text itself is broken, whoever it comes from.
     pub fn is_malformed(self) -> bool {
-        matches!(self, Self::TooLong | Self::NotAToken | Self::NoDeployment)
+        matches!(self, Self::TooLong | Self::NotAJwt | Self::NoDeployment)
     }
 
     /// How it is counted.
-    pub fn denied(self) -> AuthFailure {
+    pub fn failure(self) -> AuthFailure {
         match self {
             Self::Missing => AuthFailure::NoToken,
             Self::Expired => AuthFailure::ExpiredToken,
             Self::OtherDeployment => AuthFailure::OtherDeployment,
             Self::WrongRole => AuthFailure::WrongRole,
-            Self::TooLong | Self::NotAToken | Self::NoDeployment | Self::BadSignature | Self::NotOurs => {
+            Self::TooLong | Self::NotAJwt | Self::NoDeployment | Self::BadSignature | Self::NotOurs => {
                 AuthFailure::BadToken
             }
         }
@@ -136,10 +136,10 @@ impl JwtVerifier {
         text: &'a str,
         version: &str,
     ) -> Result<Deployment<'a>, TokenError> {
-        if !looks_like_a_token(text) {
-            return self.fall_back(TokenError::Missing).map(|()| Cow::Borrowed(text));
+        if !is_jwt_like(text) {
+            return self.without_token(TokenError::Missing).map(|()| Cow::Borrowed(text));
         }
-        let claims = self.read(text)?;
+        let claims = self.claims_of(text)?;
         if !self.secrets.is_empty() && claims.deployment_version.as_deref() != Some(version) {
             return Err(TokenError::OtherDeployment);
         }
@@ -155,35 +155,35 @@ impl JwtVerifier {
         if self.secrets.is_empty() {
             return Ok(());
         }
-        let claims = self.read(token)?;
+        let claims = self.claims_of(token)?;
         let is_its = claims.deployment.as_deref() == Some(deployment)
             && claims.deployment_version.as_deref() == Some(version);
         is_its.then_some(()).ok_or(TokenError::OtherDeployment)
     }
 
     /// Whether a poll may do without a token.
-    pub(super) fn fall_back(&self, why: TokenError) -> Result<(), TokenError> {
+    pub(super) fn without_token(&self, why: TokenError) -> Result<(), TokenError> {
         if self.required { Err(why) } else { Ok(()) }
     }
 
     #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
+    pub(super) fn cached_tokens(&self) -> usize {
         self.verified.lock().len()
     }
 
-    fn read(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+    fn claims_of(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
         if token.bytes().filter(|&byte| byte == b'.').count() != 2 {
-            return Err(TokenError::NotAToken);
+            return Err(TokenError::NotAJwt);
         }
         if self.secrets.is_empty() {
-            return dangerous::insecure_decode_claims(token).map(Arc::new).map_err(|_| TokenError::NotAToken);
+            return dangerous::insecure_decode_claims(token).map(Arc::new).map_err(|_| TokenError::NotAJwt);
         }
         let remembered = self.verified.lock().get(token).cloned();
         if let Some(claims) = remembered {
-            let over = claims.exp.is_none_or(is_over);
+            let over = claims.exp.is_none_or(is_expired);
             return if over { Err(TokenError::Expired) } else { Ok(claims) };
         }
         let claims = Arc::new(self.verify(token)?);
@@ -201,7 +201,7 @@ impl JwtVerifier {
             match decode::<Claims>(token, secret, &self.validation) {
                 Ok(data) if data.claims.ver == Some(VERSION) => return Ok(data.claims),
                 Ok(_) => return Err(TokenError::NotOurs),
-                Err(wrong) => error = reason(wrong.kind()),
+                Err(wrong) => error = token_error(wrong.kind()),
             }
             if error != TokenError::BadSignature {
                 break;
@@ -215,7 +215,7 @@ impl JwtVerifier {
     clippy::wildcard_enum_match_arm,
     reason = "the library may add kinds; all others are about the form"
 )]
-fn reason(kind: &ErrorKind) -> TokenError {
+fn token_error(kind: &ErrorKind) -> TokenError {
     match kind {
         ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => {
             TokenError::BadSignature
@@ -225,16 +225,16 @@ fn reason(kind: &ErrorKind) -> TokenError {
         ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience | ErrorKind::MissingRequiredClaim(_) => {
             TokenError::NotOurs
         }
-        _ => TokenError::NotAToken,
+        _ => TokenError::NotAJwt,
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
-fn is_over(exp: f64) -> bool {
+fn is_expired(exp: f64) -> bool {
     exp + (LEEWAY as f64) < get_current_timestamp() as f64
 }
 
 /// A friendly id has no dots; the header of every JWT begins with the base64 of `{"`.
-pub(super) fn looks_like_a_token(text: &str) -> bool {
+pub(super) fn is_jwt_like(text: &str) -> bool {
     text.starts_with("eyJ") && text.contains('.')
 }

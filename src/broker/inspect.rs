@@ -50,7 +50,7 @@ impl<W> Broker<W> {
     /// Pools that the filter selects among the next `scan` places from `from` on.
     pub fn pools_page(&self, filter: &Filter, now: MonotonicTime, from: u32, scan: u32) -> Page<PoolSummary> {
         page(&self.pools, from, scan, usize::MAX, |_, pool| {
-            filter.selects(&pool.key).then(|| summarize_pool(pool, &self.waiters, now))
+            filter.matches(&pool.key).then(|| summarize_pool(pool, &self.waiters, now))
         })
     }
 
@@ -65,7 +65,7 @@ impl<W> Broker<W> {
     ) -> Page<WaiterSummary> {
         page(&self.waiters, from, scan, most, |_, waiter| {
             let key = &self.pools[waiter.pool].key;
-            filter.selects(key).then(|| WaiterSummary {
+            filter.matches(key).then(|| WaiterSummary {
                 key: key.clone(),
                 controller: waiter.controller.clone(),
                 origin: waiter.origin,

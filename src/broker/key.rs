@@ -151,7 +151,7 @@ pub struct Filter {
 
 impl Filter {
     /// Whether the filter selects this key.
-    pub fn selects(&self, key: &Key) -> bool {
+    pub fn matches(&self, key: &Key) -> bool {
         self.deployment.as_deref().is_none_or(|d| *d == *key.deployment)
             && self.version.as_deref().is_none_or(|v| *v == *key.version)
             && self.cpu.is_none_or(|c| c == key.cpu)

@@ -25,6 +25,7 @@ mod key;
 mod limits;
 mod list;
 mod miss;
+mod payload;
 mod pool;
 mod registry;
 mod request;
@@ -48,10 +49,10 @@ pub use key::{Filter, Key, KeyError, KeyRef, Number, check_part};
 pub use limits::{LimitReached, Limits, SelectionPolicy};
 use list::{Link, ListKind, ListNode};
 use miss::MissIndex;
+pub use payload::{AcceptedPayload, PayloadKind};
 use pool::{Pool, StepBudget, WaiterClass};
 pub use request::{
-    AcceptedPayload, BudgetSpent, Claim, ClaimRequest, ParkOutcome, ParkRequest, RemovedWaiter, WaiterId,
-    Watermark,
+    BudgetSpent, Claim, ClaimRequest, ParkOutcome, ParkRequest, RemovedWaiter, WaiterId, Watermark,
 };
 pub(crate) use sharded::Sharded;
 use suspects::SuspectSet;
@@ -191,7 +192,7 @@ impl<W> Broker<W> {
             return Ok(Claim::Miss(self.misses.miss(&self.hasher, ask.key, hash, now)));
         };
         let mut steps = StepBudget(most);
-        while let Some(at) = self.next_candidate(pool, ask.is_message, &mut steps)? {
+        while let Some(at) = self.next_candidate(pool, ask.payload_kind, &mut steps)? {
             if self.waiters[at].offer_until <= now {
                 // It stands until its deadline, but is offered nothing any more.
                 steps.spend()?;
@@ -205,24 +206,22 @@ impl<W> Broker<W> {
             }
             return Ok(Claim::Matched(taken));
         }
-        let stock = [WaiterClass::Message, WaiterClass::SuspectMessage];
-        let stock_waits = stock.iter().any(|&shelf| !self.pools[pool].queue(shelf).is_empty());
-        let only_stock = !ask.is_message && stock_waits;
-        Ok(Claim::Miss(if only_stock { MissReason::NotAMessage } else { MissReason::AllTaken }))
+        let is_unaccepted = self.pools[pool].has_waiter_that_refuses(ask.payload_kind);
+        Ok(Claim::Miss(if is_unaccepted { MissReason::NotAMessage } else { MissReason::AllTaken }))
     }
 
     /// The next waiter to try: the trusted by age, then the suspects.
     fn next_candidate(
         &mut self,
         pool: u32,
-        is_message: bool,
+        kind: PayloadKind,
         steps: &mut StepBudget,
     ) -> Result<Option<u32>, BudgetSpent> {
         let Self { waiters, suspects, now, .. } = self;
         let room = &mut self.pools[pool];
         let is_suspect = |machine| suspects.contains(machine, *now);
         room.restore_trusted(waiters, suspects.cleared(), |machine| !is_suspect(machine), steps)?;
-        while let Some(at) = room.pick(waiters, self.pick, is_message) {
+        while let Some(at) = room.pick(waiters, self.pick, kind) {
             let Waiter { host: machine, class: shelf, .. } = waiters[at];
             if !is_suspect(machine) {
                 return Ok(Some(at));
@@ -230,7 +229,7 @@ impl<W> Broker<W> {
             steps.spend()?;
             room.reclassify(waiters, at, shelf.suspect());
         }
-        Ok(room.pick_suspect(waiters, self.pick, is_message))
+        Ok(room.pick_suspect(waiters, self.pick, kind))
     }
 
     /// A machine did not prove the run it was offered: its waiters are offered runs last.
@@ -285,7 +284,7 @@ impl<W> Broker<W> {
     ) -> Page<RemovedWaiter<W>> {
         self.advance_clock(now);
         let Page { rows, next } = page(&self.waiters, from, scan, most, |at, waiter| {
-            let is_chosen = waiter.serial <= before.0 && filter.selects(&self.pools[waiter.pool].key);
+            let is_chosen = waiter.serial <= before.0 && filter.matches(&self.pools[waiter.pool].key);
             is_chosen.then_some(at)
         });
         Page { rows: rows.into_iter().map(|at| self.remove(at)).collect(), next }

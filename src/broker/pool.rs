@@ -2,40 +2,42 @@
 
 use super::chunks::Chunks;
 use super::list::{IntrusiveList, ListKind};
-use super::{AcceptedPayload, BudgetSpent, HostId, Key, SelectionPolicy, Waiter};
+use super::{AcceptedPayload, BudgetSpent, HostId, Key, PayloadKind, SelectionPolicy, Waiter};
 
-/// Where a waiter stands in its pool.
+/// The queue of its pool that a waiter is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaiterClass {
-    /// Can be handed a run message only.
-    Message,
-    /// Can be handed any bytes.
-    Anything,
-    /// As `Message`, but its machine did not prove its last run: offered last.
-    SuspectMessage,
-    /// As `Anything`, but its machine did not prove its last run: offered last.
-    SuspectAnything,
-    /// Too near its deadline to be handed anything.
+    /// Offered first; by the payload that it accepts.
+    Trusted(AcceptedPayload),
+    /// Offered last, because its host did not prove its last run.
+    Suspect(AcceptedPayload),
+    /// Too near its deadline to be offered anything.
     Late,
 }
 
 impl WaiterClass {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Message, Self::Anything, Self::SuspectMessage, Self::SuspectAnything, Self::Late];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Trusted(AcceptedPayload::TriggerMessage),
+        Self::Trusted(AcceptedPayload::Any),
+        Self::Suspect(AcceptedPayload::TriggerMessage),
+        Self::Suspect(AcceptedPayload::Any),
+        Self::Late,
+    ];
 
-    pub(super) const fn of(accepts: AcceptedPayload) -> Self {
-        match accepts {
-            AcceptedPayload::Message => Self::Message,
-            AcceptedPayload::Anything => Self::Anything,
+    /// The class of a waiter whose host has become suspect.
+    pub(super) const fn suspect(self) -> Self {
+        match self {
+            Self::Trusted(accepted) | Self::Suspect(accepted) => Self::Suspect(accepted),
+            Self::Late => Self::Late,
         }
     }
 
-    /// The shelf of a waiter that has become suspect.
-    pub(super) const fn suspect(self) -> Self {
+    /// Its place in [`Self::ALL`].
+    const fn index(self) -> usize {
         match self {
-            Self::Message | Self::SuspectMessage => Self::SuspectMessage,
-            Self::Anything | Self::SuspectAnything => Self::SuspectAnything,
-            Self::Late => Self::Late,
+            Self::Trusted(accepted) => accepted as usize,
+            Self::Suspect(accepted) => AcceptedPayload::ALL.len() + accepted as usize,
+            Self::Late => 2 * AcceptedPayload::ALL.len(),
         }
     }
 }
@@ -74,22 +76,22 @@ impl Pool {
     }
 
     pub(super) fn queue(&self, shelf: WaiterClass) -> &IntrusiveList {
-        &self.queues[shelf as usize]
+        &self.queues[shelf.index()]
     }
 
     pub(super) fn insert<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
-        self.queues[waiters[at].class as usize].push_back(waiters, at);
+        self.queues[waiters[at].class.index()].push_back(waiters, at);
     }
 
     pub(super) fn remove<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
-        self.queues[waiters[at].class as usize].remove(waiters, at);
+        self.queues[waiters[at].class.index()].remove(waiters, at);
     }
 
     /// Moves a waiter to another shelf. Those that are moved in the order of their age keep it there.
     pub(super) fn reclassify<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32, to: WaiterClass) {
-        self.queues[waiters[at].class as usize].remove(waiters, at);
+        self.queues[waiters[at].class.index()].remove(waiters, at);
         waiters[at].class = to;
-        let shelf = &mut self.queues[to as usize];
+        let shelf = &mut self.queues[to.index()];
         let is_newest = |back: u32| waiters[back].serial < waiters[at].serial;
         if shelf.back().is_none_or(is_newest) {
             shelf.push_back(waiters, at);
@@ -108,63 +110,70 @@ impl Pool {
         steps: &mut StepBudget,
     ) -> Result<(), BudgetSpent> {
         if std::mem::replace(&mut self.cleared, cleared) != cleared {
-            self.unseen = [WaiterClass::SuspectMessage, WaiterClass::SuspectAnything]
-                .map(|shelf| self.queue(shelf).len());
+            self.unseen =
+                AcceptedPayload::ALL.map(|accepted| self.queue(WaiterClass::Suspect(accepted)).len());
         }
-        for (to, set) in [(WaiterClass::Message, 0), (WaiterClass::Anything, 1)] {
-            while self.unseen[set] > 0 {
-                // Each is looked at once, and who stays goes to the other end; who left meanwhile is missing here.
-                let Some(at) = self.queue(to.suspect()).back() else { break };
+        for accepted in AcceptedPayload::ALL {
+            let suspect = WaiterClass::Suspect(accepted);
+            while self.unseen[accepted as usize] > 0 {
+                // Each waiter is looked at once: a suspect one goes to the other end. Waiters that have left since then
+                // are missing here.
+                let Some(at) = self.queue(suspect).back() else { break };
                 steps.spend()?;
-                self.unseen[set] -= 1;
-                let shelf = if is_trusted(waiters[at].host) { to } else { to.suspect() };
-                self.queues[to.suspect() as usize].remove(waiters, at);
-                waiters[at].class = shelf;
-                self.queues[shelf as usize].push_front(waiters, at);
+                self.unseen[accepted as usize] -= 1;
+                let class =
+                    if is_trusted(waiters[at].host) { WaiterClass::Trusted(accepted) } else { suspect };
+                self.queues[suspect.index()].remove(waiters, at);
+                waiters[at].class = class;
+                self.queues[class.index()].push_front(waiters, at);
             }
-            self.unseen[set] = 0;
+            self.unseen[accepted as usize] = 0;
         }
         Ok(())
     }
 
-    /// The next of the trusted by age, over the shelves that fit.
+    /// The next trusted waiter that accepts this kind of payload.
     pub(super) fn pick<W>(
         &self,
         waiters: &Chunks<Waiter<W>>,
-        pick: SelectionPolicy,
-        is_message: bool,
+        policy: SelectionPolicy,
+        kind: PayloadKind,
     ) -> Option<u32> {
-        self.next_of(waiters, pick, is_message.then_some(WaiterClass::Message), WaiterClass::Anything)
+        self.next_of(waiters, policy, kind, WaiterClass::Trusted)
     }
 
-    /// The next of the suspects by age, over the shelves that fit.
+    /// The next suspect waiter that accepts this kind of payload.
     pub(super) fn pick_suspect<W>(
         &self,
         waiters: &Chunks<Waiter<W>>,
-        pick: SelectionPolicy,
-        is_message: bool,
+        policy: SelectionPolicy,
+        kind: PayloadKind,
     ) -> Option<u32> {
-        self.next_of(
-            waiters,
-            pick,
-            is_message.then_some(WaiterClass::SuspectMessage),
-            WaiterClass::SuspectAnything,
-        )
+        self.next_of(waiters, policy, kind, WaiterClass::Suspect)
     }
 
     fn next_of<W>(
         &self,
         waiters: &Chunks<Waiter<W>>,
-        pick: SelectionPolicy,
-        stock: Option<WaiterClass>,
-        any: WaiterClass,
+        policy: SelectionPolicy,
+        kind: PayloadKind,
+        class: fn(AcceptedPayload) -> WaiterClass,
     ) -> Option<u32> {
         let serial = |at: &u32| waiters[*at].serial;
-        let shelves = stock.into_iter().chain([any]).map(|shelf| self.queue(shelf));
-        match pick {
-            SelectionPolicy::Newest => shelves.filter_map(IntrusiveList::back).max_by_key(serial),
-            SelectionPolicy::Oldest => shelves.filter_map(IntrusiveList::front).min_by_key(serial),
+        let accepting = AcceptedPayload::ALL.into_iter().filter(|accepted| accepted.accepts(kind));
+        let queues = accepting.map(|accepted| self.queue(class(accepted)));
+        match policy {
+            SelectionPolicy::Newest => queues.filter_map(IntrusiveList::back).max_by_key(serial),
+            SelectionPolicy::Oldest => queues.filter_map(IntrusiveList::front).min_by_key(serial),
         }
+    }
+
+    /// Whether a waiter, besides the late ones, does not accept this kind of payload.
+    pub(super) fn has_waiter_that_refuses(&self, kind: PayloadKind) -> bool {
+        AcceptedPayload::ALL.into_iter().filter(|accepted| !accepted.accepts(kind)).any(|accepted| {
+            let classes = [WaiterClass::Trusted(accepted), WaiterClass::Suspect(accepted)];
+            classes.iter().any(|&class| !self.queue(class).is_empty())
+        })
     }
 
     pub(super) fn members<'a, W>(

@@ -34,7 +34,7 @@ impl<W> Broker<W> {
         let at = self.waiters.insert(Waiter {
             serial: self.parked,
             pool,
-            class: WaiterClass::of(ticket.accepts),
+            class: WaiterClass::Trusted(ticket.accepts),
             controller: ticket.controller,
             origin: ticket.origin,
             host: ticket.host,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{HostId, Key, KeyRef, MonotonicTime};
+use super::{AcceptedPayload, HostId, Key, KeyRef, MonotonicTime, PayloadKind};
 use crate::model::MissReason;
 
 /// Names one held request for ever: the serial is never used again.
@@ -16,15 +16,6 @@ pub struct WaiterId {
 /// A point in the sequence of parkings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermark(pub(super) u64);
-
-/// What a waiter can be handed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AcceptedPayload {
-    /// Only a run message of Trigger.dev: anything else ends a stock controller.
-    Message,
-    /// Any bytes.
-    Anything,
-}
 
 /// What a held request asks for.
 #[derive(Debug)]
@@ -74,8 +65,8 @@ pub struct ParkOutcome<W> {
 pub struct ClaimRequest<'a> {
     /// The pool that fits the run.
     pub key: KeyRef<'a>,
-    /// Whether the payload is a run message of Trigger.dev.
-    pub is_message: bool,
+    /// The kind of the run's payload.
+    pub payload_kind: PayloadKind,
 }
 
 /// The outcome of an offer.

@@ -17,7 +17,7 @@ const SUSPECTED_FOR: Duration = Duration::from_secs(60);
 /// So many addresses and so many names are remembered; of more, the surplus is trusted.
 const REMEMBERED: usize = 1024;
 /// Whoever is asked for a sign of life answers within this time, or is silent.
-const SILENCE: Duration = Duration::from_secs(3);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A machine by two names, each enough to recognise it: fingerprints of its address and of what it calls itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Suspicion {
 
 impl Suspicion {
     /// Whether its waiters are to be asked: an address shows life by itself, or does not.
-    pub fn is_of_a_name(self) -> bool {
+    pub fn is_by_name(self) -> bool {
         matches!(self.suspect, SuspectId::Name(_))
     }
 }
@@ -110,7 +110,7 @@ impl SuspectSet {
     fn doubts(&self, name: Option<u64>, now: MonotonicTime) -> bool {
         match name.and_then(|name| self.names.get(&name)) {
             Some(NameState::Suspect { .. }) => true,
-            Some(NameState::Refuted { accused: Some(since), .. }) => now.since(*since) >= SILENCE,
+            Some(NameState::Refuted { accused: Some(since), .. }) => now.since(*since) >= REPLY_TIMEOUT,
             Some(NameState::Refuted { accused: None, .. }) | None => false,
         }
     }
@@ -218,8 +218,8 @@ mod tests {
     fn who_is_suspect_by_address_is_no_witness_for_its_name() {
         let mut suspects = SuspectSet::default();
         suspects.suspect(STRANGER, at(0));
-        assert!(!suspects.suspicion_of(STRANGER).unwrap().is_of_a_name());
-        assert!(suspects.suspicion_of(ACCUSED).unwrap().is_of_a_name());
+        assert!(!suspects.suspicion_of(STRANGER).unwrap().is_by_name());
+        assert!(suspects.suspicion_of(ACCUSED).unwrap().is_by_name());
     }
 
     #[test]

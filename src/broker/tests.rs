@@ -42,9 +42,9 @@ impl Crowd {
         let ticket = ParkRequest {
             key: Key { deployment: "d".into(), version, cpu: one, memory: one },
             accepts: if number.is_multiple_of(2) {
-                AcceptedPayload::Message
+                AcceptedPayload::TriggerMessage
             } else {
-                AcceptedPayload::Anything
+                AcceptedPayload::Any
             },
             controller: number.to_string().into(),
             origin: [127, 0, 0, 1].into(),
@@ -67,7 +67,7 @@ impl Crowd {
         let key = KeyRef { deployment: "d", version: "0", cpu: one, memory: one };
         let before = self.holds;
         loop {
-            let ask = ClaimRequest { key, is_message: true };
+            let ask = ClaimRequest { key, payload_kind: PayloadKind::TriggerMessage };
             if let Ok(offer) = self.hold(|broker, now| broker.claim(&ask, now, MOST)) {
                 return (self.holds - before, matches!(offer, Claim::Matched(_)));
             }

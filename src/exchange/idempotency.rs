@@ -29,7 +29,7 @@ pub enum Lookup<N: Hash + Eq + Copy, A> {
 
 /// Remembers answers by the names of runs.
 pub struct IdempotencyCache<N, A> {
-    memory: Mutex<Generations<N, A>>,
+    generations: Mutex<Generations<N, A>>,
 }
 
 /// A digest of what a run carries, where that is compared.
@@ -38,7 +38,7 @@ pub type ContentHash = Option<NonZeroU64>;
 type Answers<N, A> = HashMap<N, CachedAnswer<A>, RandomState>;
 
 struct CachedAnswer<A> {
-    when: Instant,
+    stored_at: Instant,
     content: ContentHash,
     answer: A,
 }
@@ -51,32 +51,32 @@ struct InFlight {
 }
 
 struct Generations<N, A> {
-    underway: HashMap<N, InFlight, RandomState>,
+    in_flight: HashMap<N, InFlight, RandomState>,
     /// This generation's answers, and those of the one before.
-    now: Answers<N, A>,
-    before: Answers<N, A>,
+    current: Answers<N, A>,
+    previous: Answers<N, A>,
     /// What is forgotten, to be emptied by whoever has the time.
-    forgotten: Vec<Answers<N, A>>,
+    retired: Vec<Answers<N, A>>,
     /// Empty, with room for the next generation.
     spare: Answers<N, A>,
     /// When this generation began, and the one before.
-    since: Instant,
-    before_since: Instant,
+    current_since: Instant,
+    previous_since: Instant,
 }
 
 impl<N, A> Default for IdempotencyCache<N, A> {
     fn default() -> Self {
         let now = Instant::now();
         let memory = Generations {
-            underway: HashMap::default(),
-            now: HashMap::default(),
-            before: HashMap::default(),
-            forgotten: Vec::new(),
+            in_flight: HashMap::default(),
+            current: HashMap::default(),
+            previous: HashMap::default(),
+            retired: Vec::new(),
             spare: HashMap::default(),
-            since: now,
-            before_since: now,
+            current_since: now,
+            previous_since: now,
         };
-        Self { memory: Mutex::new(memory) }
+        Self { generations: Mutex::new(memory) }
     }
 }
 
@@ -87,18 +87,18 @@ impl<N: Hash + Eq + Copy, A: Clone> IdempotencyCache<N, A> {
         let differs = |known: ContentHash| content.is_some() && known.is_some() && content != known;
         loop {
             let underway = {
-                let mut memory = self.memory.lock();
-                if let Some(underway) = memory.underway.get_mut(run) {
+                let mut memory = self.generations.lock();
+                if let Some(underway) = memory.in_flight.get_mut(run) {
                     if differs(underway.content) {
                         return Lookup::Conflict;
                     }
                     underway.done.get_or_insert_with(|| Arc::new(Notify::new())).clone()
-                } else if let Some(known) = memory.answer(run, time) {
+                } else if let Some(known) = memory.lookup(run, time) {
                     let is_other = differs(known.content);
                     return if is_other { Lookup::Conflict } else { Lookup::Cached(known.answer.clone()) };
                 } else {
-                    memory.underway.insert(*run, InFlight { content, done: None });
-                    return Lookup::Leader(LeaderGuard { repeats: self.clone(), run: *run, answer: None });
+                    memory.in_flight.insert(*run, InFlight { content, done: None });
+                    return Lookup::Leader(LeaderGuard { cache: self.clone(), run: *run, answer: None });
                 }
             };
             underway.notified().await;
@@ -112,7 +112,7 @@ impl<N: Hash + Eq + Copy, A> IdempotencyCache<N, A> {
     /// How far back the memory reaches now: `time`, or less if so many runs came that they had to be forgotten earlier, or
     /// if it began later.
     pub fn window(&self, time: Duration) -> Duration {
-        self.memory.lock().before_since.elapsed().min(time)
+        self.generations.lock().previous_since.elapsed().min(time)
     }
 
     /// Begins a new generation if this one has lasted for `time`, and empties what is forgotten: outside the lock, and not
@@ -120,11 +120,11 @@ impl<N: Hash + Eq + Copy, A> IdempotencyCache<N, A> {
     pub fn shrink(&self, time: Duration) {
         let now = Instant::now();
         let mut forgotten = {
-            let mut memory = self.memory.lock();
-            if now.duration_since(memory.since) >= time {
+            let mut memory = self.generations.lock();
+            if now.duration_since(memory.current_since) >= time {
                 memory.next_generation(now);
             }
-            mem::take(&mut memory.forgotten)
+            mem::take(&mut memory.retired)
         };
         let Some(mut last) = forgotten.pop() else { return };
         // Room that nobody needed is given back.
@@ -134,36 +134,36 @@ impl<N: Hash + Eq + Copy, A> IdempotencyCache<N, A> {
             last.clear();
             last
         };
-        let unused = mem::replace(&mut self.memory.lock().spare, spare);
+        let unused = mem::replace(&mut self.generations.lock().spare, spare);
         drop(unused);
     }
 }
 
 impl<N: Hash + Eq + Copy, A> Generations<N, A> {
-    fn answer(&self, run: &N, time: Duration) -> Option<&CachedAnswer<A>> {
-        let known = self.now.get(run).or_else(|| self.before.get(run))?;
-        (known.when.elapsed() < time).then_some(known)
+    fn lookup(&self, run: &N, time: Duration) -> Option<&CachedAnswer<A>> {
+        let known = self.current.get(run).or_else(|| self.previous.get(run))?;
+        (known.stored_at.elapsed() < time).then_some(known)
     }
 
-    fn remember(&mut self, run: N, content: ContentHash, answer: A) {
+    fn store(&mut self, run: N, content: ContentHash, answer: A) {
         let when = Instant::now();
-        if self.now.len() >= REMEMBERED / 2 {
+        if self.current.len() >= REMEMBERED / 2 {
             self.next_generation(when);
         }
-        self.now.insert(run, CachedAnswer { when, content, answer });
+        self.current.insert(run, CachedAnswer { stored_at: when, content, answer });
     }
 
     fn next_generation(&mut self, now: Instant) {
-        self.before_since = mem::replace(&mut self.since, now);
+        self.previous_since = mem::replace(&mut self.current_since, now);
         let fresh = mem::take(&mut self.spare);
-        let oldest = mem::replace(&mut self.before, mem::replace(&mut self.now, fresh));
-        self.forgotten.push(oldest);
+        let oldest = mem::replace(&mut self.previous, mem::replace(&mut self.current, fresh));
+        self.retired.push(oldest);
     }
 }
 
 /// The one POST that delivers a run; dropped without [`First::answered`], the next POST tries again.
 pub struct LeaderGuard<N: Hash + Eq + Copy, A> {
-    repeats: Arc<IdempotencyCache<N, A>>,
+    cache: Arc<IdempotencyCache<N, A>>,
     run: N,
     answer: Option<A>,
 }
@@ -177,10 +177,10 @@ impl<N: Hash + Eq + Copy, A> LeaderGuard<N, A> {
 
 impl<N: Hash + Eq + Copy, A> Drop for LeaderGuard<N, A> {
     fn drop(&mut self) {
-        let mut memory = self.repeats.memory.lock();
-        let underway = memory.underway.remove(&self.run);
+        let mut memory = self.cache.generations.lock();
+        let underway = memory.in_flight.remove(&self.run);
         if let Some(answer) = self.answer.take() {
-            memory.remember(self.run, underway.as_ref().and_then(|underway| underway.content), answer);
+            memory.store(self.run, underway.as_ref().and_then(|underway| underway.content), answer);
         }
         drop(memory);
         if let Some(done) = underway.and_then(|underway| underway.done) {
@@ -221,8 +221,8 @@ mod tests {
     }
 
     fn remembered(repeats: &IdempotencyCache<u32, ()>) -> (usize, usize) {
-        let memory = repeats.memory.lock();
-        (memory.now.len() + memory.before.len(), memory.now.capacity() + memory.before.capacity())
+        let memory = repeats.generations.lock();
+        (memory.current.len() + memory.previous.len(), memory.current.capacity() + memory.previous.capacity())
     }
 
     async fn post(repeats: &Arc<IdempotencyCache<u32, ()>>, run: u32) {
@@ -250,7 +250,7 @@ mod tests {
                 post(&repeats, generation * 1000 + run).await;
             }
             repeats.shrink(Duration::ZERO);
-            room.push(remembered(&repeats).1 + repeats.memory.lock().spare.capacity());
+            room.push(remembered(&repeats).1 + repeats.generations.lock().spare.capacity());
         }
         assert_eq!(room[3], room[49]);
         for _ in 0..4 {

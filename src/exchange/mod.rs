@@ -35,7 +35,7 @@ pub const POOLS_PER_LOCK: u32 = 64;
 
 /// Who comes to a draining broker is held for one to three times as long, by chance, before it is sent on. Where no other
 /// broker takes over it comes back at once, and a client follows no more than 20 redirects in one poll's time.
-const HELD_IN_A_DRAIN: Duration = Duration::from_secs(5);
+const HOLD_WHILE_DRAINING: Duration = Duration::from_secs(5);
 
 /// The core as threads share it. `W` is what transport needs to reach a waiter.
 pub struct Exchange<W> {
@@ -112,9 +112,9 @@ impl<W> Exchange<W> {
             self.journal.wants_polls().then(|| PollEvent::parked(ticket.key.as_ref(), &ticket.controller));
         let (parked, wakes) = {
             let mut core = self.core.lock();
-            let wakes = core.waitlist.of(ticket.key.as_ref(), ticket.accepts);
+            let wakes = core.waitlist.accepted_by(ticket.key.as_ref(), ticket.accepts);
             if core.broker.draining().is_some() {
-                let held = HELD_IN_A_DRAIN.mul_f64(1.0 + 2.0 * fastrand::f64());
+                let held = HOLD_WHILE_DRAINING.mul_f64(1.0 + 2.0 * fastrand::f64());
                 ticket.deadline = ticket.deadline.min(now.plus(held));
             }
             (core.broker.park(ticket, now), wakes)
@@ -181,7 +181,7 @@ impl<W> Exchange<W> {
         };
         self.journal.record(DrainEvent::began(waiters));
         // Whoever hopes from here on sees the drain at its first look.
-        let hopes = |part| self.core.lock().waitlist.all(part);
+        let hopes = |part| self.core.lock().waitlist.part(part);
         for wake in (0..).map_while(hopes).flatten() {
             wake.notify_one();
         }
@@ -344,7 +344,7 @@ impl<W> Exchange<W> {
 
 impl<W> Exchange<W> {
     fn leave_waitlist(&self, ask: &ClaimRequest<'_>) {
-        let wake = self.core.lock().waitlist.part(ask);
+        let wake = self.core.lock().waitlist.leave(ask);
         if let Some(wake) = wake {
             wake.notify_one();
         }

@@ -52,7 +52,7 @@ impl<W> Exchange<W> {
         review.walked = Some(now);
         self.new_suspect.store(false, Ordering::Relaxed);
         self.ask_more(review, sign_of);
-        review.asked.iter().filter(|(suspicion, _)| suspicion.is_of_a_name()).for_each(|(_, sign)| ask(sign));
+        review.asked.iter().filter(|(suspicion, _)| suspicion.is_by_name()).for_each(|(_, sign)| ask(sign));
         let mut core = self.core.lock();
         let any = core.broker.forget_old_suspects(now);
         // Stored under the lock, so that no suspicion that comes meanwhile is overlooked.

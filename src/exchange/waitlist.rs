@@ -1,4 +1,4 @@
-//! Owns the hopes: runs that wait a moment for a controller of their key to come.
+//! Owns the waitlist: runs that wait a short time for a controller with their key.
 
 use std::sync::Arc;
 
@@ -7,112 +7,114 @@ use hashbrown::hash_table::Entry;
 
 use super::Exchange;
 use super::sync::Notify;
-use crate::broker::{AcceptedPayload, ClaimRequest, Key, KeyRef, Sharded};
+use crate::broker::{AcceptedPayload, ClaimRequest, Key, KeyRef, PayloadKind, Sharded};
 
-/// At 10,000 keys a part that grows moves about 200 of them.
+/// At 10,000 keys, a part that grows moves about 200 of them.
 const PARTS: usize = 64;
 
-/// One wake per key and kind of run, with the number of runs that share it. A stock controller takes messages only, so
-/// a wake for it must not end with a run that it cannot take.
+/// One `Notify` per key and payload kind, shared by all runs with both. A stock controller accepts messages only, so its
+/// notification must not reach a run that it cannot take.
 pub(super) struct Waitlist {
     hasher: RandomState,
-    messages: Sharded<Shared>,
-    others: Sharded<Shared>,
-    /// How many keys there are in all: nearly always none.
+    by_kind: [Sharded<SharedNotify>; PayloadKind::ALL.len()],
+    /// How many entries there are of all kinds; nearly always none.
     len: usize,
 }
 
-struct Shared {
+struct SharedNotify {
     key: Key,
-    wake: Arc<Notify>,
-    sharers: usize,
+    notify: Arc<Notify>,
+    runs: usize,
 }
 
 impl Waitlist {
     pub(super) fn new() -> Self {
-        let (messages, others) = (Sharded::new(PARTS), Sharded::new(PARTS));
-        Self { hasher: RandomState::new(), messages, others, len: 0 }
+        let by_kind = PayloadKind::ALL.map(|_| Sharded::new(PARTS));
+        Self { hasher: RandomState::new(), by_kind, len: 0 }
     }
 
-    pub(super) fn join(&mut self, ask: &ClaimRequest<'_>) -> Arc<Notify> {
-        let Self { hasher, messages, others, len } = self;
-        let hash = hasher.hash_one(ask.key);
-        let part = if ask.is_message { messages } else { others }.part_mut(hash);
-        let same = |shared: &Shared| shared.key.as_ref() == ask.key;
-        let mut shared = match part.entry(hash, same, |shared| hasher.hash_one(shared.key.as_ref())) {
-            Entry::Occupied(shared) => shared,
-            Entry::Vacant(room) => {
+    pub(super) fn join(&mut self, request: &ClaimRequest<'_>) -> Arc<Notify> {
+        let Self { hasher, by_kind, len } = self;
+        let hash = hasher.hash_one(request.key);
+        let part = by_kind[request.payload_kind as usize].part_mut(hash);
+        let has_key = |shared: &SharedNotify| shared.key.as_ref() == request.key;
+        let mut entry = match part.entry(hash, has_key, |shared| hasher.hash_one(shared.key.as_ref())) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
                 *len += 1;
-                room.insert(Shared { key: ask.key.into(), wake: Arc::default(), sharers: 0 })
+                entry.insert(SharedNotify { key: request.key.into(), notify: Arc::default(), runs: 0 })
             }
         };
-        let shared = shared.get_mut();
-        shared.sharers += 1;
-        shared.wake.clone()
+        let shared = entry.get_mut();
+        shared.runs += 1;
+        shared.notify.clone()
     }
 
-    /// Returns whom to wake: this run may have been woken for a waiter that it did not need, so the next one looks.
-    pub(super) fn part(&mut self, ask: &ClaimRequest<'_>) -> Option<Arc<Notify>> {
-        let hash = self.hasher.hash_one(ask.key);
-        let part = if ask.is_message { &mut self.messages } else { &mut self.others }.part_mut(hash);
-        let mut shared = part.find_entry(hash, |shared| shared.key.as_ref() == ask.key).ok()?;
-        shared.get_mut().sharers -= 1;
-        if shared.get().sharers > 0 {
-            return Some(shared.get().wake.clone());
+    /// Returns the `Notify` of the remaining runs. The run that leaves may have consumed a notification without taking a
+    /// waiter, so the caller passes it on.
+    pub(super) fn leave(&mut self, request: &ClaimRequest<'_>) -> Option<Arc<Notify>> {
+        let hash = self.hasher.hash_one(request.key);
+        let part = self.by_kind[request.payload_kind as usize].part_mut(hash);
+        let mut entry = part.find_entry(hash, |shared| shared.key.as_ref() == request.key).ok()?;
+        entry.get_mut().runs -= 1;
+        if entry.get().runs > 0 {
+            return Some(entry.get().notify.clone());
         }
-        shared.remove();
+        entry.remove();
         self.len -= 1;
         None
     }
 
-    /// Whom to wake when somebody parks under this key.
-    pub(super) fn of(&self, key: KeyRef<'_>, accepts: AcceptedPayload) -> [Option<Arc<Notify>>; 2] {
+    /// What to notify after a waiter has parked: one `Notify` for each payload kind that it accepts.
+    pub(super) fn accepted_by(
+        &self,
+        key: KeyRef<'_>,
+        accepts: AcceptedPayload,
+    ) -> [Option<Arc<Notify>>; PayloadKind::ALL.len()] {
         if self.len == 0 {
-            return [None, None];
+            return PayloadKind::ALL.map(|_| None);
         }
         let hash = self.hasher.hash_one(key);
-        let find = |shared: &Sharded<Shared>| {
-            let shared = shared.part(hash).find(hash, |shared| shared.key.as_ref() == key)?;
-            Some(shared.wake.clone())
-        };
-        match accepts {
-            AcceptedPayload::Message => [find(&self.messages), None],
-            AcceptedPayload::Anything => [find(&self.messages), find(&self.others)],
-        }
+        PayloadKind::ALL.map(|kind| {
+            let part = self.by_kind[kind as usize].part(hash);
+            let shared =
+                accepts.accepts(kind).then(|| part.find(hash, |shared| shared.key.as_ref() == key))?;
+            shared.map(|shared| shared.notify.clone())
+        })
     }
 
-    /// A part of those to wake when nobody will be matched any more; each passes it on as it parts. None after the last
-    /// part.
-    pub(super) fn all(&self, part: usize) -> Option<Vec<Arc<Notify>>> {
-        let (messages, others) = (self.messages.parts().get(part)?, self.others.parts().get(part)?);
-        Some(messages.iter().chain(others).map(|shared| shared.wake.clone()).collect())
+    /// What to notify of a drain in one part of the tables; each run passes the notification on when it leaves. None after
+    /// the last part.
+    pub(super) fn part(&self, part: usize) -> Option<Vec<Arc<Notify>>> {
+        let parts: Option<Vec<_>> = self.by_kind.iter().map(|table| table.parts().get(part)).collect();
+        Some(parts?.into_iter().flatten().map(|shared| shared.notify.clone()).collect())
     }
 }
 
-/// A run that waits for somebody to park; dropping it ends the wait.
+/// A run that waits for a waiter to park; dropping it ends the wait.
 ///
-/// Make it first, then offer: a controller that parks in between is not missed.
+/// Make it before the first claim: then a controller that parks in between is not missed.
 pub struct WaitlistEntry<W> {
     exchange: Arc<Exchange<W>>,
     key: Key,
-    is_message: bool,
-    wake: Arc<Notify>,
+    payload_kind: PayloadKind,
+    notify: Arc<Notify>,
 }
 
 impl<W> WaitlistEntry<W> {
-    pub(super) fn new(exchange: Arc<Exchange<W>>, ask: &ClaimRequest<'_>, wake: Arc<Notify>) -> Self {
-        Self { exchange, key: ask.key.into(), is_message: ask.is_message, wake }
+    pub(super) fn new(exchange: Arc<Exchange<W>>, request: &ClaimRequest<'_>, notify: Arc<Notify>) -> Self {
+        Self { exchange, key: request.key.into(), payload_kind: request.payload_kind, notify }
     }
 
-    /// Returns when a look is worthwhile again; another run may be quicker.
+    /// Returns when it is worthwhile to claim again; another run may be quicker.
     pub async fn notified(&self) {
-        self.wake.notified().await;
+        self.notify.notified().await;
     }
 }
 
 impl<W> Drop for WaitlistEntry<W> {
     fn drop(&mut self) {
-        let ask = ClaimRequest { key: self.key.as_ref(), is_message: self.is_message };
-        self.exchange.leave_waitlist(&ask);
+        let request = ClaimRequest { key: self.key.as_ref(), payload_kind: self.payload_kind };
+        self.exchange.leave_waitlist(&request);
     }
 }

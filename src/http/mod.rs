@@ -294,7 +294,7 @@ fn refuse_dispatch(
     head: &RequestHead<'_>,
 ) -> Option<Action> {
     let RequestLimits { access, max_posts, max_post_rate, .. } = terms;
-    let is_listed = if access.lists_dispatchers() {
+    let is_listed = if access.restricts_dispatch_addresses() {
         access.may_dispatch_from(ClientAddr::read(&terms.proxies, peer, head.fields).client)
     } else {
         Ok(())

@@ -17,7 +17,7 @@ use super::message::Message;
 use super::problem::Problem;
 use super::response::HttpResponse;
 use super::{Action, ClientAddr, HttpState, PollRequest, run_response};
-use crate::broker::{AcceptedPayload, Key, Number, check_part};
+use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
 use crate::model::Proof;
 use crate::transport::{CloseReason, CloseResponse, ResponseFormat, Run};
@@ -170,7 +170,7 @@ fn read_poll(
     admitted.map_err(|why| Problem::bad_token(front, "The Authorization header", why))?;
     Ok(Box::new(PollRequest {
         key,
-        accepts: AcceptedPayload::Anything,
+        accepts: AcceptedPayload::Any,
         controller: name(head, CONTROLLER)?,
         host: front.exchange.host_id(from.origin(), ""),
         client: from,
@@ -261,10 +261,12 @@ impl ValidPost<'_> {
         let Self { front, terms, named, payload, since } = self;
         let until = since + front.limits().dispatch_budget;
         let content = identity.and_then(|_| content_hash(&payload));
+        // A stock controller exits on anything but a valid message.
+        let is_message = Message::parse(&payload, front.limits().message_check).is_some();
+        let payload_kind = if is_message { PayloadKind::TriggerMessage } else { PayloadKind::Opaque };
         let order = DispatchRequest {
             key: terms.key.as_ref(),
-            // A stock controller in the pool would exit on anything but its message.
-            is_message: Message::parse(&payload, front.limits().message_check).is_some(),
+            payload_kind,
             run: Arc::new(Run { id: terms.run.clone(), content_type: terms.content_type.clone(), payload }),
             named,
             since,

@@ -149,7 +149,7 @@ impl Problem {
 
     /// Somebody who polls is not let in. The status ends a stock controller, on purpose: its token does not get better.
     pub(super) fn bad_token(front: &HttpState, what: &str, why: TokenError) -> Self {
-        front.metrics.denied(why.denied());
+        front.metrics.denied(why.failure());
         if why.is_malformed() {
             return Self::bad_key(what, why);
         }
@@ -157,7 +157,7 @@ impl Problem {
             if why == TokenError::WrongRole { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         let detail =
             format!("{what} {why}. Nothing waits here without the platform's token for its deployment.");
-        Self { closes: true, ..Self::new(status, why.denied().text(), "The poll is not let in", detail) }
+        Self { closes: true, ..Self::new(status, why.failure().text(), "The poll is not let in", detail) }
             .asking_for(BEARER)
     }
 

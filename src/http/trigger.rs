@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::response::HttpResponse;
 use super::{Action, ClientAddr, HttpState, PollRequest, run_response};
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
-use crate::broker::{AcceptedPayload, Key, Number, check_part};
+use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
 use crate::journal::TraceParent;
 use crate::logging::Throttle;
 use crate::model::MissReason;
@@ -106,7 +106,7 @@ fn read_poll(
     let version = text(VERSION)?;
     let terms = front.limits();
     let deployment = terms.access.resolve_deployment(deployment, version).and_then(|named| {
-        let out_of_role = terms.access.is_out_of_role(head.fields.values("authorization").next());
+        let out_of_role = terms.access.is_supervisor_credential(head.fields.values("authorization").next());
         if out_of_role { Err(TokenError::WrongRole) } else { Ok(named) }
     });
     let deployment = deployment.map_err(|why| Problem::bad_token(front, DEPLOYMENT, why))?;
@@ -122,7 +122,7 @@ fn read_poll(
             cpu: number(CPU)?,
             memory: number(MEMORY)?,
         },
-        accepts: AcceptedPayload::Message,
+        accepts: AcceptedPayload::TriggerMessage,
         controller: name(CONTROLLER)?.into(),
         host: front.exchange.host_id(from.origin(), name(INSTANCE)?),
         client: from,
@@ -182,7 +182,7 @@ async fn dispatch_body(
     let terms = front.limits();
     let order = DispatchRequest {
         key,
-        is_message: true,
+        payload_kind: PayloadKind::TriggerMessage,
         run: Arc::new(run),
         named,
         since,

@@ -179,12 +179,12 @@ impl Metrics {
     }
 
     /// A connection was accepted; it is counted as open until the guard is dropped.
-    pub fn connected(&self, listener: Listener, is_tls: bool) -> Connected {
+    pub fn connected(&self, listener: Listener, is_tls: bool) -> OpenConnection {
         self.accepted.of(listener).inc();
         let tls = if is_tls { Tls::True } else { Tls::False };
         let open = self.connections.of((listener, tls)).clone();
         open.inc();
-        Connected(open)
+        OpenConnection(open)
     }
 
     /// The settings were read again, or refused.
@@ -252,9 +252,9 @@ impl Metrics {
 }
 
 /// Counts one open connection for as long as it lives.
-pub struct Connected(IntGauge);
+pub struct OpenConnection(IntGauge);
 
-impl Drop for Connected {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
     }

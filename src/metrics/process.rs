@@ -17,7 +17,7 @@ pub(super) struct Process {
     open_fds: IntGauge,
     max_fds: IntGauge,
     committed: IntGauge,
-    log_surplus: IntCounter,
+    log_lines_dropped: IntCounter,
 }
 
 impl Process {
@@ -47,7 +47,7 @@ impl Process {
             open_fds: gauge("process_open_fds", "Open file descriptors.")?,
             max_fds: gauge("process_max_fds", "The most file descriptors that may be open.")?,
             committed,
-            log_surplus,
+            log_lines_dropped: log_surplus,
         })
     }
 
@@ -64,22 +64,22 @@ impl Process {
             self.virtual_bytes.set(virtual_pages * page);
             self.resident.set(resident * page);
         }
-        if let Some(open) = told_open_fds().or_else(counted_open_fds) {
+        if let Some(open) = stat_open_fds().or_else(count_open_fds) {
             self.open_fds.set(open);
         }
         let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         self.max_fds.set(i64::try_from(most).unwrap_or(i64::MAX));
-        self.log_surplus.inc_by(logging::dropped_lines().saturating_sub(self.log_surplus.get()));
+        self.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         self.committed.set(i64::try_from(allocator::committed()).unwrap_or(i64::MAX));
     }
 }
 
 /// Open descriptors as Linux tells them from 6.2 on: a hundred thousand take tens of milliseconds to list.
-fn told_open_fds() -> Option<i64> {
+fn stat_open_fds() -> Option<i64> {
     rustix::fs::stat("/proc/self/fd").ok().map(|stat| stat.st_size).filter(|open| *open > 0)
 }
 
-fn counted_open_fds() -> Option<i64> {
+fn count_open_fds() -> Option<i64> {
     std::fs::read_dir("/proc/self/fd").ok().and_then(|entries| i64::try_from(entries.count()).ok())
 }
 
@@ -94,9 +94,9 @@ mod tests {
 
     #[test]
     fn open_descriptors_are_told_as_they_are_counted() {
-        let Some(before) = told_open_fds() else { return };
+        let Some(before) = stat_open_fds() else { return };
         let many: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
-        let (told, counted) = (told_open_fds().unwrap(), counted_open_fds().unwrap());
+        let (told, counted) = (stat_open_fds().unwrap(), count_open_fds().unwrap());
         // Other tests open and close some meanwhile.
         assert!(
             told.abs_diff(counted) < 100 && told.abs_diff(before + 200) < 100,

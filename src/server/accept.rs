@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::connection_limit::{ConnectionLimiter, ConnectionPermit, PendingConnection, SilentConnections};
-use super::health::{AcceptedPayload, Health, Pulse};
+use super::health::{AcceptGuard, Health, Pulse};
 use super::listen::Share;
 use super::socket::Acceptor;
 use super::tls::Tls;
@@ -102,7 +102,7 @@ async fn measure_lag(metrics: &Metrics, pulse: &Pulse) -> Infallible {
 async fn accept(
     share: Share,
     entrance: ListenerContext,
-    accepts: AcceptedPayload,
+    accepts: AcceptGuard,
     mut phases: watch::Receiver<Phase>,
 ) -> anyhow::Result<()> {
     let Share { listener, socket, outlives_us } = share;

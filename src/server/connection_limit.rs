@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::address;
 use crate::http::HttpState;
-use crate::metrics::{Connected, Listener, RejectReason};
+use crate::metrics::{Listener, OpenConnection, RejectReason};
 use crate::transport::Connection;
 
 /// The public listener leaves so many places to a listener for dispatch alone.
@@ -56,7 +56,7 @@ pub(super) struct ConnectionLimiter {
 pub(super) struct PendingConnection {
     door: Arc<ConnectionLimiter>,
     connection: Arc<Connection>,
-    _counted: Connected,
+    _counted: OpenConnection,
 }
 
 /// One within its address's share, which it gives back when this is dropped.

@@ -34,9 +34,9 @@ impl Health {
     }
 
     /// Says that a listener is accepted from, until this is dropped.
-    pub(super) fn accepts(self: &Arc<Self>) -> AcceptedPayload {
+    pub(super) fn accepts(self: &Arc<Self>) -> AcceptGuard {
         self.accepting.send_modify(|loops| *loops += 1);
-        AcceptedPayload(self.clone())
+        AcceptGuard(self.clone())
     }
 
     /// Waits until every listener is accepted from.
@@ -85,9 +85,9 @@ impl Pulse {
 }
 
 /// A listener that is accepted from.
-pub(super) struct AcceptedPayload(Arc<Health>);
+pub(super) struct AcceptGuard(Arc<Health>);
 
-impl Drop for AcceptedPayload {
+impl Drop for AcceptGuard {
     fn drop(&mut self) {
         self.0.accepting.send_modify(|loops| *loops -= 1);
     }

@@ -1,12 +1,14 @@
-//! Owns the races of runs that hope: whoever parks wakes one that it fits, in every order, and nobody sleeps for ever.
+//! Owns the races of the waitlist: a waiter that parks notifies one run that it accepts, and no run waits for ever.
 //!
-//! A lost wake shows as a deadlock. Tokio's `Notify` is trusted: each of its calls is one step, between which others run.
+//! A lost notification shows as a deadlock. Tokio's `Notify` is trusted: each of its calls is one step, between which other
+//! threads run.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use pilotlight::broker::PayloadKind::{self, Opaque, TriggerMessage};
 use pilotlight::broker::{AcceptedPayload, Claim, ClaimRequest};
 use pilotlight::model::MissReason;
 use pilotlight::model::PollEnd;
@@ -16,91 +18,93 @@ use shuttle::thread;
 
 use super::world::{World, explore_worlds, key};
 
-/// Looks and hopes as `http::dispatch` does, without an end to its patience.
-async fn hope(world: &World, is_message: bool) -> Result<usize, MissReason> {
+/// Claims and waits as a dispatch does, without a time limit.
+async fn claim_or_wait(world: &World, payload_kind: PayloadKind) -> Result<usize, MissReason> {
     let key = key();
-    let ask = ClaimRequest { key: key.as_ref(), is_message };
-    let hope = world.exchange.join_waitlist(&ask);
+    let request = ClaimRequest { key: key.as_ref(), payload_kind };
+    let entry = world.exchange.join_waitlist(&request);
     loop {
-        match world.exchange.claim(&ask) {
-            Claim::Matched(taken) => return Ok(world.ended(PollEnd::Matched, &taken)),
+        match world.exchange.claim(&request) {
+            Claim::Matched(removed) => return Ok(world.record_removed(PollEnd::Matched, &removed)),
             Claim::Miss(MissReason::Draining) => return Err(MissReason::Draining),
-            Claim::Miss(_) => hope.notified().await,
+            Claim::Miss(_) => entry.notified().await,
         }
     }
 }
 
-fn hoper(world: &Arc<World>, is_message: bool) -> thread::JoinHandle<Result<usize, MissReason>> {
+fn spawn_run(world: &Arc<World>, kind: PayloadKind) -> thread::JoinHandle<Result<usize, MissReason>> {
     let world = world.clone();
-    thread::spawn(move || block_on(hope(&world, is_message)))
+    thread::spawn(move || block_on(claim_or_wait(&world, kind)))
 }
 
-fn parker(world: &Arc<World>, accepts: AcceptedPayload) -> thread::JoinHandle<()> {
+fn spawn_poll(world: &Arc<World>, accepts: AcceptedPayload) -> thread::JoinHandle<()> {
     let world = world.clone();
     thread::spawn(move || world.keep(world.park("", accepts)))
 }
 
 #[test]
-fn a_run_that_hopes_gets_whoever_parks() {
+fn a_waiting_run_gets_the_waiter_that_parks() {
     explore_worlds(|world| {
-        let run = hoper(world, true);
-        world.keep(world.park("", AcceptedPayload::Message));
+        let run = spawn_run(world, TriggerMessage);
+        world.keep(world.park("", AcceptedPayload::TriggerMessage));
         assert_eq!(run.join().unwrap(), Ok(0));
     });
 }
 
-/// Two wakes may become one: the run that is served wakes the next, before it begins to deliver.
+/// Two notifications may become one: a run that has its waiter notifies the next run before it begins to deliver.
 #[test]
-fn each_of_two_runs_gets_one_of_two_who_park() {
+fn each_of_two_runs_gets_one_of_two_waiters() {
     explore_worlds(|world| {
-        let both_served = Arc::new(Barrier::new(2));
+        let both_matched = Arc::new(Barrier::new(2));
         let run = || {
-            let (world, both_served) = (world.clone(), both_served.clone());
+            let (world, both_matched) = (world.clone(), both_matched.clone());
             thread::spawn(move || {
-                let served = block_on(hope(&world, true)).unwrap();
-                // A delivery takes its time; the other run must not need its end.
-                both_served.wait();
-                served
+                let waiter = block_on(claim_or_wait(&world, TriggerMessage)).unwrap();
+                // A delivery takes time, and the other run must not depend on its end.
+                both_matched.wait();
+                waiter
             })
         };
         let runs = [run(), run()];
-        let parkers = [parker(world, AcceptedPayload::Message), parker(world, AcceptedPayload::Anything)];
-        for parker in parkers {
-            parker.join().unwrap();
+        let polls =
+            [spawn_poll(world, AcceptedPayload::TriggerMessage), spawn_poll(world, AcceptedPayload::Any)];
+        for poll in polls {
+            poll.join().unwrap();
         }
-        let [mine, theirs] = runs.map(|run| run.join().unwrap());
-        assert_ne!(mine, theirs, "I1");
+        let [first, second] = runs.map(|run| run.join().unwrap());
+        assert_ne!(first, second, "I1");
     });
 }
 
-/// A stock controller is of no use to a payload that is no message: its wake must reach the run that it fits.
+/// A stock controller does not accept an opaque payload: its notification must reach a run that it accepts.
 #[test]
-fn a_wake_is_not_spent_on_a_run_that_does_not_fit() {
+fn a_notification_is_not_spent_on_a_run_that_is_not_accepted() {
     explore_worlds(|world| {
-        let other = hoper(world, false);
-        let message = hoper(world, true);
-        let parker = parker(world, AcceptedPayload::Message);
+        let opaque = spawn_run(world, Opaque);
+        let message = spawn_run(world, TriggerMessage);
+        let poll = spawn_poll(world, AcceptedPayload::TriggerMessage);
         assert_eq!(message.join().unwrap(), Ok(0), "I9");
-        parker.join().unwrap();
+        poll.join().unwrap();
         world.drain();
-        assert_eq!(other.join().unwrap(), Err(MissReason::Draining), "I9: nobody took a message's place");
+        let ended = opaque.join().unwrap();
+        assert_eq!(ended, Err(MissReason::Draining), "I9: no stock controller got the opaque payload");
     });
 }
 
-/// The one that is woken may leave at that moment: the wake goes on to the next.
+/// A run may be given up at the moment of its notification: the next run gets it.
 #[test]
-fn a_run_that_gives_up_passes_its_wake_on() {
+fn a_run_that_is_given_up_passes_its_notification_on() {
     explore_worlds(|world| {
-        let fickle = thread::spawn({
+        let given_up = thread::spawn({
             let world = world.clone();
             move || {
-                let mut patience = 2;
-                let mut hope = pin!(hope(&world, true));
-                block_on(poll_fn(|cx| match hope.as_mut().poll(cx) {
-                    Poll::Ready(served) => Poll::Ready(Some(served)),
-                    Poll::Pending if patience == 0 => Poll::Ready(None),
+                let mut polls_left = 2;
+                let mut run = pin!(claim_or_wait(&world, TriggerMessage));
+                block_on(poll_fn(|cx| match run.as_mut().poll(cx) {
+                    Poll::Ready(result) => Poll::Ready(Some(result)),
+                    Poll::Pending if polls_left == 0 => Poll::Ready(None),
                     Poll::Pending => {
-                        patience -= 1;
+                        polls_left -= 1;
                         thread::yield_now();
                         cx.waker().wake_by_ref();
                         Poll::Pending
@@ -108,40 +112,41 @@ fn a_run_that_gives_up_passes_its_wake_on() {
                 }))
             }
         });
-        let patient = hoper(world, true);
-        let first = parker(world, AcceptedPayload::Message);
-        let served = fickle.join().unwrap();
-        first.join().unwrap();
-        if served.is_some() {
-            world.keep(world.park("", AcceptedPayload::Message));
+        let other = spawn_run(world, TriggerMessage);
+        let poll = spawn_poll(world, AcceptedPayload::TriggerMessage);
+        let result = given_up.join().unwrap();
+        poll.join().unwrap();
+        if result.is_some() {
+            world.keep(world.park("", AcceptedPayload::TriggerMessage));
         }
-        assert!(patient.join().unwrap().is_ok());
+        assert!(other.join().unwrap().is_ok());
     });
 }
 
-/// A run that does not hope may be quicker; the one that hopes is served by the next who parks.
+/// A run outside the waitlist may claim the waiter first; the run in the waitlist gets the next waiter.
 #[test]
-fn a_quicker_run_costs_a_hope_nothing_but_time() {
+fn a_claim_from_outside_the_waitlist_only_delays_a_waiting_run() {
     explore_worlds(|world| {
-        let run = hoper(world, true);
-        let parkers = [parker(world, AcceptedPayload::Message), parker(world, AcceptedPayload::Message)];
-        let quick = world.claim(true);
-        for parker in parkers {
-            parker.join().unwrap();
+        let run = spawn_run(world, TriggerMessage);
+        let polls = [AcceptedPayload::TriggerMessage; 2].map(|accepts| spawn_poll(world, accepts));
+        let outside = world.claim();
+        for poll in polls {
+            poll.join().unwrap();
         }
-        let served = run.join().unwrap();
-        assert!(served.is_ok() && served.ok() != quick, "I1, I11: {served:?} beside {quick:?}");
+        let waiting = run.join().unwrap();
+        assert!(waiting.is_ok() && waiting.ok() != outside, "I1, I11: {waiting:?} beside {outside:?}");
     });
 }
 
 #[test]
-fn a_drain_wakes_every_run_that_hopes() {
+fn a_drain_notifies_every_waiting_run() {
     explore_worlds(|world| {
-        let runs = [true, true, true, false].map(|is_message| hoper(world, is_message));
-        let parker = parker(world, AcceptedPayload::Message);
+        let runs =
+            [TriggerMessage, TriggerMessage, TriggerMessage, Opaque].map(|kind| spawn_run(world, kind));
+        let poll = spawn_poll(world, AcceptedPayload::TriggerMessage);
         world.drain();
-        let served: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
-        parker.join().unwrap();
-        assert!(served.iter().flatten().count() <= 1, "I1: one came, and served {served:?}");
+        let results: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
+        poll.join().unwrap();
+        assert!(results.iter().flatten().count() <= 1, "I1: one waiter parked: {results:?}");
     });
 }

@@ -1,4 +1,4 @@
-//! Owns the races for one waiter: match, departure, expiry, drain, retirement and replacement; exactly one wins.
+//! Owns the races for one waiter: of match, departure, expiry, drain, retirement and replacement, exactly one wins.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,9 +6,9 @@ use pilotlight::broker::{AcceptedPayload, Filter};
 use pilotlight::exchange::SuspectSweep;
 use shuttle::thread;
 
-use super::world::{Seat, World, explore_worlds, machine};
+use super::world::{Parked, World, explore_worlds, host};
 
-/// Who wants the waiter.
+/// A way to remove the waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rival {
     Claim,
@@ -22,47 +22,47 @@ enum Rival {
 use Rival::{Claim, Drain, Expire, Leave, Replace, Retire};
 
 impl Rival {
-    /// Tries, and returns whom it got.
-    fn act(self, world: &World, hold: &Mutex<Option<Seat>>) -> Vec<usize> {
+    /// Tries to remove waiters, and returns their numbers.
+    fn act(self, world: &World, parked: &Mutex<Option<Parked>>) -> Vec<usize> {
         match self {
-            Claim => world.claim(true).into_iter().collect(),
+            Claim => world.claim().into_iter().collect(),
             Leave => {
-                let seat = hold.lock().unwrap().take().unwrap();
-                world.leave(seat).into_iter().collect()
+                let parked = parked.lock().unwrap().take().unwrap();
+                world.leave(parked).into_iter().collect()
             }
             Expire => world.expire(),
             Drain => world.drain(),
             Retire => world.retire(),
             Replace => {
-                // Whom it replaces is in the ledger of fates.
-                world.keep(world.park("controller", AcceptedPayload::Message));
+                // The world records the replaced waiter.
+                world.keep(world.park("controller", AcceptedPayload::TriggerMessage));
                 Vec::new()
             }
         }
     }
 }
 
-/// All at once after one waiter, with somebody who looks at the whole core meanwhile. Returns whom each got.
+/// Runs all rivals at once against one waiter, with an audit in between. Returns the waiters that each removed.
 fn race(world: &Arc<World>, rivals: &[Rival]) -> Vec<(Rival, Vec<usize>)> {
-    let hold = Arc::new(Mutex::new(world.park_due("controller")));
+    let parked = Arc::new(Mutex::new(world.park_due("controller")));
     let threads: Vec<_> = rivals
         .iter()
         .map(|&rival| {
-            let (world, hold) = (world.clone(), hold.clone());
-            thread::spawn(move || (rival, rival.act(&world, &hold)))
+            let (world, parked) = (world.clone(), parked.clone());
+            thread::spawn(move || (rival, rival.act(&world, &parked)))
         })
         .collect();
     world.audit();
-    let won = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    world.keep(hold.lock().unwrap().take());
-    won
+    let removed = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    world.keep(parked.lock().unwrap().take());
+    removed
 }
 
 fn exactly_one_wins(rivals: &'static [Rival]) {
     explore_worlds(move |world| {
-        let won = race(world, rivals);
-        let winners = won.iter().filter(|(_, got)| got.contains(&0)).count();
-        assert_eq!(winners, 1, "I4: who took the waiter: {won:?}");
+        let removed = race(world, rivals);
+        let winners = removed.iter().filter(|(_, waiters)| waiters.contains(&0)).count();
+        assert_eq!(winners, 1, "I4: one rival removes the waiter: {removed:?}");
     });
 }
 
@@ -96,30 +96,26 @@ fn leave_against_expiry_drain_and_retire() {
     exactly_one_wins(&[Leave, Expire, Drain, Retire]);
 }
 
-/// The claim gets the older or the newer, and never both or neither.
+/// The claim gets either the older or the newer waiter.
 #[test]
-fn claim_against_newest_wins() {
+fn claim_against_replacement() {
     explore_worlds(|world| {
-        let won = race(world, &[Claim, Replace]);
-        assert_eq!(won[0].1.len(), 1, "I11: somebody stood at every moment: {won:?}");
-        assert!(world.exchange.counts().0 <= 1, "I4: one controller stands once");
+        let removed = race(world, &[Claim, Replace]);
+        assert_eq!(removed[0].1.len(), 1, "I11: a waiter was parked at every moment: {removed:?}");
+        assert!(world.exchange.counts().0 <= 1, "I4: a controller has one waiter in a pool");
     });
 }
 
 #[test]
-fn leave_against_newest_wins() {
+fn leave_against_replacement() {
     explore_worlds(|world| {
         race(world, &[Leave, Replace]);
-        assert_eq!(
-            world.exchange.counts(),
-            (1, 1),
-            "I5: a departure takes its own waiter, never the newer one"
-        );
+        assert_eq!(world.exchange.counts(), (1, 1), "I5: a departure removes its own waiter only");
     });
 }
 
 #[test]
-fn everyone_against_everyone() {
+fn every_way_against_every_other() {
     explore_worlds(|world| {
         race(world, &[Claim, Leave, Expire, Drain, Retire, Replace, Claim]);
     });
@@ -128,80 +124,83 @@ fn everyone_against_everyone() {
 #[test]
 fn two_claims_get_two_different_waiters() {
     explore_worlds(|world| {
-        world.keep(world.park("", AcceptedPayload::Message));
-        world.keep(world.park("", AcceptedPayload::Anything));
+        world.keep(world.park("", AcceptedPayload::TriggerMessage));
+        world.keep(world.park("", AcceptedPayload::Any));
         let other = thread::spawn({
             let world = world.clone();
-            move || world.claim(true)
+            move || world.claim()
         });
-        let mine = world.claim(true);
-        let theirs = other.join().unwrap();
-        assert!(mine.is_some() && theirs.is_some(), "I11: both had a waiter: {mine:?}, {theirs:?}");
-        assert_ne!(mine, theirs, "I1: one waiter was offered two runs");
+        let first = world.claim();
+        let second = other.join().unwrap();
+        assert!(
+            first.is_some() && second.is_some(),
+            "I11: there was a waiter for both: {first:?}, {second:?}"
+        );
+        assert_ne!(first, second, "I1: one waiter was offered two runs");
     });
 }
 
-/// One place left, two who come; and a controller that comes twice at once stands once.
+/// One more waiter fits into the pool, and two controllers poll, one of them twice at once.
 #[test]
-fn the_last_place_and_the_same_controller_are_given_once() {
+fn the_last_place_of_a_pool_is_given_once() {
     explore_worlds(|world| {
-        world.keep(world.park("", AcceptedPayload::Message));
-        world.keep(world.park("", AcceptedPayload::Message));
-        let come = |controller: &'static str| {
+        world.keep(world.park("", AcceptedPayload::TriggerMessage));
+        world.keep(world.park("", AcceptedPayload::TriggerMessage));
+        let poll = |controller: &'static str| {
             let world = world.clone();
-            thread::spawn(move || world.keep(world.park(controller, AcceptedPayload::Message)))
+            thread::spawn(move || world.keep(world.park(controller, AcceptedPayload::TriggerMessage)))
         };
-        let threads = [come("a"), come("a"), come("b")];
+        let threads = [poll("a"), poll("a"), poll("b")];
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(world.exchange.counts(), (3, 1), "I4: three places, each taken once");
+        assert_eq!(world.exchange.counts(), (3, 1), "I4: three places, each given once");
     });
 }
 
-/// Whoever parks after a retirement began stays.
+/// A waiter that parks after a retirement began stays.
 #[test]
-fn a_retirement_ends_at_its_mark() {
+fn a_retirement_ends_at_its_watermark() {
     explore_worlds(|world| {
-        world.keep(world.park("", AcceptedPayload::Message));
+        world.keep(world.park("", AcceptedPayload::TriggerMessage));
         let retire = thread::spawn({
             let world = world.clone();
             move || world.retire()
         });
-        world.keep(world.park("", AcceptedPayload::Message));
+        world.keep(world.park("", AcceptedPayload::TriggerMessage));
         let retired = retire.join().unwrap();
-        world.keep(world.park("", AcceptedPayload::Message));
+        world.keep(world.park("", AcceptedPayload::TriggerMessage));
         assert!(retired.contains(&0) && !retired.contains(&2), "I5: {retired:?}");
         assert_eq!(world.exchange.counts().0, 3 - retired.len(), "I8");
     });
 }
 
-/// A machine becomes suspect while the last suspect is cleared: that there is one must not be forgotten.
+/// A host becomes suspect while the last suspicion is cleared: the flag for "any suspect" must stay set.
 #[test]
-fn a_suspicion_during_a_review_is_not_overlooked() {
+fn a_suspicion_during_a_sweep_is_kept() {
     explore_worlds(|world| {
-        let alive = world.park("", AcceptedPayload::Message).unwrap().keep(world);
-        let failing = world.park("", AcceptedPayload::Message).unwrap().keep(world);
-        world.exchange.suspect(machine(alive));
-        let review = thread::spawn({
+        let alive = world.park("", AcceptedPayload::TriggerMessage).unwrap().keep(world);
+        let failing = world.park("", AcceptedPayload::TriggerMessage).unwrap().keep(world);
+        world.exchange.suspect(host(alive));
+        let sweep = thread::spawn({
             let world = world.clone();
             move || {
-                let review = &mut SuspectSweep::default();
-                let shows_life = |name: &usize, _| *name == alive;
-                // It asks, and clears who has answered when it looks again.
+                let sweep = &mut SuspectSweep::default();
+                let shows_life = |number: &usize, _| *number == alive;
+                // The first round probes; the second clears the hosts that have shown life.
                 for _ in 0..2 {
-                    world.exchange.sweep_suspects(review, |token| token.name, |_| {}, shows_life);
+                    world.exchange.sweep_suspects(sweep, |token| token.number, |_| {}, shows_life);
                 }
             }
         });
-        world.exchange.suspect(machine(failing));
-        review.join().unwrap();
+        world.exchange.suspect(host(failing));
+        sweep.join().unwrap();
         let suspects = || {
             let waiters = world.exchange.waiters(&Filter::default(), 0, 10).rows;
             waiters.iter().map(|waiter| waiter.suspect).collect::<Vec<_>>()
         };
         assert_eq!(suspects(), [false, true]);
-        world.exchange.trust(machine(failing));
-        assert_eq!(suspects(), [false, false], "it proved a run, and is suspect no more");
+        world.exchange.trust(host(failing));
+        assert_eq!(suspects(), [false, false], "it proved a run, and is trusted again");
     });
 }

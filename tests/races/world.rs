@@ -1,11 +1,11 @@
-//! Owns what the exchange's races are run in: an exchange, the fate of each waiter, the books, and the schedulers.
+//! Owns the setting of the exchange's races: an exchange, what happened to each waiter, the counts, and the schedulers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use pilotlight::broker::{
     AcceptedPayload, Claim, ClaimRequest, Filter, HostId, Key, Limits, MonotonicTime, Number, ParkRequest,
-    RemovedWaiter, SelectionPolicy,
+    PayloadKind, RemovedWaiter, SelectionPolicy,
 };
 use pilotlight::exchange::{Exchange, ParkedGuard};
 use pilotlight::journal::{Journal, JournalConfig};
@@ -16,13 +16,13 @@ use shuttle::{Config, Runner};
 
 /// Schedules per test and scheduler.
 const SCHEDULES: usize = 1000;
-/// So many preemptions at chosen places find a race, as far as the second scheduler is concerned.
+/// The second scheduler finds each race that needs at most this many preemptions.
 const DEPTH: usize = 3;
-/// No deadline comes, and no guard passes, while a schedule is run.
+/// A deadline that does not come while a schedule runs.
 const FAR: MonotonicTime = MonotonicTime::from_micros(u64::MAX / 2);
 
-/// Runs this under many schedules: half by pure chance, half with few but well-placed preemptions. A failure prints its
-/// schedule; `PILOTLIGHT_SCHEDULE=… tests/races/run the_test` runs that one again.
+/// Runs a race under many schedules: half of them random, half with few preemptions at chosen places. A failure prints its
+/// schedule; `PILOTLIGHT_SCHEDULE=… tests/races/run the_test` repeats it.
 pub fn explore(race: impl Fn() + Send + Sync + 'static) {
     let mut config = Config::new();
     config.stack_size = 1 << 18;
@@ -37,43 +37,43 @@ pub fn explore(race: impl Fn() + Send + Sync + 'static) {
     Runner::new(PctScheduler::new(DEPTH, schedules), config).run(move || same());
 }
 
-/// Runs a race in a world of its own each time, and checks the broker's counters over all of them.
+/// Runs a race in a new world each time, and checks the broker's counters over all of them.
 pub fn explore_worlds(race: impl Fn(&Arc<World>) + Send + Sync + 'static) {
-    let books = Arc::new(Books::new());
-    let same = books.clone();
+    let counts = Arc::new(Counts::new());
+    let same = counts.clone();
     explore(move || {
         let world = Arc::new(World::new(same.clone()));
         race(&world);
         world.settle();
     });
-    books.balance();
+    counts.check();
 }
 
-/// The broker's own counters, and ours.
-struct Books {
+/// The broker's own counters, and those of the test.
+struct Counts {
     metrics: Arc<Metrics>,
     journal: Arc<Journal>,
     ends: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-impl Books {
+impl Counts {
     fn new() -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
         let journal = Arc::new(Journal::open(&JournalConfig::default(), metrics.clone()).unwrap());
         Self { metrics, journal, ends: Mutex::default() }
     }
 
-    fn balance(&self) {
+    fn check(&self) {
         let text = String::from_utf8(self.metrics.render((0, 0)).unwrap()).unwrap();
         for (end, count) in &*self.ends.lock().unwrap() {
             let line = format!("pilotlight_polls_total{{end=\"{end}\"}} {count}\n");
-            assert!(text.contains(&line), "I8: we counted {line} the broker did not");
+            assert!(text.contains(&line), "I8: the test counted {line} and the broker did not");
         }
         self.journal.close();
     }
 }
 
-fn word(end: PollEnd) -> &'static str {
+fn label(end: PollEnd) -> &'static str {
     match end {
         PollEnd::Matched => "matched",
         PollEnd::ClientGone => "client_gone",
@@ -85,46 +85,46 @@ fn word(end: PollEnd) -> &'static str {
     }
 }
 
-/// What became of a waiter.
+/// What happened to a waiter.
 #[derive(Debug, Default)]
-struct Fate {
+struct History {
     ends: Vec<PollEnd>,
     drops: u32,
 }
 
-/// A waiter's payload. Its name is its number in the ledger.
+/// What the exchange keeps for a waiter. Its number is its index in the histories.
 pub struct Token {
-    pub name: usize,
-    fates: Arc<Mutex<Vec<Fate>>>,
+    pub number: usize,
+    histories: Arc<Mutex<Vec<History>>>,
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.fates.lock().unwrap()[self.name].drops += 1;
+        self.histories.lock().unwrap()[self.number].drops += 1;
     }
 }
 
-/// A place, as a hold has it.
-pub struct Seat {
-    pub name: usize,
-    place: ParkedGuard<Token>,
+/// A parked waiter, as a hold keeps it.
+pub struct Parked {
+    pub number: usize,
+    guard: ParkedGuard<Token>,
 }
 
-impl Seat {
+impl Parked {
     /// Keeps it until the world is settled.
     pub fn keep(self, world: &World) -> usize {
-        let name = self.name;
+        let number = self.number;
         world.keep(Some(self));
-        name
+        number
     }
 }
 
-/// One exchange and everyone who ever waited in it.
+/// One exchange, and every waiter that it ever had.
 pub struct World {
     pub exchange: Arc<Exchange<Token>>,
-    fates: Arc<Mutex<Vec<Fate>>>,
-    seats: Mutex<Vec<Seat>>,
-    books: Arc<Books>,
+    histories: Arc<Mutex<Vec<History>>>,
+    kept: Mutex<Vec<Parked>>,
+    counts: Arc<Counts>,
 }
 
 pub fn key() -> Key {
@@ -132,26 +132,26 @@ pub fn key() -> Key {
     Key { deployment: "d".into(), version: "1".into(), cpu: number, memory: number }
 }
 
-pub fn machine(name: usize) -> HostId {
-    HostId { address: name as u64, name: None }
+pub fn host(number: usize) -> HostId {
+    HostId { address: number as u64, name: None }
 }
 
 impl World {
-    fn new(books: Arc<Books>) -> Self {
+    fn new(counts: Arc<Counts>) -> Self {
         let limits = Limits { waiters: 10, waiters_per_pool: 3, pools: 2 };
-        let exchange =
-            Exchange::new(limits, SelectionPolicy::Newest, books.metrics.clone(), books.journal.clone());
-        Self { exchange: Arc::new(exchange), fates: Arc::default(), seats: Mutex::default(), books }
+        let (metrics, journal) = (counts.metrics.clone(), counts.journal.clone());
+        let exchange = Exchange::new(limits, SelectionPolicy::Newest, metrics, journal);
+        Self { exchange: Arc::new(exchange), histories: Arc::default(), kept: Mutex::default(), counts }
     }
 
-    /// Parks a waiter whose deadline is far.
-    pub fn park(&self, controller: &str, accepts: AcceptedPayload) -> Option<Seat> {
+    /// Parks a waiter whose deadline does not come.
+    pub fn park(&self, controller: &str, accepts: AcceptedPayload) -> Option<Parked> {
         self.park_until(controller, accepts, FAR)
     }
 
-    /// Parks a waiter whose deadline has come, though it may still be offered a run.
-    pub fn park_due(&self, controller: &str) -> Option<Seat> {
-        self.park_until(controller, AcceptedPayload::Message, MonotonicTime::default())
+    /// Parks a waiter whose deadline has come; it may still be offered a run.
+    pub fn park_due(&self, controller: &str) -> Option<Parked> {
+        self.park_until(controller, AcceptedPayload::TriggerMessage, MonotonicTime::default())
     }
 
     fn park_until(
@@ -159,117 +159,118 @@ impl World {
         controller: &str,
         accepts: AcceptedPayload,
         deadline: MonotonicTime,
-    ) -> Option<Seat> {
-        let name = {
-            let mut fates = self.fates.lock().unwrap();
-            fates.push(Fate::default());
-            fates.len() - 1
+    ) -> Option<Parked> {
+        let number = {
+            let mut histories = self.histories.lock().unwrap();
+            histories.push(History::default());
+            histories.len() - 1
         };
-        let ticket = ParkRequest {
+        let request = ParkRequest {
             key: key(),
             accepts,
             controller: controller.into(),
             origin: [127, 0, 0, 1].into(),
-            host: machine(name),
+            host: host(number),
             offer_until: FAR,
             deadline,
-            waiter: Token { name, fates: self.fates.clone() },
+            waiter: Token { number, histories: self.histories.clone() },
         };
-        let Ok((place, replaced)) = self.exchange.park(ticket) else {
-            self.note(PollEnd::Refused, name);
+        let Ok((guard, replaced)) = self.exchange.park(request) else {
+            self.record(PollEnd::Refused, number);
             return None;
         };
         if let Some(replaced) = replaced {
-            self.ended(PollEnd::Replaced, &replaced);
+            self.record_removed(PollEnd::Replaced, &replaced);
         }
-        Some(Seat { name, place })
+        Some(Parked { number, guard })
     }
 
-    /// Keeps a seat until the world is settled.
-    pub fn keep(&self, seat: Option<Seat>) {
-        self.seats.lock().unwrap().extend(seat);
+    /// Keeps a parked waiter until the world is settled.
+    pub fn keep(&self, parked: Option<Parked>) {
+        self.kept.lock().unwrap().extend(parked);
     }
 
-    /// One look of a run.
-    pub fn claim(&self, is_message: bool) -> Option<usize> {
+    /// Claims a waiter for a run message.
+    pub fn claim(&self) -> Option<usize> {
         let key = key();
-        match self.exchange.claim(&ClaimRequest { key: key.as_ref(), is_message }) {
-            Claim::Matched(taken) => Some(self.ended(PollEnd::Matched, &taken)),
+        let request = ClaimRequest { key: key.as_ref(), payload_kind: PayloadKind::TriggerMessage };
+        match self.exchange.claim(&request) {
+            Claim::Matched(removed) => Some(self.record_removed(PollEnd::Matched, &removed)),
             Claim::Miss(_) => None,
         }
     }
 
-    /// The controller is gone.
-    pub fn leave(&self, mut seat: Seat) -> Option<usize> {
-        let left = seat.place.leave();
-        assert!(!seat.place.leave(), "I5: nobody leaves twice");
-        left.then(|| self.note(PollEnd::ClientGone, seat.name))
+    /// The controller closed its connection.
+    pub fn leave(&self, mut parked: Parked) -> Option<usize> {
+        let left = parked.guard.leave();
+        assert!(!parked.guard.leave(), "I5: a waiter leaves once");
+        left.then(|| self.record(PollEnd::ClientGone, parked.number))
     }
 
-    /// The hold's task ends without a word: its place leaves the pool all the same.
-    fn drop_place(&self, seat: Seat) {
-        let drops = || self.fates.lock().unwrap()[seat.name].drops;
+    /// The hold's task is dropped: its guard removes the waiter.
+    fn drop_guard(&self, parked: Parked) {
+        let drops = || self.histories.lock().unwrap()[parked.number].drops;
         let before = drops();
-        drop(seat.place);
+        drop(parked.guard);
         if drops() > before {
-            self.note(PollEnd::ClientGone, seat.name);
+            self.record(PollEnd::ClientGone, parked.number);
         }
     }
 
     pub fn expire(&self) -> Vec<usize> {
-        let mut names = Vec::new();
-        self.exchange.expire(PollEnd::Expired, |taken| names.push(self.ended(PollEnd::Expired, &taken)));
-        names
+        let mut numbers = Vec::new();
+        let record = |removed| numbers.push(self.record_removed(PollEnd::Expired, &removed));
+        self.exchange.expire(PollEnd::Expired, record);
+        numbers
     }
 
     pub fn retire(&self) -> Vec<usize> {
-        let mut names = Vec::new();
-        let count = self
-            .exchange
-            .retire(&Filter::default(), |taken| names.push(self.ended(PollEnd::Retired, &taken)));
-        assert_eq!(count, names.len(), "I8: the retired are counted");
-        names
+        let mut numbers = Vec::new();
+        let record = |removed| numbers.push(self.record_removed(PollEnd::Retired, &removed));
+        let count = self.exchange.retire(&Filter::default(), record);
+        assert_eq!(count, numbers.len(), "I8: retired waiters are counted");
+        numbers
     }
 
-    /// Drains as a shutdown does: first a share of those who stood when it began, then everyone.
+    /// Drains as a shutdown does: first a share of the waiters parked before it began, then the rest.
     pub fn drain(&self) -> Vec<usize> {
-        let mut names = Vec::new();
+        let mut numbers = Vec::new();
+        let mut record = |removed| numbers.push(self.record_removed(PollEnd::Drained, &removed));
         self.exchange.drain();
-        self.exchange
-            .drain_share(|standing| standing, |taken| names.push(self.ended(PollEnd::Drained, &taken)));
-        self.exchange.drain_all(|taken| names.push(self.ended(PollEnd::Drained, &taken)));
-        names
+        self.exchange.drain_share(|waiting| waiting, &mut record);
+        self.exchange.drain_all(record);
+        numbers
     }
 
-    /// Looks through the whole core, in the middle of everything.
+    /// Checks the whole core while other threads run.
     pub fn audit(&self) {
         self.exchange.audit().unwrap();
         let (waiters, pools) = self.exchange.counts();
         assert!(pools <= waiters, "I6: {pools} pools for {waiters} waiters");
     }
 
-    /// Whoever got a waiter out says so here.
-    pub fn ended(&self, end: PollEnd, taken: &RemovedWaiter<Token>) -> usize {
-        self.note(end, taken.waiter.name)
+    pub fn record_removed(&self, end: PollEnd, removed: &RemovedWaiter<Token>) -> usize {
+        self.record(end, removed.waiter.number)
     }
 
-    fn note(&self, end: PollEnd, name: usize) -> usize {
-        self.fates.lock().unwrap()[name].ends.push(end);
-        *self.books.ends.lock().unwrap().entry(word(end)).or_default() += 1;
-        name
+    fn record(&self, end: PollEnd, number: usize) -> usize {
+        self.histories.lock().unwrap()[number].ends.push(end);
+        *self.counts.ends.lock().unwrap().entry(label(end)).or_default() += 1;
+        number
     }
 
-    /// Everybody who still stands leaves; then each waiter must have ended once, by one way, and none is left.
+    /// Removes all waiters that are still parked; then each waiter must have ended once, in one way.
     fn settle(&self) {
         self.audit();
-        let seats = std::mem::take(&mut *self.seats.lock().unwrap());
-        for seat in seats {
-            self.drop_place(seat);
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap());
+        for parked in kept {
+            self.drop_guard(parked);
         }
         self.audit();
-        assert_eq!(self.exchange.counts(), (0, 0), "I6: nobody is left");
-        for (name, fate) in self.fates.lock().unwrap().iter().enumerate() {
-            assert_eq!((fate.ends.len(), fate.drops), (1, 1), "I4, I5, I6: waiter {name} came to {fate:?}");
+        assert_eq!(self.exchange.counts(), (0, 0), "I6: every pool is empty");
+        for (number, history) in self.histories.lock().unwrap().iter().enumerate() {
+            let counts = (history.ends.len(), history.drops);
+            assert_eq!(counts, (1, 1), "I4, I5, I6: waiter {number} has the history {history:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use super::{HttpState, Problem};
-use crate::broker::{Claim, ClaimRequest, KeyRef, RemovedWaiter};
+use crate::broker::{Claim, ClaimRequest, KeyRef, PayloadKind, RemovedWaiter};
 use crate::exchange::{ContentHash, LeaderGuard, Lookup, WaitlistEntry};
 use crate::journal;
 use crate::model::MissReason;
@@ -31,8 +31,7 @@ const LAST_LOOK: Duration = Duration::from_millis(20);
 /// A valid run and what its supervisor allows.
 pub(super) struct DispatchRequest<'a> {
     pub(super) key: KeyRef<'a>,
-    /// Whether the payload is a run message of Trigger.dev.
-    pub(super) is_message: bool,
+    pub(super) payload_kind: PayloadKind,
     pub(super) run: Arc<Run>,
     pub(super) named: RunLabels,
     /// The POST's last byte.
@@ -132,7 +131,7 @@ async fn deliver(front: &Arc<HttpState>, order: DispatchRequest<'_>, mut first: 
     let last_offer = until.checked_sub(proof_reserve(front, order.proof)).unwrap_or(until);
     let budget = front.limits().dispatch_budget;
     let wait_until = (Instant::now() + order.wait.min(budget)).min(last_offer);
-    let ask = ClaimRequest { key: order.key, is_message: order.is_message };
+    let ask = ClaimRequest { key: order.key, payload_kind: order.payload_kind };
     let demand = DeliveryRequirements {
         proof: order.proof,
         read_timeout: front.limits().proof_timeout,
