@@ -17,8 +17,11 @@ pub(super) fn describe(ready: &[&'static str]) -> anyhow::Result<String> {
         memory.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024 / 1024;
     let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
     let bin = peers_folder().join("node_modules/.bin");
+    // Cargo names the folder of its programs after the profile, so that the report shows if another than `dist` was measured.
+    let program = std::env::current_exe()?;
+    let profile = program.parent().and_then(Path::file_name).unwrap_or_default().display();
     let versions = [
-        ("pilotlight", env!("CARGO_PKG_VERSION").to_owned()),
+        ("pilotlight", format!("{}, profile {profile}", env!("CARGO_PKG_VERSION"))),
         ("rustc", version(Path::new("rustc"), &["--version"])),
         ("node", version(&bin.join("node"), &["--version"])),
         ("bun", version(&bin.join("bun"), &["--version"])),

@@ -30,7 +30,7 @@ pub(super) fn install() -> anyhow::Result<Vec<&'static str>> {
     }
     ensure!(
         Implementation::peer("floor", false)?.program.exists(),
-        "build the floor first: cargo build --release --workspace"
+        "build the floor first: cargo build --profile dist --workspace"
     );
     Ok(ready)
 }

@@ -14,7 +14,7 @@ pub(super) fn report(plan: &Plan, results: &Results, machine: &str, took: Durati
     let kind = if *full { "full" } else { "quick" };
     let mut text = format!(
         "# What pilotlight costs, beside what people would use instead\n\n\
-         Written by `cargo run --release -p pilotlight-bench -- report{}` in {:.0} min ({kind}: {rounds} rounds of {seconds} s for each \
+         Written by `cargo run --profile dist -p pilotlight-bench -- report{}` in {:.0} min ({kind}: {rounds} rounds of {seconds} s for each \
          row). Every subject has its turn in each round; figures are medians, with the spread from the lowest round to the \
          highest; ratios are medians of the ratios within a round, as the machine's pace drifts between them.\n\n{machine}\n",
         if *full { " --full" } else { "" },
