@@ -131,7 +131,7 @@ pub async fn answer(
     request: &Request<Bytes>,
     fields: Listed<'_>,
 ) -> Told {
-    let head = Head {
+    let head = RequestHead {
         method: request.method(),
         path: request.uri().path(),
         query: request.uri().query(),
@@ -147,8 +147,8 @@ pub async fn answer(
         Ok(Action::Park(wait)) => Told::Held(Box::new(Polled {
             key: wait.key,
             controller: wait.controller.into(),
-            origin: wait.from.origin(),
-            through_proxy: wait.from.through_proxy,
+            origin: wait.client.origin(),
+            through_proxy: wait.client.through_proxy,
             reusable: wait.reusable,
             timeout: wait.timeout,
         })),

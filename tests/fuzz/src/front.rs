@@ -15,8 +15,8 @@ use pilotlight::exchange::Exchange;
 use pilotlight::http::fuzz::{Listed, Told, answer};
 use pilotlight::http::{HttpResponse, HttpState, RequestLimits};
 use pilotlight::journal::{self, Journal};
-use pilotlight::metrics::{Metrics};
-use pilotlight::model::{Proof};
+use pilotlight::metrics::Metrics;
+use pilotlight::model::Proof;
 use tokio::runtime::Runtime;
 
 /// What deployment tokens are signed with; the second of two, as in a rotation.
@@ -41,12 +41,12 @@ pub fn guarded() -> Authorizer {
         std::fs::write(&path, text).expect("a file of secrets");
         Some(path)
     };
-    Authorizer::open(&Plan {
+    Authorizer::open(&AuthConfig {
         token_secret_file: file("tokens", format!("{OLDER_TOKEN_SECRET}\n{TOKEN_SECRET}\n")),
         require_token: true,
         dispatch_token_file: file("supervisors", format!("{SUPERVISORS}\n")),
         ops_token_file: file("operators", format!("{OPERATORS}\n")),
-        ..JournalConfig::default()
+        ..AuthConfig::default()
     })
     .expect("the secrets are fine")
 }
@@ -54,8 +54,11 @@ pub fn guarded() -> Authorizer {
 impl Default for Asked {
     fn default() -> Self {
         let net = |text: &str| vec![text.parse().expect("a network")];
-        let listed =
-            Plan { allow_poll: net("10.0.0.0/24"), allow_dispatch: net("10.0.0.8/29"), ..JournalConfig::default() };
+        let listed = AuthConfig {
+            allow_poll: net("10.0.0.0/24"),
+            allow_dispatch: net("10.0.0.8/29"),
+            ..AuthConfig::default()
+        };
         let listed = Authorizer::open(&listed).expect("lists need no file");
         // Its clock stands still and jumps when everybody waits, so that a run that waits for a controller takes no time.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -73,7 +76,8 @@ impl Default for Asked {
 /// A broker that takes bodies up to this limit, in bytes.
 pub fn front(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> Arc<HttpState> {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let journal = Arc::new(Journal::open(&journal::JournalConfig::default(), metrics.clone()).expect("a journal"));
+    let journal =
+        Arc::new(Journal::open(&journal::JournalConfig::default(), metrics.clone()).expect("a journal"));
     let limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
     let exchange = Arc::new(Exchange::new(limits, SelectionPolicy::Newest, metrics.clone(), journal.clone()));
     let terms = RequestLimits {

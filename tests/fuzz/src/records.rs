@@ -1,8 +1,8 @@
-//! Owns TLS as a client writes it that chooses the length of each record, and writes empty ones, which no library does.
+//! Owns a TLS client that chooses the length of each record, and can send empty records, which no library does.
 
 use std::sync::Arc;
 
-use pilotlight::transport::Session;
+use pilotlight::transport::TlsSession;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::crypto::{CryptoProvider, ring as provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -10,16 +10,16 @@ use rustls::{ClientConfig, ClientConnection, ConnectionTrafficSecrets, RootCertS
 
 use crate::served::Served;
 
-/// The type of a record of application data.
+/// The type of records with application data.
 const APPLICATION_DATA: u8 = 23;
 
-/// What both sides shake hands with.
-pub struct Certified {
+/// The TLS configurations of both sides.
+pub struct TlsConfigs {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
-impl Default for Certified {
+impl Default for TlsConfigs {
     fn default() -> Self {
         let made = rcgen::generate_simple_self_signed(["b".to_owned()]).expect("a certificate");
         let certificate: CertificateDer<'static> = made.cert.der().clone();
@@ -41,14 +41,14 @@ impl Default for Certified {
     }
 }
 
-impl Certified {
-    /// For a new connection of the broker's.
-    pub fn session(&self) -> Session {
-        Session::new(self.server.clone()).expect("a session")
+impl TlsConfigs {
+    /// The broker's side of a new connection.
+    pub fn session(&self) -> TlsSession {
+        TlsSession::new(self.server.clone()).expect("a session")
     }
 
-    /// Shakes hands as the client.
-    pub async fn shake_hands(&self, served: &mut Served) -> Records {
+    /// Performs the handshake as the client.
+    pub async fn handshake(&self, served: &mut Served) -> RecordWriter {
         let name = ServerName::try_from("b").expect("a name");
         let mut tls = ClientConnection::new(self.client.clone(), name).expect("a client");
         while tls.is_handshaking() || tls.wants_write() {
@@ -71,20 +71,20 @@ impl Certified {
             unreachable!("the one suite that is offered");
         };
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).expect("a key"));
-        Records { key, iv: iv.as_ref().try_into().expect("12 bytes"), sequence }
+        RecordWriter { key, iv: iv.as_ref().try_into().expect("12 bytes"), sequence }
     }
 }
 
-/// What the client's records are sealed with (RFC 8446, 5.2).
-pub struct Records {
+/// Encrypts the client's records (RFC 8446, 5.2).
+pub struct RecordWriter {
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
 }
 
-impl Records {
-    /// Appends one record with this in it, at most 16 KiB.
-    pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) {
+impl RecordWriter {
+    /// Appends one record with these bytes, at most 16 KiB.
+    pub fn write(&mut self, plain: &[u8], out: &mut Vec<u8>) {
         let mut nonce = self.iv;
         for (byte, other) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= other;
@@ -101,8 +101,8 @@ impl Records {
     }
 }
 
-/// Takes whole records off, and returns how many of them have application data.
-pub fn take(bytes: &mut Vec<u8>) -> usize {
+/// Removes complete records from the front, and returns how many of them have application data.
+pub fn remove_complete(bytes: &mut Vec<u8>) -> usize {
     let (mut rest, mut records) = (bytes.as_slice(), 0);
     while let [kind, _, _, high, low, after @ ..] = rest {
         let Some(after) = after.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { break };

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use pilotlight::http::{HttpState, serve};
 use pilotlight::metrics::Listener;
-use pilotlight::transport::{Connection, Session};
+use pilotlight::transport::{Connection, TlsSession};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,7 +110,7 @@ impl Served {
     /// Connects, on the runtime that this is called on. The kernel keeps so many bytes for the server if it may.
     pub fn begin(
         front: &Arc<HttpState>,
-        tls: Option<Session>,
+        tls: Option<TlsSession>,
         kept: usize,
         watch: impl FnMut(Turn<'_>) + Send + Unpin + 'static,
     ) -> Self {
@@ -124,7 +124,7 @@ impl Served {
         let connection = Arc::new(Connection::new(server, PEER, tls, front.idle.clone()));
         let front = front.clone();
         let serving = Box::pin(async move {
-            if connection.shake_hands().await.is_ok() {
+            if connection.handshake().await.is_ok() {
                 serve(front, Listener::Public, Guest(connection)).await;
             }
         });

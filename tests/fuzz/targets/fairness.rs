@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libfuzzer_sys::fuzz_target;
 use pilotlight::auth::Authorizer;
 use pilotlight::http::HttpState;
-use pilotlight_fuzz::records::{self, Certified};
+use pilotlight_fuzz::records::{self, TlsConfigs};
 use pilotlight_fuzz::request::{BODY_LIMIT, Request};
 use pilotlight_fuzz::served::{Served, Turn, runtime};
 use pilotlight_fuzz::{answer, front::front};
@@ -49,7 +49,7 @@ fuzz_target!(|input: &[u8]| {
             if form & 1 == 0 {
                 flood(&broker.front, &requests, None).await;
             } else {
-                flood(&broker.front, &requests, Some((&broker.certified, lengths))).await;
+                flood(&broker.front, &requests, Some((&broker.tls, lengths))).await;
             }
         });
     });
@@ -58,22 +58,22 @@ fuzz_target!(|input: &[u8]| {
 struct Broker {
     front: Arc<HttpState>,
     runtime: Runtime,
-    certified: Certified,
+    tls: TlsConfigs,
 }
 
 impl Default for Broker {
     fn default() -> Self {
         let front = front(Authorizer::default(), Vec::new(), BODY_LIMIT);
-        Self { front, runtime: runtime(), certified: Certified::default() }
+        Self { front, runtime: runtime(), tls: TlsConfigs::default() }
     }
 }
 
 /// Sends the requests again and again, as fast as they are taken, on one connection.
-async fn flood(front: &Arc<HttpState>, requests: &[u8], tls: Option<(&Certified, &[u8])>) {
+async fn flood(front: &Arc<HttpState>, requests: &[u8], tls: Option<(&TlsConfigs, &[u8])>) {
     if requests.is_empty() {
         return;
     }
-    let session = tls.map(|(certified, _)| certified.session());
+    let session = tls.map(|(configs, _)| configs.session());
     let is_open = Arc::new(AtomicBool::new(session.is_none()));
     let mut served = Served::begin(front, session, SOCKET_BYTES, watch(is_open.clone(), tls.is_some()));
     let mut stream = Vec::new();
@@ -83,8 +83,8 @@ async fn flood(front: &Arc<HttpState>, requests: &[u8], tls: Option<(&Certified,
                 stream.extend_from_slice(requests);
             }
         }
-        Some((certified, lengths)) => {
-            let mut records = certified.shake_hands(&mut served).await;
+        Some((configs, lengths)) => {
+            let mut records = configs.handshake(&mut served).await;
             is_open.store(true, Ordering::Relaxed);
             let mut lengths = lengths.iter().cycle();
             let plain = requests.repeat(LONGEST_RECORD.div_ceil(requests.len()));
@@ -92,7 +92,7 @@ async fn flood(front: &Arc<HttpState>, requests: &[u8], tls: Option<(&Certified,
             while stream.len() < STREAM_BYTES_OF_RECORDS {
                 let length = lengths.next().map_or(LONGEST_RECORD, |&length| length.into());
                 let end = (at + length).min(plain.len());
-                records.seal(&plain[at..end], &mut stream);
+                records.write(&plain[at..end], &mut stream);
                 at = end % plain.len();
             }
         }
@@ -116,7 +116,7 @@ fn watch(is_open: Arc<AtomicBool>, is_tls: bool) -> impl FnMut(Turn<'_>) + Send 
         }
         let answers = if is_tls {
             begun.extend_from_slice(turn.wrote);
-            records::take(&mut begun)
+            records::remove_complete(&mut begun)
         } else {
             answer::count(turn.wrote)
         };
