@@ -2,8 +2,8 @@
 //! down the held connection of a controller that matches it.
 //!
 //! Layers, from the bottom up; imports point down only (`tests/architecture.rs` checks it):
-//! 0 [`broker`], [`collector`], [`address`], [`allocator`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`http`] ·
-//! 4 [`server`] · 5 [`commands`] and `main`.
+//! 0 [`model`], [`broker`], [`collector`], [`address`], [`allocator`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`],
+//! [`auth`] · 2 [`transport`] · 3 [`dispatch`] · 4 [`http`] · 5 [`server`] · 6 [`commands`] and `main`.
 
 pub mod address;
 pub mod allocator;
@@ -12,6 +12,7 @@ pub mod broker;
 pub mod collector;
 pub mod commands;
 pub mod config;
+pub mod dispatch;
 pub mod exchange;
 pub mod http;
 pub mod journal;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use imports::Sources;
 
 /// The layers of `src`, from the lowest. A module may import from lower layers, and from the named modules of its own layer.
-const LAYERS: [(&str, usize, &[&str]); 16] = [
+const LAYERS: [(&str, usize, &[&str]); 17] = [
     ("model", 0, &[]),
     ("broker", 0, &["model"]),
     ("address", 0, &[]),
@@ -25,10 +25,11 @@ const LAYERS: [(&str, usize, &[&str]); 16] = [
     ("journal", 1, &["metrics"]),
     ("exchange", 1, &["metrics", "journal"]),
     ("transport", 2, &[]),
-    ("http", 3, &[]),
-    ("server", 4, &[]),
-    ("commands", 5, &[]),
-    ("main", 6, &[]),
+    ("dispatch", 3, &[]),
+    ("http", 4, &[]),
+    ("server", 5, &[]),
+    ("commands", 6, &[]),
+    ("main", 7, &[]),
 ];
 
 /// A crate whose imports are checked.

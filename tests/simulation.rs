@@ -2,7 +2,7 @@
 //!
 //! A failure prints its seed; `PILOTLIGHT_SEED=n cargo test --test simulation` walks that one again.
 //!
-//! Machines die, freeze, lose their way back and return; runs are posted as `http::dispatch` does it: offered again while
+//! Machines die, freeze, lose their way back and return; runs are posted with the policy of `dispatch`: offered again while
 //! that is safe, and what came of an offer makes its machine suspect or trusted. Where the twelve invariants are checked
 //! (`core`: debug assertions and the audit of `src/broker`; `races`: `tests/races`; `chaos`: the oracle of `tests/reliability`):
 //!
@@ -29,17 +29,16 @@ use pilotlight::broker::{
     AcceptedPayload, Broker, BudgetSpent, Claim, ClaimRequest, Filter, HostId, Key, LimitReached, Limits,
     MonotonicTime, Number, ParkRequest, PayloadKind, SelectionPolicy, Suspicion, WaiterId, Watermark,
 };
-use pilotlight::model::MissReason;
+use pilotlight::dispatch::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
+use pilotlight::model::{MissReason, Proof, Verdict};
 
 const SEEDS: u64 = 256;
 const STEPS: usize = 2000;
 const MOMENTS_AGO: Duration = Duration::from_secs(60);
 const MACHINES: u64 = 5;
-/// So many offers may follow the first that was sent and not proved, as in `http::dispatch`.
-const REDELIVERIES: usize = 2;
 const BUDGET: Duration = Duration::from_millis(2500);
-/// What must be left of the budget for an offer.
-const RESERVE: Duration = Duration::from_millis(750);
+/// How long an acknowledged run may stay unread.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a machine is, unseen by the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,16 +50,6 @@ enum Health {
     Frozen,
     /// What it is sent arrives, what it sends does not.
     Mute,
-}
-
-/// What came of an offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Verdict {
-    Proved,
-    Gone,
-    Lost,
-    Unacked,
-    Frozen,
 }
 
 /// How a waiter ended.
@@ -438,15 +427,18 @@ impl Walk {
         }
     }
 
-    /// A POST from its last byte to its answer: offers, and again while that is safe, as `http::dispatch` does it.
+    /// A POST from its last byte to its answer, with the dispatcher's own policy.
     fn post(&mut self) {
         let key = self.key();
         let kind = if self.rng.u32(..4) > 0 { PayloadKind::TriggerMessage } else { PayloadKind::Opaque };
         let redeliver = self.rng.u32(..4) > 0;
+        let mut policy = DeliveryPolicy::new(Proof::Received, redeliver);
         let until = self.now.plus(BUDGET);
+        let last_offer = self.now.plus(BUDGET.saturating_sub(policy.proof_reserve(READ_TIMEOUT, BUDGET)));
         self.books.posts += 1;
         let (mut touched, mut proved, mut failed) = (Vec::new(), 0, Vec::new());
-        while touched.len() <= REDELIVERIES && self.now.plus(RESERVE) <= until {
+        let mut step = Step::OfferAgain;
+        while step == Step::OfferAgain && self.now <= last_offer {
             let others = self.trusted(&key, kind);
             let Ok(waiter) = self.look(&key, kind) else { break };
             let again = failed.contains(&waiter.machine);
@@ -458,25 +450,27 @@ impl Walk {
             *self.books.verdicts.entry(verdict).or_default() += 1;
             self.books.offers += 1;
             match verdict {
-                Verdict::Gone => continue,
-                Verdict::Proved => self.trust(waiter.machine),
+                Verdict::Received => self.trust(waiter.machine),
                 Verdict::Lost | Verdict::Unacked => {
                     self.suspect(waiter.machine);
                     failed.push(waiter.machine);
                 }
-                Verdict::Frozen => {}
+                _ => {}
             }
-            touched.push(waiter.name);
-            proved += usize::from(verdict == Verdict::Proved);
-            if verdict == Verdict::Proved || !redeliver {
-                break;
+            let nothing_sent = verdict == Verdict::Gone;
+            if !nothing_sent {
+                touched.push(waiter.name);
             }
+            proved += usize::from(verdict == Verdict::Received);
+            step = policy.after(OfferEnd { verdict, nothing_sent, may_have_been_relayed: false });
         }
         self.books.hits += proved;
         self.books.misses += usize::from(proved == 0);
         assert!(proved <= 1, "I2: {proved} waiters proved one run");
-        let most = if redeliver { 1 + REDELIVERIES } else { 1 };
-        assert!(touched.len() <= most, "I1: {touched:?} got bytes of one run, redelivery {redeliver}");
+        assert_eq!(step == Step::Delivered(Proof::Received), proved == 1, "I2: {step:?}");
+        let most = if redeliver { 1 + MAX_REDELIVERIES } else { 1 };
+        let receivers = u32::try_from(touched.len()).unwrap();
+        assert!(receivers <= most, "I1: {touched:?} got bytes of one run, redelivery {redeliver}");
         assert!(self.now <= until, "I12: the answer came after the budget");
     }
 
@@ -493,7 +487,7 @@ impl Walk {
         let (verdict, took) = match self.health[usize::try_from(waiter.machine).unwrap()] {
             Health::Well if chance == 0 => (Verdict::Lost, 1),
             Health::Well if chance < 3 => (Verdict::Gone, 0),
-            Health::Well => (Verdict::Proved, 1),
+            Health::Well => (Verdict::Received, 1),
             Health::Dead if chance < 3 => (Verdict::Lost, 1),
             Health::Dead | Health::Mute => (Verdict::Unacked, 500),
             Health::Frozen => (Verdict::Frozen, 250),

@@ -1,7 +1,7 @@
 //! Owns when to say no before anything is read: too many POSTs under way or a second, too little memory, too little room.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// So many nanoseconds' worth of POSTs may come at once.
@@ -10,7 +10,6 @@ const BURST: u64 = 1_000_000_000;
 /// How hard the broker is pressed. Its keeper and its door tell of memory and room; POSTs count themselves.
 #[derive(Debug)]
 pub struct Admission {
-    posts: AtomicUsize,
     /// The moment, in nanoseconds since the epoch, at which the rate would have let all POSTs in.
     paced_until: AtomicU64,
     epoch: Instant,
@@ -25,7 +24,6 @@ pub struct Admission {
 impl Default for Admission {
     fn default() -> Self {
         Self {
-            posts: AtomicUsize::new(0),
             paced_until: AtomicU64::new(0),
             epoch: Instant::now(),
             memory_left: AtomicU64::new(u64::MAX),
@@ -37,20 +35,6 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// POSTs that are not answered yet.
-    pub fn posts(&self) -> usize {
-        self.posts.load(Ordering::Relaxed)
-    }
-
-    /// A POST came, or goes on as an offer whose client has left.
-    pub(super) fn post_came(&self) {
-        self.posts.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn post_left(&self) {
-        self.posts.fetch_sub(1, Ordering::Relaxed);
-    }
-
     /// Whether a POST is within the rate, as a leaky bucket of one second.
     pub(super) fn is_within_rate(&self, rate: u32) -> bool {
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -5,7 +5,6 @@ mod body;
 mod browser_page;
 mod client_addr;
 mod connection;
-mod dispatch;
 mod fast_path;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -32,7 +31,7 @@ use ipnet::IpNet;
 use crate::auth::Authorizer;
 use crate::broker::{AcceptedPayload, HostId, Key};
 use crate::config::MessageCheck;
-use crate::exchange::IdempotencyCache;
+use crate::dispatch::{DispatchTimes, Dispatcher};
 use crate::journal::{Journal, TraceParent};
 use crate::logging::Throttle;
 use crate::metrics::{AuthFailure, Listener, Metrics, Route};
@@ -64,8 +63,7 @@ pub struct HttpState {
     /// Replaced whole when the settings are read again.
     limits: ArcSwap<RequestLimits>,
     separate_dispatch: bool,
-    inferred_proxies: dispatch::InferredProxies,
-    idempotency: Arc<IdempotencyCache<dispatch::IdempotencyKey, dispatch::CachedOutcome>>,
+    dispatcher: Dispatcher,
     shared_names: SharedNames,
     /// How hard the broker is pressed.
     pub admission: Admission,
@@ -106,6 +104,15 @@ pub struct RequestLimits {
     pub access: Authorizer,
 }
 
+impl RequestLimits {
+    fn dispatch_times(&self) -> DispatchTimes {
+        let Self {
+            dispatch_budget: budget, proof_timeout: read_timeout, remember_runs: remember_for, ..
+        } = *self;
+        DispatchTimes { budget, read_timeout, remember_for }
+    }
+}
+
 impl HttpState {
     /// Ready to serve. With a `separate_dispatch`, POSTs have a listener of their own.
     pub fn new(
@@ -116,13 +123,12 @@ impl HttpState {
         separate_dispatch: bool,
     ) -> Self {
         Self {
+            dispatcher: Dispatcher::new(exchange.clone(), metrics.clone(), journal.clone()),
             exchange,
             metrics,
             journal,
             limits: ArcSwap::from_pointee(terms),
             separate_dispatch,
-            inferred_proxies: dispatch::InferredProxies::default(),
-            idempotency: Arc::default(),
             shared_names: SharedNames::default(),
             admission: Admission::default(),
             idle: Arc::default(),
@@ -132,9 +138,7 @@ impl HttpState {
     /// Gives back what nobody will ask for any more.
     pub fn shrink(&self) {
         self.exchange.shrink();
-        let time = self.limits().remember_runs;
-        self.idempotency.shrink(time);
-        self.metrics.idempotency_window.set(self.idempotency.window(time).as_secs_f64());
+        self.dispatcher.shrink(self.limits().remember_runs);
     }
 
     /// The limits and times of now.
@@ -145,6 +149,11 @@ impl HttpState {
     /// From now on requests meet these. Held polls stay as they are.
     pub fn set_limits(&self, terms: RequestLimits) {
         self.limits.store(Arc::new(terms));
+    }
+
+    /// POSTs in flight.
+    pub fn posts_in_flight(&self) -> usize {
+        self.dispatcher.in_flight()
     }
 
     /// The supervisor's trace, if it is to be continued.
@@ -307,7 +316,7 @@ fn refuse_dispatch(
     }
     let pressure = &front.admission;
     let is_well = !pressure.is_short_of_memory()
-        && pressure.posts() < *max_posts
+        && front.posts_in_flight() < *max_posts
         && max_post_rate.is_none_or(|rate| pressure.is_within_rate(rate));
     if is_well {
         return None;

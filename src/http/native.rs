@@ -1,7 +1,6 @@
 //! Owns the broker's own dialect, `/v1/pools/…`: one URL is one pool, the payload is opaque bytes.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,9 +8,6 @@ use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Source};
-use super::dispatch::{
-    DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome, RunLabels, content_hash, dispatch as deliver,
-};
 use super::head::RequestHead;
 use super::message::Message;
 use super::problem::Problem;
@@ -19,6 +15,7 @@ use super::response::HttpResponse;
 use super::{Action, ClientAddr, HttpState, PollRequest, run_response};
 use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
+use crate::dispatch::{DispatchRequest, IdempotencyKey, Outcome, RunNameConflict, content_hash};
 use crate::model::Proof;
 use crate::transport::{CloseReason, CloseResponse, ResponseFormat, Run};
 
@@ -202,86 +199,74 @@ fn read_dispatch(head: &RequestHead<'_>) -> Result<DispatchHead, Problem> {
     })
 }
 
-/// `POST /v1/pools/…`: a supervisor dispatches a run.
-pub(super) async fn dispatch(front: &Arc<HttpState>, head: RequestHead<'_>, body: Source) -> HttpResponse {
-    let mut count = DispatchRecorder::new(front);
-    let trace = front.trace(&head);
-    let limit = front.limits().body_limit;
-    // What is wrong with the head is said before the body is asked for.
+/// `POST /v1/pools/…`: a supervisor posts a run.
+pub(super) async fn dispatch(state: &HttpState, head: RequestHead<'_>, body: Source) -> HttpResponse {
+    let mut recorder = state.dispatcher.begin();
+    let trace = state.trace(&head);
+    let limit = state.limits().body_limit;
+    // A fault in the head is reported before the body is asked for.
     let read = match read_dispatch(&head) {
-        Ok(terms) => body::read(&front.admission, &head, body, limit).await.map(|payload| (terms, payload)),
+        Ok(parsed) => body::read(&state.admission, &head, body, limit).await.map(|payload| (parsed, payload)),
         Err(problem) if matches!(body, Source::Whole(_)) => Err(problem),
         Err(problem) => Err(problem.closing()),
     };
-    let since = count.body_read();
-    let (mut terms, payload) = match read {
+    let since = recorder.body_read();
+    let (mut head, payload) = match read {
         Ok(read) => read,
         Err(problem) => {
-            count.refused(&problem);
-            return problem.into();
+            recorder.refuse(problem.outcome());
+            return HttpResponse::from(problem).after(recorder);
         }
     };
-    front.metrics.payload(payload.len());
-    let is_named = !terms.run.is_empty();
+    state.metrics.payload(payload.len());
+    let is_named = !head.run.is_empty();
     if !is_named {
-        terms.run = format!("run_{:016x}", fastrand::u64(..)).into();
+        head.run = format!("run_{:016x}", fastrand::u64(..)).into();
     }
-    let named = RunLabels::new(&terms.run, terms.key.as_ref(), trace);
-    count.named(named.clone());
-    let offered = ValidPost { front, terms: &terms, named, payload, since };
-    let identity = is_named.then(|| IdempotencyKey::new(&terms.run, "", terms.key.as_ref()));
-    match offered.dispatch(identity).await {
-        Ok(mut outcome) => {
-            count.done(&mut outcome);
-            tracing::debug!(run = %terms.run.escape_default(), offers = outcome.offers,
-        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
-        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
-        "dispatched");
-            answer(&terms.run, &outcome)
+    recorder.name_run(&head.run, head.key.as_ref(), trace);
+    let request = request(state, &head, is_named, payload, since);
+    match state.dispatcher.dispatch(request, &mut recorder).await {
+        Ok(outcome) => {
+            tracing::debug!(run = %head.run.escape_default(), offers = outcome.offers,
+                proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
+                reason = outcome.result.as_ref().err().map(|miss| miss.text()),
+                "dispatched");
+            render(&head.run, &outcome).after(recorder)
         }
-        Err(problem) => {
-            count.refused(&problem);
-            tracing::debug!(run = %terms.run.escape_default(), why = problem.detail(), "a run was refused");
-            problem.into()
+        Err(RunNameConflict) => {
+            let problem = Problem::run_name_conflict(state.limits().remember_runs);
+            recorder.refuse(problem.outcome());
+            tracing::debug!(run = %head.run.escape_default(), why = problem.detail(), "a run was refused");
+            HttpResponse::from(problem).after(recorder)
         }
     }
 }
 
-/// A valid POST.
-struct ValidPost<'a> {
-    front: &'a Arc<HttpState>,
-    terms: &'a DispatchHead,
-    named: RunLabels,
+fn request<'a>(
+    state: &HttpState,
+    head: &'a DispatchHead,
+    is_named: bool,
     payload: Bytes,
     since: Instant,
-}
-
-impl ValidPost<'_> {
-    async fn dispatch(self, identity: Option<IdempotencyKey>) -> Result<Outcome, Problem> {
-        let Self { front, terms, named, payload, since } = self;
-        let until = since + front.limits().dispatch_budget;
-        let content = identity.and_then(|_| content_hash(&payload));
-        // A stock controller exits on anything but a valid message.
-        let is_message = Message::parse(&payload, front.limits().message_check).is_some();
-        let payload_kind = if is_message { PayloadKind::TriggerMessage } else { PayloadKind::Opaque };
-        let order = DispatchRequest {
-            key: terms.key.as_ref(),
-            payload_kind,
-            run: Arc::new(Run { id: terms.run.clone(), content_type: terms.content_type.clone(), payload }),
-            named,
-            since,
-            proof: terms.query.proof.unwrap_or(front.limits().proof),
-            redeliver: terms.query.redeliver.unwrap_or(false),
-            content,
-            identity,
-            wait: terms.query.wait.unwrap_or_default(),
-            until,
-        };
-        deliver(front, order).await
+) -> DispatchRequest<'a> {
+    let limits = state.limits();
+    // A stock controller exits on anything but a valid message.
+    let is_message = Message::parse(&payload, limits.message_check).is_some();
+    DispatchRequest {
+        key: head.key.as_ref(),
+        payload_kind: if is_message { PayloadKind::TriggerMessage } else { PayloadKind::Opaque },
+        proof: head.query.proof.unwrap_or(limits.proof),
+        redeliver: head.query.redeliver.unwrap_or(false),
+        idempotency_key: is_named.then(|| IdempotencyKey::new(&head.run, "", head.key.as_ref())),
+        content: if is_named { content_hash(&payload) } else { None },
+        wait: head.query.wait.unwrap_or_default(),
+        deadline: since + limits.dispatch_budget,
+        times: limits.dispatch_times(),
+        run: Run { id: head.run.clone(), content_type: head.content_type.clone(), payload },
     }
 }
 
-fn answer(run: &str, outcome: &Outcome) -> HttpResponse {
+fn render(run: &str, outcome: &Outcome) -> HttpResponse {
     let body = match &outcome.result {
         Ok(hit) => serde_json::json!({
             "delivered": true,

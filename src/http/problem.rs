@@ -8,7 +8,7 @@ use super::response::HttpResponse;
 use super::{Action, HttpState};
 use crate::auth::TokenError;
 use crate::metrics::AuthFailure;
-use crate::model::MissReason;
+use crate::model::{DispatchOutcome, MissReason};
 
 const BEARER: &str = "Bearer realm=\"pilotlight\"";
 const PASSWORD: &str = "Basic realm=\"pilotlight\", Bearer realm=\"pilotlight\"";
@@ -240,9 +240,9 @@ impl Problem {
         &self.detail
     }
 
-    /// Whether it means to a supervisor what a miss does.
-    pub(super) fn is_overloaded(&self) -> bool {
-        self.is_miss
+    /// How a POST that is refused like this is counted: to a supervisor, an overloaded broker is a miss.
+    pub(super) fn outcome(&self) -> DispatchOutcome {
+        if self.is_miss { DispatchOutcome::Miss(MissReason::Overloaded) } else { DispatchOutcome::Refused }
     }
 
     /// The same, with the connection ending after the answer.

@@ -9,9 +9,10 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::run_response;
+use crate::dispatch::DispatchRecorder;
 
 /// An answer with its whole body.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct HttpResponse {
     /// The status.
     pub status: StatusCode,
@@ -25,12 +26,22 @@ pub struct HttpResponse {
     pub close: bool,
     /// The body is announced and left out, as HEAD asks for.
     pub(super) omits_body: bool,
+    /// The record of the POST that this answers. It is complete when the answer has been written.
+    pub(super) recorder: Option<DispatchRecorder>,
 }
 
 impl HttpResponse {
     /// An answer after which the connection goes on.
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, body: body.into(), extra: None, close: false, omits_body: false }
+        Self {
+            status,
+            content_type,
+            body: body.into(),
+            extra: None,
+            close: false,
+            omits_body: false,
+            recorder: None,
+        }
     }
 
     /// It is well, and there is nothing to say.
@@ -40,6 +51,12 @@ impl HttpResponse {
 
     pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
         Self::new(status, "application/json", body)
+    }
+
+    /// The same, keeping the record of its POST open until it is written.
+    pub(super) fn after(mut self, recorder: DispatchRecorder) -> Self {
+        self.recorder = Some(recorder);
+        self
     }
 
     /// Appends head and body. If the connection goes on afterwards, it may rest for so many seconds.

@@ -1,7 +1,6 @@
 //! Owns the dialect of Trigger.dev: its three routes, as its stock clients expect them.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,6 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::body::{self, Source};
-use super::dispatch::{
-    DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome, RunLabels, dispatch as deliver,
-};
 use super::head::RequestHead;
 use super::message::{Message, MessageError};
 use super::problem::Problem;
@@ -19,6 +15,7 @@ use super::response::HttpResponse;
 use super::{Action, ClientAddr, HttpState, PollRequest, run_response};
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
+use crate::dispatch::{DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome, RunNameConflict};
 use crate::journal::TraceParent;
 use crate::logging::Throttle;
 use crate::model::MissReason;
@@ -134,80 +131,80 @@ fn read_poll(
     }))
 }
 
-/// `POST /warm-start`: a supervisor offers a run.
-pub(super) async fn dispatch(front: &Arc<HttpState>, head: RequestHead<'_>, body: Source) -> HttpResponse {
-    let mut count = DispatchRecorder::new(front);
-    let trace = front.trace(&head);
-    let limit = front.limits().body_limit;
-    let read = body::read(&front.admission, &head, body, limit).await;
-    let since = count.body_read();
-    let outcome = match read {
-        Ok(body) => dispatch_body(front, &body, since, trace, &mut count).await,
-        Err(problem) => Err(problem),
-    };
-    match outcome {
-        Ok(mut outcome) => {
-            count.done(&mut outcome);
-            answer(&outcome)
-        }
-        Err(problem) => {
-            count.refused(&problem);
-            tracing::debug!(why = problem.detail(), "a run was refused");
-            problem.into()
-        }
+/// `POST /warm-start`: a supervisor posts a run.
+pub(super) async fn dispatch(state: &HttpState, head: RequestHead<'_>, body: Source) -> HttpResponse {
+    let mut recorder = state.dispatcher.begin();
+    let trace = state.trace(&head);
+    let limit = state.limits().body_limit;
+    let read = body::read(&state.admission, &head, body, limit).await;
+    let since = recorder.body_read();
+    match read {
+        Ok(body) => dispatch_body(state, &body, since, trace, recorder).await,
+        Err(problem) => refuse(problem, recorder),
     }
 }
 
 async fn dispatch_body(
-    front: &Arc<HttpState>,
+    state: &HttpState,
     body: &Bytes,
     since: Instant,
     trace: Option<TraceParent>,
-    count: &mut DispatchRecorder<'_>,
-) -> Result<Outcome, Problem> {
-    let (payload, message) =
-        Message::in_body(body, front.limits().message_check).map_err(|error| refused(front, &error))?;
-    front.metrics.payload(payload.len());
+    mut recorder: DispatchRecorder,
+) -> HttpResponse {
+    let limits = state.limits();
+    let (payload, message) = match Message::in_body(body, limits.message_check) {
+        Ok(read) => read,
+        Err(error) => return refuse(record_refusal(state, &error), recorder),
+    };
+    state.metrics.payload(payload.len());
     let Some(key) = message.key() else {
-        return Ok(Outcome::without_offers(0, Err(MissReason::NoDeployment)));
+        let outcome = Outcome { offers: 0, result: Err(MissReason::NoDeployment) };
+        recorder.finish(&outcome);
+        return render(&outcome).after(recorder);
     };
-    let named = RunLabels::new(message.run(), key, trace);
-    count.named(named.clone());
-    let run = Run {
-        id: message.run().into(),
-        content_type: Bytes::from_static(b"application/json"),
-        payload: body.slice_ref(payload.as_bytes()),
-    };
-    // The platform refuses a second start of a run, so one that may be lost is offered again.
-    let terms = front.limits();
-    let order = DispatchRequest {
+    recorder.name_run(message.run(), key, trace);
+    let request = DispatchRequest {
         key,
         payload_kind: PayloadKind::TriggerMessage,
-        run: Arc::new(run),
-        named,
-        since,
-        proof: terms.proof,
+        run: Run {
+            id: message.run().into(),
+            content_type: Bytes::from_static(b"application/json"),
+            payload: body.slice_ref(payload.as_bytes()),
+        },
+        proof: limits.proof,
+        // The platform refuses a second start of a run, so one that may be lost is offered again.
         redeliver: true,
-        identity: Some(IdempotencyKey::new(message.run(), message.snapshot(), key)),
+        idempotency_key: Some(IdempotencyKey::new(message.run(), message.snapshot(), key)),
         content: None,
         wait: Duration::ZERO,
-        until: since + terms.dispatch_budget,
+        deadline: since + limits.dispatch_budget,
+        times: limits.dispatch_times(),
     };
-    drop(terms);
-    let outcome = deliver(front, order).await?;
-    tracing::debug!(run = %message.run().escape_default(), offers = outcome.offers,
-        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
-        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
-        "dispatched");
-    Ok(outcome)
+    drop(limits);
+    match state.dispatcher.dispatch(request, &mut recorder).await {
+        Ok(outcome) => {
+            tracing::debug!(run = %message.run().escape_default(), offers = outcome.offers,
+                proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
+                reason = outcome.result.as_ref().err().map(|miss| miss.text()),
+                "dispatched");
+            render(&outcome).after(recorder)
+        }
+        Err(RunNameConflict) => refuse(Problem::run_name_conflict(state.limits().remember_runs), recorder),
+    }
+}
+
+fn refuse(problem: Problem, mut recorder: DispatchRecorder) -> HttpResponse {
+    recorder.refuse(problem.outcome());
+    tracing::debug!(why = problem.detail(), "a run was refused");
+    HttpResponse::from(problem).after(recorder)
 }
 
 /// Counts a message that would end a stock controller. A platform that is newer than the broker sends nothing else, and
 /// its supervisors start every run cold without a word: so it is a line of the log, once for each field.
-fn refused(front: &HttpState, error: &MessageError) -> Problem {
+fn record_refusal(state: &HttpState, error: &MessageError) -> Problem {
     static SAID: AtomicU32 = AtomicU32::new(0);
     let field = error.field();
-    front.metrics.message_refused(field);
+    state.metrics.message_refused(field);
     let bit = 1 << field as u32;
     if SAID.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
         tracing::warn!(
@@ -220,7 +217,7 @@ fn refused(front: &HttpState, error: &MessageError) -> Problem {
     Problem::bad_body(error)
 }
 
-fn answer(outcome: &Outcome) -> HttpResponse {
+fn render(outcome: &Outcome) -> HttpResponse {
     let mut body = Vec::with_capacity(64);
     // Writing into a Vec cannot fail.
     let _ = match &outcome.result {

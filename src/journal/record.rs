@@ -83,7 +83,7 @@ pub struct DispatchRecord {
     /// When it ended, in milliseconds since 1970.
     pub at: u64,
     /// The run, its deployment, its version.
-    pub names: Arc<PackedStrs<3>>,
+    pub names: PackedStrs<3>,
     /// vCPUs.
     pub cpu: f64,
     /// GB of memory.

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) fn dispatch(run: &str, at: u64) -> DispatchRecord {
     DispatchRecord {
         at,
-        names: Arc::new(PackedStrs::new([run, "d1", "20260821.3"])),
+        names: PackedStrs::new([run, "d1", "20260821.3"]),
         cpu: 0.5,
         memory: 0.5,
         outcome: DispatchOutcome::Aborted,

@@ -64,7 +64,7 @@ async fn drain(front: &HttpState, window: Duration, phase: &watch::Sender<Phase>
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     // 5. Dispatches under way end within their budget, those whose client has left as well.
-    until(Instant::now() + front.limits().dispatch_budget + LAST_CLOSES, || front.admission.posts() == 0)
+    until(Instant::now() + front.limits().dispatch_budget + LAST_CLOSES, || front.posts_in_flight() == 0)
         .await;
 }
 

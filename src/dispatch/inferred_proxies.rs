@@ -19,7 +19,7 @@ const REMEMBERED: usize = 1024;
 
 /// Addresses of proxies that are inferred, and since when.
 #[derive(Default)]
-pub(in crate::http) struct InferredProxies {
+pub(super) struct InferredProxies {
     /// Nearly always there is none, and then no lock is needed to know it.
     any: AtomicBool,
     since: Mutex<HashMap<IpAddr, Instant, RandomState>>,

@@ -1,0 +1,192 @@
+//! Owns one run's way to a waiter, the same for every dialect: claim a waiter, offer it the run, and again as the policy says.
+//!
+//! ```text
+//! dispatch ─► idempotency ─► claim ─► offer ─► policy ─► delivered
+//!                  │           │ ▲               │
+//!                  │           │ └─ offer again ─┤
+//!                  ▼           ▼                 ▼
+//!               cached        miss            give up
+//! ```
+//! It knows no dialect and no status. The policy decides, the offer acts, the recorder accounts for both.
+
+mod inferred_proxies;
+mod offer;
+mod policy;
+mod record;
+mod request;
+mod shared;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::broker::{Claim, ClaimRequest, RemovedWaiter};
+use crate::exchange::{Lookup, WaitlistEntry};
+use crate::journal::Journal;
+use crate::metrics::Metrics;
+use crate::model::MissReason;
+use crate::transport::{DeliveryRequirements, Exchange, Waiter};
+
+use offer::{Next, OfferResult, OfferTask};
+pub use policy::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
+pub use record::DispatchRecorder;
+pub use request::{
+    DispatchRequest, DispatchTimes, Hit, IdempotencyKey, Outcome, RunNameConflict, content_hash,
+};
+use shared::{Leader, Shared};
+
+/// The last claim after a wait may come this late.
+const LAST_CLAIM_DELAY: Duration = Duration::from_millis(20);
+
+/// Dispatches runs. Clones share everything.
+#[derive(Clone)]
+pub struct Dispatcher(Arc<Shared>);
+
+impl Dispatcher {
+    /// A dispatcher to the waiters of this exchange.
+    pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, journal: Arc<Journal>) -> Self {
+        Self(Arc::new(Shared::new(exchange, metrics, journal)))
+    }
+
+    /// A POST has come: from now on it is in flight.
+    pub fn begin(&self) -> DispatchRecorder {
+        DispatchRecorder::new(&self.0)
+    }
+
+    /// POSTs in flight: whose answers are not written yet, or whose clients have left while an offer is under way.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    /// Delivers a run before its deadline, and once, however often it is posted within the time that runs are remembered.
+    /// If the client leaves before a waiter is claimed, none is; after that, the offer under way is brought to its end.
+    pub async fn dispatch(
+        &self,
+        request: DispatchRequest<'_>,
+        recorder: &mut DispatchRecorder,
+    ) -> Result<Outcome, RunNameConflict> {
+        let outcome = match self.find_cached(&request).await {
+            Ok(leader) => self.deliver(request, leader, recorder).await,
+            Err(cached) => cached?,
+        };
+        recorder.finish(&outcome);
+        Ok(outcome)
+    }
+
+    /// Finds out whether this POST is the one that offers its run, as its leader or because runs are not remembered. If it
+    /// is not, its answer follows from an earlier POST's.
+    async fn find_cached(
+        &self,
+        request: &DispatchRequest<'_>,
+    ) -> Result<Option<Leader>, Result<Outcome, RunNameConflict>> {
+        let DispatchRequest { idempotency_key, content, proof, deadline, times, .. } = request;
+        let Some(key) = idempotency_key.filter(|_| !times.remember_for.is_zero()) else { return Ok(None) };
+        let lookup = self.0.idempotency.begin(&key, *content, times.remember_for);
+        match tokio::time::timeout_at((*deadline).into(), lookup).await {
+            // Another POST of the same run is still in flight.
+            Err(_) => Err(Ok(Outcome { offers: 0, result: Err(MissReason::Unknown) })),
+            Ok(Lookup::Leader(leader)) => Ok(Some(leader)),
+            // The run was delivered, but not proved as far as this POST asks.
+            Ok(Lookup::Cached((offers, Ok(hit)))) if hit.proof < *proof => {
+                Err(Ok(Outcome { offers, result: Err(MissReason::Unknown) }))
+            }
+            Ok(Lookup::Cached((offers, result))) => Err(Ok(Outcome { offers, result })),
+            Ok(Lookup::Conflict) => Err(Err(RunNameConflict)),
+        }
+    }
+
+    async fn deliver(
+        &self,
+        request: DispatchRequest<'_>,
+        leader: Option<Leader>,
+        recorder: &mut DispatchRecorder,
+    ) -> Outcome {
+        let DispatchRequest { key, payload_kind, run, proof, redeliver, wait, deadline, times, .. } = request;
+        let policy = DeliveryPolicy::new(proof, redeliver);
+        let reserve = policy.proof_reserve(times.read_timeout, times.budget);
+        let last_offer = deadline.checked_sub(reserve).unwrap_or(deadline);
+        let wait_until = (Instant::now() + wait.min(times.budget)).min(last_offer);
+        let requirements = DeliveryRequirements {
+            proof,
+            read_timeout: times.read_timeout,
+            taken_by: last_offer,
+            until: deadline,
+        };
+        let claim = ClaimRequest { key, payload_kind };
+        let Some(record) = recorder.take_record() else {
+            debug_assert!(false, "one POST is dispatched twice");
+            return Outcome { offers: 0, result: Err(MissReason::Undelivered) };
+        };
+        let mut task = Box::new(OfferTask { run, requirements, policy, offers: 0, leader, record });
+        let result = loop {
+            if Instant::now() > last_offer + LAST_CLAIM_DELAY {
+                break Err(MissReason::Undelivered);
+            }
+            let taken = match self.claim_or_wait(&claim, wait_until).await {
+                Ok(taken) => taken,
+                Err(_) if task.offers > 0 => break Err(MissReason::Undelivered),
+                Err(reason) => break Err(reason),
+            };
+            let OfferResult { task: returned, next } = task.offer(taken).await;
+            task = returned;
+            match next {
+                Next::Delivered(hit) => break Ok(hit),
+                Next::GiveUp(reason) => break Err(reason),
+                Next::OfferAgain => {}
+            }
+        };
+        let OfferTask { record, offers, .. } = *task;
+        recorder.put_record(record);
+        Outcome { offers, result }
+    }
+
+    /// Claims a waiter; if there is none, waits until then for one to be parked.
+    async fn claim_or_wait(
+        &self,
+        request: &ClaimRequest<'_>,
+        wait_until: Instant,
+    ) -> Result<RemovedWaiter<Waiter>, MissReason> {
+        let exchange = &self.0.exchange;
+        // The entry precedes the first claim, so that a waiter parked in between is not missed. It ends with the match, so that
+        // the next run on the waitlist claims at once.
+        let mut entry = (wait_until > Instant::now()).then(|| exchange.join_waitlist(request));
+        loop {
+            match exchange.claim(request) {
+                Claim::Matched(taken) => return Ok(taken),
+                Claim::Miss(reason) if !is_retryable(reason) || entry.is_none() => return Err(reason),
+                Claim::Miss(_) => wait_for_waiter(&mut entry, wait_until).await,
+            }
+        }
+    }
+
+    /// Gives back memory for runs that are forgotten, and measures how far back runs are remembered. Called often.
+    pub fn shrink(&self, remember_for: Duration) {
+        let Shared { idempotency, metrics, .. } = &*self.0;
+        idempotency.shrink(remember_for);
+        metrics.idempotency_window.set(idempotency.window(remember_for).as_secs_f64());
+    }
+}
+
+/// Whether waiting for a controller could turn this miss into a hit.
+fn is_retryable(reason: MissReason) -> bool {
+    match reason {
+        MissReason::NoPool
+        | MissReason::WrongVersion
+        | MissReason::WrongMachine
+        | MissReason::AllTaken
+        | MissReason::NotAMessage => true,
+        MissReason::Draining
+        | MissReason::Undelivered
+        | MissReason::Unknown
+        | MissReason::NoDeployment
+        | MissReason::Overloaded => false,
+    }
+}
+
+/// Waits until a waiter was parked. When the time is over, the entry is given up, and one last claim is due.
+async fn wait_for_waiter(entry: &mut Option<WaitlistEntry<Waiter>>, until: Instant) {
+    if let Some(waiting) = entry
+        && tokio::time::timeout_at(until.into(), waiting.notified()).await.is_err()
+    {
+        *entry = None;
+    }
+}

@@ -1,0 +1,164 @@
+//! Owns one offer of a run to one waiter, which is brought to its end even if the supervisor leaves meanwhile.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use super::inferred_proxies::InferredProxies;
+use super::policy::{DeliveryPolicy, OfferEnd, Step};
+use super::record::Record;
+use super::request::Hit;
+use super::shared::Leader;
+use crate::broker::RemovedWaiter;
+use crate::journal::OfferRecord;
+use crate::logging::Throttle;
+use crate::model::{MissReason, Verdict};
+use crate::transport::{Delivery, DeliveryRequirements, Run, Waiter};
+
+/// A run that is being offered, with all that an offer needs to outlive its POST.
+pub(super) struct OfferTask {
+    pub(super) run: Run,
+    pub(super) requirements: DeliveryRequirements,
+    pub(super) policy: DeliveryPolicy,
+    /// How many waiters have been offered the run.
+    pub(super) offers: u32,
+    /// Held until others who post this run may be answered.
+    pub(super) leader: Option<Leader>,
+    pub(super) record: Box<Record>,
+}
+
+/// The task after an offer, and what follows: a delivery, another offer, or none for this reason.
+pub(super) struct OfferResult {
+    pub(super) task: Box<OfferTask>,
+    pub(super) next: Next,
+}
+
+/// What follows an offer.
+pub(super) enum Next {
+    Delivered(Hit),
+    OfferAgain,
+    GiveUp(MissReason),
+}
+
+impl OfferTask {
+    /// Offers the run to this waiter. The offer ends even if nobody awaits it any more: then it gets a task of its own.
+    pub(super) fn offer(mut self: Box<Self>, taken: RemovedWaiter<Waiter>) -> DetachOnDrop {
+        self.offers += 1;
+        DetachOnDrop(Some(Box::pin(self.offer_to(taken))))
+    }
+
+    async fn offer_to(mut self: Box<Self>, taken: RemovedWaiter<Waiter>) -> OfferResult {
+        let RemovedWaiter { waiter, controller, host, .. } = taken;
+        let address = waiter.origin();
+        let matched = Instant::now();
+        let delivery = waiter.offer(&self.run, self.requirements).await;
+        let took = matched.elapsed();
+        let shared = self.record.shared();
+        let verdict = delivery.verdict;
+        shared.metrics.offered(verdict, took);
+        if self.policy.is_redelivering() && verdict != Verdict::Gone {
+            shared.metrics.redelivered();
+        }
+        if verdict == Verdict::Received {
+            shared.inferred_proxies.remove(address);
+        }
+        match verdict {
+            Verdict::Received | Verdict::Hop | Verdict::Acked => shared.exchange.trust(host),
+            Verdict::Unacked | Verdict::Lost => shared.exchange.suspect(host),
+            Verdict::Written | Verdict::Gone | Verdict::Frozen | Verdict::Slow => {}
+        }
+        let may_have_been_relayed = may_have_been_relayed(&shared.inferred_proxies, address, delivery);
+        if delivery.by_budget || verdict == Verdict::Slow {
+            self.warn_of_short_budget(verdict);
+        }
+        let since = matched.saturating_duration_since(self.record.since());
+        let step = self.policy.after(OfferEnd {
+            verdict,
+            nothing_sent: delivery.nothing_sent,
+            may_have_been_relayed,
+        });
+        let (next, proof) = match step {
+            Step::Delivered(proof) => {
+                (Next::Delivered(Hit { proof, controller: controller.clone() }), Some(proof))
+            }
+            Step::OfferAgain => (Next::OfferAgain, None),
+            Step::GiveUp(reason) => (Next::GiveUp(reason), None),
+        };
+        self.record.add_offer(OfferRecord { controller, verdict, since, took }, proof);
+        self.cache(&next);
+        OfferResult { task: self, next }
+    }
+
+    /// A run that a waiter has, or may have, is offered to nobody else: its later POSTs are answered like this one.
+    fn cache(&mut self, next: &Next) {
+        let result = match next {
+            Next::Delivered(hit) => Ok(hit.clone()),
+            Next::GiveUp(MissReason::Unknown) => Err(MissReason::Unknown),
+            Next::OfferAgain | Next::GiveUp(_) => return,
+        };
+        if let Some(leader) = self.leader.take() {
+            leader.complete((self.offers, result));
+        }
+    }
+
+    /// The budget ended the offer, not what the controller did: an operator who wonders about such a miss can raise it.
+    fn warn_of_short_budget(&self, verdict: Verdict) {
+        static LINES: Throttle = Throttle::new();
+        if LINES.is_open() {
+            tracing::warn!(
+                run = self.record.run_name(),
+                verdict = verdict.text(),
+                bytes = self.run.payload.len(),
+                "the run did not reach its controller within the POST's budget; for large runs or slow links raise --dispatch-budget"
+            );
+        }
+    }
+}
+
+/// Whether a run whose connection was reset may have reached its controller nevertheless, because a proxy in between ends
+/// its connections like that.
+fn may_have_been_relayed(inferred: &InferredProxies, address: IpAddr, delivery: Delivery) -> bool {
+    static LINES: Throttle = Throttle::new();
+    if delivery.verdict != Verdict::Lost || delivery.nothing_sent {
+        return false;
+    }
+    let now = Instant::now();
+    if !delivery.acked {
+        // The reset of a proxy can be quicker than the acknowledgement.
+        return inferred.contains(address, now);
+    }
+    if inferred.add(address, now) && LINES.is_open() {
+        tracing::warn!(
+            %address,
+            "a run was acknowledged whole, and its connection reset: its controller was killed, or a proxy that does not say so \
+             stands in between. Such runs are answered `unknown` and go to nobody else. If it is a proxy, name it in --behind-proxy, \
+             or let it add X-Forwarded-For (haproxy: option forwardfor)"
+        );
+    }
+    true
+}
+
+/// An offer under way. Dropped before its end, because the POST's client has left, it goes on in a task of its own.
+pub(super) struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = OfferResult> + Send>>>);
+
+impl Future for DetachOnDrop {
+    type Output = OfferResult;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<OfferResult> {
+        let Some(offer) = &mut self.0 else { return Poll::Pending };
+        let result = ready!(offer.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(result)
+    }
+}
+
+impl Drop for DetachOnDrop {
+    fn drop(&mut self) {
+        let (Some(offer), Ok(runtime)) = (self.0.take(), Handle::try_current()) else { return };
+        // It ends within its POST's budget, and its record, which is dropped with it, counts as in flight until then.
+        runtime.spawn(async { drop(offer.await) });
+    }
+}

@@ -1,0 +1,146 @@
+//! Owns what follows an offer: whether its verdict is a delivery, and whether another waiter may get the run.
+//!
+//! It is pure, without clock or socket: the dispatcher drives it with real verdicts, `tests/simulation.rs` with simulated ones.
+
+use std::time::Duration;
+
+use crate::model::{MissReason, Proof, Verdict};
+
+/// How many more offers may follow the first one that was sent and not proved.
+pub const MAX_REDELIVERIES: u32 = 2;
+
+/// How long an acknowledgement takes at most, as a rule.
+const USUAL_ACK: Duration = Duration::from_millis(250);
+
+/// The rules for the offers of one POST, and what its offers so far have come to.
+#[derive(Debug, Clone, Copy)]
+pub struct DeliveryPolicy {
+    proof: Proof,
+    redeliver: bool,
+    unproven: u32,
+}
+
+/// How one offer ended.
+#[derive(Debug, Clone, Copy)]
+pub struct OfferEnd {
+    /// What is known of the delivery.
+    pub verdict: Verdict,
+    /// No byte was sent.
+    pub nothing_sent: bool,
+    /// The connection was reset, but a proxy in between may have passed the run on before.
+    pub may_have_been_relayed: bool,
+}
+
+/// What follows an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The run is delivered, as this proves.
+    Delivered(Proof),
+    /// The next waiter is offered the run.
+    OfferAgain,
+    /// Nobody else is offered the run, for this reason.
+    GiveUp(MissReason),
+}
+
+impl DeliveryPolicy {
+    /// The rules of a POST that asks for this `proof`. With `redeliver`, a second waiter may get the run although a
+    /// first one may have it already.
+    pub fn new(proof: Proof, redeliver: bool) -> Self {
+        Self { proof, redeliver, unproven: 0 }
+    }
+
+    /// The proof that makes an offer a delivery.
+    pub fn proof(&self) -> Proof {
+        self.proof
+    }
+
+    /// Whether an offer was sent before and not proved, so that the next one is a redelivery.
+    pub fn is_redelivering(&self) -> bool {
+        self.unproven > 0
+    }
+
+    /// What follows an offer that has ended like this.
+    pub fn after(&mut self, end: OfferEnd) -> Step {
+        let OfferEnd { verdict, nothing_sent, may_have_been_relayed } = end;
+        if let Some(proof) = verdict.proof().filter(|&proof| proof >= self.proof) {
+            return Step::Delivered(proof);
+        }
+        if !nothing_sent && (!self.redeliver || may_have_been_relayed) {
+            return Step::GiveUp(MissReason::Unknown);
+        }
+        self.unproven += u32::from(verdict != Verdict::Gone);
+        if self.unproven > MAX_REDELIVERIES {
+            Step::GiveUp(MissReason::Undelivered)
+        } else {
+            Step::OfferAgain
+        }
+    }
+
+    /// How much of the budget must be left when an offer begins: the time for its proof, at most half of the whole
+    /// budget. A later offer could take a waiter and a run, and prove nothing. `read_timeout` is how long an
+    /// acknowledged run may stay unread.
+    pub fn proof_reserve(&self, read_timeout: Duration, budget: Duration) -> Duration {
+        let needed = match self.proof {
+            Proof::Written => Duration::ZERO,
+            Proof::Acked => USUAL_ACK,
+            Proof::Received | Proof::Hop => USUAL_ACK + read_timeout,
+        };
+        needed.min(budget / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNACKED: OfferEnd =
+        OfferEnd { verdict: Verdict::Unacked, nothing_sent: false, may_have_been_relayed: false };
+    const GONE: OfferEnd =
+        OfferEnd { verdict: Verdict::Gone, nothing_sent: true, may_have_been_relayed: false };
+
+    #[test]
+    fn a_run_that_may_be_read_goes_to_nobody_else_without_redelivery() {
+        let mut policy = DeliveryPolicy::new(Proof::Received, false);
+        assert_eq!(policy.after(GONE), Step::OfferAgain);
+        assert_eq!(policy.after(UNACKED), Step::GiveUp(MissReason::Unknown));
+    }
+
+    #[test]
+    fn redeliveries_are_bounded_and_a_waiter_that_was_gone_is_none() {
+        let mut policy = DeliveryPolicy::new(Proof::Received, true);
+        for _ in 0..MAX_REDELIVERIES {
+            assert_eq!((policy.after(GONE), policy.after(UNACKED)), (Step::OfferAgain, Step::OfferAgain));
+            assert!(policy.is_redelivering());
+        }
+        assert_eq!(policy.after(UNACKED), Step::GiveUp(MissReason::Undelivered));
+    }
+
+    #[test]
+    fn a_run_that_a_proxy_may_have_passed_on_is_never_redelivered() {
+        let mut policy = DeliveryPolicy::new(Proof::Received, true);
+        let end = OfferEnd { verdict: Verdict::Lost, nothing_sent: false, may_have_been_relayed: true };
+        assert_eq!(policy.after(end), Step::GiveUp(MissReason::Unknown));
+    }
+
+    #[test]
+    fn a_weaker_proof_than_asked_for_is_no_delivery() {
+        let acked = OfferEnd { verdict: Verdict::Acked, nothing_sent: false, may_have_been_relayed: false };
+        assert_eq!(DeliveryPolicy::new(Proof::Acked, false).after(acked), Step::Delivered(Proof::Acked));
+        assert_eq!(
+            DeliveryPolicy::new(Proof::Received, false).after(acked),
+            Step::GiveUp(MissReason::Unknown)
+        );
+    }
+
+    #[test]
+    fn the_reserve_is_the_time_of_the_proof_and_at_most_half_of_the_budget() {
+        let reserve = |proof, budget| {
+            DeliveryPolicy::new(proof, true)
+                .proof_reserve(Duration::from_millis(500), Duration::from_millis(budget))
+        };
+        assert_eq!(reserve(Proof::Written, 2000), Duration::ZERO);
+        assert_eq!(reserve(Proof::Acked, 2000), Duration::from_millis(250));
+        assert_eq!(reserve(Proof::Received, 2000), Duration::from_millis(750));
+        assert_eq!(reserve(Proof::Received, 1000), Duration::from_millis(500));
+    }
+}

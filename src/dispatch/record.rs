@@ -1,0 +1,146 @@
+//! Owns the record of one POST: counted in the metrics when it ends, written to the journal if it named a run, and in flight
+//! until it is recorded and answered.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::request::Outcome;
+use super::shared::{InFlightGuard, Shared};
+use crate::broker::KeyRef;
+use crate::journal::{self, Event, OfferRecord, PackedStrs, TraceParent};
+use crate::model::{DispatchOutcome, Proof};
+
+/// Accounts for one POST, from its head until its answer is written. Dropped before the POST has ended, it counts the POST as
+/// aborted: its client has left.
+pub struct DispatchRecorder {
+    since: Instant,
+    is_counted: bool,
+    /// None while an offer has it.
+    record: Option<Box<Record>>,
+    shared: Arc<Shared>,
+}
+
+/// The record of one POST. There is one: an offer takes it along, and so completes it although the POST's client may have left.
+pub(super) struct Record {
+    since: Instant,
+    run: Option<RunLabels>,
+    offers: Vec<OfferRecord>,
+    proof: Option<Proof>,
+    /// How the POST ended, and how long that took; none if its client left before.
+    ended: Option<(DispatchOutcome, Duration)>,
+    /// Released last: the journal is closed when nothing is in flight any more.
+    in_flight: InFlightGuard,
+}
+
+/// A run as the journal names it.
+struct RunLabels {
+    /// The run, its deployment, its version.
+    names: PackedStrs<3>,
+    cpu: f64,
+    memory: f64,
+    trace: Option<TraceParent>,
+}
+
+impl DispatchRecorder {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        let (since, in_flight) = (Instant::now(), InFlightGuard::new(shared));
+        let record = Record { since, run: None, offers: Vec::new(), proof: None, ended: None, in_flight };
+        Self { since, is_counted: false, record: Some(Box::new(record)), shared: shared.clone() }
+    }
+
+    /// The body is complete: the POST's time and budget count from now. Returns this moment.
+    pub fn body_read(&mut self) -> Instant {
+        self.since = Instant::now();
+        if let Some(record) = &mut self.record {
+            record.since = self.since;
+        }
+        self.since
+    }
+
+    /// Names the run and its key, and the supervisor's trace if it is continued. Only a POST that names a run is recorded in
+    /// the journal.
+    pub fn name_run(&mut self, run: &str, key: KeyRef<'_>, trace: Option<TraceParent>) {
+        let names = PackedStrs::new([run, key.deployment, key.version]);
+        if let Some(record) = &mut self.record {
+            record.run = Some(RunLabels { names, cpu: key.cpu.get(), memory: key.memory.get(), trace });
+        }
+    }
+
+    /// The POST ends without an offer, because it is refused. The journal, which may know a run of this name, gets no record.
+    pub fn refuse(&mut self, outcome: DispatchOutcome) {
+        if let Some(record) = &mut self.record {
+            record.run = None;
+        }
+        self.count(outcome, None);
+    }
+
+    /// The POST has this outcome: it is counted now, before its client can see the answer, and recorded when this is dropped.
+    pub fn finish(&mut self, outcome: &Outcome) {
+        self.count(outcome.kind(), outcome.result.as_ref().ok().map(|hit| hit.proof));
+    }
+
+    fn count(&mut self, outcome: DispatchOutcome, proof: Option<Proof>) {
+        let took = self.since.elapsed();
+        self.is_counted = true;
+        self.shared.metrics.dispatched(outcome, took);
+        if let Some(record) = &mut self.record {
+            (record.ended, record.proof) = (Some((outcome, took)), proof);
+        }
+    }
+
+    /// Gives the record to an offer, which gives it back by [`DispatchRecorder::put_record`].
+    pub(super) fn take_record(&mut self) -> Option<Box<Record>> {
+        self.record.take()
+    }
+
+    pub(super) fn put_record(&mut self, record: Box<Record>) {
+        self.record = Some(record);
+    }
+}
+
+impl Drop for DispatchRecorder {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.count(DispatchOutcome::Aborted, None);
+        }
+    }
+}
+
+impl Record {
+    /// The last byte of the POST.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The run's name; empty if the POST has named none.
+    pub(super) fn run_name(&self) -> &str {
+        self.run.as_ref().map_or("", |run| run.names.get(0))
+    }
+
+    /// One more waiter was offered the run. `proof` is that of a delivery.
+    pub(super) fn add_offer(&mut self, offer: OfferRecord, proof: Option<Proof>) {
+        self.offers.push(offer);
+        self.proof = proof;
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        self.in_flight.shared()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(RunLabels { names, cpu, memory, trace }) = self.run.take() else { return };
+        let (outcome, took) = self.ended.unwrap_or_else(|| (DispatchOutcome::Aborted, self.since.elapsed()));
+        let (at, proof, offers) = (journal::unix_millis(), self.proof, std::mem::take(&mut self.offers));
+        let record = journal::DispatchRecord { at, names, cpu, memory, outcome, proof, offers, took, trace };
+        self.shared().journal.record(Event::Dispatch(Arc::new(record)));
+    }
+}
+
+impl fmt::Debug for DispatchRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DispatchRecorder").field("is_counted", &self.is_counted).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! Owns what a dispatch is asked for and what comes of it, as values that know no dialect.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use crate::broker::{KeyRef, PayloadKind};
+use crate::exchange::ContentHash;
+use crate::model::{DispatchOutcome, MissReason, Proof};
+use crate::transport::Run;
+
+/// A valid run, and what its supervisor allows.
+pub struct DispatchRequest<'a> {
+    /// The pool that fits the run.
+    pub key: KeyRef<'a>,
+    /// What the payload is; only waiters that accept it can be claimed.
+    pub payload_kind: PayloadKind,
+    /// The run.
+    pub run: Run,
+    /// What makes an offer a delivery.
+    pub proof: Proof,
+    /// Whether another waiter may get the run although one may have it already.
+    pub redeliver: bool,
+    /// Equal for the POSTs of one run; none if each POST is a run of its own.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// What must be equal then as well, where it is compared.
+    pub content: ContentHash,
+    /// How long to wait for a controller to come.
+    pub wait: Duration,
+    /// The POST is answered by then.
+    pub deadline: Instant,
+    /// The times that are set for all dispatches.
+    pub times: DispatchTimes,
+}
+
+/// The times that are set for all dispatches.
+#[derive(Debug, Clone, Copy)]
+pub struct DispatchTimes {
+    /// Every POST is answered within it, counted from its last byte.
+    pub budget: Duration,
+    /// How long an acknowledged run may stay unread.
+    pub read_timeout: Duration,
+    /// A run posted again within this time is answered like the first time; zero makes every POST a run of its own.
+    pub remember_for: Duration,
+}
+
+/// What makes a run the same run, as a digest: names by the hundred thousand would be most of the broker's memory. Two runs
+/// have the same one by chance once in 2^128, and on purpose only if this process's secret key is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey([u64; 2]);
+
+impl IdempotencyKey {
+    /// The key of a run for this pool; the snapshot is empty where there is none.
+    pub fn new(run: &str, snapshot: &str, key: KeyRef<'_>) -> Self {
+        /// The standard library's hash, with a secret key.
+        static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let (cpu, memory) = (key.cpu.get().to_bits(), key.memory.get().to_bits());
+        // Hash a tuple: concatenated strings could collide.
+        let whole = (run, snapshot, key.deployment, key.version, cpu, memory);
+        Self([0_u8, 1].map(|half| SECRET.hash_one((half, whole))))
+    }
+}
+
+/// A hash of the payload. Two payloads have the same one by chance once in 2^63.
+pub fn content_hash(payload: &[u8]) -> ContentHash {
+    static SECRET: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+    NonZeroU64::new(SECRET.hash_one(payload) | 1)
+}
+
+/// How a dispatch ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How many waiters were offered the run; for a run that is answered like an earlier POST, by that one.
+    pub offers: u32,
+    /// The delivery, or why there is none.
+    pub result: Result<Hit, MissReason>,
+}
+
+impl Outcome {
+    /// The same without the details, for metrics and the journal.
+    pub fn kind(&self) -> DispatchOutcome {
+        match self.result {
+            Ok(_) => DispatchOutcome::Hit,
+            Err(reason) => DispatchOutcome::Miss(reason),
+        }
+    }
+}
+
+/// A delivery.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// What proves it.
+    pub proof: Proof,
+    /// The controller's name for itself; empty if it gave none.
+    pub controller: Box<str>,
+}
+
+/// The run's name is already that of a run with another payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunNameConflict;
