@@ -455,7 +455,12 @@ impl Walk {
                     self.suspect(waiter.machine);
                     failed.push(waiter.machine);
                 }
-                _ => {}
+                Verdict::Written
+                | Verdict::Acked
+                | Verdict::Hop
+                | Verdict::Gone
+                | Verdict::Frozen
+                | Verdict::Slow => {}
             }
             let nothing_sent = verdict == Verdict::Gone;
             if !nothing_sent {

@@ -15,7 +15,7 @@ use super::response::HttpResponse;
 use super::{Action, ClientAddr, HttpState, PollRequest, run_response};
 use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
-use crate::dispatch::{DispatchRequest, IdempotencyKey, Outcome, RunNameConflict, content_hash};
+use crate::dispatch::{DispatchRequest, IdempotencyKey, Outcome, content_hash};
 use crate::model::Proof;
 use crate::transport::{CloseReason, CloseResponse, ResponseFormat, Run};
 
@@ -225,21 +225,17 @@ pub(super) async fn dispatch(state: &HttpState, head: RequestHead<'_>, body: Sou
     }
     recorder.name_run(&head.run, head.key.as_ref(), trace);
     let request = request(state, &head, is_named, payload, since);
-    match state.dispatcher.dispatch(request, &mut recorder).await {
-        Ok(outcome) => {
-            tracing::debug!(run = %head.run.escape_default(), offers = outcome.offers,
-                proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
-                reason = outcome.result.as_ref().err().map(|miss| miss.text()),
-                "dispatched");
-            render(&head.run, &outcome).after(recorder)
-        }
-        Err(RunNameConflict) => {
-            let problem = Problem::run_name_conflict(state.limits().remember_runs);
-            recorder.refuse(problem.outcome());
-            tracing::debug!(run = %head.run.escape_default(), why = problem.detail(), "a run was refused");
-            HttpResponse::from(problem).after(recorder)
-        }
-    }
+    let Ok(outcome) = state.dispatcher.dispatch(request, &mut recorder).await else {
+        let problem = Problem::run_name_conflict(state.limits().remember_runs);
+        recorder.refuse(problem.outcome());
+        tracing::debug!(run = %head.run.escape_default(), why = problem.detail(), "a run was refused");
+        return HttpResponse::from(problem).after(recorder);
+    };
+    tracing::debug!(run = %head.run.escape_default(), offers = outcome.offers,
+        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
+        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
+        "dispatched");
+    render(&head.run, &outcome).after(recorder)
 }
 
 fn request<'a>(
