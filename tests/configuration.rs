@@ -5,11 +5,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use clap::{Arg, ArgAction, Args, Command};
 use pilotlight::config::Settings;
+use pilotlight::model::MissReason;
 
 const PAGE: &str = "docs/configuration.md";
 /// Set it to write the page instead of comparing it.
@@ -181,44 +181,25 @@ fn refusal(flag: &str, value: &str) -> Option<String> {
     (said.status.code() == Some(2)).then(|| line.unwrap_or(&text).to_owned())
 }
 
-/// A table of the enum that has the variant `NoPool`: each variant's text with its doc comment.
+/// A table of the reasons of a miss: each one's text with its doc comment.
 fn miss_reasons() -> String {
-    let mut sources = Vec::new();
-    collect_sources(Path::new("src"), &mut sources);
-    let is_variant = |line: &str| line.trim() == "NoPool,";
-    let source = sources
-        .iter()
-        .map(|path| fs::read_to_string(path).unwrap())
-        .find(|text| text.lines().any(is_variant))
-        .expect("an enum of the reasons of a miss, with a variant NoPool");
-    let variant = source.find(" NoPool,").unwrap();
-    let body = &source[source[..variant].rfind("enum ").unwrap()..];
-    let body = &body[..body.find("\n}").unwrap()];
+    let source = fs::read_to_string("src/model/miss_reason.rs").unwrap();
+    let (_, body) = source.split_once("MissReason {").expect("the enumeration of the reasons of a miss");
     let mut table = String::from("| reason | meaning |\n|---|---|\n");
-    let mut meaning = Vec::new();
-    for line in body.lines().skip(1).map(str::trim) {
+    let (mut meaning, mut reasons) = (Vec::new(), Vec::new());
+    for line in body.lines().map(str::trim) {
         if let Some(doc) = line.strip_prefix("/// ") {
             meaning.push(doc);
-        } else if let Some(variant) = line.strip_suffix(',') {
-            assert!(!meaning.is_empty(), "{variant} has no doc comment");
-            let arm = format!("Self::{variant} => \"");
-            let (_, reason) = source.split_once(&arm).unwrap_or_else(|| panic!("no text for {variant}"));
-            let (reason, _) = reason.split_once('"').unwrap();
+        } else if let Some(reason) = line.strip_suffix("\",").and_then(|line| line.split_once(" = \"")) {
+            let reason = reason.1;
+            assert!(!meaning.is_empty(), "{reason} has no doc comment");
             // Writing into a String cannot fail.
             let _ = writeln!(table, "| `{reason}` | {} |", meaning.join(" "));
             meaning.clear();
+            reasons.push(reason);
         }
     }
+    assert_eq!(reasons, MissReason::ALL.iter().map(|reason| reason.text()).collect::<Vec<_>>());
     table
 }
 
-fn collect_sources(folder: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect_sources(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
-}

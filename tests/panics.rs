@@ -1,4 +1,4 @@
-//! Owns what a panic takes with it: the whole process under a lock that everybody shares, and no more than itself elsewhere.
+//! Owns the effects of a panic: under a shared lock it ends the process, and elsewhere only its own task.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(not(races))]
 
@@ -17,33 +17,33 @@ use pilotlight::journal::{Journal, JournalConfig};
 use pilotlight::metrics::Metrics;
 use pilotlight::model::PollEnd;
 
-const MACHINE: HostId = HostId { address: 1, name: None };
+const HOST: HostId = HostId { address: 1, name: None };
 const SIGABRT: i32 = 6;
-const SURVIVED: &str = "the others are served";
+const SURVIVED: &str = "other requests are served";
 
-/// A world with one waiter of a suspect machine, whose deadline has come.
-fn world() -> (Arc<Exchange<()>>, ParkedGuard<()>) {
+/// An exchange with one waiter of a suspect host, whose deadline has come.
+fn exchange_with_waiter() -> (Arc<Exchange<()>>, ParkedGuard<()>) {
     let metrics = Arc::new(Metrics::new().unwrap());
     let journal = Arc::new(Journal::open(&JournalConfig::default(), metrics.clone()).unwrap());
     let limits = Limits { waiters: 10, waiters_per_pool: 10, pools: 10 };
     let exchange = Arc::new(Exchange::new(limits, SelectionPolicy::Newest, metrics, journal));
     let number = Number::new(1.0).unwrap();
-    let ticket = ParkRequest {
+    let request = ParkRequest {
         key: Key { deployment: "d".into(), version: "1".into(), cpu: number, memory: number },
         accepts: AcceptedPayload::Any,
         controller: "".into(),
         origin: [127, 0, 0, 1].into(),
-        host: MACHINE,
+        host: HOST,
         offer_until: MonotonicTime::from_micros(u64::MAX / 2),
         deadline: MonotonicTime::default(),
         waiter: (),
     };
-    let Ok((place, None)) = exchange.park(ticket) else { panic!("nobody else is here") };
-    exchange.suspect(MACHINE);
-    (exchange, place)
+    let Ok((guard, None)) = exchange.park(request) else { panic!("there is no other waiter") };
+    exchange.suspect(HOST);
+    (exchange, guard)
 }
 
-/// A run's name that panics when it is looked up.
+/// An idempotency key that panics when it is looked up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Broken;
 
@@ -57,58 +57,58 @@ fn in_a_thread(act: impl FnOnce() + Send + 'static) {
     assert!(thread::spawn(act).join().is_err(), "it panicked");
 }
 
-/// The other side of each test, in a process of its own.
+/// The child process of each test.
 #[test]
-#[ignore = "started by the tests"]
-fn the_one_that_panics() {
+#[ignore = "started by the other tests"]
+fn the_process_that_panics() {
     let Some(how) = std::env::var_os("PANICS") else { return };
-    let (exchange, place) = world();
+    let (exchange, guard) = exchange_with_waiter();
     let same = exchange.clone();
     match how.to_str().unwrap() {
         "under the core's lock" => in_a_thread(move || {
             let sign_of = |&(): &()| panic!("broken");
             same.sweep_suspects(&mut SuspectSweep::<()>::default(), sign_of, |()| {}, |(), _| false);
         }),
-        "under the memory's lock" => in_a_thread(|| {
-            let repeats = Arc::new(IdempotencyCache::<Broken, ()>::default());
+        "under the cache's lock" => in_a_thread(|| {
+            let cache = Arc::new(IdempotencyCache::<Broken, ()>::default());
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(repeats.begin(&Broken, None, Duration::ZERO));
+            runtime.block_on(cache.begin(&Broken, None, Duration::ZERO));
         }),
-        "in a goodbye" => in_a_thread(move || same.expire(PollEnd::Expired, |_| panic!("broken"))),
-        "with a place" => in_a_thread(move || {
-            let _place = place;
+        "while a waiter is ended" => in_a_thread(move || same.expire(PollEnd::Expired, |_| panic!("broken"))),
+        "with a parked guard" => in_a_thread(move || {
+            let _guard = guard;
             panic!("broken");
         }),
         other => panic!("{other} is unknown"),
     }
     let left = (exchange.counts(), exchange.waiters(&Filter::default(), 0, 10).rows.len());
-    assert_eq!(left, ((0, 0), 0), "whoever was taken, or left, is out");
+    assert_eq!(left, ((0, 0), 0), "the waiter was removed");
     println!("{SURVIVED}");
 }
 
 fn panics(how: &str) -> Output {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_one_that_panics", "--ignored", "--nocapture"])
+        .args(["--exact", "the_process_that_panics", "--ignored", "--nocapture"])
         .env("PANICS", how)
         .output()
         .unwrap()
 }
 
 #[test]
-fn a_panic_under_a_shared_lock_ends_the_process_and_says_so() {
-    for how in ["under the core's lock", "under the memory's lock"] {
+fn a_panic_under_a_shared_lock_ends_the_process_with_a_message() {
+    for how in ["under the core's lock", "under the cache's lock"] {
         let ended = panics(how);
-        let said = String::from_utf8(ended.stderr).unwrap();
-        assert_eq!(ended.status.signal(), Some(SIGABRT), "{how}: {said}");
-        assert!(said.contains("broken") && said.contains("panicked under the lock"), "{how}: {said}");
+        let output = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.signal(), Some(SIGABRT), "{how}: {output}");
+        assert!(output.contains("broken") && output.contains("panicked under the lock"), "{how}: {output}");
     }
 }
 
 #[test]
-fn a_panic_elsewhere_ends_its_own_work_only() {
-    for how in ["in a goodbye", "with a place"] {
+fn a_panic_elsewhere_ends_its_own_task_only() {
+    for how in ["while a waiter is ended", "with a parked guard"] {
         let ended = panics(how);
-        let said = String::from_utf8(ended.stdout).unwrap();
-        assert!(ended.status.success() && said.contains(SURVIVED), "{how}: {said}");
+        let output = String::from_utf8(ended.stdout).unwrap();
+        assert!(ended.status.success() && output.contains(SURVIVED), "{how}: {output}");
     }
 }

@@ -1,5 +1,5 @@
-//! Owns the longest hold of the core's lock: each call of the core is one hold, timed by the holder's CPU clock, as a
-//! preemption is not the core's doing.
+//! Owns the benchmark of the core's lock: each call of the core holds it once. A hold is timed by the thread's CPU clock,
+//! which excludes preemption.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,23 +13,23 @@ use pilotlight::exchange::{POOLS_PER_LOCK, SCANNED_PER_LOCK, TAKEN_PER_LOCK};
 use pilotlight_bench::stdout::print;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Controllers of one machine.
-const OF_A_MACHINE: u32 = 500;
+/// Controllers per host.
+const PER_HOST: u32 = 500;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Who waits
+    /// How many waiters there are
     #[arg(long, default_value_t = 100_000)]
     waiters: u32,
-    /// Rounds; of each operation's longest holds the least disturbed is told, and the worst
+    /// How many rounds; the report has the shortest and the longest of each operation's longest holds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 }
 
-/// What the real waiter takes in the core.
+/// As large as the real waiter in the core.
 type Token = [usize; 3];
 
-/// One operation's holds: how many, how long together, the longest.
+/// One operation's holds: their number, their sum, and the longest.
 #[derive(Default, Clone, Copy)]
 struct Holds {
     count: u32,
@@ -40,7 +40,7 @@ struct Holds {
 struct Round {
     broker: Broker<Token>,
     keys: Vec<Key>,
-    standing: Vec<WaiterId>,
+    waiting: Vec<WaiterId>,
     holds: BTreeMap<&'static str, Holds>,
     now: MonotonicTime,
     parked: u32,
@@ -64,17 +64,17 @@ pub(crate) fn measure(options: &Options) {
         print(&format!("{:<28}{:>9}{:>9}{:>10}{:>8}\n", "", "holds", "average", "longest", "worst"));
         for (what, holds) in &rounds[0] {
             let longest = || rounds.iter().map(|round| round[what].longest.as_secs_f64() * 1e6);
-            let (least, worst) = (longest().fold(f64::MAX, f64::min), longest().fold(0.0, f64::max));
+            let (shortest, worst) = (longest().fold(f64::MAX, f64::min), longest().fold(0.0, f64::max));
             let average = holds.sum.as_secs_f64() * 1e6 / f64::from(holds.count);
-            print(&format!("{what:<28}{:>9}{average:>9.2}{least:>10.1}{worst:>8.1}\n", holds.count));
+            print(&format!("{what:<28}{:>9}{average:>9.2}{shortest:>10.1}{worst:>8.1}\n", holds.count));
         }
     }
 }
 
 impl Round {
     fn new(pools: usize, waiters: u32) -> Self {
-        let most = 2 * waiters as usize;
-        let limits = Limits { waiters: most, waiters_per_pool: most, pools: most };
+        let limit = 2 * waiters as usize;
+        let limits = Limits { waiters: limit, waiters_per_pool: limit, pools: limit };
         let number = Number::parse("0.5").unwrap_or_else(|_| unreachable!("a number"));
         let key = |pool| Key {
             deployment: format!("deployment_{:020}", pool % 1000).into(),
@@ -85,7 +85,7 @@ impl Round {
         Self {
             broker: Broker::new(limits, SelectionPolicy::Newest),
             keys: (0..pools).map(key).collect(),
-            standing: Vec::new(),
+            waiting: Vec::new(),
             holds: BTreeMap::new(),
             now: MonotonicTime::default(),
             parked: 0,
@@ -94,9 +94,9 @@ impl Round {
 
     fn hold<T>(&mut self, what: &'static str, act: impl FnOnce(&mut Broker<Token>, MonotonicTime) -> T) -> T {
         self.now = self.now.plus(Duration::from_micros(10));
-        let begun = cpu_time();
+        let start = cpu_time();
         let result = act(&mut self.broker, self.now);
-        let took = cpu_time().saturating_sub(begun);
+        let took = cpu_time().saturating_sub(start);
         let holds = self.holds.entry(what).or_default();
         holds.count += 1;
         holds.sum += took;
@@ -106,14 +106,14 @@ impl Round {
 
     fn run(&mut self, waiters: u32) {
         self.fill(waiters);
-        self.come_and_go(waiters / 2);
+        self.churn(waiters / 2);
         self.list();
-        self.suspect(waiters / OF_A_MACHINE);
+        self.suspect(waiters / PER_HOST);
         self.retire_and_expire(waiters);
         self.drain(waiters);
     }
 
-    fn machine(number: u32) -> HostId {
+    fn host(number: u32) -> HostId {
         HostId { address: number.into(), name: Some(u64::from(number) | 1 << 40) }
     }
 
@@ -121,18 +121,18 @@ impl Round {
         self.parked += 1;
         let deadline = self.now.plus(held);
         let number = self.parked % 200;
-        let ticket = ParkRequest {
+        let request = ParkRequest {
             key: self.keys[fastrand::usize(..self.keys.len())].clone(),
             accepts: if fastrand::bool() { AcceptedPayload::TriggerMessage } else { AcceptedPayload::Any },
             controller: format!("controller_{}", self.parked).into(),
             origin: IpAddr::V4(Ipv4Addr::from(number)),
-            host: Self::machine(number),
+            host: Self::host(number),
             offer_until: deadline,
             deadline,
             waiter: [0; 3],
         };
-        let parked = self.hold("park", |broker, now| broker.park(ticket, now).ok());
-        self.standing.extend(parked.map(|parked| parked.id));
+        let parked = self.hold("park", |broker, now| broker.park(request, now).ok());
+        self.waiting.extend(parked.map(|parked| parked.id));
     }
 
     fn fill(&mut self, waiters: u32) {
@@ -141,22 +141,22 @@ impl Round {
         }
     }
 
-    /// One POST's look; `what` is what its holds are for.
-    fn offer(&mut self, what: &'static str) -> bool {
+    /// Claims a waiter; its holds are recorded as `what`.
+    fn claim(&mut self, what: &'static str) -> bool {
         let key = self.keys[fastrand::usize(..self.keys.len())].clone();
-        let ask = ClaimRequest { key: key.as_ref(), payload_kind: PayloadKind::TriggerMessage };
+        let request = ClaimRequest { key: key.as_ref(), payload_kind: PayloadKind::TriggerMessage };
         loop {
-            if let Ok(offer) = self.hold(what, |broker, now| broker.claim(&ask, now, TAKEN_PER_LOCK)) {
-                return matches!(offer, Claim::Matched(_));
+            if let Ok(claim) = self.hold(what, |broker, now| broker.claim(&request, now, TAKEN_PER_LOCK)) {
+                return matches!(claim, Claim::Matched(_));
             }
         }
     }
 
-    fn come_and_go(&mut self, times: u32) {
+    fn churn(&mut self, times: u32) {
         for _ in 0..times {
-            self.offer("offer");
+            self.claim("claim");
             self.park(Duration::from_secs(50));
-            let id = self.standing.swap_remove(fastrand::usize(..self.standing.len()));
+            let id = self.waiting.swap_remove(fastrand::usize(..self.waiting.len()));
             self.hold("leave", |broker, now| broker.leave(id, now));
             self.park(Duration::from_secs(50));
         }
@@ -179,18 +179,18 @@ impl Round {
         }
     }
 
-    fn suspect(&mut self, machines: u32) {
-        for number in 0..machines {
-            self.hold("suspect", |broker, now| broker.suspect(Self::machine(number), now));
+    fn suspect(&mut self, hosts: u32) {
+        for number in 0..hosts {
+            self.hold("suspect", |broker, now| broker.suspect(Self::host(number), now));
         }
         for _ in 0..2000 {
-            self.offer("offer past suspects");
+            self.claim("claim past suspects");
         }
         let (mut from, mut found) = (Some(0), Vec::new());
         while let Some(at) = from {
-            let see = |suspicion, _: &Token| suspicion;
+            let view = |suspicion, _: &Token| suspicion;
             let page =
-                self.hold("review suspects", |broker, _| broker.suspects_page(at, SCANNED_PER_LOCK, see));
+                self.hold("sweep suspects", |broker, _| broker.suspects_page(at, SCANNED_PER_LOCK, view));
             found.extend(page.rows);
             from = page.next;
         }
@@ -198,15 +198,15 @@ impl Round {
             self.hold("clear a suspect", |broker, now| broker.clear_suspicion(suspicion, now));
         }
         for _ in 0..2000 {
-            self.offer("offer after they are cleared");
+            self.claim("claim after they are cleared");
         }
         self.hold("forget old suspects", Broker::forget_old_suspects);
     }
 
     fn retire_and_expire(&mut self, waiters: u32) {
         let filter = Filter { version: Some(self.keys[0].version.to_string()), ..Filter::default() };
-        self.take_standing("retire", &filter);
-        // A herd with one deadline, and behind it one that has to be passed over: a lap of the wheel later.
+        self.remove_waiting("retire", &filter);
+        // Half of the waiters share one deadline; the other half is due one lap of the timer wheel later, and is skipped.
         while self.broker.waiters_len() < waiters as usize {
             self.park(Duration::from_secs(50));
             self.park(Duration::from_millis(50_000 + 1024 * 64));
@@ -220,22 +220,22 @@ impl Round {
         }
     }
 
-    fn take_standing(&mut self, what: &'static str, filter: &Filter) {
+    fn remove_waiting(&mut self, what: &'static str, filter: &Filter) {
         let before = self.broker.watermark();
         let mut from = Some(0);
         while let Some(at) = from {
-            let take = |b: &mut Broker<Token>, now| {
+            let remove = |b: &mut Broker<Token>, now| {
                 b.remove_parked_before(before, filter, now, at, SCANNED_PER_LOCK, TAKEN_PER_LOCK)
             };
-            from = self.hold(what, take).next;
+            from = self.hold(what, remove).next;
         }
     }
 
     fn drain(&mut self, waiters: u32) {
-        self.hold("give room back", |broker, _| broker.shrink());
+        self.hold("shrink", |broker, _| broker.shrink());
         self.fill(waiters);
         self.hold("begin a drain", |broker, _| broker.drain());
-        self.take_standing("drain", &Filter::default());
-        self.hold("give room back", |broker, _| broker.shrink());
+        self.remove_waiting("drain", &Filter::default());
+        self.hold("shrink", |broker, _| broker.shrink());
     }
 }

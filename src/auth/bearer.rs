@@ -1,4 +1,4 @@
-//! Owns bearers: secrets that whoever shows them is let in by, compared in constant time.
+//! Owns bearer tokens: parsed from a header, and compared in constant time.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::{Choice, ConstantTimeEq};
 
-/// What an `Authorization` header shows.
+/// The credential of an `Authorization` header.
 pub(super) enum Credential<'a> {
     /// A token.
     Bearer(&'a str),
-    /// A password, as browsers send it; the user's name means nothing.
+    /// A password, as browsers send it; the user name is ignored.
     Basic(String),
 }
 
 impl<'a> Credential<'a> {
-    /// None if it is neither.
+    /// None for any other scheme.
     pub(super) fn parse(header: &'a [u8]) -> Option<Self> {
         let (scheme, rest) = std::str::from_utf8(header).ok()?.split_once(' ')?;
         let rest = rest.trim();
@@ -37,7 +37,7 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// The secrets that are let in. Two of them make a rotation: the old one stays until everyone has the new one.
+/// The accepted tokens. During a rotation there are two: the old one stays until every client has the new one.
 pub(super) struct TokenSet(Vec<String>);
 
 impl TokenSet {
@@ -45,7 +45,7 @@ impl TokenSet {
         Self(secrets)
     }
 
-    /// Whether the secret is one of them. The time taken tells its length, and nothing else.
+    /// Whether the secret is one of the tokens. The time that this takes reveals only its length.
     pub(super) fn contains(&self, secret: &str) -> bool {
         let known = self.0.iter().map(|known| known.as_bytes().ct_eq(secret.as_bytes()));
         known.fold(Choice::from(0), |any, this| any | this).into()

@@ -1,4 +1,4 @@
-//! Owns how `jsonwebtoken` computes: with the library that TLS needs anyway, and for HS256 only.
+//! Owns the signatures of `jsonwebtoken`: verified with the library that TLS uses, for HS256 only.
 
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
@@ -17,9 +17,9 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes it known; the first call counts.
+/// Installs the provider; only the first call has an effect.
 pub(super) fn install() {
-    // An error means that it is known already.
+    // An error means that it is installed already.
     let _ = PROVIDER.install_default();
 }
 

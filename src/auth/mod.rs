@@ -1,6 +1,6 @@
-//! Owns who may do what: addresses that may connect, tokens of deployments, bearers of supervisors and operators.
+//! Owns authorization: by address, by deployment token, and by the bearer tokens of supervisors and operators.
 //!
-//! An [`Access`] is built whole from its files, and replaced whole when they are read again.
+//! An [`Authorizer`] is immutable: a reload of the files replaces it with a new one.
 
 mod bearer;
 mod hmac;
@@ -18,24 +18,24 @@ use bearer::{Credential, TokenSet};
 pub use token::{Deployment, MAX_TOKEN_BYTES, TokenError};
 use token::{JwtVerifier, is_jwt_like};
 
-/// What an [`Access`] is built from.
+/// The files and lists of an [`Authorizer`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// Secrets that deployment tokens are signed with, one a line.
+    /// Secrets that deployment tokens are signed with, one per line.
     pub token_secret_file: Option<PathBuf>,
     /// Whether a poll needs a token.
     pub require_token: bool,
-    /// Bearers of supervisors, one a line.
+    /// Bearer tokens of supervisors, one per line.
     pub dispatch_token_file: Option<PathBuf>,
-    /// Bearers of operators, one a line.
+    /// Bearer tokens of operators, one per line.
     pub ops_token_file: Option<PathBuf>,
-    /// Who may poll; empty for whoever reaches the listener.
+    /// Networks that may poll; if empty, every address may.
     pub allow_poll: Vec<IpNet>,
-    /// Who may dispatch; empty for whoever reaches the listener.
+    /// Networks that may dispatch; if empty, every address may.
     pub allow_dispatch: Vec<IpNet>,
 }
 
-/// Who may do what.
+/// Decides which requests are allowed.
 #[derive(Debug, Default)]
 pub struct Authorizer {
     allow_poll: Vec<IpNet>,
@@ -46,28 +46,28 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// Reads every file of the plan. The error names the file and what is wrong with it, and nothing that stands in it.
-    pub fn open(plan: &AuthConfig) -> anyhow::Result<Self> {
-        let bearers = |flag: &str, path: &Option<PathBuf>| {
+    /// Reads every file. An error names the file and the problem, and never quotes the content.
+    pub fn open(config: &AuthConfig) -> anyhow::Result<Self> {
+        let tokens = |flag: &str, path: &Option<PathBuf>| {
             path.as_deref().map(|path| read_secrets(flag, path, true).map(TokenSet::new)).transpose()
         };
         let secrets =
-            plan.token_secret_file.as_deref().map(|path| read_secrets("--token-secret-file", path, false));
+            config.token_secret_file.as_deref().map(|path| read_secrets("--token-secret-file", path, false));
         Ok(Self {
-            allow_poll: plan.allow_poll.clone(),
-            allow_dispatch: plan.allow_dispatch.clone(),
-            tokens: JwtVerifier::new(&secrets.transpose()?.unwrap_or_default(), plan.require_token),
-            dispatch: bearers("--dispatch-token-file", &plan.dispatch_token_file)?,
-            ops: bearers("--ops-token-file", &plan.ops_token_file)?,
+            allow_poll: config.allow_poll.clone(),
+            allow_dispatch: config.allow_dispatch.clone(),
+            tokens: JwtVerifier::new(&secrets.transpose()?.unwrap_or_default(), config.require_token),
+            dispatch: tokens("--dispatch-token-file", &config.dispatch_token_file)?,
+            ops: tokens("--ops-token-file", &config.ops_token_file)?,
         })
     }
 
-    /// Whether the client with this canonical address may poll; one without an address is on no list.
+    /// Whether a client with this canonical address may poll. A client without an address is on no list.
     pub fn may_poll_from(&self, client: Option<IpAddr>) -> Result<(), AuthFailure> {
         check_address(&self.allow_poll, client)
     }
 
-    /// Whether the client with this canonical address may dispatch; one without an address is on no list.
+    /// Whether a client with this canonical address may dispatch. A client without an address is on no list.
     pub fn may_dispatch_from(&self, client: Option<IpAddr>) -> Result<(), AuthFailure> {
         check_address(&self.allow_dispatch, client)
     }
@@ -77,12 +77,12 @@ impl Authorizer {
         !self.allow_dispatch.is_empty()
     }
 
-    /// Whether this canonical address may do anything at all.
+    /// Whether this canonical address may poll or dispatch.
     pub fn may_connect_from(&self, address: IpAddr) -> bool {
         self.may_poll_from(Some(address)).is_ok() || self.may_dispatch_from(Some(address)).is_ok()
     }
 
-    /// The deployment that a controller's header names, itself or by a token, which is verified if that is possible.
+    /// The deployment in a controller's header: a plain id, or the claim of a token, which is verified if there is a secret.
     pub fn resolve_deployment<'a>(
         &self,
         deployment: &'a str,
@@ -91,7 +91,7 @@ impl Authorizer {
         self.tokens.resolve_deployment(deployment, version)
     }
 
-    /// Whether a poll that names its pool by itself may wait there, given its `Authorization`.
+    /// Whether a poll with this `Authorization` may wait in a pool of this deployment and version.
     pub fn authorize_poll(
         &self,
         authorization: Option<&[u8]>,
@@ -108,44 +108,44 @@ impl Authorizer {
         }
     }
 
-    /// Whether a stock controller shows what only a supervisor should have.
+    /// Whether the credential is a supervisor's token, which a controller must not have.
     pub fn is_supervisor_credential(&self, authorization: Option<&[u8]>) -> bool {
         matches!(authorization.and_then(Credential::parse),
             Some(Credential::Bearer(token)) if self.is_supervisor_token(token))
     }
 
     fn is_supervisor_token(&self, token: &str) -> bool {
-        self.dispatch.as_ref().is_some_and(|bearers| bearers.contains(token))
+        self.dispatch.as_ref().is_some_and(|tokens| tokens.contains(token))
     }
 
-    /// Whether a POST may dispatch, given its `Authorization`.
+    /// Whether a POST with this `Authorization` may dispatch.
     pub fn authorize_dispatch(&self, authorization: Option<&[u8]>) -> Result<(), AuthFailure> {
-        let Some(bearers) = &self.dispatch else { return Ok(()) };
+        let Some(tokens) = &self.dispatch else { return Ok(()) };
         match authorization.map(Credential::parse) {
             None => Err(AuthFailure::NoBearer),
-            Some(Some(Credential::Bearer(token))) if bearers.contains(token) => Ok(()),
+            Some(Some(Credential::Bearer(token))) if tokens.contains(token) => Ok(()),
             Some(Some(Credential::Bearer(token))) if is_jwt_like(token) => Err(AuthFailure::WrongRole),
             Some(_) => Err(AuthFailure::BadBearer),
         }
     }
 
-    /// Whether an operator may look and act, given the `Authorization`. Browsers send a password; it counts as well.
+    /// Whether a request with this `Authorization` may use the ops routes. The token may also be a password, which browsers send.
     pub fn authorize_ops(&self, authorization: Option<&[u8]>) -> Result<(), AuthFailure> {
-        let Some(bearers) = &self.ops else { return Ok(()) };
+        let Some(tokens) = &self.ops else { return Ok(()) };
         match authorization.map(Credential::parse) {
             None => Err(AuthFailure::NoBearer),
-            Some(Some(credential)) if bearers.contains(credential.secret()) => Ok(()),
+            Some(Some(credential)) if tokens.contains(credential.secret()) => Ok(()),
             Some(_) => Err(AuthFailure::BadBearer),
         }
     }
 
-    /// Whether operators have to say who they are.
+    /// Whether the ops routes require a token.
     pub fn requires_ops_token(&self) -> bool {
         self.ops.is_some()
     }
 }
 
-/// An empty list lets everybody in.
+/// An empty list allows every client.
 fn check_address(list: &[IpNet], client: Option<IpAddr>) -> Result<(), AuthFailure> {
     match client {
         _ if list.is_empty() => Ok(()),
@@ -155,11 +155,12 @@ fn check_address(list: &[IpNet], client: Option<IpAddr>) -> Result<(), AuthFailu
     }
 }
 
-/// The shortest secret that is taken for one, in bytes: shorter ones are guessed.
+/// The shortest accepted secret, in bytes: shorter ones can be guessed.
 const MIN_SECRET_BYTES: usize = 16;
 
-/// The secrets of a file, one a line; empty lines and lines that begin with `#` are none. With `sent`, they come in a header.
-fn read_secrets(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<String>> {
+/// Reads a file with one secret per line; empty lines and comments with `#` are skipped. With `in_header`, clients send the
+/// secrets in a header.
+fn read_secrets(flag: &str, path: &Path, in_header: bool) -> anyhow::Result<Vec<String>> {
     let shown = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("{flag} {shown} cannot be read"))?;
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
@@ -174,13 +175,13 @@ fn read_secrets(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<Strin
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        if let Some(why) = secret_mistake(line, sent) {
+        if let Some(why) = secret_mistake(line, in_header) {
             anyhow::bail!("{flag} {shown}: line {} {why}", number + 1);
         }
         secrets.push(line.to_owned());
     }
     if secrets.is_empty() {
-        anyhow::bail!("{flag} {shown} is empty: it needs one secret a line");
+        anyhow::bail!("{flag} {shown} is empty: it needs one secret per line");
     }
     if secrets.iter().any(|line| line.len() < MIN_SECRET_BYTES) {
         anyhow::bail!(
@@ -190,8 +191,8 @@ fn read_secrets(flag: &str, path: &Path, sent: bool) -> anyhow::Result<Vec<Strin
     Ok(secrets)
 }
 
-/// Why a line is surely not what was meant, or what nobody could send.
-fn secret_mistake(line: &str, sent: bool) -> Option<&'static str> {
+/// Why a line is probably a mistake, or cannot be sent.
+fn secret_mistake(line: &str, in_header: bool) -> Option<&'static str> {
     let is_quoted = |quote: char| line.len() > 1 && line.starts_with(quote) && line.ends_with(quote);
     let assigned = line.strip_prefix("export ").map_or(line, str::trim_start).split_once('=');
     let is_name = |name: &str| {
@@ -204,21 +205,21 @@ fn secret_mistake(line: &str, sent: bool) -> Option<&'static str> {
         return Some("has a control character, such as NUL or a tab");
     }
     if is_quoted('"') || is_quoted('\'') {
-        return Some("stands in quotes, which would be a part of the secret; take them away");
+        return Some("is in quotes, which would be part of the secret; remove them");
     }
-    // The padding of base64 is no assignment.
+    // The `=` of base64 padding is not an assignment.
     if assigned.is_some_and(|(name, value)| is_name(name.trim()) && !value.trim_matches('=').is_empty()) {
-        return Some("looks like NAME=secret; the secret alone is wanted");
+        return Some("looks like NAME=secret; write only the secret");
     }
     if line.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer ")) {
-        return Some("begins with `Bearer`; the secret alone is wanted");
+        return Some("begins with `Bearer`; write only the secret");
     }
-    // A passphrase has spaces as well, but words are shorter.
+    // A passphrase has spaces, too, but its words are shorter.
     if line.split(' ').filter(|part| part.len() >= MIN_SECRET_BYTES).count() > 1 {
-        return Some("seems to have two secrets; each has a line of its own");
+        return Some("seems to have two secrets; write one per line");
     }
-    if sent && !line.is_ascii() {
-        return Some("has a character beyond ASCII, which clients cannot send in a header");
+    if in_header && !line.is_ascii() {
+        return Some("has a character outside ASCII, which clients cannot send in a header");
     }
     None
 }

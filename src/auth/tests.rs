@@ -1,4 +1,4 @@
-//! Owns the stories of who is let in.
+//! Owns the tests of authorization.
 
 use std::io::Write;
 
@@ -41,7 +41,7 @@ fn verifying() -> JwtVerifier {
 }
 
 #[test]
-fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
+fn without_a_secret_a_plain_id_is_accepted_and_a_token_decoded() {
     let tokens = JwtVerifier::default();
     assert_eq!(tokens.resolve_deployment("deployment_1", "v").unwrap(), "deployment_1");
     assert_eq!(tokens.resolve_deployment("eyJno_dots", "v").unwrap(), "eyJno_dots");
@@ -67,7 +67,7 @@ fn without_a_secret_a_text_is_itself_and_a_token_its_claim() {
 }
 
 #[test]
-fn a_token_of_the_platform_is_believed_twice() {
+fn a_valid_token_is_accepted_again_from_the_cache() {
     let tokens = verifying();
     for _ in 0..2 {
         assert_eq!(tokens.resolve_deployment(&token_with(&[]), "v1").unwrap(), "d1");
@@ -118,7 +118,7 @@ fn every_other_token_is_refused_also_after_a_good_one() {
 }
 
 #[test]
-fn what_is_remembered_of_tokens_is_bounded() {
+fn the_cache_of_tokens_is_bounded() {
     let tokens = verifying();
     for number in 0..5000 {
         tokens.resolve_deployment(&token_with(&[("jti", json!(number))]), "v1").unwrap();
@@ -128,21 +128,21 @@ fn what_is_remembered_of_tokens_is_bounded() {
 
 fn access(files: &[(&str, &str)]) -> anyhow::Result<Authorizer> {
     let folder = tempfile::tempdir().unwrap();
-    let mut plan = AuthConfig::default();
+    let mut config = AuthConfig::default();
     for (flag, text) in files {
         let path = folder.path().join(flag);
         std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
         match *flag {
-            "tokens" => plan.token_secret_file = Some(path),
-            "dispatch" => plan.dispatch_token_file = Some(path),
-            _ => plan.ops_token_file = Some(path),
+            "tokens" => config.token_secret_file = Some(path),
+            "dispatch" => config.dispatch_token_file = Some(path),
+            _ => config.ops_token_file = Some(path),
         }
     }
-    Authorizer::open(&plan)
+    Authorizer::open(&config)
 }
 
 #[test]
-fn a_bearer_dispatches_and_during_a_rotation_two_do() {
+fn a_bearer_token_allows_dispatches_and_during_a_rotation_two_do() {
     let access =
         access(&[("dispatch", "# of the supervisors\nthe older bearer\n\nthe newer bearer\n")]).unwrap();
     let check = |header: Option<&str>| access.authorize_dispatch(header.map(str::as_bytes));
@@ -166,7 +166,7 @@ fn a_bearer_dispatches_and_during_a_rotation_two_do() {
 }
 
 #[test]
-fn an_operator_shows_a_bearer_or_a_password() {
+fn an_operator_sends_a_bearer_token_or_a_password() {
     let access = access(&[("ops", "of the operators\n")]).unwrap();
     let basic = format!("Basic {}", STANDARD.encode("anybody:of the operators"));
     assert_eq!(access.authorize_ops(Some(basic.as_bytes())), Ok(()));
@@ -178,7 +178,7 @@ fn an_operator_shows_a_bearer_or_a_password() {
 }
 
 #[test]
-fn a_file_that_guards_nothing_is_refused_and_never_quoted() {
+fn a_file_without_a_usable_secret_is_refused_and_never_quoted() {
     for (text, why) in
         [("", "is empty"), ("# only this\n", "is empty"), ("short\n", "fewer than 16 characters")]
     {
@@ -196,23 +196,23 @@ fn a_file_that_guards_nothing_is_refused_and_never_quoted() {
 }
 
 #[test]
-fn a_line_that_is_no_secret_is_refused_with_its_reason_and_never_quoted() {
+fn a_line_that_is_not_a_secret_is_refused_with_its_reason_and_never_quoted() {
     const SECRET: &str = "hunter2hunter2hunter2";
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bearers");
     let open = |bytes: &[u8], is_bearer: bool| {
         std::fs::write(&path, bytes).unwrap();
         let file = Some(path.clone());
-        let plan = if is_bearer {
+        let config = if is_bearer {
             AuthConfig { ops_token_file: file, ..AuthConfig::default() }
         } else {
             AuthConfig { token_secret_file: file, ..AuthConfig::default() }
         };
-        Authorizer::open(&plan)
+        Authorizer::open(&config)
     };
     let cases: [(&str, &str); 11] = [
-        ("\"S\"\n", "line 1 stands in quotes"),
-        ("# ours\n'S'\n", "line 2 stands in quotes"),
+        ("\"S\"\n", "line 1 is in quotes"),
+        ("# ours\n'S'\n", "line 2 is in quotes"),
         ("TOKEN=S\n", "NAME=secret"),
         ("export PILOTLIGHT_TOKEN=\"S\"", "NAME=secret"),
         ("my_token = S", "NAME=secret"),
@@ -221,7 +221,7 @@ fn a_line_that_is_no_secret_is_refused_with_its_reason_and_never_quoted() {
         ("S\0\n", "control character"),
         ("S\u{1b}[0m", "control character"),
         ("S\tS", "control character"),
-        ("\u{feff}\"S\"", "line 1 stands in quotes"),
+        ("\u{feff}\"S\"", "line 1 is in quotes"),
     ];
     for (text, reason) in cases {
         for is_bearer in [true, false] {
@@ -232,10 +232,10 @@ fn a_line_that_is_no_secret_is_refused_with_its_reason_and_never_quoted() {
     let utf16: Vec<u8> = [b"\xFF\xFE".to_vec(), SECRET.bytes().flat_map(|byte| [byte, 0]).collect()].concat();
     assert!(format!("{:#}", open(&utf16, true).unwrap_err()).contains("UTF-16"));
     assert!(format!("{:#}", open(b"hunter2hunter2hunter2\xC3\x28", true).unwrap_err()).contains("UTF-8"));
-    // A platform's secret is signed with, and never sent.
-    let beyond = "hunter2hunter2hunter2 \u{e9}";
-    assert!(format!("{:#}", open(beyond.as_bytes(), true).unwrap_err()).contains("beyond ASCII"));
-    assert!(open(beyond.as_bytes(), false).is_ok());
+    // A platform's secret is only used for signatures, and never sent.
+    let non_ascii = "hunter2hunter2hunter2 \u{e9}";
+    assert!(format!("{:#}", open(non_ascii.as_bytes(), true).unwrap_err()).contains("outside ASCII"));
+    assert!(open(non_ascii.as_bytes(), false).is_ok());
     for fine in [
         "\u{feff}S\r\nSS\r\n",
         "  S  \n\n",

@@ -1,4 +1,4 @@
-//! Owns the deployment token: a JWT whose `deployment` claim stands for the deployment's friendly id.
+//! Owns the deployment token: a JWT whose `deployment` claim is the deployment's friendly id.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,15 +18,15 @@ use crate::metrics::AuthFailure;
 /// The longest accepted token, in bytes; Trigger.dev's are about 504.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
-/// What Trigger.dev's tokens say of themselves.
+/// The issuer, audience and version in Trigger.dev's tokens.
 const ISSUER: &str = "https://id.trigger.dev";
 const AUDIENCE: &str = "https://api.trigger.dev";
 const VERSION: u32 = 1;
 
-/// Clocks may differ by so many seconds.
+/// The tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 60;
-/// So many verified tokens are remembered; all controllers of a deployment have the same.
-const REMEMBERED: usize = 1024;
+/// How many verified tokens are cached; all controllers of a deployment have the same one.
+const CACHED_TOKENS: usize = 1024;
 
 /// Why a token was refused. Never carries a part of the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -35,38 +35,38 @@ pub enum TokenError {
     #[error("is a token of more than 4096 bytes")]
     TooLong,
     /// Not three base64url parts with a JSON payload.
-    #[error("looks like a JWT and is none")]
+    #[error("looks like a JWT, but is malformed")]
     NotAJwt,
     /// The payload has no `deployment` text.
     #[error("is a token without a deployment claim")]
     NoDeployment,
-    /// A poll needs one.
-    #[error("is no deployment token, and this broker asks for one")]
+    /// This broker requires a token.
+    #[error("is not a deployment token, and this broker requires one")]
     Missing,
     /// Not signed with a known secret, or not by HS256.
     #[error("is a token that is not signed with this broker's secret by HS256")]
     BadSignature,
-    /// Its time is over, or it has no end.
-    #[error("is a token whose time is over, or which has no end")]
+    /// It has expired, or has no expiry.
+    #[error("is a token that has expired, or has no expiry")]
     Expired,
-    /// Another issuer, audience or form.
-    #[error("is a token of another issuer, audience or form")]
+    /// It has another issuer, audience or version.
+    #[error("is a token with another issuer, audience or version")]
     NotOurs,
-    /// It names another deployment or version than the request.
-    #[error("is a token of another deployment or version")]
+    /// It is for another deployment or version than the request.
+    #[error("is a token for another deployment or version")]
     OtherDeployment,
-    /// It is what supervisors have.
-    #[error("is a supervisor's credential, which does not wait for runs")]
+    /// It is a supervisor's token.
+    #[error("is a supervisor's credential, which does not allow polls")]
     WrongRole,
 }
 
 impl TokenError {
-    /// Whether the text itself is broken, whoever it comes from.
+    /// Whether the token is malformed, rather than refused.
     pub fn is_malformed(self) -> bool {
         matches!(self, Self::TooLong | Self::NotAJwt | Self::NoDeployment)
     }
 
-    /// How it is counted.
+    /// The label that it is counted under.
     pub fn failure(self) -> AuthFailure {
         match self {
             Self::Missing => AuthFailure::NoToken,
@@ -91,12 +91,12 @@ struct Claims {
     exp: Option<f64>,
 }
 
-/// Reads tokens; with a secret it verifies them.
+/// Decodes tokens, and verifies them if there is a secret.
 pub(super) struct JwtVerifier {
     secrets: Vec<DecodingKey>,
     required: bool,
     validation: Validation,
-    /// What was verified. Only a valid token ever gets in.
+    /// The claims of valid tokens.
     verified: Mutex<HashMap<Box<str>, Arc<Claims>, RandomState>>,
 }
 
@@ -129,8 +129,8 @@ impl JwtVerifier {
         Self { secrets, required, validation, verified: Mutex::default() }
     }
 
-    /// The deployment that a header names: the text itself, or the claim if the text is a token. Without a secret it is
-    /// decoded only: nothing can be verified then, and a plain id would be believed as well.
+    /// The deployment in a header: the text itself, or its claim if it is a token. Without a secret a token is only decoded:
+    /// it cannot be verified, and a plain id is accepted, too.
     pub(super) fn resolve_deployment<'a>(
         &self,
         text: &'a str,
@@ -150,18 +150,18 @@ impl JwtVerifier {
         .ok_or(TokenError::NoDeployment)
     }
 
-    /// Whether a token admits to this deployment's pools. Without a secret nothing is asked of it.
+    /// Whether a token allows polls of this deployment and version. Without a secret every token does.
     pub(super) fn authorizes(&self, token: &str, deployment: &str, version: &str) -> Result<(), TokenError> {
         if self.secrets.is_empty() {
             return Ok(());
         }
         let claims = self.claims_of(token)?;
-        let is_its = claims.deployment.as_deref() == Some(deployment)
+        let is_match = claims.deployment.as_deref() == Some(deployment)
             && claims.deployment_version.as_deref() == Some(version);
-        is_its.then_some(()).ok_or(TokenError::OtherDeployment)
+        is_match.then_some(()).ok_or(TokenError::OtherDeployment)
     }
 
-    /// Whether a poll may do without a token.
+    /// Whether a poll without a token is allowed.
     pub(super) fn without_token(&self, why: TokenError) -> Result<(), TokenError> {
         if self.required { Err(why) } else { Ok(()) }
     }
@@ -181,14 +181,14 @@ impl JwtVerifier {
         if self.secrets.is_empty() {
             return dangerous::insecure_decode_claims(token).map(Arc::new).map_err(|_| TokenError::NotAJwt);
         }
-        let remembered = self.verified.lock().get(token).cloned();
-        if let Some(claims) = remembered {
-            let over = claims.exp.is_none_or(is_expired);
-            return if over { Err(TokenError::Expired) } else { Ok(claims) };
+        let cached = self.verified.lock().get(token).cloned();
+        if let Some(claims) = cached {
+            let has_expired = claims.exp.is_none_or(is_expired);
+            return if has_expired { Err(TokenError::Expired) } else { Ok(claims) };
         }
         let claims = Arc::new(self.verify(token)?);
         let mut verified = self.verified.lock();
-        if verified.len() >= REMEMBERED {
+        if verified.len() >= CACHED_TOKENS {
             verified.clear();
         }
         verified.insert(token.into(), claims.clone());
@@ -213,7 +213,7 @@ impl JwtVerifier {
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the library may add kinds; all others are about the form"
+    reason = "the library may add kinds; all others mean a malformed token"
 )]
 fn token_error(kind: &ErrorKind) -> TokenError {
     match kind {

@@ -1,4 +1,4 @@
-//! Owns the key: deployment, version, cpu and memory, with numbers made canonical.
+//! Owns the key: deployment, version, cpu and memory, with canonical numbers.
 
 use std::fmt;
 
@@ -32,12 +32,12 @@ pub enum KeyError {
 
 /// A cpu or memory figure: finite, from 0 to 1,000,000, one bit pattern per value.
 ///
-/// `0.5`, `0.50` and `5e-1` are the same number; `0` is a number of its own, never a wildcard.
+/// `0.5`, `0.50` and `5e-1` are the same number; `0` is an ordinary number, not a wildcard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Number(u64);
 
 impl Number {
-    /// Takes a parsed number, for example from a JSON body.
+    /// From a parsed number, for example from a JSON body.
     pub fn new(value: f64) -> Result<Self, KeyError> {
         if !(0.0..=MAX_NUMBER).contains(&value) {
             return Err(KeyError::OutOfRange);
@@ -51,14 +51,14 @@ impl Number {
         if text.is_empty() {
             return Err(KeyError::Empty);
         }
-        // Rust would also read "inf" and "nan"; JavaScript's decimal literals have none of their letters.
+        // Rust also parses "inf" and "nan", which JavaScript's decimal literals do not allow.
         if !text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-')) {
             return Err(KeyError::NotANumber);
         }
         Self::new(text.parse().map_err(|_| KeyError::NotANumber)?)
     }
 
-    /// The figure itself.
+    /// The value.
     pub fn get(self) -> f64 {
         f64::from_bits(self.0)
     }
@@ -76,7 +76,7 @@ impl fmt::Debug for Number {
     }
 }
 
-/// Refuses a deployment or version that no honest controller sends.
+/// Refuses a deployment or version that is empty, too long or not printable.
 pub fn check_part(text: &str) -> Result<&str, KeyError> {
     if text.is_empty() {
         return Err(KeyError::Empty);
@@ -90,9 +90,9 @@ pub fn check_part(text: &str) -> Result<&str, KeyError> {
     Ok(text)
 }
 
-/// What a controller must have in common with a run: a tuple, never a joined string.
+/// What a controller and a run must have in common. A tuple: concatenated strings could collide.
 ///
-/// The borrowed form is what requests are looked up with, so that a lookup allocates nothing.
+/// The borrowed form is for lookups, which then allocate nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyRef<'a> {
     /// The deployment's friendly id.
@@ -105,7 +105,7 @@ pub struct KeyRef<'a> {
     pub memory: Number,
 }
 
-/// A [`KeyRef`] that owns its text: what a pool and a held request keep.
+/// A [`KeyRef`] that owns its text, for pools and held requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The deployment's friendly id.
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_figure_is_refused() {
+    fn text_that_is_not_a_number_is_refused() {
         for (text, expected) in [
             ("", KeyError::Empty),
             ("nan", KeyError::NotANumber),

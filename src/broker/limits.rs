@@ -1,6 +1,6 @@
-//! Owns how many may wait, and who of them is matched first.
+//! Owns how many waiters and pools there may be, and which waiter of a pool is matched first.
 
-/// How many may wait. A limit of zero refuses everyone.
+/// How many waiters and pools there may be. A limit of zero refuses every waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Waiters in all pools together.
@@ -11,7 +11,7 @@ pub struct Limits {
     pub pools: usize,
 }
 
-/// Why nobody may wait any more.
+/// The limit that refuses a waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitReached {
     /// [`Limits::waiters`] is reached.
@@ -23,7 +23,7 @@ pub enum LimitReached {
 }
 
 impl LimitReached {
-    /// The limit that is reached, as its setting is called.
+    /// The name of the limit's setting.
     pub const fn limit(self) -> &'static str {
         match self {
             Self::Waiters => "max-waiters",
@@ -36,7 +36,7 @@ impl LimitReached {
 /// Which of a pool's waiters is matched first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SelectionPolicy {
-    /// The one that came last: few controllers stay hot, the surplus ends, deadlines are far.
+    /// The one that parked last: few controllers stay in use, the others expire, and the deadline of a match is far.
     Newest,
     /// The one that has waited longest.
     Oldest,

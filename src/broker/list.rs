@@ -1,10 +1,10 @@
-//! Owns the chain: a doubly linked list threaded through a slab, so that joining and leaving cost O(1).
+//! Owns the intrusive list: a doubly linked list through the entries of a slab, so that insertion and removal cost O(1).
 
 use super::chunks::Chunks;
 
 const NONE: u32 = u32::MAX;
 
-/// A node's neighbours in one chain.
+/// A node's neighbours in one list.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     prev: u32,
@@ -20,20 +20,20 @@ impl Link {
     }
 }
 
-/// A slab entry that can stand in several chains at once, each with a link of its own.
+/// A slab entry that can be in several lists at once, with a link for each.
 pub(super) trait ListNode {
     fn link(&mut self, kind: ListKind) -> &mut Link;
     fn next(&self, kind: ListKind) -> Link;
 }
 
-/// Which of an entry's links a chain uses.
+/// Which of an entry's links a list uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ListKind {
     Pool,
     Deadline,
 }
 
-/// The ends of one chain; its nodes live in the slab.
+/// The ends of one list; its nodes are in the slab.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IntrusiveList {
     kind: ListKind,
@@ -63,28 +63,28 @@ impl IntrusiveList {
         (self.tail != NONE).then_some(self.tail)
     }
 
-    pub(super) fn push_back<T: ListNode>(&mut self, slab: &mut Chunks<T>, at: u32) {
-        *slab[at].link(self.kind) = Link { prev: self.tail, next: NONE };
+    pub(super) fn push_back<T: ListNode>(&mut self, slab: &mut Chunks<T>, slot: u32) {
+        *slab[slot].link(self.kind) = Link { prev: self.tail, next: NONE };
         match self.back() {
-            Some(tail) => slab[tail].link(self.kind).next = at,
-            None => self.head = at,
+            Some(tail) => slab[tail].link(self.kind).next = slot,
+            None => self.head = slot,
         }
-        self.tail = at;
+        self.tail = slot;
         self.len += 1;
     }
 
-    pub(super) fn push_front<T: ListNode>(&mut self, slab: &mut Chunks<T>, at: u32) {
-        *slab[at].link(self.kind) = Link { prev: NONE, next: self.head };
+    pub(super) fn push_front<T: ListNode>(&mut self, slab: &mut Chunks<T>, slot: u32) {
+        *slab[slot].link(self.kind) = Link { prev: NONE, next: self.head };
         match self.front() {
-            Some(head) => slab[head].link(self.kind).prev = at,
-            None => self.tail = at,
+            Some(head) => slab[head].link(self.kind).prev = slot,
+            None => self.tail = slot,
         }
-        self.head = at;
+        self.head = slot;
         self.len += 1;
     }
 
-    pub(super) fn remove<T: ListNode>(&mut self, slab: &mut Chunks<T>, at: u32) {
-        let Link { prev, next } = std::mem::replace(slab[at].link(self.kind), Link::UNLINKED);
+    pub(super) fn remove<T: ListNode>(&mut self, slab: &mut Chunks<T>, slot: u32) {
+        let Link { prev, next } = std::mem::replace(slab[slot].link(self.kind), Link::UNLINKED);
         match prev {
             NONE => self.head = next,
             prev => slab[prev].link(self.kind).next = next,
@@ -96,12 +96,12 @@ impl IntrusiveList {
         self.len -= 1;
     }
 
-    /// The entries from the oldest to the newest.
+    /// The entries from the front to the back.
     pub(super) fn iter<'a, T: ListNode>(
         &self,
         slab: &'a Chunks<T>,
     ) -> impl Iterator<Item = u32> + use<'a, T> {
         let kind = self.kind;
-        std::iter::successors(self.front(), move |&at| slab[at].next(kind).next())
+        std::iter::successors(self.front(), move |&slot| slab[slot].next(kind).next())
     }
 }

@@ -1,22 +1,22 @@
-//! Owns the core: who waits in which pool, and who gets what. No clock, task, socket, lock, serde or log.
+//! Owns the core: which waiters are in which pool, and which waiter a run gets. No clock, task, socket, lock, serde or log.
 //!
 //! ```text
-//!            park                 offer
-//! (outside) ─────► ready ────────────────────► taken
+//!            park                 claim
+//! (outside) ─────► ready ───────────────────► removed
 //!                    │ ▲ suspect, trusted        ▲
 //!                    │ retire guard passed       │
 //!                    ▼                           │ leave, expire, retire, drain, replaced
 //!                   late ────────────────────────┘
 //! ```
-//! Whoever takes a waiter out owns its ending; so exactly one of match, expiry, drain, retirement,
-//! replacement and departure wins.
+//! The caller that removes a waiter must end it; so exactly one of match, expiry, drain, retirement, replacement and
+//! departure ends each waiter.
 //!
 //! Invariants, by the numbers that the code asserts:
-//! - **I1** an offer takes at most one waiter, and a taken waiter is offered nothing more.
-//! - **I4** a waiter stands in exactly one pool and on exactly one shelf, once.
+//! - **I1** a claim removes at most one waiter, and a removed waiter is matched to nothing more.
+//! - **I4** a waiter is in exactly one pool and in exactly one of its queues, once.
 //! - **I5** a waiter leaves only by match, departure, expiry, drain, retirement or replacement.
-//! - **I6** the waiters counted are the waiters that stand, and no pool is empty.
-//! - **I8** parked = standing + taken.
+//! - **I6** the count of waiters is the number of waiters in the pools, and no pool is empty.
+//! - **I8** parked = waiting + removed.
 //! - **I9** a match has equal canonical keys.
 
 mod chunks;
@@ -25,6 +25,7 @@ mod key;
 mod limits;
 mod list;
 mod miss;
+mod page;
 mod payload;
 mod pool;
 mod registry;
@@ -35,22 +36,18 @@ mod suspects;
 mod tests;
 mod time;
 mod timer_wheel;
-
-use std::net::IpAddr;
-
-use ahash::RandomState;
+mod waiter;
 
 use crate::model::MissReason;
 
-use chunks::Chunks;
-use inspect::page;
-pub use inspect::{Page, PoolSummary, WaiterSummary};
+pub use inspect::{PoolSummary, WaiterSummary};
 pub use key::{Filter, Key, KeyError, KeyRef, Number, check_part};
 pub use limits::{LimitReached, Limits, SelectionPolicy};
-use list::{Link, ListKind, ListNode};
-use miss::MissIndex;
+pub use page::Page;
+use page::page;
 pub use payload::{AcceptedPayload, PayloadKind};
-use pool::{Pool, StepBudget, WaiterClass};
+use pool::StepBudget;
+use registry::Registry;
 pub use request::{
     BudgetSpent, Claim, ClaimRequest, ParkOutcome, ParkRequest, RemovedWaiter, WaiterId, Watermark,
 };
@@ -58,195 +55,148 @@ pub(crate) use sharded::Sharded;
 use suspects::SuspectSet;
 pub use suspects::{HostId, Suspicion};
 pub use time::MonotonicTime;
-use timer_wheel::{HasDeadline, TimerWheel};
+use waiter::WaiterClass;
 
-#[expect(clippy::struct_field_names, reason = "the shell's waiter, inside the core's")]
-struct Waiter<W> {
-    serial: u64,
-    pool: u32,
-    class: WaiterClass,
-    controller: Box<str>,
-    origin: IpAddr,
-    host: HostId,
-    since: MonotonicTime,
-    offer_until: MonotonicTime,
-    deadline: MonotonicTime,
-    links: [Link; 2],
-    waiter: W,
-}
-
-impl<W> ListNode for Waiter<W> {
-    fn link(&mut self, kind: ListKind) -> &mut Link {
-        &mut self.links[kind as usize]
-    }
-
-    fn next(&self, kind: ListKind) -> Link {
-        self.links[kind as usize]
-    }
-}
-
-impl<W> HasDeadline for Waiter<W> {
-    fn deadline(&self) -> MonotonicTime {
-        self.deadline
-    }
-}
-
-/// The parts of the index of controllers: at 100,000 waiters one that grows moves about 100 entries.
-const CONTROLLER_PARTS: usize = 1024;
-/// The parts of the indexes of pools.
-const POOL_PARTS: usize = 256;
-
-/// A drain: who stood when it began, and how many of them still stand.
+/// A drain, and how many waiters it has still to remove.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
-    /// They were parked before this mark.
+    /// The drain removes the waiters that were parked before this mark.
     pub before: Watermark,
-    /// How many of them still stand.
+    /// How many of them are still waiting.
     pub waiting: usize,
 }
 
-/// The pools and everyone who waits in them.
+/// The pools and their waiters.
 pub struct Broker<W> {
     limits: Limits,
-    pick: SelectionPolicy,
+    policy: SelectionPolicy,
     draining: Option<Drain>,
     now: MonotonicTime,
-    parked: u64,
-    removed: u64,
-    hasher: RandomState,
-    waiters: Chunks<Waiter<W>>,
-    pools: Chunks<Pool>,
-    by_key: Sharded<u32>,
-    by_controller: Sharded<u32>,
-    misses: MissIndex,
+    registry: Registry<W>,
     suspects: SuspectSet,
-    timers: TimerWheel,
 }
 
 impl<W> Broker<W> {
     /// An empty broker.
-    pub fn new(limits: Limits, pick: SelectionPolicy) -> Self {
+    pub fn new(limits: Limits, policy: SelectionPolicy) -> Self {
         Self {
             limits,
-            pick,
+            policy,
             draining: None,
             now: MonotonicTime::default(),
-            parked: 0,
-            removed: 0,
-            hasher: RandomState::new(),
-            waiters: Chunks::new(),
-            pools: Chunks::new(),
-            by_key: Sharded::new(POOL_PARTS),
-            by_controller: Sharded::new(CONTROLLER_PARTS),
-            misses: MissIndex::new(),
+            registry: Registry::new(),
             suspects: SuspectSet::default(),
-            timers: TimerWheel::new(),
         }
     }
 
-    /// Gives a held request its place, newest in its pool; or hands the ticket back because a limit is reached.
+    /// Adds a waiter, the newest of its pool; or returns the request because a limit is reached.
     pub fn park(
         &mut self,
-        ticket: ParkRequest<W>,
+        request: ParkRequest<W>,
         now: MonotonicTime,
     ) -> Result<ParkOutcome<W>, (LimitReached, ParkRequest<W>)> {
         let now = self.advance_clock(now);
-        let hash = self.hasher.hash_one(ticket.key.as_ref());
-        let found = self.find_pool(hash, ticket.key.as_ref());
-        let older = found.and_then(|pool| self.find_controller(pool, &ticket.controller, ticket.origin));
+        let registry = &mut self.registry;
+        let hash = registry.hasher.hash_one(request.key.as_ref());
+        let found = registry.find_pool(hash, request.key.as_ref());
+        let older =
+            found.and_then(|pool| registry.find_controller(pool, &request.controller, request.origin));
         if older.is_none()
-            && let Err(full) = self.check_limits(found)
+            && let Err(limit) = self.check_limits(found)
         {
-            return Err((full, ticket));
+            return Err((limit, request));
         }
-        // Seated before the older one goes: a pool whose only waiter is replaced must not vanish in between.
-        let pool = found.unwrap_or_else(|| self.open_pool(hash, ticket.key.clone()));
-        let id = self.insert(pool, ticket, now);
+        // Inserted before the older waiter is removed, because a pool is closed with its last waiter.
+        let registry = &mut self.registry;
+        let pool = found.unwrap_or_else(|| registry.open_pool(hash, request.key.clone()));
+        let id = registry.insert(pool, request, now);
         let replaced = older.map(|older| self.remove(older));
-        self.remember_controller(id.slot);
-        self.assert_conserved();
+        self.registry.index_controller(id.slot);
+        self.registry.assert_conserved();
         Ok(ParkOutcome { id, replaced })
     }
 
-    /// Takes a waiter out by its name, if it still stands.
+    /// Removes a waiter by its id, if it is still waiting.
     pub fn leave(&mut self, id: WaiterId, now: MonotonicTime) -> Option<RemovedWaiter<W>> {
         self.advance_clock(now);
-        let stands = self.waiters.get(id.slot).is_some_and(|w| w.serial == id.serial);
-        stands.then(|| self.remove(id.slot))
+        let is_waiting = self.registry.waiters.get(id.slot).is_some_and(|waiter| waiter.serial == id.serial);
+        is_waiting.then(|| self.remove(id.slot))
     }
 
-    /// Finds a waiter for a run and takes it out. If more than `most` have to be set aside or taken back before, it is
-    /// to be called again, after others have had their turn.
+    /// Finds a waiter for a run and removes it. If more than `max_steps` waiters have to be moved between queues first, the
+    /// caller must release the lock and call again.
     pub fn claim(
         &mut self,
-        ask: &ClaimRequest<'_>,
+        request: &ClaimRequest<'_>,
         now: MonotonicTime,
-        most: usize,
+        max_steps: usize,
     ) -> Result<Claim<W>, BudgetSpent> {
         let now = self.advance_clock(now);
         if self.draining.is_some() {
             return Ok(Claim::Miss(MissReason::Draining));
         }
-        let hash = self.hasher.hash_one(ask.key);
-        let Some(pool) = self.find_pool(hash, ask.key) else {
-            return Ok(Claim::Miss(self.misses.miss(&self.hasher, ask.key, hash, now)));
+        let registry = &self.registry;
+        let hash = registry.hasher.hash_one(request.key);
+        let Some(pool) = registry.find_pool(hash, request.key) else {
+            return Ok(Claim::Miss(registry.misses.miss(&registry.hasher, request.key, hash, now)));
         };
-        let mut steps = StepBudget(most);
-        while let Some(at) = self.next_candidate(pool, ask.payload_kind, &mut steps)? {
-            if self.waiters[at].offer_until <= now {
-                // It stands until its deadline, but is offered nothing any more.
+        let mut steps = StepBudget(max_steps);
+        while let Some(slot) = self.next_candidate(pool, request.payload_kind, &mut steps)? {
+            let Registry { waiters, pools, .. } = &mut self.registry;
+            if waiters[slot].offer_until <= now {
+                // It waits until its deadline, but is no longer offered anything.
                 steps.spend()?;
-                self.pools[pool].reclassify(&mut self.waiters, at, WaiterClass::Late);
+                pools[pool].reclassify(waiters, slot, WaiterClass::Late);
                 continue;
             }
-            debug_assert!(self.pools[pool].key.as_ref() == ask.key, "I9");
-            let taken = self.remove(at);
-            if self.pools.get(pool).is_none() {
-                self.misses.pool_emptied(hash, now);
+            debug_assert!(pools[pool].key.as_ref() == request.key, "I9");
+            let removed = self.remove(slot);
+            if self.registry.pools.get(pool).is_none() {
+                self.registry.misses.pool_emptied(hash, now);
             }
-            return Ok(Claim::Matched(taken));
+            return Ok(Claim::Matched(removed));
         }
-        let is_unaccepted = self.pools[pool].has_waiter_that_refuses(ask.payload_kind);
+        let is_unaccepted = self.registry.pools[pool].has_unaccepting(request.payload_kind);
         Ok(Claim::Miss(if is_unaccepted { MissReason::NotAMessage } else { MissReason::AllTaken }))
     }
 
-    /// The next waiter to try: the trusted by age, then the suspects.
+    /// The next waiter to try: first the trusted by age, then the suspect.
     fn next_candidate(
         &mut self,
         pool: u32,
         kind: PayloadKind,
         steps: &mut StepBudget,
     ) -> Result<Option<u32>, BudgetSpent> {
-        let Self { waiters, suspects, now, .. } = self;
-        let room = &mut self.pools[pool];
-        let is_suspect = |machine| suspects.contains(machine, *now);
-        room.restore_trusted(waiters, suspects.cleared(), |machine| !is_suspect(machine), steps)?;
-        while let Some(at) = room.pick(waiters, self.pick, kind) {
-            let Waiter { host: machine, class: shelf, .. } = waiters[at];
-            if !is_suspect(machine) {
-                return Ok(Some(at));
+        let Self { registry: Registry { waiters, pools, .. }, suspects, now, policy, .. } = self;
+        let pool = &mut pools[pool];
+        let is_suspect = |host| suspects.contains(host, *now);
+        pool.restore_trusted(waiters, suspects.cleared(), |host| !is_suspect(host), steps)?;
+        while let Some(slot) = pool.pick(waiters, *policy, kind) {
+            if !is_suspect(waiters[slot].host) {
+                return Ok(Some(slot));
             }
             steps.spend()?;
-            room.reclassify(waiters, at, shelf.suspect());
+            let class = waiters[slot].class.suspect();
+            pool.reclassify(waiters, slot, class);
         }
-        Ok(room.pick_suspect(waiters, self.pick, kind))
+        Ok(pool.pick_suspect(waiters, *policy, kind))
     }
 
-    /// A machine did not prove the run it was offered: its waiters are offered runs last.
-    pub fn suspect(&mut self, machine: HostId, now: MonotonicTime) {
+    /// A host did not prove the run it was offered: its waiters are offered runs last.
+    pub fn suspect(&mut self, host: HostId, now: MonotonicTime) {
         let now = self.advance_clock(now);
-        self.suspects.suspect(machine, now);
+        self.suspects.suspect(host, now);
     }
 
-    /// A machine proved a run: it is suspect no more.
-    pub fn trust(&mut self, machine: HostId) {
-        self.suspects.trust(machine, self.now);
+    /// A host proved a run: it is trusted again.
+    pub fn trust(&mut self, host: HostId) {
+        self.suspects.trust(host, self.now);
     }
 
-    /// Whoever of the next `scan` waiters from `from` on is suspect, as `see` shows it.
-    pub fn suspects_page<V>(&self, from: u32, scan: u32, see: impl Fn(Suspicion, &W) -> V) -> Page<V> {
-        page(&self.waiters, from, scan, usize::MAX, |_, waiter| {
-            self.suspects.suspicion_of(waiter.host).map(|suspicion| see(suspicion, &waiter.waiter))
+    /// The suspect waiters among the next `scan` slots, beginning at `from`; each row is made by `view`.
+    pub fn suspects_page<V>(&self, from: u32, scan: u32, view: impl Fn(Suspicion, &W) -> V) -> Page<V> {
+        page(&self.registry.waiters, from, scan, usize::MAX, |_, waiter| {
+            self.suspects.suspicion_of(waiter.host).map(|suspicion| view(suspicion, &waiter.waiter))
         })
     }
 
@@ -256,23 +206,29 @@ impl<W> Broker<W> {
         self.suspects.clear(suspicion, now);
     }
 
-    /// Clears suspects of long ago. Returns whether any is left.
+    /// Clears old suspicions. Returns whether any is left.
     pub fn forget_old_suspects(&mut self, now: MonotonicTime) -> bool {
         let now = self.advance_clock(now);
         self.suspects.forget_old(now);
         !self.suspects.is_empty()
     }
 
-    /// Takes out waiters whose deadline has come, `most` at a time of the next `scan` by deadline. Also says whether
-    /// there are more to look at: whose deadline had come at the first look is out after the last.
-    pub fn expire(&mut self, now: MonotonicTime, scan: usize, most: usize) -> (Vec<RemovedWaiter<W>>, bool) {
+    /// Removes at most `max_removed` waiters whose deadline has come, among the next `scan` waiters by deadline. Also
+    /// returns whether to call again: every waiter that was due at the first call is removed by the end of the last.
+    pub fn expire(
+        &mut self,
+        now: MonotonicTime,
+        scan: usize,
+        max_removed: usize,
+    ) -> (Vec<RemovedWaiter<W>>, bool) {
         let now = self.advance_clock(now);
-        let (due, goes_on) = self.timers.due(&self.waiters, now, scan, most);
-        (due.into_iter().map(|at| self.remove(at)).collect(), goes_on)
+        let Registry { timers, waiters, .. } = &mut self.registry;
+        let (due, continues) = timers.due(waiters, now, scan, max_removed);
+        (due.into_iter().map(|slot| self.remove(slot)).collect(), continues)
     }
 
-    /// Takes out those of the next `scan` waiters from `from` on that were parked before the mark, in a pool that the
-    /// filter selects, `most` at a time. Whoever is parked meanwhile is behind the mark, so the pages miss nobody.
+    /// Removes at most `max_removed` of the next `scan` waiters, beginning at slot `from`, that were parked before the mark
+    /// in a pool that the filter selects. Waiters parked between two pages are behind the mark, so the pages are complete.
     pub fn remove_parked_before(
         &mut self,
         before: Watermark,
@@ -280,73 +236,96 @@ impl<W> Broker<W> {
         now: MonotonicTime,
         from: u32,
         scan: u32,
-        most: usize,
+        max_removed: usize,
     ) -> Page<RemovedWaiter<W>> {
         self.advance_clock(now);
-        let Page { rows, next } = page(&self.waiters, from, scan, most, |at, waiter| {
-            let is_chosen = waiter.serial <= before.0 && filter.matches(&self.pools[waiter.pool].key);
-            is_chosen.then_some(at)
+        let Registry { waiters, pools, .. } = &self.registry;
+        let Page { rows, next } = page(waiters, from, scan, max_removed, |slot, waiter| {
+            let is_selected = waiter.serial <= before.0 && filter.matches(&pools[waiter.pool].key);
+            is_selected.then_some(slot)
         });
-        Page { rows: rows.into_iter().map(|at| self.remove(at)).collect(), next }
+        Page { rows: rows.into_iter().map(|slot| self.remove(slot)).collect(), next }
     }
 
-    /// Takes out the room of a crowd that has left, for the caller to drop where it holds nobody up.
-    #[must_use = "it is dropped with the lock let go"]
+    /// Takes out memory that is no longer used, for the caller to drop without the lock.
+    #[must_use = "drop it after the lock is released"]
     pub fn shrink(&mut self) -> impl Sized + use<W> {
-        (
-            self.waiters.shrink(),
-            self.pools.shrink(),
-            self.by_key.shrink(),
-            self.by_controller.shrink(),
-            self.misses.shrink(),
-        )
+        self.registry.shrink()
     }
 
-    /// From here on every offer is answered with [`Miss::Draining`]. There is no way back.
+    /// From now on every claim misses with [`MissReason::Draining`]. A drain cannot be undone.
     pub fn drain(&mut self) {
-        let drain = Drain { before: self.watermark(), waiting: self.waiters.len() };
+        let drain = Drain { before: self.watermark(), waiting: self.waiters_len() };
         self.draining.get_or_insert(drain);
     }
 
-    /// Everyone who stands now was parked before this mark; whoever comes later was not.
+    /// A mark between the waiters parked so far and those parked later.
     pub fn watermark(&self) -> Watermark {
-        Watermark(self.parked)
+        self.registry.watermark()
     }
 
-    /// The drain; none while the broker serves.
+    /// The drain; none before [`Self::drain`].
     pub fn draining(&self) -> Option<Drain> {
         self.draining
     }
 
-    /// Waiters that stand.
+    /// How many waiters there are.
     pub fn waiters_len(&self) -> usize {
-        self.waiters.len()
+        self.registry.waiters.len()
     }
 
-    /// Pools with at least one waiter.
+    /// How many pools there are; each has at least one waiter.
     pub fn pools_len(&self) -> usize {
-        self.pools.len()
+        self.registry.pools.len()
     }
 
-    /// Threads read the clock before they get the lock, so `now` may come a little late; time never runs back.
+    /// The pools that the filter selects among the next `scan` slots, beginning at `from`.
+    pub fn pools_page(&self, filter: &Filter, now: MonotonicTime, from: u32, scan: u32) -> Page<PoolSummary> {
+        self.registry.pools_page(filter, now, from, scan)
+    }
+
+    /// At most `max_rows` waiters that the filter selects among the next `scan` slots, beginning at `from`.
+    pub fn waiters_page(
+        &self,
+        filter: &Filter,
+        now: MonotonicTime,
+        from: u32,
+        scan: u32,
+        max_rows: usize,
+    ) -> Page<WaiterSummary> {
+        self.registry.waiters_page(&self.suspects, filter, now, from, scan, max_rows)
+    }
+
+    /// Checks the whole structure, by the invariants' numbers. Costs O(waiters): for tests.
+    pub fn audit(&self) -> Result<(), String> {
+        self.registry.audit()
+    }
+
+    fn remove(&mut self, slot: u32) -> RemovedWaiter<W> {
+        let (serial, removed) = self.registry.remove(slot, self.now);
+        if let Some(drain) = &mut self.draining {
+            drain.waiting -= usize::from(serial <= drain.before.0);
+        }
+        removed
+    }
+
+    /// Threads read the clock before they get the lock, so `now` may be earlier than that of the call before; the core's
+    /// time never runs back.
     fn advance_clock(&mut self, now: MonotonicTime) -> MonotonicTime {
         self.now = self.now.max(now);
         self.now
     }
 
     fn check_limits(&self, pool: Option<u32>) -> Result<(), LimitReached> {
-        if self.waiters.len() >= self.limits.waiters {
+        let Registry { waiters, pools, .. } = &self.registry;
+        if waiters.len() >= self.limits.waiters {
             return Err(LimitReached::Waiters);
         }
         match pool {
-            Some(pool) if self.pools[pool].len() >= self.limits.waiters_per_pool => Err(LimitReached::Pool),
+            Some(pool) if pools[pool].len() >= self.limits.waiters_per_pool => Err(LimitReached::Pool),
             None if self.limits.waiters_per_pool == 0 => Err(LimitReached::Pool),
-            None if self.pools.len() >= self.limits.pools => Err(LimitReached::Pools),
+            None if pools.len() >= self.limits.pools => Err(LimitReached::Pools),
             _ => Ok(()),
         }
-    }
-
-    fn assert_conserved(&self) {
-        debug_assert_eq!(self.parked, self.removed + self.waiters.len() as u64, "I8");
     }
 }

@@ -1,48 +1,11 @@
-//! Owns one pool: all waiters with one key, on shelves by what they accept and how far they are trusted.
+//! Owns one pool: all waiters with one key, in a queue for each class.
 
 use super::chunks::Chunks;
 use super::list::{IntrusiveList, ListKind};
-use super::{AcceptedPayload, BudgetSpent, HostId, Key, PayloadKind, SelectionPolicy, Waiter};
+use super::waiter::{Waiter, WaiterClass};
+use super::{AcceptedPayload, BudgetSpent, HostId, Key, PayloadKind, SelectionPolicy};
 
-/// The queue of its pool that a waiter is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WaiterClass {
-    /// Offered first; by the payload that it accepts.
-    Trusted(AcceptedPayload),
-    /// Offered last, because its host did not prove its last run.
-    Suspect(AcceptedPayload),
-    /// Too near its deadline to be offered anything.
-    Late,
-}
-
-impl WaiterClass {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Trusted(AcceptedPayload::TriggerMessage),
-        Self::Trusted(AcceptedPayload::Any),
-        Self::Suspect(AcceptedPayload::TriggerMessage),
-        Self::Suspect(AcceptedPayload::Any),
-        Self::Late,
-    ];
-
-    /// The class of a waiter whose host has become suspect.
-    pub(super) const fn suspect(self) -> Self {
-        match self {
-            Self::Trusted(accepted) | Self::Suspect(accepted) => Self::Suspect(accepted),
-            Self::Late => Self::Late,
-        }
-    }
-
-    /// Its place in [`Self::ALL`].
-    const fn index(self) -> usize {
-        match self {
-            Self::Trusted(accepted) => accepted as usize,
-            Self::Suspect(accepted) => AcceptedPayload::ALL.len() + accepted as usize,
-            Self::Late => 2 * AcceptedPayload::ALL.len(),
-        }
-    }
-}
-
-/// How many waiters may still be moved before the lock must be let go.
+/// How many waiters may still be moved before the lock must be released.
 pub(super) struct StepBudget(pub(super) usize);
 
 impl StepBudget {
@@ -55,53 +18,54 @@ impl StepBudget {
 pub(super) struct Pool {
     pub(super) hash: u64,
     pub(super) key: Key,
-    queues: [IntrusiveList; 5],
-    /// How often machines had been cleared when this pool's suspects were last looked through.
+    queues: [IntrusiveList; WaiterClass::ALL.len()],
+    /// The count of cleared suspicions at the time when this pool's suspect waiters were last checked.
     cleared: u64,
-    /// How many on each of the suspects' shelves are still to be looked at.
-    unseen: [u32; 2],
+    /// How many waiters in each suspect queue are still to be checked.
+    unchecked: [u32; AcceptedPayload::ALL.len()],
 }
 
 impl Pool {
     pub(super) fn new(hash: u64, key: Key) -> Self {
-        Self { hash, key, queues: [IntrusiveList::new(ListKind::Pool); 5], cleared: 0, unseen: [0; 2] }
+        let queues = [IntrusiveList::new(ListKind::Pool); WaiterClass::ALL.len()];
+        Self { hash, key, queues, cleared: 0, unchecked: [0; AcceptedPayload::ALL.len()] }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.queues.iter().map(|shelf| shelf.len() as usize).sum()
+        self.queues.iter().map(|queue| queue.len() as usize).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.queues.iter().all(IntrusiveList::is_empty)
     }
 
-    pub(super) fn queue(&self, shelf: WaiterClass) -> &IntrusiveList {
-        &self.queues[shelf.index()]
+    pub(super) fn queue(&self, class: WaiterClass) -> &IntrusiveList {
+        &self.queues[class.index()]
     }
 
-    pub(super) fn insert<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
-        self.queues[waiters[at].class.index()].push_back(waiters, at);
+    pub(super) fn insert<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, slot: u32) {
+        self.queues[waiters[slot].class.index()].push_back(waiters, slot);
     }
 
-    pub(super) fn remove<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32) {
-        self.queues[waiters[at].class.index()].remove(waiters, at);
+    pub(super) fn remove<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, slot: u32) {
+        self.queues[waiters[slot].class.index()].remove(waiters, slot);
     }
 
-    /// Moves a waiter to another shelf. Those that are moved in the order of their age keep it there.
-    pub(super) fn reclassify<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, at: u32, to: WaiterClass) {
-        self.queues[waiters[at].class.index()].remove(waiters, at);
-        waiters[at].class = to;
-        let shelf = &mut self.queues[to.index()];
-        let is_newest = |back: u32| waiters[back].serial < waiters[at].serial;
-        if shelf.back().is_none_or(is_newest) {
-            shelf.push_back(waiters, at);
+    /// Moves a waiter to another queue. Waiters that are moved in the order of their age stay in that order.
+    pub(super) fn reclassify<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, slot: u32, class: WaiterClass) {
+        self.queues[waiters[slot].class.index()].remove(waiters, slot);
+        waiters[slot].class = class;
+        let queue = &mut self.queues[class.index()];
+        let is_older = |back: u32| waiters[back].serial < waiters[slot].serial;
+        if queue.back().is_none_or(is_older) {
+            queue.push_back(waiters, slot);
         } else {
-            shelf.push_front(waiters, at);
+            queue.push_front(waiters, slot);
         }
     }
 
-    /// Takes waiters of machines that are suspect no more back among the trusted, where they are the last to be offered
-    /// a run if the newest is picked. Costs nothing unless a machine was cleared since the last look.
+    /// Moves waiters of hosts that are trusted again to the front of the trusted queues: with the newest picked first, they
+    /// are offered a run last. Costs nothing unless a suspicion was cleared since the last call.
     pub(super) fn restore_trusted<W>(
         &mut self,
         waiters: &mut Chunks<Waiter<W>>,
@@ -110,24 +74,24 @@ impl Pool {
         steps: &mut StepBudget,
     ) -> Result<(), BudgetSpent> {
         if std::mem::replace(&mut self.cleared, cleared) != cleared {
-            self.unseen =
+            self.unchecked =
                 AcceptedPayload::ALL.map(|accepted| self.queue(WaiterClass::Suspect(accepted)).len());
         }
         for accepted in AcceptedPayload::ALL {
             let suspect = WaiterClass::Suspect(accepted);
-            while self.unseen[accepted as usize] > 0 {
-                // Each waiter is looked at once: a suspect one goes to the other end. Waiters that have left since then
-                // are missing here.
-                let Some(at) = self.queue(suspect).back() else { break };
+            while self.unchecked[accepted as usize] > 0 {
+                // Each waiter is checked once: one that is still suspect moves from the back to the front. The queue may
+                // end early, because waiters have left since the count was taken.
+                let Some(slot) = self.queue(suspect).back() else { break };
                 steps.spend()?;
-                self.unseen[accepted as usize] -= 1;
+                self.unchecked[accepted as usize] -= 1;
                 let class =
-                    if is_trusted(waiters[at].host) { WaiterClass::Trusted(accepted) } else { suspect };
-                self.queues[suspect.index()].remove(waiters, at);
-                waiters[at].class = class;
-                self.queues[class.index()].push_front(waiters, at);
+                    if is_trusted(waiters[slot].host) { WaiterClass::Trusted(accepted) } else { suspect };
+                self.queues[suspect.index()].remove(waiters, slot);
+                waiters[slot].class = class;
+                self.queues[class.index()].push_front(waiters, slot);
             }
-            self.unseen[accepted as usize] = 0;
+            self.unchecked[accepted as usize] = 0;
         }
         Ok(())
     }
@@ -157,9 +121,9 @@ impl Pool {
         waiters: &Chunks<Waiter<W>>,
         policy: SelectionPolicy,
         kind: PayloadKind,
-        class: fn(AcceptedPayload) -> WaiterClass,
+        class: impl Fn(AcceptedPayload) -> WaiterClass,
     ) -> Option<u32> {
-        let serial = |at: &u32| waiters[*at].serial;
+        let serial = |slot: &u32| waiters[*slot].serial;
         let accepting = AcceptedPayload::ALL.into_iter().filter(|accepted| accepted.accepts(kind));
         let queues = accepting.map(|accepted| self.queue(class(accepted)));
         match policy {
@@ -168,8 +132,8 @@ impl Pool {
         }
     }
 
-    /// Whether a waiter, besides the late ones, does not accept this kind of payload.
-    pub(super) fn has_waiter_that_refuses(&self, kind: PayloadKind) -> bool {
+    /// Whether the pool has a waiter, besides the late ones, that does not accept this kind of payload.
+    pub(super) fn has_unaccepting(&self, kind: PayloadKind) -> bool {
         AcceptedPayload::ALL.into_iter().filter(|accepted| !accepted.accepts(kind)).any(|accepted| {
             let classes = [WaiterClass::Trusted(accepted), WaiterClass::Suspect(accepted)];
             classes.iter().any(|&class| !self.queue(class).is_empty())
@@ -180,6 +144,6 @@ impl Pool {
         &self,
         waiters: &'a Chunks<Waiter<W>>,
     ) -> impl Iterator<Item = u32> + use<'a, W> {
-        WaiterClass::ALL.map(|shelf| *self.queue(shelf)).into_iter().flat_map(|chain| chain.iter(waiters))
+        WaiterClass::ALL.map(|class| *self.queue(class)).into_iter().flat_map(|queue| queue.iter(waiters))
     }
 }

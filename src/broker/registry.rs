@@ -1,14 +1,55 @@
-//! Owns the places: how a waiter gets one and the one way out of it, with every index kept in step.
+//! Owns the registry: all waiters and pools with every index over them. Waiters are inserted and removed here only.
 
 use std::net::IpAddr;
 
 use ahash::RandomState;
 
+use super::chunks::Chunks;
 use super::list::Link;
-use super::pool::{Pool, WaiterClass};
-use super::{Broker, Key, KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Waiter, WaiterId};
+use super::miss::MissIndex;
+use super::pool::Pool;
+use super::timer_wheel::TimerWheel;
+use super::waiter::{Waiter, WaiterClass};
+use super::{Key, KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Sharded, WaiterId, Watermark};
 
-impl<W> Broker<W> {
+/// The parts of the index of controllers: at 100,000 waiters, a part that grows moves about 100 entries.
+const CONTROLLER_PARTS: usize = 1024;
+/// The parts of the indexes of pools.
+const POOL_PARTS: usize = 256;
+
+pub(super) struct Registry<W> {
+    pub(super) hasher: RandomState,
+    pub(super) waiters: Chunks<Waiter<W>>,
+    pub(super) pools: Chunks<Pool>,
+    pub(super) by_key: Sharded<u32>,
+    pub(super) by_controller: Sharded<u32>,
+    pub(super) misses: MissIndex,
+    pub(super) timers: TimerWheel,
+    /// How many waiters were ever inserted; the serial of the latest.
+    parked: u64,
+    /// How many waiters were ever removed.
+    removed: u64,
+}
+
+impl<W> Registry<W> {
+    pub(super) fn new() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            waiters: Chunks::new(),
+            pools: Chunks::new(),
+            by_key: Sharded::new(POOL_PARTS),
+            by_controller: Sharded::new(CONTROLLER_PARTS),
+            misses: MissIndex::new(POOL_PARTS),
+            timers: TimerWheel::new(),
+            parked: 0,
+            removed: 0,
+        }
+    }
+
+    pub(super) fn watermark(&self) -> Watermark {
+        Watermark(self.parked)
+    }
+
     pub(super) fn find_pool(&self, hash: u64, key: KeyRef<'_>) -> Option<u32> {
         self.by_key.part(hash).find(hash, |&pool| self.pools[pool].key.as_ref() == key).copied()
     }
@@ -21,6 +62,77 @@ impl<W> Broker<W> {
         pool
     }
 
+    pub(super) fn insert(&mut self, pool: u32, request: ParkRequest<W>, now: MonotonicTime) -> WaiterId {
+        self.parked += 1;
+        let slot = self.waiters.insert(Waiter {
+            serial: self.parked,
+            pool,
+            class: WaiterClass::Trusted(request.accepts),
+            controller: request.controller,
+            origin: request.origin,
+            host: request.host,
+            since: now,
+            offer_until: request.offer_until,
+            deadline: request.deadline.max(now),
+            links: [Link::UNLINKED; 2],
+            waiter: request.waiter,
+        });
+        self.pools[pool].insert(&mut self.waiters, slot);
+        self.timers.insert(&mut self.waiters, slot);
+        WaiterId { slot, serial: self.parked }
+    }
+
+    /// Removes a waiter from every list, index and count. The only way out; also returns the waiter's serial.
+    pub(super) fn remove(&mut self, slot: u32, now: MonotonicTime) -> (u64, RemovedWaiter<W>) {
+        self.timers.remove(&mut self.waiters, slot);
+        self.unindex_controller(slot);
+        let pool = self.waiters[slot].pool;
+        self.pools[pool].remove(&mut self.waiters, slot);
+        let Waiter { serial, waiter, controller, host, since, .. } = self.waiters.remove(slot);
+        if self.pools[pool].is_empty() {
+            self.close_pool(pool);
+        }
+        self.removed += 1;
+        self.assert_conserved();
+        (serial, RemovedWaiter { waiter, controller, host, held: now.since(since) })
+    }
+
+    pub(super) fn find_controller(&self, pool: u32, controller: &str, origin: IpAddr) -> Option<u32> {
+        if controller.is_empty() {
+            return None;
+        }
+        let is_same = |&slot: &u32| {
+            let waiter = &self.waiters[slot];
+            waiter.pool == pool && *waiter.controller == *controller && waiter.origin == origin
+        };
+        let hash = self.hasher.hash_one((pool, controller, origin));
+        self.by_controller.part(hash).find(hash, is_same).copied()
+    }
+
+    pub(super) fn index_controller(&mut self, slot: u32) {
+        let Self { waiters, hasher, by_controller, .. } = self;
+        let hash_of = |&slot: &u32| controller_hash(hasher, &waiters[slot]);
+        if !waiters[slot].controller.is_empty() {
+            let hash = hash_of(&slot);
+            by_controller.part_mut(hash).insert_unique(hash, slot, hash_of);
+        }
+    }
+
+    /// Takes out unused memory, for the caller to drop.
+    pub(super) fn shrink(&mut self) -> impl Sized + use<W> {
+        (
+            self.waiters.shrink(),
+            self.pools.shrink(),
+            self.by_key.shrink(),
+            self.by_controller.shrink(),
+            self.misses.shrink(),
+        )
+    }
+
+    pub(super) fn assert_conserved(&self) {
+        debug_assert_eq!(self.parked, self.removed + self.waiters.len() as u64, "I8");
+    }
+
     fn close_pool(&mut self, pool: u32) {
         let Pool { hash, key, .. } = self.pools.remove(pool);
         if let Ok(entry) = self.by_key.part_mut(hash).find_entry(hash, |&other| other == pool) {
@@ -29,71 +141,12 @@ impl<W> Broker<W> {
         self.misses.pool_closed(&self.hasher, key.as_ref());
     }
 
-    pub(super) fn insert(&mut self, pool: u32, ticket: ParkRequest<W>, now: MonotonicTime) -> WaiterId {
-        self.parked += 1;
-        let at = self.waiters.insert(Waiter {
-            serial: self.parked,
-            pool,
-            class: WaiterClass::Trusted(ticket.accepts),
-            controller: ticket.controller,
-            origin: ticket.origin,
-            host: ticket.host,
-            since: now,
-            offer_until: ticket.offer_until,
-            deadline: ticket.deadline.max(now),
-            links: [Link::UNLINKED; 2],
-            waiter: ticket.waiter,
-        });
-        self.pools[pool].insert(&mut self.waiters, at);
-        self.timers.insert(&mut self.waiters, at);
-        WaiterId { slot: at, serial: self.parked }
-    }
-
-    /// The one way out: every chain, table and count is left here, and nowhere else.
-    pub(super) fn remove(&mut self, at: u32) -> RemovedWaiter<W> {
-        self.timers.remove(&mut self.waiters, at);
-        self.forget_controller(at);
-        let pool = self.waiters[at].pool;
-        self.pools[pool].remove(&mut self.waiters, at);
-        let Waiter { serial, waiter, controller, host: machine, since, .. } = self.waiters.remove(at);
-        if self.pools[pool].is_empty() {
-            self.close_pool(pool);
-        }
-        if let Some(drain) = &mut self.draining {
-            drain.waiting -= usize::from(serial <= drain.before.0);
-        }
-        self.removed += 1;
-        self.assert_conserved();
-        RemovedWaiter { waiter, controller, host: machine, held: self.now.since(since) }
-    }
-
-    pub(super) fn find_controller(&self, pool: u32, controller: &str, origin: IpAddr) -> Option<u32> {
-        if controller.is_empty() {
-            return None;
-        }
-        let same = |&at: &u32| {
-            let w = &self.waiters[at];
-            w.pool == pool && *w.controller == *controller && w.origin == origin
-        };
-        let hash = self.hasher.hash_one((pool, controller, origin));
-        self.by_controller.part(hash).find(hash, same).copied()
-    }
-
-    pub(super) fn remember_controller(&mut self, at: u32) {
-        let Self { waiters, hasher, by_controller, .. } = self;
-        let hash_of = |&at: &u32| controller_hash(hasher, &waiters[at]);
-        if !waiters[at].controller.is_empty() {
-            let hash = hash_of(&at);
-            by_controller.part_mut(hash).insert_unique(hash, at, hash_of);
-        }
-    }
-
-    fn forget_controller(&mut self, at: u32) {
-        if self.waiters[at].controller.is_empty() {
+    fn unindex_controller(&mut self, slot: u32) {
+        if self.waiters[slot].controller.is_empty() {
             return;
         }
-        let hash = controller_hash(&self.hasher, &self.waiters[at]);
-        if let Ok(entry) = self.by_controller.part_mut(hash).find_entry(hash, |&other| other == at) {
+        let hash = controller_hash(&self.hasher, &self.waiters[slot]);
+        if let Ok(entry) = self.by_controller.part_mut(hash).find_entry(hash, |&other| other == slot) {
             entry.remove();
         }
     }

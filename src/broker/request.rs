@@ -1,4 +1,4 @@
-//! Owns what passes the core's door: tickets and asks on the way in, places, matches and taken waiters on the way out.
+//! Owns the arguments and results of the core's operations.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,57 +6,57 @@ use std::time::Duration;
 use super::{AcceptedPayload, HostId, Key, KeyRef, MonotonicTime, PayloadKind};
 use crate::model::MissReason;
 
-/// Names one held request for ever: the serial is never used again.
+/// Identifies one held request for ever: a serial is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WaiterId {
     pub(super) slot: u32,
     pub(super) serial: u64,
 }
 
-/// A point in the sequence of parkings.
+/// A point in the sequence of parked waiters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermark(pub(super) u64);
 
-/// What a held request asks for.
+/// A held request that is to wait in a pool.
 #[derive(Debug)]
 pub struct ParkRequest<W> {
     /// The pool to wait in.
     pub key: Key,
-    /// What may be handed to it.
+    /// The payloads that it accepts.
     pub accepts: AcceptedPayload,
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
-    /// Where the request came from. A later request of the same controller, pool and origin replaces it.
+    /// The address that the request came from. A later request of the same controller, pool and origin replaces it.
     pub origin: IpAddr,
-    /// The machine that it runs on.
+    /// The host that its controller runs on.
     pub host: HostId,
-    /// It is matched only before this moment (the retire guard).
+    /// It is matched only before this time (the retire guard).
     pub offer_until: MonotonicTime,
-    /// It expires at this moment.
+    /// It expires at this time.
     pub deadline: MonotonicTime,
-    /// What the shell gets back when the waiter is taken.
+    /// What the caller gets back when the waiter is removed.
     pub waiter: W,
 }
 
-/// A waiter that has just been taken out; its ending is the caller's to bring about.
+/// A waiter that has just been removed. The caller must end it: with a response, or by closing the connection.
 #[derive(Debug)]
 pub struct RemovedWaiter<W> {
-    /// What the shell gave with the ticket.
+    /// The `waiter` of its [`ParkRequest`].
     pub waiter: W,
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
-    /// The machine that it runs on.
+    /// The host that its controller runs on.
     pub host: HostId,
     /// How long it has waited.
     pub held: Duration,
 }
 
-/// A place in a pool.
+/// A successful [`park`](super::Broker::park).
 #[derive(Debug)]
 pub struct ParkOutcome<W> {
-    /// The new waiter's name.
+    /// The new waiter.
     pub id: WaiterId,
-    /// The same controller's older waiter, taken out because the newest wins.
+    /// The same controller's older waiter, removed because the newest wins.
     pub replaced: Option<RemovedWaiter<W>>,
 }
 
@@ -69,15 +69,15 @@ pub struct ClaimRequest<'a> {
     pub payload_kind: PayloadKind,
 }
 
-/// The outcome of an offer.
+/// The outcome of a [`claim`](super::Broker::claim).
 #[derive(Debug)]
 pub enum Claim<W> {
-    /// This waiter is the run's; nobody else can take it.
+    /// The run has this waiter, and no other run can get it.
     Matched(RemovedWaiter<W>),
-    /// Nobody fits.
+    /// No waiter fits.
     Miss(MissReason),
 }
 
-/// An offer passed over as many waiters as one hold of the lock allows, and there are more to look at.
+/// A claim moved as many waiters as it may under one lock, and must be called again to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetSpent;

@@ -1,9 +1,10 @@
-//! Owns the suspects: machines that did not prove the last run they were offered. Failure comes by the machine, so
-//! one unproven offer speaks for all its waiters.
+//! Owns the suspect hosts: those that did not prove the last run they were offered. Failures come by host, so one unproven
+//! offer makes all waiters of the host suspect.
 //!
-//! A machine's address is where the failure was seen, and is suspect until it shows life. Its name is a controller's word
-//! that anybody can give, so it speaks for other addresses only until one of them shows life; from then on, for a while,
-//! only their silence counts.
+//! A failure makes the host's address suspect until a waiter from it shows life. It also makes the host's name suspect. A
+//! controller can claim any name, so the name counts for other addresses only until a waiter from one of them shows life.
+//! From then on the name is refuted for a while: after another failure, the other addresses become suspect only if none of
+//! their waiters shows life in time.
 
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use hashbrown::HashMap;
 
 use super::MonotonicTime;
 
-/// By then every waiter of a machine that is really dead has ended by keepalive.
+/// After this time, keepalive has ended every waiter of a dead host.
 const SUSPECTED_FOR: Duration = Duration::from_secs(60);
-/// So many addresses and so many names are remembered; of more, the surplus is trusted.
-const REMEMBERED: usize = 1024;
-/// Whoever is asked for a sign of life answers within this time, or is silent.
+/// At most this many addresses and this many names are suspect; further ones stay trusted.
+const MAX_SUSPECTS: usize = 1024;
+/// A live host answers a probe within this time.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A machine by two names, each enough to recognise it: fingerprints of its address and of what it calls itself.
+/// The host of a controller: fingerprints of its address and of its name, each of which identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostId {
     /// The address that its controllers connect from.
@@ -28,16 +29,16 @@ pub struct HostId {
     pub name: Option<u64>,
 }
 
-/// What is suspect, and since when: what a sign of life is held against.
+/// What is suspect, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Suspicion {
     suspect: SuspectId,
-    /// Only what was heard after this moment is a sign of life.
+    /// Only what was received after this time is a sign of life.
     pub since: MonotonicTime,
 }
 
 impl Suspicion {
-    /// Whether its waiters are to be asked: an address shows life by itself, or does not.
+    /// Whether the host's name is suspect. Its waiters are then probed; those of an address show life by themselves or not.
     pub fn is_by_name(self) -> bool {
         matches!(self.suspect, SuspectId::Name(_))
     }
@@ -49,21 +50,20 @@ enum SuspectId {
     Name(u64),
 }
 
-/// What is thought of a name.
+/// The state of a name.
 #[derive(Debug, Clone, Copy)]
 enum NameState {
-    /// Somebody of this name failed: all are suspect.
+    /// A host with this name failed: every host with this name is suspect.
     Suspect { since: MonotonicTime },
-    /// One of them showed life: who fails now speaks for others only if they are silent.
-    Refuted { at: MonotonicTime, accused: Option<MonotonicTime> },
+    /// A host with this name showed life. After a new failure, the hosts with this name are suspect if they stay silent.
+    Refuted { since: MonotonicTime, failed_again: Option<MonotonicTime> },
 }
 
-/// Addresses and names.
 #[derive(Default)]
 pub(super) struct SuspectSet {
     addresses: HashMap<u64, MonotonicTime, RandomState>,
     names: HashMap<u64, NameState, RandomState>,
-    /// Counts the times that a machine was cleared: pools that were looked through since are up to date.
+    /// How many suspicions were cleared. A pool compares it with the count at its last check.
     cleared: u64,
 }
 
@@ -76,60 +76,62 @@ impl SuspectSet {
         self.cleared
     }
 
-    pub(super) fn suspect(&mut self, machine: HostId, now: MonotonicTime) {
-        if self.addresses.len() < REMEMBERED || self.addresses.contains_key(&machine.address) {
-            self.addresses.insert(machine.address, now);
+    pub(super) fn suspect(&mut self, host: HostId, now: MonotonicTime) {
+        if self.addresses.len() < MAX_SUSPECTS || self.addresses.contains_key(&host.address) {
+            self.addresses.insert(host.address, now);
         }
-        let Some(name) = machine.name else { return };
-        let has_room = self.names.len() < REMEMBERED;
+        let Some(name) = host.name else { return };
+        let has_space = self.names.len() < MAX_SUSPECTS;
         match self.names.get_mut(&name) {
-            Some(NameState::Refuted { accused, .. }) => {
-                accused.get_or_insert(now);
+            Some(NameState::Refuted { failed_again, .. }) => {
+                failed_again.get_or_insert(now);
             }
-            None if has_room => {
+            None if has_space => {
                 self.names.insert(name, NameState::Suspect { since: now });
             }
-            // The first failure counts: whoever repeats it does not put off the answer to it.
+            // The time of the first failure is kept, so that repeated failures do not postpone the clearance.
             Some(NameState::Suspect { .. }) | None => {}
         }
     }
 
-    /// The machine proved a run.
-    pub(super) fn trust(&mut self, machine: HostId, now: MonotonicTime) {
-        self.cleared += u64::from(self.addresses.remove(&machine.address).is_some());
-        if let Some(word) = machine.name.and_then(|name| self.names.get_mut(&name)) {
-            *word = NameState::Refuted { at: now, accused: None };
+    /// The host proved a run.
+    pub(super) fn trust(&mut self, host: HostId, now: MonotonicTime) {
+        self.cleared += u64::from(self.addresses.remove(&host.address).is_some());
+        if let Some(state) = host.name.and_then(|name| self.names.get_mut(&name)) {
+            *state = NameState::Refuted { since: now, failed_again: None };
             self.cleared += 1;
         }
     }
 
-    pub(super) fn contains(&self, machine: HostId, now: MonotonicTime) -> bool {
-        !self.is_empty() && (self.addresses.contains_key(&machine.address) || self.doubts(machine.name, now))
+    pub(super) fn contains(&self, host: HostId, now: MonotonicTime) -> bool {
+        !self.is_empty()
+            && (self.addresses.contains_key(&host.address) || self.is_name_suspect(host.name, now))
     }
 
-    fn doubts(&self, name: Option<u64>, now: MonotonicTime) -> bool {
+    fn is_name_suspect(&self, name: Option<u64>, now: MonotonicTime) -> bool {
         match name.and_then(|name| self.names.get(&name)) {
             Some(NameState::Suspect { .. }) => true,
-            Some(NameState::Refuted { accused: Some(since), .. }) => now.since(*since) >= REPLY_TIMEOUT,
-            Some(NameState::Refuted { accused: None, .. }) | None => false,
+            Some(NameState::Refuted { failed_again: Some(since), .. }) => now.since(*since) >= REPLY_TIMEOUT,
+            Some(NameState::Refuted { failed_again: None, .. }) | None => false,
         }
     }
 
-    /// What a sign of life of this machine's waiter would clear. Who is suspect by address is no witness for the name.
-    pub(super) fn suspicion_of(&self, machine: HostId) -> Option<Suspicion> {
-        if let Some(&since) = self.addresses.get(&machine.address) {
-            return Some(Suspicion { suspect: SuspectId::Address(machine.address), since });
+    /// The suspicion that a sign of life of this host's waiter clears. While the address is suspect, its waiters do not clear
+    /// the name.
+    pub(super) fn suspicion_of(&self, host: HostId) -> Option<Suspicion> {
+        if let Some(&since) = self.addresses.get(&host.address) {
+            return Some(Suspicion { suspect: SuspectId::Address(host.address), since });
         }
-        let name = machine.name?;
+        let name = host.name?;
         match *self.names.get(&name)? {
-            NameState::Suspect { since } | NameState::Refuted { accused: Some(since), .. } => {
+            NameState::Suspect { since } | NameState::Refuted { failed_again: Some(since), .. } => {
                 Some(Suspicion { suspect: SuspectId::Name(name), since })
             }
-            NameState::Refuted { accused: None, .. } => None,
+            NameState::Refuted { failed_again: None, .. } => None,
         }
     }
 
-    /// A waiter has shown life since; what came up meanwhile stays.
+    /// A waiter has shown life since this suspicion. A suspicion that arose later stays.
     pub(super) fn clear(&mut self, suspicion: Suspicion, now: MonotonicTime) {
         match suspicion.suspect {
             SuspectId::Address(address) if self.addresses.get(&address) == Some(&suspicion.since) => {
@@ -137,13 +139,14 @@ impl SuspectSet {
                 self.cleared += 1;
             }
             SuspectId::Name(name) => {
-                let Some(word) = self.names.get_mut(&name) else { return };
-                let (NameState::Suspect { since } | NameState::Refuted { accused: Some(since), .. }) = *word
+                let Some(state) = self.names.get_mut(&name) else { return };
+                let (NameState::Suspect { since } | NameState::Refuted { failed_again: Some(since), .. }) =
+                    *state
                 else {
                     return;
                 };
                 if since == suspicion.since {
-                    *word = NameState::Refuted { at: now, accused: None };
+                    *state = NameState::Refuted { since: now, failed_again: None };
                     self.cleared += 1;
                 }
             }
@@ -151,14 +154,14 @@ impl SuspectSet {
         }
     }
 
-    /// Clears those of long ago.
+    /// Clears suspicions that are older than [`SUSPECTED_FOR`].
     pub(super) fn forget_old(&mut self, now: MonotonicTime) {
         let before = self.addresses.len() + self.names.len();
         let is_recent = |since: MonotonicTime| now.since(since) < SUSPECTED_FOR;
         self.addresses.retain(|_, since| is_recent(*since));
-        self.names.retain(|_, word| match *word {
+        self.names.retain(|_, state| match *state {
             NameState::Suspect { since } => is_recent(since),
-            NameState::Refuted { at, accused } => is_recent(accused.unwrap_or(at)),
+            NameState::Refuted { since, failed_again } => is_recent(failed_again.unwrap_or(since)),
         });
         self.cleared += u64::from(self.addresses.len() + self.names.len() < before);
     }
@@ -168,8 +171,8 @@ impl SuspectSet {
 mod tests {
     use super::*;
 
-    const STRANGER: HostId = HostId { address: 1, name: Some(7) };
-    const ACCUSED: HostId = HostId { address: 2, name: Some(7) };
+    const FAILING: HostId = HostId { address: 1, name: Some(7) };
+    const OTHER: HostId = HostId { address: 2, name: Some(7) };
 
     fn at(millis: u64) -> MonotonicTime {
         MonotonicTime::from_micros(millis * 1000)
@@ -178,64 +181,64 @@ mod tests {
     #[test]
     fn a_name_is_refuted_by_one_sign_of_life_and_then_only_silence_counts() {
         let mut suspects = SuspectSet::default();
-        suspects.suspect(STRANGER, at(0));
-        assert!(suspects.contains(ACCUSED, at(0)) && suspects.contains(STRANGER, at(0)));
-        suspects.clear(suspects.suspicion_of(ACCUSED).unwrap(), at(100));
-        assert!(!suspects.contains(ACCUSED, at(100)) && suspects.contains(STRANGER, at(100)));
+        suspects.suspect(FAILING, at(0));
+        assert!(suspects.contains(OTHER, at(0)) && suspects.contains(FAILING, at(0)));
+        suspects.clear(suspects.suspicion_of(OTHER).unwrap(), at(100));
+        assert!(!suspects.contains(OTHER, at(100)) && suspects.contains(FAILING, at(100)));
 
-        suspects.suspect(STRANGER, at(200));
-        assert!(!suspects.contains(ACCUSED, at(200)), "a stranger's word, refuted just now");
-        suspects.clear(suspects.suspicion_of(ACCUSED).unwrap(), at(300));
-        assert!(!suspects.contains(ACCUSED, at(30_000)));
+        suspects.suspect(FAILING, at(200));
+        assert!(!suspects.contains(OTHER, at(200)), "the name was refuted just now");
+        suspects.clear(suspects.suspicion_of(OTHER).unwrap(), at(300));
+        assert!(!suspects.contains(OTHER, at(30_000)));
 
-        suspects.suspect(STRANGER, at(30_000));
-        assert!(suspects.contains(ACCUSED, at(33_000)), "nobody has answered for 3 s");
+        suspects.suspect(FAILING, at(30_000));
+        assert!(suspects.contains(OTHER, at(33_000)), "no other host has shown life for 3 s");
         suspects.forget_old(at(90_000));
         assert!(suspects.is_empty());
     }
 
     #[test]
-    fn who_repeats_a_failure_does_not_put_off_its_answer() {
+    fn a_repeated_failure_does_not_postpone_the_clearance() {
         let mut suspects = SuspectSet::default();
-        suspects.suspect(STRANGER, at(0));
-        let asked = suspects.suspicion_of(ACCUSED).unwrap();
-        suspects.suspect(STRANGER, at(10));
-        suspects.clear(asked, at(20));
-        assert!(!suspects.contains(ACCUSED, at(20)));
+        suspects.suspect(FAILING, at(0));
+        let suspicion = suspects.suspicion_of(OTHER).unwrap();
+        suspects.suspect(FAILING, at(10));
+        suspects.clear(suspicion, at(20));
+        assert!(!suspects.contains(OTHER, at(20)));
     }
 
     #[test]
-    fn an_address_that_fails_again_while_it_is_cleared_stays_suspect() {
+    fn an_address_that_fails_again_during_its_clearance_stays_suspect() {
         let mut suspects = SuspectSet::default();
-        suspects.suspect(STRANGER, at(0));
-        let asked = suspects.suspicion_of(STRANGER).unwrap();
-        suspects.suspect(STRANGER, at(10));
-        suspects.clear(asked, at(20));
-        assert!(suspects.contains(STRANGER, at(20)));
+        suspects.suspect(FAILING, at(0));
+        let suspicion = suspects.suspicion_of(FAILING).unwrap();
+        suspects.suspect(FAILING, at(10));
+        suspects.clear(suspicion, at(20));
+        assert!(suspects.contains(FAILING, at(20)));
     }
 
     #[test]
-    fn who_is_suspect_by_address_is_no_witness_for_its_name() {
+    fn a_host_whose_address_is_suspect_does_not_clear_its_name() {
         let mut suspects = SuspectSet::default();
-        suspects.suspect(STRANGER, at(0));
-        assert!(!suspects.suspicion_of(STRANGER).unwrap().is_by_name());
-        assert!(suspects.suspicion_of(ACCUSED).unwrap().is_by_name());
+        suspects.suspect(FAILING, at(0));
+        assert!(!suspects.suspicion_of(FAILING).unwrap().is_by_name());
+        assert!(suspects.suspicion_of(OTHER).unwrap().is_by_name());
     }
 
     #[test]
-    fn a_receipt_clears_a_machine_by_both_names() {
+    fn a_proof_clears_address_and_name() {
         let mut suspects = SuspectSet::default();
-        suspects.suspect(STRANGER, at(0));
-        suspects.trust(STRANGER, at(10));
-        assert!(!suspects.contains(ACCUSED, at(10)) && !suspects.contains(STRANGER, at(10)));
+        suspects.suspect(FAILING, at(0));
+        suspects.trust(FAILING, at(10));
+        assert!(!suspects.contains(OTHER, at(10)) && !suspects.contains(FAILING, at(10)));
     }
 
     #[test]
-    fn so_many_names_are_remembered_and_no_more() {
+    fn the_number_of_suspects_is_bounded() {
         let mut suspects = SuspectSet::default();
         for name in 0..5000 {
             suspects.suspect(HostId { address: name, name: Some(name) }, at(0));
         }
-        assert_eq!((suspects.addresses.len(), suspects.names.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!((suspects.addresses.len(), suspects.names.len()), (MAX_SUSPECTS, MAX_SUSPECTS));
     }
 }

@@ -1,13 +1,13 @@
-//! Owns time as the core is told it: a number, never a clock.
+//! Owns the core's time: a number that the caller passes in. The core never reads a clock.
 
 use std::time::Duration;
 
-/// A point in time: microseconds since the caller's epoch. The core never reads a clock.
+/// A point in time: microseconds since the caller's epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MonotonicTime(u64);
 
 impl MonotonicTime {
-    /// The moment this many microseconds after the epoch.
+    /// The time this many microseconds after the epoch.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
@@ -17,13 +17,13 @@ impl MonotonicTime {
         self.0
     }
 
-    /// The moment `later` after this one.
+    /// The time `later` after this one.
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(later.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// The time from `earlier` to this moment, zero if it lies ahead.
+    /// The duration from `earlier` to this time; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

@@ -1,12 +1,12 @@
-//! Owns the wheel: waiters by deadline, in ticks of 64 ms, so that a deadline costs O(1) to set and to cancel.
+//! Owns the timer wheel: waiters by deadline, in ticks of 64 ms, so that a deadline costs O(1) to set and to cancel.
 
 use super::MonotonicTime;
 use super::chunks::Chunks;
 use super::list::{IntrusiveList, ListKind, ListNode};
 
-/// How late a deadline can be noticed, besides the caller's own pace.
+/// The resolution: a deadline may be noticed this much late, plus the interval between the caller's calls.
 const TICK_MICROS: u64 = 64_000;
-/// One lap is 65.5 s, longer than the usual poll; a longer deadline is passed over once a lap.
+/// One lap is 65.5 s, longer than the usual poll; an entry with a later deadline is skipped once per lap.
 const TICKS: u64 = 1024;
 
 /// A slab entry with a deadline.
@@ -18,11 +18,11 @@ pub(super) struct TimerWheel {
     ticks: Box<[IntrusiveList]>,
     /// The first tick that may still hold something due.
     cursor: u64,
-    /// A look that has been let go of in the middle of the cursor's tick.
+    /// A sweep that was interrupted within the cursor's tick.
     sweep: Option<Sweep>,
 }
 
-/// A look for what is due at one moment: time that passes meanwhile is the next one's.
+/// A search for the entries that are due at one time. Entries that become due during it belong to the next sweep.
 struct Sweep {
     until: MonotonicTime,
     next: Option<u32>,
@@ -37,47 +37,47 @@ impl TimerWheel {
         }
     }
 
-    pub(super) fn insert<T: HasDeadline>(&mut self, slab: &mut Chunks<T>, at: u32) {
-        let tick = slab[at].deadline().micros() / TICK_MICROS;
-        debug_assert!(tick >= self.cursor, "a deadline before the latest look would wait a whole lap");
-        self.list(tick).push_back(slab, at);
+    pub(super) fn insert<T: HasDeadline>(&mut self, slab: &mut Chunks<T>, slot: u32) {
+        let tick = slab[slot].deadline().micros() / TICK_MICROS;
+        debug_assert!(tick >= self.cursor, "a deadline before the cursor would wait a whole lap");
+        self.list(tick).push_back(slab, slot);
     }
 
-    pub(super) fn remove<T: HasDeadline>(&mut self, slab: &mut Chunks<T>, at: u32) {
-        if let Some(look) = &mut self.sweep
-            && look.next == Some(at)
+    pub(super) fn remove<T: HasDeadline>(&mut self, slab: &mut Chunks<T>, slot: u32) {
+        if let Some(sweep) = &mut self.sweep
+            && sweep.next == Some(slot)
         {
-            look.next = slab[at].next(ListKind::Deadline).next();
+            sweep.next = slab[slot].next(ListKind::Deadline).next();
         }
-        let tick = slab[at].deadline().micros() / TICK_MICROS;
-        self.list(tick).remove(slab, at);
+        let tick = slab[slot].deadline().micros() / TICK_MICROS;
+        self.list(tick).remove(slab, slot);
     }
 
-    /// Entries whose deadline has come, `most` at a time of the next `scan` that a look passes; they stay in the wheel
-    /// until removed, which the caller does before it looks again. Also says whether this look goes on: what is due
-    /// when it begins has been found when it ends.
+    /// At most `max_due` entries whose deadline has come, among the next `scan` entries of the sweep. They stay in the wheel
+    /// until the caller removes them, before the next call. Also returns whether the sweep continues: after its end, every
+    /// entry that was due when it began has been returned.
     pub(super) fn due<T: HasDeadline>(
         &mut self,
         slab: &Chunks<T>,
         now: MonotonicTime,
         scan: usize,
-        most: usize,
+        max_due: usize,
     ) -> (Vec<u32>, bool) {
         let Sweep { until, mut next } = self.sweep.take().unwrap_or_else(|| self.begin(now));
         let last = until.micros() / TICK_MICROS;
         let mut due = Vec::new();
-        let mut seen = 0;
+        let mut scanned = 0;
         loop {
-            while let Some(at) = next {
-                if seen == scan || due.len() == most {
+            while let Some(slot) = next {
+                if scanned == scan || due.len() == max_due {
                     self.sweep = Some(Sweep { until, next });
                     return (due, true);
                 }
-                seen += 1;
-                if slab[at].deadline() <= until {
-                    due.push(at);
+                scanned += 1;
+                if slab[slot].deadline() <= until {
+                    due.push(slot);
                 }
-                next = slab[at].next(ListKind::Deadline).next();
+                next = slab[slot].next(ListKind::Deadline).next();
             }
             if self.cursor >= last {
                 return (due, false);
@@ -88,14 +88,14 @@ impl TimerWheel {
     }
 
     fn begin(&mut self, now: MonotonicTime) -> Sweep {
-        // After a long sleep one lap sees every entry.
+        // After a long pause, one lap passes every entry.
         self.cursor = self.cursor.max((now.micros() / TICK_MICROS).saturating_sub(TICKS - 1));
         Sweep { until: now, next: self.list(self.cursor).front() }
     }
 
-    /// How many entries stand in it, by walking it: for audits.
+    /// How many entries there are, counted one by one: for audits.
     pub(super) fn len<T: HasDeadline>(&self, slab: &Chunks<T>) -> usize {
-        self.ticks.iter().map(|chain| chain.iter(slab).count()).sum()
+        self.ticks.iter().map(|list| list.iter(slab).count()).sum()
     }
 
     fn list(&mut self, tick: u64) -> &mut IntrusiveList {
@@ -103,7 +103,7 @@ impl TimerWheel {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "ticks of one lap")]
+#[expect(clippy::cast_possible_truncation, reason = "it is below the ticks of one lap")]
 fn usize_of(tick: u64) -> usize {
     tick as usize
 }

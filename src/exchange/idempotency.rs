@@ -1,7 +1,7 @@
-//! Owns the memory of runs just posted, so that a run posted twice is delivered once.
+//! Owns the cache of recent outcomes by idempotency key, so that a run posted twice is delivered once.
 //!
-//! Answers are kept by generation: a map that only grows, and is then emptied as a whole. Forgetting them one by one left
-//! so many marks of what was there that the map doubled after a quarter of an hour at an even rate.
+//! Outcomes are kept in generations: each is a map that only grows and is then cleared as a whole. With single removals, the
+//! tombstones doubled the map's size after a quarter of an hour at an even rate.
 
 use std::hash::Hash;
 use std::mem;
@@ -14,60 +14,58 @@ use hashbrown::HashMap;
 
 use super::sync::{Mutex, Notify};
 
-/// So many runs are remembered at most; the older half is forgotten first.
-const REMEMBERED: usize = 100_000;
+/// At most this many outcomes are kept; the older half is removed first.
+const CAPACITY: usize = 100_000;
 
-/// What is known of a run's name.
-pub enum Lookup<N: Hash + Eq + Copy, A> {
-    /// Nobody posts or posted it: deliver it, and say how that went.
-    Leader(LeaderGuard<N, A>),
-    /// It was posted before: this was the answer.
-    Cached(A),
-    /// The name was given to a run of another content: nothing is known of this one, and nothing is to be done with it.
+/// What is known of a key.
+pub enum Lookup<K: Hash + Eq + Copy, V> {
+    /// No other POST has this key: the caller delivers the run, and completes the guard with the outcome.
+    Leader(LeaderGuard<K, V>),
+    /// The run was posted before, with this outcome.
+    Cached(V),
+    /// The key belongs to a run with other content, so the caller must not deliver this one.
     Conflict,
 }
 
-/// Remembers answers by the names of runs.
-pub struct IdempotencyCache<N, A> {
-    generations: Mutex<Generations<N, A>>,
+/// Outcomes by idempotency key.
+pub struct IdempotencyCache<K, V> {
+    generations: Mutex<Generations<K, V>>,
 }
 
-/// A digest of what a run carries, where that is compared.
+/// A hash of a run's content, for runs whose content is compared.
 pub type ContentHash = Option<NonZeroU64>;
 
-type Answers<N, A> = HashMap<N, CachedAnswer<A>, RandomState>;
+type Outcomes<K, V> = HashMap<K, CachedOutcome<V>, RandomState>;
 
-struct CachedAnswer<A> {
+struct CachedOutcome<V> {
     stored_at: Instant,
     content: ContentHash,
-    answer: A,
+    outcome: V,
 }
 
 /// A run that is being delivered.
 struct InFlight {
     content: ContentHash,
-    /// What wakes those who wait for the outcome, once there are any.
+    /// Notifies the POSTs that wait for the outcome; none while no other POST waits.
     done: Option<Arc<Notify>>,
 }
 
-struct Generations<N, A> {
-    in_flight: HashMap<N, InFlight, RandomState>,
-    /// This generation's answers, and those of the one before.
-    current: Answers<N, A>,
-    previous: Answers<N, A>,
-    /// What is forgotten, to be emptied by whoever has the time.
-    retired: Vec<Answers<N, A>>,
-    /// Empty, with room for the next generation.
-    spare: Answers<N, A>,
-    /// When this generation began, and the one before.
+struct Generations<K, V> {
+    in_flight: HashMap<K, InFlight, RandomState>,
+    current: Outcomes<K, V>,
+    previous: Outcomes<K, V>,
+    /// Older generations, to be cleared by [`IdempotencyCache::shrink`].
+    retired: Vec<Outcomes<K, V>>,
+    /// An empty map with capacity for the next generation.
+    spare: Outcomes<K, V>,
     current_since: Instant,
     previous_since: Instant,
 }
 
-impl<N, A> Default for IdempotencyCache<N, A> {
+impl<K, V> Default for IdempotencyCache<K, V> {
     fn default() -> Self {
         let now = Instant::now();
-        let memory = Generations {
+        let generations = Generations {
             in_flight: HashMap::default(),
             current: HashMap::default(),
             previous: HashMap::default(),
@@ -76,58 +74,61 @@ impl<N, A> Default for IdempotencyCache<N, A> {
             current_since: now,
             previous_since: now,
         };
-        Self { generations: Mutex::new(memory) }
+        Self { generations: Mutex::new(generations) }
     }
 }
 
-impl<N: Hash + Eq + Copy, A: Clone> IdempotencyCache<N, A> {
-    /// Asks about a run; what was answered longer ago than `time` counts for nothing. While another POST of the same run
-    /// is under way, waits for its outcome; if its content is another one, that is said at once.
-    pub async fn begin(self: &Arc<Self>, run: &N, content: ContentHash, time: Duration) -> Lookup<N, A> {
+impl<K: Hash + Eq + Copy, V: Clone> IdempotencyCache<K, V> {
+    /// Looks a key up; an outcome older than `ttl` is ignored. Waits for the outcome while another POST with this key is in
+    /// flight. Other content under the same key is a conflict at once.
+    pub async fn begin(self: &Arc<Self>, key: &K, content: ContentHash, ttl: Duration) -> Lookup<K, V> {
         let differs = |known: ContentHash| content.is_some() && known.is_some() && content != known;
         loop {
-            let underway = {
-                let mut memory = self.generations.lock();
-                if let Some(underway) = memory.in_flight.get_mut(run) {
-                    if differs(underway.content) {
+            let done = {
+                let mut generations = self.generations.lock();
+                if let Some(in_flight) = generations.in_flight.get_mut(key) {
+                    if differs(in_flight.content) {
                         return Lookup::Conflict;
                     }
-                    underway.done.get_or_insert_with(|| Arc::new(Notify::new())).clone()
-                } else if let Some(known) = memory.lookup(run, time) {
-                    let is_other = differs(known.content);
-                    return if is_other { Lookup::Conflict } else { Lookup::Cached(known.answer.clone()) };
+                    in_flight.done.get_or_insert_with(|| Arc::new(Notify::new())).clone()
+                } else if let Some(known) = generations.lookup(key, ttl) {
+                    let is_conflict = differs(known.content);
+                    return if is_conflict {
+                        Lookup::Conflict
+                    } else {
+                        Lookup::Cached(known.outcome.clone())
+                    };
                 } else {
-                    memory.in_flight.insert(*run, InFlight { content, done: None });
-                    return Lookup::Leader(LeaderGuard { cache: self.clone(), run: *run, answer: None });
+                    generations.in_flight.insert(*key, InFlight { content, done: None });
+                    return Lookup::Leader(LeaderGuard { cache: self.clone(), key: *key, outcome: None });
                 }
             };
-            underway.notified().await;
-            // One wake is one look: the next one that waits for the same outcome gets its own.
-            underway.notify_one();
+            done.notified().await;
+            // A notification reaches one POST only, so each passes it on to the next.
+            done.notify_one();
         }
     }
 }
 
-impl<N: Hash + Eq + Copy, A> IdempotencyCache<N, A> {
-    /// How far back the memory reaches now: `time`, or less if so many runs came that they had to be forgotten earlier, or
-    /// if it began later.
-    pub fn window(&self, time: Duration) -> Duration {
-        self.generations.lock().previous_since.elapsed().min(time)
+impl<K: Hash + Eq + Copy, V> IdempotencyCache<K, V> {
+    /// How far back the cache reaches now: `ttl`, or less if the capacity was reached earlier or the cache is younger.
+    pub fn window(&self, ttl: Duration) -> Duration {
+        self.generations.lock().previous_since.elapsed().min(ttl)
     }
 
-    /// Begins a new generation if this one has lasted for `time`, and empties what is forgotten: outside the lock, and not
-    /// on a thread that serves, because it takes a while.
-    pub fn shrink(&self, time: Duration) {
+    /// Begins a new generation if the current one has lasted for `ttl`, and clears the retired ones. The latter is done
+    /// without the lock and takes a while, so it must not run on a serving thread.
+    pub fn shrink(&self, ttl: Duration) {
         let now = Instant::now();
-        let mut forgotten = {
-            let mut memory = self.generations.lock();
-            if now.duration_since(memory.current_since) >= time {
-                memory.next_generation(now);
+        let mut retired = {
+            let mut generations = self.generations.lock();
+            if now.duration_since(generations.current_since) >= ttl {
+                generations.rotate(now);
             }
-            mem::take(&mut memory.retired)
+            mem::take(&mut generations.retired)
         };
-        let Some(mut last) = forgotten.pop() else { return };
-        // Room that nobody needed is given back.
+        let Some(mut last) = retired.pop() else { return };
+        // The capacity of an unused generation is released.
         let spare = if last.is_empty() {
             HashMap::default()
         } else {
@@ -139,21 +140,21 @@ impl<N: Hash + Eq + Copy, A> IdempotencyCache<N, A> {
     }
 }
 
-impl<N: Hash + Eq + Copy, A> Generations<N, A> {
-    fn lookup(&self, run: &N, time: Duration) -> Option<&CachedAnswer<A>> {
-        let known = self.current.get(run).or_else(|| self.previous.get(run))?;
-        (known.stored_at.elapsed() < time).then_some(known)
+impl<K: Hash + Eq + Copy, V> Generations<K, V> {
+    fn lookup(&self, key: &K, ttl: Duration) -> Option<&CachedOutcome<V>> {
+        let known = self.current.get(key).or_else(|| self.previous.get(key))?;
+        (known.stored_at.elapsed() < ttl).then_some(known)
     }
 
-    fn store(&mut self, run: N, content: ContentHash, answer: A) {
-        let when = Instant::now();
-        if self.current.len() >= REMEMBERED / 2 {
-            self.next_generation(when);
+    fn store(&mut self, key: K, content: ContentHash, outcome: V) {
+        let stored_at = Instant::now();
+        if self.current.len() >= CAPACITY / 2 {
+            self.rotate(stored_at);
         }
-        self.current.insert(run, CachedAnswer { stored_at: when, content, answer });
+        self.current.insert(key, CachedOutcome { stored_at, content, outcome });
     }
 
-    fn next_generation(&mut self, now: Instant) {
+    fn rotate(&mut self, now: Instant) {
         self.previous_since = mem::replace(&mut self.current_since, now);
         let fresh = mem::take(&mut self.spare);
         let oldest = mem::replace(&mut self.previous, mem::replace(&mut self.current, fresh));
@@ -161,29 +162,29 @@ impl<N: Hash + Eq + Copy, A> Generations<N, A> {
     }
 }
 
-/// The one POST that delivers a run; dropped without [`First::answered`], the next POST tries again.
-pub struct LeaderGuard<N: Hash + Eq + Copy, A> {
-    cache: Arc<IdempotencyCache<N, A>>,
-    run: N,
-    answer: Option<A>,
+/// The one POST that delivers a run. If the guard is dropped without [`Self::complete`], the next POST delivers it.
+pub struct LeaderGuard<K: Hash + Eq + Copy, V> {
+    cache: Arc<IdempotencyCache<K, V>>,
+    key: K,
+    outcome: Option<V>,
 }
 
-impl<N: Hash + Eq + Copy, A> LeaderGuard<N, A> {
-    /// Remembers the answer for those who post the same run again.
-    pub fn complete(mut self, answer: A) {
-        self.answer = Some(answer);
+impl<K: Hash + Eq + Copy, V> LeaderGuard<K, V> {
+    /// Stores the outcome for later POSTs with the same key.
+    pub fn complete(mut self, outcome: V) {
+        self.outcome = Some(outcome);
     }
 }
 
-impl<N: Hash + Eq + Copy, A> Drop for LeaderGuard<N, A> {
+impl<K: Hash + Eq + Copy, V> Drop for LeaderGuard<K, V> {
     fn drop(&mut self) {
-        let mut memory = self.cache.generations.lock();
-        let underway = memory.in_flight.remove(&self.run);
-        if let Some(answer) = self.answer.take() {
-            memory.store(self.run, underway.as_ref().and_then(|underway| underway.content), answer);
+        let mut generations = self.cache.generations.lock();
+        let in_flight = generations.in_flight.remove(&self.key);
+        if let Some(outcome) = self.outcome.take() {
+            generations.store(self.key, in_flight.as_ref().and_then(|in_flight| in_flight.content), outcome);
         }
-        drop(memory);
-        if let Some(done) = underway.and_then(|underway| underway.done) {
+        drop(generations);
+        if let Some(done) = in_flight.and_then(|in_flight| in_flight.done) {
             done.notify_one();
         }
     }
@@ -193,122 +194,120 @@ impl<N: Hash + Eq + Copy, A> Drop for LeaderGuard<N, A> {
 mod tests {
     use super::*;
 
-    const TIME: Duration = Duration::from_secs(60);
+    const TTL: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn a_delivered_run_is_answered_from_memory() {
-        let repeats = Arc::new(IdempotencyCache::default());
-        let Lookup::Leader(first) = repeats.begin(&"run_1", None, TIME).await else {
-            panic!("nobody has seen it")
+    async fn a_delivered_run_is_answered_from_the_cache() {
+        let cache = Arc::new(IdempotencyCache::default());
+        let Lookup::Leader(first) = cache.begin(&"run_1", None, TTL).await else {
+            panic!("it is the first POST")
         };
         first.complete("hit");
-        assert!(matches!(repeats.begin(&"run_1", None, TIME).await, Lookup::Cached("hit")));
-        assert!(matches!(repeats.begin(&"run_2", None, TIME).await, Lookup::Leader(_)));
+        assert!(matches!(cache.begin(&"run_1", None, TTL).await, Lookup::Cached("hit")));
+        assert!(matches!(cache.begin(&"run_2", None, TTL).await, Lookup::Leader(_)));
     }
 
     #[tokio::test]
-    async fn a_run_that_failed_is_tried_again_by_those_who_waited() {
-        let repeats = Arc::new(IdempotencyCache::<&str, &str>::default());
-        let Lookup::Leader(first) = repeats.begin(&"run_1", None, TIME).await else {
-            panic!("nobody has seen it")
+    async fn a_run_that_failed_is_delivered_by_a_waiting_post() {
+        let cache = Arc::new(IdempotencyCache::<&str, &str>::default());
+        let Lookup::Leader(first) = cache.begin(&"run_1", None, TTL).await else {
+            panic!("it is the first POST")
         };
-        let second = repeats.begin(&"run_1", None, TIME);
-        let third = repeats.begin(&"run_1", None, TIME);
+        let second = cache.begin(&"run_1", None, TTL);
+        let third = cache.begin(&"run_1", None, TTL);
         drop(first);
-        let Lookup::Leader(second) = second.await else { panic!("the first was not delivered") };
+        let Lookup::Leader(second) = second.await else { panic!("the first POST failed") };
         second.complete("hit");
         assert!(matches!(third.await, Lookup::Cached("hit")));
     }
 
-    fn remembered(repeats: &IdempotencyCache<u32, ()>) -> (usize, usize) {
-        let memory = repeats.generations.lock();
-        (memory.current.len() + memory.previous.len(), memory.current.capacity() + memory.previous.capacity())
+    fn len_and_capacity(cache: &IdempotencyCache<u32, ()>) -> (usize, usize) {
+        let generations = cache.generations.lock();
+        (
+            generations.current.len() + generations.previous.len(),
+            generations.current.capacity() + generations.previous.capacity(),
+        )
     }
 
-    async fn post(repeats: &Arc<IdempotencyCache<u32, ()>>, run: u32) {
-        let Lookup::Leader(first) = repeats.begin(&run, None, TIME).await else {
-            panic!("{run} is another run")
-        };
+    async fn post(cache: &Arc<IdempotencyCache<u32, ()>>, run: u32) {
+        let Lookup::Leader(first) = cache.begin(&run, None, TTL).await else { panic!("{run} is a new run") };
         first.complete(());
     }
 
     #[tokio::test]
     async fn memory_is_bounded() {
-        let repeats = Arc::default();
+        let cache = Arc::default();
         for run in 0..250_000 {
-            post(&repeats, run).await;
+            post(&cache, run).await;
         }
-        assert_eq!(remembered(&repeats).0, REMEMBERED);
+        assert_eq!(len_and_capacity(&cache).0, CAPACITY);
     }
 
     #[tokio::test]
-    async fn an_even_rate_takes_no_more_room_with_time_and_idleness_gives_it_back() {
-        let repeats = Arc::default();
-        let mut room = Vec::new();
+    async fn memory_stays_constant_at_an_even_rate_and_is_released_when_idle() {
+        let cache = Arc::default();
+        let mut capacity = Vec::new();
         for generation in 0..50 {
             for run in 0..1000 {
-                post(&repeats, generation * 1000 + run).await;
+                post(&cache, generation * 1000 + run).await;
             }
-            repeats.shrink(Duration::ZERO);
-            room.push(remembered(&repeats).1 + repeats.generations.lock().spare.capacity());
+            cache.shrink(Duration::ZERO);
+            capacity.push(len_and_capacity(&cache).1 + cache.generations.lock().spare.capacity());
         }
-        assert_eq!(room[3], room[49]);
+        assert_eq!(capacity[3], capacity[49]);
         for _ in 0..4 {
-            repeats.shrink(Duration::ZERO);
+            cache.shrink(Duration::ZERO);
         }
-        assert_eq!(remembered(&repeats), (0, 0));
+        assert_eq!(len_and_capacity(&cache), (0, 0));
     }
 
     #[tokio::test]
-    async fn what_was_answered_too_long_ago_counts_for_nothing() {
-        let repeats = Arc::new(IdempotencyCache::default());
-        let Lookup::Leader(first) = repeats.begin(&"run_1", None, TIME).await else {
-            panic!("nobody has seen it")
+    async fn an_outcome_older_than_the_ttl_is_ignored() {
+        let cache = Arc::new(IdempotencyCache::default());
+        let Lookup::Leader(first) = cache.begin(&"run_1", None, TTL).await else {
+            panic!("it is the first POST")
         };
         first.complete("hit");
-        assert!(matches!(repeats.begin(&"run_1", None, Duration::ZERO).await, Lookup::Leader(_)));
-        assert!(matches!(repeats.begin(&"run_1", None, TIME).await, Lookup::Cached("hit")));
+        assert!(matches!(cache.begin(&"run_1", None, Duration::ZERO).await, Lookup::Leader(_)));
+        assert!(matches!(cache.begin(&"run_1", None, TTL).await, Lookup::Cached("hit")));
     }
 
     #[tokio::test]
-    async fn another_content_under_the_same_name_is_told_at_once() {
-        let repeats = Arc::new(IdempotencyCache::default());
+    async fn other_content_under_the_same_key_is_a_conflict_at_once() {
+        let cache = Arc::new(IdempotencyCache::default());
         let [one, other] = [NonZeroU64::new(1), NonZeroU64::new(2)];
-        let Lookup::Leader(first) = repeats.begin(&"run_1", one, TIME).await else {
-            panic!("nobody has seen it")
+        let Lookup::Leader(first) = cache.begin(&"run_1", one, TTL).await else {
+            panic!("it is the first POST")
         };
-        assert!(
-            matches!(repeats.begin(&"run_1", other, TIME).await, Lookup::Conflict),
-            "while it is under way"
-        );
+        assert!(matches!(cache.begin(&"run_1", other, TTL).await, Lookup::Conflict), "while it is in flight");
         first.complete("hit");
-        assert!(matches!(repeats.begin(&"run_1", other, TIME).await, Lookup::Conflict));
-        assert!(matches!(repeats.begin(&"run_1", one, TIME).await, Lookup::Cached("hit")));
+        assert!(matches!(cache.begin(&"run_1", other, TTL).await, Lookup::Conflict));
+        assert!(matches!(cache.begin(&"run_1", one, TTL).await, Lookup::Cached("hit")));
         assert!(
-            matches!(repeats.begin(&"run_1", None, TIME).await, Lookup::Cached("hit")),
-            "it is not compared"
+            matches!(cache.begin(&"run_1", None, TTL).await, Lookup::Cached("hit")),
+            "without a hash, content is not compared"
         );
-        let long_ago = repeats.begin(&"run_1", other, Duration::ZERO).await;
-        let Lookup::Leader(failed) = long_ago else { panic!("that was too long ago") };
+        let after_ttl = cache.begin(&"run_1", other, Duration::ZERO).await;
+        let Lookup::Leader(failed) = after_ttl else { panic!("the outcome is too old") };
         drop(failed);
     }
 
     #[tokio::test]
-    async fn the_window_is_what_is_remembered() {
-        let begun = Instant::now();
-        let repeats: Arc<IdempotencyCache<u32, ()>> = Arc::default();
-        assert!(repeats.window(TIME) <= begun.elapsed(), "nothing is known from before the start");
+    async fn the_window_is_the_age_of_the_cache() {
+        let created = Instant::now();
+        let cache: Arc<IdempotencyCache<u32, ()>> = Arc::default();
+        assert!(cache.window(TTL) <= created.elapsed(), "it does not reach back before its creation");
         for run in 0..100 {
-            post(&repeats, run).await;
+            post(&cache, run).await;
         }
-        repeats.shrink(Duration::ZERO);
-        let since = begun.elapsed();
-        assert!(repeats.window(TIME) >= since / 2, "nothing is forgotten yet");
-        assert_eq!(repeats.window(Duration::ZERO), Duration::ZERO);
-        repeats.shrink(Duration::ZERO);
-        let forgotten = Instant::now();
-        repeats.shrink(Duration::ZERO);
-        repeats.shrink(Duration::ZERO);
-        assert!(repeats.window(TIME) <= forgotten.elapsed(), "what came before is forgotten");
+        cache.shrink(Duration::ZERO);
+        let since = created.elapsed();
+        assert!(cache.window(TTL) >= since / 2, "nothing has been removed yet");
+        assert_eq!(cache.window(Duration::ZERO), Duration::ZERO);
+        cache.shrink(Duration::ZERO);
+        let rotated = Instant::now();
+        cache.shrink(Duration::ZERO);
+        cache.shrink(Duration::ZERO);
+        assert!(cache.window(TTL) <= rotated.elapsed(), "older outcomes are removed");
     }
 }

@@ -1,59 +1,43 @@
-//! Owns the one lock around the core, the clock that the core is told, and who is woken when somebody parks.
+//! Owns the core as threads share it: its operations under the lock, and what follows each of them without the lock.
 
 mod idempotency;
+mod shared_core;
 mod suspect_sweep;
 mod sync;
 mod waitlist;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ahash::RandomState;
 
 use crate::broker::{
-    Broker, Claim, ClaimRequest, Drain, Filter, HostId, LimitReached, Limits, MonotonicTime, Page,
-    ParkOutcome, ParkRequest, PoolSummary, RemovedWaiter, SelectionPolicy, WaiterId, WaiterSummary,
+    Claim, ClaimRequest, Drain, Filter, HostId, Key, LimitReached, Limits, MonotonicTime, Page, ParkOutcome,
+    ParkRequest, PayloadKind, PoolSummary, RemovedWaiter, SelectionPolicy, WaiterId, WaiterSummary,
 };
 use crate::journal::{DrainEvent, Journal, PollEvent, RetireEvent};
 use crate::metrics::Metrics;
 use crate::model::PollEnd;
 
 pub use idempotency::{ContentHash, IdempotencyCache, LeaderGuard, Lookup};
+use shared_core::{Core, SharedCore};
+pub use shared_core::{POOLS_PER_LOCK, SCANNED_PER_LOCK, TAKEN_PER_LOCK};
+use suspect_sweep::SuspectFlags;
 pub use suspect_sweep::SuspectSweep;
-use sync::{AtomicBool, Mutex};
-use waitlist::Waitlist;
-pub use waitlist::WaitlistEntry;
+use sync::Notify;
 
-/// So many places are looked at before the lock is let go for others.
-pub const SCANNED_PER_LOCK: u32 = 256;
-/// So many waiters are taken, moved or shown before the lock is let go for others.
-pub const TAKEN_PER_LOCK: usize = 64;
-/// So many pools are shown before the lock is let go for others.
-pub const POOLS_PER_LOCK: u32 = 64;
-
-/// Who comes to a draining broker is held for one to three times as long, by chance, before it is sent on. Where no other
-/// broker takes over it comes back at once, and a client follows no more than 20 redirects in one poll's time.
+/// A poll that comes to a draining broker is held for one to three times as long, at random, and then redirected. Without
+/// another broker it comes back at once, and a client follows at most 20 redirects within one poll's time.
 const HOLD_WHILE_DRAINING: Duration = Duration::from_secs(5);
 
 /// The core as threads share it. `W` is what transport needs to reach a waiter.
 pub struct Exchange<W> {
-    core: Mutex<Core<W>>,
-    epoch: Instant,
+    core: SharedCore<W>,
+    suspects: SuspectFlags,
     host_hasher: RandomState,
-    any_suspect: AtomicBool,
-    /// Somebody has become suspect since the last look at who waits.
-    new_suspect: AtomicBool,
     metrics: Arc<Metrics>,
     journal: Arc<Journal>,
-}
-
-struct Core<W> {
-    broker: Broker<W>,
-    waitlist: Waitlist,
-    /// Where a drain's next share begins: whoever stood when it began stands there or behind.
-    drained_to: u32,
 }
 
 /// A waiter's place in its pool: dropping it leaves the pool.
@@ -64,13 +48,13 @@ pub struct ParkedGuard<W> {
 }
 
 impl<W> ParkedGuard<W> {
-    /// Leaves the pool because the controller is gone. False if somebody took the waiter out before:
-    /// then its ending is theirs.
+    /// Leaves the pool because the controller is gone. False if the waiter was removed before: then whoever removed it ends
+    /// it.
     pub fn leave(&mut self) -> bool {
         std::mem::take(&mut self.armed) && self.exchange.leave(self.id)
     }
 
-    /// Says that somebody is known to have taken the waiter out, so that no look at the core is needed.
+    /// The waiter is known to be removed, so a drop need not lock the core.
     pub fn disarm(&mut self) {
         self.armed = false;
     }
@@ -82,97 +66,127 @@ impl<W> Drop for ParkedGuard<W> {
     }
 }
 
+/// A run that waits for a waiter to park; dropping it ends the wait.
+///
+/// Make it before the first claim: then a controller that parks in between is not missed.
+pub struct WaitlistEntry<W> {
+    exchange: Arc<Exchange<W>>,
+    key: Key,
+    payload_kind: PayloadKind,
+    notify: Arc<Notify>,
+}
+
+impl<W> WaitlistEntry<W> {
+    /// Returns when it is worthwhile to claim again; another run may be quicker.
+    pub async fn notified(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl<W> Drop for WaitlistEntry<W> {
+    fn drop(&mut self) {
+        let request = ClaimRequest { key: self.key.as_ref(), payload_kind: self.payload_kind };
+        let notify = self.exchange.core.lock().waitlist.leave(&request);
+        if let Some(notify) = notify {
+            notify.notify_one();
+        }
+    }
+}
+
 impl<W> Exchange<W> {
     /// An empty exchange whose time starts now.
-    pub fn new(limits: Limits, pick: SelectionPolicy, metrics: Arc<Metrics>, journal: Arc<Journal>) -> Self {
-        let core = Core { broker: Broker::new(limits, pick), waitlist: Waitlist::new(), drained_to: 0 };
+    pub fn new(
+        limits: Limits,
+        policy: SelectionPolicy,
+        metrics: Arc<Metrics>,
+        journal: Arc<Journal>,
+    ) -> Self {
         Self {
-            core: Mutex::new(core),
-            epoch: Instant::now(),
+            core: SharedCore::new(limits, policy),
+            suspects: SuspectFlags::new(),
             host_hasher: RandomState::new(),
-            any_suspect: AtomicBool::new(false),
-            new_suspect: AtomicBool::new(false),
             metrics,
             journal,
         }
     }
 
-    /// Microseconds since the exchange began, as the core counts them.
+    /// The core's time: microseconds since the exchange was made.
     pub fn now(&self) -> MonotonicTime {
-        MonotonicTime::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+        self.core.now()
     }
 
-    /// Gives a held request its place. The older waiter that it replaces, if any, is the caller's to end.
+    /// Adds a waiter. The caller must end the older waiter that it replaces, if there is one.
     pub fn park(
         self: &Arc<Self>,
-        mut ticket: ParkRequest<W>,
+        mut request: ParkRequest<W>,
     ) -> Result<(ParkedGuard<W>, Option<RemovedWaiter<W>>), LimitReached> {
         let now = self.now();
-        let told =
-            self.journal.wants_polls().then(|| PollEvent::parked(ticket.key.as_ref(), &ticket.controller));
-        let (parked, wakes) = {
+        let event =
+            self.journal.wants_polls().then(|| PollEvent::parked(request.key.as_ref(), &request.controller));
+        let (result, notifies) = {
             let mut core = self.core.lock();
-            let wakes = core.waitlist.accepted_by(ticket.key.as_ref(), ticket.accepts);
+            let notifies = core.waitlist.accepted_by(request.key.as_ref(), request.accepts);
             if core.broker.draining().is_some() {
                 let held = HOLD_WHILE_DRAINING.mul_f64(1.0 + 2.0 * fastrand::f64());
-                ticket.deadline = ticket.deadline.min(now.plus(held));
+                request.deadline = request.deadline.min(now.plus(held));
             }
-            (core.broker.park(ticket, now), wakes)
+            (core.broker.park(request, now), notifies)
         };
-        match parked {
+        match result {
             Ok(ParkOutcome { id, replaced }) => {
-                wakes.into_iter().flatten().for_each(|wake| wake.notify_one());
-                if let Some(told) = told {
-                    self.journal.record(told);
+                notifies.into_iter().flatten().for_each(|notify| notify.notify_one());
+                if let Some(event) = event {
+                    self.journal.record(event);
                 }
                 if let Some(replaced) = &replaced {
                     self.record_end(PollEnd::Replaced, replaced);
                 }
                 Ok((ParkedGuard { exchange: self.clone(), id, armed: true }, replaced))
             }
-            Err((full, _)) => {
+            Err((limit, _)) => {
                 self.metrics.poll_refused();
-                Err(full)
+                Err(limit)
             }
         }
     }
 
-    /// Takes out a waiter for a run. It is the caller's to write to, and to end.
-    pub fn claim(&self, ask: &ClaimRequest<'_>) -> Claim<W> {
+    /// Removes a waiter for a run. The caller must write to it, and end it.
+    pub fn claim(&self, request: &ClaimRequest<'_>) -> Claim<W> {
         let now = self.now();
-        let offer = loop {
-            let offer = self.core.lock().broker.claim(ask, now, TAKEN_PER_LOCK);
-            if let Ok(offer) = offer {
-                break offer;
+        let claim = loop {
+            let claim = self.core.lock().broker.claim(request, now, TAKEN_PER_LOCK);
+            if let Ok(claim) = claim {
+                break claim;
             }
         };
-        if let Claim::Matched(taken) = &offer {
-            self.record_end(PollEnd::Matched, taken);
+        if let Claim::Matched(removed) = &claim {
+            self.record_end(PollEnd::Matched, removed);
         }
-        offer
+        claim
     }
 
-    /// Registers a run that is ready to wait for a controller of this key to come.
-    pub fn join_waitlist(self: &Arc<Self>, ask: &ClaimRequest<'_>) -> WaitlistEntry<W> {
-        let wake = self.core.lock().waitlist.join(ask);
-        WaitlistEntry::new(self.clone(), ask, wake)
+    /// Adds a run to those that wait for a controller with this key.
+    pub fn join_waitlist(self: &Arc<Self>, request: &ClaimRequest<'_>) -> WaitlistEntry<W> {
+        let notify = self.core.lock().waitlist.join(request);
+        let (key, payload_kind) = (request.key.into(), request.payload_kind);
+        WaitlistEntry { exchange: self.clone(), key, payload_kind, notify }
     }
 
-    /// Takes out those whose deadline has come, and counts them as ended this way.
+    /// Removes the waiters whose deadline has come, and counts them as ended in this way.
     pub fn expire(&self, end: PollEnd, act: impl FnMut(RemovedWaiter<W>)) {
-        let take =
+        let remove =
             |core: &mut Core<W>, now| core.broker.expire(now, SCANNED_PER_LOCK as usize, TAKEN_PER_LOCK);
-        self.remove_in_batches(end, take, act);
+        self.remove_in_batches(end, remove, act);
     }
 
-    /// Takes out everyone who stands in the selected pools now.
+    /// Removes all waiters that are in the selected pools now.
     pub fn retire(&self, filter: &Filter, act: impl FnMut(RemovedWaiter<W>)) -> usize {
         let retired = self.remove_waiting(PollEnd::Retired, filter, act);
         self.journal.record(RetireEvent::done(filter.clone(), retired));
         retired
     }
 
-    /// Answers every offer from here on with a miss.
+    /// From now on every claim is a miss.
     pub fn drain(&self) {
         let waiters = {
             let mut core = self.core.lock();
@@ -180,26 +194,25 @@ impl<W> Exchange<W> {
             core.broker.waiters_len()
         };
         self.journal.record(DrainEvent::began(waiters));
-        // Whoever hopes from here on sees the drain at its first look.
-        let hopes = |part| self.core.lock().waitlist.part(part);
-        for wake in (0..).map_while(hopes).flatten() {
-            wake.notify_one();
+        // A run that joins the waitlist from now on finds the drain with its first claim.
+        let part = |index| self.core.lock().waitlist.part(index);
+        for notify in (0..).map_while(part).flatten() {
+            notify.notify_one();
         }
         self.metrics.draining.set(1);
     }
 
-    /// Whether offers are answered with misses because the broker ends.
+    /// Whether every claim is a miss because the broker ends.
     pub fn is_draining(&self) -> bool {
         self.core.lock().broker.draining().is_some()
     }
 
-    /// Of a draining broker, takes out a share of the waiters that stood when the drain began. The share is
-    /// computed from their number.
+    /// Removes a share of the waiters that were parked before the drain. `share` computes it from their number.
     pub fn drain_share(&self, share: impl FnOnce(usize) -> usize, act: impl FnMut(RemovedWaiter<W>)) {
         let drain = self.core.lock().broker.draining();
-        let Some(Drain { before, waiting: standing }) = drain else { return };
-        let mut most = share(standing);
-        let take = |core: &mut Core<W>, now| {
+        let Some(Drain { before, waiting }) = drain else { return };
+        let mut left = share(waiting);
+        let remove = |core: &mut Core<W>, now| {
             let all = Filter::default();
             let page = core.broker.remove_parked_before(
                 before,
@@ -207,62 +220,61 @@ impl<W> Exchange<W> {
                 now,
                 core.drained_to,
                 SCANNED_PER_LOCK,
-                most.min(TAKEN_PER_LOCK),
+                left.min(TAKEN_PER_LOCK),
             );
-            most -= page.rows.len();
+            left -= page.rows.len();
             core.drained_to = page.next.unwrap_or(core.drained_to);
-            (page.rows, page.next.is_some() && most > 0)
+            (page.rows, page.next.is_some() && left > 0)
         };
-        self.remove_in_batches(PollEnd::Drained, take, act);
+        self.remove_in_batches(PollEnd::Drained, remove, act);
     }
 
-    /// Of a draining broker, takes out everyone who stands now.
+    /// Removes all waiters of a draining broker.
     pub fn drain_all(&self, act: impl FnMut(RemovedWaiter<W>)) {
         self.remove_waiting(PollEnd::Drained, &Filter::default(), act);
     }
 
-    fn remove_waiting(&self, end: PollEnd, filter: &Filter, act: impl FnMut(RemovedWaiter<W>)) -> usize {
-        let before = self.core.lock().broker.watermark();
-        let mut from = 0;
-        let take = |core: &mut Core<W>, now| {
-            let page =
-                core.broker.remove_parked_before(before, filter, now, from, SCANNED_PER_LOCK, TAKEN_PER_LOCK);
-            from = page.next.unwrap_or(from);
-            (page.rows, page.next.is_some())
-        };
-        self.remove_in_batches(end, take, act)
-    }
-
-    /// The machine behind a request: its address, and the name that it gives itself.
+    /// The host of a controller, by its address and the name that it gives.
     pub fn host_id(&self, origin: IpAddr, name: &str) -> HostId {
         let name = (!name.is_empty()).then(|| self.host_hasher.hash_one(name));
         HostId { address: self.host_hasher.hash_one(origin), name }
     }
 
-    /// A machine did not prove the run it was offered: its waiters are offered runs last.
-    pub fn suspect(&self, machine: HostId) {
+    /// A host did not prove the run it was offered: its waiters are offered runs last.
+    pub fn suspect(&self, host: HostId) {
         let now = self.now();
         let mut core = self.core.lock();
-        core.broker.suspect(machine, now);
-        self.any_suspect.store(true, Ordering::Relaxed);
-        self.new_suspect.store(true, Ordering::Relaxed);
+        core.broker.suspect(host, now);
+        self.suspects.raise();
     }
 
-    /// A machine proved a run: it is suspect no more.
-    pub fn trust(&self, machine: HostId) {
-        // Nearly always there is no suspect, and then no lock is needed to know it.
-        if self.any_suspect.load(Ordering::Relaxed) {
-            self.core.lock().broker.trust(machine);
+    /// A host proved a run: it is trusted again.
+    pub fn trust(&self, host: HostId) {
+        // Nearly always no host is suspect, and then no lock is taken.
+        if self.suspects.any() {
+            self.core.lock().broker.trust(host);
         }
     }
 
-    /// Gives back the room of a crowd that has left.
+    /// Clears suspicions since which a waiter `shows_life`, and old ones. Waiters whose host is suspect by name are probed
+    /// first. To be called often: it does nothing while no host is suspect.
+    pub fn sweep_suspects<S>(
+        &self,
+        sweep: &mut SuspectSweep<S>,
+        sign_of: impl Fn(&W) -> S,
+        probe: impl Fn(&S),
+        shows_life: impl Fn(&S, Duration) -> bool,
+    ) {
+        sweep.run(&self.core, &self.suspects, sign_of, probe, shows_life);
+    }
+
+    /// Releases memory that is no longer used.
     pub fn shrink(&self) {
         let spare = self.core.lock().broker.shrink();
         drop(spare);
     }
 
-    /// Waiters and pools, now.
+    /// The numbers of waiters and pools.
     pub fn counts(&self) -> (usize, usize) {
         let core = self.core.lock();
         (core.broker.waiters_len(), core.broker.pools_len())
@@ -272,24 +284,24 @@ impl<W> Exchange<W> {
     pub fn pools(&self, filter: &Filter) -> Vec<PoolSummary> {
         let mut rows = Vec::new();
         let mut from = Some(0);
-        while let Some(at) = from {
+        while let Some(slot) = from {
             let now = self.now();
-            let page = self.core.lock().broker.pools_page(filter, now, at, POOLS_PER_LOCK);
+            let page = self.core.lock().broker.pools_page(filter, now, slot, POOLS_PER_LOCK);
             rows.extend(page.rows);
             from = page.next;
         }
         rows
     }
 
-    /// At most `most` waiters that the filter selects, from the place where the last page ended.
-    pub fn waiters(&self, filter: &Filter, from: usize, most: usize) -> Page<WaiterSummary> {
-        let most = most.max(1);
+    /// At most `max_rows` waiters that the filter selects, from the slot where the last page ended.
+    pub fn waiters(&self, filter: &Filter, from: usize, max_rows: usize) -> Page<WaiterSummary> {
+        let max_rows = max_rows.max(1);
         let mut found = Page { rows: Vec::new(), next: Some(u32::try_from(from).unwrap_or(u32::MAX)) };
-        while let Some(at) = found.next.filter(|_| found.rows.len() < most) {
+        while let Some(slot) = found.next.filter(|_| found.rows.len() < max_rows) {
             let now = self.now();
-            // Few of the places may be selected: how many are looked at has nothing to do with how many rows are wanted.
-            let wanted = (most - found.rows.len()).min(TAKEN_PER_LOCK);
-            let page = self.core.lock().broker.waiters_page(filter, now, at, SCANNED_PER_LOCK, wanted);
+            // The filter may select few waiters, so the number of slots to scan does not depend on the rows wanted.
+            let wanted = (max_rows - found.rows.len()).min(TAKEN_PER_LOCK);
+            let page = self.core.lock().broker.waiters_page(filter, now, slot, SCANNED_PER_LOCK, wanted);
             found.rows.extend(page.rows);
             found.next = page.next;
         }
@@ -304,49 +316,51 @@ impl<W> Exchange<W> {
 
     fn leave(&self, id: WaiterId) -> bool {
         let now = self.now();
-        let taken = self.core.lock().broker.leave(id, now);
-        if let Some(taken) = &taken {
-            self.record_end(PollEnd::ClientGone, taken);
+        let removed = self.core.lock().broker.leave(id, now);
+        if let Some(removed) = &removed {
+            self.record_end(PollEnd::ClientGone, removed);
         }
-        taken.is_some()
+        removed.is_some()
     }
 
-    /// A waiter was taken out.
-    fn record_end(&self, end: PollEnd, taken: &RemovedWaiter<W>) {
-        self.metrics.poll_ended(end, taken.held);
+    fn record_end(&self, end: PollEnd, removed: &RemovedWaiter<W>) {
+        self.metrics.poll_ended(end, removed.held);
         if self.journal.wants_polls() {
-            self.journal.record(PollEvent::ended(&taken.controller, end, taken.held));
+            self.journal.record(PollEvent::ended(&removed.controller, end, removed.held));
         }
     }
 
-    /// Takes in batches until there are no more to look at, and acts on each batch with the lock let go.
+    fn remove_waiting(&self, end: PollEnd, filter: &Filter, act: impl FnMut(RemovedWaiter<W>)) -> usize {
+        let before = self.core.lock().broker.watermark();
+        let mut from = 0;
+        let remove = |core: &mut Core<W>, now| {
+            let page =
+                core.broker.remove_parked_before(before, filter, now, from, SCANNED_PER_LOCK, TAKEN_PER_LOCK);
+            from = page.next.unwrap_or(from);
+            (page.rows, page.next.is_some())
+        };
+        self.remove_in_batches(end, remove, act)
+    }
+
+    /// Removes in batches until `remove` returns that there are no more, and acts on each batch without the lock.
     fn remove_in_batches(
         &self,
         end: PollEnd,
-        mut take: impl FnMut(&mut Core<W>, MonotonicTime) -> (Vec<RemovedWaiter<W>>, bool),
+        mut remove: impl FnMut(&mut Core<W>, MonotonicTime) -> (Vec<RemovedWaiter<W>>, bool),
         mut act: impl FnMut(RemovedWaiter<W>),
     ) -> usize {
         let mut count = 0;
         loop {
             let now = self.now();
-            let (batch, goes_on) = take(&mut self.core.lock(), now);
+            let (batch, continues) = remove(&mut self.core.lock(), now);
             count += batch.len();
-            for taken in batch {
-                self.record_end(end, &taken);
-                act(taken);
+            for removed in batch {
+                self.record_end(end, &removed);
+                act(removed);
             }
-            if !goes_on {
+            if !continues {
                 return count;
             }
-        }
-    }
-}
-
-impl<W> Exchange<W> {
-    fn leave_waitlist(&self, ask: &ClaimRequest<'_>) {
-        let wake = self.core.lock().waitlist.leave(ask);
-        if let Some(wake) = wake {
-            wake.notify_one();
         }
     }
 }

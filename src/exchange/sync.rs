@@ -1,4 +1,4 @@
-//! Owns what the exchange synchronizes with: the usual lock, flag and wake, or those that shuttle drives (`tests/races`).
+//! Owns the exchange's lock, flag and `Notify`: the usual ones, or those of shuttle for `tests/races`.
 
 #[cfg(not(races))]
 pub(super) use guarded::Mutex;
@@ -18,14 +18,14 @@ mod guarded {
 
     use parking_lot::MutexGuard;
 
-    /// A lock that no panic is survived under: what it guards may be torn, and every later request would be served from
-    /// it. So the process ends there; panics elsewhere end what they happen to, and nothing more.
+    /// A lock under which a panic ends the process: the protected value may be inconsistent, and every later request would
+    /// use it. A panic elsewhere ends only its own task.
     pub(in crate::exchange) struct Mutex<T>(parking_lot::Mutex<T>);
 
     pub(in crate::exchange) struct Guard<'a, T> {
         guard: MutexGuard<'a, T>,
-        /// The panic, if there is one, began before the lock was taken: somebody unwinds and leaves in good order.
-        unwinds: bool,
+        /// The thread was panicking before it took the lock, for example in a `Drop` during unwinding.
+        was_panicking: bool,
     }
 
     impl<T> Mutex<T> {
@@ -34,7 +34,7 @@ mod guarded {
         }
 
         pub(in crate::exchange) fn lock(&self) -> Guard<'_, T> {
-            Guard { guard: self.0.lock(), unwinds: thread::panicking() }
+            Guard { guard: self.0.lock(), was_panicking: thread::panicking() }
         }
     }
 
@@ -54,10 +54,9 @@ mod guarded {
 
     impl<T> Drop for Guard<'_, T> {
         fn drop(&mut self) {
-            if thread::panicking() && !self.unwinds {
-                // Not through the log, whose thread would not come to it any more.
-                let why =
-                    "pilotlight panicked under the lock that everybody shares: it ends, to be started anew\n";
+            if thread::panicking() && !self.was_panicking {
+                // Not through the log: its thread would not write it before the abort.
+                let why = "pilotlight panicked under the lock that all requests share: it aborts, and must be restarted\n";
                 let _ = std::io::stderr().write_all(why.as_bytes());
                 std::process::abort();
             }
@@ -72,7 +71,7 @@ mod modelled {
     use shuttle::sync::MutexGuard;
     use shuttle::sync::atomic::{AtomicBool, Ordering};
 
-    /// Shuttle's lock, called as the usual one is.
+    /// Shuttle's lock, with the interface of the usual one.
     pub(in crate::exchange) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
@@ -85,11 +84,11 @@ mod modelled {
         }
     }
 
-    /// Tokio's own wake: each of its calls is one step here, and any other thread may have its turn before it.
+    /// Tokio's `Notify`, with a point before each call where shuttle may switch to another thread.
     #[derive(Default)]
     pub(in crate::exchange) struct Notify {
-        wake: tokio::sync::Notify,
-        turn: AtomicBool,
+        notify: tokio::sync::Notify,
+        switch_point: AtomicBool,
     }
 
     impl Notify {
@@ -98,13 +97,13 @@ mod modelled {
         }
 
         pub(in crate::exchange) fn notify_one(&self) {
-            self.turn.load(Ordering::Relaxed);
-            self.wake.notify_one();
+            self.switch_point.load(Ordering::Relaxed);
+            self.notify.notify_one();
         }
 
         pub(in crate::exchange) async fn notified(&self) {
-            self.turn.load(Ordering::Relaxed);
-            self.wake.notified().await;
+            self.switch_point.load(Ordering::Relaxed);
+            self.notify.notified().await;
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ahash::RandomState;
 use hashbrown::hash_table::Entry;
 
-use super::Exchange;
 use super::sync::Notify;
 use crate::broker::{AcceptedPayload, ClaimRequest, Key, KeyRef, PayloadKind, Sharded};
 
@@ -88,33 +87,5 @@ impl Waitlist {
     pub(super) fn part(&self, part: usize) -> Option<Vec<Arc<Notify>>> {
         let parts: Option<Vec<_>> = self.by_kind.iter().map(|table| table.parts().get(part)).collect();
         Some(parts?.into_iter().flatten().map(|shared| shared.notify.clone()).collect())
-    }
-}
-
-/// A run that waits for a waiter to park; dropping it ends the wait.
-///
-/// Make it before the first claim: then a controller that parks in between is not missed.
-pub struct WaitlistEntry<W> {
-    exchange: Arc<Exchange<W>>,
-    key: Key,
-    payload_kind: PayloadKind,
-    notify: Arc<Notify>,
-}
-
-impl<W> WaitlistEntry<W> {
-    pub(super) fn new(exchange: Arc<Exchange<W>>, request: &ClaimRequest<'_>, notify: Arc<Notify>) -> Self {
-        Self { exchange, key: request.key.into(), payload_kind: request.payload_kind, notify }
-    }
-
-    /// Returns when it is worthwhile to claim again; another run may be quicker.
-    pub async fn notified(&self) {
-        self.notify.notified().await;
-    }
-}
-
-impl<W> Drop for WaitlistEntry<W> {
-    fn drop(&mut self) {
-        let request = ClaimRequest { key: self.key.as_ref(), payload_kind: self.payload_kind };
-        self.exchange.leave_waitlist(&request);
     }
 }

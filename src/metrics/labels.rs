@@ -1,4 +1,4 @@
-//! Owns the labels: closed enums, each value known before the first scrape.
+//! Owns the labels: closed enumerations, so that every value is exported from the first scrape on.
 
 use std::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use crate::model::{DispatchKind, DispatchOutcome, MissReason, PollEnd, Proof, Ve
 pub trait Label: Copy {
     /// Every value.
     fn all() -> Vec<Self>;
-    /// Its place in [`Label::all`].
+    /// Its index in [`Label::all`].
     fn index(self) -> usize;
     /// The text of each label, in the order of the metric's label names.
     fn values(self) -> Vec<&'static str>;
@@ -60,7 +60,7 @@ pub(super) use {is_label, label};
 is_label! { PollEnd, Verdict, Proof, DispatchKind }
 
 label! {
-    /// Where a connection came in.
+    /// The listener of a connection.
     Listener {
         /// Controllers, and supervisors unless they have a listener of their own.
         Public = "public",
@@ -78,17 +78,17 @@ label! {
         NoFds = "no_fds",
         /// Accepting failed otherwise.
         AcceptFailed = "accept_failed",
-        /// Bytes followed a held poll.
+        /// Bytes arrived after a held poll.
         Pipelined = "pipelined",
-        /// No list has the peer's address.
+        /// The peer's address is on no list.
         Address = "address",
-        /// As many connections as may be are open, and none of them is silent.
+        /// The limit of open connections is reached, and none of them is silent.
         Connections = "connections",
-        /// As many connections of this address as may be are open.
+        /// The limit of open connections per address is reached.
         Source = "source",
-        /// It was silent when room was needed.
+        /// It was silent, and closed to make room for a new connection.
         Silent = "silent",
-        /// Another poll came with its controller's name, as it does again and again.
+        /// Another poll with its controller's name replaced it, as happens repeatedly.
         SharedName = "shared_name",
         /// The TLS handshake failed or took too long.
         Tls = "tls",
@@ -98,25 +98,25 @@ label! {
 }
 
 label! {
-    /// Why somebody was not let in.
+    /// Why a request was not authorized.
     AuthFailure {
         /// The address is not on the list.
         Address = "address",
-        /// A known proxy did not say whose request it is, and there is a list.
+        /// There is a list of addresses, and a trusted proxy did not name the client's.
         NoAddress = "no_address",
-        /// A deployment token is needed, and there was none.
+        /// A deployment token is required, and there was none.
         NoToken = "no_token",
-        /// The deployment token is not one that this broker believes.
+        /// The deployment token is invalid.
         BadToken = "bad_token",
-        /// The deployment token's time is over.
+        /// The deployment token has expired.
         ExpiredToken = "expired_token",
-        /// The deployment token belongs to another deployment or version.
+        /// The deployment token is for another deployment or version.
         OtherDeployment = "other_deployment",
         /// A controller's credential on a dispatch, or the reverse.
         WrongRole = "wrong_role",
-        /// A bearer is needed, and there was none.
+        /// A bearer token is required, and there was none.
         NoBearer = "no_bearer",
-        /// The bearer is not one that this broker knows.
+        /// The bearer token is unknown.
         BadBearer = "bad_bearer",
     }
 }
@@ -167,7 +167,7 @@ impl CodeClass {
 }
 
 label! {
-    /// Whether a connection speaks TLS.
+    /// Whether a connection uses TLS.
     Tls {
         /// It does not.
         False = "false",
@@ -194,11 +194,11 @@ impl Label for (Listener, Tls) {
 }
 
 label! {
-    /// How reading the settings again ended.
+    /// How a reload of the settings ended.
     Reload {
         /// They are in force.
         Done = "done",
-        /// They are wrong; the old ones stay in force.
+        /// They are invalid; the old ones stay in force.
         Failed = "failed",
     }
 }
@@ -251,10 +251,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_is_the_place_in_the_list() {
+    fn an_index_is_that_of_the_list() {
         fn check<L: Label>() {
-            for (place, label) in L::all().into_iter().enumerate() {
-                assert_eq!(label.index(), place);
+            for (index, label) in L::all().into_iter().enumerate() {
+                assert_eq!(label.index(), index);
             }
         }
         check::<PollEnd>();

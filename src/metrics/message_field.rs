@@ -1,11 +1,11 @@
-//! Owns the fields of a message that can be the reason of its refusal: a closed list of paths in the schema.
+//! Owns the fields of a message that can cause its refusal: a closed list of paths in the schema.
 
 use super::labels::{Label, label};
 
 label! {
-    /// What of a message was refused: its path, or the nearest path above it that is in this list.
+    /// The refused field of a message: its path, or the nearest path above it in this list.
     MessageField {
-        /// The body as a whole: no JSON, no UTF-8, too deep, or without a message in it.
+        /// The whole body: invalid JSON or UTF-8, too deeply nested, or without a message.
         Body = "body",
         /// The schema's version.
         Version = "version",
@@ -61,7 +61,7 @@ label! {
 }
 
 impl MessageField {
-    /// The field of a path, its names joined by dots and without places in arrays.
+    /// The field of a path: names joined by dots, without array indexes.
     pub fn at(path: &str) -> Self {
         let holds = |field: &Self| {
             path.strip_prefix(field.text()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_the_nearest_field_that_is_listed() {
+    fn a_path_is_the_nearest_listed_field() {
         for (path, field) in [
             ("run.machine.name", MessageField::MachineName),
             ("run.machine.centsPerMs", MessageField::Machine),

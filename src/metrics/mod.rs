@@ -1,4 +1,4 @@
-//! Owns every metric's name, labels and buckets. Metrics watch; they never steer.
+//! Owns every metric's name, labels and buckets. No behaviour depends on a metric.
 
 mod labels;
 mod message_field;
@@ -31,9 +31,9 @@ const BYTES_BUCKETS: [f64; 8] = [512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0
 pub struct Metrics {
     registry: Registry,
     process: Process,
-    /// 1 while the broker ends politely.
+    /// 1 while the broker drains.
     pub draining: IntGauge,
-    /// How far back the memory of runs reaches, in seconds.
+    /// How far back the idempotency cache reaches, in seconds.
     pub idempotency_window: Gauge,
     connections: Family<IntGauge, (Listener, Tls)>,
     accepted: Family<IntCounter, Listener>,
@@ -62,7 +62,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric, each label value from the start, so that a rate never begins with a gap.
+    /// Registers every metric with every label value, so that no series appears late.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let make = MetricFactory(&registry);
@@ -132,7 +132,7 @@ impl Metrics {
         })
     }
 
-    /// The text that Prometheus scrapes. The two counts are those of the moment.
+    /// The text for a scrape by Prometheus, with the current numbers of waiters and pools.
     pub fn render(&self, (waiters, pools): (usize, usize)) -> Result<Vec<u8>, prometheus::Error> {
         self.process.read();
         self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
@@ -148,12 +148,12 @@ impl Metrics {
         self.hold.of(end).observe(held.as_secs_f64());
     }
 
-    /// A poll was not held: a limit is reached, or its headers were wrong.
+    /// A poll was not held: a limit is reached, or its headers were invalid.
     pub fn poll_refused(&self) {
         self.poll_ended(PollEnd::Refused, Duration::ZERO);
     }
 
-    /// A POST was answered, or its client left.
+    /// A POST was answered, or its client closed the connection.
     pub fn dispatched(&self, outcome: DispatchOutcome, took: Duration) {
         self.dispatches.of(outcome).inc();
         self.dispatch_seconds.of(outcome.kind()).observe(took.as_secs_f64());
@@ -173,7 +173,7 @@ impl Metrics {
         }
     }
 
-    /// A run is offered again after bytes of it went somewhere without proof.
+    /// A run is offered again after an offer that was sent and not proved.
     pub fn redelivered(&self) {
         self.redeliveries.inc();
     }
@@ -187,12 +187,12 @@ impl Metrics {
         OpenConnection(open)
     }
 
-    /// The settings were read again, or refused.
+    /// The settings were reloaded, or refused.
     pub fn reloaded(&self, result: Reload) {
         self.reloads.of(result).inc();
     }
 
-    /// The listener's certificate ends at this moment.
+    /// The listener's certificate expires at this time.
     pub fn certificate_ends(&self, listener: Listener, at: SystemTime) {
         let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let metric = self.certificate_expiry.with_label_values(&[listener.text()]);
@@ -204,38 +204,38 @@ impl Metrics {
         self.messages_refused.of(field).inc();
     }
 
-    /// Somebody was not let in.
+    /// A request was not authorized.
     pub fn denied(&self, why: AuthFailure) {
         self.denied.of(why).inc();
     }
 
-    /// The history had no room for so many dispatches.
+    /// This many dispatches were dropped by the history.
     pub fn history_dropped(&self, dispatches: u64) {
         self.history_dropped.inc_by(dispatches);
     }
 
-    /// The history's file was gone from its path.
+    /// The history's file was no longer at its path.
     pub fn history_reopened(&self) {
         self.history_reopened.inc();
     }
 
-    /// So many spans reached no collector.
+    /// This many spans reached no collector.
     pub fn otlp_failed(&self, spans: u64) {
         self.otlp_failures.inc_by(spans);
     }
 
-    /// The journal had no room for an event; a dispatch among them is not in the history either.
+    /// The journal dropped an event; a dropped dispatch is missing in the history, too.
     pub fn event_dropped(&self, is_dispatch: bool) {
         self.events_dropped.inc();
         self.history_dropped.inc_by(u64::from(is_dispatch));
     }
 
-    /// A reader of events fell behind.
+    /// A reader of events fell behind and was disconnected.
     pub fn events_cut_off(&self) {
         self.events_cut_off.inc();
     }
 
-    /// A serving thread woke so much too late.
+    /// A serving thread woke this much too late.
     pub fn lagged(&self, late: Duration) {
         self.lag.observe(late.as_secs_f64());
     }
@@ -251,7 +251,7 @@ impl Metrics {
     }
 }
 
-/// Counts one open connection for as long as it lives.
+/// Counts one open connection until it is dropped.
 pub struct OpenConnection(IntGauge);
 
 impl Drop for OpenConnection {
@@ -260,7 +260,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Makes and registers; every name gets its prefix here.
+/// Makes and registers metrics, and adds the prefix to their names.
 struct MetricFactory<'a>(&'a Registry);
 
 impl MetricFactory<'_> {
@@ -290,7 +290,7 @@ impl MetricFactory<'_> {
         Ok(Family::new(&self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)?))
     }
 
-    /// Without TLS there is no certificate, and no such line.
+    /// Without TLS there is no certificate, and no such series.
     fn certificate_expiry(&self) -> Result<IntGaugeVec, prometheus::Error> {
         let help = "When the certificate of a listener ends, in seconds since 1970.";
         self.register(IntGaugeVec::new(
@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_label_value_is_there_from_the_start() {
+    fn every_label_value_is_exported_from_the_start() {
         let metrics = Metrics::new().unwrap();
         let text = String::from_utf8(metrics.render((3, 2)).unwrap()).unwrap();
         for line in [

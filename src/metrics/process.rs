@@ -1,6 +1,6 @@
-//! Owns what the system says of this process, under the names that every dashboard knows.
+//! Owns the metrics of the process, under Prometheus' standard names.
 //!
-//! The library's own collector counts CPU in whole seconds, which shows nothing of a broker that uses a tenth of a core.
+//! The library's own collector counts CPU in whole seconds, which is too coarse for a broker that uses a tenth of a core.
 
 use prometheus::{Counter, IntCounter, IntGauge, Opts, Registry};
 use rustix::process::{Resource, getrlimit};
@@ -51,8 +51,8 @@ impl Process {
         })
     }
 
-    /// Reads everything anew.
-    #[expect(clippy::cast_precision_loss, reason = "seconds with nanoseconds, for people")]
+    /// Updates every metric.
+    #[expect(clippy::cast_precision_loss, reason = "seconds with nanoseconds need no full precision")]
     pub(super) fn read(&self) {
         let used = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
@@ -67,14 +67,14 @@ impl Process {
         if let Some(open) = stat_open_fds().or_else(count_open_fds) {
             self.open_fds.set(open);
         }
-        let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        self.max_fds.set(i64::try_from(most).unwrap_or(i64::MAX));
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        self.max_fds.set(i64::try_from(limit).unwrap_or(i64::MAX));
         self.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         self.committed.set(i64::try_from(allocator::committed()).unwrap_or(i64::MAX));
     }
 }
 
-/// Open descriptors as Linux tells them from 6.2 on: a hundred thousand take tens of milliseconds to list.
+/// The number of open descriptors, which Linux reports since 6.2; to list 100,000 takes tens of milliseconds.
 fn stat_open_fds() -> Option<i64> {
     rustix::fs::stat("/proc/self/fd").ok().map(|stat| stat.st_size).filter(|open| *open > 0)
 }
@@ -93,14 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_descriptors_are_told_as_they_are_counted() {
+    fn the_reported_number_of_open_descriptors_is_the_counted_one() {
         let Some(before) = stat_open_fds() else { return };
         let many: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
-        let (told, counted) = (stat_open_fds().unwrap(), count_open_fds().unwrap());
-        // Other tests open and close some meanwhile.
+        let (reported, counted) = (stat_open_fds().unwrap(), count_open_fds().unwrap());
+        // Other tests open and close descriptors at the same time.
         assert!(
-            told.abs_diff(counted) < 100 && told.abs_diff(before + 200) < 100,
-            "{before} {told} {counted}"
+            reported.abs_diff(counted) < 100 && reported.abs_diff(before + 200) < 100,
+            "{before} {reported} {counted}"
         );
         drop(many);
     }

@@ -5,22 +5,22 @@ use super::closed_enum;
 closed_enum! {
     /// Why a run found no waiter. The first group comes from the core, the second from the layers around it.
     MissReason {
-        /// Nobody waits for this deployment.
+        /// No controller waits for this deployment.
         NoPool = "no_pool",
-        /// The deployment has waiters, none of this version.
+        /// The deployment has waiters, but none of this version.
         WrongVersion = "wrong_version",
-        /// The version has waiters, none of this machine.
+        /// The version has waiters, but none with this cpu and memory.
         WrongMachine = "wrong_machine",
-        /// The pool was emptied moments ago, or its last waiters are about to leave.
+        /// The pool's last waiter was matched less than a minute ago, or its waiters are too near their deadline.
         AllTaken = "all_taken",
-        /// Only stock controllers wait, and the payload is not their message.
+        /// Only stock controllers wait, and the payload is not a message that they accept.
         NotAMessage = "not_a_message",
-        /// The broker is ending.
+        /// The broker is draining.
         Draining = "draining",
 
-        /// Waiters were tried, none proved that it has the run.
+        /// The run was offered, and no waiter proved that it has the run.
         Undelivered = "undelivered",
-        /// One waiter may have it: its proof did not come, and a second one must not get it.
+        /// One waiter may have the run: its proof did not come, and the run must not be offered again.
         Unknown = "unknown",
         /// The run names no deployment.
         NoDeployment = "no_deployment",

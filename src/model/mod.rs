@@ -1,6 +1,6 @@
 //! Owns the domain's vocabulary: closed enumerations that every layer shares, each value with one fixed text.
 //!
-//! The texts are a contract: they stand in answers, metrics, events and the history.
+//! The texts are a contract: responses, metrics, events and the history contain them.
 
 mod miss_reason;
 mod outcome;

@@ -7,16 +7,16 @@ use super::{MissReason, closed_enum};
 pub enum DispatchOutcome {
     /// A controller has the run.
     Hit,
-    /// Nobody has it.
+    /// No controller has it.
     Miss(MissReason),
-    /// The POST was wrong.
+    /// The POST was invalid.
     Refused,
-    /// The supervisor left before its answer.
+    /// The supervisor closed its connection before the response.
     Aborted,
 }
 
 impl DispatchOutcome {
-    /// Without the reason.
+    /// The outcome without the reason.
     pub const fn kind(self) -> DispatchKind {
         match self {
             Self::Hit => DispatchKind::Hit,
@@ -32,11 +32,11 @@ closed_enum! {
     DispatchKind {
         /// A controller has the run.
         Hit = "hit",
-        /// Nobody has it.
+        /// No controller has it.
         Miss = "miss",
-        /// The POST was wrong.
+        /// The POST was invalid.
         Refused = "refused",
-        /// The supervisor left before its answer.
+        /// The supervisor closed its connection before the response.
         Aborted = "aborted",
     }
 }

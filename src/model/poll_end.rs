@@ -7,17 +7,17 @@ closed_enum! {
     PollEnd {
         /// A run was matched to it.
         Matched = "matched",
-        /// The controller closed its connection, or its machine died.
+        /// The controller closed its connection, or its host died.
         ClientGone = "client_gone",
-        /// Its time was over.
+        /// Its deadline came.
         Expired = "expired",
-        /// The broker said goodbye before ending.
+        /// The broker drains.
         Drained = "drained",
-        /// An operator sent it away for good.
+        /// An operator retired its pool.
         Retired = "retired",
         /// The same controller polled again.
         Replaced = "replaced",
-        /// It was not held at all.
+        /// It was refused, and never held.
         Refused = "refused",
     }
 }

@@ -1,9 +1,9 @@
-//! Owns what can be known of one offer, and how strong a proof of delivery that is.
+//! Owns the verdicts on one offer, and the proofs of delivery.
 
 use super::closed_enum;
 
 closed_enum! {
-    /// What was proved of a delivery, in the order of strength; the receipt of a proxy counts as one.
+    /// What was proved of a delivery, from the weakest proof to the strongest; a proxy's receipt counts as one.
     Proof {
         /// The kernel took every byte.
         Written = "written",
@@ -11,13 +11,13 @@ closed_enum! {
         Acked = "acked",
         /// The process read every byte.
         Received = "received",
-        /// A proxy in between has every byte.
+        /// A proxy in front of the controller has every byte.
         Hop = "hop",
     }
 }
 
 closed_enum! {
-    /// What is known of one offer.
+    /// The result of one offer.
     Verdict {
         /// The kernel took every byte.
         Written = "written",
@@ -25,9 +25,9 @@ closed_enum! {
         Acked = "acked",
         /// The process read every byte.
         Received = "received",
-        /// A proxy in between has every byte.
+        /// A proxy in front of the controller has every byte.
         Hop = "hop",
-        /// The waiter was gone before a byte was sent.
+        /// The waiter's connection had ended before a byte was sent.
         Gone = "gone",
         /// The connection broke.
         Lost = "lost",
@@ -41,7 +41,7 @@ closed_enum! {
 }
 
 impl Verdict {
-    /// The proof that the verdict amounts to, if it does.
+    /// The proof, if the delivery was proved.
     pub const fn proof(self) -> Option<Proof> {
         match self {
             Self::Written => Some(Proof::Written),

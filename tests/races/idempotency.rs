@@ -1,4 +1,4 @@
-//! Owns the races of a run that is posted several times at once: one delivers it, the others repeat its answer.
+//! Owns the races of a run that is posted several times at once: one POST delivers it, and the others get its outcome.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -15,65 +15,59 @@ use shuttle::thread;
 use super::world::explore;
 
 const RUN: &str = "run_1";
-const REMEMBERED: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_secs(60);
 
-/// How a POST went.
+/// The result of a POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Post {
     Delivered,
     Failed,
-    Repeated(usize),
-    Left,
+    Cached(usize),
+    Aborted,
 }
 
-/// The platform's side of it: who delivers now, how often it was tried, and how many tries fail.
+/// The run's supervisors: how many deliver now, how often it was tried, and how many tries fail.
 struct Platform {
-    repeats: Arc<IdempotencyCache<&'static str, usize>>,
-    remembered: Duration,
-    under_way: AtomicUsize,
+    cache: Arc<IdempotencyCache<&'static str, usize>>,
+    ttl: Duration,
+    in_flight: AtomicUsize,
     tries: AtomicUsize,
     failing: usize,
 }
 
 impl Platform {
-    fn new(failing: usize, remembered: Duration) -> Arc<Self> {
-        let (under_way, tries) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self {
-            repeats: Arc::new(IdempotencyCache::default()),
-            remembered,
-            under_way,
-            tries,
-            failing,
-        })
+    fn new(failing: usize, ttl: Duration) -> Arc<Self> {
+        let (in_flight, tries) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { cache: Arc::new(IdempotencyCache::default()), ttl, in_flight, tries, failing })
     }
 
-    /// Posts the run as `http::dispatch` does.
+    /// Posts the run as a dispatch does.
     async fn post(&self) -> Post {
-        let first = match self.repeats.begin(&RUN, None, self.remembered).await {
-            Lookup::Cached(answer) => return Post::Repeated(answer),
-            Lookup::Leader(first) => first,
-            Lookup::Conflict => unreachable!("no content is compared"),
+        let leader = match self.cache.begin(&RUN, None, self.ttl).await {
+            Lookup::Cached(outcome) => return Post::Cached(outcome),
+            Lookup::Leader(leader) => leader,
+            Lookup::Conflict => unreachable!("content is not compared"),
         };
-        assert_eq!(self.under_way.fetch_add(1, Ordering::SeqCst), 0, "I1: two POSTs offer the same run");
+        assert_eq!(self.in_flight.fetch_add(1, Ordering::SeqCst), 0, "I1: two POSTs offer the same run");
         thread::yield_now();
         let this = self.tries.fetch_add(1, Ordering::SeqCst);
-        self.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
         if this < self.failing {
             return Post::Failed;
         }
-        first.complete(this);
+        leader.complete(this);
         Post::Delivered
     }
 
-    /// Posts it and leaves if it has to wait.
-    async fn post_and_leave(&self) -> Post {
+    /// Posts the run, and aborts if it has to wait.
+    async fn post_and_abort(&self) -> Post {
         let mut post = pin!(self.post());
-        let mut patience = 1;
+        let mut polls_left = 1;
         poll_fn(|cx| match post.as_mut().poll(cx) {
             Poll::Ready(post) => Poll::Ready(post),
-            Poll::Pending if patience == 0 => Poll::Ready(Post::Left),
+            Poll::Pending if polls_left == 0 => Poll::Ready(Post::Aborted),
             Poll::Pending => {
-                patience -= 1;
+                polls_left -= 1;
                 thread::yield_now();
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -83,7 +77,7 @@ impl Platform {
     }
 }
 
-fn poster(platform: &Arc<Platform>) -> thread::JoinHandle<Post> {
+fn spawn_post(platform: &Arc<Platform>) -> thread::JoinHandle<Post> {
     let platform = platform.clone();
     thread::spawn(move || block_on(platform.post()))
 }
@@ -93,53 +87,52 @@ fn count(posts: &[Post], what: Post) -> usize {
 }
 
 #[test]
-fn of_three_posts_one_delivers_and_the_others_repeat_its_answer() {
+fn of_three_posts_one_delivers_and_the_others_get_its_outcome() {
     explore(|| {
-        let platform = Platform::new(0, REMEMBERED);
-        let posts =
-            [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
-        let counts = (count(&posts, Post::Delivered), count(&posts, Post::Repeated(0)));
+        let platform = Platform::new(0, TTL);
+        let posts = [spawn_post(&platform), spawn_post(&platform), spawn_post(&platform)]
+            .map(|post| post.join().unwrap());
+        let counts = (count(&posts, Post::Delivered), count(&posts, Post::Cached(0)));
         assert_eq!(counts, (1, 2), "I1: one delivery: {posts:?}");
     });
 }
 
 #[test]
-fn what_failed_is_tried_again_by_the_next_until_it_is_delivered() {
+fn a_failed_run_is_tried_again_by_the_next_post_until_it_is_delivered() {
     explore(|| {
         let failing = thread_rng().gen_range(0..=3);
-        let platform = Platform::new(failing, REMEMBERED);
-        let posts =
-            [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
+        let platform = Platform::new(failing, TTL);
+        let posts = [spawn_post(&platform), spawn_post(&platform), spawn_post(&platform)]
+            .map(|post| post.join().unwrap());
         assert_eq!(count(&posts, Post::Failed), failing, "{posts:?}");
         assert_eq!(count(&posts, Post::Delivered), usize::from(failing < 3), "I1: {posts:?}");
-        let repeated = count(&posts, Post::Repeated(failing));
-        assert_eq!(repeated, 2_usize.saturating_sub(failing), "{posts:?}");
+        let cached = count(&posts, Post::Cached(failing));
+        assert_eq!(cached, 2_usize.saturating_sub(failing), "{posts:?}");
     });
 }
 
-/// One of those who wait for the outcome leaves, perhaps just as it is told: the others are told all the same.
+/// A POST that waits for the outcome is aborted, perhaps at the moment of its notification: the others still get it.
 #[test]
-fn a_post_that_leaves_takes_no_outcome_with_it() {
+fn an_aborted_post_passes_its_notification_on() {
     explore(|| {
-        let platform = Platform::new(1, REMEMBERED);
-        let fickle = thread::spawn({
+        let platform = Platform::new(1, TTL);
+        let aborted = thread::spawn({
             let platform = platform.clone();
-            move || block_on(platform.post_and_leave())
+            move || block_on(platform.post_and_abort())
         });
-        let posts =
-            [poster(&platform), poster(&platform), poster(&platform)].map(|post| post.join().unwrap());
-        let all = [posts[0], posts[1], posts[2], fickle.join().unwrap()];
+        let posts = [spawn_post(&platform), spawn_post(&platform), spawn_post(&platform)]
+            .map(|post| post.join().unwrap());
+        let all = [posts[0], posts[1], posts[2], aborted.join().unwrap()];
         assert_eq!((count(&all, Post::Failed), count(&all, Post::Delivered)), (1, 1), "I1: {all:?}");
     });
 }
 
-/// A delivered run is forgotten at once here, so that the next POST is a first one while the last one is being cleared
-/// away: one at a time all the same.
+/// Here an outcome expires at once, so that the next POST becomes a leader while the guard before is dropped.
 #[test]
-fn a_run_that_is_forgotten_is_still_offered_by_one_post_at_a_time() {
+fn a_run_without_a_cached_outcome_is_offered_by_one_post_at_a_time() {
     explore(|| {
         let platform = Platform::new(0, Duration::ZERO);
-        let posts = [poster(&platform), poster(&platform), poster(&platform)];
+        let posts = [spawn_post(&platform), spawn_post(&platform), spawn_post(&platform)];
         assert!(posts.into_iter().all(|post| post.join().unwrap() == Post::Delivered));
     });
 }
