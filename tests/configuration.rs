@@ -202,4 +202,3 @@ fn miss_reasons() -> String {
     assert_eq!(reasons, MissReason::ALL.iter().map(|reason| reason.text()).collect::<Vec<_>>());
     table
 }
-

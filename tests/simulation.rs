@@ -149,9 +149,7 @@ impl Model {
     }
 
     fn is_suspect(&self, waiter: &Waiter, now: MonotonicTime) -> bool {
-        self.suspects
-            .iter()
-            .any(|(host, since)| *host == waiter.host && now.since(*since) < RECENT)
+        self.suspects.iter().any(|(host, since)| *host == waiter.host && now.since(*since) < RECENT)
     }
 
     /// The waiters that may be matched: the first trusted one by age, or one that was set aside and is trusted again, or any
@@ -323,7 +321,11 @@ impl Walk {
         self.counts.check(self.broker.waiters_len());
         let left = self.broker.draining().map(|drain| drain.waiting);
         let waiting = self.drained.iter().filter(|&&name| self.model.is_waiting(name)).count();
-        assert_eq!(left, self.model.draining.then_some(waiting), "I8: how many waiters are still to be drained");
+        assert_eq!(
+            left,
+            self.model.draining.then_some(waiting),
+            "I8: how many waiters are still to be drained"
+        );
     }
 
     fn park(&mut self) {
@@ -604,7 +606,11 @@ impl Walk {
 
     fn leave_as(&mut self, waiter: &Waiter) {
         let left = self.broker.leave(waiter.id, self.now);
-        assert_eq!(left.map(|removed| removed.waiter), Some(waiter.name), "I4: a departure removes its own waiter");
+        assert_eq!(
+            left.map(|removed| removed.waiter),
+            Some(waiter.name),
+            "I4: a departure removes its own waiter"
+        );
         self.remove(&[waiter.name], End::Left);
     }
 
