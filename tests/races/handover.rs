@@ -1,7 +1,7 @@
-//! Owns the races between the one who took a waiter and its hold, under loom: every interleaving is walked.
+//! Owns the races between the owner of a removed waiter and the waiter's hold, under loom: every interleaving is explored.
 //!
 //! `src/transport/handover.rs` is compiled into this test with loom's atomics; the socket, the pool and the waiter around it
-//! are models of a few lines.
+//! are models of a few connections.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use loom::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use loom::thread;
 
 use atomics::{AtomicU8, AtomicWaker};
-use handover::{Disposition, Handover};
+use under_test::{Disposition, Handover};
 
-/// What `src/transport/atomics.rs` names, as loom has it.
+/// The types of `src/transport/atomics.rs`, from loom.
 mod atomics {
     use std::task::Waker;
 
     use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-    /// The promise of the real one, kept by a lock: a wake after a registration, or during it, is not lost.
+    /// As the real one, but with a lock: a wake after a registration, or during it, is not lost.
     pub(super) struct AtomicWaker(Mutex<Option<Waker>>);
 
     impl AtomicWaker {
@@ -46,113 +46,113 @@ mod atomics {
 }
 
 #[path = "../../src/transport/handover.rs"]
-mod handover;
+mod under_test;
 
 /// The peer sent bytes.
-const TALKING: u8 = 1;
-/// The peer, or we, ended the connection.
+const DATA: u8 = 1;
+/// The peer or the broker ended the connection.
 const ENDED: u8 = 2;
 
-/// A connection, as far as a hold sees one.
-struct Line {
+/// The part of a connection that a hold uses.
+struct Connection {
     handover: Handover,
-    /// What a look shows. It stays until it is read.
-    shows: AtomicU8,
+    /// The state of the socket. It stays until it is read.
+    socket: AtomicU8,
     reader: AtomicWaker,
-    /// How often a waiter's ending was decided. Only counted, so it is no atomic of loom's, and costs no interleavings.
+    /// How often a waiter was ended. Not an atomic of loom's, because a counter needs no interleavings.
     endings: std::sync::atomic::AtomicU8,
 }
 
-impl Line {
+impl Connection {
     fn new() -> Self {
         Self {
             handover: Handover::new(),
-            shows: AtomicU8::new(0),
+            socket: AtomicU8::new(0),
             reader: AtomicWaker::new(),
             endings: 0.into(),
         }
     }
 
-    fn show(&self, what: u8) {
-        self.shows.fetch_or(what, AcqRel);
+    fn set(&self, state: u8) {
+        self.socket.fetch_or(state, AcqRel);
         self.reader.wake();
     }
 
-    fn poll_look(&self, cx: &mut Context<'_>) -> Poll<u8> {
+    fn poll_socket(&self, cx: &mut Context<'_>) -> Poll<u8> {
         self.reader.register(cx.waker());
-        match self.shows.load(Acquire) {
+        match self.socket.load(Acquire) {
             0 => Poll::Pending,
-            shows => Poll::Ready(shows),
+            state => Poll::Ready(state),
         }
     }
 }
 
-/// A waiter, as `transport::Waiter` ends: dropped without a word, it closes the connection.
+/// A waiter that ends as `transport::Waiter` does: if it is dropped, it closes the connection.
 struct Waiter {
-    line: Arc<Line>,
+    connection: Arc<Connection>,
     ended: bool,
 }
 
 impl Waiter {
-    fn park(line: &Arc<Line>, pool: &Pool) {
-        line.handover.begin();
-        *pool.lock().unwrap() = Some(Self { line: line.clone(), ended: false });
+    fn park(connection: &Arc<Connection>, pool: &Pool) {
+        connection.handover.begin();
+        *pool.lock().unwrap() = Some(Self { connection: connection.clone(), ended: false });
     }
 
     fn reuse(mut self) {
         self.ended = true;
-        self.line.endings.fetch_add(1, AcqRel);
-        self.line.handover.resolve(Disposition::KeepAlive);
+        self.connection.endings.fetch_add(1, AcqRel);
+        self.connection.handover.resolve(Disposition::KeepAlive);
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
         if !self.ended {
-            self.line.endings.fetch_add(1, AcqRel);
-            self.line.handover.resolve(Disposition::Close);
-            self.line.show(ENDED);
+            self.connection.endings.fetch_add(1, AcqRel);
+            self.connection.handover.resolve(Disposition::Close);
+            self.connection.set(ENDED);
         }
     }
 }
 
 type Pool = Mutex<Option<Waiter>>;
 
-/// Who comes first has it; the lock is let go before anything else.
-fn take(pool: &Pool) -> Option<Waiter> {
+/// Removes the waiter, if it is still there.
+fn remove(pool: &Pool) -> Option<Waiter> {
     pool.lock().unwrap().take()
 }
 
-/// Holds as `transport::Hold` does. Returns the ending, and whether the waiter left by itself.
-fn hold(line: &Line, pool: &Pool) -> (Disposition, Option<u8>, bool) {
+/// Holds as `transport::HeldPoll` does. Returns the disposition, the socket's state, and whether the hold removed the waiter.
+fn hold(connection: &Connection, pool: &Pool) -> (Disposition, Option<u8>, bool) {
     let mut left = false;
-    let (ending, look) = block_on(poll_fn(|cx| {
+    let (disposition, state) = block_on(poll_fn(|cx| {
         let leave = || {
-            left = take(pool).is_some();
+            left = remove(pool).is_some();
             left
         };
-        let readable = |cx: &mut Context<'_>| line.poll_look(cx).map(drop);
-        line.handover.poll_held(cx, readable, |cx| line.poll_look(cx), leave)
+        let readable = |cx: &mut Context<'_>| connection.poll_socket(cx).map(drop);
+        connection.handover.poll_held(cx, readable, |cx| connection.poll_socket(cx), leave)
     }));
-    (ending, look, left)
+    (disposition, state, left)
 }
 
-/// Every interleaving with at most so many switches away from a thread that could go on.
-fn explore(switches: usize, walk: impl Fn() + Send + Sync + 'static) {
+/// Explores every interleaving with at most this many preemptions.
+fn explore(preemptions: usize, walk: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
-    builder.preemption_bound = Some(switches + usize::from(super::is_long()));
+    builder.preemption_bound = Some(preemptions + usize::from(super::is_long()));
     builder.check(walk);
 }
 
-/// Walks one hold, one taker that decides so, and one peer that shows this.
-fn walk(decision: Disposition, peer: u8) {
+/// Explores one hold, one owner with this decision, and one peer that sets the socket to this state.
+fn check(decision: Disposition, peer: u8) {
     explore(2, move || {
-        let (line, pool) = (Arc::new(Line::new()), Arc::new(Pool::new(None)));
-        Waiter::park(&line, &pool);
-        let taker = thread::spawn({
+        let (connection, pool) = (Arc::new(Connection::new()), Arc::new(Pool::new(None)));
+        Waiter::park(&connection, &pool);
+        let owner = thread::spawn({
             let pool = pool.clone();
             move || {
-                let Some(waiter) = take(&pool) else { return false };
+                let Some(waiter) = remove(&pool) else { return false };
                 match decision {
                     Disposition::KeepAlive => waiter.reuse(),
                     Disposition::Close => drop(waiter),
@@ -161,100 +161,102 @@ fn walk(decision: Disposition, peer: u8) {
             }
         });
         let client = (peer != 0).then(|| {
-            let line = line.clone();
-            thread::spawn(move || line.show(peer))
+            let connection = connection.clone();
+            thread::spawn(move || connection.set(peer))
         });
-        let (ending, look, left) = hold(&line, &pool);
-        let taken = taker.join().unwrap();
+        let (disposition, state, left) = hold(&connection, &pool);
+        let removed = owner.join().unwrap();
         if let Some(client) = client {
             client.join().unwrap();
         }
-        assert_ne!(taken, left, "I4: either the taker or the hold has the waiter");
-        assert_eq!(ending, if taken { decision } else { Disposition::Close }, "I2: its owner decides");
-        assert!(look.is_some() || ending == Disposition::KeepAlive, "nothing closes unseen");
-        assert_eq!(line.endings.load(Acquire), 1, "I5: a waiter is ended once");
+        assert_ne!(removed, left, "I4: either the owner or the hold has the waiter");
+        assert_eq!(disposition, if removed { decision } else { Disposition::Close }, "I2: its owner decides");
+        assert!(state.is_some() || disposition == Disposition::KeepAlive, "a close shows on the socket");
+        assert_eq!(connection.endings.load(Acquire), 1, "I5: a waiter is ended once");
     });
 }
 
 #[test]
 fn a_hold_that_is_closed_always_wakes() {
-    walk(Disposition::Close, 0);
-    walk(Disposition::Close, TALKING);
-    walk(Disposition::Close, ENDED);
+    check(Disposition::Close, 0);
+    check(Disposition::Close, DATA);
+    check(Disposition::Close, ENDED);
 }
 
 #[test]
-fn a_hold_that_is_reused_always_goes_on_with_the_next_bytes() {
-    walk(Disposition::KeepAlive, TALKING);
-    walk(Disposition::KeepAlive, ENDED);
+fn a_hold_that_is_kept_alive_always_continues_with_the_next_bytes() {
+    check(Disposition::KeepAlive, DATA);
+    check(Disposition::KeepAlive, ENDED);
 }
 
 #[test]
-fn two_takers_and_a_peer_end_a_waiter_once() {
+fn two_owners_and_a_peer_end_a_waiter_once() {
     explore(2, || {
-        let (line, pool) = (Arc::new(Line::new()), Arc::new(Pool::new(None)));
-        Waiter::park(&line, &pool);
+        let (connection, pool) = (Arc::new(Connection::new()), Arc::new(Pool::new(None)));
+        Waiter::park(&connection, &pool);
         let dispatcher = thread::spawn({
             let pool = pool.clone();
-            move || take(&pool).map(Waiter::reuse).is_some()
+            move || remove(&pool).map(Waiter::reuse).is_some()
         });
-        let keeper = thread::spawn({
+        let housekeeping = thread::spawn({
             let pool = pool.clone();
-            move || take(&pool).map(drop).is_some()
+            move || remove(&pool).map(drop).is_some()
         });
-        line.show(TALKING);
-        let (ending, _, left) = hold(&line, &pool);
-        let (reused, closed) = (dispatcher.join().unwrap(), keeper.join().unwrap());
+        connection.set(DATA);
+        let (disposition, _, left) = hold(&connection, &pool);
+        let (reused, closed) = (dispatcher.join().unwrap(), housekeeping.join().unwrap());
         assert_eq!(u8::from(reused) + u8::from(closed) + u8::from(left), 1, "I4: exactly one wins");
-        assert_eq!(ending == Disposition::KeepAlive, reused, "I2: its owner decides");
-        assert_eq!(line.endings.load(Acquire), 1, "I5: a waiter is ended once");
+        assert_eq!(disposition == Disposition::KeepAlive, reused, "I2: its owner decides");
+        assert_eq!(connection.endings.load(Acquire), 1, "I5: a waiter is ended once");
     });
 }
 
-/// The connection carries a second waiter: what is late from the first one's ending must not decide the second's.
 #[test]
-fn a_rest_is_ended_or_taken_back_and_never_both() {
+fn an_idle_connection_is_closed_or_used_again_and_never_both() {
     explore(2, || {
-        let line = Arc::new(Line::new());
-        line.handover.begin_idle(7);
+        let connection = Arc::new(Connection::new());
+        connection.handover.begin_idle(7);
         let sweep = thread::spawn({
-            let line = line.clone();
-            move || line.handover.idle_since().is_some_and(|since| line.handover.claim_idle(since))
+            let connection = connection.clone();
+            move || {
+                connection.handover.idle_since().is_some_and(|since| connection.handover.claim_idle(since))
+            }
         });
-        let is_taken_back = line.handover.end_idle();
-        let is_ended = sweep.join().unwrap();
-        assert!(is_taken_back != is_ended);
-        // The next rest is one of its own, and the last sweep has nothing to do with it.
-        if is_taken_back {
-            line.handover.begin_idle(8);
-            assert!(!line.handover.claim_idle(7) && line.handover.end_idle());
+        let is_reused = connection.handover.end_idle();
+        let is_closed = sweep.join().unwrap();
+        assert!(is_reused != is_closed);
+        // A later idle period is separate: the last sweep must not end it.
+        if is_reused {
+            connection.handover.begin_idle(8);
+            assert!(!connection.handover.claim_idle(7) && connection.handover.end_idle());
         }
     });
 }
 
+/// The connection has a second waiter: a late decision about the first one must not affect the second.
 #[test]
-fn the_next_waiter_of_a_connection_is_not_ended_by_the_last_ones_taker() {
+fn the_next_waiter_of_a_connection_is_not_ended_by_the_last_ones_owner() {
     explore(2, || {
-        let (line, pool) = (Arc::new(Line::new()), Arc::new(Pool::new(None)));
-        Waiter::park(&line, &pool);
-        let first = take(&pool).unwrap();
+        let (connection, pool) = (Arc::new(Connection::new()), Arc::new(Pool::new(None)));
+        Waiter::park(&connection, &pool);
+        let first = remove(&pool).unwrap();
         let dispatcher = thread::spawn(move || {
-            // The peer has the answer before the hold is told, and is quick with its next poll.
-            first.line.show(TALKING);
+            // The peer has the response before the hold has the disposition, and sends its next poll at once.
+            first.connection.set(DATA);
             first.reuse();
         });
-        let (ending, _, left) = hold(&line, &pool);
-        assert_eq!((ending, left), (Disposition::KeepAlive, false));
-        // Its reader takes the next poll off the socket.
-        line.shows.store(0, Release);
-        Waiter::park(&line, &pool);
+        let (disposition, _, left) = hold(&connection, &pool);
+        assert_eq!((disposition, left), (Disposition::KeepAlive, false));
+        // The reader consumes the next poll.
+        connection.socket.store(0, Release);
+        Waiter::park(&connection, &pool);
         let client = thread::spawn({
-            let line = line.clone();
-            move || line.show(ENDED)
+            let connection = connection.clone();
+            move || connection.set(ENDED)
         });
-        let (ending, _, left) = hold(&line, &pool);
-        assert_eq!((ending, left), (Disposition::Close, true), "nobody else ended it");
-        assert_eq!(line.endings.load(Acquire), 2, "I5: each waiter is ended once");
+        let (disposition, _, left) = hold(&connection, &pool);
+        assert_eq!((disposition, left), (Disposition::Close, true), "the first owner did not end it");
+        assert_eq!(connection.endings.load(Acquire), 2, "I5: each waiter is ended once");
         dispatcher.join().unwrap();
         client.join().unwrap();
     });
