@@ -141,7 +141,7 @@ fn shown(told: &Told) -> String {
     {
         *run = "run_".into();
     }
-    format!("{} {} {:?} {} {body}", reply.status, reply.content_type, reply.extra, reply.closes)
+    format!("{} {} {:?} {} {body}", reply.status, reply.content_type, reply.extra, reply.close)
 }
 
 /// No answer shows a credential, and none says that something is wrong here.

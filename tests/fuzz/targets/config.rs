@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Command};
 use libfuzzer_sys::fuzz_target;
-use pilotlight::auth::{Authorizer, Plan};
+use pilotlight::auth::{AuthConfig, Authorizer};
 use pilotlight::config::{self, ConfigError, ListenAddress, ListenerSettings, Listeners, Settings};
 
 /// What stands in the file of secrets that the settings may name; it is too short to be taken.
@@ -80,14 +80,13 @@ fn check_settings(settings: &Settings, listeners: &Listeners) {
     assert!(process.thread_count() > 0 && limits.body_limit.as_u64() > 0);
     assert!(limits.public_connections(1024) > 0 && limits.of_broker(1024).waiters > 0);
     let is_open = listeners.public.iter().any(|endpoint| !endpoint.is_local());
-    let is_guarded =
-        access.require_token || !access.allow_poll.is_empty() || tls.tls_client_ca.is_some();
+    let is_guarded = access.require_token || !access.allow_poll.is_empty() || tls.tls_client_ca.is_some();
     assert!(!is_open || is_guarded || access.insecure_no_auth, "an open door");
-    let plan = Plan {
+    let plan = AuthConfig {
         token_secret_file: access.token_secret_file.clone(),
         dispatch_token_file: access.dispatch_token_file.clone(),
         ops_token_file: access.ops_token_file.clone(),
-        ..Plan::default()
+        ..AuthConfig::default()
     };
     // Only this file: another could be a device that never ends.
     let names = [&plan.token_secret_file, &plan.dispatch_token_file, &plan.ops_token_file];

@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
         Verdict::Fine => check_fine(input),
         Verdict::Wrong(reply) => {
             let status = reply.status.as_u16();
-            assert!(reply.closes && matches!(status, 400 | 413 | 414 | 431 | 501), "{reply:?}");
+            assert!(reply.close && matches!(status, 400 | 413 | 414 | 431 | 501), "{reply:?}");
         }
         Verdict::Partial => assert!(!matches!(whole, Quick::Plain(..))),
     }

@@ -31,26 +31,27 @@ fuzz_target!(|input: &[u8]| {
         3 => (signed(header, claims, FOREIGN), true),
         _ => (signed(header, claims, ""), true),
     };
-    let plain = UNVERIFYING.named(&token, "v1");
+    let plain = UNVERIFYING.resolve_deployment(&token, "v1");
     if let Ok(named) = &plain {
         assert!(**named == *token || deployment_of(&token).as_deref() == Some(&**named), "{token}");
     }
     // Twice: what is remembered of a token must not let it in by another door.
     for _ in 0..2 {
-        let named = ACCESS.named(&token, "v1");
+        let named = ACCESS.resolve_deployment(&token, "v1");
         let Ok(deployment) = &named else { continue };
         assert!(!is_foreign, "signed by somebody else, and believed: {token}");
         let claims = believable(&token).unwrap_or_else(|| panic!("believed, and nobody should: {token}"));
         assert_eq!(claims.only("deployment").and_then(Node::text), Some(&**deployment));
         assert_eq!(plain.as_deref(), Ok(&**deployment), "verified or not, a token names the same");
         let shown = format!("Bearer {token}");
-        let poll = |deployment: &str, version| ACCESS.poll(Some(shown.as_bytes()), deployment, version);
+        let poll =
+            |deployment: &str, version| ACCESS.authorize_poll(Some(shown.as_bytes()), deployment, version);
         assert_eq!(poll(deployment, "v1"), Ok(()));
         assert_eq!(poll("another", "v1").is_ok(), **deployment == *"another");
         assert_eq!(poll(deployment, "v2"), Err(TokenError::OtherDeployment));
         assert!(
-            ACCESS.dispatch(Some(shown.as_bytes())).is_err()
-                && ACCESS.operate(Some(shown.as_bytes())).is_err()
+            ACCESS.authorize_dispatch(Some(shown.as_bytes())).is_err()
+                && ACCESS.authorize_ops(Some(shown.as_bytes())).is_err()
         );
     }
 });
@@ -99,10 +100,10 @@ fn check_bearers(header: &[u8]) {
     let text = String::from_utf8_lossy(header);
     let (scheme, rest) = text.split_once(' ').unwrap_or_default();
     let shown = if scheme.eq_ignore_ascii_case("bearer") { rest.trim() } else { "" };
-    if ACCESS.dispatch(Some(header)).is_ok() {
+    if ACCESS.authorize_dispatch(Some(header)).is_ok() {
         assert_eq!(shown, SUPERVISORS);
     }
-    if ACCESS.operate(Some(header)).is_ok() && shown != OPERATORS {
+    if ACCESS.authorize_ops(Some(header)).is_ok() && shown != OPERATORS {
         assert!(scheme.eq_ignore_ascii_case("basic"));
         let pair = STANDARD.decode(rest.trim()).expect("a password in base64");
         assert!(pair.ends_with(format!(":{OPERATORS}").as_bytes()));
