@@ -20,7 +20,7 @@ use super::validate::{self, HEAD_BYTES, HeadCheck};
 use super::{Action, HttpResponse, HttpState, PollRequest, Problem, dispatch, route_now};
 use crate::broker::ParkRequest;
 use crate::metrics::{Listener, RejectReason, Route};
-use crate::transport::{CloseReason, Connection, HeldPoll, HoldEnd, Place, Waiter};
+use crate::transport::{CloseReason, Connection, HeldPoll, HoldEnd, LongPoll, ParkedGuard, Waiter};
 
 /// A request's head must be complete within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ fn try_ready_request(
     connection: &Connection,
 ) -> Result<Action, BytesMut> {
     let mut bytes = BytesMut::new();
-    if connection.read_now(&mut bytes).is_err() {
+    if connection.try_read(&mut bytes).is_err() {
         // The room for a request is not kept for one that may come much later.
         return Err(BytesMut::new());
     }
@@ -289,13 +289,13 @@ async fn abort_on_disconnect(
 async fn write_response(connection: &Connection, reply: HttpResponse) -> Option<()> {
     let mut out = Vec::with_capacity(192 + reply.body.len());
     reply.write(connection.keep_alive_seconds(), &mut out);
-    let written = timeout(WRITE_TIMEOUT, connection.write(&out)).await;
+    let written = timeout(WRITE_TIMEOUT, connection.write_all(&out)).await;
     (written.is_ok_and(|done| done.is_ok()) && !reply.close).then_some(())
 }
 
 /// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,
 /// because any status would end a stock controller.
-fn park(front: &Arc<HttpState>, connection: &Arc<Connection>, wait: PollRequest) -> Option<Place> {
+fn park(front: &Arc<HttpState>, connection: &Arc<Connection>, wait: PollRequest) -> Option<ParkedGuard> {
     if front.admission.is_short_of_memory() {
         front.metrics.poll_refused();
         return None;
@@ -323,7 +323,7 @@ fn park(front: &Arc<HttpState>, connection: &Arc<Connection>, wait: PollRequest)
         host: machine,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(timeout + grace),
-        waiter: Waiter::new(connection.clone(), wire, reusable, from.through_proxy),
+        waiter: Waiter::LongPoll(LongPoll::new(connection.clone(), wire, reusable, from.through_proxy)),
     };
     match front.exchange.park(ticket) {
         Ok((place, replaced)) => {

@@ -21,7 +21,7 @@ use super::head::{HeaderFields, RequestHead};
 use super::validate::HEAD_BYTES;
 use super::{Action, HttpState, dispatch, route_now};
 use crate::metrics::{Listener, Route};
-use crate::transport::{Connection, Io};
+use crate::transport::{Connection, PrefixedIo};
 
 /// hyper has the whole head already; without a timer it would panic, or never notice.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub(super) async fn read_with_hyper(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(Io::new(connection.clone(), begun)), service);
+        .serve_connection(TokioIo::new(PrefixedIo::new(connection.clone(), begun)), service);
     let answer = poll_fn(|cx| match Pin::new(&mut http).poll(cx) {
         Poll::Ready(done) => Poll::Ready(Err(done)),
         Poll::Pending => found.lock().take().map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer))),

@@ -1,4 +1,4 @@
-//! Owns which atomics a handover is made of: the usual ones. `tests/races` has loom's under the same names.
+//! Owns the choice of atomics for the handover: std's. `tests/races` compiles the handover with loom's, under the same names.
 
 pub(super) use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 

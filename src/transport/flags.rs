@@ -1,55 +1,56 @@
-//! Owns the small facts about a connection, packed: every held connection pays for each byte of them.
+//! Owns a connection's one-way flags and its round-trip time in four bytes, because every held connection pays for them.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::Duration;
 
-/// A round trip is kept in units of this length, up to 2 s.
-const UNIT: Duration = Duration::from_micros(32);
-const UNKNOWN: u16 = u16::MAX;
+/// A round-trip time is stored as a multiple of this, up to 2 s.
+const ROUND_TRIP_UNIT: Duration = Duration::from_micros(32);
+const NOT_MEASURED: u16 = u16::MAX;
 
-/// What has become true of a connection, and stays so.
+/// A property of a connection that is never cleared once it is set.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
 pub(super) enum Flag {
-    /// The peer has sent something that was read.
+    /// A byte from the peer was read.
     HasReceived = 1,
-    /// Nothing more will be written, and our end was sent.
+    /// Our FIN was sent: nothing more can be written.
     WriteShutdown = 2,
-    /// A relay in between has passed its client on.
+    /// The connection comes through a layer 4 proxy, on behalf of a client.
     IsRelayed = 4,
 }
 
-/// The facts of one connection.
+/// The flags of one connection, and its round-trip time.
 pub(super) struct Flags {
-    known: AtomicU8,
+    bits: AtomicU8,
     round_trip: AtomicU16,
 }
 
 impl Flags {
     pub(super) fn new() -> Self {
-        Self { known: AtomicU8::new(0), round_trip: AtomicU16::new(UNKNOWN) }
+        Self { bits: AtomicU8::new(0), round_trip: AtomicU16::new(NOT_MEASURED) }
     }
 
-    pub(super) fn has(&self, fact: Flag) -> bool {
-        self.known.load(Ordering::Relaxed) & fact as u8 != 0
+    pub(super) fn has(&self, flag: Flag) -> bool {
+        self.bits.load(Ordering::Relaxed) & flag as u8 != 0
     }
 
-    pub(super) fn set(&self, fact: Flag) {
-        // Nearly always it is known already, and a look costs less than a write.
-        if !self.has(fact) {
-            self.known.fetch_or(fact as u8, Ordering::Relaxed);
+    pub(super) fn set(&self, flag: Flag) {
+        // It is nearly always set already, and a load is cheaper than a read-modify-write.
+        if !self.has(flag) {
+            self.bits.fetch_or(flag as u8, Ordering::Relaxed);
         }
     }
 
-    /// The round-trip time; the first time it is measured.
+    /// The round-trip time. The first call measures it, later ones return the same value.
     pub(super) fn round_trip(&self, measure: impl FnOnce() -> Duration) -> Duration {
         let mut units = self.round_trip.load(Ordering::Relaxed);
-        if units == UNKNOWN {
-            units =
-                u16::try_from(measure().as_micros() / UNIT.as_micros()).unwrap_or(UNKNOWN).min(UNKNOWN - 1);
+        if units == NOT_MEASURED {
+            units = u16::try_from(measure().as_micros() / ROUND_TRIP_UNIT.as_micros())
+                .unwrap_or(NOT_MEASURED)
+                .min(NOT_MEASURED - 1);
             self.round_trip.store(units, Ordering::Relaxed);
         }
-        UNIT * units.into()
+        ROUND_TRIP_UNIT * units.into()
     }
 }
 
@@ -58,14 +59,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_apart_and_a_round_trip_is_measured_once() {
-        let facts = Flags::new();
-        facts.set(Flag::WriteShutdown);
+    fn flags_are_independent_and_a_round_trip_is_measured_once() {
+        let flags = Flags::new();
+        flags.set(Flag::WriteShutdown);
         assert!(
-            facts.has(Flag::WriteShutdown) && !facts.has(Flag::HasReceived) && !facts.has(Flag::IsRelayed)
+            flags.has(Flag::WriteShutdown) && !flags.has(Flag::HasReceived) && !flags.has(Flag::IsRelayed)
         );
-        assert_eq!(facts.round_trip(|| Duration::from_millis(32)), Duration::from_millis(32));
-        assert_eq!(facts.round_trip(|| panic!("it is known")), Duration::from_millis(32));
+        assert_eq!(flags.round_trip(|| Duration::from_millis(32)), Duration::from_millis(32));
+        assert_eq!(flags.round_trip(|| panic!("it is measured already")), Duration::from_millis(32));
         let far = Flags::new().round_trip(|| Duration::from_secs(60));
         assert!(far > Duration::from_secs(2), "{far:?}");
     }

@@ -1,118 +1,120 @@
-//! Owns the handover between whoever took a waiter out and the hold: does the connection go on or end?
+//! Owns the handover of a connection from whoever took its waiter out of the pool back to the connection's own task.
 //!
 //! ```text
-//! begin ──► undecided ──decide──► reuse ──► begin of the next waiter
-//!                        └──────► close
+//! begin ──► undecided ──resolve──► keep alive ──► begin of the next waiter
+//!                          └─────► close
 //! ```
-//! It knows no socket, so that `tests/races` can walk every interleaving of it.
+//! It uses no socket, so that `tests/races` can run every interleaving of it.
 
 use std::task::{Context, Poll, ready};
 
 use super::atomics::{AtomicU8, AtomicU32, AtomicWaker, Ordering};
 
-/// What becomes of a connection after its waiter was taken out of the pool.
+/// What happens to a connection after its waiter was taken out of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disposition {
-    /// The answer is written, the next request may come.
+    /// The response is written, and the next request may come.
     KeepAlive,
     /// Nothing more will be written.
     Close,
 }
 
-/// A decision about the present waiter, and who is to be woken by it.
+/// The decision about a connection's present waiter, and since when the connection is idle after it.
 pub(super) struct Handover {
-    decided: AtomicU8,
-    /// The tick since which the connection rests.
+    disposition: AtomicU8,
+    /// The tick since which the connection is idle, or `IN_USE`, or `TIMED_OUT`.
     idle_since: AtomicU32,
-    hold: AtomicWaker,
+    /// Wakes the connection's own task.
+    waker: AtomicWaker,
 }
 
 impl Handover {
     pub(super) fn new() -> Self {
         Self {
-            decided: AtomicU8::new(UNDECIDED),
-            idle_since: AtomicU32::new(AWAKE),
-            hold: AtomicWaker::new(),
+            disposition: AtomicU8::new(UNDECIDED),
+            idle_since: AtomicU32::new(IN_USE),
+            waker: AtomicWaker::new(),
         }
     }
 
     /// A new waiter begins: nothing is decided about it.
     pub(super) fn begin(&self) {
-        self.decided.store(UNDECIDED, Ordering::Release);
+        self.disposition.store(UNDECIDED, Ordering::Release);
     }
 
-    /// Decides, and wakes the hold if it is waiting for the decision.
-    pub(super) fn resolve(&self, ending: Disposition) {
-        let ending = match ending {
-            Disposition::KeepAlive => REUSE,
+    /// Decides about the present waiter, and wakes the connection's task if it waits for the decision.
+    pub(super) fn resolve(&self, disposition: Disposition) {
+        let value = match disposition {
+            Disposition::KeepAlive => KEEP_ALIVE,
             Disposition::Close => CLOSE,
         };
-        self.decided.store(ending, Ordering::Release);
-        self.hold.wake();
+        self.disposition.store(value, Ordering::Release);
+        self.waker.wake();
     }
 
-    /// The connection rests from this tick on, until its reader takes it back.
+    /// The connection is idle from this tick on, until its task reads from it.
     pub(super) fn begin_idle(&self, since: u32) {
         self.idle_since.store(since, Ordering::Release);
     }
 
-    /// Since which tick it rests, if it does.
+    /// The tick since which the connection is idle, if it is.
     pub(super) fn idle_since(&self) -> Option<u32> {
-        Some(self.idle_since.load(Ordering::Acquire)).filter(|&since| since != AWAKE && since != ENDED)
+        Some(self.idle_since.load(Ordering::Acquire)).filter(|&since| since != IN_USE && since != TIMED_OUT)
     }
 
-    /// Its reader takes it back. False if the rest was ended before.
+    /// The connection's task reads from it again. False if the connection has timed out before.
     pub(super) fn end_idle(&self) -> bool {
-        self.idle_since.swap(AWAKE, Ordering::AcqRel) != ENDED
+        self.idle_since.swap(IN_USE, Ordering::AcqRel) != TIMED_OUT
     }
 
-    /// Ends the rest that has lasted since then. False if it is over.
+    /// Times the connection out. False if it is in use again, or idle since another tick.
     pub(super) fn claim_idle(&self, since: u32) -> bool {
-        self.idle_since.compare_exchange(since, ENDED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.idle_since.compare_exchange(since, TIMED_OUT, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Polls the hold of a waiter until its connection goes on or ends, and says what a `look` showed, if there was one.
+    /// Polls until the connection's task may go on: with the next request, or to close. Returns the disposition, and what
+    /// `probe` returned if it was called.
     ///
-    /// The hold sleeps on the socket: it is `readable` with the peer's bytes or end, and a `look` tells which. Then, if
-    /// nobody took the waiter, it can `leave`; else its taker decides, or has decided.
-    pub(super) fn poll_held<L>(
+    /// The task sleeps on the socket. It wakes when the peer has sent bytes or has ended the connection; `probe` tells which.
+    /// If nobody has taken the waiter out by then, `leave` removes it and returns true. Otherwise the taker decides.
+    pub(super) fn poll_held<P>(
         &self,
         cx: &mut Context<'_>,
         readable: impl FnOnce(&mut Context<'_>) -> Poll<()>,
-        look: impl FnOnce(&mut Context<'_>) -> Poll<L>,
+        probe: impl FnOnce(&mut Context<'_>) -> Poll<P>,
         leave: impl FnOnce() -> bool,
-    ) -> Poll<(Disposition, Option<L>)> {
+    ) -> Poll<(Disposition, Option<P>)> {
         if self.disposition() == Some(Disposition::KeepAlive) {
             ready!(readable(cx));
             return Poll::Ready((Disposition::KeepAlive, None));
         }
-        let look = ready!(look(cx));
-        let ending = match self.disposition() {
-            Some(decided) => decided,
+        let probed = ready!(probe(cx));
+        let disposition = match self.disposition() {
+            Some(disposition) => disposition,
             None if leave() => Disposition::Close,
             None => ready!(self.poll_disposition(cx)),
         };
-        Poll::Ready((ending, Some(look)))
+        Poll::Ready((disposition, Some(probed)))
     }
 
     fn disposition(&self) -> Option<Disposition> {
-        match self.decided.load(Ordering::Acquire) {
-            REUSE => Some(Disposition::KeepAlive),
+        match self.disposition.load(Ordering::Acquire) {
+            KEEP_ALIVE => Some(Disposition::KeepAlive),
             CLOSE => Some(Disposition::Close),
             _ => None,
         }
     }
 
-    /// Registered before the look: a decision in between is not missed.
+    /// Registers the waker before the load, so that a decision in between is not missed.
     fn poll_disposition(&self, cx: &mut Context<'_>) -> Poll<Disposition> {
-        self.hold.register(cx.waker());
+        self.waker.register(cx.waker());
         self.disposition().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 const UNDECIDED: u8 = 0;
-const REUSE: u8 = 1;
+const KEEP_ALIVE: u8 = 1;
 const CLOSE: u8 = 2;
 
-const AWAKE: u32 = 0;
-const ENDED: u32 = u32::MAX;
+const IN_USE: u32 = 0;
+const TIMED_OUT: u32 = u32::MAX;

@@ -1,7 +1,7 @@
-//! Owns the connections that rest between two requests while nobody reads from them, and ends those that rest too long.
+//! Owns the connections that are idle between two requests, and closes those that exceed the idle timeout.
 //!
-//! Whoever hands over a run does not wake the connection's own task, so that task cannot set a timer. A delivery only notes
-//! the time; a connection stands in the queue once, and is looked at when the timeout is over.
+//! A delivery does not wake the connection's own task, so that task cannot set a timer. A delivery only stores the time; the
+//! connection has one entry in a queue, and is checked when that entry is due.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,106 +10,137 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Connection;
-
-/// Time is counted in ticks of this length: how exact the timeout is.
+/// Time is counted in ticks of this length, so a connection may be closed this much too late.
 const TICK: Duration = Duration::from_millis(50);
-/// So many connections are looked at before the lock is let go for others.
+/// After this many connections the queue's lock is released for others.
 const BATCH: usize = 256;
-/// Clients are told so much less than the timeout: else they send a request while we close.
-const MARGIN: Duration = Duration::from_secs(5);
+/// The timeout that clients are told is this much shorter: otherwise they send a request while we close.
+const ANNOUNCED_MARGIN: Duration = Duration::from_secs(5);
 
-/// The connections that rest.
-pub struct IdleConnections {
+/// A connection, as far as the queue uses it.
+pub trait Idle {
+    /// Its place in the queue.
+    fn entry(&self) -> &IdleEntry;
+
+    /// It is idle from this tick on.
+    fn begin_idle(&self, since: u32);
+
+    /// The tick since which it is idle, if it is.
+    fn idle_since(&self) -> Option<u32>;
+
+    /// Closes it if it is still idle since this tick and nothing was received. Returns whether it did.
+    fn close_idle(&self, since: u32) -> bool;
+}
+
+/// The connections that are idle, and their timeout.
+pub struct IdleQueue<C> {
     epoch: Instant,
     /// The tick of the last sweep.
     now: AtomicU32,
     timeout: AtomicU32,
-    queue: Mutex<Queue>,
+    entries: Mutex<Entries<C>>,
 }
 
+/// A connection's place in the queue.
 #[derive(Default)]
-struct Queue {
-    serial: u32,
-    /// By the tick at which they are looked at, and a number of their own.
-    due: BTreeMap<u64, Weak<Connection>>,
-}
-
-/// What a connection knows of its rests.
-#[derive(Default)]
-pub(super) struct IdleEntry {
-    /// Its key in the queue; 0 if it stands in none.
+pub struct IdleEntry {
+    /// Its key; 0 while it is not in the queue.
     key: AtomicU64,
 }
 
-impl Default for IdleConnections {
+struct Entries<C> {
+    serial: u32,
+    /// By key: the tick at which the connection is checked, and a serial number.
+    by_key: BTreeMap<u64, Weak<C>>,
+}
+
+impl<C> Default for IdleQueue<C> {
     fn default() -> Self {
         let (now, timeout) = (AtomicU32::new(1), AtomicU32::new(u32::MAX));
-        Self { epoch: Instant::now(), now, timeout, queue: Mutex::default() }
+        let entries = Mutex::new(Entries { serial: 0, by_key: BTreeMap::new() });
+        Self { epoch: Instant::now(), now, timeout, entries }
     }
 }
 
-impl IdleConnections {
-    /// From now on connections may rest so long.
+impl<C> IdleQueue<C> {
+    /// From now on connections may be idle for this long.
     pub fn set_timeout(&self, timeout: Duration) {
         self.timeout.store(ticks(timeout), Ordering::Relaxed);
     }
 
-    /// How long a connection may rest.
+    /// How long a connection may be idle.
     pub fn timeout(&self) -> Duration {
         TICK * self.timeout.load(Ordering::Relaxed)
     }
 
-    /// What clients are told that the timeout is, in whole seconds.
+    /// The timeout that clients are told, in whole seconds.
     pub fn keep_alive_seconds(&self) -> u64 {
-        self.timeout().saturating_sub(MARGIN).as_secs()
+        self.timeout().saturating_sub(ANNOUNCED_MARGIN).as_secs()
     }
 
-    /// An answer was written, and nobody reads yet from the connection: it rests from now on.
-    pub(super) fn insert(&self, connection: &Arc<Connection>) {
+    /// Removes the entry of a connection that is dropped.
+    pub(super) fn remove(&self, entry: &IdleEntry) {
+        let key = entry.key.load(Ordering::Acquire);
+        if key != 0 {
+            let removed = self.entries.lock().by_key.remove(&key);
+            drop(removed);
+        }
+    }
+
+    fn expires_at(&self, since: u32) -> u32 {
+        since.saturating_add(self.timeout.load(Ordering::Relaxed))
+    }
+}
+
+impl<C: Idle> IdleQueue<C> {
+    /// A response was written, and the connection's task does not read yet: the connection is idle from now on.
+    pub(super) fn insert(&self, connection: &Arc<C>) {
         let now = self.now.load(Ordering::Relaxed);
-        connection.handover.begin_idle(now);
-        // Read by writing: either this sees that a sweep has just taken the connection out, or the sweep sees the rest.
-        if connection.idle_entry.key.fetch_add(0, Ordering::AcqRel) == 0 {
-            let mut queue = self.queue.lock();
-            if connection.idle_entry.key.load(Ordering::Relaxed) == 0 {
-                queue.insert(connection, self.ends(now));
+        connection.begin_idle(now);
+        // A read-modify-write instead of a load: either it sees that a sweep has just removed the entry, or that sweep
+        // sees `now`.
+        if connection.entry().key.fetch_add(0, Ordering::AcqRel) == 0 {
+            let mut entries = self.entries.lock();
+            if connection.entry().key.load(Ordering::Relaxed) == 0 {
+                entries.insert(connection, self.expires_at(now));
             }
         }
     }
 
-    /// Ends the connections that have rested for the timeout, and returns how many. Called often: its pace is the clock's.
+    /// Closes the connections that exceed the timeout, and returns their number. To be called every tick: it also sets the
+    /// time that [`IdleQueue::insert`] stores.
     pub fn sweep(&self) -> usize {
         let now = ticks(self.epoch.elapsed()).max(1);
         self.now.store(now, Ordering::Relaxed);
-        let mut ended = 0;
+        let mut closed = 0;
         loop {
             let due = self.take_due(now);
             let is_last = due.len() < BATCH;
-            // Dropped with the lock let go: a connection that ends takes itself out of the queue.
+            // Dropped without the lock, because dropping a connection's last reference takes it to remove the entry.
             for (connection, since) in due {
-                ended += usize::from(since.is_some_and(|since| connection.close_idle(since)));
+                closed += usize::from(since.is_some_and(|since| connection.close_idle(since)));
             }
             if is_last {
-                return ended;
+                return closed;
             }
         }
     }
 
-    /// Takes out those that are due, each with the tick since which it has rested if that is too long ago.
-    fn take_due(&self, now: u32) -> Vec<(Arc<Connection>, Option<u32>)> {
+    /// Removes a batch of entries that are due. Returns each connection, with the tick since which it is idle if it exceeds
+    /// the timeout; one that does not gets its next entry.
+    fn take_due(&self, now: u32) -> Vec<(Arc<C>, Option<u32>)> {
         let mut due = Vec::new();
-        let mut queue = self.queue.lock();
+        let mut entries = self.entries.lock();
         while due.len() < BATCH
-            && let Some(entry) = queue.due.first_entry().filter(|entry| tick_of(*entry.key()) <= now)
+            && let Some(entry) = entries.by_key.first_entry().filter(|entry| tick_of(*entry.key()) <= now)
         {
             let Some(connection) = entry.remove().upgrade() else { continue };
-            connection.idle_entry.key.swap(0, Ordering::AcqRel);
-            let since = connection.handover.idle_since();
-            let ends = since.map(|since| self.ends(since));
-            match ends.filter(|&ends| ends > now) {
-                Some(ends) => {
-                    queue.insert(&connection, ends);
+            connection.entry().key.swap(0, Ordering::AcqRel);
+            let since = connection.idle_since();
+            let expires_at = since.map(|since| self.expires_at(since));
+            match expires_at.filter(|&expires_at| expires_at > now) {
+                Some(expires_at) => {
+                    entries.insert(&connection, expires_at);
                     due.push((connection, None));
                 }
                 None => due.push((connection, since)),
@@ -117,27 +148,14 @@ impl IdleConnections {
         }
         due
     }
-
-    /// A connection is no more.
-    pub(super) fn remove(&self, rest: &IdleEntry) {
-        let key = rest.key.load(Ordering::Acquire);
-        if key != 0 {
-            let gone = self.queue.lock().due.remove(&key);
-            drop(gone);
-        }
-    }
-
-    fn ends(&self, since: u32) -> u32 {
-        since.saturating_add(self.timeout.load(Ordering::Relaxed))
-    }
 }
 
-impl Queue {
-    fn insert(&mut self, connection: &Arc<Connection>, due: u32) {
+impl<C: Idle> Entries<C> {
+    fn insert(&mut self, connection: &Arc<C>, due: u32) {
         self.serial = self.serial.wrapping_add(1);
         let key = u64::from(due) << 32 | u64::from(self.serial);
-        connection.idle_entry.key.store(key, Ordering::Release);
-        let before = self.due.insert(key, Arc::downgrade(connection));
+        connection.entry().key.store(key, Ordering::Release);
+        let before = self.by_key.insert(key, Arc::downgrade(connection));
         drop(before);
     }
 }

@@ -1,4 +1,4 @@
-//! Owns what the kernel is asked about a socket: bytes not acknowledged, round-trip time, the last sign of life.
+//! Owns the queries to the kernel about a socket: unacknowledged bytes, `TCP_INFO`, and whether the peer has closed its side.
 #![allow(unsafe_code, reason = "two system calls have no safe wrapper; this file is the only place for them")]
 
 use std::io;
@@ -6,7 +6,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// Bytes that were written and that the peer's kernel has not acknowledged (`SIOCOUTQ`).
+/// Written bytes that the peer's kernel has not acknowledged (`SIOCOUTQ`).
 #[cfg(target_os = "linux")]
 pub(super) fn unacked(socket: impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
@@ -16,34 +16,35 @@ pub(super) fn unacked(socket: impl AsFd) -> io::Result<usize> {
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
 }
 
-/// What the kernel knows of the peer.
+/// The kernel's state of a TCP connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TcpInfo {
     /// The smoothed round-trip time.
     pub(super) round_trip: Duration,
-    /// The time since its kernel last acknowledged anything.
+    /// The time since the peer's kernel last acknowledged anything.
     pub(super) last_ack: Duration,
-    /// How far the connection is on its way to its end.
+    /// Whether it is closed.
     pub(super) state: TcpState,
-    /// Bytes that came in order, modulo 2^32. The peer's end counts as one.
+    /// Bytes that came in order, modulo 2^32. The peer's FIN counts as one.
     pub(super) received: u32,
 }
 
-/// The state of a connection, as far as it tells of ends.
+/// The state of a TCP connection, as far as it shows who has closed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TcpState {
-    /// The peer has ended its side; ours is open, or its end is not acknowledged yet.
+    /// The peer has closed its side; ours is open, or our FIN is not acknowledged yet.
     PeerClosed,
-    /// It is over: by both ends, or by a reset.
+    /// It is over: both sides are closed, or it was reset.
     Closed,
-    /// Anything else.
+    /// Any other state.
     Other,
 }
 
 impl TcpState {
-    /// By the numbers of the kernel's `tcp_states.h`.
-    fn of(number: u8) -> Self {
+    /// The numbers are those of the kernel's `tcp_states.h`.
+    fn from_number(number: u8) -> Self {
         match number {
+            // TCP_CLOSE
             7 => Self::Closed,
             // TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING
             8 | 9 | 11 => Self::PeerClosed,
@@ -52,7 +53,7 @@ impl TcpState {
     }
 }
 
-/// Asks the kernel about the peer (`TCP_INFO`).
+/// Reads `TCP_INFO`.
 #[cfg(target_os = "linux")]
 pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
@@ -76,27 +77,27 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     Ok(TcpInfo {
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
         last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-        state: TcpState::of(info.tcpi_state),
-        received: low_half(info.tcpi_bytes_received),
+        state: TcpState::from_number(info.tcpi_state),
+        received: low_32_bits(info.tcpi_bytes_received),
     })
 }
 
 #[cfg(target_os = "linux")]
-#[expect(clippy::cast_possible_truncation, reason = "counted modulo 2^32, as what was read is")]
-fn low_half(bytes: u64) -> u32 {
+#[expect(clippy::cast_possible_truncation, reason = "counted modulo 2^32, like the bytes that were read")]
+fn low_32_bits(bytes: u64) -> u32 {
     bytes as u32
 }
 
-/// Whether the peer has not ended its side, whatever stands before the end; of a Unix socket, too.
+/// Whether the peer has not closed its side, even if unread bytes come before its FIN. Works on a Unix socket, too.
 #[cfg(target_os = "linux")]
-pub(super) fn is_open(socket: impl AsFd) -> bool {
+pub(super) fn is_peer_open(socket: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
-    matches!(poll(&mut asked, Some(&Timespec::default())), Ok(0))
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
+    matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn is_open(_: impl AsFd) -> bool {
+pub(super) fn is_peer_open(_: impl AsFd) -> bool {
     false
 }
 
@@ -106,6 +107,6 @@ pub(super) fn unacked(_: impl AsFd) -> io::Result<usize> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn peer(_: impl AsFd) -> io::Result<TcpInfo> {
+pub(super) fn tcp_info(_: impl AsFd) -> io::Result<TcpInfo> {
     Err(io::ErrorKind::Unsupported.into())
 }

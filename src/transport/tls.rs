@@ -1,7 +1,7 @@
-//! Owns the TLS of one connection: records on its socket, plain bytes for whoever reads and writes.
+//! Owns the TLS session of one connection: encrypted records on its socket, plaintext for whoever reads and writes.
 //!
-//! Not a stream of its own, because the one who hands over a run writes on a connection whose hold sleeps in another task
-//! (`docs/decisions/011-tls-without-a-stream.md`).
+//! It is no stream of its own, because a dispatch writes to a connection while the connection's task waits for it to become
+//! readable (`docs/decisions/011-tls-without-a-stream.md`).
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -15,34 +15,33 @@ use tokio::net::TcpStream;
 
 use super::proof::ReadState;
 
-/// So often what is there is received without a byte of plain text in it, before its sender counts as broken: a record has
-/// 16 KiB at most, and comes in a few pieces.
-const IN_VAIN: u32 = 64;
-/// So many bytes are encrypted before the kernel has to take them.
-const AHEAD: usize = 16 * 1024;
+/// After this many reads without a byte of plaintext the peer counts as broken. A record has 16 KiB at most, so it needs a few
+/// reads only.
+const MAX_READS_WITHOUT_DATA: u32 = 64;
+/// At most this many bytes are encrypted before the kernel has to take them.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
-/// One connection's keys and records.
-pub struct TlsSession(Mutex<Records>);
+/// One connection's session.
+pub struct TlsSession(Mutex<State>);
 
-struct Records {
-    tls: ServerConnection,
-    /// Bytes that were encrypted, but are not all with the kernel: their writer still counts them as unsent, and will
-    /// come with them again.
+struct State {
+    rustls: ServerConnection,
+    /// Plaintext that is encrypted, but not completely with the kernel. Its writer counts it as unsent, and will pass it again.
     buffered_plaintext: usize,
     /// Bytes read from the socket, modulo 2^32.
-    read: u32,
+    bytes_read: u32,
 }
 
-/// The socket itself, whatever the runtime thinks of its readiness.
-struct Socket<'a>(&'a TcpStream);
+/// The socket without the runtime's readiness: a read is tried even if the runtime expects nothing to read.
+struct RawSocket<'a>(&'a TcpStream);
 
-impl Read for Socket<'_> {
+impl Read for RawSocket<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::net::recv(self.0, buf, RecvFlags::DONTWAIT)?.0)
     }
 }
 
-impl Write for Socket<'_> {
+impl Write for RawSocket<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0.try_write(buf)
     }
@@ -57,24 +56,24 @@ impl Write for Socket<'_> {
 }
 
 impl TlsSession {
-    /// Begins with what new handshakes are to use.
+    /// A session that begins with a handshake.
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        let mut tls = ServerConnection::new(config)?;
-        tls.set_buffer_limit(Some(AHEAD));
-        Ok(Self(Mutex::new(Records { tls, buffered_plaintext: 0, read: 0 })))
+        let mut rustls = ServerConnection::new(config)?;
+        rustls.set_buffer_limit(Some(WRITE_BUFFER_BYTES));
+        Ok(Self(Mutex::new(State { rustls, buffered_plaintext: 0, bytes_read: 0 })))
     }
 
-    /// Shakes hands. Bounded in time by the caller.
+    /// Completes the handshake. The caller limits the time.
     pub(super) async fn handshake(&self, stream: &TcpStream) -> io::Result<()> {
         loop {
             let interest = {
-                let records = &mut *self.0.lock();
-                if !records.flush(stream)? {
+                let state = &mut *self.0.lock();
+                if !state.flush(stream)? {
                     Interest::WRITABLE
-                } else if !records.tls.is_handshaking() {
+                } else if !state.rustls.is_handshaking() {
                     return Ok(());
                 } else {
-                    match stream.try_io(Interest::READABLE, || records.receive(stream)) {
+                    match stream.try_io(Interest::READABLE, || state.read_records(stream)) {
                         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                         Ok(_) => Interest::READABLE,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Interest::READABLE,
@@ -87,56 +86,56 @@ impl TlsSession {
             } else {
                 stream.writable().await?;
             }
-            // Neither wait takes part in the runtime's budget: a client that always has more would keep this thread.
+            // Neither wait uses up the task's budget: a client that never stops sending would block this thread.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Whether there is something to be read that the socket will not tell of: bytes, or the end.
+    /// Whether there is something to read for which the socket will not become readable: plaintext, `close_notify` or EOF.
     pub(super) fn has_buffered(&self) -> bool {
-        !matches!(self.0.lock().plain(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        !matches!(self.0.lock().plaintext_len(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Reads plain bytes; `WouldBlock` if there are none yet, 0 at the end.
+    /// Reads plaintext; `WouldBlock` if there is none yet, 0 at EOF.
     pub(super) fn read(&self, stream: &TcpStream, buf: &mut impl BufMut) -> io::Result<usize> {
-        let records = &mut *self.0.lock();
-        for _ in 0..IN_VAIN {
-            match records.take_plain(buf) {
+        let state = &mut *self.0.lock();
+        for _ in 0..MAX_READS_WITHOUT_DATA {
+            match state.read_plaintext(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Whatever is sent is framed by HTTP, so an end without a word cuts nothing off unseen.
+                // An EOF without close_notify may mean truncation, but HTTP's framing shows that by itself.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                Ok(mut taken) if taken > 0 => {
-                    // Records may be short; one call takes them all.
-                    while let Ok(more @ 1..) = records.take_plain(buf) {
-                        taken += more;
+                Ok(mut read) if read > 0 => {
+                    // A record may be short, so one call reads several.
+                    while let Ok(more @ 1..) = state.read_plaintext(buf) {
+                        read += more;
                     }
-                    return Ok(taken);
+                    return Ok(read);
                 }
-                taken => return taken,
+                result => return result,
             }
-            // This alone may wait, so the readiness is cleared only when the socket itself is empty.
-            stream.try_io(Interest::READABLE, || records.receive(stream))?;
+            // Only this is inside `try_io`, so that the readiness is cleared only when the socket itself is empty.
+            stream.try_io(Interest::READABLE, || state.read_records(stream))?;
         }
-        Err(io::Error::new(io::ErrorKind::InvalidData, "records without a byte in them"))
+        Err(io::Error::new(io::ErrorKind::InvalidData, "TLS records without data"))
     }
 
     /// Bytes read from the socket, modulo 2^32.
     pub(super) fn bytes_read(&self) -> u32 {
-        self.0.lock().read
+        self.0.lock().bytes_read
     }
 
-    /// Looks what the peer has sent, without waiting and without taking a plain byte. What is seen of the end is what
-    /// the peer says; what the socket shows is the socket's.
+    /// Checks what the peer has sent, without waiting and without taking plaintext. Of a close it reports `close_notify`, or an EOF
+    /// that came without one; whether the socket had a FIN or a reset is checked separately.
     pub(super) fn probe(&self, stream: &TcpStream) -> ReadState {
-        let records = &mut *self.0.lock();
-        for _ in 0..IN_VAIN {
-            match records.plain() {
+        let state = &mut *self.0.lock();
+        for _ in 0..MAX_READS_WITHOUT_DATA {
+            match state.plaintext_len() {
                 Ok(0) => return ReadState::CloseNotify,
                 Ok(_) => return ReadState::Data,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return ReadState::Eof,
             }
-            match records.receive(stream) {
+            match state.read_records(stream) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadState::Idle,
                 Err(_) => return ReadState::Error,
@@ -145,75 +144,75 @@ impl TlsSession {
         ReadState::Error
     }
 
-    /// Writes what the kernel takes now, and returns how many plain bytes it has taken in full. Whoever writes a part
-    /// comes again with the rest, and nothing else.
+    /// Writes as much as the kernel takes now, and returns how many bytes of plaintext it has taken completely. After a partial
+    /// write, the next call must begin with the rest.
     pub(super) fn write(&self, stream: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let records = &mut *self.0.lock();
-        if !records.flush(stream)? {
+        let state = &mut *self.0.lock();
+        if !state.flush(stream)? {
             return Ok(0);
         }
-        let mut sent = std::mem::take(&mut records.buffered_plaintext);
+        let mut sent = std::mem::take(&mut state.buffered_plaintext);
         let mut parts = parts.to_vec();
         let mut rest = parts.as_mut_slice();
         IoSlice::advance_slices(&mut rest, sent);
         while !rest.is_empty() {
-            let taken = records.tls.writer().write_vectored(rest)?;
-            match records.flush(stream) {
-                Ok(true) => sent += taken,
+            let encrypted = state.rustls.writer().write_vectored(rest)?;
+            match state.flush(stream) {
+                Ok(true) => sent += encrypted,
                 Ok(false) => {
-                    records.buffered_plaintext = taken;
+                    state.buffered_plaintext = encrypted;
                     return Ok(sent);
                 }
-                // Something is on its way already; the next write tells that there is no way any more.
+                // A part is sent, which the caller must know; the next write reports the error.
                 Err(_) if sent > 0 => return Ok(sent),
                 Err(error) => return Err(error),
             }
-            IoSlice::advance_slices(&mut rest, taken);
+            IoSlice::advance_slices(&mut rest, encrypted);
         }
         Ok(sent)
     }
 
-    /// Says that nothing more comes, if the kernel takes it.
+    /// Sends a `close_notify`, if the kernel takes it.
     pub(super) fn send_close_notify(&self, stream: &TcpStream) {
-        let records = &mut *self.0.lock();
-        records.tls.send_close_notify();
-        // An error means that the peer was quicker.
-        let _ = records.flush(stream);
+        let state = &mut *self.0.lock();
+        state.rustls.send_close_notify();
+        // It fails if the peer has closed the connection before.
+        let _ = state.flush(stream);
     }
 }
 
-impl Records {
-    /// How many plain bytes are here: 0 after the peer's goodbye, `WouldBlock` if there are none yet, `UnexpectedEof`
-    /// after an end without a goodbye.
-    fn plain(&mut self) -> io::Result<usize> {
-        self.tls.reader().fill_buf().map(<[u8]>::len)
+impl State {
+    /// How many bytes of plaintext can be read: 0 after a `close_notify`, `WouldBlock` if there are none yet, `UnexpectedEof` after
+    /// an EOF without one.
+    fn plaintext_len(&mut self) -> io::Result<usize> {
+        self.rustls.reader().fill_buf().map(<[u8]>::len)
     }
 
-    /// Moves plain bytes into the buffer as far as they fit.
-    fn take_plain(&mut self, buf: &mut impl BufMut) -> io::Result<usize> {
-        let mut reader = self.tls.reader();
-        let plain = reader.fill_buf()?;
-        let taken = plain.len().min(buf.remaining_mut());
-        buf.put_slice(&plain[..taken]);
-        reader.consume(taken);
-        Ok(taken)
+    /// Moves as much plaintext into the buffer as fits.
+    fn read_plaintext(&mut self, buf: &mut impl BufMut) -> io::Result<usize> {
+        let mut reader = self.rustls.reader();
+        let plaintext = reader.fill_buf()?;
+        let length = plaintext.len().min(buf.remaining_mut());
+        buf.put_slice(&plaintext[..length]);
+        reader.consume(length);
+        Ok(length)
     }
 
-    /// Reads and decrypts what is there.
-    fn receive(&mut self, stream: &TcpStream) -> io::Result<usize> {
-        let read = self.tls.read_tls(&mut Socket(stream))?;
-        self.read = self.read.wrapping_add(u32::try_from(read).unwrap_or(0));
-        let processed = self.tls.process_new_packets();
-        // Some records have to be answered, a wrong one with an alert.
+    /// Reads the records that have come, and decrypts them.
+    fn read_records(&mut self, stream: &TcpStream) -> io::Result<usize> {
+        let read = self.rustls.read_tls(&mut RawSocket(stream))?;
+        self.bytes_read = self.bytes_read.wrapping_add(u32::try_from(read).unwrap_or(0));
+        let processed = self.rustls.process_new_packets();
+        // Some records need an answer; a malformed one gets an alert.
         let flushed = self.flush(stream);
         processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         flushed.map(|_| read)
     }
 
-    /// Hands encrypted bytes to the kernel; false if it does not take all of them now.
+    /// Writes the encrypted bytes; false if the kernel does not take all of them now.
     fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
-        while self.tls.wants_write() {
-            match self.tls.write_tls(&mut Socket(stream)) {
+        while self.rustls.wants_write() {
+            match self.rustls.write_tls(&mut RawSocket(stream)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),

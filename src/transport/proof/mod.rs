@@ -1,55 +1,66 @@
-//! Owns the proof of a delivery: a state machine from what the socket shows to a verdict. No socket, no clock.
+//! Owns the proof of a delivery: a state machine from what the socket shows to a verdict, without a socket or a clock.
 //!
 //! ```text
-//!                 end, all acked                      ┌────► RECEIVED
-//! writing ──┬─────────────────────────────────────────┘
-//!           ├── end, bytes unacked ── 200 ms ─► reset: LOST · acked: ACKED (half-closed) · neither: UNACKED
-//!           ├── reset or error ───────────────► LOST
-//!           ├── nothing is acked for t_ack ───► UNACKED
-//!           ├── a part is taken, then nothing more for t_fin ► FROZEN
-//!           ├── too slow for the budget ──────► SLOW
-//!           └── all acked, then t_fin passes ─► FROZEN
+//! SENDING ────► ALL SENT ──all acked──► ALL ACKED ──EOF──► RECEIVED
+//!    │             │                        └── no EOF within t_read ──► FROZEN
+//!    │             ├── nothing acked within t_ack ─────────────────────► UNACKED
+//!    │             └── acked in part, then nothing within t_read ──────► UNACKED
+//!    ├── nothing acked within t_ack ───────────────────────────────────► UNACKED
+//!    └── acked in part, then nothing within t_read ────────────────────► FROZEN
+//!
+//! SENDING, ALL SENT ──EOF──► HALF CLOSED ──all acked──► ACKED
+//!                                 └── nothing acked within 200 ms ─────► UNACKED
+//!
+//! SENDING, ALL SENT ── too slow for the deadline ──────────────────────► SLOW
+//! any state ── reset or another error ─────────────────────────────────► LOST
 //! ```
-//! A clean end with every byte acknowledged means that the process read the answer: a socket closed with unread data
-//! ends with a reset instead. All times are times of silence: whatever is acknowledged starts them again.
+//! These are the states if `received` is required. If `written` is, ALL SENT is the end; if `acked` is, ALL ACKED is. Before
+//! ALL ACKED, `t_read` is at least `t_ack`.
+//!
+//! A clean EOF after every byte was acknowledged shows that the process has read the response: closing a socket with unread data
+//! sends a reset instead. Every time but the deadline is a time of silence, which starts again with each acknowledgement.
 
-mod pace;
+mod throughput;
 
 use std::time::{Duration, Instant};
 
 use crate::model::{Proof, Verdict};
-use pace::Pace;
+use throughput::Throughput;
 
-/// An end that came before the acknowledgement may yet turn out to be a reset.
-const HALF_CLOSED: Duration = Duration::from_millis(200);
-/// A delayed acknowledgement comes within the one; with the other, two more waiters fit into a POST's budget.
-const SHORTEST_ACK: Duration = Duration::from_millis(250);
-const LONGEST_ACK: Duration = Duration::from_secs(1);
-/// Without an event the socket is looked at again after this time, then after twice as long, and so on. An
-/// acknowledgement makes no event; an end does.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const FIRST_LOOK_FOR_AN_END: Duration = Duration::from_millis(25);
-const LOOK_AT_PACE: Duration = Duration::from_millis(50);
+/// After an EOF that comes before the acknowledgement, a reset may still follow for this long.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_millis(200);
+/// Long enough for a delayed acknowledgement.
+const MIN_ACK_TIMEOUT: Duration = Duration::from_millis(250);
+/// Short enough for two more waiters within a POST's budget.
+const MAX_ACK_TIMEOUT: Duration = Duration::from_secs(1);
+/// An acknowledgement makes no event, so the socket is probed after this time, then after twice as long, and so on.
+const FIRST_ACK_PROBE: Duration = Duration::from_millis(1);
+/// The same where the proof ends with an EOF, which makes an event.
+const FIRST_EOF_PROBE: Duration = Duration::from_millis(25);
+/// Until everything is acknowledged, probes are at most this far apart, to measure the rate.
+const MAX_RATE_PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// Our FIN is sent this long after the last acknowledgement.
+const FIN_DELAY: Duration = Duration::from_millis(25);
 
 /// What the socket shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SocketState {
-    /// Bytes that the kernel has taken.
+    /// Bytes that our kernel has taken.
     pub(super) sent: usize,
-    /// Those of them that the peer has not acknowledged.
+    /// Those of them that the peer's kernel has not acknowledged; `usize::MAX` if that is unknown.
     pub(super) unacked: usize,
-    /// How the read side stands.
+    /// The state of the read side.
     pub(super) read: ReadState,
 }
 
-/// How the read side stands.
+/// The state of a socket's read side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadState {
-    /// Nothing to read.
+    /// Open, and nothing to read.
     Idle,
-    /// The peer sent bytes of its own.
+    /// There are bytes to read.
     Data,
-    /// The peer said in TLS that it ends; its socket has not ended yet, so what it has read is not known yet.
+    /// The peer has sent a TLS `close_notify`, and no FIN yet: whether it has read everything is unknown.
     CloseNotify,
     /// A clean end of stream.
     Eof,
@@ -60,166 +71,176 @@ pub(super) enum ReadState {
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The verdict is in.
+    /// The proof is over.
     Done(Verdict),
-    /// Look again at this moment, and before it if the socket becomes readable.
+    /// Probe again when the socket becomes readable, at this instant at the latest.
     WaitReadable(Instant),
-    /// Look again at this moment; the socket is readable already, so that would be no news.
+    /// Probe again at this instant. The socket is readable already, so waiting for that would not wait at all.
     WaitTimer(Instant),
 }
 
 /// How long a proof may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProofTimeouts {
-    /// Until anything is acknowledged.
+    /// How long it may take until anything is acknowledged (`t_ack`).
     pub(super) ack: Duration,
-    /// From one acknowledgement to the next, and from the last to the end.
+    /// How long it may take from one acknowledgement to the next, and from the last to the EOF (`t_read`).
     pub(super) read: Duration,
-    /// By then everything has to be taken, at the speed of the moment.
+    /// When everything has to be acknowledged, judged by the present rate.
     pub(super) taken_by: Instant,
 }
 
 impl ProofTimeouts {
-    /// Four round trips and a delayed acknowledgement must fit.
-    pub(super) fn new(round_trip: Duration, fin: Duration, taken_by: Instant) -> Self {
-        Self { ack: ack_time(round_trip), read: fin, taken_by }
+    pub(super) fn new(round_trip: Duration, read: Duration, taken_by: Instant) -> Self {
+        Self { ack: ack_timeout(round_trip), read, taken_by }
     }
 }
 
-fn ack_time(round_trip: Duration) -> Duration {
-    (4 * round_trip + Duration::from_millis(200)).clamp(SHORTEST_ACK, LONGEST_ACK)
+/// Four round trips, and a delayed acknowledgement.
+fn ack_timeout(round_trip: Duration) -> Duration {
+    (4 * round_trip + Duration::from_millis(200)).clamp(MIN_ACK_TIMEOUT, MAX_ACK_TIMEOUT)
 }
 
-/// One delivery, from its first byte on.
+/// The proof of one delivery.
 #[derive(Debug)]
 pub(super) struct ProofTracker {
-    wanted: Proof,
+    required: Proof,
     timeouts: ProofTimeouts,
-    hop: bool,
+    through_proxy: bool,
     /// How many bytes there are to send.
-    whole: usize,
-    begun: Instant,
-    pace: Pace,
-    acked: Option<Instant>,
-    closed: Option<Instant>,
+    total: usize,
+    started: Instant,
+    throughput: Throughput,
+    acked_at: Option<Instant>,
+    /// When an EOF was seen before the acknowledgement.
+    half_closed_at: Option<Instant>,
 }
 
 impl ProofTracker {
-    /// Begins with the first write of `whole` bytes. A `hop` is a proxy: some end every connection with a reset, so any
-    /// end will do once every byte is acknowledged. It proves no less than a clean one, as the controller is beyond.
-    pub(super) fn new(wanted: Proof, patience: ProofTimeouts, hop: bool, whole: usize, now: Instant) -> Self {
+    /// Begins with the first write of `total` bytes.
+    ///
+    /// Some layer 7 proxies always close with a reset. So with `through_proxy` a reset counts as an EOF once every byte is
+    /// acknowledged; the proof is the proxy's in any case, because the controller is behind it.
+    pub(super) fn new(
+        required: Proof,
+        timeouts: ProofTimeouts,
+        through_proxy: bool,
+        total: usize,
+        now: Instant,
+    ) -> Self {
         Self {
-            wanted,
-            timeouts: patience,
-            hop,
-            whole,
-            begun: now,
-            pace: Pace::new(now),
-            acked: None,
-            closed: None,
+            required,
+            timeouts,
+            through_proxy,
+            total,
+            started: now,
+            throughput: Throughput::new(now),
+            acked_at: None,
+            half_closed_at: None,
         }
     }
 
-    /// The way to the peer may become longer while much is on it.
-    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
-        self.timeouts.ack = self.timeouts.ack.max(ack_time(round_trip));
+    /// Extends the timeout of the first acknowledgement if the round trip has become longer, as queues on the way fill.
+    pub(super) fn update_round_trip(&mut self, round_trip: Duration) {
+        self.timeouts.ack = self.timeouts.ack.max(ack_timeout(round_trip));
     }
 
-    /// Takes a look into account.
-    pub(super) fn observe(&mut self, sight: SocketState, now: Instant) -> Step {
-        let all_sent = sight.sent == self.whole;
-        if all_sent && self.wanted == Proof::Written {
+    /// Advances by one probe of the socket.
+    pub(super) fn observe(&mut self, state: SocketState, now: Instant) -> Step {
+        let all_sent = state.sent == self.total;
+        if all_sent && self.required == Proof::Written {
             return Step::Done(Verdict::Written);
         }
-        let all_acked = all_sent && sight.unacked == 0;
-        // Where acknowledgements cannot be known, what the kernel takes has to do.
-        let unacked = if sight.unacked == usize::MAX { 0 } else { sight.unacked };
-        let taken = sight.sent.saturating_sub(unacked);
-        self.pace.observe(taken, now);
+        let all_acked = all_sent && state.unacked == 0;
+        // Where acknowledgements are unknown, what our kernel has taken stands for them.
+        let unacked = if state.unacked == usize::MAX { 0 } else { state.unacked };
+        let acked = state.sent.saturating_sub(unacked);
+        self.throughput.update(acked, now);
         if all_acked {
-            self.acked.get_or_insert(now);
+            self.acked_at.get_or_insert(now);
         }
-        match sight.read {
-            ReadState::Error if self.hop && all_acked => return Step::Done(Verdict::Received),
+        match state.read {
+            ReadState::Error if self.through_proxy && all_acked => return Step::Done(Verdict::Received),
             ReadState::Error => return Step::Done(Verdict::Lost),
-            ReadState::Eof if all_acked && self.closed.is_none() => return Step::Done(Verdict::Received),
+            ReadState::Eof if all_acked && self.half_closed_at.is_none() => {
+                return Step::Done(Verdict::Received);
+            }
             ReadState::Eof if all_acked => return Step::Done(Verdict::Acked),
             ReadState::Eof => {
-                let closed = *self.closed.get_or_insert(now);
-                let until = closed.max(self.pace.since()) + HALF_CLOSED;
+                let half_closed_at = *self.half_closed_at.get_or_insert(now);
+                let until = half_closed_at.max(self.throughput.last_progress()) + HALF_CLOSED_TIMEOUT;
                 return if now >= until {
                     Step::Done(Verdict::Unacked)
                 } else {
-                    Step::WaitTimer(self.next(now, until))
+                    Step::WaitTimer(self.next_probe(now, until))
                 };
             }
             ReadState::Idle | ReadState::CloseNotify | ReadState::Data => {}
         }
-        if all_acked && self.wanted != Proof::Received {
+        if all_acked && self.required != Proof::Received {
             return Step::Done(Verdict::Acked);
         }
-        let rest = self.whole - if self.wanted == Proof::Written { sight.sent } else { taken };
-        if !all_acked && self.pace.is_too_slow(rest, now, self.timeouts.taken_by) {
+        let done = if self.required == Proof::Written { state.sent } else { acked };
+        if !all_acked && self.throughput.is_too_slow(self.total - done, now, self.timeouts.taken_by) {
             return Step::Done(Verdict::Slow);
         }
-        let (until, verdict) = self.silence(sight);
-        match sight.read {
+        let (until, verdict) = self.silence_timeout(state);
+        match state.read {
             _ if now >= until => Step::Done(verdict),
-            ReadState::Data => Step::WaitTimer(self.next(now, until)),
+            ReadState::Data => Step::WaitTimer(self.next_probe(now, until)),
             ReadState::Idle | ReadState::CloseNotify | ReadState::Eof | ReadState::Error => {
-                Step::WaitReadable(self.next(now, until))
+                Step::WaitReadable(self.next_probe(now, until))
             }
         }
     }
 
-    /// Whether every byte was seen acknowledged. It can be asked after a reset: one does not take acknowledgements for what
-    /// it left behind.
+    /// Whether every byte was acknowledged at some probe. Still true after a reset, which drops what the socket knows of it.
     pub(super) fn is_acked(&self) -> bool {
-        self.acked.is_some()
+        self.acked_at.is_some()
     }
 
-    /// Until when nothing more has to happen, and what it means if nothing does.
-    fn silence(&self, sight: SocketState) -> (Instant, Verdict) {
-        let ProofTimeouts { ack, read: fin, .. } = self.timeouts;
-        match self.acked {
-            Some(acked) => (acked + fin, Verdict::Frozen),
-            None if !self.pace.has_begun() => (self.pace.since() + ack, Verdict::Unacked),
-            // Its kernel took some and then no more: the process pauses, or does not read.
-            None if sight.sent < self.whole => (self.pace.since() + fin.max(ack), Verdict::Frozen),
-            None => (self.pace.since() + fin.max(ack), Verdict::Unacked),
-        }
-    }
-
-    /// Whether our side of the connection should end by now. Some clients read to its end, whatever length was announced;
-    /// those that do not have mostly ended theirs by then. Not at once, because a proxy that ends every connection with a
-    /// reset ends one that has ended already like a client that has read the run.
+    /// Whether our FIN is due. Some clients read until EOF, whatever `content-length` says. The others have mostly closed
+    /// their side by then. It is not sent at once because of proxies that always close with a reset: after our FIN they close
+    /// like a client that has read the run.
     pub(super) fn needs_our_fin(&self, now: Instant) -> bool {
-        self.wanted == Proof::Received && self.acked.is_some_and(|acked| now >= acked + FIRST_LOOK_FOR_AN_END)
+        self.required == Proof::Received && self.acked_at.is_some_and(|acked| now >= acked + FIN_DELAY)
     }
 
-    /// The verdict when no time is left at all.
-    pub(super) fn verdict_at_timeout(&self) -> Verdict {
-        match self.acked {
+    /// The verdict if the offer's deadline ends the proof.
+    pub(super) fn verdict_at_deadline(&self) -> Verdict {
+        match self.acked_at {
             Some(_) => Verdict::Frozen,
-            None if self.pace.has_begun() => Verdict::Slow,
+            None if self.throughput.has_progress() => Verdict::Slow,
             None => Verdict::Unacked,
         }
     }
 
-    fn next(&self, now: Instant, until: Instant) -> Instant {
-        let first = if self.wanted == Proof::Received && self.closed.is_none() {
-            FIRST_LOOK_FOR_AN_END
+    /// Until when nothing has to happen, and the verdict if nothing does.
+    fn silence_timeout(&self, state: SocketState) -> (Instant, Verdict) {
+        let ProofTimeouts { ack, read, .. } = self.timeouts;
+        let last_progress = self.throughput.last_progress();
+        match self.acked_at {
+            Some(acked) => (acked + read, Verdict::Frozen),
+            None if !self.throughput.has_progress() => (last_progress + ack, Verdict::Unacked),
+            // The peer's kernel took a part and then no more, so its process pauses or does not read.
+            None if state.sent < self.total => (last_progress + read.max(ack), Verdict::Frozen),
+            None => (last_progress + read.max(ack), Verdict::Unacked),
+        }
+    }
+
+    /// When to probe again, `until` at the latest.
+    fn next_probe(&self, now: Instant, until: Instant) -> Instant {
+        let first = if self.required == Proof::Received && self.half_closed_at.is_none() {
+            FIRST_EOF_PROBE
         } else {
-            FIRST_LOOK
+            FIRST_ACK_PROBE
         };
-        let since = now.saturating_duration_since(self.closed.unwrap_or(self.begun));
-        let wait = since.max(first);
-        // As long as something is on its way, its speed has to be seen.
-        let wait = if self.acked.is_none() { wait.min(LOOK_AT_PACE) } else { wait };
+        let elapsed = now.saturating_duration_since(self.half_closed_at.unwrap_or(self.started));
+        let wait = elapsed.max(first);
+        let wait = if self.acked_at.is_none() { wait.min(MAX_RATE_PROBE_INTERVAL) } else { wait };
         let next = (now + wait).min(until);
-        // Our end is due before the next look, if it still is.
-        let our_end = self.acked.map(|acked| acked + FIRST_LOOK_FOR_AN_END);
-        our_end.filter(|&end| end > now).map_or(next, |end| next.min(end))
+        let our_fin = self.acked_at.map(|acked| acked + FIN_DELAY);
+        our_fin.filter(|&due| due > now).map_or(next, |due| next.min(due))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Owns a connection as hyper reads and writes it.
+//! Owns a connection as hyper reads and writes it, beginning with bytes that were read before.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,41 +8,41 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Connection;
+use super::connection::Connection;
 
-/// The connection as hyper reads and writes it.
-pub struct Io {
+/// A connection whose reader gets a prefix first.
+pub struct PrefixedIo {
+    prefix: Bytes,
     connection: Arc<Connection>,
-    unread: Bytes,
 }
 
-impl Io {
-    /// With what has been read already.
-    pub fn new(connection: Arc<Connection>, begun: Bytes) -> Self {
-        Self { connection, unread: begun }
+impl PrefixedIo {
+    /// A connection from which `prefix` has been read already.
+    pub fn new(connection: Arc<Connection>, prefix: Bytes) -> Self {
+        Self { prefix, connection }
     }
 
-    /// What has been read already and was not asked for.
+    /// The rest of the prefix, which was not read.
     pub fn into_unread(self) -> Bytes {
-        self.unread
+        self.prefix
     }
 }
 
-impl AsyncRead for Io {
+impl AsyncRead for PrefixedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            let now = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(now));
+        if !self.prefix.is_empty() {
+            let length = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        let room = buf.remaining();
+        let capacity = buf.remaining();
         loop {
             ready!(self.connection.poll_read_ready(cx))?;
-            match self.connection.read_into(buf, room) {
+            match self.connection.read_into(buf, capacity) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done.map(drop)),
             }
@@ -50,7 +50,7 @@ impl AsyncRead for Io {
     }
 }
 
-impl AsyncWrite for Io {
+impl AsyncWrite for PrefixedIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }

@@ -1,0 +1,215 @@
+//! Owns a long poll as a waiter: a held GET, whose response carries one run or ends the poll.
+
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::model::{Proof, Verdict};
+use crate::transport::connection::Connection;
+use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
+use crate::transport::handover::Disposition;
+use crate::transport::liveness::Liveness;
+use crate::transport::proof::{ProofTimeouts, ProofTracker, ReadState, SocketState, Step};
+use crate::transport::response_format::{CloseReason, ResponseFormat};
+
+/// At most this much of a payload is written at once, before other tasks have their turn.
+const MAX_WRITE_BYTES: usize = 256 * 1024;
+
+/// A held GET. Dropped without a response, it closes its connection.
+pub struct LongPoll {
+    connection: Arc<Connection>,
+    format: &'static ResponseFormat,
+    /// The client allows another request on this connection.
+    reusable: bool,
+    /// The poll came through a layer 7 proxy, so what a delivery proves is that the proxy has the run.
+    through_proxy: bool,
+    /// What happens to the connection is decided: it may already carry the next waiter, and must not be touched.
+    is_resolved: bool,
+}
+
+impl LongPoll {
+    /// To be made before the poll is parked: from then on whoever claims it can reach the connection.
+    pub fn new(
+        connection: Arc<Connection>,
+        format: &'static ResponseFormat,
+        reusable: bool,
+        through_proxy: bool,
+    ) -> Self {
+        connection.handover.begin();
+        Self { connection, format, reusable, through_proxy, is_resolved: false }
+    }
+
+    /// As [`Waiter::offer`](super::Waiter::offer).
+    pub(super) async fn offer(mut self, run: &Run, requirements: DeliveryRequirements) -> Delivery {
+        if !self.is_free() {
+            return Delivery::not_sent(Verdict::Gone);
+        }
+        // Only a connection that closes after the run can show that the process has read it.
+        let keeps_alive = self.reusable && requirements.proof != Proof::Received;
+        let mut head = Vec::with_capacity(192);
+        (self.format.head)(run, self.keep_alive(keeps_alive), &mut head);
+        let mut response = RunResponse { head: &head, payload: &run.payload, sent: 0 };
+        let mut delivery = match response.write(&self.connection) {
+            Err(_) => return Delivery::not_sent(Verdict::Gone),
+            Ok(_) if requirements.proof == Proof::Written && response.is_sent() => {
+                Delivery { verdict: Verdict::Written, nothing_sent: false, acked: false, by_budget: false }
+            }
+            Ok(_) => Box::pin(self.prove(requirements, &mut response)).await,
+        };
+        match delivery.verdict.proof() {
+            Some(proof) if proof >= requirements.proof => {
+                if keeps_alive {
+                    self.resolve(Disposition::KeepAlive);
+                } else if requirements.proof == Proof::Received {
+                    // The peer has closed its side already, so an ordinary close completes it.
+                    self.resolve(Disposition::Close);
+                }
+                if delivery.verdict == Verdict::Received && self.strongest_proof() == Proof::Hop {
+                    delivery.verdict = Verdict::Hop;
+                }
+            }
+            // Reset before anything else, which stops retransmissions: a run that is offered again must not arrive here later.
+            // What the peer's kernel has acknowledged already, its process can still read.
+            _ => self.connection.reset(),
+        }
+        delivery
+    }
+
+    /// As [`Waiter::close`](super::Waiter::close).
+    pub(super) fn close(mut self, reason: CloseReason) {
+        let response = (self.format.close_response)(reason, self.keep_alive(self.reusable));
+        if response.bytes.is_empty() || !self.is_free() {
+            return;
+        }
+        let written = self.connection.write_now(&[IoSlice::new(&response.bytes)]);
+        if response.reusable && self.reusable && written.is_ok_and(|written| written == response.bytes.len())
+        {
+            self.resolve(Disposition::KeepAlive);
+        }
+    }
+
+    /// Behind a proxy, a proof is the proxy's.
+    pub(super) fn strongest_proof(&self) -> Proof {
+        if self.through_proxy || self.connection.is_relayed() { Proof::Hop } else { Proof::Received }
+    }
+
+    pub(super) fn origin(&self) -> IpAddr {
+        self.connection.origin()
+    }
+
+    pub(super) fn liveness(&self) -> Liveness {
+        Liveness::new(&self.connection)
+    }
+
+    /// Whether a response can be written: the client has neither closed the connection nor sent anything while it waits.
+    fn is_free(&self) -> bool {
+        self.connection.probe() == ReadState::Idle
+    }
+
+    /// The idle timeout to announce, if the connection stays open.
+    fn keep_alive(&self, keeps_alive: bool) -> Option<u64> {
+        keeps_alive.then(|| self.connection.keep_alive_seconds())
+    }
+
+    fn resolve(&mut self, disposition: Disposition) {
+        self.is_resolved = true;
+        if disposition == Disposition::KeepAlive {
+            self.connection.idle.insert(&self.connection);
+        }
+        self.connection.handover.resolve(disposition);
+    }
+
+    /// Writes the rest as the peer takes it, and probes the socket until the verdict is known.
+    async fn prove(&self, requirements: DeliveryRequirements, response: &mut RunResponse<'_>) -> Delivery {
+        let connection = &*self.connection;
+        let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |info| info.round_trip);
+        let timeouts = ProofTimeouts::new(round_trip(), requirements.read_timeout, requirements.taken_by);
+        let mut tracker = ProofTracker::new(
+            requirements.proof,
+            timeouts,
+            self.through_proxy,
+            response.total(),
+            Instant::now(),
+        );
+        let mut read = connection.probe();
+        loop {
+            let state = SocketState { sent: response.sent, unacked: connection.unacked(), read };
+            let now = Instant::now();
+            let step = tracker.observe(state, now);
+            let delivery = |verdict, by_budget| {
+                let (nothing_sent, acked) = (state.sent == 0, tracker.is_acked());
+                Delivery { verdict, nothing_sent, acked, by_budget }
+            };
+            let (at, wakes_when_readable) = match step {
+                Step::Done(verdict) => return delivery(verdict, false),
+                _ if now >= requirements.until => return delivery(tracker.verdict_at_deadline(), true),
+                Step::WaitReadable(at) => (at, true),
+                Step::WaitTimer(at) => (at, false),
+            };
+            let activity = async {
+                if !wakes_when_readable || !connection.activity().await {
+                    std::future::pending::<()>().await;
+                }
+            };
+            if tracker.needs_our_fin(now) {
+                connection.send_fin();
+            }
+            // Whichever it is, the next probe shows what has happened.
+            tokio::select! {
+                () = activity => {}
+                _ = connection.writable(), if !response.is_sent() => {}
+                () = tokio::time::sleep_until(at.min(requirements.until).into()) => {}
+            }
+            if state.unacked > 0 {
+                tracker.update_round_trip(round_trip());
+            }
+            read = connection.probe();
+            if !response.is_sent() {
+                match response.write(connection) {
+                    Ok(0) => {}
+                    // A peer that takes every write at once would keep this thread from other tasks.
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err(_) => read = ReadState::Error,
+                }
+            }
+        }
+    }
+}
+
+impl Drop for LongPoll {
+    fn drop(&mut self) {
+        if !self.is_resolved {
+            self.connection.handover.resolve(Disposition::Close);
+            self.connection.shutdown();
+        }
+    }
+}
+
+/// The response that carries a run, partly written.
+struct RunResponse<'a> {
+    head: &'a [u8],
+    payload: &'a [u8],
+    /// Bytes that the kernel has taken.
+    sent: usize,
+}
+
+impl RunResponse<'_> {
+    fn total(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent == self.total()
+    }
+
+    /// Writes as much of the rest as the kernel takes now, and returns how much that was.
+    fn write(&mut self, connection: &Connection) -> io::Result<usize> {
+        let head = &self.head[self.sent.min(self.head.len())..];
+        let payload = &self.payload[self.sent.saturating_sub(self.head.len())..];
+        let payload = &payload[..payload.len().min(MAX_WRITE_BYTES)];
+        let written = connection.write_now(&[IoSlice::new(head), IoSlice::new(payload)])?;
+        self.sent += written;
+        Ok(written)
+    }
+}
