@@ -1,4 +1,4 @@
-//! Owns a connection between its requests: nothing that was read is lost, nobody keeps a thread, nobody rests for ever.
+//! Owns a connection between its requests: no byte that was read is lost, none blocks a thread, and none is idle for ever.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CONNECT: &str = "GET /connect HTTP/1.1\r\nhost: broker\r\n\r\n";
 
-/// A POST of so many bytes for which nobody waits, framed by its length or in chunks.
+/// A POST of this many bytes, with `content-length` or in chunks, for which no controller waits.
 fn run_of(bytes: usize, is_chunked: bool) -> String {
     let (target, body) = ("/v1/pools/a/b/1/1", "x".repeat(bytes));
     if !is_chunked {
@@ -35,11 +35,11 @@ fn run_of(bytes: usize, is_chunked: bool) -> String {
     request + "0\r\n\r\n"
 }
 
-/// Sends all of it in one write, and returns a letter for each answer: `m` a miss, `c` how to wait, `?` anything else.
+/// Sends all requests in one write, and returns a letter for each response: `m` a miss, `c` that of /connect, `?` any other.
 async fn answers(broker: &Broker, requests: String, count: usize) -> String {
     let (mut read, mut write) = broker.client().await.stream.into_split();
     let mut text = Vec::new();
-    let of = |text: &[u8]| -> String {
+    let letters = |text: &[u8]| -> String {
         let bodies = str::from_utf8(text).unwrap().split("\r\n\r\n").skip(1);
         let letter = |body: &str| match body {
             miss if miss.contains("\"no_pool\"") => 'm',
@@ -48,22 +48,23 @@ async fn answers(broker: &Broker, requests: String, count: usize) -> String {
         };
         bodies.filter(|body| body.contains('}')).map(letter).collect()
     };
-    let reading = async { while of(&text).len() < count && read.read_buf(&mut text).await.unwrap() > 0 {} };
-    // Who does not read while it writes could wait for ever.
+    let reading =
+        async { while letters(&text).len() < count && read.read_buf(&mut text).await.unwrap() > 0 {} };
+    // A client that does not read while it writes could block for ever.
     let (_, written) =
         tokio::join!(tokio::time::timeout(PATIENCE, reading), write.write_all(requests.as_bytes()));
     written.unwrap();
-    of(&text)
+    letters(&text)
 }
 
 #[tokio::test]
-async fn nothing_behind_a_request_is_lost() {
+async fn bytes_after_a_request_are_not_lost() {
     let broker = Broker::start(&[]);
     for bytes in [1, 4000, 4096, 12_000, 16_384, 20_000, 30_000, 70_000, 400_000] {
         for is_chunked in [false, true] {
-            let behind = if bytes == 30_000 { 400 } else { 60 };
-            let requests = run_of(bytes, is_chunked) + &CONNECT.repeat(behind) + &run_of(bytes, !is_chunked);
-            let expected = format!("m{}mccc", "c".repeat(behind));
+            let after = if bytes == 30_000 { 400 } else { 60 };
+            let requests = run_of(bytes, is_chunked) + &CONNECT.repeat(after) + &run_of(bytes, !is_chunked);
+            let expected = format!("m{}mccc", "c".repeat(after));
             let answers = answers(&broker, requests + &CONNECT.repeat(3), expected.len()).await;
             assert_eq!(answers, expected, "{bytes} bytes, chunked: {is_chunked}");
         }
@@ -71,7 +72,7 @@ async fn nothing_behind_a_request_is_lost() {
 }
 
 #[tokio::test]
-async fn many_runs_at_once_are_answered_in_their_order() {
+async fn pipelined_runs_are_answered_in_order() {
     let broker = Broker::start(&[]);
     let mut requests = String::new();
     let mut expected = String::new();
@@ -83,42 +84,42 @@ async fn many_runs_at_once_are_answered_in_their_order() {
     assert_eq!(answers(&broker, requests, expected.len()).await, expected);
 }
 
-/// A client that sends the same requests for ever, and reads whatever comes back.
+/// A client that sends the same requests without pause, and reads every response.
 struct Flood {
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Flood {
     fn start(address: SocketAddr, requests: String) -> Self {
-        let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let writer = TcpStream::connect(address).unwrap();
         let mut reader = writer.try_clone().unwrap();
         reader.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         writer.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
         let writing = {
-            let over = over.clone();
+            let stopped = stopped.clone();
             let mut writer = writer;
             std::thread::spawn(move || {
                 let mut sent = 0;
-                // An error is a queue that is full, or the end.
-                while !over.load(Ordering::Relaxed) {
+                // An error means a full buffer, or the end of the connection.
+                while !stopped.load(Ordering::Relaxed) {
                     sent = (sent + writer.write(&requests.as_bytes()[sent..]).unwrap_or(0)) % requests.len();
                 }
             })
         };
         let reading = {
-            let (over, answered) = (over.clone(), answered.clone());
+            let (stopped, answered) = (stopped.clone(), answered.clone());
             std::thread::spawn(move || {
                 let mut bytes = vec![0; 1 << 16];
-                while !over.load(Ordering::Relaxed) {
+                while !stopped.load(Ordering::Relaxed) {
                     let read = reader.read(&mut bytes).unwrap_or(0);
                     answered.fetch_add(u64::try_from(read).unwrap(), Ordering::Relaxed);
                 }
             })
         };
-        Self { over, answered, threads: vec![writing, reading] }
+        Self { stopped, answered, threads: vec![writing, reading] }
     }
 
     fn answered(&self) -> u64 {
@@ -128,14 +129,14 @@ impl Flood {
 
 impl Drop for Flood {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().unwrap();
         }
     }
 }
 
-/// As long as one read takes, so that nothing tells the reader that the socket is empty.
+/// A request of exactly this length. If one fills a read, the reader cannot tell that the socket is empty.
 fn connect_of(bytes: usize) -> String {
     let field = "x-padding: \r\n".len();
     CONNECT.replacen(
@@ -146,7 +147,7 @@ fn connect_of(bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn nobody_keeps_a_thread_from_the_others() {
+async fn a_busy_connection_does_not_block_the_others_of_its_thread() {
     assert_eq!(connect_of(4096).len(), 4096);
     let miss = run_of(100, false);
     for (what, requests) in [
@@ -169,15 +170,15 @@ async fn nobody_keeps_a_thread_from_the_others() {
         }
         let before = floods[0].answered();
         broker.wait_until("the flood goes on", async || floods[0].answered() > before).await;
-        // Far more than it takes, and far less than for ever: the machine may be busy.
+        // Far more than it takes on an idle machine, and far less than a blocked thread would take.
         assert!(longest < Duration::from_secs(2), "{what}: {longest:?}");
         broker.signal(Signal::TERM);
         assert!(broker.ended().await.success(), "{what}");
     }
 }
 
-/// How long a connection still lasts from now on.
-async fn lasts(client: &mut Client) -> Duration {
+/// How long the connection stays open from now on.
+async fn time_to_close(client: &mut Client) -> Duration {
     let begun = Instant::now();
     assert!(client.is_closed_silently().await);
     begun.elapsed()
@@ -188,7 +189,7 @@ fn is_about_two_seconds(time: Duration) -> bool {
 }
 
 #[tokio::test]
-async fn a_connection_that_rests_too_long_is_closed_whatever_it_carried() {
+async fn an_idle_connection_is_closed_whatever_it_carried() {
     for proof in ["written", "acked"] {
         let broker = Broker::proving(proof, &["--idle-timeout", "2s"]);
         let pool = Pool::small("d1");
@@ -205,8 +206,11 @@ async fn a_connection_that_rests_too_long_is_closed_whatever_it_carried() {
         );
         let mut after_reply = broker.client().await;
         assert_eq!(after_reply.ask(CONNECT).await.status, 200);
-        let (run, nothing, reply) =
-            tokio::join!(lasts(&mut after_run), lasts(&mut after_204), lasts(&mut after_reply));
+        let (run, nothing, reply) = tokio::join!(
+            time_to_close(&mut after_run),
+            time_to_close(&mut after_204),
+            time_to_close(&mut after_reply)
+        );
         for (what, time) in [("run", run), ("204", nothing), ("reply", reply)] {
             assert!(is_about_two_seconds(time), "{proof}, after a {what}: {time:?}");
         }
@@ -215,7 +219,7 @@ async fn a_connection_that_rests_too_long_is_closed_whatever_it_carried() {
 }
 
 #[tokio::test]
-async fn a_reload_changes_how_long_connections_may_rest() {
+async fn a_reload_changes_the_idle_timeout() {
     let config = NamedTempFile::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
     command.args(["--config", config.path().to_str().unwrap()]).env("RUST_LOG", "warn");
@@ -226,13 +230,13 @@ async fn a_reload_changes_how_long_connections_may_rest() {
     broker.signal(Signal::HUP);
     broker.wait_for_metric("pilotlight_config_reloads_total{result=\"done\"}", 1).await;
     assert_eq!(client.ask(CONNECT).await.header("keep-alive"), Some("timeout=0"));
-    let time = lasts(&mut client).await;
+    let time = time_to_close(&mut client).await;
     assert!(is_about_two_seconds(time), "{time:?}");
     assert_eq!(fs::read_to_string(log.path()).unwrap(), "");
 }
 
 #[tokio::test]
-async fn a_connection_that_is_used_or_held_does_not_rest() {
+async fn a_connection_that_is_used_or_held_is_not_idle() {
     let broker = Broker::start(&["--idle-timeout", "1s"]);
     let pool = Pool::small("d1");
     let mut held = broker.held_poll(&Pool::small("held"), "held").await;
@@ -244,14 +248,14 @@ async fn a_connection_that_is_used_or_held_does_not_rest() {
         assert_eq!(used.answer().await.status, 200, "round {round}");
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
-    // A POST that waits longer than a connection may rest, on one that has rested.
+    // A POST that waits for longer than the idle timeout, on a connection that was idle before.
     used.send(post(&format!("{}?wait=1900ms", pool.path()), "x")).await;
     assert_eq!(used.answer().await.json()["reason"], "all_taken");
-    assert!(held.is_held().await, "a poll is no rest");
+    assert!(held.is_held().await, "a held poll is not idle");
 }
 
 #[tokio::test]
-async fn clients_are_told_five_seconds_less() {
+async fn clients_are_told_a_timeout_five_seconds_shorter() {
     for (idle, told) in [("75s", "timeout=70"), ("600s", "timeout=595"), ("6s", "timeout=1")] {
         let broker = Broker::start(&["--idle-timeout", idle]);
         let pool = Pool::small("d1");

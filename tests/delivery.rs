@@ -1,4 +1,4 @@
-//! Owns what happens between a match and its answer when the controller is gone, slow or deaf.
+//! Owns the tests of deliveries to controllers that have left, are slow, or do not read.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -24,8 +24,8 @@ fn padded(pool: &Pool, run: &str, bytes: usize) -> String {
     message.to_string()
 }
 
-/// A held poll whose kernel takes little before its process reads.
-async fn deaf_poll(broker: &Broker, pool: &Pool, controller: &str) -> Client {
+/// A held poll whose kernel takes only a few KiB before its process reads.
+async fn stalled_poll(broker: &Broker, pool: &Pool, controller: &str) -> Client {
     poll_with_buffer(broker, pool, controller, 4096).await
 }
 
@@ -40,14 +40,14 @@ async fn poll_with_buffer(broker: &Broker, pool: &Pool, controller: &str, bytes:
 }
 
 #[tokio::test]
-async fn a_controller_that_left_unseen_is_passed_over() {
+async fn a_controller_that_left_unnoticed_is_passed_over() {
     let broker = Broker::start(&["--threads", "1"]);
     let pool = Pool::small("d1");
     for round in 0..20 {
         let mut alive = broker.held_poll(&pool, "alive").await;
         let leaving = broker.held_poll(&pool, "leaving").await;
         let mut supervisor = broker.client().await;
-        // Stopped, the broker sees the run and the departure at the same moment.
+        // The broker is stopped meanwhile, so it sees the run and the closed connection at the same moment.
         broker.stop().await;
         supervisor.send(post("/warm-start", &pool.body("r"))).await;
         drop(leaving);
@@ -64,7 +64,7 @@ async fn a_controller_that_left_unseen_is_passed_over() {
 async fn a_large_run_reaches_a_slow_reader_whole() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
-    let mut controller = deaf_poll(&broker, &pool, "slow").await;
+    let mut controller = stalled_poll(&broker, &pool, "slow").await;
     let (body, message) = large_body(&pool, "r");
     let posted = broker.post(&body);
     let received = async {
@@ -76,7 +76,7 @@ async fn a_large_run_reaches_a_slow_reader_whole() {
     assert!(run.body == message.as_bytes(), "{} of {} bytes", run.body.len(), message.len());
 }
 
-/// Reads so many bytes every 50 ms, to the announced end of the answer; false if it does not come whole.
+/// Reads this many bytes every 50 ms until the response is complete; false if it ends before.
 async fn read_slowly(controller: &mut Client, each: usize) -> bool {
     let mut read = Vec::new();
     let mut whole = usize::MAX;
@@ -95,7 +95,7 @@ async fn read_slowly(controller: &mut Client, each: usize) -> bool {
 }
 
 #[tokio::test]
-async fn a_slow_link_that_gets_on_is_not_cut() {
+async fn a_slow_link_that_makes_progress_is_not_cut_off() {
     for proof in ["written", "acked", "received"] {
         for arguments in
             [&["--dispatch-budget", "20s"][..], &["--dispatch-budget", "20s", "--proof-timeout", "300ms"]]
@@ -123,18 +123,18 @@ async fn a_slow_link_that_gets_on_is_not_cut() {
 }
 
 #[tokio::test]
-async fn a_worker_that_pauses_in_the_middle_of_a_run_is_not_cut() {
+async fn a_worker_that_pauses_in_the_middle_of_a_run_is_not_cut_off() {
     for proof in ["acked", "received"] {
         let broker = Broker::proving(proof, &["--dispatch-budget", "20s", "--proof-timeout", "3s"]);
         let pool = Pool::small("d1");
         let mut controller = poll_with_buffer(&broker, &pool, "pauses", 64 * 1024).await;
         let mut supervisor = broker.client().await;
-        // All of it fits into the broker's own kernel.
+        // All of it fits into the buffers of the broker's kernel.
         let run = post(&pool.path(), &padded(&pool, "r", 1_500_000));
         let (answer, is_whole) = tokio::join!(supervisor.ask(run), async {
             let mut bytes = vec![0; 500_000];
             for _ in 0..2 {
-                // Longer than an acknowledgement may take, and than the window in which a speed is measured.
+                // Longer than the timeout of an acknowledgement, and than the window in which the rate is measured.
                 tokio::time::sleep(Duration::from_millis(400)).await;
                 controller.stream.read_exact(&mut bytes).await.unwrap();
             }
@@ -150,18 +150,18 @@ async fn a_worker_that_pauses_in_the_middle_of_a_run_is_not_cut() {
 }
 
 #[tokio::test]
-async fn a_run_that_crawls_is_given_up_as_slow_and_suspects_nobody() {
+async fn a_run_that_crawls_is_given_up_as_slow_and_makes_no_suspect() {
     for proof in ["written", "acked", "received"] {
         let broker = Broker::proving(proof, &["--dispatch-budget", "20s"]);
         let pool = Pool::small("d1");
-        let mut controller = deaf_poll(&broker, &pool, "crawls").await;
+        let mut controller = stalled_poll(&broker, &pool, "crawls").await;
         let mut supervisor = broker.client().await;
         let run = post(&pool.path(), &padded(&pool, "r", 3_900_000));
         let begun = Instant::now();
         let (answer, is_whole) = tokio::join!(supervisor.ask(run), read_slowly(&mut controller, 4000));
         let answer = answer.json();
         assert_eq!((&answer["reason"], is_whole), (&"unknown".into(), false), "{proof}: {answer}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{proof}: half of the budget");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{proof}: within half of the budget");
         assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"slow\"}").await, 1, "{proof}");
         let _next = broker.held_poll(&pool, "next").await;
         assert!(broker.operate("GET", "/waiters").await.1.contains("\"suspect\":false"));
@@ -173,12 +173,12 @@ async fn a_run_that_its_controller_does_not_read_goes_to_the_next() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let mut alive = broker.held_poll(&pool, "alive").await;
-    let mut deaf = deaf_poll(&broker, &pool, "deaf").await;
+    let mut stalled = stalled_poll(&broker, &pool, "stalled").await;
     let (body, message) = large_body(&pool, "r");
     let (posted, run) = tokio::join!(broker.post(&body), alive.answer());
     assert_eq!((&posted.1["didWarmStart"], &posted.1["offers"]), (&true.into(), &2.into()), "{}", posted.1);
     assert!(run.body == message.as_bytes());
-    assert!(deaf.rest().await.len() < message.len(), "the deaf one cannot have the whole run");
+    assert!(stalled.rest().await.len() < message.len(), "the stalled controller cannot have the whole run");
     assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1);
 }
 
@@ -186,9 +186,9 @@ async fn a_run_that_its_controller_does_not_read_goes_to_the_next() {
 async fn a_run_that_nobody_reads_is_undelivered_within_the_budget() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
-    let mut deaf = Vec::new();
+    let mut stalled = Vec::new();
     for number in 0..4 {
-        deaf.push(deaf_poll(&broker, &pool, &format!("deaf{number}")).await);
+        stalled.push(stalled_poll(&broker, &pool, &format!("stalled{number}")).await);
     }
     let begun = Instant::now();
     let (_, answer) = broker.post(&large_body(&pool, "r").0).await;
@@ -201,13 +201,13 @@ async fn without_redelivery_only_one_controller_ever_gets_a_byte() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let mut alive = broker.held_poll(&pool, "alive").await;
-    let _deaf = deaf_poll(&broker, &pool, "deaf").await;
+    let _stalled = stalled_poll(&broker, &pool, "stalled").await;
     let (_, message) = large_body(&pool, "r");
     let answer = broker.client().await.ask(post(&pool.path(), &message)).await.json();
     assert_eq!((&answer["delivered"], &answer["reason"]), (&false.into(), &"unknown".into()));
     assert!(alive.is_held().await);
     let again = post(&format!("{}?redeliver=true", pool.path()), &message);
-    let _deaf = deaf_poll(&broker, &pool, "deaf").await;
+    let _stalled = stalled_poll(&broker, &pool, "stalled").await;
     let mut supervisor = broker.client().await;
     let (answer, run) = tokio::join!(supervisor.ask(again), alive.answer());
     assert_eq!(answer.json()["offers"], 2);
@@ -218,7 +218,7 @@ async fn without_redelivery_only_one_controller_ever_gets_a_byte() {
 async fn a_delivery_is_finished_when_its_supervisor_leaves() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
-    let mut controller = deaf_poll(&broker, &pool, "slow").await;
+    let mut controller = stalled_poll(&broker, &pool, "slow").await;
     let (body, message) = large_body(&pool, "r");
     let mut supervisor = broker.client().await;
     supervisor.send(post("/warm-start", &body)).await;
@@ -231,11 +231,12 @@ async fn a_delivery_is_finished_when_its_supervisor_leaves() {
 }
 
 #[tokio::test]
-async fn two_deaf_controllers_leave_time_for_a_third() {
+async fn two_stalled_controllers_leave_time_for_a_third() {
     let broker = Broker::proving("received", &[]);
     let pool = Pool::small("d1");
     let mut alive = broker.held_poll(&pool, "alive").await;
-    let _deaf = [deaf_poll(&broker, &pool, "deaf_1").await, deaf_poll(&broker, &pool, "deaf_2").await];
+    let _stalled =
+        [stalled_poll(&broker, &pool, "stalled_1").await, stalled_poll(&broker, &pool, "stalled_2").await];
     let (body, message) = large_body(&pool, "r");
     let (posted, run) = tokio::join!(broker.post(&body), alive.answer());
     assert_eq!((&posted.1["proof"], &posted.1["offers"]), (&"received".into(), &3.into()), "{}", posted.1);

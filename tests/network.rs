@@ -1,4 +1,4 @@
-//! Owns the proof of delivery on real networks: machines that die, links that fail, and what a `true` is worth then.
+//! Owns the tests of the proof on real networks: whether a `true` is correct when machines die and links fail.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,9 +11,9 @@ use support::client::Client;
 use support::lab::{Lab, Node, broker, in_a_lab};
 use support::{Broker, Pool};
 
-fn says(answer: &Value) -> (bool, &str, u64) {
-    let said = answer["proof"].as_str().or(answer["reason"].as_str()).unwrap();
-    (answer["didWarmStart"].as_bool().unwrap(), said, answer["offers"].as_u64().unwrap())
+fn outcome(answer: &Value) -> (bool, &str, u64) {
+    let word = answer["proof"].as_str().or(answer["reason"].as_str()).unwrap();
+    (answer["didWarmStart"].as_bool().unwrap(), word, answer["offers"].as_u64().unwrap())
 }
 
 async fn post(broker: &Broker, pool: &Pool, run: &str) -> Value {
@@ -24,7 +24,7 @@ async fn post(broker: &Broker, pool: &Pool, run: &str) -> Value {
     answer
 }
 
-/// Posts a run while this controller reads: what the POST said, and which run was received.
+/// Posts a run while this controller reads. Returns the response to the POST, and the id of the received run.
 async fn post_to(broker: &Broker, pool: &Pool, run: &str, controller: &mut Client) -> (Value, String) {
     let receipt =
         async { controller.answer().await.json()["run"]["friendlyId"].as_str().unwrap().to_owned() };
@@ -39,7 +39,8 @@ async fn suspects(broker: &Broker) -> Vec<String> {
     suspects.map(|waiter| waiter["controller"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Nine newest on a machine that fails as told, the oldest alive elsewhere: what the first run and the next cost.
+/// The nine newest controllers are on a machine that fails, the oldest on one that does not. Only the first run costs an offer to
+/// the failed machine.
 async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
     let (failing, living) = (lab.node(), lab.node());
     let broker = broker();
@@ -51,16 +52,16 @@ async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
     }
     fail(&failing);
     let (answer, receipt) = post_to(&broker, &pool, "run_1", &mut alive).await;
-    assert_eq!((says(&answer), receipt.as_str()), ((true, "received", 2), "run_1"));
+    assert_eq!((outcome(&answer), receipt.as_str()), ((true, "received", 2), "run_1"));
     assert_eq!(broker.metric(&format!("pilotlight_offers_total{{verdict=\"{first}\"}}")).await, 1);
-    // The machine is known to be dead now: the living one is asked first, though it is not the newest.
+    // The failed machine is suspect now, so the other one is offered runs first.
     for run in ["run_2", "run_3"] {
         let mut alive = living.held_poll(&broker, &pool, "alive").await;
         let (answer, receipt) = post_to(&broker, &pool, run, &mut alive).await;
-        assert_eq!((says(&answer), receipt.as_str()), ((true, "received", 1), run));
+        assert_eq!((outcome(&answer), receipt.as_str()), ((true, "received", 1), run));
     }
     for client in &mut dead {
-        assert!(client.is_held_or_over().await, "nobody else ever gets a run");
+        assert!(client.is_held_or_over().await, "no other controller ever gets a run");
     }
 }
 
@@ -79,7 +80,7 @@ fn a_router_that_resets_is_found_at_once() {
     in_a_lab(|lab| nine_of_ten_fail(lab, Node::reset_by_router, "lost"));
 }
 
-/// Where a proxy is inferred, its reset may be quicker than the acknowledgement.
+/// The reset of a proxy may come before the acknowledgement.
 #[test]
 fn a_reset_from_where_a_proxy_is_inferred_is_unknown() {
     in_a_lab(async |mut lab| {
@@ -97,10 +98,14 @@ fn a_reset_from_where_a_proxy_is_inferred_is_unknown() {
             drop(like_haproxy);
         };
         let (answer, ()) = tokio::join!(post(&broker, &pool, "run_1"), resetting);
-        assert_eq!(says(&answer), (false, "unknown", 1), "it was acknowledged whole");
+        assert_eq!(outcome(&answer), (false, "unknown", 1), "every byte was acknowledged");
         node.reset_by_router();
         let answer = post(&broker, &pool, "run_2").await;
-        assert_eq!(says(&answer), (false, "unknown", 1), "it was not, but the address is known");
+        assert_eq!(
+            outcome(&answer),
+            (false, "unknown", 1),
+            "no byte was acknowledged, but a proxy is inferred at this address"
+        );
         assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"lost\"}").await, 2);
     });
 }
@@ -122,7 +127,7 @@ fn when_all_are_dead_the_answer_is_false_within_the_budget() {
         }
         node.die();
         let answer = post(&broker, &pool, "run_1").await;
-        assert_eq!(says(&answer), (false, "undelivered", 3), "two more offers at most");
+        assert_eq!(outcome(&answer), (false, "undelivered", 3), "two more offers at most");
         assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 2);
     });
 }
@@ -137,27 +142,27 @@ fn a_run_that_was_offered_again_never_arrives_late() {
         let mut late = paused.held_poll(&broker, &pool, "late").await;
         paused.die();
         let (answer, receipt) = post_to(&broker, &pool, "run_1", &mut alive).await;
-        assert_eq!((says(&answer), receipt.as_str()), ((true, "received", 2), "run_1"));
+        assert_eq!((outcome(&answer), receipt.as_str()), ((true, "received", 2), "run_1"));
         paused.revive();
-        // Retransmissions of an unacknowledged run would come by now: 0.2, 0.4, 0.8, 1.6 s after each other.
+        // Unacknowledged bytes would be retransmitted within this time: after 0.2, 0.4, 0.8 and 1.6 s.
         let came = tokio::time::timeout(Duration::from_secs(5), late.rest()).await;
         assert!(came.is_err() || came.is_ok_and(<[u8]>::is_empty), "the run came a second time");
     });
 }
 
 #[test]
-fn a_lost_way_back_is_a_counted_duplicate_at_most() {
+fn lost_acknowledgements_cost_a_counted_duplicate_at_most() {
     in_a_lab(async |mut lab| {
-        let (deaf, living) = (lab.node(), lab.node());
+        let (one_way, living) = (lab.node(), lab.node());
         let broker = broker();
         let pool = Pool::small("d1");
         let mut alive = living.held_poll(&broker, &pool, "alive").await;
-        let mut unheard = deaf.held_poll(&broker, &pool, "unheard").await;
-        deaf.lose_the_way_back();
+        let mut unheard = one_way.held_poll(&broker, &pool, "unheard").await;
+        one_way.lose_the_way_back();
         let both = async { (unheard.answer().await.json(), alive.answer().await.json()) };
         let (answer, (duplicate, receipt)) = tokio::join!(post(&broker, &pool, "run_1"), both);
-        assert_eq!(says(&answer), (true, "received", 2));
-        assert_eq!(duplicate, receipt, "it did arrive there: nothing on the wire can tell");
+        assert_eq!(outcome(&answer), (true, "received", 2));
+        assert_eq!(duplicate, receipt, "the run did arrive, which the broker cannot see");
         assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1);
     });
 }
@@ -181,7 +186,7 @@ fn a_dead_machines_controllers_leave_the_pools_while_idle() {
 }
 
 #[test]
-fn a_machine_that_shows_life_is_trusted_again() {
+fn a_machine_that_answers_is_trusted_again() {
     in_a_lab(async |mut lab| {
         let (shaky, steady) = (lab.node(), lab.node());
         let broker = broker();
@@ -190,25 +195,28 @@ fn a_machine_that_shows_life_is_trusted_again() {
         let passed_over = shaky.held_poll(&broker, &pool, "passed over").await;
         let _first = shaky.held_poll(&broker, &pool, "first").await;
         shaky.lose_the_way_back();
-        assert!(says(&post_to(&broker, &pool, "run_1", &mut spare).await.0).0);
+        assert!(outcome(&post_to(&broker, &pool, "run_1", &mut spare).await.0).0);
         assert_eq!(suspects(&broker).await, ["passed over"]);
-        // A steady one comes, and is preferred; the other is passed over, and is watched from now on.
+        // A controller on the steady machine is preferred; the suspect one is passed over, and its acknowledgements are watched.
         let mut spare = steady.held_poll(&broker, &pool, "steady").await;
         let (answer, _) = post_to(&broker, &pool, "run_2", &mut spare).await;
-        assert_eq!(says(&answer), (true, "received", 1));
+        assert_eq!(outcome(&answer), (true, "received", 1));
         shaky.heal();
         let healed = Instant::now();
         while !suspects(&broker).await.is_empty() {
-            assert!(healed.elapsed() < Duration::from_secs(20), "its keepalive answers, yet it is suspect");
+            assert!(
+                healed.elapsed() < Duration::from_secs(20),
+                "keepalive probes are acknowledged, but the machine is still suspect"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         drop(passed_over);
     });
 }
 
-/// The pods of a node have addresses of their own; a stranger may give the same name.
+/// The pods of a node have different addresses and one name, which a stranger may send, too.
 #[test]
-fn a_name_speaks_for_other_addresses_until_one_of_them_answers() {
+fn a_machines_name_counts_for_other_addresses_until_one_of_them_answers() {
     in_a_lab(async |mut lab| {
         let (victim, other, stranger, again) = (lab.node(), lab.node(), lab.node(), lab.node());
         let broker = broker();
@@ -218,10 +226,13 @@ fn a_name_speaks_for_other_addresses_until_one_of_them_answers() {
         let _failing = stranger.held_poll_as(&victim, &broker, &pool, "stranger").await;
         stranger.die();
         let (answer, _) = post_to(&broker, &pool, "run_1", &mut spare).await;
-        assert_eq!(says(&answer), (true, "received", 2), "had it been a dead node, it had cost one offer");
+        assert_eq!(outcome(&answer), (true, "received", 2), "a failed node costs one offer");
         let failed = Instant::now();
         while suspects(&broker).await.iter().any(|controller| controller == "victim") {
-            assert!(failed.elapsed() < Duration::from_secs(6), "it is asked at once, not after 10 s");
+            assert!(
+                failed.elapsed() < Duration::from_secs(6),
+                "its keepalive probe is sent at once, not after 10 s"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
 
@@ -230,7 +241,7 @@ fn a_name_speaks_for_other_addresses_until_one_of_them_answers() {
         let _failing = again.held_poll_as(&victim, &broker, &pool, "stranger").await;
         again.die();
         let (answer, _) = post_to(&broker, &pool, "run_2", &mut named).await;
-        assert_eq!(says(&answer), (true, "received", 2), "nobody takes a stranger's word twice");
+        assert_eq!(outcome(&answer), (true, "received", 2), "a refuted name makes no suspects");
         assert!(suspects(&broker).await.is_empty());
     });
 }

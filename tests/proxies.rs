@@ -1,4 +1,4 @@
-//! Owns what proxies do to the proof: real nginx, haproxy and socat between the controller and the broker.
+//! Owns the tests of the proof behind proxies: real nginx, haproxy and socat between the controller and the broker.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -20,7 +20,7 @@ async fn poll_through_as(proxy: &Proxy, broker: &Broker, pool: &Pool, controller
     client
 }
 
-/// A run through the proxy, first to a controller that reads it, then to one that does not.
+/// The proof, or the reason of the miss, of two runs through the proxy: to a controller that reads, and to one that does not.
 async fn proofs(broker: &Broker, proxy: &Proxy) -> [String; 2] {
     let pool = Pool::small("d1");
     let word = |answer: &serde_json::Value| {
@@ -30,13 +30,13 @@ async fn proofs(broker: &Broker, proxy: &Proxy) -> [String; 2] {
     let body = pool.body("run_1");
     let (answer, receipt) = tokio::join!(broker.post(&body), alive.answer());
     assert_eq!(receipt.json()["run"]["friendlyId"], "run_1");
-    let _deaf = poll_through(proxy, broker, &pool).await;
-    let deaf = broker.post(&pool.body("run_2")).await.1;
-    [word(&answer.1), word(&deaf)]
+    let _stalled = poll_through(proxy, broker, &pool).await;
+    let stalled = broker.post(&pool.body("run_2")).await.1;
+    [word(&answer.1), word(&stalled)]
 }
 
 #[tokio::test]
-async fn behind_nginx_that_says_so_a_receipt_is_the_hops() {
+async fn behind_nginx_that_announces_itself_a_receipt_is_the_proxys() {
     let broker = Broker::proving("received", &[]);
     let configuration = NGINX.replace("{headers}", "proxy_set_header X-Forwarded-For $remote_addr;");
     let Some(proxy) = start(&broker, &configuration, "nginx -c {folder}/configuration -p {folder}") else {
@@ -45,12 +45,12 @@ async fn behind_nginx_that_says_so_a_receipt_is_the_hops() {
     assert_eq!(
         proofs(&broker, &proxy).await,
         ["hop", "hop"],
-        "nginx reads the run though the controller does not"
+        "nginx reads the run even if the controller does not"
     );
 }
 
 #[tokio::test]
-async fn behind_nginx_that_is_silent_the_broker_must_be_told() {
+async fn behind_nginx_without_headers_the_broker_must_be_configured() {
     let configuration = NGINX.replace("{headers}", "");
     let broker = Broker::proving("received", &["--behind-proxy", "127.0.0.0/8"]);
     let Some(proxy) = start(&broker, &configuration, "nginx -c {folder}/configuration -p {folder}") else {
@@ -59,7 +59,7 @@ async fn behind_nginx_that_is_silent_the_broker_must_be_told() {
     assert_eq!(proofs(&broker, &proxy).await, ["hop", "hop"]);
 }
 
-/// A known proxy names the client with its port, as some do by default, in either header.
+/// Some proxies add the port to the client's address by default, in either header.
 #[tokio::test]
 async fn a_clients_address_is_read_with_the_port_that_a_proxy_adds() {
     for header in [
@@ -92,15 +92,15 @@ async fn a_clients_address_is_read_with_the_port_that_a_proxy_adds() {
 }
 
 #[tokio::test]
-async fn behind_haproxy_a_receipt_is_the_hops() {
+async fn behind_haproxy_a_receipt_is_the_proxys() {
     let broker = Broker::proving("received", &[]);
     let Some(proxy) = start(&broker, HAPROXY, "haproxy -db -f {folder}/configuration") else { return };
     assert_eq!(proofs(&broker, &proxy).await, ["hop", "hop"]);
 }
 
-/// haproxy ends with resets, and says nothing of itself: as a controller would that was killed with the run unread.
+/// haproxy without headers closes with a reset, like a controller that is killed with the run unread.
 #[tokio::test]
-async fn behind_haproxy_that_is_silent_a_run_goes_to_one_controller_and_is_unknown() {
+async fn behind_haproxy_without_headers_a_run_goes_to_one_controller_and_is_unknown() {
     let broker = Broker::proving("received", &[]);
     let silent = HAPROXY.replace("  option forwardfor\n", "");
     let Some(proxy) = start(&broker, &silent, "haproxy -db -f {folder}/configuration") else { return };
@@ -115,23 +115,23 @@ async fn behind_haproxy_that_is_silent_a_run_goes_to_one_controller_and_is_unkno
         let receipt = waiting.pop().unwrap().answer().await.json();
         assert_eq!(receipt["run"]["friendlyId"], format!("run_{round}"));
         for client in &mut waiting {
-            assert!(client.is_held().await, "nobody else gets a byte");
+            assert!(client.is_held().await, "no other controller gets a byte");
         }
         assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 0);
     }
-    // The broker's own dialect allows a second offer where it is asked to; nobody asks for two at once.
+    // The native dialect allows a second offer with `redeliver=true`, but not after this outcome.
     let run = post(&format!("{}?redeliver=true", pool.path()), &pool.message("run_4").to_string());
     let answer = broker.client().await.ask(run).await.json();
     assert_eq!((&answer["reason"], &answer["offers"]), (&"unknown".into(), &1.into()), "{answer}");
     assert!(waiting[0].is_held().await);
     drop(waiting);
-    // Told so, it is a hop again.
-    let told = Broker::proving("received", &["--behind-proxy", "127.0.0.1"]);
-    let Some(proxy) = start(&told, &silent, "haproxy -db -f {folder}/configuration") else { return };
-    assert_eq!(proofs(&told, &proxy).await, ["hop", "hop"]);
+    // With --behind-proxy the proof is `hop` again.
+    let configured = Broker::proving("received", &["--behind-proxy", "127.0.0.1"]);
+    let Some(proxy) = start(&configured, &silent, "haproxy -db -f {folder}/configuration") else { return };
+    assert_eq!(proofs(&configured, &proxy).await, ["hop", "hop"]);
 }
 
-/// A controller that dies behind haproxy is gone from its pool if haproxy is told to pass that on.
+/// With `option abortonclose`, haproxy closes its connection to the broker when the controller dies.
 #[tokio::test]
 async fn a_controller_that_dies_behind_haproxy_with_abortonclose_leaves_its_pool() {
     let broker = Broker::proving("received", &[]);
@@ -142,17 +142,17 @@ async fn a_controller_that_dies_behind_haproxy_with_abortonclose_leaves_its_pool
         drop(poll_through(&proxy, &broker, &pool).await);
         broker.wait_for_waiters(0).await;
     }
-    assert_eq!(broker.post(&pool.body("run_1")).await.1["offers"], 0, "nobody is offered a run in its stead");
+    assert_eq!(broker.post(&pool.body("run_1")).await.1["offers"], 0, "the pool is empty");
 }
 
 #[tokio::test]
-async fn a_relay_of_bytes_passes_the_end_on_truthfully() {
+async fn a_layer_4_relay_passes_the_fin_on() {
     let broker = Broker::proving("received", &[]);
     let relay = "socat TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork TCP:{broker}";
     let Some(proxy) = start(&broker, "", relay) else { return };
     assert_eq!(
         proofs(&broker, &proxy).await,
         ["received", "undelivered"],
-        "no header, and only the ACK is forged"
+        "without a header; only the acknowledgement is the relay's"
     );
 }

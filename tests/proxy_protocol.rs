@@ -1,4 +1,4 @@
-//! Owns the PROXY protocol: whom a layer 4 balancer names, what follows its header, and what is no header.
+//! Owns the tests of the PROXY protocol: the client that a header names, the bytes after it, and invalid headers.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,7 @@ use tokio::net::TcpSocket;
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.9 10.0.0.1 51201 7070\r\n";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x09\x0a\0\0\x01\xc8\x01\x1b\x9e";
-/// As a health check of haproxy sends it.
+/// The header of haproxy's health checks.
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 const BEHIND: [&str; 3] = ["--proxy-protocol", "--behind-proxy", "127.0.0.1"];
 const REJECTED: &str = "pilotlight_connections_rejected_total{reason=\"proxy_protocol\"}";
@@ -25,7 +25,7 @@ async fn origin(broker: &Broker) -> String {
     waiters["waiters"][0]["origin"].as_str().unwrap().to_owned()
 }
 
-/// A run for the controller that waits: where it waits from, and what its receipt proves.
+/// Delivers a run to the waiting controller. Returns the waiter's origin, and the proof.
 async fn delivered(broker: &Broker, pool: &Pool, controller: &mut Client) -> (String, String) {
     broker.wait_for_waiters(1).await;
     let origin = origin(broker).await;
@@ -52,7 +52,7 @@ async fn a_header_names_the_client_however_its_bytes_come() {
         (b"PROXY UNKNOWN\r\n", "::"),
     ] {
         let expected = (origin.to_owned(), "hop".to_owned());
-        // With the request in one segment, before it, cut in the middle, and byte by byte.
+        // In one segment with the request, in a segment of its own, split in the middle, and byte by byte.
         let whole = [header, poll.as_bytes()].concat();
         for cuts in [vec![], vec![header.len()], vec![7, header.len() + 5], (1..header.len() + 3).collect()] {
             let mut client = broker.client().await;
@@ -69,7 +69,7 @@ async fn a_header_names_the_client_however_its_bytes_come() {
 }
 
 #[tokio::test]
-async fn what_is_no_header_ends_a_proxys_connection() {
+async fn an_invalid_header_ends_a_proxys_connection() {
     let broker = Broker::start(&BEHIND);
     let request = Pool::small("d1").poll("one");
     let oversized = [&V2[..14], b"\xff\xff", &[1; 5000]].concat();
@@ -92,9 +92,9 @@ async fn what_is_no_header_ends_a_proxys_connection() {
     cut_off.send(&V1[..20]).await;
     drop(cut_off);
     broker.wait_for_metric(REJECTED, 8).await;
-    // A health check may connect and leave without a word.
+    // A health check may connect and close without sending anything.
     drop(broker.client().await);
-    // Nobody waits for it for ever.
+    // A header that does not come, or not completely, times out.
     let mut silent = broker.client().await;
     let mut begun = broker.client().await;
     begun.send(&V2[..20]).await;
@@ -102,14 +102,14 @@ async fn what_is_no_header_ends_a_proxys_connection() {
     assert!(silent.rest().await.is_empty() && begun.rest().await.is_empty());
     assert!(since.elapsed() > Duration::from_secs(4), "{:?}", since.elapsed());
     broker.wait_for_metric(REJECTED, 10).await;
-    // One header only: what follows is a request.
+    // Only one header is read: the bytes after it are a request.
     let mut twice = broker.client().await;
     twice.send([V1, V1].concat()).await;
     assert_eq!(twice.answer().await.status, 400);
 }
 
 #[tokio::test]
-async fn only_named_proxies_are_asked_for_a_header() {
+async fn a_header_is_expected_from_listed_proxies_only() {
     let broker = Broker::start(&["--proxy-protocol", "--behind-proxy", "127.0.0.2"]);
     let pool = Pool::small("d1");
     let _ordinary = broker.held_poll(&pool, "one").await;
@@ -126,7 +126,7 @@ async fn only_named_proxies_are_asked_for_a_header() {
 }
 
 #[tokio::test]
-async fn the_named_client_is_the_one_that_is_let_in_and_counted() {
+async fn access_and_limits_apply_to_the_named_client() {
     let listed = ["--allow-poll", "192.0.2.0/24", "--allow-dispatch", "192.0.2.0/24"];
     let broker = Broker::start(&[&BEHIND[..], &listed, &["--max-connections-per-source", "1"]].concat());
     let poll = Pool::small("d1").poll("one");
@@ -139,11 +139,11 @@ async fn the_named_client_is_the_one_that_is_let_in_and_counted() {
     broker.wait_for_waiters(1).await;
     assert!(come("198.51.100.9").await.is_closed_silently().await);
     assert_eq!(broker.metric("pilotlight_connections_rejected_total{reason=\"address\"}").await, 1);
-    assert!(come("192.0.2.9").await.is_closed_silently().await, "its share is taken");
+    assert!(come("192.0.2.9").await.is_closed_silently().await, "the cap per source is reached");
     assert_eq!(broker.metric("pilotlight_connections_rejected_total{reason=\"source\"}").await, 1);
     let _other = come("192.0.2.10").await;
     broker.wait_for_waiters(2).await;
-    // Its share is free again when it has left.
+    // A closed connection no longer counts.
     drop(held);
     broker.wait_for_waiters(1).await;
     broker
@@ -154,16 +154,16 @@ async fn the_named_client_is_the_one_that_is_let_in_and_counted() {
             came
         })
         .await;
-    // The proxy itself is no client: a health check reaches nothing that is guarded.
+    // A health check counts as the proxy itself, which is not listed.
     let mut check = broker.client().await;
     check.send([V2_LOCAL, b"GET /connect HTTP/1.1\r\nhost: b\r\n\r\n"].concat()).await;
     assert!(check.is_closed_silently().await);
     assert_eq!(broker.metric("pilotlight_auth_failures_total{reason=\"address\"}").await, 1);
 }
 
-/// A proxy is often listed itself, for its own checks or for what it serves beside: nobody gets in by that.
+/// A proxy is often listed itself, for its own checks or for other services. Clients that it does not name get no access by that.
 #[tokio::test]
-async fn a_client_that_is_passed_on_without_a_name_is_nobody() {
+async fn an_unnamed_client_has_no_address() {
     let listed =
         ["--allow-poll", "127.0.0.1,0.0.0.0/0,::/0", "--allow-dispatch", "127.0.0.1", "--public-livez"];
     let broker = Broker::start(&[&BEHIND[..], &listed].concat());
@@ -191,7 +191,7 @@ async fn a_client_that_is_passed_on_without_a_name_is_nobody() {
     assert_eq!(itself.ask([V2_LOCAL, &get("/connect")].concat()).await.status, 200);
 }
 
-/// Real haproxy on layer 4, with health checks: the client's address comes through, and no reset is taken for a receipt.
+/// Real haproxy on layer 4, with health checks: the client's address is known, and a reset is no receipt.
 #[tokio::test]
 async fn haproxy_on_layer_4_passes_the_clients_address_on() {
     for version in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
@@ -211,7 +211,7 @@ async fn haproxy_on_layer_4_passes_the_clients_address_on() {
         };
         let mut alive = poll_from(77).await;
         assert_eq!(delivered(&broker, &pool, &mut alive).await, ("127.0.0.77".to_owned(), "hop".to_owned()));
-        // Closed with the run unread, as by a killed process.
+        // Closed with the run unread, as if its process were killed.
         let dead = poll_from(78).await;
         let dying = async {
             dead.stream.readable().await.unwrap();
@@ -224,6 +224,6 @@ async fn haproxy_on_layer_4_passes_the_clients_address_on() {
         assert_eq!(answer["offers"], 1, "{answer}");
         assert_ne!(answer["proof"], "received", "{answer}");
         broker.wait_for_waiters(0).await;
-        assert_eq!(broker.metric(REJECTED).await, 0, "its health checks are headers, too");
+        assert_eq!(broker.metric(REJECTED).await, 0, "haproxy's health checks have headers, too");
     }
 }

@@ -1,6 +1,6 @@
-//! Owns the receipts: what a `true` is worth when controllers stop, die, abort, half-close or are deaf.
+//! Owns the tests of receipts: whether a `true` is correct when controllers stop, die, abort, half-close or do not read.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and prints what it skips")]
 
 mod support;
 
@@ -19,12 +19,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-fn said(answer: &Value) -> (bool, &str, u64) {
+fn outcome(answer: &Value) -> (bool, &str, u64) {
     let word = answer["proof"].as_str().or(answer["reason"].as_str()).unwrap();
     (answer["didWarmStart"].as_bool().unwrap(), word, answer["offers"].as_u64().unwrap())
 }
 
-/// A controller in a process of its own: a shell that polls, and prints what it receives line by line.
+/// A controller in its own process: a shell that polls, and prints each line that it receives.
 struct Process {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -52,7 +52,7 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Stops it, and returns when it has stopped: the signal alone takes its time.
+    /// Stops the process, and waits until it has stopped, because the signal takes effect later.
     async fn stop(&self) {
         self.signal(Signal::STOP);
         let stat = format!("/proc/{}/stat", self.child.id());
@@ -61,7 +61,7 @@ impl Process {
         }
     }
 
-    /// Everything that it received, once it has ended.
+    /// Everything that the process received until its end.
     fn received(&mut self) -> String {
         self.lines.by_ref().map_while(Result::ok).collect()
     }
@@ -83,13 +83,13 @@ async fn a_stopped_process_is_no_receipt_and_the_next_waiter_has_the_run() {
     stopped.stop().await;
     let body = pool.body("run_1");
     let (answer, receipt) = tokio::join!(broker.post(&body), alive.answer());
-    assert_eq!(said(&answer.1), (true, "received", 2));
+    assert_eq!(outcome(&answer.1), (true, "received", 2));
     assert_eq!(receipt.json()["run"]["friendlyId"], "run_1");
     assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"frozen\"}").await, 1);
     let alone = Process::start(&broker, &pool).await;
     alone.stop().await;
     let begun = Instant::now();
-    assert_eq!(said(&broker.post(&pool.body("run_2")).await.1), (false, "undelivered", 1));
+    assert_eq!(outcome(&broker.post(&pool.body("run_2")).await.1), (false, "undelivered", 1));
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
@@ -107,15 +107,19 @@ async fn a_process_killed_with_the_run_unread_leaves_it_unknown() {
         victim.signal(Signal::KILL);
     };
     let (answer, ()) = tokio::join!(broker.post(&body), killing);
-    assert_eq!(said(&answer.1), (false, "unknown", 1), "a proxy that has passed it on looks the same");
+    assert_eq!(
+        outcome(&answer.1),
+        (false, "unknown", 1),
+        "a proxy that has forwarded the run looks the same"
+    );
     assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"lost\"}").await, 1);
     assert_eq!(victim.received(), "");
-    assert!(spare.is_held().await, "nobody else gets a byte");
+    assert!(spare.is_held().await, "no other controller gets a byte");
     assert_eq!(broker.post(&body).await.1["reason"], "unknown", "nor when it is posted again");
-    // The next run is no worse off.
+    // The next run is not affected.
     let body = pool.body("run_2");
     let (answer, receipt) = tokio::join!(broker.post(&body), spare.answer());
-    assert_eq!((said(&answer.1), receipt.status), ((true, "received", 1), 200));
+    assert_eq!((outcome(&answer.1), receipt.status), ((true, "received", 1), 200));
 }
 
 #[tokio::test]
@@ -142,7 +146,7 @@ async fn a_half_closed_controller_is_passed_over() {
     let mut half = broker.held_poll(&pool, "half").await;
     half.stream.shutdown().await.unwrap();
     broker.wait_for_waiters(0).await;
-    assert!(!said(&broker.post(&pool.body("run_1")).await.1).0);
+    assert!(!outcome(&broker.post(&pool.body("run_1")).await.1).0);
     assert!(half.rest().await.is_empty());
 }
 
@@ -159,7 +163,7 @@ async fn a_client_that_reads_to_the_end_has_read_the_run() {
         };
         let body = pool.body(&format!("run_{round}"));
         let (answer, read) = tokio::join!(broker.post(&body), reading);
-        assert_eq!(said(&answer.1), (true, "received", 1), "round {round}");
+        assert_eq!(outcome(&answer.1), (true, "received", 1), "round {round}");
         assert!(read > 1000);
     }
 }
@@ -181,9 +185,9 @@ async fn php_reads_to_the_end_and_has_read_the_run() {
     }
 }
 
-/// A client that ends as the wire allows it must not be taken for one that has read, however late it ends.
+/// A client that closes with the run unread must not count as one that has read it, however late it closes.
 #[tokio::test]
-async fn a_client_that_leaves_the_run_unread_is_no_receipt_after_our_end_either() {
+async fn a_client_that_leaves_the_run_unread_is_no_receipt_after_our_fin_either() {
     let broker = Broker::proving("received", &["--proof-timeout", "2s"]);
     let pool = Pool::small("d1");
     for wait in [0, 10, 24, 26, 40, 100, 300] {
@@ -195,7 +199,7 @@ async fn a_client_that_leaves_the_run_unread_is_no_receipt_after_our_end_either(
         };
         let body = pool.body(&format!("run_{wait}"));
         let (answer, ()) = tokio::join!(broker.post(&body), leaving);
-        assert!(!said(&answer.1).0, "after {wait} ms: {answer:?}");
+        assert!(!outcome(&answer.1).0, "after {wait} ms: {answer:?}");
     }
 }
 
@@ -205,25 +209,25 @@ async fn a_closed_window_is_no_receipt() {
     let pool = Pool::small("d1");
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    let mut deaf = Client::over(socket.connect(broker.public).await.unwrap());
-    deaf.send(pool.poll("deaf")).await;
+    let mut stalled = Client::over(socket.connect(broker.public).await.unwrap());
+    stalled.send(pool.poll("stalled")).await;
     broker.wait_for_waiters(1).await;
     let mut message = pool.message("run_1");
     message["padding"] = "x".repeat(200_000).into();
     let (_, answer) = broker.post(&format!("{{\"dequeuedMessage\":{message}}}")).await;
-    assert_eq!(said(&answer), (false, "undelivered", 1));
+    assert_eq!(outcome(&answer), (false, "undelivered", 1));
     assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"unacked\"}").await, 1);
-    assert!(deaf.rest().await.len() < 200_000, "the reset took the rest off the wire");
+    assert!(stalled.rest().await.len() < 200_000, "the reset dropped the rest");
 }
 
 #[tokio::test]
-async fn acked_keeps_the_connection_and_asks_for_no_end() {
+async fn acked_keeps_the_connection_open() {
     let broker = Broker::proving("acked", &[]);
     let pool = Pool::small("d1");
     let mut controller = broker.held_poll(&pool, "one").await;
     for round in 0..5 {
         let run = format!("run_{round}");
-        assert_eq!(said(&broker.post(&pool.body(&run)).await.1), (true, "acked", 1));
+        assert_eq!(outcome(&broker.post(&pool.body(&run)).await.1), (true, "acked", 1));
         let answer = controller.answer().await;
         assert_eq!((answer.header("connection"), &answer.json()["run"]["friendlyId"]), (None, &run.into()));
         controller.send(pool.poll("one")).await;
@@ -237,12 +241,12 @@ async fn a_native_run_chooses_its_proof_and_says_unknown_when_in_doubt() {
     let broker = Broker::proving("received", &[]);
     let pool = Pool::small("d1");
     let mut first = broker.held_poll(&pool, "first").await;
-    let _deaf = broker.held_poll(&pool, "deaf").await;
+    let _stalled = broker.held_poll(&pool, "stalled").await;
     let message = pool.message("run_1").to_string();
     let mut supervisor = broker.client().await;
     let answer = supervisor.ask(post(&pool.path(), &message)).await.json();
     assert_eq!((&answer["delivered"], &answer["reason"]), (&false.into(), &"unknown".into()));
-    assert!(first.is_held().await, "nobody else gets a byte of it");
+    assert!(first.is_held().await, "no other controller gets a byte of it");
     let answer = supervisor.ask(post(&format!("{}?proof=acked", pool.path()), &message)).await.json();
     assert_eq!((&answer["delivered"], &answer["proof"]), (&true.into(), &"acked".into()));
     assert_eq!(first.answer().await.body, message.as_bytes());
@@ -255,7 +259,7 @@ async fn a_reset_leaves_a_native_run_unknown_and_goes_to_nobody_else() {
     let mut other = broker.held_poll(&pool, "other").await;
     let rude = broker.held_poll(&pool, "rude").await;
     let reading = async {
-        // Less than the whole, so that the client does not end politely by itself.
+        // The run stays unread. Without linger, the close sends a reset at once.
         rude.stream.readable().await.unwrap();
         rude.stream.set_zero_linger().unwrap();
         drop(rude);
@@ -264,7 +268,7 @@ async fn a_reset_leaves_a_native_run_unknown_and_goes_to_nobody_else() {
     let mut supervisor = broker.client().await;
     let (answer, ()) = tokio::join!(supervisor.ask(request), reading);
     assert_eq!(answer.json()["reason"], "unknown");
-    assert!(other.is_held().await, "it may have been read: nobody else gets a byte");
+    assert!(other.is_held().await, "it may have been read: no other controller gets a byte");
 }
 
 #[tokio::test]
@@ -282,19 +286,19 @@ async fn an_offer_that_could_not_be_proved_in_time_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_thousand_unproven_deliveries_hold_up_nobody() {
+async fn a_thousand_unproven_deliveries_delay_no_other() {
     let broker = Broker::proving("received", &["--proof-timeout", "1500ms"]);
-    let mut deaf = Vec::new();
+    let mut stalled = Vec::new();
     for number in 0..1000 {
         let mut client = broker.client().await;
-        client.send(Pool::small(&format!("deaf_{number}")).poll("deaf")).await;
-        deaf.push(client);
+        client.send(Pool::small(&format!("stalled_{number}")).poll("stalled")).await;
+        stalled.push(client);
     }
     broker.wait_for_waiters(1000).await;
     let mut unproven = JoinSet::new();
     for number in 0..1000 {
         let mut supervisor = broker.client().await;
-        supervisor.send(post("/warm-start", &Pool::small(&format!("deaf_{number}")).body("r"))).await;
+        supervisor.send(post("/warm-start", &Pool::small(&format!("stalled_{number}")).body("r"))).await;
         unproven.spawn(async move { supervisor.answer().await.json()["didWarmStart"] == true });
     }
     broker.wait_for_waiters(0).await;
@@ -303,15 +307,15 @@ async fn a_thousand_unproven_deliveries_hold_up_nobody() {
         let mut alive = broker.held_poll(&pool, "alive").await;
         let body = pool.body(&format!("run_{round}"));
         let (answer, _) = tokio::join!(broker.post(&body), alive.answer());
-        assert_eq!(said(&answer.1), (true, "received", 1));
+        assert_eq!(outcome(&answer.1), (true, "received", 1));
         if round == 0 {
-            assert!(unproven.try_join_next().is_none(), "all thousand are still open");
+            assert!(unproven.try_join_next().is_none(), "all thousand offers are still open");
         }
     }
     assert!(unproven.join_all().await.iter().all(|hit| !hit));
 }
 
-/// The oracle of the abort race: a receipt is an answer that was read to its end before the client closed.
+/// A receipt is a response that was read to its end before the client closed. Every `true` must have one, no `false` may.
 #[tokio::test]
 async fn a_true_has_exactly_one_receipt_however_clients_abort() {
     const ROUNDS: usize = 500;
@@ -348,5 +352,5 @@ async fn a_true_has_exactly_one_receipt_however_clients_abort() {
     }
     let hits = answers.values().filter(|hit| **hit).count();
     eprintln!("{hits} of {ROUNDS} proved");
-    assert!((50..ROUNDS - 50).contains(&hits), "{hits} of {ROUNDS}: the race was none");
+    assert!((50..ROUNDS - 50).contains(&hits), "{hits} of {ROUNDS}: the clients did not race the run");
 }

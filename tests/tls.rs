@@ -1,4 +1,4 @@
-//! Owns the stories of TLS: runs and proofs through it, certificates of clients, and new certificates under held polls.
+//! Owns the tests of TLS: runs and proofs through it, client certificates, and reloads of certificates under held polls.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// An authority, and the folder in which a broker finds what it has signed.
+/// A certificate authority, and the folder with the certificate that it has signed for the broker.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
@@ -64,8 +64,8 @@ impl Authority {
         Broker::proving(proof, &[&["--tls-cert", &cert, "--tls-key", &key], arguments].concat())
     }
 
-    /// What clients trust, and what they show.
-    fn client(&self, shows: Option<(rcgen::Certificate, KeyPair)>) -> TlsConnector {
+    /// A client that trusts this authority, with a client certificate if one is given.
+    fn client(&self, certificate: Option<(rcgen::Certificate, KeyPair)>) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -73,7 +73,7 @@ impl Authority {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots);
-        let config = match shows {
+        let config = match certificate {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
@@ -85,15 +85,15 @@ impl Authority {
     }
 }
 
-type Secret = Client<TlsStream<TcpStream>>;
+type TlsClient = Client<TlsStream<TcpStream>>;
 
-async fn connect(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<Secret> {
+async fn connect(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsClient> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(Client::through(connector.connect(ServerName::try_from("localhost").unwrap(), stream).await?))
 }
 
-async fn held(broker: &Broker, connector: &TlsConnector, pool: &Pool, controller: &str) -> Secret {
+async fn held(broker: &Broker, connector: &TlsConnector, pool: &Pool, controller: &str) -> TlsClient {
     let before = broker.waiters("").await;
     let mut client = connect(connector, broker.public).await.unwrap();
     client.send(pool.poll(controller)).await;
@@ -101,9 +101,9 @@ async fn held(broker: &Broker, connector: &TlsConnector, pool: &Pool, controller
     client
 }
 
-/// Behind a PROXY protocol header the handshake comes as ever: in pieces, or with the header from a real haproxy.
+/// The handshake follows a PROXY protocol header, in a segment of its own or as a real haproxy sends it.
 #[tokio::test]
-async fn hands_are_shaken_behind_a_proxys_header() {
+async fn a_handshake_follows_a_proxy_protocol_header() {
     let authority = Authority::new();
     let connector = authority.client(None);
     let broker = authority.broker("received", &["--proxy-protocol", "--behind-proxy", "127.0.0.1"]);
@@ -143,7 +143,7 @@ async fn a_run_goes_through_tls_byte_for_byte_with_every_proof() {
         let broker = authority.broker(proof, &[]);
         let mut waiting = held(&broker, &connector, &pool, "one").await;
         let mut message = pool.message("run_1");
-        // Larger than what the kernel takes at once, and than one record.
+        // Larger than the kernel takes at once, and larger than one record.
         message["somethingNew"] = "x".repeat(3_000_000).into();
         let sent = message.to_string();
         let body = format!("{{\"dequeuedMessage\":{sent}}}");
@@ -171,19 +171,19 @@ async fn a_kept_connection_polls_again() {
 }
 
 #[tokio::test]
-async fn who_leaves_or_reads_nothing_proves_nothing() {
+async fn a_client_that_leaves_or_does_not_read_proves_nothing() {
     let authority = Authority::new();
     let connector = authority.client(None);
     let broker = authority.broker("received", &["--proof-timeout", "100ms"]);
     let pool = Pool::small("d1");
-    // A goodbye of TLS, with the socket still open.
+    // A close_notify, with the socket still open.
     let mut leaving = held(&broker, &connector, &pool, "leaving").await;
     leaving.stream.shutdown().await.unwrap();
     broker.wait_for_waiters(0).await;
-    // A socket that ends without a goodbye.
+    // A socket that is closed without a close_notify.
     drop(held(&broker, &connector, &pool, "gone").await.stream.into_inner().0);
     broker.wait_for_waiters(0).await;
-    // A process that has stopped reading: its kernel acknowledges, and it never ends.
+    // A process that does not read: its kernel acknowledges, and no FIN comes.
     let frozen = held(&broker, &connector, &pool, "frozen").await;
     let answer = post_run(&broker, &connector, &pool.body("r1")).await;
     assert_eq!(
@@ -192,7 +192,7 @@ async fn who_leaves_or_reads_nothing_proves_nothing() {
     );
     assert_eq!(broker.metric("pilotlight_offers_total{verdict=\"frozen\"}").await, 1);
     drop(frozen);
-    // A process that says goodbye without having read its run: the kernel tells the difference.
+    // A process that closes its connection with the run unread: its kernel sends a reset.
     let rude = held(&broker, &connector, &pool, "rude").await;
     let body = pool.body("r2");
     let posting = post_run(&broker, &connector, &body);
@@ -217,7 +217,7 @@ async fn bytes_after_a_held_poll_close_it() {
 }
 
 #[tokio::test]
-async fn only_certified_clients_come_in_where_that_is_asked_for() {
+async fn only_clients_with_a_certificate_are_served_where_it_is_required() {
     let (authority, other) = (Authority::new(), Authority::new());
     let ca = authority.path("ca.pem");
     let broker = authority.broker("written", &["--tls-client-ca", ca.to_str().unwrap()]);
@@ -225,7 +225,7 @@ async fn only_certified_clients_come_in_where_that_is_asked_for() {
     let known = authority.client(Some(authority.signed()));
     let mut waiting = held(&broker, &known, &pool, "one").await;
     for stranger in [authority.client(None), authority.client(Some(other.signed()))] {
-        // In TLS 1.3 a client hears of the refusal with its first read.
+        // In TLS 1.3 a client learns of the refusal with its first read.
         if let Ok(mut client) = connect(&stranger, broker.public).await {
             let _ = client.stream.write_all(pool.poll("two").as_bytes()).await;
             assert!(client.stream.read(&mut [0; 64]).await.is_err());
@@ -238,20 +238,20 @@ async fn only_certified_clients_come_in_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn plain_speech_and_silence_end_the_handshake() {
+async fn plaintext_and_silence_end_the_handshake() {
     let authority = Authority::new();
     let broker = authority.broker("written", &[]);
     let mut plain = broker.client().await;
     plain.send("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await;
     let alert = plain.rest().await.to_vec();
-    assert!(alert.first() == Some(&21), "an alert of TLS and no answer in clear: {alert:?}");
+    assert!(alert.first() == Some(&21), "a TLS alert, and no plaintext response: {alert:?}");
     let mut silent = broker.client().await;
     assert!(silent.is_closed_silently().await);
     broker.wait_for_metric("pilotlight_connections_rejected_total{reason=\"tls\"}", 2).await;
 }
 
 #[tokio::test]
-async fn new_certificates_come_under_a_thousand_held_polls() {
+async fn certificates_are_reloaded_under_a_thousand_held_polls() {
     let authority = Authority::new();
     let connector = authority.client(None);
     let broker = authority.broker("received", &[]);
@@ -263,7 +263,7 @@ async fn new_certificates_come_under_a_thousand_held_polls() {
         crowd.push(client);
     }
     broker.wait_for_waiters(1000).await;
-    let shown = |client: &Secret| client.stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+    let shown = |client: &TlsClient| client.stream.get_ref().1.peer_certificates().unwrap()[0].clone();
     let old = shown(&crowd[0]);
     let reload = async |result: &str, count: u64| {
         broker.signal(Signal::HUP);
@@ -276,14 +276,17 @@ async fn new_certificates_come_under_a_thousand_held_polls() {
     reload("done", 1).await;
     let new = shown(&connect(&connector, broker.public).await.unwrap());
     assert!(new != old, "new handshakes see the new certificate");
-    // A key that does not fit, and a file that is none.
+    // A key that does not match the certificate, and a file without a certificate.
     std::fs::write(authority.path("key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
     reload("failed", 1).await;
     std::fs::write(authority.path("cert.pem"), "nothing").unwrap();
     reload("failed", 2).await;
-    assert!(shown(&connect(&connector, broker.public).await.unwrap()) == new, "the good one stays");
+    assert!(
+        shown(&connect(&connector, broker.public).await.unwrap()) == new,
+        "the valid certificate stays in use"
+    );
 
-    assert_eq!(broker.waiters("").await, 1000, "nobody was dropped");
+    assert_eq!(broker.waiters("").await, 1000, "no held poll was dropped");
     let mut answers = JoinSet::new();
     for mut client in crowd {
         answers.spawn(async move { client.answer().await.status });
@@ -318,12 +321,12 @@ async fn operators_are_served_through_tls_with_a_certificate_of_their_own() {
         "{text}"
     );
     assert!(!text.contains("expiry_timestamp_seconds{listener=\"public\"}"), "{text}");
-    // The public listener is not touched by it.
+    // The public listener still serves plain HTTP.
     assert_eq!(broker.client().await.ask("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await.status, 200);
     let mut plain = Client::connect(broker.ops).await;
     plain.send("GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let alert = plain.rest().await.to_vec();
-    assert!(alert.first() == Some(&21), "an alert of TLS and no answer in clear: {alert:?}");
+    assert!(alert.first() == Some(&21), "a TLS alert, and no plaintext response: {alert:?}");
 
     let mut reader = connect(&connector, broker.ops).await.unwrap();
     reader.send("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
@@ -335,7 +338,7 @@ async fn operators_are_served_through_tls_with_a_certificate_of_their_own() {
             let length = reader.stream.read(&mut bytes).await.unwrap();
             assert!(length > 0, "the events end: {text}");
             text.push_str(&String::from_utf8_lossy(&bytes[..length]));
-            // It may not have been read as a reader when the first was told of.
+            // The first events may come before the stream is open, so more are made.
             broker.post(&pool.body("run_1")).await;
         }
     };
@@ -347,7 +350,7 @@ async fn operators_are_served_through_tls_with_a_certificate_of_their_own() {
 }
 
 #[tokio::test]
-async fn operators_bearers_in_clear_are_warned_of() {
+async fn bearer_tokens_of_operators_without_tls_are_warned_of() {
     let authority = Authority::new();
     let path = |name: &str| authority.path(name).to_str().unwrap().to_owned();
     std::fs::write(path("bearers"), "the bearer of them\n").unwrap();
