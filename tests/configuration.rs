@@ -1,5 +1,6 @@
-//! Owns two promises of the guides: `docs/configuration.md` is current, as its tables are rendered here from the settings'
-//! definitions, the bounds that the binary enforces and the reasons of a miss; and the README warns before it opens a port.
+//! Owns three promises of the guides: `docs/configuration.md` is current, as its tables are rendered here from the settings'
+//! definitions, the bounds that the binary enforces and the reasons of a miss; the README warns before it opens a port; and
+//! the errors that the guide to troubleshooting quotes are those of the source.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -54,6 +55,35 @@ fn the_guides_warn_above_the_commands_that_open_ports() {
         deploy.lines().take(4).any(|line| line.contains(warning)),
         "deploy/README.md begins with the warning"
     );
+}
+
+#[test]
+fn the_errors_of_a_start_that_troubleshooting_quotes_are_those_of_the_source() {
+    let mut paths = Vec::new();
+    collect_sources(Path::new("src"), &mut paths);
+    let lines = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect::<String>();
+    // A string literal may go on in the next line after a backslash.
+    let source = lines.split("\\\n").map(str::trim_start).collect::<String>();
+    let guide = fs::read_to_string("docs/troubleshooting.md").unwrap();
+    let (_, section) = guide.split_once("\n## It refuses to start\n").unwrap();
+    let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let quoted = rows
+        .take_while(|line| line.starts_with('|'))
+        .flat_map(|line| line.split(" | ").next().unwrap().split('`').skip(1).step_by(2));
+    let mut count = 0;
+    for part in quoted.flat_map(fixed_parts).filter(|part| part.len() > 4) {
+        count += 1;
+        assert!(source.contains(&part), "no text of the source has {part:?}");
+    }
+    assert!(count > 15, "only {count} texts found");
+}
+
+/// The parts of an error's text between flags, numbers and dots, which are filled in when the text is made.
+fn fixed_parts(text: &str) -> Vec<String> {
+    let is_filled_in =
+        |word: &&str| *word == "…" || word.starts_with("--") || word.contains(|c: char| c.is_ascii_digit());
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.split(|word| is_filled_in(&word)).map(|part| part.join(" ")).collect()
 }
 
 /// Replaces what stands between the two markers of this name. The rest of the page is written by hand.
@@ -154,7 +184,11 @@ fn bounds(arg: &Arg) -> String {
         Some("N") => refusal(flag, "0").map(|_| "at least 1".to_owned()).unwrap_or_default(),
         Some("SIZE") => refusal(flag, "0").map_or_else(String::new, |refusal| {
             let least = refusal.split_once("at least ").map(|(_, least)| least.trim().to_owned());
-            least.map_or_else(|| "above 0".to_owned(), |least| format!("at least {least}"))
+            match least {
+                Some(least) if least.parse::<u64>().is_ok() => format!("at least {least} B"),
+                Some(least) => format!("at least {least}"),
+                None => "above 0".to_owned(),
+            }
         }),
         _ => String::new(),
     }
