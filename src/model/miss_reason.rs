@@ -24,7 +24,7 @@ closed_enum! {
         Unknown = "unknown",
         /// The run names no deployment.
         NoDeployment = "no_deployment",
-        /// The broker sheds load.
+        /// A limit of POSTs or of memory is reached; the status is 429.
         Overloaded = "overloaded",
     }
 }

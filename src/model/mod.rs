@@ -12,12 +12,12 @@ pub use outcome::{DispatchKind, DispatchOutcome};
 pub use poll_end::PollEnd;
 pub use proof::{Proof, Verdict};
 
-/// Defines an enumeration whose values have a fixed text each.
+/// Defines an enumeration whose values have a fixed text and a meaning each.
 macro_rules! closed_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal),+ $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $meaning:literal])+ $value:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$value_doc])* $value),+ }
+        pub enum $name { $($(#[doc = $meaning])+ $value),+ }
 
         impl $name {
             /// Every value, in order.
@@ -26,6 +26,11 @@ macro_rules! closed_enum {
             /// The value's text.
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$value => $text),+ }
+            }
+
+            /// The value's doc comment, for the guides.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$value => concat!($($meaning),+)),+ }
             }
         }
     };

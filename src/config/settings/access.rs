@@ -10,7 +10,7 @@ use crate::config::error::ConfigError;
 
 /// Who may poll, dispatch and operate.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Authorizer")]
+#[command(next_help_heading = "Access")]
 pub struct AccessSettings {
     /// Verify deployment tokens (JWT, HS256) with the secrets in this file, one per line; keep the old secret beside the new one during a rotation [default: tokens are decoded, not verified]
     #[arg(long, value_name = "FILE")]
