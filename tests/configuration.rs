@@ -1,6 +1,6 @@
-//! Owns three promises of the guides: `docs/configuration.md` is current, as its tables are rendered here from the settings'
-//! definitions, the bounds that the binary enforces and the reasons of a miss; the README warns before it opens a port; and
-//! the errors that the guide to troubleshooting quotes are those of the source.
+//! Owns four promises of the guides: `docs/configuration.md` is current, as its tables are rendered here from the settings'
+//! definitions, the bounds that the binary enforces and the reasons of a miss; the README warns before it opens a port; the
+//! errors that the guide to troubleshooting quotes are those of the source; and every source file that is named is there.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -60,7 +60,7 @@ fn the_guides_warn_above_the_commands_that_open_ports() {
 #[test]
 fn the_errors_of_a_start_that_troubleshooting_quotes_are_those_of_the_source() {
     let mut paths = Vec::new();
-    collect_sources(Path::new("src"), &mut paths);
+    collect_files(Path::new("src"), "rs", &mut paths);
     let lines = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect::<String>();
     // A string literal may go on in the next line after a backslash.
     let source = lines.split("\\\n").map(str::trim_start).collect::<String>();
@@ -78,12 +78,34 @@ fn the_errors_of_a_start_that_troubleshooting_quotes_are_those_of_the_source() {
     assert!(count > 15, "only {count} texts found");
 }
 
+#[test]
+fn every_source_file_that_the_guides_name_is_there() {
+    let mut guides = vec![PathBuf::from("README.md"), PathBuf::from("CONTRIBUTING.md")];
+    collect_files(Path::new("docs"), "md", &mut guides);
+    // Its map names files by their folder's row.
+    guides.retain(|guide| !guide.ends_with("ARCHITECTURE.md"));
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for guide in guides {
+        let text = fs::read_to_string(&guide).unwrap();
+        let spans = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        // A test is named after its file; `tests/faults.rs` looks for these.
+        for span in spans.filter(|span| Path::new(span).extension().is_some_and(|kind| kind == "rs")) {
+            count += 1;
+            if !["", "src", "tests"].iter().any(|folder| Path::new(folder).join(span).exists()) {
+                missing.push(format!("{}: {span}", guide.display()));
+            }
+        }
+    }
+    assert!(count > 20 && missing.is_empty(), "{count} files named, {missing:#?}");
+}
+
 /// The parts of an error's text between flags, numbers and dots, which are filled in when the text is made.
 fn fixed_parts(text: &str) -> Vec<String> {
     let is_filled_in =
         |word: &&str| *word == "…" || word.starts_with("--") || word.contains(|c: char| c.is_ascii_digit());
     let words: Vec<&str> = text.split_whitespace().collect();
-    words.split(|word| is_filled_in(&word)).map(|part| part.join(" ")).collect()
+    words.split(is_filled_in).map(|part| part.join(" ")).collect()
 }
 
 /// Replaces what stands between the two markers of this name. The rest of the page is written by hand.
