@@ -92,5 +92,5 @@ pub(crate) fn count() -> anyhow::Result<Allocations> {
 
 /// The load's side: says after two seconds and after four how many dispatches there were, and goes on.
 pub(crate) fn load(address: SocketAddr) -> anyhow::Result<()> {
-    load::go_on(address, Duration::from_secs(2), |dispatches| print(&format!("{dispatches}\n")))
+    load::load_forever(address, Duration::from_secs(2), |dispatches| print(&format!("{dispatches}\n")))
 }

@@ -51,7 +51,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-pub(crate) fn measure(options: &Options) {
+pub(crate) fn measure(options: &LockOptions) {
     for pools in [1, 5000] {
         let mut rounds: Vec<BTreeMap<&'static str, Holds>> = Vec::new();
         for seed in 0..options.rounds.max(1) {

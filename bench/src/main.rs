@@ -4,9 +4,9 @@ mod allocations;
 mod json;
 mod load;
 mod lock;
+mod observability_cost;
 mod overload;
 mod report;
-mod watch;
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ use pilotlight_bench::implementation::{Implementation, PEERS};
 use pilotlight_bench::server::Server;
 use pilotlight_bench::stdout::print;
 
-use load::Shape;
+use load::LoadShape;
 
 /// What pilotlight is measured with.
 #[derive(Parser)]
@@ -41,7 +41,7 @@ enum Measure {
     /// Dispatches in closed loops: how many a second, how long each, what CPU
     Dispatch {
         #[command(flatten)]
-        shape: Shape,
+        shape: LoadShape,
         /// Further arguments for the server
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -49,7 +49,7 @@ enum Measure {
     /// Dispatches at a fixed rate, each one's time counted from when it was due
     Open {
         #[command(flatten)]
-        shape: Shape,
+        shape: LoadShape,
         /// Runs a second
         #[arg(long, default_value_t = 10_000.0)]
         rate: f64,
@@ -58,7 +58,7 @@ enum Measure {
         arguments: Vec<String>,
     },
     /// Twice the load that a broker can take: how many runs are started all the same, how soon the others are refused
-    Overload(overload::Options),
+    Overload(overload::OverloadOptions),
     /// What a held connection costs in bytes
     Hold {
         #[arg(long, default_value_t = 19_000)]
@@ -72,7 +72,7 @@ enum Measure {
     /// The health route in a closed loop
     Health {
         #[command(flatten)]
-        shape: Shape,
+        shape: LoadShape,
     },
     /// More held polls than one table of descriptors has room for, on several brokers
     Crowd {
@@ -84,7 +84,7 @@ enum Measure {
     /// Allocations per dispatch, by size
     Allocations,
     /// How long the core's lock is held at most, by what it is held for, in the holder's CPU time
-    Lock(lock::Options),
+    Lock(lock::LockOptions),
     /// What a history, scrapes and slow readers of events cost
     Watch {
         #[arg(long, default_value_t = 5)]
@@ -138,7 +138,7 @@ fn main() -> anyhow::Result<()> {
         }
         Measure::Allocations => print(&allocations::count()?.text()),
         Measure::Lock(options) => lock::measure(options),
-        Measure::Watch { rounds, seconds, rate } => watch::compare(*rounds, *seconds, *rate)?,
+        Measure::Watch { rounds, seconds, rate } => observability_cost::compare(*rounds, *seconds, *rate)?,
         Measure::Report { full } => report::write(*full)?,
         Measure::Keep { address, count } => load::keep(*address, *count)?,
         Measure::Load { address } => allocations::load(*address)?,

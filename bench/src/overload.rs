@@ -5,10 +5,10 @@ use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::Server;
 use pilotlight_bench::stdout::print;
 
-use crate::load::{self, Figures, Shape};
+use crate::load::{self, LoadShape, Measurement};
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Options {
+pub(crate) struct OverloadOptions {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     #[arg(long, default_value_t = 5.0)]
@@ -28,9 +28,9 @@ pub(crate) struct Options {
 }
 
 /// Each round finds its own peak, because that of a busy machine moves.
-pub(crate) fn measure(implementation: &Implementation, options: &Options) -> anyhow::Result<()> {
-    let Options { rounds, seconds, controllers, supervisors, .. } = *options;
-    let shape = Shape { controllers, supervisors, ..Shape::usual(seconds) };
+pub(crate) fn measure(implementation: &Implementation, options: &OverloadOptions) -> anyhow::Result<()> {
+    let OverloadOptions { rounds, seconds, controllers, supervisors, .. } = *options;
+    let shape = LoadShape { controllers, supervisors, ..LoadShape::standard(seconds) };
     let (mut kept, mut kept_limited, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let peak = load::dispatch(&Server::start(implementation)?, &shape)?;
@@ -53,14 +53,14 @@ pub(crate) fn measure(implementation: &Implementation, options: &Options) -> any
     }
     print(&format!(
         "medians of {rounds} rounds: {:.1} % of the peak, {:.1} % of the limit, refused after p99 {:.0} µs\n",
-        100.0 * load::middle(kept),
-        100.0 * load::middle(kept_limited),
-        load::middle(refused),
+        100.0 * load::median(kept),
+        100.0 * load::median(kept_limited),
+        load::median(refused),
     ));
     Ok(())
 }
 
 /// Runs that were started, a second; all misses are taken off, also those before the counting began.
-fn hits(figures: &Figures, seconds: f64) -> f64 {
+fn hits(figures: &Measurement, seconds: f64) -> f64 {
     figures.rate - f64::from(u32::try_from(figures.misses).unwrap_or(u32::MAX)) / seconds
 }

@@ -13,14 +13,14 @@ use pilotlight_bench::stdout::print;
 
 /// What churn left behind.
 #[derive(Debug, Clone)]
-pub(crate) struct Churned {
+pub(crate) struct ChurnResult {
     /// Polls so far, and the server's resident bytes then.
     pub(crate) samples: Vec<(f64, f64)>,
     /// What the server says of its waiters at the end, if it says anything.
     pub(crate) waiters: Option<u64>,
 }
 
-impl Churned {
+impl ChurnResult {
     /// Bytes that each poll left behind, over the second half: the first fills the allocator's pages.
     pub(crate) fn slope(&self) -> f64 {
         let half = &self.samples[self.samples.len() / 2..];
@@ -36,7 +36,7 @@ impl Churned {
 const AT_ONCE: usize = 64;
 
 /// Aborts `polls` polls; says how far it is while it runs.
-pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<Churned> {
+pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<ChurnResult> {
     let left = Rc::new(Cell::new(polls));
     let mut samples = Vec::new();
     block_on_local(async {
@@ -72,13 +72,13 @@ pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<Churned> {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         samples.push((bytes(polls as u64), bytes(server.resident()?)));
-        let waiters = waiters(server).await;
-        Ok(Churned { samples, waiters })
+        let waiters = waiter_count(server).await;
+        Ok(ChurnResult { samples, waiters })
     })
 }
 
 /// What pilotlight's metrics say.
-pub(super) async fn waiters(server: &Server) -> Option<u64> {
+pub(super) async fn waiter_count(server: &Server) -> Option<u64> {
     Some(Scrape::fetch(server.ops?).await.ok()?.count("pilotlight_waiters"))
 }
 

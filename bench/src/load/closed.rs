@@ -8,45 +8,46 @@ use pilotlight_bench::requests::{dispatch_request, health_request, request_numbe
 use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::server::Server;
 
-use super::controller::begin;
-use super::figures::Figures;
-use super::shape::Shape;
-use super::tally::{Shared, Tally, check, observe};
+use super::controller::start_controllers;
+use super::measurement::Measurement;
+use super::shape::LoadShape;
+use super::stats::{LoadStats, Shared, check_receipts, measure_for};
 
 /// Runs dispatches in a closed loop.
-pub(crate) fn dispatch(server: &Server, shape: &Shape) -> anyhow::Result<Figures> {
-    let tally = Tally::new()?;
+pub(crate) fn dispatch(server: &Server, shape: &LoadShape) -> anyhow::Result<Measurement> {
+    let tally = LoadStats::new()?;
     block_on_local(async {
-        begin(server.address, shape, &tally).await;
+        start_controllers(server.address, shape, &tally).await;
         let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
-        let figures = ask(server, server.address, shape, posts, "\"didWarmStart\":true", &tally).await?;
-        check(&tally)?;
+        let figures =
+            run_supervisors(server, server.address, shape, posts, "\"didWarmStart\":true", &tally).await?;
+        check_receipts(&tally)?;
         Ok(figures)
     })
 }
 
 /// Asks for the health route in a closed loop, as published gateways quote it.
-pub(crate) fn health(server: &Server, shape: &Shape) -> anyhow::Result<Figures> {
-    let tally = Tally::new()?;
+pub(crate) fn health(server: &Server, shape: &LoadShape) -> anyhow::Result<Measurement> {
+    let tally = LoadStats::new()?;
     let address = server.ops.unwrap_or(server.address);
-    block_on_local(ask(server, address, shape, vec![health_request()], "ok", &tally))
+    block_on_local(run_supervisors(server, address, shape, vec![health_request()], "ok", &tally))
 }
 
-async fn ask(
+async fn run_supervisors(
     server: &Server,
     address: SocketAddr,
-    shape: &Shape,
+    shape: &LoadShape,
     requests: Vec<Vec<u8>>,
     success: &'static str,
     tally: &Shared,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<Measurement> {
     let supervisors: Vec<_> = (0..shape.supervisors)
         .map(|number| {
             let work = supervisor(address, number, requests.clone(), success, tally.clone());
             tokio::task::spawn_local(work)
         })
         .collect();
-    let figures = observe(server, tally, shape.seconds).await?;
+    let figures = measure_for(server, tally, shape.seconds).await?;
     for supervisor in supervisors {
         supervisor.await??;
     }
@@ -84,11 +85,11 @@ async fn supervisor(
 }
 
 /// Puts the usual load on a server for ever, and says after every `period` how many dispatches there were.
-pub(crate) fn go_on(address: SocketAddr, period: Duration, say: impl Fn(u64)) -> anyhow::Result<()> {
-    let tally = Tally::new()?;
-    let shape = Shape::usual(0.0);
+pub(crate) fn load_forever(address: SocketAddr, period: Duration, say: impl Fn(u64)) -> anyhow::Result<()> {
+    let tally = LoadStats::new()?;
+    let shape = LoadShape::standard(0.0);
     block_on_local(async {
-        begin(address, &shape, &tally).await;
+        start_controllers(address, &shape, &tally).await;
         let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
         for number in 0..shape.supervisors {
             tokio::task::spawn_local(supervisor(address, number, posts.clone(), "", tally.clone()));

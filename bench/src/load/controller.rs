@@ -8,8 +8,8 @@ use std::time::Duration;
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::poll_request;
 
-use super::shape::Shape;
-use super::tally::Shared;
+use super::shape::LoadShape;
+use super::stats::Shared;
 
 /// Polls for ever. A run that closes its connection is followed by a new one: the end is the receipt, so it comes first.
 async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Shared) -> anyhow::Result<()> {
@@ -34,14 +34,14 @@ async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Sh
 }
 
 /// Lets the controllers of a load begin, and waits until they wait.
-pub(super) async fn begin(server: SocketAddr, shape: &Shape, tally: &Shared) {
+pub(super) async fn start_controllers(server: SocketAddr, shape: &LoadShape, tally: &Shared) {
     for number in 0..shape.controllers {
         tokio::task::spawn_local(keep_polling(server, number, shape.pools, tally.clone()));
     }
-    tokio::time::sleep(settling(shape.controllers)).await;
+    tokio::time::sleep(settling_time(shape.controllers)).await;
 }
 
 /// Until so many controllers wait.
-pub(super) fn settling(controllers: usize) -> Duration {
+pub(super) fn settling_time(controllers: usize) -> Duration {
     Duration::from_millis(300) + Duration::from_micros(150) * u32::try_from(controllers).unwrap_or(u32::MAX)
 }

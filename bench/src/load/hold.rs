@@ -14,15 +14,15 @@ use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::server::{Server, slab};
 use pilotlight_bench::stdout::print;
 
-use super::churn::{bytes, waiters};
+use super::churn::{bytes, waiter_count};
 use super::closed::dispatch;
-use super::controller::settling;
-use super::figures::Figures;
-use super::shape::Shape;
+use super::controller::settling_time;
+use super::measurement::Measurement;
+use super::shape::LoadShape;
 
 /// What held connections cost.
 #[derive(Debug, Clone)]
-pub(crate) struct Held {
+pub(crate) struct HoldResult {
     pub(crate) count: usize,
     /// The server's resident bytes per connection.
     pub(crate) user: f64,
@@ -37,15 +37,15 @@ pub(crate) struct Held {
 const FIRST_POOL: usize = 100;
 
 /// Holds `count` polls; with `settle`, the memory after their end is waited for.
-pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Result<Held> {
+pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Result<HoldResult> {
     block_on_local(async {
         // One round of everything, so that what is made once is there already.
-        drop(held(server.address, 0..10).await?);
+        drop(open_polls(server.address, 0..10).await?);
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (idle, slab_before) = (server.resident()?, slab()?);
-        let crowd = held(server.address, 0..count).await?;
-        tokio::time::sleep(settling(count)).await;
-        if let Some(waiting) = waiters(server).await {
+        let crowd = open_polls(server.address, 0..count).await?;
+        tokio::time::sleep(settling_time(count)).await;
+        if let Some(waiting) = waiter_count(server).await {
             ensure!(waiting == count as u64, "{waiting} of {count} wait");
         }
         let (resident, slab_now) = (server.resident()?, slab()?);
@@ -57,11 +57,11 @@ pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Resul
             tokio::time::sleep(Duration::from_secs(10)).await;
             after_close = server.resident()?;
         }
-        Ok(Held { count, user, kernel, idle: bytes(idle), after_close: bytes(after_close) })
+        Ok(HoldResult { count, user, kernel, idle: bytes(idle), after_close: bytes(after_close) })
     })
 }
 
-async fn held(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result<Vec<Client>> {
+async fn open_polls(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result<Vec<Client>> {
     let mut crowd = Vec::with_capacity(numbers.len());
     for number in numbers {
         let mut client = Client::connect(server).await?;
@@ -73,10 +73,10 @@ async fn held(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result<Vec<C
 
 /// What a crowd that no single table of descriptors can hold was like.
 #[derive(Debug, Clone)]
-pub(crate) struct Crowd {
+pub(crate) struct CrowdResult {
     pub(crate) held: usize,
     /// Dispatches on each of the brokers in turn, with all the others' crowds held.
-    pub(crate) figures: Vec<Figures>,
+    pub(crate) figures: Vec<Measurement>,
 }
 
 /// Holds `each` polls on each of `brokers` brokers, from as many processes, and dispatches on every one of them.
@@ -85,7 +85,7 @@ pub(crate) fn crowd(
     brokers: usize,
     each: usize,
     seconds: f64,
-) -> anyhow::Result<Crowd> {
+) -> anyhow::Result<CrowdResult> {
     let program = std::env::current_exe()?;
     let mut standing = Vec::new();
     for _ in 0..brokers {
@@ -103,10 +103,10 @@ pub(crate) fn crowd(
     let mut held = 0;
     let mut figures = Vec::new();
     for (server, _) in &standing {
-        let standing = block_on_local(async { waiters(server).await.context("no count of waiters") })?;
+        let standing = block_on_local(async { waiter_count(server).await.context("no count of waiters") })?;
         print(&format!("  {standing} held by one broker\n"));
         held += standing;
-        let shape = Shape { supervisors: 10, ..Shape::usual(seconds) };
+        let shape = LoadShape { supervisors: 10, ..LoadShape::standard(seconds) };
         figures.push(dispatch(server, &shape)?);
     }
     for (_, mut holder) in standing {
@@ -114,7 +114,7 @@ pub(crate) fn crowd(
         drop(holder.stdin.take());
         holder.wait()?;
     }
-    Ok(Crowd { held: usize::try_from(held)?, figures })
+    Ok(CrowdResult { held: usize::try_from(held)?, figures })
 }
 
 /// The holder's side: polls that wait until the input ends.
@@ -122,7 +122,7 @@ pub(crate) fn keep(address: SocketAddr, count: usize) -> anyhow::Result<()> {
     let crowd = block_on_local(async {
         let mut crowd = Vec::with_capacity(count);
         for number in 0..count {
-            crowd.extend(held(address, number..number + 1).await?);
+            crowd.extend(open_polls(address, number..number + 1).await?);
             // Who comes at once is asked for a sign of life at once, again and again: more than loopback's queue takes.
             if number % 8 == 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;

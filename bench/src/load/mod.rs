@@ -3,15 +3,15 @@
 mod churn;
 mod closed;
 mod controller;
-mod figures;
 mod hold;
+mod measurement;
 mod open;
 mod shape;
-mod tally;
+mod stats;
 
-pub(crate) use churn::{Churned, churn};
-pub(crate) use closed::{dispatch, go_on, health};
-pub(crate) use figures::{Figures, middle};
-pub(crate) use hold::{Crowd, Held, crowd, hold, keep};
+pub(crate) use churn::{ChurnResult, churn};
+pub(crate) use closed::{dispatch, health, load_forever};
+pub(crate) use hold::{CrowdResult, HoldResult, crowd, hold, keep};
+pub(crate) use measurement::{Measurement, median};
 pub(crate) use open::open;
-pub(crate) use shape::Shape;
+pub(crate) use shape::LoadShape;

@@ -11,10 +11,10 @@ use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::server::Server;
 use tokio::sync::Notify;
 
-use super::controller::begin;
-use super::figures::Figures;
-use super::shape::Shape;
-use super::tally::{Tally, check, observe};
+use super::controller::start_controllers;
+use super::measurement::Measurement;
+use super::shape::LoadShape;
+use super::stats::{LoadStats, check_receipts, measure_for};
 
 /// What a broker says that has no time for a run.
 const TOO_MANY: u16 = 429;
@@ -27,10 +27,10 @@ struct Due {
 }
 
 /// Posts `rate` runs a second.
-pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<Figures> {
-    let tally = Tally::new()?;
+pub(crate) fn open(server: &Server, shape: &LoadShape, rate: f64) -> anyhow::Result<Measurement> {
+    let tally = LoadStats::new()?;
     block_on_local(async {
-        begin(server.address, shape, &tally).await;
+        start_controllers(server.address, shape, &tally).await;
         let due = Rc::new(Due::default());
         let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
         for number in 0..shape.supervisors {
@@ -68,10 +68,10 @@ pub(crate) fn open(server: &Server, shape: &Shape, rate: f64) -> anyhow::Result<
             });
         }
         let pace = tokio::task::spawn_local(pace(due, Duration::from_secs_f64(1.0 / rate)));
-        let figures = observe(server, &tally, shape.seconds).await?;
+        let figures = measure_for(server, &tally, shape.seconds).await?;
         pace.abort();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        check(&tally)?;
+        check_receipts(&tally)?;
         Ok(figures)
     })
 }

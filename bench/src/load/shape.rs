@@ -4,7 +4,7 @@ use clap::Args;
 
 /// What the load is made of.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Shape {
+pub(crate) struct LoadShape {
     #[arg(long, default_value_t = 500)]
     pub(crate) controllers: usize,
     #[arg(long, default_value_t = 50)]
@@ -16,9 +16,9 @@ pub(crate) struct Shape {
     pub(crate) seconds: f64,
 }
 
-impl Shape {
+impl LoadShape {
     /// The load of the published comparisons, for so many seconds.
-    pub(crate) fn usual(seconds: f64) -> Self {
+    pub(crate) fn standard(seconds: f64) -> Self {
         Self { controllers: 500, supervisors: 50, pools: 10, seconds }
     }
 }

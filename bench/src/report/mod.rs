@@ -2,10 +2,10 @@
 
 mod machine;
 mod peers;
-mod plan;
 mod plots;
 mod results;
 mod rounds;
+mod scope;
 mod targets;
 mod text;
 
@@ -14,11 +14,11 @@ use std::time::Instant;
 
 use pilotlight_bench::stdout::print;
 
-use plan::Plan;
+use scope::ReportScope;
 
 /// Measures everything and writes it down.
 pub(crate) fn write(full: bool) -> anyhow::Result<()> {
-    let plan = if full { Plan::full() } else { Plan::quick() };
+    let plan = if full { ReportScope::full() } else { ReportScope::quick() };
     let begun = Instant::now();
     print("installing the peers\n");
     let peers = peers::install()?;

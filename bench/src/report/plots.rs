@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::results::{Results, Series, median, ratio};
-use crate::load::Figures;
+use super::results::{Results, Series, median_of, median_ratio};
+use crate::load::Measurement;
 
 const WIDTH: f64 = 760.0;
 const INK: &str = "#7d8590";
@@ -14,9 +14,10 @@ const COLOURS: [&str; 6] = ["#5b8def", "#3fb27f", "#b07fe0", "#d9607a", "#8a8f98
 /// Every plot with its file's name.
 pub(super) fn all(results: &Results) -> Vec<(&'static str, String)> {
     let floor = results.closed.iter().find(|series| series.name == "floor");
-    let bar = |of: fn(&Figures) -> f64| move |series: &Series| (series.name, median(Some(series), of));
+    let bar = |of: fn(&Measurement) -> f64| move |series: &Series| (series.name, median_of(Some(series), of));
     let rates: Vec<_> = results.closed.iter().map(bar(|f| f.rate)).collect();
-    let cpu: Vec<_> = results.closed.iter().map(|s| (s.name, ratio(Some(s), floor, |f| f.cpu))).collect();
+    let cpu: Vec<_> =
+        results.closed.iter().map(|s| (s.name, median_ratio(Some(s), floor, |f| f.cpu))).collect();
     let latency: Vec<_> = results.closed.iter().map(bar(|f| f.p99)).collect();
     let held: Vec<_> = results
         .held

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::load::{Churned, Crowd, Figures, Held, middle};
+use crate::load::{ChurnResult, CrowdResult, HoldResult, Measurement, median};
 
 /// One subject's rounds, in the order in which all subjects had them.
 #[derive(Debug, Clone)]
 pub(super) struct Series {
     pub(super) name: &'static str,
-    pub(super) rounds: Vec<Figures>,
+    pub(super) rounds: Vec<Measurement>,
 }
 
 /// All that was measured.
@@ -21,9 +21,9 @@ pub(super) struct Results {
     pub(super) growth: Vec<Series>,
     /// Unpinned, with one thread and with two.
     pub(super) threads: Vec<Series>,
-    pub(super) held: Vec<(&'static str, Vec<Held>)>,
-    pub(super) churned: Vec<(&'static str, Churned)>,
-    pub(super) beyond: Option<Crowd>,
+    pub(super) held: Vec<(&'static str, Vec<HoldResult>)>,
+    pub(super) churned: Vec<(&'static str, ChurnResult)>,
+    pub(super) beyond: Option<CrowdResult>,
     pub(super) ready: Duration,
     pub(super) binary: u64,
     pub(super) allocations: String,
@@ -31,12 +31,16 @@ pub(super) struct Results {
 }
 
 /// The median over a series' rounds; not a number if there is no such series.
-pub(super) fn median(series: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
-    middle(series.map(|series| series.rounds.iter().map(of).collect()).unwrap_or_default())
+pub(super) fn median_of(series: Option<&Series>, of: impl Fn(&Measurement) -> f64) -> f64 {
+    median(series.map(|series| series.rounds.iter().map(of).collect()).unwrap_or_default())
 }
 
 /// The median of the ratios within each round.
-pub(super) fn ratio(series: Option<&Series>, base: Option<&Series>, of: impl Fn(&Figures) -> f64) -> f64 {
+pub(super) fn median_ratio(
+    series: Option<&Series>,
+    base: Option<&Series>,
+    of: impl Fn(&Measurement) -> f64,
+) -> f64 {
     let (Some(series), Some(base)) = (series, base) else { return f64::NAN };
-    middle(series.rounds.iter().zip(&base.rounds).map(|(one, other)| of(one) / of(other)).collect())
+    median(series.rounds.iter().zip(&base.rounds).map(|(one, other)| of(one) / of(other)).collect())
 }

@@ -6,25 +6,25 @@ use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::{self, Server};
 use pilotlight_bench::stdout::print;
 
-use super::plan::Plan;
-use super::results::{Results, Series, median};
+use super::results::{Results, Series, median_of};
+use super::scope::ReportScope;
 use crate::allocations;
-use crate::load::{self, Churned, Crowd, Figures, Held, Shape};
+use crate::load::{self, ChurnResult, CrowdResult, HoldResult, LoadShape, Measurement};
 
-pub(super) fn run(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Results> {
+pub(super) fn run(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Results> {
     let fast: Vec<&'static str> = peers.iter().copied().filter(|&name| name != "node-sqlite").collect();
     let closed = closed(plan, peers)?;
-    let capacity = median(closed.iter().find(|series| series.name == "pilotlight"), |f| f.rate);
+    let capacity = median_of(closed.iter().find(|series| series.name == "pilotlight"), |f| f.rate);
     let few: Vec<&'static str> =
         peers.iter().copied().filter(|name| ["floor", "bun"].contains(name)).collect();
     let pilotlight = || Implementation::pilotlight("written");
     Ok(Results {
         fresh: fresh(plan, &few)?,
         open: series(plan, "open loop", &implementations(&few, &["written"], false)?, |server| {
-            load::open(server, &Shape::usual(plan.seconds), (capacity / 2.0).min(25_000.0))
+            load::open(server, &LoadShape::standard(plan.seconds), (capacity / 2.0).min(25_000.0))
         })?,
         health: series(plan, "health", &implementations(&few, &["written"], false)?, |server| {
-            load::health(server, &Shape::usual(plan.seconds))
+            load::health(server, &LoadShape::standard(plan.seconds))
         })?,
         growth: growth(plan)?,
         threads: threads(plan)?,
@@ -48,25 +48,25 @@ fn implementations(
     peers.chain(proofs.iter().map(|&proof| Implementation::pilotlight(proof))).collect()
 }
 
-fn closed(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Vec<Series>> {
+fn closed(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Vec<Series>> {
     let implementations = implementations(peers, &["written", "acked"], false)?;
     series(plan, "closed loop", &implementations, |server| {
-        load::dispatch(server, &Shape::usual(plan.seconds))
+        load::dispatch(server, &LoadShape::standard(plan.seconds))
     })
 }
 
-fn fresh(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Vec<Series>> {
+fn fresh(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Vec<Series>> {
     let implementations = implementations(peers, &["received"], true)?;
     series(plan, "a new connection per run", &implementations, |server| {
-        load::dispatch(server, &Shape::usual(plan.seconds))
+        load::dispatch(server, &LoadShape::standard(plan.seconds))
     })
 }
 
 fn series(
-    plan: &Plan,
+    plan: &ReportScope,
     what: &str,
     implementations: &[Implementation],
-    measure: impl Fn(&Server) -> anyhow::Result<Figures>,
+    measure: impl Fn(&Server) -> anyhow::Result<Measurement>,
 ) -> anyhow::Result<Vec<Series>> {
     let names: Vec<&'static str> = implementations.iter().map(|implementation| implementation.name).collect();
     alternate(plan, what, &names, |place| measure(&Server::start(&implementations[place])?))
@@ -74,10 +74,10 @@ fn series(
 
 /// Gives each its turn in each round.
 fn alternate(
-    plan: &Plan,
+    plan: &ReportScope,
     what: &str,
     names: &[&'static str],
-    measure: impl Fn(usize) -> anyhow::Result<Figures>,
+    measure: impl Fn(usize) -> anyhow::Result<Measurement>,
 ) -> anyhow::Result<Vec<Series>> {
     let mut all: Vec<Series> = names.iter().map(|&name| Series { name, rounds: Vec::new() }).collect();
     for round in 1..=plan.rounds {
@@ -91,32 +91,32 @@ fn alternate(
     Ok(all)
 }
 
-fn growth(plan: &Plan) -> anyhow::Result<Vec<Series>> {
+fn growth(plan: &ReportScope) -> anyhow::Result<Vec<Series>> {
     // Few enough that the broker does not end connections to make room.
-    let many = Shape { controllers: 17_000, pools: 5_000, ..Shape::usual(plan.seconds) };
-    let shapes = [Shape::usual(plan.seconds), many];
+    let many = LoadShape { controllers: 17_000, pools: 5_000, ..LoadShape::standard(plan.seconds) };
+    let shapes = [LoadShape::standard(plan.seconds), many];
     alternate(plan, "growth", &["500 waiters in 10 pools", "17,000 waiters in 5,000 pools"], |place| {
         load::dispatch(&Server::start(&Implementation::pilotlight("written")?)?, &shapes[place])
     })
 }
 
-fn threads(plan: &Plan) -> anyhow::Result<Vec<Series>> {
+fn threads(plan: &ReportScope) -> anyhow::Result<Vec<Series>> {
     alternate(plan, "threads", &["1 thread", "2 threads"], |place| {
         let mut implementation = Implementation::pilotlight("written")?;
         let threads = ["1", "2"][place];
         implementation.arguments = ["--proof", "written", "--threads", threads].map(str::to_owned).to_vec();
         server::unpin()?;
-        load::dispatch(&Server::start_unpinned(&implementation)?, &Shape::usual(plan.seconds))
+        load::dispatch(&Server::start_unpinned(&implementation)?, &LoadShape::standard(plan.seconds))
     })
 }
 
-fn held(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Vec<(&'static str, Vec<Held>)>> {
+fn held(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Vec<(&'static str, Vec<HoldResult>)>> {
     let mut all = Vec::new();
     for implementation in implementations(peers, &["written"], false)? {
         let mut points = Vec::new();
-        for &count in &plan.crowds {
+        for &count in &plan.held_counts {
             // What remains after the end is waited for once, of the broker itself.
-            let settle = implementation.is_pilotlight && plan.crowds.last() == Some(&count);
+            let settle = implementation.is_pilotlight && plan.held_counts.last() == Some(&count);
             let held = load::hold(&Server::start(&implementation)?, count, settle)?;
             print(&format!("  {} held: {} at {:.0} B each\n", count, implementation.name, held.user));
             points.push(held);
@@ -126,7 +126,7 @@ fn held(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Vec<(&'static str
     Ok(all)
 }
 
-fn churned(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Vec<(&'static str, Churned)>> {
+fn churned(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Vec<(&'static str, ChurnResult)>> {
     print("churn\n");
     let peers: Vec<&'static str> = peers.iter().copied().filter(|&name| name == "bun").collect();
     let mut all = Vec::new();
@@ -138,7 +138,7 @@ fn churned(plan: &Plan, peers: &[&'static str]) -> anyhow::Result<Vec<(&'static 
     Ok(all)
 }
 
-fn beyond(plan: &Plan) -> anyhow::Result<Option<Crowd>> {
+fn beyond(plan: &ReportScope) -> anyhow::Result<Option<CrowdResult>> {
     let Some((brokers, each)) = plan.beyond else { return Ok(None) };
     print(&format!("{} polls on {brokers} brokers\n", brokers * each));
     load::crowd(&Implementation::pilotlight("written")?, brokers, each, plan.seconds).map(Some)
@@ -164,7 +164,7 @@ fn calls() -> Option<String> {
             .output();
         (begun.elapsed(), output)
     });
-    let figures = load::dispatch(&server, &Shape::usual(5.0));
+    let figures = load::dispatch(&server, &LoadShape::standard(5.0));
     let (_, output) = counter.join().ok()?;
     figures.ok()?;
     let table = String::from_utf8(output.ok()?.stderr).ok()?;

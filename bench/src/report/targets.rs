@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::results::{Results, Series, median, ratio};
-use crate::load::middle;
+use super::results::{Results, Series, median_of, median_ratio};
+use crate::load::median;
 
 /// What is asked for, the extreme, and what was reached.
 struct Target {
@@ -34,7 +34,7 @@ fn speed(results: &Results) -> Vec<Target> {
     let (ours, floor, bun) = (ours.as_ref(), floor.as_ref(), bun.as_ref());
     let open = results.open.iter().find(|series| series.name == "pilotlight");
     let times =
-        |series: Option<&Series>, base, of: fn(&_) -> f64| format!("{:.2} ×", ratio(series, base, of));
+        |series: Option<&Series>, base, of: fn(&_) -> f64| format!("{:.2} ×", median_ratio(series, base, of));
     let target = |what, wanted, extreme, reached| Target { what, wanted, extreme, reached };
     vec![
         target(
@@ -49,8 +49,8 @@ fn speed(results: &Results) -> Vec<Target> {
             "≥ 2.8 × Bun",
             format!(
                 "{:.1} × Bun, {:.1} × node Map",
-                ratio(ours, bun, |f| f.rate),
-                ratio(ours, node.as_ref(), |f| f.rate)
+                median_ratio(ours, bun, |f| f.rate),
+                median_ratio(ours, node.as_ref(), |f| f.rate)
             ),
         ),
         target(
@@ -60,8 +60,8 @@ fn speed(results: &Results) -> Vec<Target> {
             format!(
                 "{}; {:.1} µs, Bun {:.1} µs",
                 times(received.as_ref(), floor_fresh.as_ref(), |f| f.cpu),
-                median(received.as_ref(), |f| f.cpu),
-                median(bun, |f| f.cpu)
+                median_of(received.as_ref(), |f| f.cpu),
+                median_of(bun, |f| f.cpu)
             ),
         ),
         target("POST p99 in the closed loop", "≤ 1.4 × floor's", "≤ 1.2 ×", times(ours, floor, |f| f.p99)),
@@ -69,7 +69,7 @@ fn speed(results: &Results) -> Vec<Target> {
             "open loop at half of the capacity",
             "p50 ≤ 60 µs, p99 ≤ 400 µs",
             "p99 ≤ 200 µs",
-            format!("p50 {:.0} µs, p99 {:.0} µs", median(open, |f| f.p50), median(open, |f| f.p99)),
+            format!("p50 {:.0} µs, p99 {:.0} µs", median_of(open, |f| f.p50), median_of(open, |f| f.p99)),
         ),
         target(
             "growth: 17,000 waiters in 5,000 pools against 500 in 10",
@@ -84,7 +84,7 @@ fn size(results: &Results) -> Vec<Target> {
     let held = results.held.iter().find(|(name, _)| *name == "pilotlight").and_then(|(_, held)| held.last());
     let churned = results.churned.iter().find(|(name, _)| *name == "pilotlight").map(|(_, churned)| churned);
     let beyond = results.beyond.as_ref().map(|beyond| {
-        let p99 = middle(beyond.figures.iter().map(|figures| figures.p99).collect());
+        let p99 = median(beyond.figures.iter().map(|figures| figures.p99).collect());
         format!("{} held, p99 {:.1} ms", beyond.held, p99 / 1e3)
     });
     let mebibytes = |bytes: f64| bytes / 1_048_576.0;

@@ -3,14 +3,20 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::plan::Plan;
-use super::results::{Results, Series, median, ratio};
+use super::results::{Results, Series, median_of, median_ratio};
+use super::scope::ReportScope;
 use super::targets;
-use crate::load::Figures;
+use crate::load::Measurement;
 
 /// The whole file.
-pub(super) fn report(plan: &Plan, results: &Results, machine: &str, took: Duration, notes: &str) -> String {
-    let Plan { rounds, seconds, full, .. } = plan;
+pub(super) fn report(
+    plan: &ReportScope,
+    results: &Results,
+    machine: &str,
+    took: Duration,
+    notes: &str,
+) -> String {
+    let ReportScope { rounds, seconds, full, .. } = plan;
     let kind = if *full { "full" } else { "quick" };
     let mut text = format!(
         "# What pilotlight costs, beside what people would use instead\n\n\
@@ -64,19 +70,19 @@ fn table(all: &[Series], base: &str) -> String {
         base.map_or("first", |base| base.name)
     );
     for series in all {
-        let spread = |of: fn(&Figures) -> f64| {
+        let spread = |of: fn(&Measurement) -> f64| {
             let values = || series.rounds.iter().map(of);
             let (low, high) = (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max));
-            (median(Some(series), of), low, high)
+            (median_of(Some(series), of), low, high)
         };
         let (cpu, low, high) = spread(|f| f.cpu);
         let (rate, slow, quick) = spread(|f| f.rate);
-        let of = |of: fn(&Figures) -> f64| median(Some(series), of);
+        let of = |of: fn(&Measurement) -> f64| median_of(Some(series), of);
         let _ = writeln!(
             text,
             "| {} | {cpu:.1} ({low:.1}–{high:.1}) | {:.2} | {rate:.0} ({slow:.0}–{quick:.0}) | {:.0} | {:.0} | {:.0} | {:.1} |",
             series.name,
-            ratio(Some(series), base, |f| f.cpu),
+            median_ratio(Some(series), base, |f| f.cpu),
             of(|f| f.p50),
             of(|f| f.p99),
             of(|f| f.p999),

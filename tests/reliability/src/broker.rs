@@ -17,7 +17,7 @@ use pilotlight_bench::server::Server;
 
 /// How the broker is started.
 #[derive(Debug, Clone)]
-pub(crate) struct Start {
+pub(crate) struct BrokerOptions {
     /// The most descriptors it may open; none: as many as it can.
     pub(crate) files: Option<u64>,
     /// Milliseconds that /connect tells controllers.
@@ -27,20 +27,20 @@ pub(crate) struct Start {
 
 /// What all brokers so far wrote to standard error.
 #[derive(Debug, Default)]
-pub(crate) struct Log {
+pub(crate) struct StderrLog {
     pub(crate) lines: AtomicU64,
     pub(crate) panics: AtomicU64,
 }
 
 /// So many lines are shown, and every one about a panic.
-const SHOWN: u64 = 20;
+const MAX_LINES_SHOWN: u64 = 20;
 
-impl Log {
+impl StderrLog {
     fn read(&self, errors: ChildStderr) {
         for line in BufReader::new(errors).lines().map_while(Result::ok) {
             let is_panic = line.contains("panicked");
             self.panics.fetch_add(u64::from(is_panic), Ordering::Relaxed);
-            if self.lines.fetch_add(1, Ordering::Relaxed) < SHOWN || is_panic {
+            if self.lines.fetch_add(1, Ordering::Relaxed) < MAX_LINES_SHOWN || is_panic {
                 print(&format!("  broker: {line}\n"));
             }
         }
@@ -48,17 +48,17 @@ impl Log {
 }
 
 /// A broker that can be restarted where it stood.
-pub(crate) struct Broker {
-    start: Start,
+pub(crate) struct RestartableBroker {
+    start: BrokerOptions,
     server: Server,
     pub(crate) address: SocketAddr,
     pub(crate) ops: SocketAddr,
-    pub(crate) log: Arc<Log>,
+    pub(crate) log: Arc<StderrLog>,
 }
 
-impl Broker {
-    pub(crate) fn start(start: Start) -> anyhow::Result<Self> {
-        let (address, ops) = (free()?, free()?);
+impl RestartableBroker {
+    pub(crate) fn start(start: BrokerOptions) -> anyhow::Result<Self> {
+        let (address, ops) = (free_port()?, free_port()?);
         let log = Arc::default();
         let server = spawn(&start, address, ops, &log)?;
         Ok(Self { start, server, address, ops, log })
@@ -73,7 +73,7 @@ impl Broker {
     }
 
     /// Whether it runs still; stopped is running.
-    pub(crate) fn lives(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.server.child.try_wait(), Ok(None))
     }
 
@@ -90,7 +90,7 @@ impl Broker {
     }
 
     /// Starts it again, after its end.
-    pub(crate) fn again(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
         self.server = spawn(&self.start, self.address, self.ops, &self.log)?;
         Ok(())
     }
@@ -106,14 +106,19 @@ impl Broker {
 }
 
 /// A port that was free a moment ago.
-fn free() -> anyhow::Result<SocketAddr> {
+fn free_port() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// The kernel may hold on to the ports of a broker that was killed for a moment.
-const BIND_TIME: Duration = Duration::from_secs(5);
+const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn spawn(start: &Start, address: SocketAddr, ops: SocketAddr, log: &Arc<Log>) -> anyhow::Result<Server> {
+fn spawn(
+    start: &BrokerOptions,
+    address: SocketAddr,
+    ops: SocketAddr,
+    log: &Arc<StderrLog>,
+) -> anyhow::Result<Server> {
     let begun = Instant::now();
     loop {
         let mut server = Server::spawn(command(start, address, ops)?);
@@ -122,14 +127,14 @@ fn spawn(start: &Start, address: SocketAddr, ops: SocketAddr, log: &Arc<Log>) ->
             let log = log.clone();
             std::thread::spawn(move || log.read(errors));
         }
-        if server.is_ok() || begun.elapsed() > BIND_TIME {
+        if server.is_ok() || begun.elapsed() > BIND_TIMEOUT {
             return server.context("the broker does not start");
         }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn command(start: &Start, address: SocketAddr, ops: SocketAddr) -> anyhow::Result<Command> {
+fn command(start: &BrokerOptions, address: SocketAddr, ops: SocketAddr) -> anyhow::Result<Command> {
     let subject = Implementation::pilotlight("received")?;
     ensure!(subject.program.exists(), "{} is not built", subject.program.display());
     let mut command = match start.files {

@@ -20,14 +20,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Test {
     /// Injects faults of every kind at random; an oracle accounts for every run
-    Chaos(chaos::Options),
+    Chaos(chaos::ChaosOptions),
     /// Keeps a large fleet of controllers busy for long: whether memory grows, and whether a run is lost
-    Soak(soak::Options),
+    Soak(soak::SoakOptions),
     /// Sends requests of every kind, many of them malformed; afterwards the broker has to work and to have released what it used
-    Storm(storm::Shape),
+    Storm(storm::StormOptions),
     /// Controllers in a process of their own: the other end of `chaos` and `soak`
     #[command(hide = true)]
-    Fleet(fleet::Options),
+    Fleet(fleet::FleetOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().test {
         Test::Chaos(options) => chaos::run(&options),
         Test::Soak(options) => soak::run(&options),
-        Test::Storm(shape) => storm::storm(&shape),
+        Test::Storm(shape) => storm::run(&shape),
         Test::Fleet(options) => fleet::run(options),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::fleet::now;
+use crate::fleet::unix_micros;
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::{dispatch_request_of, native_dispatch_request_of};
 
@@ -23,19 +23,19 @@ pub(crate) enum Dialect {
 
 /// How a POST is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum SendMode {
     Whole,
     /// The connection ends in the middle of the body.
     CutInBody,
     /// The connection ends after the body.
-    CutBeforeAnswer,
+    CutBeforeResponse,
     /// The body comes piece by piece over so many milliseconds.
-    Dripping(u64),
+    Slow(u64),
 }
 
 /// What a supervisor was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Outcome {
     /// A controller has the run: the proof, and who it is if that was said.
     Hit(Box<str>, Option<u64>),
     /// The reason why nobody has it.
@@ -43,11 +43,11 @@ pub(crate) enum Told {
     /// Something else than 200.
     Status(u16),
     /// The connection ended without an answer.
-    Broken,
+    NoResponse,
     /// No answer came in ten seconds.
-    Silence,
+    TimedOut,
     /// The supervisor left before the answer.
-    Left,
+    Abandoned,
 }
 
 /// One POST and what became of it.
@@ -56,7 +56,7 @@ pub(crate) struct Post {
     pub(crate) run: u64,
     pub(crate) pool: usize,
     pub(crate) dialect: Dialect,
-    pub(crate) way: Way,
+    pub(crate) mode: SendMode,
     /// Before its first byte, after its last one, and when its end was known.
     pub(crate) sent: u64,
     pub(crate) whole: u64,
@@ -64,29 +64,29 @@ pub(crate) struct Post {
     /// Its connection was new.
     pub(crate) is_fresh: bool,
     /// Which broker was running.
-    pub(crate) era: u64,
-    pub(crate) told: Told,
+    pub(crate) generation: u64,
+    pub(crate) outcome: Outcome,
     pub(crate) offers: u64,
 }
 
 impl Post {
     pub(crate) fn is_hit(&self) -> bool {
-        matches!(self.told, Told::Hit(..))
+        matches!(self.outcome, Outcome::Hit(..))
     }
 
     /// Whether an answer to a valid run came.
     pub(crate) fn is_answered(&self) -> bool {
-        matches!(self.told, Told::Hit(..) | Told::Miss(_))
+        matches!(self.outcome, Outcome::Hit(..) | Outcome::Miss(_))
     }
 }
 
 /// What all supervisors share.
-pub(crate) struct Desk {
+pub(crate) struct Supervisors {
     pub(crate) address: SocketAddr,
     pools: usize,
     /// The share of runs that are posted in the broker's own dialect.
     native: f64,
-    pub(crate) era: Cell<u64>,
+    pub(crate) generation: Cell<u64>,
     pub(crate) in_flight: Cell<usize>,
     pub(crate) posts: RefCell<Vec<Post>>,
     pub(crate) rng: RefCell<fastrand::Rng>,
@@ -96,15 +96,15 @@ pub(crate) struct Desk {
 }
 
 /// An answer may not take longer, whatever the budget.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Desk {
+impl Supervisors {
     pub(crate) fn new(address: SocketAddr, pools: usize, native: f64, seed: u64) -> Rc<Self> {
         Rc::new(Self {
             address,
             pools,
             native,
-            era: Cell::new(0),
+            generation: Cell::new(0),
             in_flight: Cell::new(0),
             posts: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
@@ -115,7 +115,7 @@ impl Desk {
     }
 
     /// Begins with so many supervisors, that together post so many runs a second. They begin paused.
-    pub(crate) fn open(self: &Rc<Self>, supervisors: u32, rate: f64) {
+    pub(crate) fn start(self: &Rc<Self>, supervisors: u32, rate: f64) {
         let interval = Duration::from_secs_f64(f64::from(supervisors) / rate);
         for number in 0..supervisors {
             tokio::task::spawn_local(supervise(self.clone(), interval, interval * number / supervisors));
@@ -126,7 +126,7 @@ impl Desk {
         self.paused.set(true);
     }
 
-    pub(crate) fn go_on(&self) {
+    pub(crate) fn resume(&self) {
         self.paused.set(false);
         self.go_on.notify_waiters();
     }
@@ -145,7 +145,7 @@ impl Desk {
         &self,
         kept: &mut Option<Client>,
         (run, pool, dialect): (u64, usize, Dialect),
-        way: Way,
+        way: SendMode,
     ) {
         self.in_flight.set(self.in_flight.get() + 1);
         let client = kept.take().filter(|client| !client.is_closed());
@@ -156,35 +156,51 @@ impl Desk {
         };
         // Nobody was asked if nobody listens.
         if let Ok(mut client) = client {
-            let (era, sent) = (self.era.get(), now());
+            let (era, sent) = (self.generation.get(), unix_micros());
             let bytes = match dialect {
                 Dialect::Trigger => dispatch_request_of(pool, run),
                 Dialect::Native => native_dispatch_request_of(pool, run),
             };
             let mut whole = sent;
-            let asked =
-                async { ask(&mut client, &bytes, way, self, &mut whole).await.unwrap_or((Told::Broken, 0)) };
-            let (told, offers) =
-                tokio::time::timeout(PATIENCE + time_of(way), asked).await.unwrap_or((Told::Silence, 0));
-            if matches!(told, Told::Hit(..) | Told::Miss(_)) {
+            let asked = async {
+                send_and_read(&mut client, &bytes, way, self, &mut whole)
+                    .await
+                    .unwrap_or((Outcome::NoResponse, 0))
+            };
+            let (told, offers) = tokio::time::timeout(RESPONSE_TIMEOUT + sending_time(way), asked)
+                .await
+                .unwrap_or((Outcome::TimedOut, 0));
+            if matches!(told, Outcome::Hit(..) | Outcome::Miss(_)) {
                 *kept = Some(client);
             }
-            let done = now();
-            let post = Post { run, pool, dialect, way, sent, whole, done, is_fresh, era, told, offers };
+            let done = unix_micros();
+            let post = Post {
+                run,
+                pool,
+                dialect,
+                mode: way,
+                sent,
+                whole,
+                done,
+                is_fresh,
+                generation: era,
+                outcome: told,
+                offers,
+            };
             self.posts.borrow_mut().push(post);
         }
         self.in_flight.set(self.in_flight.get() - 1);
     }
 }
 
-fn time_of(way: Way) -> Duration {
+fn sending_time(way: SendMode) -> Duration {
     match way {
-        Way::Dripping(millis) => Duration::from_millis(millis),
-        Way::Whole | Way::CutInBody | Way::CutBeforeAnswer => Duration::ZERO,
+        SendMode::Slow(millis) => Duration::from_millis(millis),
+        SendMode::Whole | SendMode::CutInBody | SendMode::CutBeforeResponse => Duration::ZERO,
     }
 }
 
-async fn supervise(desk: Rc<Desk>, interval: Duration, offset: Duration) {
+async fn supervise(desk: Rc<Supervisors>, interval: Duration, offset: Duration) {
     let mut ticks = tokio::time::interval_at(Instant::now() + offset, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut client = None;
@@ -195,38 +211,38 @@ async fn supervise(desk: Rc<Desk>, interval: Duration, offset: Duration) {
             client = None;
             desk.go_on.notified().await;
         }
-        desk.post(&mut client, desk.next_run(), Way::Whole).await;
+        desk.post(&mut client, desk.next_run(), SendMode::Whole).await;
         if client.is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-async fn ask(
+async fn send_and_read(
     client: &mut Client,
     bytes: &[u8],
-    way: Way,
-    desk: &Desk,
+    way: SendMode,
+    desk: &Supervisors,
     whole: &mut u64,
-) -> anyhow::Result<(Told, u64)> {
+) -> anyhow::Result<(Outcome, u64)> {
     match way {
-        Way::Whole => client.send(bytes).await?,
-        Way::CutInBody | Way::CutBeforeAnswer => {
+        SendMode::Whole => client.send(bytes).await?,
+        SendMode::CutInBody | SendMode::CutBeforeResponse => {
             let (end, wait, is_rude) = {
                 let mut rng = desk.rng.borrow_mut();
                 let body = memchr::memmem::find(bytes, b"\r\n\r\n").unwrap_or(0) + 4;
-                let end = if way == Way::CutInBody { rng.usize(body..bytes.len()) } else { bytes.len() };
+                let end = if way == SendMode::CutInBody { rng.usize(body..bytes.len()) } else { bytes.len() };
                 (end, rng.u64(..3000), rng.bool())
             };
             client.send(&bytes[..end]).await?;
-            *whole = now();
+            *whole = unix_micros();
             tokio::time::sleep(Duration::from_micros(wait)).await;
             if is_rude {
                 client.stream().set_zero_linger()?;
             }
-            return Ok((Told::Left, 0));
+            return Ok((Outcome::Abandoned, 0));
         }
-        Way::Dripping(millis) => {
+        SendMode::Slow(millis) => {
             let pieces: Vec<&[u8]> = bytes.chunks(bytes.len().div_ceil(20)).collect();
             for piece in pieces {
                 client.send(piece).await?;
@@ -234,10 +250,10 @@ async fn ask(
             }
         }
     }
-    *whole = now();
+    *whole = unix_micros();
     let answer = client.response().await?;
     if answer.status != 200 {
-        return Ok((Told::Status(answer.status), 0));
+        return Ok((Outcome::Status(answer.status), 0));
     }
     let said: serde_json::Value = serde_json::from_slice(answer.body)?;
     let text = |name: &str| Box::<str>::from(said[name].as_str().unwrap_or("none"));
@@ -245,6 +261,6 @@ async fn ask(
     let controller = said["controller"]
         .as_str()
         .and_then(|name| name.strip_prefix("controller_")?.split('-').next()?.parse().ok());
-    let told = if is_hit { Told::Hit(text("proof"), controller) } else { Told::Miss(text("reason")) };
+    let told = if is_hit { Outcome::Hit(text("proof"), controller) } else { Outcome::Miss(text("reason")) };
     Ok((told, said["offers"].as_u64().unwrap_or(0)))
 }

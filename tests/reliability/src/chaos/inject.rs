@@ -9,86 +9,88 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::plan::Fault;
-use super::stage::Stage;
-use crate::fleet::{Order, now};
-use crate::oracle::Whose;
-use crate::supervisors::{Dialect, Way};
+use super::schedule::Fault;
+use super::testbed::Testbed;
+use crate::fleet::{Instruction, unix_micros};
+use crate::oracle::Affected;
+use crate::supervisors::{Dialect, SendMode};
 
 /// After a fault at its door the broker needs a moment to let in who waits there.
-const ADMISSION: Duration = Duration::from_millis(1500);
+const ACCEPT_RECOVERY: Duration = Duration::from_millis(1500);
 /// A draining broker says its goodbyes within its window, and ends.
-const DRAIN_TIME: Duration = Duration::from_secs(15);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Does one fault, and returns when it is over.
-pub(super) async fn inject(stage: Rc<Stage>, fault: Fault) -> anyhow::Result<()> {
+pub(super) async fn inject(stage: Rc<Testbed>, fault: Fault) -> anyhow::Result<()> {
     *stage.injected.borrow_mut().entry(fault.kind()).or_default() += 1;
     let millis = Duration::from_millis;
     match fault {
         Fault::StopFleet { fleet, millis: time } => stop_fleet(&stage, fleet, millis(time)).await,
         Fault::KillFleet { fleet } => kill_fleet(&stage, fleet).await?,
         Fault::Misbehave { fleet, what, count, millis } => {
-            let order = Order { what, count, millis };
-            stage.fleets.borrow_mut()[fleet].tell(order);
+            let order = Instruction { action: what, count, millis };
+            stage.fleets.borrow_mut()[fleet].instruct(order);
             sleep(Duration::from_millis(millis)).await;
         }
         Fault::Posts { way, count } => posts(&stage, way, count).await,
-        Fault::Twice { dialect, count } => twice(&stage, dialect, count).await,
-        Fault::Garbage { count } => garbage(&stage, count).await,
-        Fault::Flood { count, millis: time } => flood(&stage, count, millis(time)).await,
-        Fault::NoFds { millis: time } => no_fds(&stage, millis(time)).await?,
+        Fault::PostTwice { dialect, count } => post_twice(&stage, dialect, count).await,
+        Fault::InvalidBytes { count } => send_invalid_bytes(&stage, count).await,
+        Fault::SilentConnections { count, millis: time } => {
+            open_silent_connections(&stage, count, millis(time)).await
+        }
+        Fault::NoDescriptors { millis: time } => exhaust_descriptors(&stage, millis(time)).await?,
         Fault::Drain | Fault::Kill => restart(&stage, fault == Fault::Drain).await?,
         Fault::StopBroker { millis: time } => {
-            let _turn = stage.broker_turn.lock().await;
-            let from = now();
+            let _turn = stage.broker_lock.lock().await;
+            let from = unix_micros();
             stage.broker.borrow().signal(Signal::STOP);
             sleep(millis(time)).await;
             stage.broker.borrow().signal(Signal::CONT);
             sleep(Duration::from_millis(300)).await;
-            stage.trouble(Whose::Broker, from);
+            stage.disturbed(Affected::Broker, from);
         }
     }
     Ok(())
 }
 
-async fn stop_fleet(stage: &Stage, fleet: usize, time: Duration) {
+async fn stop_fleet(stage: &Testbed, fleet: usize, time: Duration) {
     let (from, serial) = {
         let fleets = stage.fleets.borrow();
         fleets[fleet].signal(Signal::STOP);
-        (now(), fleets[fleet].serial)
+        (unix_micros(), fleets[fleet].serial)
     };
     sleep(time).await;
     if let Some(fleet) = stage.fleets.borrow().iter().find(|fleet| fleet.serial == serial) {
         fleet.signal(Signal::CONT);
     }
-    stage.trouble(Whose::Fleet(serial), from);
+    stage.disturbed(Affected::Fleet(serial), from);
 }
 
-async fn kill_fleet(stage: &Stage, fleet: usize) -> anyhow::Result<()> {
+async fn kill_fleet(stage: &Testbed, fleet: usize) -> anyhow::Result<()> {
     let serial = {
         let mut fleets = stage.fleets.borrow_mut();
-        if fleets[fleet].is_gone() {
+        if fleets[fleet].is_killed() {
             // It is dead already, and its successor not there yet.
             return Ok(());
         }
-        let from = now();
+        let from = unix_micros();
         fleets[fleet].kill();
-        stage.trouble(Whose::Killed(fleets[fleet].serial), from);
+        stage.disturbed(Affected::Killed(fleets[fleet].serial), from);
         fleets[fleet].serial
     };
-    stage.buried(serial);
+    stage.fleet_killed(serial);
     // A machine is not replaced at once.
     sleep(Duration::from_millis(300)).await;
-    let started = stage.new_fleet()?;
+    let started = stage.start_fleet()?;
     stage.fleets.borrow_mut()[fleet] = started;
     Ok(())
 }
 
-async fn posts(stage: &Rc<Stage>, way: Way, count: usize) {
+async fn posts(stage: &Rc<Testbed>, way: SendMode, count: usize) {
     let each = (0..count).map(|_| {
         let stage = stage.clone();
         tokio::task::spawn_local(async move {
-            stage.desk.post(&mut None, stage.desk.next_run(), way).await;
+            stage.supervisors.post(&mut None, stage.supervisors.next_run(), way).await;
         })
     });
     for post in each.collect::<Vec<_>>() {
@@ -96,16 +98,16 @@ async fn posts(stage: &Rc<Stage>, way: Way, count: usize) {
     }
 }
 
-async fn twice(stage: &Rc<Stage>, dialect: Dialect, count: usize) {
+async fn post_twice(stage: &Rc<Testbed>, dialect: Dialect, count: usize) {
     let mut both = Vec::new();
     for _ in 0..count {
-        let (run, pool, _) = stage.desk.next_run();
+        let (run, pool, _) = stage.supervisors.next_run();
         for _ in 0..2 {
             let stage = stage.clone();
-            let wait = Duration::from_micros(stage.desk.rng.borrow_mut().u64(..5000));
+            let wait = Duration::from_micros(stage.supervisors.rng.borrow_mut().u64(..5000));
             both.push(tokio::task::spawn_local(async move {
                 sleep(wait).await;
-                stage.desk.post(&mut None, (run, pool, dialect), Way::Whole).await;
+                stage.supervisors.post(&mut None, (run, pool, dialect), SendMode::Whole).await;
             }));
         }
     }
@@ -115,10 +117,10 @@ async fn twice(stage: &Rc<Stage>, dialect: Dialect, count: usize) {
 }
 
 /// Never anything that could be read as a POST or a poll, which are counted.
-async fn garbage(stage: &Stage, count: usize) {
+async fn send_invalid_bytes(stage: &Testbed, count: usize) {
     for _ in 0..count {
         let bytes = {
-            let mut rng = stage.desk.rng.borrow_mut();
+            let mut rng = stage.supervisors.rng.borrow_mut();
             match rng.u8(..5) {
                 0 => {
                     let mut bytes = vec![0; rng.usize(1..3000)];
@@ -132,23 +134,23 @@ async fn garbage(stage: &Stage, count: usize) {
                 _ => b"OPTIONS * HTTP/1.1\r\nhost: x\r\nhost: y\r\ncontent-length: +5\r\n\r\n".to_vec(),
             }
         };
-        let Ok(mut stream) = TcpStream::connect(stage.desk.address).await else { continue };
+        let Ok(mut stream) = TcpStream::connect(stage.supervisors.address).await else { continue };
         let _ = stream.write_all(&bytes).await;
         let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut [0; 512])).await;
     }
 }
 
-async fn flood(stage: &Stage, count: usize, time: Duration) {
-    let from = now();
+async fn open_silent_connections(stage: &Testbed, count: usize, time: Duration) {
+    let from = unix_micros();
     let silent = connect(stage, count).await;
     sleep(time).await;
     drop(silent);
-    stage.trouble(Whose::Door, from);
+    stage.disturbed(Affected::NewConnections, from);
 }
 
 /// Holds descriptors until the broker has none left.
-async fn no_fds(stage: &Stage, time: Duration) -> anyhow::Result<()> {
-    let from = now();
+async fn exhaust_descriptors(stage: &Testbed, time: Duration) -> anyhow::Result<()> {
+    let from = unix_micros();
     let mut silent = Vec::new();
     let mut last = 0;
     loop {
@@ -165,15 +167,15 @@ async fn no_fds(stage: &Stage, time: Duration) -> anyhow::Result<()> {
     sleep(time).await;
     drop(silent);
     // Accepting rests for up to a second.
-    sleep(ADMISSION).await;
-    stage.trouble(Whose::Door, from);
+    sleep(ACCEPT_RECOVERY).await;
+    stage.disturbed(Affected::NewConnections, from);
     Ok(())
 }
 
-async fn connect(stage: &Stage, count: usize) -> Vec<TcpStream> {
+async fn connect(stage: &Testbed, count: usize) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..count {
-        let connecting = TcpStream::connect(stage.desk.address);
+        let connecting = TcpStream::connect(stage.supervisors.address);
         match tokio::time::timeout(Duration::from_millis(200), connecting).await {
             Ok(Ok(stream)) => streams.push(stream),
             Ok(Err(_)) | Err(_) => break,
@@ -182,23 +184,23 @@ async fn connect(stage: &Stage, count: usize) -> Vec<TcpStream> {
     streams
 }
 
-async fn restart(stage: &Stage, is_polite: bool) -> anyhow::Result<()> {
-    let _turn = stage.broker_turn.lock().await;
-    let from = now();
+async fn restart(stage: &Testbed, is_polite: bool) -> anyhow::Result<()> {
+    let _turn = stage.broker_lock.lock().await;
+    let from = unix_micros();
     if is_polite {
         stage.broker.borrow().signal(Signal::TERM);
         let begun = tokio::time::Instant::now();
-        while stage.broker.borrow_mut().lives() && begun.elapsed() < DRAIN_TIME {
+        while stage.broker.borrow_mut().is_running() && begun.elapsed() < DRAIN_TIMEOUT {
             sleep(Duration::from_millis(20)).await;
         }
-        if stage.broker.borrow_mut().lives() {
+        if stage.broker.borrow_mut().is_running() {
             stage.oracle.borrow_mut().fail("drain", "the broker did not end after SIGTERM");
         }
     }
     stage.broker.borrow_mut().kill()?;
-    stage.broker_is_dead();
-    stage.broker.borrow_mut().again()?;
-    sleep(ADMISSION).await;
-    stage.trouble(Whose::Broker, from);
+    stage.broker_killed();
+    stage.broker.borrow_mut().restart()?;
+    sleep(ACCEPT_RECOVERY).await;
+    stage.disturbed(Affected::Broker, from);
     Ok(())
 }

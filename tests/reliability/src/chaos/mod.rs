@@ -1,9 +1,9 @@
 //! Owns the chaos: faults at random, from a seed, beside a load whose every run is accounted for.
 
-mod account;
+mod counters;
 mod inject;
-mod plan;
-mod stage;
+mod schedule;
+mod testbed;
 
 use pilotlight_bench::stdout::print;
 use std::fmt::Write;
@@ -16,18 +16,18 @@ use clap::Args;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::broker::{Broker, Start};
-use crate::fleet::{self, now};
-use crate::oracle::{Oracle, Rules, Whose};
-use crate::supervisors::Desk;
+use crate::broker::{BrokerOptions, RestartableBroker};
+use crate::fleet::{self, unix_micros};
+use crate::oracle::{Affected, Oracle, Rules};
+use crate::supervisors::Supervisors;
 use inject::inject;
 use pilotlight_bench::runtime::block_on_local;
-use plan::{Phase, plan, restarts_until};
-use stage::{Left, Stage};
+use schedule::{Phase, restarts_until, schedule};
+use testbed::{Leftover, Testbed};
 
 /// What the chaos is made of.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Options {
+pub(crate) struct ChaosOptions {
     #[arg(long = "for", default_value = "10m", value_parser = humantime::parse_duration)]
     length: Duration,
     /// The same faults come again with the same seed
@@ -65,15 +65,16 @@ const RIPE: u64 = 8_000_000;
 const LATE: Duration = Duration::from_millis(150);
 
 /// Runs it all; an error if anything failed.
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(options: &ChaosOptions) -> anyhow::Result<()> {
     let mut arguments = options.arguments.clone();
     for (flag, value) in [("--drain-window", "2s"), ("--proof", "received")] {
         if !arguments.iter().any(|argument| argument.starts_with(flag)) {
             arguments.extend([flag.to_owned(), value.to_owned()]);
         }
     }
-    let broker = Broker::start(Start { files: Some(options.files), timeout: TIMEOUT, arguments })?;
-    let phases = plan(options.seed, options.length, options.fleets);
+    let broker =
+        RestartableBroker::start(BrokerOptions { files: Some(options.files), timeout: TIMEOUT, arguments })?;
+    let phases = schedule(options.seed, options.length, options.fleets);
     print(&format!(
         "seed {}: {} phases, {} controllers in {} processes, {} runs a second\n",
         options.seed,
@@ -83,8 +84,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         options.rate
     ));
     block_on_local(async {
-        let desk = Desk::new(broker.address, options.pools, NATIVE, options.seed);
-        let model = fleet::Options {
+        let desk = Supervisors::new(broker.address, options.pools, NATIVE, options.seed);
+        let model = fleet::FleetOptions {
             address: broker.address,
             serial: 0,
             count: options.controllers / options.fleets,
@@ -95,56 +96,60 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             seed: options.seed,
         };
         let oracle = Oracle::new(Rules { budget: BUDGET, margin: MARGIN, timeout: TIMEOUT * 1000 });
-        let stage = Stage::new(desk, broker, oracle, model);
-        tokio::task::spawn_local(watch_the_clock(stage.clone()));
-        stage.desk.open(SUPERVISORS, options.rate);
-        let (before, after) = play(&stage, &phases, options.fleets as u64).await?;
+        let stage = Testbed::new(desk, broker, oracle, model);
+        tokio::task::spawn_local(watch_scheduling(stage.clone()));
+        stage.supervisors.start(SUPERVISORS, options.rate);
+        let (before, after) = run_phases(&stage, &phases, options.fleets as u64).await?;
         match after.check(&before) {
             Ok(story) => print(&format!("{story}\n")),
             Err(story) => stage.oracle.borrow_mut().fail("I10", &story),
         }
-        sum_up(&stage)
+        print_summary(&stage)
     })
 }
 
 /// All phases. What the broker had left in the middle, and at the end.
-async fn play(stage: &Rc<Stage>, phases: &[Phase], fleets: u64) -> anyhow::Result<(Left, Left)> {
+async fn run_phases(
+    stage: &Rc<Testbed>,
+    phases: &[Phase],
+    fleets: u64,
+) -> anyhow::Result<(Leftover, Leftover)> {
     let begun = Instant::now();
-    stage.enter(fleets)?;
+    stage.start_fleets(fleets)?;
     stage.check_quiet().await;
     let warm = usize::try_from(restarts_until(phases.len() as u64))?.min(phases.len() - 2);
     let mut before = None;
     for (number, phase) in phases.iter().enumerate() {
-        storm(stage, phase, begun).await?;
-        stage.desk.pause();
+        run_faults(stage, phase, begun).await?;
+        stage.supervisors.pause();
         stage.check_quiet().await;
         stage.check_alive()?;
-        stage.oracle.borrow_mut().settle(now().saturating_sub(RIPE));
-        tell(stage, &format!("phase {} of {}", number + 1, phases.len()), begun);
+        stage.oracle.borrow_mut().settle(unix_micros().saturating_sub(RIPE));
+        print_progress(stage, &format!("phase {} of {}", number + 1, phases.len()), begun);
         if number == warm {
-            before = Some(stage.leave().await?);
-            stage.enter(fleets)?;
+            before = Some(stage.stop_fleets().await?);
+            stage.start_fleets(fleets)?;
             stage.check_quiet().await;
         }
     }
-    let after = stage.leave().await?;
-    stage.listen();
+    let after = stage.stop_fleets().await?;
+    stage.collect();
     stage.oracle.borrow_mut().finish();
     Ok((before.unwrap_or(after), after))
 }
 
 /// One storm; returns when its last fault is over.
-async fn storm(stage: &Rc<Stage>, phase: &Phase, begun: Instant) -> anyhow::Result<()> {
+async fn run_faults(stage: &Rc<Testbed>, phase: &Phase, begun: Instant) -> anyhow::Result<()> {
     let start = Instant::now();
-    stage.desk.go_on();
+    stage.supervisors.resume();
     let mut faults = Vec::new();
     for (at, fault) in &phase.faults {
         sleep_until(start + *at).await;
         print(&format!("{:>8.3} s  {fault:?}\n", begun.elapsed().as_secs_f64()));
         faults.push(tokio::task::spawn_local(inject(stage.clone(), *fault)));
-        stage.listen();
+        stage.collect();
     }
-    sleep_until(start + phase.storm).await;
+    sleep_until(start + phase.length).await;
     for fault in faults {
         fault.await??;
     }
@@ -154,9 +159,9 @@ async fn storm(stage: &Rc<Stage>, phase: &Phase, begun: Instant) -> anyhow::Resu
 }
 
 /// Says how it stands, and what has failed.
-fn tell(stage: &Stage, what: &str, begun: Instant) {
+fn print_progress(stage: &Testbed, what: &str, begun: Instant) {
     let mut oracle = stage.oracle.borrow_mut();
-    let tally = &oracle.tally;
+    let tally = &oracle.totals;
     print(&format!(
         "{:>8.3} s  {what}: {} posts, {} hits, {} receipts, {} duplicates, {} failures\n",
         begun.elapsed().as_secs_f64(),
@@ -166,10 +171,10 @@ fn tell(stage: &Stage, what: &str, begun: Instant) {
         tally.duplicates,
         oracle.failed()
     ));
-    oracle.take_told().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
+    oracle.take_messages().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
 }
 
-fn sum_up(stage: &Stage) -> anyhow::Result<()> {
+fn print_summary(stage: &Testbed) -> anyhow::Result<()> {
     let mut oracle = stage.oracle.borrow_mut();
     let panics = stage.broker.borrow().log.panics.load(Ordering::Relaxed);
     let lines = stage.broker.borrow().log.lines.load(Ordering::Relaxed);
@@ -177,14 +182,14 @@ fn sum_up(stage: &Stage) -> anyhow::Result<()> {
         oracle.fail("panic", "the broker's standard error tells of a panic");
     }
     let mut text = String::new();
-    for failure in oracle.take_told() {
+    for failure in oracle.take_messages() {
         let _ = writeln!(text, "  FAILED {failure}");
     }
     let list = |counts: Vec<(String, u64)>| {
         counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
     };
     let injected = stage.injected.borrow().iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect();
-    let tally = &oracle.tally;
+    let tally = &oracle.totals;
     let misses = tally.misses.iter().map(|(reason, count)| (reason.to_string(), *count)).collect();
     let failures = oracle.failures.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
     let _ = writeln!(text, "faults: {}", list(injected));
@@ -212,13 +217,13 @@ fn sum_up(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// A test that had no time itself judges nobody's lateness.
-async fn watch_the_clock(stage: Rc<Stage>) {
+async fn watch_scheduling(stage: Rc<Testbed>) {
     const PACE: Duration = Duration::from_millis(20);
     loop {
-        let (begun, from) = (Instant::now(), now());
+        let (begun, from) = (Instant::now(), unix_micros());
         sleep(PACE).await;
         if begun.elapsed() > PACE + LATE {
-            stage.trouble(Whose::Here, from);
+            stage.disturbed(Affected::Harness, from);
         }
     }
 }

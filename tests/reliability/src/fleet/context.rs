@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use pilotlight_bench::stdout::print;
 
-use super::options::Options;
-use super::word::{CONTROLLERS, Heard, What, now};
+use super::options::FleetOptions;
+use super::protocol::{Event, IDS_PER_FLEET, Report, unix_micros};
 
 /// What all controllers of the process share.
-pub(super) struct Crew {
-    pub(super) options: Options,
+pub(super) struct FleetContext {
+    pub(super) options: FleetOptions,
     pub(super) rng: RefCell<fastrand::Rng>,
 }
 
-impl Crew {
+impl FleetContext {
     /// Addresses of one process: each has its own ports, and all are one machine to the broker's eyes by their name.
     pub(super) fn source(&self) -> Ipv4Addr {
         let [.., high, low] = self.options.serial.to_be_bytes();
         Ipv4Addr::new(127, 64 | (high & 15), low, self.rng.borrow_mut().u8(1..=8))
     }
 
-    pub(super) fn say(controller: u64, what: What) {
-        print(&Heard { controller, at: now(), what }.line());
+    pub(super) fn report(controller: u64, what: Event) {
+        print(&Report { controller, at: unix_micros(), what }.line());
     }
 
-    pub(super) fn first(&self) -> u64 {
-        self.options.serial * CONTROLLERS
+    pub(super) fn first_controller(&self) -> u64 {
+        self.options.serial * IDS_PER_FLEET
     }
 
     pub(super) fn timeout(&self) -> Duration {

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::context::Crew;
-use super::word::{Deed, Order, What};
+use super::context::FleetContext;
+use super::protocol::{Action, Event, Instruction};
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::{poll_request_from, run_and_pool};
 
 /// The place of one controller in its process, whoever fills it.
 pub(super) struct Slot {
     pub(super) place: usize,
-    order: Cell<Option<Order>>,
+    order: Cell<Option<Instruction>>,
     told: Notify,
 }
 
@@ -23,12 +23,12 @@ impl Slot {
         Self { place, order: Cell::new(None), told: Notify::new() }
     }
 
-    pub(super) fn tell(&self, order: Order) {
+    pub(super) fn instruct(&self, order: Instruction) {
         self.order.set(Some(order));
         self.told.notify_one();
     }
 
-    async fn told(&self) -> Order {
+    async fn instruction(&self) -> Instruction {
         loop {
             if let Some(order) = self.order.take() {
                 return order;
@@ -39,14 +39,14 @@ impl Slot {
 }
 
 /// After a connection that failed: soon, and less soon each time.
-const FIRST_REST: u64 = 50;
+const FIRST_BACKOFF_MS: u64 = 50;
 /// A silent controller's socket is kept for so long beyond a poll's time: the broker is to be the first to end it.
-const SILENCE: Duration = Duration::from_secs(5);
+const SILENT_SOCKET_GRACE: Duration = Duration::from_secs(5);
 /// What stands in a deaf controller's buffer is read within this time, or is not there.
-const AFTERWARDS: Duration = Duration::from_millis(200);
+const LATE_READ_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How a poll ended.
-enum Turn {
+enum PollEnd {
     /// With an answer; the connection may carry the next.
     Answered(Option<Client>),
     /// The connection is over, or there was none.
@@ -56,8 +56,8 @@ enum Turn {
 }
 
 /// Lives in this slot for ever.
-pub(super) async fn live(crew: Rc<Crew>, slot: Rc<Slot>) {
-    let mut controller = crew.first() + slot.place as u64;
+pub(super) async fn run_slot(crew: Rc<FleetContext>, slot: Rc<Slot>) {
+    let mut controller = crew.first_controller() + slot.place as u64;
     let pool = slot.place % crew.options.pools;
     let mut kept = None;
     let mut failures = 0_u32;
@@ -67,12 +67,12 @@ pub(super) async fn live(crew: Rc<Crew>, slot: Rc<Slot>) {
             None => Client::connect_from(crew.source(), crew.options.address).await,
         };
         match client {
-            Ok(client) => match turn(&crew, &slot, controller, pool, client).await {
-                Turn::Answered(client) => (kept, failures) = (client, 0),
-                Turn::Over => failures += 1,
-                Turn::Silent(client) => {
+            Ok(client) => match poll_once(&crew, &slot, controller, pool, client).await {
+                PollEnd::Answered(client) => (kept, failures) = (client, 0),
+                PollEnd::Over => failures += 1,
+                PollEnd::Silent(client) => {
                     controller += crew.options.count as u64;
-                    let time = crew.timeout() + SILENCE;
+                    let time = crew.timeout() + SILENT_SOCKET_GRACE;
                     tokio::task::spawn_local(async move {
                         tokio::time::sleep(time).await;
                         drop(client);
@@ -82,68 +82,74 @@ pub(super) async fn live(crew: Rc<Crew>, slot: Rc<Slot>) {
             Err(_) => failures += 1,
         }
         if failures > 0 {
-            let rest = crew.rng.borrow_mut().u64(..FIRST_REST << failures.min(4));
+            let rest = crew.rng.borrow_mut().u64(..FIRST_BACKOFF_MS << failures.min(4));
             tokio::time::sleep(Duration::from_millis(rest)).await;
         }
     }
 }
 
-async fn turn(crew: &Rc<Crew>, slot: &Slot, controller: u64, pool: usize, mut client: Client) -> Turn {
+async fn poll_once(
+    crew: &Rc<FleetContext>,
+    slot: &Slot,
+    controller: u64,
+    pool: usize,
+    mut client: Client,
+) -> PollEnd {
     let number = usize::try_from(controller).unwrap_or(usize::MAX);
     let worker = format!("worker_{}", crew.options.serial);
     if client.send(&poll_request_from(&worker, pool, number)).await.is_err() {
-        return Turn::Over;
+        return PollEnd::Over;
     }
-    Crew::say(controller, What::Polls(pool));
-    let (mut patience, mut leaves) = (crew.timeout(), Deed::Close);
+    FleetContext::report(controller, Event::PollSent(pool));
+    let (mut patience, mut leaves) = (crew.timeout(), Action::Close);
     {
         let mut rng = crew.rng.borrow_mut();
         if rng.f64() < crew.options.silent {
-            Crew::say(controller, What::Fails);
-            return Turn::Silent(client);
+            FleetContext::report(controller, Event::Unhealthy);
+            return PollEnd::Silent(client);
         }
         if rng.f64() < crew.options.aborts {
             patience = patience.mul_f64(rng.f64());
-            leaves = if rng.bool() { Deed::Close } else { Deed::Reset };
+            leaves = if rng.bool() { Action::Close } else { Action::Reset };
         }
     }
     tokio::select! {
         biased;
-        answer = answer(controller, pool, &mut client) => match answer {
-            Some(true) => Turn::Answered(None),
-            Some(false) => Turn::Answered(Some(client)),
-            None => Turn::Over,
+        answer = read_response(controller, pool, &mut client) => match answer {
+            Some(true) => PollEnd::Answered(None),
+            Some(false) => PollEnd::Answered(Some(client)),
+            None => PollEnd::Over,
         },
-        order = slot.told() => {
-            obey(crew, controller, pool, client, order).await;
-            Turn::Answered(None)
+        order = slot.instruction() => {
+            carry_out(crew, controller, pool, client, order).await;
+            PollEnd::Answered(None)
         }
         () = tokio::time::sleep(patience) => {
-            leave(controller, client, leaves == Deed::Reset);
-            Turn::Answered(None)
+            leave(controller, client, leaves == Action::Reset);
+            PollEnd::Answered(None)
         }
     }
 }
 
 /// Reads the answer, and says so before anything else: the end of the connection is the receipt. Whether the
 /// connection ends with it; none if there was no answer.
-async fn answer(controller: u64, pool: usize, client: &mut Client) -> Option<bool> {
+async fn read_response(controller: u64, pool: usize, client: &mut Client) -> Option<bool> {
     let Ok(answer) = client.response().await else {
-        Crew::say(controller, What::Cut);
+        FleetContext::report(controller, Event::ConnectionEnded);
         return None;
     };
     let what = match (answer.status, run_and_pool(answer.body)) {
-        (200, Some((run, of))) if of == pool => What::Received(run),
-        (200, Some((run, _))) => What::Wrong(run),
-        (307, _) => What::Elsewhere,
-        (status, _) => What::Status(status),
+        (200, Some((run, of))) if of == pool => Event::Received(run),
+        (200, Some((run, _))) => Event::WrongPool(run),
+        (307, _) => Event::Redirected,
+        (status, _) => Event::Status(status),
     };
-    Crew::say(controller, what);
+    FleetContext::report(controller, what);
     Some(answer.closes)
 }
 
 fn leave(controller: u64, client: Client, reset: bool) {
-    Crew::say(controller, What::Leaves);
+    FleetContext::report(controller, Event::Leaving);
     if reset {
         // An error means that the broker was quicker.
         let _ = client.stream().set_zero_linger();
@@ -151,24 +157,35 @@ fn leave(controller: u64, client: Client, reset: bool) {
     drop(client);
 }
 
-async fn obey(crew: &Crew, controller: u64, pool: usize, mut client: Client, order: Order) {
-    match order.what {
-        Deed::Close | Deed::Reset | Deed::End => return leave(controller, client, order.what == Deed::Reset),
-        Deed::Flinch | Deed::Slam | Deed::Freeze | Deed::Ghost => Crew::say(controller, What::Fails),
+async fn carry_out(
+    crew: &FleetContext,
+    controller: u64,
+    pool: usize,
+    mut client: Client,
+    order: Instruction,
+) {
+    match order.action {
+        Action::Close | Action::Reset | Action::Exit => {
+            return leave(controller, client, order.action == Action::Reset);
+        }
+        Action::CloseOnRun | Action::ResetAfterRun | Action::PauseReading | Action::StopReading => {
+            FleetContext::report(controller, Event::Unhealthy)
+        }
     }
-    match order.what {
-        Deed::Flinch => {
+    match order.action {
+        Action::CloseOnRun => {
             let _ = tokio::time::timeout(crew.timeout(), client.stream().readable()).await;
         }
-        Deed::Slam => {
-            let _ = tokio::time::timeout(crew.timeout(), answer(controller, pool, &mut client)).await;
+        Action::ResetAfterRun => {
+            let _ = tokio::time::timeout(crew.timeout(), read_response(controller, pool, &mut client)).await;
             return leave(controller, client, true);
         }
-        Deed::Freeze => {
+        Action::PauseReading => {
             tokio::time::sleep(Duration::from_millis(order.millis)).await;
-            let _ = tokio::time::timeout(AFTERWARDS, answer(controller, pool, &mut client)).await;
+            let _ =
+                tokio::time::timeout(LATE_READ_TIMEOUT, read_response(controller, pool, &mut client)).await;
         }
-        Deed::Close | Deed::Reset | Deed::Ghost | Deed::End => {
+        Action::Close | Action::Reset | Action::StopReading | Action::Exit => {
             tokio::time::sleep(Duration::from_millis(order.millis)).await;
         }
     }

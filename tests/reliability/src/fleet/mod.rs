@@ -2,12 +2,12 @@
 
 mod context;
 mod controller;
-mod crowd;
+mod handle;
 mod options;
 mod process;
-mod word;
+mod protocol;
 
-pub(crate) use crowd::{Crowd, Ear};
-pub(crate) use options::Options;
+pub(crate) use handle::{FleetProcess, ReportQueue};
+pub(crate) use options::FleetOptions;
 pub(crate) use process::run;
-pub(crate) use word::{CONTROLLERS, Deed, Heard, Order, What, now};
+pub(crate) use protocol::{Action, Event, IDS_PER_FLEET, Instruction, Report, unix_micros};

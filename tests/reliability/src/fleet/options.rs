@@ -6,7 +6,7 @@ use clap::Args;
 
 /// What a fleet is like.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Options {
+pub(crate) struct FleetOptions {
     pub(crate) address: SocketAddr,
     /// Which process this is: part of its controllers' names and its address
     #[arg(long)]

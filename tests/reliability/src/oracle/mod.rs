@@ -5,32 +5,32 @@
 //! excuses: a second receipt in Trigger.dev's dialect, which may offer a run again, if the answer's offers allow it and the
 //! controller that received it was failing at the time, by order or because its machine gave it no time.
 
-mod judge;
-mod stands;
+mod checks;
+mod held_polls;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::fleet::{Heard, What};
-use crate::supervisors::{Post, Told};
-use stands::Stands;
+use crate::fleet::{Event, Report};
+use crate::supervisors::{Outcome, Post};
+use held_polls::HeldPolls;
 
 /// What somebody suffered from, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Trouble {
-    pub(crate) whose: Whose,
+pub(crate) struct Disturbance {
+    pub(crate) affected: Affected,
     pub(crate) from: u64,
     pub(crate) to: u64,
 }
 
 /// Whom trouble befalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub(crate) enum Affected {
     /// The broker was stopped, ending, dead or starting.
     Broker,
     /// Its door was: new connections waited.
-    Door,
+    NewConnections,
     /// A fleet's process was stopped or had no time.
     Fleet(u64),
     /// A fleet's process was killed.
@@ -38,7 +38,7 @@ pub(crate) enum Whose {
     /// A controller does not behave as one.
     Controller(u64),
     /// This program had no time.
-    Here,
+    Harness,
 }
 
 /// A controller has read a run.
@@ -58,7 +58,7 @@ struct Run {
 
 /// What was counted.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Totals {
     pub(crate) posts: u64,
     pub(crate) hits: u64,
     pub(crate) misses: BTreeMap<Box<str>, u64>,
@@ -88,83 +88,87 @@ pub(crate) struct Rules {
 pub(crate) struct Oracle {
     rules: Rules,
     runs: BTreeMap<u64, Run>,
-    stands: Stands,
-    troubles: Vec<Trouble>,
+    held_polls: HeldPolls,
+    disturbances: Vec<Disturbance>,
     /// Runs up to this one have been judged and forgotten.
     forgotten: u64,
-    pub(crate) tally: Tally,
+    pub(crate) totals: Totals,
     pub(crate) failures: BTreeMap<&'static str, u64>,
-    told: Vec<String>,
+    messages: Vec<String>,
 }
 
 /// So many failures are told; the others are only counted.
-const TOLD: usize = 40;
+const MAX_MESSAGES: usize = 40;
 
 impl Oracle {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
             rules,
             runs: BTreeMap::new(),
-            stands: Stands::default(),
-            troubles: Vec::new(),
+            held_polls: HeldPolls::default(),
+            disturbances: Vec::new(),
             forgotten: 0,
-            tally: Tally::default(),
+            totals: Totals::default(),
             failures: BTreeMap::new(),
-            told: Vec::new(),
+            messages: Vec::new(),
         }
     }
 
     /// A failure of this invariant.
     pub(crate) fn fail(&mut self, invariant: &'static str, what: &str) {
         *self.failures.entry(invariant).or_default() += 1;
-        if self.told.len() < TOLD {
-            self.told.push(format!("{invariant}: {what}"));
+        if self.messages.len() < MAX_MESSAGES {
+            self.messages.push(format!("{invariant}: {what}"));
         }
     }
 
     /// What failed since the last time, in words.
-    pub(crate) fn take_told(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.told)
+    pub(crate) fn take_messages(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.messages)
     }
 
     pub(crate) fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    pub(crate) fn troubled(&mut self, trouble: Trouble) {
-        self.troubles.push(trouble);
+    pub(crate) fn disturbed(&mut self, trouble: Disturbance) {
+        self.disturbances.push(trouble);
     }
 
     /// Takes note of what a controller said.
-    pub(crate) fn hear(&mut self, heard: Heard) {
-        let Heard { controller, at, what } = heard;
+    pub(crate) fn record_report(&mut self, heard: Report) {
+        let Report { controller, at, what } = heard;
         match what {
-            What::Polls(pool) => self.stands.begin(controller, pool, at),
-            What::Leaves => self.stands.end(controller, Some(at)),
-            What::Cut | What::Elsewhere => self.stands.end(controller, None),
-            What::Fails => {
-                self.stands.fail(controller, at);
-                self.troubled(Trouble { whose: Whose::Controller(controller), from: at, to: u64::MAX });
+            Event::PollSent(pool) => self.held_polls.begin(controller, pool, at),
+            Event::Leaving => self.held_polls.end(controller, Some(at)),
+            Event::ConnectionEnded | Event::Redirected => self.held_polls.end(controller, None),
+            Event::Unhealthy => {
+                self.held_polls.mark_unhealthy(controller, at);
+                self.disturbed(Disturbance {
+                    affected: Affected::Controller(controller),
+                    from: at,
+                    to: u64::MAX,
+                });
             }
-            What::Late(micros) => {
-                let whose = Whose::Fleet(heard.fleet());
-                self.troubled(Trouble { whose, from: at.saturating_sub(micros), to: at });
+            Event::ProcessLate(micros) => {
+                let whose = Affected::Fleet(heard.fleet());
+                self.disturbed(Disturbance { affected: whose, from: at.saturating_sub(micros), to: at });
             }
-            What::Status(status) => {
-                self.stands.end(controller, None);
+            Event::Status(status) => {
+                self.held_polls.end(controller, None);
                 self.fail(
                     "I5",
                     &format!("controller {controller} was answered {status}, which ends a stock one"),
                 );
             }
-            What::Wrong(run) => {
-                self.stands.end(controller, None);
+            Event::WrongPool(run) => {
+                self.held_polls.end(controller, None);
                 self.fail("I9", &format!("controller {controller} received run {run} of another pool"));
             }
-            What::Received(run) => {
-                self.tally.receipts += 1;
+            Event::Received(run) => {
+                self.totals.receipts += 1;
                 if run <= self.forgotten {
-                    self.stands.end(controller, None);
+                    self.held_polls.end(controller, None);
                     return self
                         .fail("I1", &format!("run {run} was received by {controller} long after its time"));
                 }
@@ -172,20 +176,20 @@ impl Oracle {
                 known.receipts.push(Receipt { controller, at });
                 // It was taken after the run was posted, and surely stood until then.
                 let stood = known.posts.iter().map(|post| post.sent).min();
-                self.stands.end(controller, stood);
+                self.held_polls.end(controller, stood);
             }
         }
     }
 
     /// Takes note of a POST.
-    pub(crate) fn post(&mut self, post: Post) {
-        let tally = &mut self.tally;
+    pub(crate) fn record_post(&mut self, post: Post) {
+        let tally = &mut self.totals;
         tally.posts += 1;
-        match &post.told {
-            Told::Hit(..) => tally.hits += 1,
-            Told::Miss(reason) => *tally.misses.entry(reason.clone()).or_default() += 1,
-            Told::Status(_) => tally.refused += 1,
-            Told::Broken | Told::Silence | Told::Left => tally.unanswered += 1,
+        match &post.outcome {
+            Outcome::Hit(..) => tally.hits += 1,
+            Outcome::Miss(reason) => *tally.misses.entry(reason.clone()).or_default() += 1,
+            Outcome::Status(_) => tally.refused += 1,
+            Outcome::NoResponse | Outcome::TimedOut | Outcome::Abandoned => tally.unanswered += 1,
         }
         if post.is_answered() {
             tally.longest = tally.longest.max(post.done - post.whole);
@@ -196,13 +200,13 @@ impl Oracle {
     }
 
     /// Controllers that stand in a pool as far as they know, and in how many pools.
-    pub(crate) fn standing(&self) -> (u64, u64) {
-        self.stands.standing()
+    pub(crate) fn held(&self) -> (u64, u64) {
+        self.held_polls.counts()
     }
 
     /// Whoever belonged to this process stands no more.
-    pub(crate) fn gone(&mut self, fleet: u64) {
-        self.stands.gone(fleet);
+    pub(crate) fn remove_fleet(&mut self, fleet: u64) {
+        self.held_polls.remove_fleet(fleet);
     }
 
     /// Judges every run whose POSTs were done before this moment; what is older still is forgotten.
@@ -223,8 +227,8 @@ impl Oracle {
             self.forgotten = *first.key();
             first.remove();
         }
-        self.stands.forget(old);
-        self.troubles.retain(|trouble| trouble.to >= old.saturating_sub(KEPT));
+        self.held_polls.forget(old);
+        self.disturbances.retain(|trouble| trouble.to >= old.saturating_sub(KEPT));
     }
 
     /// Judges everything. A receipt of a run that nobody posted is one, too.
@@ -237,13 +241,13 @@ impl Oracle {
         }
     }
 
-    fn troubles_of(&self, from: u64, to: u64) -> impl Iterator<Item = &Trouble> {
-        self.troubles.iter().filter(move |trouble| trouble.from <= to && from <= trouble.to)
+    fn disturbances_between(&self, from: u64, to: u64) -> impl Iterator<Item = &Disturbance> {
+        self.disturbances.iter().filter(move |trouble| trouble.from <= to && from <= trouble.to)
     }
 
     /// For how long of this time the matching troubles lasted.
-    fn troubled_for(&self, from: u64, to: u64, is_meant: impl Fn(Whose) -> bool) -> u64 {
-        let meant = self.troubles_of(from, to).filter(|trouble| is_meant(trouble.whose));
+    fn disturbed_for(&self, from: u64, to: u64, is_meant: impl Fn(Affected) -> bool) -> u64 {
+        let meant = self.disturbances_between(from, to).filter(|trouble| is_meant(trouble.affected));
         meant.map(|trouble| trouble.to.min(to) - trouble.from.max(from)).sum()
     }
 }

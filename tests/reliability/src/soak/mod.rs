@@ -11,17 +11,17 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::broker::{Broker, Start};
-use crate::fleet::{self, Crowd, Deed, Ear, Order, now};
+use crate::broker::{BrokerOptions, RestartableBroker};
+use crate::fleet::{self, Action, FleetProcess, Instruction, ReportQueue, unix_micros};
 use crate::oracle::{Oracle, Rules};
-use crate::supervisors::{Desk, Told};
+use crate::supervisors::{Outcome, Supervisors};
 use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::scrape::Scrape;
 use slope::fit;
 
 /// What the soak is made of.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Options {
+pub(crate) struct SoakOptions {
     #[arg(long = "for", default_value = "30m", value_parser = humantime::parse_duration)]
     length: Duration,
     /// Polls that are held at once
@@ -79,20 +79,20 @@ struct Sample {
 }
 
 struct Soak {
-    desk: Rc<Desk>,
-    ear: Ear,
-    broker: Broker,
+    supervisors: Rc<Supervisors>,
+    reports: ReportQueue,
+    broker: RestartableBroker,
     oracle: Oracle,
     /// Tenths of a millisecond from a POST's last byte to its answer; of a minute, and of all.
-    took: [Histogram<u64>; 2],
+    latencies: [Histogram<u64>; 2],
     samples: Vec<Sample>,
 }
 
 /// Runs it; an error if anything was lost.
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(options: &SoakOptions) -> anyhow::Result<()> {
     let arguments = [&["--proof".to_owned(), "received".to_owned()], &*options.arguments].concat();
-    let broker = Broker::start(Start { files: None, timeout: TIMEOUT, arguments })?;
-    let model = fleet::Options {
+    let broker = RestartableBroker::start(BrokerOptions { files: None, timeout: TIMEOUT, arguments })?;
+    let model = fleet::FleetOptions {
         address: broker.address,
         serial: 0,
         count: options.held / usize::try_from(options.fleets)?,
@@ -105,41 +105,41 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     block_on_local(async {
         let histogram = || Histogram::new_with_bounds(1, 1_000_000, 3);
         let mut soak = Soak {
-            desk: Desk::new(broker.address, options.pools, 0.0, options.seed),
-            ear: Ear::default(),
+            supervisors: Supervisors::new(broker.address, options.pools, 0.0, options.seed),
+            reports: ReportQueue::default(),
             broker,
             oracle: Oracle::new(RULES),
-            took: [histogram()?, histogram()?],
+            latencies: [histogram()?, histogram()?],
             samples: Vec::new(),
         };
         let mut fleets = (1..=options.fleets)
             .map(|serial| {
-                let options = fleet::Options { serial, seed: options.seed + serial, ..model.clone() };
-                Crowd::start(&options, &soak.ear)
+                let options = fleet::FleetOptions { serial, seed: options.seed + serial, ..model.clone() };
+                FleetProcess::start(&options, &soak.reports)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        soak.desk.open(SUPERVISORS, options.rate);
+        soak.supervisors.start(SUPERVISORS, options.rate);
         let begun = Instant::now();
-        soak.gather(options.held as u64).await;
+        soak.wait_until_held(options.held as u64).await;
         print(&format!("{} polls are held after {:.0} s\n", options.held, begun.elapsed().as_secs_f64()));
-        soak.last(options.length).await?;
+        soak.keep_loading(options.length).await?;
         for fleet in &mut fleets {
-            fleet.tell(Order { what: Deed::End, count: 1, millis: 0 });
+            fleet.instruct(Instruction { action: Action::Exit, count: 1, millis: 0 });
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         drop(fleets);
-        soak.sum_up(options.warm_up.unwrap_or(WARM_UP.min(options.length / 3)))
+        soak.print_summary(options.warm_up.unwrap_or(WARM_UP.min(options.length / 3)))
     })
 }
 
 /// The fleet is complete within this time, or never.
-const GATHERING: Duration = Duration::from_secs(60);
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Soak {
     /// Waits until nearly all wait: some are on their way at any time.
-    async fn gather(&mut self, held: u64) {
+    async fn wait_until_held(&mut self, held: u64) {
         let begun = Instant::now();
-        while begun.elapsed() < GATHERING {
+        while begun.elapsed() < HOLD_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(250)).await;
             if self
                 .broker
@@ -153,29 +153,29 @@ impl Soak {
     }
 
     /// The load for so long, with a look each second and a line each minute.
-    async fn last(&mut self, length: Duration) -> anyhow::Result<()> {
-        self.desk.go_on();
+    async fn keep_loading(&mut self, length: Duration) -> anyhow::Result<()> {
+        self.supervisors.resume();
         let begun = Instant::now();
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut minutes = 0;
         while begun.elapsed() < length {
             seconds.tick().await;
-            ensure!(self.broker.lives(), "the broker ended by itself");
+            ensure!(self.broker.is_running(), "the broker ended by itself");
             if let Ok(scrape) = self.broker.scrape().await {
                 self.samples.push(self.sample(begun, &scrape)?);
             }
-            self.listen();
-            self.oracle.settle(now() - RIPE);
+            self.collect();
+            self.oracle.settle(unix_micros() - RIPE);
             if begun.elapsed().as_secs() / 60 > minutes {
                 minutes += 1;
-                self.tell(minutes);
+                self.print_minute(minutes);
             }
         }
-        self.desk.pause();
+        self.supervisors.pause();
         // The last answers and receipts are on their way.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        self.listen();
+        self.collect();
         Ok(())
     }
 
@@ -191,36 +191,36 @@ impl Soak {
         })
     }
 
-    fn listen(&mut self) {
-        for post in self.desk.posts.take() {
-            if matches!(post.told, Told::Hit(..) | Told::Miss(_)) {
-                for took in &mut self.took {
+    fn collect(&mut self) {
+        for post in self.supervisors.posts.take() {
+            if matches!(post.outcome, Outcome::Hit(..) | Outcome::Miss(_)) {
+                for took in &mut self.latencies {
                     took.saturating_record((post.done - post.whole) / 100);
                 }
             }
-            self.oracle.post(post);
+            self.oracle.record_post(post);
         }
-        self.ear.take().into_iter().for_each(|heard| self.oracle.hear(heard));
+        self.reports.take().into_iter().for_each(|heard| self.oracle.record_report(heard));
     }
 
-    fn tell(&mut self, minutes: u64) {
+    fn print_minute(&mut self, minutes: u64) {
         let Some(Sample { resident, files, waiters, p99, .. }) = self.samples.last().copied() else { return };
-        let (tally, lost) = (&self.oracle.tally, self.oracle.failed());
+        let (tally, lost) = (&self.oracle.totals, self.oracle.failed());
         let misses: u64 = tally.misses.values().sum();
         print(&format!(
             "{minutes:>4} min  {resident:.2} MiB, {files} descriptors, {waiters} waiters; {} hits, {misses} misses, {lost} \
              lost; {}, p99 of all within {p99} ms\n",
             tally.hits,
-            times(&self.took[0])
+            times(&self.latencies[0])
         ));
-        self.took[0].reset();
-        self.oracle.take_told().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
+        self.latencies[0].reset();
+        self.oracle.take_messages().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
     }
 
-    fn sum_up(&mut self, warm_up: Duration) -> anyhow::Result<()> {
-        self.listen();
+    fn print_summary(&mut self, warm_up: Duration) -> anyhow::Result<()> {
+        self.collect();
         self.oracle.finish();
-        self.oracle.take_told().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
+        self.oracle.take_messages().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
         let warm = self.samples.iter().filter(|sample| sample.seconds >= warm_up.as_secs_f64());
         let warm: Vec<(f64, f64)> = warm.map(|sample| (sample.seconds, sample.resident)).collect();
         let slope = match fit(&warm) {
@@ -234,7 +234,7 @@ impl Soak {
             ),
             None => format!("too short for a slope: {} s after the first {}", warm.len(), warm_up.as_secs()),
         };
-        let (tally, lost) = (&self.oracle.tally, self.oracle.failed());
+        let (tally, lost) = (&self.oracle.totals, self.oracle.failed());
         print(&format!(
             "{slope}\n{} hits, misses {:?}, {} receipts, {} duplicates explained, {} of runs answered false, {} \
              refused, {} without an answer; {}; {lost} lost {:?}\n",
@@ -245,7 +245,7 @@ impl Soak {
             tally.read_though_false,
             tally.refused,
             tally.unanswered,
-            times(&self.took[1]),
+            times(&self.latencies[1]),
             self.oracle.failures
         ));
         ensure!(lost == 0, "{lost} lost");

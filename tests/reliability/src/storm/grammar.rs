@@ -6,9 +6,9 @@ use pilotlight_bench::requests::{dispatch_request, poll_request};
 
 /// Deployments of the storm; so few that runs and waiters meet.
 const POOLS: usize = 8;
-const MOST_REQUESTS: usize = 24;
+const MAX_REQUESTS: usize = 24;
 /// What is put in between, or takes a place.
-const CRUMBS: [&[u8]; 32] = [
+const FRAGMENTS: [&[u8]; 32] = [
     b"\r\n",
     b"\n",
     b"\r",
@@ -44,32 +44,32 @@ const CRUMBS: [&[u8]; 32] = [
 ];
 
 /// What one connection carries.
-pub(super) struct Conversation {
+pub(super) struct ConnectionScript {
     /// Sent one after the other, with a rest between them.
     pub(super) parts: Vec<Vec<u8>>,
     /// So many answers are due, if that is known: of requests that nothing was done to, the last of which closes.
-    pub(super) answers: Option<usize>,
+    pub(super) expected_responses: Option<usize>,
     requests: usize,
 }
 
-impl Conversation {
+impl ConnectionScript {
     /// The same for the same seed and number.
     pub(super) fn new(seed: u64, number: u64) -> Self {
         let mut random = Rng::with_seed(seed.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let random = &mut random;
-        let requests = random.usize(1..=MOST_REQUESTS);
+        let requests = random.usize(1..=MAX_REQUESTS);
         let is_sound = random.u8(..4) == 0;
         let mut bytes = Vec::with_capacity(1024);
         for _ in 1..requests {
-            bytes.extend(if is_sound { sound(random, false) } else { broken(random) });
+            bytes.extend(if is_sound { valid_request(random, false) } else { broken_request(random) });
         }
         bytes.extend(match (is_sound, random.u8(..4)) {
-            (true, _) => sound(random, true),
-            (false, 0) => waiting(random),
-            (false, _) => broken(random),
+            (true, _) => valid_request(random, true),
+            (false, 0) => held_poll(random),
+            (false, _) => broken_request(random),
         });
         let answers = is_sound.then_some(requests);
-        Self { parts: cut(random, bytes), answers, requests }
+        Self { parts: split_into_parts(random, bytes), expected_responses: answers, requests }
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -78,7 +78,7 @@ impl Conversation {
 }
 
 /// At once, as most clients send; or in pieces.
-fn cut(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+fn split_into_parts(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
     let mut parts = Vec::new();
     if random.u8(..8) == 0 {
         for _ in 0..random.usize(1..4) {
@@ -92,7 +92,7 @@ fn cut(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
 }
 
 /// A request that is answered at once, whatever stands around it.
-fn sound(random: &mut Rng, closes: bool) -> Vec<u8> {
+fn valid_request(random: &mut Rng, closes: bool) -> Vec<u8> {
     let connection = if closes { "connection: close\r\n" } else { "" };
     let head = |line: &str, more: &str| {
         format!("{line} HTTP/1.1\r\nhost: storm\r\n{connection}{more}\r\n").into_bytes()
@@ -121,7 +121,7 @@ fn sound(random: &mut Rng, closes: bool) -> Vec<u8> {
 }
 
 /// A poll, which is held.
-fn waiting(random: &mut Rng) -> Vec<u8> {
+fn held_poll(random: &mut Rng) -> Vec<u8> {
     if random.bool() {
         return poll_request(random.usize(..POOLS), random.usize(..1000));
     }
@@ -138,23 +138,23 @@ fn pool(random: &mut Rng) -> String {
 }
 
 /// Something of any kind, to which mostly something was done.
-fn broken(random: &mut Rng) -> Vec<u8> {
+fn broken_request(random: &mut Rng) -> Vec<u8> {
     let mut bytes = match random.u8(..16) {
-        0..6 => sound(random, false),
-        6..8 => waiting(random),
-        8..10 => chunked(random),
-        10..13 => odd(random),
-        13 => native(random),
+        0..6 => valid_request(random, false),
+        6..8 => held_poll(random),
+        8..10 => chunked_request(random),
+        10..13 => unusual_request(random),
+        13 => native_request(random),
         14 => dispatch_request(random.usize(..POOLS)),
         _ => (0..random.usize(1..100)).map(|_| random.u8(..)).collect(),
     };
     for _ in 0..[0, 0, 1, 1, 2, 3][random.usize(..6)] {
-        harm(random, &mut bytes);
+        mutate(random, &mut bytes);
     }
     bytes
 }
 
-fn native(random: &mut Rng) -> Vec<u8> {
+fn native_request(random: &mut Rng) -> Vec<u8> {
     let query = [
         "",
         "?wait=1ms",
@@ -172,7 +172,7 @@ fn native(random: &mut Rng) -> Vec<u8> {
 }
 
 /// A body in chunks, with the faults that chunks can have.
-fn chunked(random: &mut Rng) -> Vec<u8> {
+fn chunked_request(random: &mut Rng) -> Vec<u8> {
     let path = if random.bool() { "/warm-start".to_owned() } else { pool(random) };
     let coding =
         ["chunked", "Chunked", "chunked, chunked", "gzip, chunked", "chunked, identity"][random.usize(..5)];
@@ -189,7 +189,7 @@ fn chunked(random: &mut Rng) -> Vec<u8> {
 }
 
 /// Forms that few clients use.
-fn odd(random: &mut Rng) -> Vec<u8> {
+fn unusual_request(random: &mut Rng) -> Vec<u8> {
     let lines = [
         "OPTIONS * HTTP/1.1",
         "CONNECT storm:80 HTTP/1.1",
@@ -222,7 +222,7 @@ fn odd(random: &mut Rng) -> Vec<u8> {
     (bytes + "\r\n").into_bytes()
 }
 
-fn harm(random: &mut Rng, bytes: &mut Vec<u8>) {
+fn mutate(random: &mut Rng, bytes: &mut Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
@@ -241,10 +241,10 @@ fn harm(random: &mut Rng, bytes: &mut Vec<u8>) {
             // Behind a line, where a crumb is a field.
             let line = memchr::memchr(b'\n', &bytes[at..]).map_or(at, |found| at + found + 1);
             let place = if random.bool() { line } else { at };
-            bytes.splice(place..place, CRUMBS[random.usize(..CRUMBS.len())].iter().copied());
+            bytes.splice(place..place, FRAGMENTS[random.usize(..FRAGMENTS.len())].iter().copied());
         }
         _ => {
-            bytes.splice(at..end, CRUMBS[random.usize(..CRUMBS.len())].iter().copied());
+            bytes.splice(at..end, FRAGMENTS[random.usize(..FRAGMENTS.len())].iter().copied());
         }
     }
 }

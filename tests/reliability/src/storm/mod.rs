@@ -2,9 +2,9 @@
 //!
 //! Each conversation is made from the seed and its number alone, so that any of them can be had again.
 
-mod converse;
+mod canary;
+mod connection;
 mod grammar;
-mod guard;
 
 use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::stdout::print;
@@ -17,15 +17,15 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use tokio::task::spawn_local;
 
-use converse::{Heard, converse};
-use grammar::Conversation;
-use guard::Guard;
+use canary::Canary;
+use connection::{Transcript, run_script};
+use grammar::ConnectionScript;
 use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::Server;
 
 /// What the storm is made of.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Shape {
+pub(crate) struct StormOptions {
     #[arg(long, default_value_t = 10_000_000)]
     requests: u64,
     /// The same seed makes the same requests; without it, one is drawn and said
@@ -46,20 +46,20 @@ pub(crate) struct Shape {
 }
 
 /// A part of the storm comes before anything is measured: it fills what is bounded, such as the history.
-const FIRST_PART: u64 = 10;
-const LEAST_FIRST: u64 = 200_000;
+const WARM_UP_SHARE: u64 = 10;
+const MIN_WARM_UP: u64 = 200_000;
 /// The broker gives memory back within this time.
 const SETTLING: Duration = Duration::from_secs(3);
 const SETTLING_ROUNDS: usize = 10;
 /// Percent of what it used before.
-const MOST_GROWTH: u64 = 110;
+const MAX_GROWTH_PERCENT: u64 = 110;
 /// What the broker may answer. A 500 would be its own mistake.
 const STATUSES: [u16; 18] =
     [100, 200, 204, 307, 400, 401, 403, 404, 405, 408, 410, 413, 414, 415, 417, 429, 431, 501];
 
 /// What has come of it so far.
 #[derive(Debug, Default)]
-struct Tally {
+struct StormStats {
     /// The next conversation.
     next: u64,
     requests: u64,
@@ -70,10 +70,10 @@ struct Tally {
     wrong: Vec<String>,
 }
 
-type Shared = Rc<RefCell<Tally>>;
+type Shared = Rc<RefCell<StormStats>>;
 
 /// Puts a storm on the broker.
-pub(crate) fn storm(shape: &Shape) -> anyhow::Result<()> {
+pub(crate) fn run(shape: &StormOptions) -> anyhow::Result<()> {
     let proof = ["written", "acked", "received"].into_iter().find(|&proof| proof == shape.proof);
     let implementation = Implementation::pilotlight(proof.context("a proof is written, acked or received")?)?
         .with(&shape.arguments);
@@ -83,7 +83,7 @@ pub(crate) fn storm(shape: &Shape) -> anyhow::Result<()> {
         if let Some(number) = shape.only {
             return show(&server, seed, number).await;
         }
-        weather(&server, shape, seed).await
+        run_storm(&server, shape, seed).await
     })?;
     let stderr = stderr.lock().map_err(|_| anyhow::anyhow!("the thread that reads stderr panicked"))?;
     let panics: Vec<_> = stderr.iter().filter(|line| line.contains("panicked")).collect();
@@ -91,20 +91,20 @@ pub(crate) fn storm(shape: &Shape) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn weather(server: &Server, shape: &Shape, seed: u64) -> anyhow::Result<()> {
+async fn run_storm(server: &Server, shape: &StormOptions, seed: u64) -> anyhow::Result<()> {
     let tally = Shared::default();
-    let guard = Guard::begin(server.address).await?;
-    blow(server, shape, seed, (shape.requests / FIRST_PART).max(LEAST_FIRST), &tally).await?;
+    let guard = Canary::start(server.address).await?;
+    send_requests(server, shape, seed, (shape.requests / WARM_UP_SHARE).max(MIN_WARM_UP), &tally).await?;
     tokio::time::sleep(SETTLING).await;
-    let before = Room::of(server)?;
+    let before = ResourceUsage::read(server)?;
     let first = tally.take();
     tally.borrow_mut().next = first.next;
     let begun = Instant::now();
-    blow(server, shape, seed, shape.requests, &tally).await?;
+    send_requests(server, shape, seed, shape.requests, &tally).await?;
     let took = begun.elapsed();
-    let peak = Room::of(server)?;
-    let after = settled(server, &before).await?;
-    let posted = guard.end(server.address).await;
+    let peak = ResourceUsage::read(server)?;
+    let after = wait_for_release(server, &before).await?;
+    let posted = guard.post_its_run(server.address).await;
     let said = report(&tally.borrow(), seed, took);
     print(&said);
     print(&format!("memory and descriptors: {before} before, {peak} at the end, {after} after\n"));
@@ -116,21 +116,21 @@ async fn weather(server: &Server, shape: &Shape, seed: u64) -> anyhow::Result<()
         wrong.len(),
         &wrong[..wrong.len().min(20)]
     );
-    ensure!(after.fits(&before), "what was taken is not given back: {before} before, {after} after");
+    ensure!(after.is_back_at(&before), "what was taken is not given back: {before} before, {after} after");
     Ok(())
 }
 
 /// Keeps so many conversations going until there were so many requests.
-async fn blow(
+async fn send_requests(
     server: &Server,
-    shape: &Shape,
+    shape: &StormOptions,
     seed: u64,
     requests: u64,
     tally: &Shared,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
     let talkers: Vec<_> = (0..shape.at_once)
-        .map(|_| spawn_local(talk(server.address, seed, requests, tally.clone())))
+        .map(|_| spawn_local(run_connections(server.address, seed, requests, tally.clone())))
         .collect();
     let mut said = Instant::now();
     while tally.borrow().requests < requests {
@@ -151,22 +151,27 @@ async fn blow(
     Ok(())
 }
 
-async fn talk(address: std::net::SocketAddr, seed: u64, requests: u64, tally: Shared) -> anyhow::Result<()> {
+async fn run_connections(
+    address: std::net::SocketAddr,
+    seed: u64,
+    requests: u64,
+    tally: Shared,
+) -> anyhow::Result<()> {
     while tally.borrow().requests < requests {
         let number = {
             let mut tally = tally.borrow_mut();
             tally.next += 1;
             tally.next
         };
-        let conversation = Conversation::new(seed, number);
-        let heard = converse(address, &conversation).await.context("the broker is not there any more")?;
-        tally.borrow_mut().note(number, &conversation, &heard);
+        let conversation = ConnectionScript::new(seed, number);
+        let heard = run_script(address, &conversation).await.context("the broker is not there any more")?;
+        tally.borrow_mut().record(number, &conversation, &heard);
     }
     Ok(())
 }
 
-impl Tally {
-    fn note(&mut self, number: u64, conversation: &Conversation, heard: &Heard) {
+impl StormStats {
+    fn record(&mut self, number: u64, conversation: &ConnectionScript, heard: &Transcript) {
         self.conversations += 1;
         self.requests += conversation.requests();
         *self.ends.entry(heard.end).or_default() += 1;
@@ -176,7 +181,7 @@ impl Tally {
                 self.wrong.push(format!("conversation {number}: {status}"));
             }
         }
-        if let Some(expected) = conversation.answers
+        if let Some(expected) = conversation.expected_responses
             && heard.statuses.len() != expected
         {
             let count = heard.statuses.len();
@@ -185,8 +190,8 @@ impl Tally {
     }
 }
 
-fn report(tally: &Tally, seed: u64, took: Duration) -> String {
-    let Tally { requests, conversations, statuses, ends, .. } = tally;
+fn report(tally: &StormStats, seed: u64, took: Duration) -> String {
+    let StormStats { requests, conversations, statuses, ends, .. } = tally;
     let rate = |count: u64| {
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
         count * 1000 / millis
@@ -206,36 +211,36 @@ fn report(tally: &Tally, seed: u64, took: Duration) -> String {
 }
 
 /// What the broker has taken.
-struct Room {
+struct ResourceUsage {
     resident: u64,
     descriptors: usize,
 }
 
-impl Room {
-    fn of(server: &Server) -> anyhow::Result<Self> {
+impl ResourceUsage {
+    fn read(server: &Server) -> anyhow::Result<Self> {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))?.count();
         Ok(Self { resident: server.resident()?, descriptors })
     }
 
-    fn fits(&self, before: &Self) -> bool {
-        let within = |now: u64, then: u64| now * 100 <= then * MOST_GROWTH;
+    fn is_back_at(&self, before: &Self) -> bool {
+        let within = |now: u64, then: u64| now * 100 <= then * MAX_GROWTH_PERCENT;
         within(self.resident, before.resident) && within(self.descriptors as u64, before.descriptors as u64)
     }
 }
 
-impl std::fmt::Display for Room {
+impl std::fmt::Display for ResourceUsage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} KiB and {}", self.resident / 1024, self.descriptors)
     }
 }
 
 /// What is still taken once all has been given back, or when the time for that is over.
-async fn settled(server: &Server, before: &Room) -> anyhow::Result<Room> {
-    let mut room = Room::of(server)?;
+async fn wait_for_release(server: &Server, before: &ResourceUsage) -> anyhow::Result<ResourceUsage> {
+    let mut room = ResourceUsage::read(server)?;
     for _ in 0..SETTLING_ROUNDS {
         tokio::time::sleep(SETTLING).await;
-        room = Room::of(server)?;
-        if room.fits(before) {
+        room = ResourceUsage::read(server)?;
+        if room.is_back_at(before) {
             break;
         }
     }
@@ -243,11 +248,11 @@ async fn settled(server: &Server, before: &Room) -> anyhow::Result<Room> {
 }
 
 async fn show(server: &Server, seed: u64, number: u64) -> anyhow::Result<()> {
-    let conversation = Conversation::new(seed, number);
+    let conversation = ConnectionScript::new(seed, number);
     for part in &conversation.parts {
         print(&format!("> {}\n", part.escape_ascii()));
     }
-    let heard = converse(server.address, &conversation).await?;
+    let heard = run_script(server.address, &conversation).await?;
     print(&format!("< {}\n{}, {:?}\n", heard.bytes.escape_ascii(), heard.end, heard.statuses));
     Ok(())
 }

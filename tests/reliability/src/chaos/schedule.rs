@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::fleet::Deed;
-use crate::supervisors::{Dialect, Way};
+use crate::fleet::Action;
+use crate::supervisors::{Dialect, SendMode};
 
 /// One thing that goes wrong. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,17 +13,17 @@ pub(super) enum Fault {
     /// SIGKILL, and a new process.
     KillFleet { fleet: usize },
     /// Some controllers of a fleet do this.
-    Misbehave { fleet: usize, what: Deed, count: usize, millis: u64 },
+    Misbehave { fleet: usize, what: Action, count: usize, millis: u64 },
     /// POSTs that are not sent as they should be.
-    Posts { way: Way, count: usize },
+    Posts { way: SendMode, count: usize },
     /// The same run, posted twice at about the same time.
-    Twice { dialect: Dialect, count: usize },
+    PostTwice { dialect: Dialect, count: usize },
     /// Bytes that are no request.
-    Garbage { count: usize },
+    InvalidBytes { count: usize },
     /// Connections that say nothing.
-    Flood { count: usize, millis: u64 },
+    SilentConnections { count: usize, millis: u64 },
     /// The same until the broker is out of descriptors.
-    NoFds { millis: u64 },
+    NoDescriptors { millis: u64 },
     /// SIGTERM, and a new broker after its end.
     Drain,
     /// SIGKILL, and a new broker.
@@ -39,22 +39,22 @@ impl Fault {
             Self::StopFleet { .. } => "fleet stopped",
             Self::KillFleet { .. } => "fleet killed",
             Self::Misbehave { what, .. } => match what {
-                Deed::Close => "polls ended by FIN",
-                Deed::Reset => "polls ended by RST",
-                Deed::Flinch => "gone at the match",
-                Deed::Slam => "reset after the read",
-                Deed::Freeze => "frozen, then read",
-                Deed::Ghost | Deed::End => "open and deaf",
+                Action::Close => "polls ended by FIN",
+                Action::Reset => "polls ended by RST",
+                Action::CloseOnRun => "gone at the match",
+                Action::ResetAfterRun => "reset after the read",
+                Action::PauseReading => "frozen, then read",
+                Action::StopReading | Action::Exit => "open and deaf",
             },
             Self::Posts { way, .. } => match way {
-                Way::CutInBody => "POST cut in its body",
-                Way::CutBeforeAnswer => "POST left before its answer",
-                Way::Dripping(_) | Way::Whole => "POST dripping",
+                SendMode::CutInBody => "POST cut in its body",
+                SendMode::CutBeforeResponse => "POST left before its answer",
+                SendMode::Slow(_) | SendMode::Whole => "POST dripping",
             },
-            Self::Twice { .. } => "run posted twice",
-            Self::Garbage { .. } => "garbage",
-            Self::Flood { .. } => "silent connections",
-            Self::NoFds { .. } => "out of descriptors",
+            Self::PostTwice { .. } => "run posted twice",
+            Self::InvalidBytes { .. } => "garbage",
+            Self::SilentConnections { .. } => "silent connections",
+            Self::NoDescriptors { .. } => "out of descriptors",
             Self::Drain => "broker drained",
             Self::Kill => "broker killed",
             Self::StopBroker { .. } => "broker stopped",
@@ -65,19 +65,19 @@ impl Fault {
 /// Faults with their times from the beginning of the phase, then quiet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Phase {
-    pub(super) storm: Duration,
+    pub(super) length: Duration,
     pub(super) faults: Vec<(Duration, Fault)>,
 }
 
 /// A phase storms for so long.
-const STORM: u64 = 9000;
+const FAULTS_MS: u64 = 9000;
 /// With the quiet after it, it takes about so many seconds.
-const PHASE: u64 = 13;
+const PHASE_SECONDS: u64 = 13;
 
 /// The phases of a run of this length. The last third restarts no broker, so that its memory can be compared.
-pub(super) fn plan(seed: u64, length: Duration, fleets: usize) -> Vec<Phase> {
+pub(super) fn schedule(seed: u64, length: Duration, fleets: usize) -> Vec<Phase> {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let count = (length.as_secs() / PHASE).max(2);
+    let count = (length.as_secs() / PHASE_SECONDS).max(2);
     (0..count).map(|number| phase(&mut rng, fleets, number < restarts_until(count))).collect()
 }
 
@@ -89,16 +89,16 @@ pub(super) fn restarts_until(phases: u64) -> u64 {
 fn phase(rng: &mut fastrand::Rng, fleets: usize, may_restart: bool) -> Phase {
     let mut faults = Vec::new();
     let mut at = rng.u64(..500);
-    while at < STORM {
-        faults.push((Duration::from_millis(at), fault(rng, fleets, STORM - at)));
+    while at < FAULTS_MS {
+        faults.push((Duration::from_millis(at), fault(rng, fleets, FAULTS_MS - at)));
         at += rng.u64(50..700);
     }
     if may_restart && rng.u8(..3) > 0 {
         let fault = if rng.bool() { Fault::Drain } else { Fault::Kill };
-        faults.push((Duration::from_millis(rng.u64(1000..STORM - 3000)), fault));
+        faults.push((Duration::from_millis(rng.u64(1000..FAULTS_MS - 3000)), fault));
     }
     faults.sort_by_key(|(at, _)| *at);
-    Phase { storm: Duration::from_millis(STORM), faults }
+    Phase { length: Duration::from_millis(FAULTS_MS), faults }
 }
 
 fn fault(rng: &mut fastrand::Rng, fleets: usize, left: u64) -> Fault {
@@ -109,21 +109,21 @@ fn fault(rng: &mut fastrand::Rng, fleets: usize, left: u64) -> Fault {
     match rng.u32(..100) {
         0..9 => Fault::StopFleet { fleet, millis },
         9..15 => Fault::KillFleet { fleet },
-        15..23 => misbehave(Deed::Close),
-        23..31 => misbehave(Deed::Reset),
-        31..41 => misbehave(Deed::Flinch),
-        41..47 => misbehave(Deed::Slam),
-        47..54 => misbehave(Deed::Freeze),
-        54..59 => misbehave(Deed::Ghost),
-        59..65 => Fault::Posts { way: Way::CutInBody, count },
-        65..72 => Fault::Posts { way: Way::CutBeforeAnswer, count },
-        72..75 => Fault::Posts { way: Way::Dripping(millis), count },
-        75 => Fault::Posts { way: Way::Dripping(11_000), count: count / 4 + 1 },
-        76..81 => Fault::Twice { dialect: Dialect::Native, count },
-        81..85 => Fault::Twice { dialect: Dialect::Trigger, count: count / 4 + 1 },
-        85..91 => Fault::Garbage { count },
-        91..94 => Fault::Flood { count: count * 15, millis },
-        94..96 => Fault::NoFds { millis: millis.min(3000) },
+        15..23 => misbehave(Action::Close),
+        23..31 => misbehave(Action::Reset),
+        31..41 => misbehave(Action::CloseOnRun),
+        41..47 => misbehave(Action::ResetAfterRun),
+        47..54 => misbehave(Action::PauseReading),
+        54..59 => misbehave(Action::StopReading),
+        59..65 => Fault::Posts { way: SendMode::CutInBody, count },
+        65..72 => Fault::Posts { way: SendMode::CutBeforeResponse, count },
+        72..75 => Fault::Posts { way: SendMode::Slow(millis), count },
+        75 => Fault::Posts { way: SendMode::Slow(11_000), count: count / 4 + 1 },
+        76..81 => Fault::PostTwice { dialect: Dialect::Native, count },
+        81..85 => Fault::PostTwice { dialect: Dialect::Trigger, count: count / 4 + 1 },
+        85..91 => Fault::InvalidBytes { count },
+        91..94 => Fault::SilentConnections { count: count * 15, millis },
+        94..96 => Fault::NoDescriptors { millis: millis.min(3000) },
         _ => Fault::StopBroker { millis: millis.min(3000) },
     }
 }
@@ -135,13 +135,13 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_faults_again() {
         let length = Duration::from_secs(600);
-        assert_eq!(plan(7, length, 8), plan(7, length, 8));
-        assert_ne!(plan(7, length, 8), plan(8, length, 8));
+        assert_eq!(schedule(7, length, 8), schedule(7, length, 8));
+        assert_ne!(schedule(7, length, 8), schedule(8, length, 8));
     }
 
     #[test]
     fn ten_minutes_know_every_kind_and_end_without_restarts() {
-        let phases = plan(1, Duration::from_secs(600), 8);
+        let phases = schedule(1, Duration::from_secs(600), 8);
         let mut kinds: Vec<&str> =
             phases.iter().flat_map(|phase| &phase.faults).map(|(_, fault)| fault.kind()).collect();
         kinds.sort_unstable();

@@ -9,115 +9,123 @@ use anyhow::ensure;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use super::account::Account;
-use crate::broker::Broker;
-use crate::fleet::{Crowd, Deed, Ear, Options, Order, What, now};
-use crate::oracle::{Oracle, Trouble, Whose};
-use crate::supervisors::Desk;
+use super::counters::ExpectedCounters;
+use crate::broker::RestartableBroker;
+use crate::fleet::{Action, Event, FleetOptions, FleetProcess, Instruction, ReportQueue, unix_micros};
+use crate::oracle::{Affected, Disturbance, Oracle};
+use crate::supervisors::Supervisors;
 
 /// Everyone who takes part.
-pub(super) struct Stage {
-    pub(super) desk: Rc<Desk>,
-    pub(super) ear: Ear,
-    pub(super) broker: RefCell<Broker>,
-    pub(super) fleets: RefCell<Vec<Crowd>>,
+pub(super) struct Testbed {
+    pub(super) supervisors: Rc<Supervisors>,
+    pub(super) reports: ReportQueue,
+    pub(super) broker: RefCell<RestartableBroker>,
+    pub(super) fleets: RefCell<Vec<FleetProcess>>,
     pub(super) oracle: RefCell<Oracle>,
     pub(super) injected: RefCell<BTreeMap<&'static str, u64>>,
-    account: RefCell<Account>,
+    counters: RefCell<ExpectedCounters>,
     /// When each controller's present poll was sent, and when the present broker was started.
     polls: RefCell<HashMap<u64, u64>>,
     since: RefCell<u64>,
     /// One at a time does something to the broker's process.
-    pub(super) broker_turn: tokio::sync::Mutex<()>,
-    model: Options,
+    pub(super) broker_lock: tokio::sync::Mutex<()>,
+    model: FleetOptions,
     /// Whether the controllers have been sent away.
     is_empty: RefCell<bool>,
 }
 
-impl Stage {
+impl Testbed {
     /// Opens with a broker; the fleets come with [`Stage::enter`].
-    pub(super) fn new(desk: Rc<Desk>, broker: Broker, oracle: Oracle, model: Options) -> Rc<Self> {
+    pub(super) fn new(
+        desk: Rc<Supervisors>,
+        broker: RestartableBroker,
+        oracle: Oracle,
+        model: FleetOptions,
+    ) -> Rc<Self> {
         Rc::new(Self {
-            desk,
-            ear: Ear::default(),
+            supervisors: desk,
+            reports: ReportQueue::default(),
             broker: broker.into(),
             fleets: RefCell::default(),
             oracle: oracle.into(),
             injected: RefCell::default(),
-            account: RefCell::default(),
+            counters: RefCell::default(),
             polls: RefCell::default(),
             since: RefCell::new(0),
-            broker_turn: tokio::sync::Mutex::default(),
+            broker_lock: tokio::sync::Mutex::default(),
             model,
             is_empty: RefCell::new(true),
         })
     }
 
     /// Starts so many fleets.
-    pub(super) fn enter(&self, fleets: u64) -> anyhow::Result<()> {
+    pub(super) fn start_fleets(&self, fleets: u64) -> anyhow::Result<()> {
         for _ in 0..fleets {
-            let fleet = self.new_fleet()?;
+            let fleet = self.start_fleet()?;
             self.fleets.borrow_mut().push(fleet);
         }
         *self.is_empty.borrow_mut() = false;
         Ok(())
     }
 
-    pub(super) fn new_fleet(&self) -> anyhow::Result<Crowd> {
+    pub(super) fn start_fleet(&self) -> anyhow::Result<FleetProcess> {
         thread_local!(static SERIAL: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
         let serial = SERIAL.get() + 1;
         SERIAL.set(serial);
-        Crowd::start(&Options { serial, seed: self.model.seed + serial, ..self.model.clone() }, &self.ear)
+        FleetProcess::start(
+            &FleetOptions { serial, seed: self.model.seed + serial, ..self.model.clone() },
+            &self.reports,
+        )
     }
 
-    pub(super) fn trouble(&self, whose: Whose, from: u64) {
-        self.oracle.borrow_mut().troubled(Trouble { whose, from, to: now() });
+    pub(super) fn disturbed(&self, whose: Affected, from: u64) {
+        self.oracle.borrow_mut().disturbed(Disturbance { affected: whose, from, to: unix_micros() });
     }
 
     /// A process was killed: whatever it had said is heard, and nobody of it stands any more.
-    pub(super) fn buried(&self, serial: u64) {
-        self.listen();
-        self.account.borrow_mut().polls_unheard += self.model.count as u64;
-        self.oracle.borrow_mut().gone(serial);
+    pub(super) fn fleet_killed(&self, serial: u64) {
+        self.collect();
+        self.counters.borrow_mut().polls_unheard += self.model.count as u64;
+        self.oracle.borrow_mut().remove_fleet(serial);
     }
 
     /// The present broker is dead, and whatever it counted with it.
-    pub(super) fn broker_is_dead(&self) {
-        self.listen();
-        self.desk.era.set(self.desk.era.get() + 1);
-        *self.account.borrow_mut() = Account::default();
-        *self.since.borrow_mut() = now();
+    pub(super) fn broker_killed(&self) {
+        self.collect();
+        self.supervisors.generation.set(self.supervisors.generation.get() + 1);
+        *self.counters.borrow_mut() = ExpectedCounters::default();
+        *self.since.borrow_mut() = unix_micros();
     }
 
     /// Hears what was said, and takes it into account.
-    pub(super) fn listen(&self) {
-        let (mut oracle, mut account) = (self.oracle.borrow_mut(), self.account.borrow_mut());
+    pub(super) fn collect(&self) {
+        let (mut oracle, mut account) = (self.oracle.borrow_mut(), self.counters.borrow_mut());
         let (mut polls, since) = (self.polls.borrow_mut(), *self.since.borrow());
-        for post in self.desk.posts.take() {
-            if post.era == self.desk.era.get() {
-                account.post(&post);
+        for post in self.supervisors.posts.take() {
+            if post.generation == self.supervisors.generation.get() {
+                account.record_post(&post);
             }
-            oracle.post(post);
+            oracle.record_post(post);
         }
-        for heard in self.ear.take() {
+        for heard in self.reports.take() {
             match heard.what {
-                What::Polls(_) => {
+                Event::PollSent(_) => {
                     polls.insert(heard.controller, heard.at);
                     account.polls += u64::from(heard.at >= since);
                 }
-                What::Received(_) => {
+                Event::Received(_) => {
                     let of_this = polls.get(&heard.controller).is_some_and(|&at| at >= since);
                     account.polls_surely += u64::from(of_this);
                 }
-                What::Leaves
-                | What::Cut
-                | What::Elsewhere
-                | What::Status(_)
-                | What::Wrong(_)
-                | What::Fails
-                | What::Late(_) => {}
+                Event::Leaving
+                | Event::ConnectionEnded
+                | Event::Redirected
+                | Event::Status(_)
+                | Event::WrongPool(_)
+                | Event::Unhealthy
+                | Event::ProcessLate(_) => {}
             }
-            oracle.hear(heard);
+            oracle.record_report(heard);
         }
     }
 
@@ -127,21 +135,21 @@ impl Stage {
         let mut last = String::from("the metrics could not be read");
         while Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            self.listen();
-            let before = self.oracle.borrow().standing();
-            let broker = self.broker_turn.lock().await;
+            self.collect();
+            let before = self.oracle.borrow().held();
+            let broker = self.broker_lock.lock().await;
             let ops = self.broker.borrow().ops;
             let scrape = pilotlight_bench::scrape::Scrape::fetch(ops).await;
             drop(broker);
-            self.listen();
-            let after = self.oracle.borrow().standing();
+            self.collect();
+            let after = self.oracle.borrow().held();
             let Ok(scrape) = scrape else { continue };
             let counted = (scrape.count("pilotlight_waiters"), scrape.count("pilotlight_pools"));
             last = format!("the broker counts {counted:?} waiters and pools, and {after:?} stand");
-            if before != after || counted != after || self.desk.in_flight.get() > 0 {
+            if before != after || counted != after || self.supervisors.in_flight.get() > 0 {
                 continue;
             }
-            let wrong = self.account.borrow().check(&scrape, after.0);
+            let wrong = self.counters.borrow().check(&scrape, after.0);
             for wrong in wrong {
                 self.oracle.borrow_mut().fail("I8", &wrong);
             }
@@ -151,16 +159,16 @@ impl Stage {
     }
 
     /// Everyone leaves. What the broker has left then: descriptors, resident bytes, dispatches that it remembers.
-    pub(super) async fn leave(&self) -> anyhow::Result<Left> {
-        let order = Order { what: Deed::End, count: 1, millis: 0 };
+    pub(super) async fn stop_fleets(&self) -> anyhow::Result<Leftover> {
+        let order = Instruction { action: Action::Exit, count: 1, millis: 0 };
         let fleets = std::mem::take(&mut *self.fleets.borrow_mut());
         for mut fleet in fleets {
             fleet.signal(Signal::CONT);
-            fleet.tell(order);
+            fleet.instruct(order);
             // It is at rest, and loses nothing by it.
             tokio::time::sleep(Duration::from_millis(100)).await;
             fleet.kill();
-            self.buried(fleet.serial);
+            self.fleet_killed(fleet.serial);
         }
         *self.is_empty.borrow_mut() = true;
         let deadline = Instant::now() + QUIET_TIME;
@@ -182,7 +190,11 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(2500)).await;
                 let broker = self.broker.borrow();
                 let dispatches = scrape.count("pilotlight_dispatches_total{");
-                return Ok(Left { files: broker.open_files()?, resident: broker.resident()?, dispatches });
+                return Ok(Leftover {
+                    files: broker.open_files()?,
+                    resident: broker.resident()?,
+                    dispatches,
+                });
             }
         }
     }
@@ -190,7 +202,7 @@ impl Stage {
     /// A broker that ended although nobody ended it.
     pub(super) fn check_alive(&self) -> anyhow::Result<()> {
         let mut broker = self.broker.borrow_mut();
-        ensure!(broker.lives(), "the broker ended by itself");
+        ensure!(broker.is_running(), "the broker ended by itself");
         Ok(())
     }
 }
@@ -209,14 +221,14 @@ const REMEMBERED_BYTES: u64 = 512;
 
 /// What a broker has left when everyone has left.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Left {
+pub(super) struct Leftover {
     pub(super) files: u64,
     pub(super) resident: u64,
     /// All that there were since the broker began.
     pub(super) dispatches: u64,
 }
 
-impl Left {
+impl Leftover {
     /// I10: back within ten percent, but for the dispatches that came into the history meanwhile, and the runs that are
     /// remembered, so that they are not delivered twice.
     pub(super) fn check(&self, before: &Self) -> Result<String, String> {
@@ -243,7 +255,7 @@ mod tests {
 
     #[test]
     fn i10_what_is_left_is_what_was_left_before() {
-        let left = |files, resident, dispatches| Left { files, resident, dispatches };
+        let left = |files, resident, dispatches| Leftover { files, resident, dispatches };
         let before = left(20, 10_000_000, 5000);
         assert!(left(21, 10_900_000, 5000).check(&before).is_ok());
         assert!(left(23, 10_000_000, 5000).check(&before).is_err(), "descriptors leaked");

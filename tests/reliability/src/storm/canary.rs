@@ -13,16 +13,16 @@ use pilotlight_bench::requests::{dispatch_request, poll_request};
 /// No request of the storm names this pool.
 const POOL: usize = 9_999;
 /// The broker ends a poll that is so old, and the controller polls again.
-const AGE: Duration = Duration::from_secs(290);
-const PATIENCE: Duration = Duration::from_secs(10);
+const MIN_POLL_AGE: Duration = Duration::from_secs(290);
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) struct Guard {
+pub(super) struct Canary {
     waiting: JoinHandle<anyhow::Result<(Vec<u8>, u32)>>,
     since: Instant,
 }
 
-impl Guard {
-    pub(super) async fn begin(address: SocketAddr) -> anyhow::Result<Self> {
+impl Canary {
+    pub(super) async fn start(address: SocketAddr) -> anyhow::Result<Self> {
         let waiting = spawn_local(wait(address));
         // Its poll stands before the first drop falls.
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -30,16 +30,16 @@ impl Guard {
     }
 
     /// Posts its run.
-    pub(super) async fn end(self, address: SocketAddr) -> anyhow::Result<String> {
+    pub(super) async fn post_its_run(self, address: SocketAddr) -> anyhow::Result<String> {
         ensure!(!self.waiting.is_finished(), "the guard did not wait any more: {:?}", self.waiting.await?);
         let post = dispatch_request(POOL);
         let mut supervisor = TcpStream::connect(address).await?;
         supervisor.write_all(&post).await?;
         let mut answer = vec![0; 4096];
-        let length = tokio::time::timeout(PATIENCE, supervisor.read(&mut answer)).await??;
+        let length = tokio::time::timeout(DELIVERY_TIMEOUT, supervisor.read(&mut answer)).await??;
         let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
         ensure!(answer.contains("\"didWarmStart\":true"), "the guard was not found: {answer}");
-        let (run, polls) = tokio::time::timeout(PATIENCE, self.waiting).await???;
+        let (run, polls) = tokio::time::timeout(DELIVERY_TIMEOUT, self.waiting).await???;
         let body = &post[memchr::memmem::find(&post, b":{").context("a message")? + 1..post.len() - 1];
         ensure!(run.ends_with(body), "the guard got another run: {}", run.escape_ascii());
         Ok(format!("was held for {} s with {polls} polls and got its run", self.since.elapsed().as_secs()))
@@ -59,7 +59,7 @@ async fn wait(address: SocketAddr) -> anyhow::Result<(Vec<u8>, u32)> {
             }
         }
         ensure!(
-            begun.elapsed() > AGE,
+            begun.elapsed() > MIN_POLL_AGE,
             "the guard was closed after {:?}: {}",
             begun.elapsed(),
             run.escape_ascii()

@@ -8,40 +8,43 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::grammar::Conversation;
+use super::grammar::ConnectionScript;
 
 /// Who is silent for so long is held, or waits for more.
-const PATIENCE: Duration = Duration::from_millis(30);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(30);
 /// An answer that is due may take so long on a machine that has more to do.
-const LONG_PATIENCE: Duration = Duration::from_secs(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two parts.
-const REST: Duration = Duration::from_millis(1);
+const PART_DELAY: Duration = Duration::from_millis(1);
 /// 127.0.32.0, and how many addresses are used from there on.
 const FIRST_SOURCE: u32 = 0x7f00_2000;
 const SOURCES: u32 = 5000;
 
 /// What came back.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct Transcript {
     pub(super) bytes: Vec<u8>,
     pub(super) statuses: Vec<u16>,
     pub(super) end: &'static str,
 }
 
-pub(super) async fn converse(address: SocketAddr, conversation: &Conversation) -> anyhow::Result<Heard> {
+pub(super) async fn run_script(
+    address: SocketAddr,
+    conversation: &ConnectionScript,
+) -> anyhow::Result<Transcript> {
     let mut stream = connect(address).await?;
     let (mut reader, mut writer) = stream.split();
     let said = async {
         for (number, part) in conversation.parts.iter().enumerate() {
             if number > 0 {
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(PART_DELAY).await;
             }
             if writer.write_all(part).await.is_err() {
                 break;
             }
         }
     };
-    let patience = if conversation.answers.is_some() { LONG_PATIENCE } else { PATIENCE };
+    let patience = if conversation.expected_responses.is_some() { RESPONSE_TIMEOUT } else { IDLE_TIMEOUT };
     let mut bytes = Vec::new();
     let heard = async {
         loop {
@@ -61,7 +64,7 @@ pub(super) async fn converse(address: SocketAddr, conversation: &Conversation) -
         }
     };
     let statuses = statuses(&bytes);
-    Ok(Heard { bytes, statuses, end })
+    Ok(Transcript { bytes, statuses, end })
 }
 
 /// From one loopback address after the other, as each has few ports.

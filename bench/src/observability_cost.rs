@@ -11,7 +11,7 @@ use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::Server;
 use pilotlight_bench::stdout::print;
 
-use crate::load::{self, Figures, Shape};
+use crate::load::{self, LoadShape, Measurement};
 
 /// How a broker is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow:
             all[way].push(figures);
         }
     }
-    let ratio = |way: usize, of: fn(&Figures) -> f64| {
-        load::middle(all[way].iter().zip(&all[0]).map(|(one, base)| of(one) / of(base)).collect())
+    let ratio = |way: usize, of: fn(&Measurement) -> f64| {
+        load::median(all[way].iter().zip(&all[0]).map(|(one, base)| of(one) / of(base)).collect())
     };
     for (way, watched) in WAYS.iter().enumerate() {
         print(&format!(
@@ -53,7 +53,7 @@ pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow:
     Ok(())
 }
 
-fn measure(watched: Watched, seconds: f64, rate: Option<f64>) -> anyhow::Result<(Figures, String)> {
+fn measure(watched: Watched, seconds: f64, rate: Option<f64>) -> anyhow::Result<(Measurement, String)> {
     let file = std::env::temp_dir().join(format!("pilotlight-bench-{}.db", std::process::id()));
     let mut implementation = Implementation::pilotlight("written")?;
     if watched == Watched::History {
@@ -68,7 +68,7 @@ fn measure(watched: Watched, seconds: f64, rate: Option<f64>) -> anyhow::Result<
         Watched::Scraped => Some(std::thread::spawn(move || scrape(ops, &flag))),
         Watched::SlowReaders => Some(std::thread::spawn(move || read_slowly(ops, &flag))),
     };
-    let shape = Shape::usual(seconds);
+    let shape = LoadShape::standard(seconds);
     let figures = match rate {
         Some(rate) => load::open(&server, &shape, rate),
         None => load::dispatch(&server, &shape),

@@ -8,10 +8,10 @@ use anyhow::ensure;
 use hdrhistogram::Histogram;
 use pilotlight_bench::server::{Server, own_cpu};
 
-use super::figures::{Figures, Refused};
+use super::measurement::{Measurement, Refused};
 
 /// What supervisors were told and controllers received.
-pub(super) struct Tally {
+pub(super) struct LoadStats {
     took: Histogram<u64>,
     refused: Histogram<u64>,
     pub(super) hits: u64,
@@ -22,7 +22,7 @@ pub(super) struct Tally {
     pub(super) over: bool,
 }
 
-impl Tally {
+impl LoadStats {
     pub(super) fn new() -> anyhow::Result<Shared> {
         // Tenths of a microsecond, up to a minute.
         let took = Histogram::new_with_bounds(1, 600_000_000, 3)?;
@@ -53,17 +53,21 @@ fn tenths(since: Instant) -> u64 {
 }
 
 /// In microseconds, what so many percent of all stay below.
-fn at(times: &Histogram<u64>, percent: f64) -> f64 {
+fn percentile(times: &Histogram<u64>, percent: f64) -> f64 {
     f64::from(u32::try_from(times.value_at_percentile(percent)).unwrap_or(u32::MAX)) / 10.0
 }
 
-pub(super) type Shared = Rc<RefCell<Tally>>;
+pub(super) type Shared = Rc<RefCell<LoadStats>>;
 
 /// Before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
 /// Counts for a while what a load that runs already does to a server.
-pub(super) async fn observe(server: &Server, tally: &Shared, seconds: f64) -> anyhow::Result<Figures> {
+pub(super) async fn measure_for(
+    server: &Server,
+    tally: &Shared,
+    seconds: f64,
+) -> anyhow::Result<Measurement> {
     tokio::time::sleep(WARM_UP).await;
     let (cpu, own, begun) = (server.cpu()?, own_cpu()?, Instant::now());
     tally.borrow_mut().counting = true;
@@ -75,26 +79,26 @@ pub(super) async fn observe(server: &Server, tally: &Shared, seconds: f64) -> an
         (begun.elapsed().as_secs_f64(), server.cpu()?.saturating_sub(cpu), own_cpu()?.saturating_sub(own));
     let dispatches = f64::from(u32::try_from(tally.took.len())?);
     ensure!(dispatches > 0.0, "nothing was answered");
-    let Tally { took: times, refused, .. } = &*tally;
-    Ok(Figures {
+    let LoadStats { took: times, refused, .. } = &*tally;
+    Ok(Measurement {
         rate: dispatches / took,
         cpu: cpu.as_secs_f64() * 1e6 / dispatches,
         own_cpu: own.as_secs_f64() * 1e6 / dispatches,
-        p50: at(times, 50.0),
-        p99: at(times, 99.0),
-        p999: at(times, 99.9),
+        p50: percentile(times, 50.0),
+        p99: percentile(times, 99.0),
+        p999: percentile(times, 99.9),
         misses: tally.misses,
         refused: Refused {
             rate: f64::from(u32::try_from(refused.len())?) / took,
-            p50: at(refused, 50.0),
-            p99: at(refused, 99.0),
+            p50: percentile(refused, 50.0),
+            p99: percentile(refused, 99.0),
         },
     })
 }
 
 /// Every run that was answered `true` arrived once, in the right pool.
-pub(super) fn check(tally: &Shared) -> anyhow::Result<()> {
-    let Tally { hits, receipts, wrong, .. } = *tally.borrow();
+pub(super) fn check_receipts(tally: &Shared) -> anyhow::Result<()> {
+    let LoadStats { hits, receipts, wrong, .. } = *tally.borrow();
     ensure!(wrong == 0, "{wrong} runs went to the wrong pool");
     ensure!(hits == receipts, "{hits} answered true, {receipts} received");
     Ok(())

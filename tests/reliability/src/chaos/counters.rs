@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::supervisors::{Post, Told};
+use crate::supervisors::{Outcome, Post};
 use pilotlight_bench::scrape::Scrape;
 
 /// What is known on this side of one broker's time.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Account {
+pub(super) struct ExpectedCounters {
     /// Answers by outcome and reason, as the broker labels them.
     answered: BTreeMap<(&'static str, Box<str>), u64>,
     /// POSTs that may have been counted any way, or not at all.
@@ -19,13 +19,13 @@ pub(super) struct Account {
     pub(super) polls_unheard: u64,
 }
 
-impl Account {
-    pub(super) fn post(&mut self, post: &Post) {
-        let key = match &post.told {
-            Told::Hit(..) => ("hit", "none".into()),
-            Told::Miss(reason) => ("miss", reason.clone()),
-            Told::Status(_) => ("refused", "none".into()),
-            Told::Broken | Told::Silence | Told::Left => {
+impl ExpectedCounters {
+    pub(super) fn record_post(&mut self, post: &Post) {
+        let key = match &post.outcome {
+            Outcome::Hit(..) => ("hit", "none".into()),
+            Outcome::Miss(reason) => ("miss", reason.clone()),
+            Outcome::Status(_) => ("refused", "none".into()),
+            Outcome::NoResponse | Outcome::TimedOut | Outcome::Abandoned => {
                 self.uncertain += 1;
                 return;
             }
@@ -59,21 +59,21 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisors::{Dialect, Way};
+    use crate::supervisors::{Dialect, SendMode};
 
-    fn post(told: Told) -> Post {
-        let (dialect, way) = (Dialect::Trigger, Way::Whole);
+    fn post(told: Outcome) -> Post {
+        let (dialect, way) = (Dialect::Trigger, SendMode::Whole);
         Post {
             run: 1,
             pool: 0,
             dialect,
-            way,
+            mode: way,
             sent: 0,
             whole: 0,
             done: 0,
             is_fresh: false,
-            era: 0,
-            told,
+            generation: 0,
+            outcome: told,
             offers: 0,
         }
     }
@@ -89,18 +89,18 @@ mod tests {
 
     #[test]
     fn i8_what_is_counted_is_what_was_done() {
-        let mut account = Account { polls: 5, polls_surely: 2, ..Account::default() };
-        account.post(&post(Told::Hit("received".into(), None)));
-        account.post(&post(Told::Hit("received".into(), None)));
-        account.post(&post(Told::Miss("no_pool".into())));
-        let wrong = |scrape: &Scrape, account: &Account| account.check(scrape, 3).len();
+        let mut account = ExpectedCounters { polls: 5, polls_surely: 2, ..ExpectedCounters::default() };
+        account.record_post(&post(Outcome::Hit("received".into(), None)));
+        account.record_post(&post(Outcome::Hit("received".into(), None)));
+        account.record_post(&post(Outcome::Miss("no_pool".into())));
+        let wrong = |scrape: &Scrape, account: &ExpectedCounters| account.check(scrape, 3).len();
         assert_eq!(wrong(&scrape(2, 1, 2, 2, 3), &account), 0);
         assert_eq!(wrong(&scrape(1, 1, 2, 2, 3), &account), 2, "a hit is missing, and a post with it");
         assert_eq!(wrong(&scrape(2, 2, 2, 2, 3), &account), 2, "a miss too many");
         assert_eq!(wrong(&scrape(2, 1, 2, 1, 3), &account), 1, "a match without an offer's verdict");
         assert_eq!(wrong(&scrape(2, 1, 2, 2, 2), &account), 1, "a waiter was lost");
         assert_eq!(wrong(&scrape(2, 1, 2, 2, 4), &account), 1, "a waiter was leaked");
-        account.post(&post(Told::Left));
+        account.record_post(&post(Outcome::Abandoned));
         assert_eq!(wrong(&scrape(2, 2, 2, 2, 3), &account), 0, "nobody knows how that one ended");
     }
 }

@@ -8,36 +8,36 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::options::Options;
-use super::word::{Heard, Order};
+use super::options::FleetOptions;
+use super::protocol::{Instruction, Report};
 
 /// Everything that fleets have said and nobody has judged.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ear(Arc<Mutex<Vec<Heard>>>);
+pub(crate) struct ReportQueue(Arc<Mutex<Vec<Report>>>);
 
-impl Ear {
+impl ReportQueue {
     /// Takes what was said since the last time.
-    pub(crate) fn take(&self) -> Vec<Heard> {
+    pub(crate) fn take(&self) -> Vec<Report> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn hear(&self, heard: Heard) {
+    fn push(&self, heard: Report) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(heard);
     }
 }
 
 /// One fleet's process. It ends with this value.
-pub(crate) struct Crowd {
+pub(crate) struct FleetProcess {
     child: Child,
     stdin: Option<ChildStdin>,
     reader: Option<JoinHandle<()>>,
     pub(crate) serial: u64,
 }
 
-impl Crowd {
+impl FleetProcess {
     /// Starts a process whose controllers begin at once.
-    pub(crate) fn start(options: &Options, ear: &Ear) -> anyhow::Result<Self> {
-        let Options { address, serial, count, pools, timeout, aborts, silent, seed } = options;
+    pub(crate) fn start(options: &FleetOptions, ear: &ReportQueue) -> anyhow::Result<Self> {
+        let FleetOptions { address, serial, count, pools, timeout, aborts, silent, seed } = options;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["fleet", &address.to_string(), "--serial", &serial.to_string()])
             .args(["--count", &count.to_string(), "--pools", &pools.to_string()])
@@ -51,15 +51,15 @@ impl Crowd {
         let reader = std::thread::spawn(move || {
             lines
                 .map_while(Result::ok)
-                .filter_map(|line| Heard::parse(&line))
-                .for_each(|heard| ear.hear(heard));
+                .filter_map(|line| Report::parse(&line))
+                .for_each(|heard| ear.push(heard));
         });
         let stdin = child.stdin.take();
         Ok(Self { child, stdin, reader: Some(reader), serial: *serial })
     }
 
     /// Tells some of its controllers what to do. A process that is gone is told nothing.
-    pub(crate) fn tell(&mut self, order: Order) {
+    pub(crate) fn instruct(&mut self, order: Instruction) {
         if let Some(stdin) = &mut self.stdin {
             let _ = stdin.write_all(order.line().as_bytes());
         }
@@ -71,7 +71,7 @@ impl Crowd {
     }
 
     /// Whether it was killed.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub(crate) fn is_killed(&self) -> bool {
         self.reader.is_none()
     }
 
@@ -85,7 +85,7 @@ impl Crowd {
     }
 }
 
-impl Drop for Crowd {
+impl Drop for FleetProcess {
     fn drop(&mut self) {
         self.kill();
     }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::fleet::CONTROLLERS;
+use crate::fleet::IDS_PER_FLEET;
 
 /// One poll that may have been held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stand {
+pub(super) struct HeldPoll {
     pub(super) controller: u64,
     pub(super) pool: usize,
     /// It had been sent.
@@ -17,42 +17,42 @@ pub(super) struct Stand {
 
 /// All polls of late.
 #[derive(Debug, Default)]
-pub(super) struct Stands {
-    open: BTreeMap<u64, Stand>,
-    over: BTreeMap<usize, Vec<Stand>>,
+pub(super) struct HeldPolls {
+    open: BTreeMap<u64, HeldPoll>,
+    over: BTreeMap<usize, Vec<HeldPoll>>,
 }
 
-impl Stands {
+impl HeldPolls {
     pub(super) fn begin(&mut self, controller: u64, pool: usize, at: u64) {
-        self.open.insert(controller, Stand { controller, pool, from: at, until: u64::MAX });
+        self.open.insert(controller, HeldPoll { controller, pool, from: at, until: u64::MAX });
     }
 
     /// The poll is over, and surely stood until then; never, if it is not known.
     pub(super) fn end(&mut self, controller: u64, until: Option<u64>) {
         if let (Some(stand), Some(until)) = (self.open.remove(&controller), until) {
             let until = until.min(stand.until);
-            self.over.entry(stand.pool).or_default().push(Stand { until, ..stand });
+            self.over.entry(stand.pool).or_default().push(HeldPoll { until, ..stand });
         }
     }
 
     /// From here on it is no healthy waiter, but may stand.
-    pub(super) fn fail(&mut self, controller: u64, at: u64) {
+    pub(super) fn mark_unhealthy(&mut self, controller: u64, at: u64) {
         if let Some(stand) = self.open.get_mut(&controller) {
             stand.until = at;
         }
     }
 
-    pub(super) fn gone(&mut self, fleet: u64) {
-        self.open.retain(|controller, _| controller / CONTROLLERS != fleet);
+    pub(super) fn remove_fleet(&mut self, fleet: u64) {
+        self.open.retain(|controller, _| controller / IDS_PER_FLEET != fleet);
     }
 
-    pub(super) fn standing(&self) -> (u64, u64) {
+    pub(super) fn counts(&self) -> (u64, u64) {
         let pools: BTreeSet<usize> = self.open.values().map(|stand| stand.pool).collect();
         (self.open.len() as u64, pools.len() as u64)
     }
 
     /// Everyone who surely stood in this pool from before `from` until after `until`.
-    pub(super) fn through(&self, pool: usize, from: u64, until: u64) -> impl Iterator<Item = &Stand> {
+    pub(super) fn throughout(&self, pool: usize, from: u64, until: u64) -> impl Iterator<Item = &HeldPoll> {
         let open = self.open.values().filter(move |stand| stand.pool == pool);
         let over = self.over.get(&pool).into_iter().flatten();
         open.chain(over).filter(move |stand| stand.from <= from && stand.until >= until)

@@ -1,17 +1,17 @@
 //! Owns the judgement of one run: every POST of it, beside every receipt.
 
-use super::{Oracle, Receipt, Run, Trouble, Whose};
-use crate::fleet::CONTROLLERS;
-use crate::supervisors::{Dialect, Post, Told, Way};
+use super::{Affected, Disturbance, Oracle, Receipt, Run};
+use crate::fleet::IDS_PER_FLEET;
+use crate::supervisors::{Dialect, Outcome, Post, SendMode};
 
 /// A run is offered to two more at most after an unproven offer.
-const MOST_OFFERS: u64 = 3;
+const MAX_OFFERS: u64 = 3;
 /// A poll that was sent so many microseconds before a POST is held when the POST comes.
-const PARKED: u64 = 500_000;
+const PARKING_TIME: u64 = 500_000;
 /// So long before its end a controller is offered nothing: the guard, and what clocks differ by.
 const GUARD: u64 = 1_000_000;
 /// Reasons that say that nobody waits.
-const NOBODY: [&str; 4] = ["no_pool", "wrong_version", "wrong_machine", "all_taken"];
+const NO_WAITER_REASONS: [&str; 4] = ["no_pool", "wrong_version", "wrong_machine", "all_taken"];
 
 impl Oracle {
     pub(super) fn judge(&mut self, number: u64) {
@@ -32,28 +32,28 @@ impl Oracle {
     fn judge_receipts(&mut self, number: u64, run: &Run) {
         let Run { posts, receipts, .. } = run;
         let Some(dialect) = posts.first().map(|post| post.dialect) else { return };
-        if posts.iter().all(|post| post.way == Way::CutInBody) {
+        if posts.iter().all(|post| post.mode == SendMode::CutInBody) {
             if !receipts.is_empty() {
                 self.fail("I3", &format!("run {number} was received, and its POST never came whole"));
             }
             return;
         }
         let hits: Vec<&Post> = posts.iter().filter(|post| post.is_hit()).collect();
-        let eras = distinct(posts.iter().map(|post| post.era));
+        let eras = distinct(posts.iter().map(|post| post.generation));
         // What is posted twice is delivered once, as long as one broker remembers it.
-        let delivered = distinct(hits.iter().map(|post| post.era));
+        let delivered = distinct(hits.iter().map(|post| post.generation));
         for post in &hits {
             self.judge_hit(post, receipts, delivered);
         }
         let allowed: u64 = match dialect {
-            Dialect::Trigger => posts.iter().map(may_offer).sum(),
+            Dialect::Trigger => posts.iter().map(possible_receipts).sum(),
             Dialect::Native => {
-                let may = posts.iter().filter(|post| may_offer(post) > 0).map(|post| post.era);
+                let may = posts.iter().filter(|post| possible_receipts(post) > 0).map(|post| post.generation);
                 distinct(may).min(eras) as u64
             }
         };
         if receipts.len() as u64 > allowed {
-            let told: Vec<_> = posts.iter().map(|post| (&post.told, post.offers)).collect();
+            let told: Vec<_> = posts.iter().map(|post| (&post.outcome, post.offers)).collect();
             let who: Vec<u64> = receipts.iter().map(|receipt| receipt.controller).collect();
             self.fail(
                 "I1",
@@ -66,7 +66,7 @@ impl Oracle {
 
     /// I2: there is a receipt, and it is older than the answer.
     fn judge_hit(&mut self, post: &Post, receipts: &[Receipt], delivered: usize) {
-        let Told::Hit(proof, controller) = &post.told else { return };
+        let Outcome::Hit(proof, controller) = &post.outcome else { return };
         if **proof != *"received" {
             return;
         }
@@ -76,12 +76,18 @@ impl Oracle {
         if before > 0 && receipts.len() >= delivered {
             return;
         }
-        let killed = |trouble: &Trouble| match trouble.whose {
-            Whose::Killed(fleet) => controller.is_none_or(|controller| controller / CONTROLLERS == fleet),
-            Whose::Broker | Whose::Door | Whose::Fleet(_) | Whose::Controller(_) | Whose::Here => false,
+        let killed = |trouble: &Disturbance| match trouble.affected {
+            Affected::Killed(fleet) => {
+                controller.is_none_or(|controller| controller / IDS_PER_FLEET == fleet)
+            }
+            Affected::Broker
+            | Affected::NewConnections
+            | Affected::Fleet(_)
+            | Affected::Controller(_)
+            | Affected::Harness => false,
         };
-        if self.troubles_of(post.sent, post.done).any(killed) {
-            self.tally.unknowable += 1;
+        if self.disturbances_between(post.sent, post.done).any(killed) {
+            self.totals.unknowable += 1;
             return;
         }
         let Post { run, dialect, offers, sent, done, .. } = post;
@@ -107,7 +113,7 @@ impl Oracle {
             } else if unanswered > 0 {
                 unanswered -= 1;
             } else {
-                let told: Vec<_> = posts.iter().map(|post| (&post.told, post.offers)).collect();
+                let told: Vec<_> = posts.iter().map(|post| (&post.outcome, post.offers)).collect();
                 let controller = receipt.controller;
                 self.fail(
                     "I1",
@@ -119,52 +125,53 @@ impl Oracle {
         }
         let surplus = sick.len().saturating_sub(proved + unanswered) as u64;
         if judged.is_none() && delivered > 0 {
-            self.tally.duplicates += surplus;
+            self.totals.duplicates += surplus;
         } else if judged.is_none() {
-            self.tally.read_though_false += surplus;
+            self.totals.read_though_false += surplus;
         }
     }
 
     fn was_failing(&self, receipt: &Receipt, since: u64) -> bool {
-        self.troubles_of(since, receipt.at + LATER).any(|trouble| match trouble.whose {
-            Whose::Fleet(fleet) | Whose::Killed(fleet) => receipt.controller / CONTROLLERS == fleet,
-            Whose::Controller(controller) => controller == receipt.controller,
-            Whose::Broker | Whose::Here => true,
-            Whose::Door => false,
+        self.disturbances_between(since, receipt.at + LATER).any(|trouble| match trouble.affected {
+            Affected::Fleet(fleet) | Affected::Killed(fleet) => receipt.controller / IDS_PER_FLEET == fleet,
+            Affected::Controller(controller) => controller == receipt.controller,
+            Affected::Broker | Affected::Harness => true,
+            Affected::NewConnections => false,
         })
     }
 
     /// I12: every POST is answered in time, while there is a broker.
     fn judge_answer(&mut self, post: &Post) {
-        let Post { run, dialect, way, sent, whole, done, told, .. } = post;
-        if *told == Told::Left || matches!(way, Way::CutInBody | Way::CutBeforeAnswer) {
+        let Post { run, dialect, mode: way, sent, whole, done, outcome: told, .. } = post;
+        if *told == Outcome::Abandoned || matches!(way, SendMode::CutInBody | SendMode::CutBeforeResponse) {
             return;
         }
         // A body that comes too slowly is refused.
-        let is_slow = matches!(way, Way::Dripping(10_000..));
-        let had_trouble = self.troubles_of(*sent, *done).any(|trouble| trouble.whose == Whose::Broker);
+        let is_slow = matches!(way, SendMode::Slow(10_000..));
+        let had_trouble =
+            self.disturbances_between(*sent, *done).any(|trouble| trouble.affected == Affected::Broker);
         match told {
-            Told::Status(408) | Told::Broken if is_slow => return,
-            Told::Broken if had_trouble => return,
+            Outcome::Status(408) | Outcome::NoResponse if is_slow => return,
+            Outcome::NoResponse if had_trouble => return,
             // Whoever comes in a flood may be turned away.
-            Told::Broken if post.is_fresh && self.had_door_trouble(post) => return,
-            Told::Broken => {
+            Outcome::NoResponse if post.is_fresh && self.had_accept_disturbance(post) => return,
+            Outcome::NoResponse => {
                 let which = if post.is_fresh { "a new" } else { "a kept" };
                 let after = done - sent;
                 let story =
                     format!("{dialect:?} run {run}: {which} connection ended after {after} µs, no answer");
                 return self.fail("I12", &story);
             }
-            Told::Status(status) => {
+            Outcome::Status(status) => {
                 return self
                     .fail("I12", &format!("{dialect:?} run {run}, which is valid, was answered {status}"));
             }
-            Told::Hit(..) | Told::Miss(_) | Told::Silence | Told::Left => {}
+            Outcome::Hit(..) | Outcome::Miss(_) | Outcome::TimedOut | Outcome::Abandoned => {}
         }
-        let excused = self.troubled_for(*whole, *done, |whose| match whose {
-            Whose::Broker | Whose::Here => true,
-            Whose::Door => post.is_fresh,
-            Whose::Fleet(_) | Whose::Killed(_) | Whose::Controller(_) => false,
+        let excused = self.disturbed_for(*whole, *done, |whose| match whose {
+            Affected::Broker | Affected::Harness => true,
+            Affected::NewConnections => post.is_fresh,
+            Affected::Fleet(_) | Affected::Killed(_) | Affected::Controller(_) => false,
         });
         let took = (done - whole).saturating_sub(excused);
         if took > self.rules.budget + self.rules.margin {
@@ -172,30 +179,35 @@ impl Oracle {
         }
     }
 
-    fn had_door_trouble(&self, post: &Post) -> bool {
-        self.troubles_of(post.sent, post.done).any(|trouble| trouble.whose == Whose::Door)
+    fn had_accept_disturbance(&self, post: &Post) -> bool {
+        self.disturbances_between(post.sent, post.done)
+            .any(|trouble| trouble.affected == Affected::NewConnections)
     }
 
     /// I11: nobody is said to be there although somebody was.
     fn judge_miss(&mut self, post: &Post) {
-        let Told::Miss(reason) = &post.told else { return };
-        if !NOBODY.contains(&&**reason) || post.way == Way::CutInBody {
+        let Outcome::Miss(reason) = &post.outcome else { return };
+        if !NO_WAITER_REASONS.contains(&&**reason) || post.mode == SendMode::CutInBody {
             return;
         }
-        let since = post.sent.saturating_sub(PARKED);
-        let doubt = |trouble: &Trouble| matches!(trouble.whose, Whose::Broker | Whose::Door | Whose::Here);
-        if self.troubles_of(since, post.done).any(doubt) {
+        let since = post.sent.saturating_sub(PARKING_TIME);
+        let doubt = |trouble: &Disturbance| {
+            matches!(trouble.affected, Affected::Broker | Affected::NewConnections | Affected::Harness)
+        };
+        if self.disturbances_between(since, post.done).any(doubt) {
             return;
         }
-        let stood = self.stands.through(post.pool, since, post.done).find(|stand| {
-            let fleet = stand.controller / CONTROLLERS;
-            let suffers = |trouble: &Trouble| match trouble.whose {
-                Whose::Fleet(other) | Whose::Killed(other) => other == fleet,
-                Whose::Broker | Whose::Door | Whose::Here => trouble.from < stand.from + PARKED,
-                Whose::Controller(_) => false,
+        let stood = self.held_polls.throughout(post.pool, since, post.done).find(|stand| {
+            let fleet = stand.controller / IDS_PER_FLEET;
+            let suffers = |trouble: &Disturbance| match trouble.affected {
+                Affected::Fleet(other) | Affected::Killed(other) => other == fleet,
+                Affected::Broker | Affected::NewConnections | Affected::Harness => {
+                    trouble.from < stand.from + PARKING_TIME
+                }
+                Affected::Controller(_) => false,
             };
             let young = post.done + GUARD < stand.from + self.rules.timeout;
-            young && !self.troubles_of(stand.from, post.done).any(suffers)
+            young && !self.disturbances_between(stand.from, post.done).any(suffers)
         });
         if let Some(stand) = stood {
             let (controller, before) = (stand.controller, post.sent - stand.from);
@@ -212,16 +224,16 @@ impl Oracle {
 const LATER: u64 = 600_000;
 
 /// To how many controllers a byte of this POST's run may have gone.
-fn may_offer(post: &Post) -> u64 {
-    match &post.told {
-        _ if post.way == Way::CutInBody => 0,
-        Told::Hit(..) => post.offers.clamp(1, u64::MAX),
-        Told::Miss(reason) => match (&**reason, post.dialect) {
+fn possible_receipts(post: &Post) -> u64 {
+    match &post.outcome {
+        _ if post.mode == SendMode::CutInBody => 0,
+        Outcome::Hit(..) => post.offers.clamp(1, u64::MAX),
+        Outcome::Miss(reason) => match (&**reason, post.dialect) {
             ("undelivered", Dialect::Trigger) | ("unknown", _) => post.offers.max(1),
             _ => 0,
         },
-        Told::Status(_) => 0,
-        Told::Broken | Told::Silence | Told::Left => MOST_OFFERS,
+        Outcome::Status(_) => 0,
+        Outcome::NoResponse | Outcome::TimedOut | Outcome::Abandoned => MAX_OFFERS,
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// What one measurement found; times in microseconds.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Figures {
+pub(crate) struct Measurement {
     pub(crate) rate: f64,
     /// The server's CPU per dispatch.
     pub(crate) cpu: f64,
@@ -24,7 +24,7 @@ pub(crate) struct Refused {
     pub(crate) p99: f64,
 }
 
-impl Figures {
+impl Measurement {
     /// A line for people.
     pub(crate) fn line(&self, name: &str) -> String {
         let Self { rate, cpu, own_cpu, p50, p99, p999, misses, refused } = self;
@@ -40,7 +40,7 @@ impl Figures {
 }
 
 /// The median; not a number if there is none.
-pub(crate) fn middle(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
