@@ -36,7 +36,7 @@ pub(super) async fn inject(stage: Rc<Testbed>, fault: Fault) -> anyhow::Result<(
         Fault::PostTwice { dialect, count } => post_twice(&stage, dialect, count).await,
         Fault::InvalidBytes { count } => send_invalid_bytes(&stage, count).await,
         Fault::SilentConnections { count, millis: time } => {
-            open_silent_connections(&stage, count, millis(time)).await
+            open_silent_connections(&stage, count, millis(time)).await;
         }
         Fault::NoDescriptors { millis: time } => exhaust_descriptors(&stage, millis(time)).await?,
         Fault::Drain | Fault::Kill => restart(&stage, fault == Fault::Drain).await?,

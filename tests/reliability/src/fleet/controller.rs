@@ -169,7 +169,7 @@ async fn carry_out(
             return leave(controller, client, order.action == Action::Reset);
         }
         Action::CloseOnRun | Action::ResetAfterRun | Action::PauseReading | Action::StopReading => {
-            FleetContext::report(controller, Event::Unhealthy)
+            FleetContext::report(controller, Event::Unhealthy);
         }
     }
     match order.action {
