@@ -1,4 +1,4 @@
-//! Owns the supervisors: they post runs of their own at a fixed rate, well or badly, and keep each answer.
+//! Owns the supervisors: they post runs at a fixed rate, correctly or with a fault, and keep the outcome of each POST.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -12,12 +12,12 @@ use crate::fleet::unix_micros;
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::{dispatch_request_of, native_dispatch_request_of};
 
-/// What a POST is written in.
+/// The dialect of a POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// Trigger.dev's, where a run may be offered again.
+    /// Trigger.dev's: a run may be offered again after an unproven offer.
     Trigger,
-    /// The broker's own, where it may not, and a run that is posted twice is delivered once.
+    /// The native one: a run is not offered again, and a run that is posted twice is delivered once.
     Native,
 }
 
@@ -29,41 +29,41 @@ pub(crate) enum SendMode {
     CutInBody,
     /// The connection ends after the body.
     CutBeforeResponse,
-    /// The body comes piece by piece over so many milliseconds.
+    /// The body is sent in pieces over this many milliseconds.
     Slow(u64),
 }
 
-/// What a supervisor was told.
+/// The outcome of a POST for its supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// A controller has the run: the proof, and who it is if that was said.
+    /// A controller has the run: the proof, and the controller if the response names it.
     Hit(Box<str>, Option<u64>),
-    /// The reason why nobody has it.
+    /// No controller has it, for this reason.
     Miss(Box<str>),
-    /// Something else than 200.
+    /// A status other than 200.
     Status(u16),
-    /// The connection ended without an answer.
+    /// The connection ended without a response.
     NoResponse,
-    /// No answer came in ten seconds.
+    /// No response came within ten seconds.
     TimedOut,
-    /// The supervisor left before the answer.
+    /// The supervisor closed the connection before the response, on purpose.
     Abandoned,
 }
 
-/// One POST and what became of it.
+/// One POST and its outcome. Times are in microseconds since 1970.
 #[derive(Debug, Clone)]
 pub(crate) struct Post {
     pub(crate) run: u64,
     pub(crate) pool: usize,
     pub(crate) dialect: Dialect,
     pub(crate) mode: SendMode,
-    /// Before its first byte, after its last one, and when its end was known.
+    /// Before its first byte, after its last byte, and when its outcome was known.
     pub(crate) sent: u64,
     pub(crate) whole: u64,
     pub(crate) done: u64,
-    /// Its connection was new.
+    /// It was the first POST on its connection.
     pub(crate) is_fresh: bool,
-    /// Which broker was running.
+    /// The number of broker restarts before it.
     pub(crate) generation: u64,
     pub(crate) outcome: Outcome,
     pub(crate) offers: u64,
@@ -74,17 +74,17 @@ impl Post {
         matches!(self.outcome, Outcome::Hit(..))
     }
 
-    /// Whether an answer to a valid run came.
+    /// Whether the response says what became of the run.
     pub(crate) fn is_answered(&self) -> bool {
         matches!(self.outcome, Outcome::Hit(..) | Outcome::Miss(_))
     }
 }
 
-/// What all supervisors share.
+/// All supervisors, and the POSTs that have not been taken yet.
 pub(crate) struct Supervisors {
     pub(crate) address: SocketAddr,
     pools: usize,
-    /// The share of runs that are posted in the broker's own dialect.
+    /// The share of runs that are posted in the native dialect.
     native: f64,
     pub(crate) generation: Cell<u64>,
     pub(crate) in_flight: Cell<usize>,
@@ -95,7 +95,7 @@ pub(crate) struct Supervisors {
     go_on: Notify,
 }
 
-/// An answer may not take longer, whatever the budget.
+/// A POST without a response for this long has timed out, whatever the broker's budget is.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Supervisors {
@@ -114,7 +114,7 @@ impl Supervisors {
         })
     }
 
-    /// Begins with so many supervisors, that together post so many runs a second. They begin paused.
+    /// Starts supervisors that together post `rate` runs a second. They are paused at first.
     pub(crate) fn start(self: &Rc<Self>, supervisors: u32, rate: f64) {
         let interval = Duration::from_secs_f64(f64::from(supervisors) / rate);
         for number in 0..supervisors {
@@ -131,7 +131,7 @@ impl Supervisors {
         self.go_on.notify_waiters();
     }
 
-    /// A run that nobody has posted, and the dialect that it is posted in.
+    /// The number, the pool and the dialect of a new run.
     pub(crate) fn next_run(&self) -> (u64, usize, Dialect) {
         let run = self.runs.get() + 1;
         self.runs.set(run);
@@ -140,7 +140,7 @@ impl Supervisors {
         (run, rng.usize(..self.pools), dialect)
     }
 
-    /// Posts one run and keeps what became of it. The connection is kept if it can be.
+    /// Posts one run and records the outcome. The connection is kept if it can be used again.
     pub(crate) async fn post(
         &self,
         kept: &mut Option<Client>,
@@ -154,7 +154,7 @@ impl Supervisors {
             Some(client) => Ok(client),
             None => Client::connect(self.address).await,
         };
-        // Nobody was asked if nobody listens.
+        // While no broker listens, there is no POST to record.
         if let Ok(mut client) = client {
             let (era, sent) = (self.generation.get(), unix_micros());
             let bytes = match dialect {
@@ -207,7 +207,7 @@ async fn supervise(desk: Rc<Supervisors>, interval: Duration, offset: Duration) 
     loop {
         ticks.tick().await;
         while desk.paused.get() {
-            // Its connection would be one that nobody uses.
+            // An idle connection would count as open when the broker should have none.
             client = None;
             desk.go_on.notified().await;
         }

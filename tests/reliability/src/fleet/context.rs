@@ -9,14 +9,15 @@ use pilotlight_bench::stdout::print;
 use super::options::FleetOptions;
 use super::protocol::{Event, IDS_PER_FLEET, Report, unix_micros};
 
-/// What all controllers of the process share.
+/// Options, random numbers and reports of a process.
 pub(super) struct FleetContext {
     pub(super) options: FleetOptions,
     pub(super) rng: RefCell<fastrand::Rng>,
 }
 
 impl FleetContext {
-    /// Addresses of one process: each has its own ports, and all are one machine to the broker's eyes by their name.
+    /// A source address of this process. It has several, because each has a limited number of ports; the broker sees one
+    /// machine, because all controllers send the same worker name.
     pub(super) fn source(&self) -> Ipv4Addr {
         let [.., high, low] = self.options.serial.to_be_bytes();
         Ipv4Addr::new(127, 64 | (high & 15), low, self.rng.borrow_mut().u8(1..=8))

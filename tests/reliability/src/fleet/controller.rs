@@ -1,4 +1,4 @@
-//! Owns one controller: it waits, says what it received, and waits again, unless it is told to fail in some way.
+//! Owns one controller: it polls, reports what it received, and polls again, unless it is instructed to misbehave.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::protocol::{Action, Event, Instruction};
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::{poll_request_from, run_and_pool};
 
-/// The place of one controller in its process, whoever fills it.
+/// One of the places for controllers in a process. A controller that falls silent is replaced in its slot.
 pub(super) struct Slot {
     pub(super) place: usize,
     order: Cell<Option<Instruction>>,
@@ -38,24 +38,24 @@ impl Slot {
     }
 }
 
-/// After a connection that failed: soon, and less soon each time.
+/// The first delay after a failed connection, in milliseconds. It doubles with each further failure.
 const FIRST_BACKOFF_MS: u64 = 50;
-/// A silent controller's socket is kept for so long beyond a poll's time: the broker is to be the first to end it.
+/// A silent controller's socket stays open for this long after the poll's timeout, so that the broker closes it first.
 const SILENT_SOCKET_GRACE: Duration = Duration::from_secs(5);
-/// What stands in a deaf controller's buffer is read within this time, or is not there.
+/// How long a controller that had paused waits for a response to be in its socket's buffer.
 const LATE_READ_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How a poll ended.
 enum PollEnd {
-    /// With an answer; the connection may carry the next.
+    /// With a response; the connection is there if it can be used for the next poll.
     Answered(Option<Client>),
-    /// The connection is over, or there was none.
+    /// The connection failed.
     Over,
-    /// The controller is gone silently; another one takes its place.
+    /// The controller has fallen silent; another one takes its slot.
     Silent(Client),
 }
 
-/// Lives in this slot for ever.
+/// Polls from this slot until the process ends.
 pub(super) async fn run_slot(crew: Rc<FleetContext>, slot: Rc<Slot>) {
     let mut controller = crew.first_controller() + slot.place as u64;
     let pool = slot.place % crew.options.pools;
@@ -131,8 +131,8 @@ async fn poll_once(
     }
 }
 
-/// Reads the answer, and says so before anything else: the end of the connection is the receipt. Whether the
-/// connection ends with it; none if there was no answer.
+/// Reads the response and reports it first of all: with `received` the broker takes the end of the connection as the
+/// receipt, so the report has to be older. Returns whether the connection has to be closed; `None` without a response.
 async fn read_response(controller: u64, pool: usize, client: &mut Client) -> Option<bool> {
     let Ok(answer) = client.response().await else {
         FleetContext::report(controller, Event::ConnectionEnded);
@@ -151,7 +151,7 @@ async fn read_response(controller: u64, pool: usize, client: &mut Client) -> Opt
 fn leave(controller: u64, client: Client, reset: bool) {
     FleetContext::report(controller, Event::Leaving);
     if reset {
-        // An error means that the broker was quicker.
+        // An error means that the broker has closed the connection already.
         let _ = client.stream().set_zero_linger();
     }
     drop(client);

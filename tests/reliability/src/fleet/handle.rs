@@ -1,4 +1,4 @@
-//! Owns the fleets as their parent sees them: processes that are started, told, stopped and killed, and what they said.
+//! Owns the parent's side of a fleet: it starts, instructs, stops and kills the process, and collects its reports.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,12 +11,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::options::FleetOptions;
 use super::protocol::{Instruction, Report};
 
-/// Everything that fleets have said and nobody has judged.
+/// Reports of all fleets that have not been taken yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ReportQueue(Arc<Mutex<Vec<Report>>>);
 
 impl ReportQueue {
-    /// Takes what was said since the last time.
+    /// Takes all reports since the last call.
     pub(crate) fn take(&self) -> Vec<Report> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -26,7 +26,7 @@ impl ReportQueue {
     }
 }
 
-/// One fleet's process. It ends with this value.
+/// One fleet's process. It is killed when this value is dropped.
 pub(crate) struct FleetProcess {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -46,7 +46,7 @@ impl FleetProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("no word from the fleet")?).lines();
+        let lines = BufReader::new(child.stdout.take().context("the fleet's stdout is not piped")?).lines();
         let ear = ear.clone();
         let reader = std::thread::spawn(move || {
             lines
@@ -58,7 +58,7 @@ impl FleetProcess {
         Ok(Self { child, stdin, reader: Some(reader), serial: *serial })
     }
 
-    /// Tells some of its controllers what to do. A process that is gone is told nothing.
+    /// Sends an instruction to the process. A process that has exited ignores it.
     pub(crate) fn instruct(&mut self, order: Instruction) {
         if let Some(stdin) = &mut self.stdin {
             let _ = stdin.write_all(order.line().as_bytes());
@@ -66,7 +66,7 @@ impl FleetProcess {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // It may have ended.
+        // An error means that it has exited.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
@@ -75,7 +75,7 @@ impl FleetProcess {
         self.reader.is_none()
     }
 
-    /// Kills it; all that it had said is heard then.
+    /// Kills it. When this returns, everything that it had reported is in the queue.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! Owns the fleets: controllers in processes of their own, which can be stopped and killed, and say what they receive.
+//! Owns the fleets: controllers in processes of their own, which can be stopped and killed, and report what they receive.
 
 mod context;
 mod controller;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-/// What a fleet is like.
+/// How many controllers a fleet has, and how they behave.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FleetOptions {
     pub(crate) address: SocketAddr,
@@ -15,13 +15,13 @@ pub(crate) struct FleetOptions {
     pub(crate) count: usize,
     #[arg(long)]
     pub(crate) pools: usize,
-    /// Milliseconds after which a controller ends a poll, as /connect told it
+    /// Milliseconds after which a controller ends a poll: the timeout that /connect returned
     #[arg(long)]
     pub(crate) timeout: u64,
     /// The share of polls that are aborted
     #[arg(long, default_value_t = 0.0)]
     pub(crate) aborts: f64,
-    /// The share of polls whose controller falls silent for ever, and is replaced
+    /// The share of polls whose controller falls silent forever, and is replaced
     #[arg(long, default_value_t = 0.0)]
     pub(crate) silent: f64,
     #[arg(long, default_value_t = 0)]

@@ -1,4 +1,4 @@
-//! Owns a fleet's process: its controllers, the orders that come in, the lines that go out.
+//! Owns a fleet's process: it runs the controllers and passes instructions on to them.
 
 use std::cell::RefCell;
 use std::io::BufRead;
@@ -13,19 +13,20 @@ use super::controller::{Slot, run_slot};
 use super::options::FleetOptions;
 use super::protocol::{Action, Event, Instruction};
 
-/// Who comes at once is asked for a sign of life at once: more than loopback's queue takes.
+/// How many controllers start within a millisecond. The broker probes those that arrive together at the same time, and
+/// more probes than this overflow loopback's queue.
 const AT_ONCE: usize = 8;
-/// A process that was not running for so long says so.
+/// A process that was not scheduled for this long reports it.
 const LATE: Duration = Duration::from_millis(150);
 const PACE: Duration = Duration::from_millis(50);
 
-/// Runs the process until it is told to end, or nobody is there to tell it.
+/// Runs the process until it is instructed to exit, or its stdin is closed.
 pub(crate) fn run(options: FleetOptions) -> anyhow::Result<()> {
     let slots: Vec<_> = (0..options.count).map(|place| Rc::new(Slot::new(place))).collect();
     let rng = RefCell::new(fastrand::Rng::with_seed(options.seed));
     let crew = Rc::new(FleetContext { options, rng });
     let (tell, mut told) = mpsc::channel(64);
-    // Reading blocks, so it has a thread; the process ends with its input.
+    // Reading stdin blocks, so it has a thread. The process ends when stdin is closed.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if let Some(order) = Instruction::parse(&line)
@@ -67,7 +68,7 @@ async fn watch_scheduling(first: u64) {
     }
 }
 
-/// Lets some controllers, chosen at random, do something.
+/// Gives an instruction to random controllers.
 fn distribute(crew: &FleetContext, slots: &[Rc<Slot>], order: Instruction) {
     for _ in 0..order.count {
         let (slot, wait) = {

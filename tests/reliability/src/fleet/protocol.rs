@@ -1,17 +1,17 @@
-//! Owns the lines between a fleet's process and its parent: what controllers do and meet, and what they are told.
+//! Owns the lines between a fleet's process and its parent: reports of controllers, and instructions to them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Controllers of one process are numbered from its serial times this on.
+/// How many controller ids a process may use: its ids begin at its serial times this number.
 pub(crate) const IDS_PER_FLEET: u64 = 10_000_000;
 
-/// Microseconds since 1970: a clock that processes share.
+/// Microseconds since 1970, on the clock that all processes share.
 pub(crate) fn unix_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What one controller says.
+/// One event of one controller, and its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) controller: u64,
@@ -19,26 +19,26 @@ pub(crate) struct Report {
     pub(crate) what: Event,
 }
 
-/// What a controller does or meets.
+/// What a controller does, or what happens to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Its poll for this pool has been sent.
     PollSent(usize),
-    /// It has read this run wholly; its connection is open still.
+    /// It has read this run completely; its connection is still open.
     Received(u64),
-    /// It is about to end its poll by itself.
+    /// It is about to end its own poll.
     Leaving,
-    /// The broker ended its poll without an answer.
+    /// The broker closed its connection without a response.
     ConnectionEnded,
-    /// The broker sent it elsewhere.
+    /// The broker answered with a redirect.
     Redirected,
-    /// The broker answered with a status that ends a stock controller.
+    /// The broker answered with a status after which a stock controller exits.
     Status(u16),
     /// It has read a run of another pool.
     WrongPool(u64),
-    /// From here on it is no healthy waiter: it will not read, or not end politely.
+    /// From now on it misbehaves: it does not read, or does not close its connection properly.
     Unhealthy,
-    /// Its whole process was not running for so many microseconds.
+    /// Its process was not scheduled for this many microseconds.
     ProcessLate(u64),
 }
 
@@ -85,31 +85,31 @@ impl Report {
     }
 }
 
-/// What some controllers of a process are told to do.
+/// An action for `count` random controllers of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Instruction {
     pub(crate) action: Action,
     pub(crate) count: usize,
-    /// Milliseconds: an abort comes within them, a deaf controller hears again after them.
+    /// In milliseconds: an abort happens at a random time within it; a controller that paused reads again after it.
     pub(crate) millis: u64,
 }
 
-/// What a controller can be told to do.
+/// What a controller can be instructed to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Ends its connection politely.
+    /// Closes its connection with FIN.
     Close,
-    /// Resets it.
+    /// Closes it with RST.
     Reset,
-    /// Ends it when the first byte of a run is there, without reading.
+    /// Closes it as soon as the first byte of a run arrives, without reading.
     CloseOnRun,
-    /// Reads the run, and resets the connection then.
+    /// Reads the run, then resets the connection.
     ResetAfterRun,
-    /// Keeps the connection and reads nothing; what is there afterwards it reads.
+    /// Keeps the connection open without reading; then reads what has arrived.
     PauseReading,
-    /// The same, and reads nothing ever.
+    /// Keeps it open and never reads.
     StopReading,
-    /// Everybody leaves, and the process ends.
+    /// All controllers close their connections, and the process exits.
     Exit,
 }
 
@@ -125,7 +125,7 @@ const ACTIONS: [(Action, &str); 7] = [
 
 impl Action {
     pub(crate) fn text(self) -> &'static str {
-        ACTIONS.iter().find(|(deed, _)| *deed == self).map_or("", |(_, text)| text)
+        ACTIONS.iter().find(|(action, _)| *action == self).map_or("", |(_, text)| text)
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_was_meant() {
+    fn a_line_is_parsed_back_to_what_was_written() {
         let whats = [
             Event::PollSent(3),
             Event::Received(u64::MAX),
@@ -167,6 +167,6 @@ mod tests {
             let order = Instruction { action: what, count: 4, millis: 9 };
             assert_eq!(Instruction::parse(order.line().trim_end()), Some(order));
         }
-        assert_eq!(Report::parse("received 1 2"), None, "a line cut short by a kill says nothing");
+        assert_eq!(Report::parse("received 1 2"), None, "a line that was cut short by a kill is ignored");
     }
 }
