@@ -1,4 +1,4 @@
-//! Owns the broker under chaos: started on the same ports again and again, stopped, ended, killed.
+//! Owns the broker under test: a process that can be stopped, drained, killed, and restarted on the same ports.
 
 use pilotlight_bench::stdout::print;
 use std::io::{BufRead, BufReader};
@@ -18,21 +18,21 @@ use pilotlight_bench::server::Server;
 /// How the broker is started.
 #[derive(Debug, Clone)]
 pub(crate) struct BrokerOptions {
-    /// The most descriptors it may open; none: as many as it can.
+    /// Its limit of open files; without one, the limit of this program.
     pub(crate) files: Option<u64>,
-    /// Milliseconds that /connect tells controllers.
+    /// The poll timeout that /connect returns, in milliseconds.
     pub(crate) timeout: u64,
     pub(crate) arguments: Vec<String>,
 }
 
-/// What all brokers so far wrote to standard error.
+/// How much all processes so far have written to stderr.
 #[derive(Debug, Default)]
 pub(crate) struct StderrLog {
     pub(crate) lines: AtomicU64,
     pub(crate) panics: AtomicU64,
 }
 
-/// So many lines are shown, and every one about a panic.
+/// Later lines are only counted, except those about a panic.
 const MAX_LINES_SHOWN: u64 = 20;
 
 impl StderrLog {
@@ -47,7 +47,7 @@ impl StderrLog {
     }
 }
 
-/// A broker that can be restarted where it stood.
+/// A broker that keeps its ports over restarts.
 pub(crate) struct RestartableBroker {
     start: BrokerOptions,
     server: Server,
@@ -72,24 +72,24 @@ impl RestartableBroker {
         self.server.resident()
     }
 
-    /// Whether it runs still; stopped is running.
+    /// Whether the process exists. A stopped process does.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.server.child.try_wait(), Ok(None))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // It may have ended.
+        // An error means that it has exited.
         let _ = kill_process(Pid::from_child(&self.server.child), signal);
     }
 
-    /// Kills it, and returns when it is dead.
+    /// Kills it, and waits until it has exited.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.server.child.kill()?;
         self.server.child.wait()?;
         Ok(())
     }
 
-    /// Starts it again, after its end.
+    /// Starts a new process after the last one has exited.
     pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
         self.server = spawn(&self.start, self.address, self.ops, &self.log)?;
         Ok(())
@@ -99,7 +99,7 @@ impl RestartableBroker {
         Scrape::fetch(self.ops).await
     }
 
-    /// Open descriptors, seen from outside.
+    /// Its open descriptors, as the kernel lists them.
     pub(crate) fn open_files(&self) -> anyhow::Result<u64> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count() as u64)
     }
@@ -110,7 +110,7 @@ fn free_port() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// The kernel may hold on to the ports of a broker that was killed for a moment.
+/// The kernel may keep the ports of a killed broker busy for a moment.
 const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn spawn(
@@ -140,7 +140,7 @@ fn command(start: &BrokerOptions, address: SocketAddr, ops: SocketAddr) -> anyho
     let mut command = match start.files {
         None => Command::new(&subject.program),
         Some(files) => {
-            // A limit can only be lowered for good, so a shell does it, and becomes the broker then.
+            // A process cannot raise a limit again, so a shell lowers its own and is replaced by the broker.
             let mut shell = Command::new("sh");
             shell.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &files.to_string()]);
             shell.arg(&subject.program);

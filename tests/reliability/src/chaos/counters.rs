@@ -1,21 +1,21 @@
-//! Owns the conservation of counters: what the broker counted, beside what was done to it.
+//! Owns the expected counters: what the broker has to have counted, from what was sent to it.
 
 use std::collections::BTreeMap;
 
 use crate::supervisors::{Outcome, Post};
 use pilotlight_bench::scrape::Scrape;
 
-/// What is known on this side of one broker's time.
+/// What clients know of one broker process.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExpectedCounters {
-    /// Answers by outcome and reason, as the broker labels them.
+    /// Responses by outcome and reason, as the broker labels them.
     answered: BTreeMap<(&'static str, Box<str>), u64>,
-    /// POSTs that may have been counted any way, or not at all.
+    /// POSTs whose outcome is unknown: they may be counted under any label, or not at all.
     uncertain: u64,
-    /// Polls that were sent, and those of them that surely came in.
+    /// Polls that were sent, and those that certainly arrived.
     pub(super) polls: u64,
     pub(super) polls_surely: u64,
-    /// A process that was killed may have sent one more poll for each of its controllers.
+    /// Each controller of a killed process may have sent one more poll without a report.
     pub(super) polls_unheard: u64,
 }
 
@@ -33,12 +33,12 @@ impl ExpectedCounters {
         *self.answered.entry(key).or_default() += 1;
     }
 
-    /// Everything that does not add up, once the broker is quiet. `standing` controllers wait now.
+    /// All counters that are outside their bounds. The broker is quiet, and `standing` controllers wait.
     pub(super) fn check(&self, scrape: &Scrape, standing: u64) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut between = |what: &str, counted: u64, least: u64, most: u64| {
             if counted < least || counted > most {
-                wrong.push(format!("{what}: the broker counted {counted}, and it was {least} to {most}"));
+                wrong.push(format!("{what}: the broker counted {counted}, expected {least} to {most}"));
             }
         };
         let all: u64 = self.answered.values().sum();

@@ -1,4 +1,4 @@
-//! Owns doing the faults: each is printed, counted, and over when its task is.
+//! Owns the injection of faults: each is counted, and is over when its task ends.
 
 use pilotlight_bench::stdout::print;
 use std::rc::Rc;
@@ -15,12 +15,12 @@ use crate::fleet::{Instruction, unix_micros};
 use crate::oracle::Affected;
 use crate::supervisors::{Dialect, SendMode};
 
-/// After a fault at its door the broker needs a moment to let in who waits there.
+/// How long the broker may take to accept waiting connections after a fault that kept it from accepting.
 const ACCEPT_RECOVERY: Duration = Duration::from_millis(1500);
-/// A draining broker says its goodbyes within its window, and ends.
+/// A draining broker exits within this time, which includes its drain window.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Does one fault, and returns when it is over.
+/// Injects one fault, and returns when it is over.
 pub(super) async fn inject(stage: Rc<Testbed>, fault: Fault) -> anyhow::Result<()> {
     *stage.injected.borrow_mut().entry(fault.kind()).or_default() += 1;
     let millis = Duration::from_millis;
@@ -70,7 +70,7 @@ async fn kill_fleet(stage: &Testbed, fleet: usize) -> anyhow::Result<()> {
     let serial = {
         let mut fleets = stage.fleets.borrow_mut();
         if fleets[fleet].is_killed() {
-            // It is dead already, and its successor not there yet.
+            // It was killed already, and the new process has not been started yet.
             return Ok(());
         }
         let from = unix_micros();
@@ -79,7 +79,7 @@ async fn kill_fleet(stage: &Testbed, fleet: usize) -> anyhow::Result<()> {
         fleets[fleet].serial
     };
     stage.fleet_killed(serial);
-    // A machine is not replaced at once.
+    // In production, too, a machine is replaced after a delay.
     sleep(Duration::from_millis(300)).await;
     let started = stage.start_fleet()?;
     stage.fleets.borrow_mut()[fleet] = started;
@@ -116,7 +116,7 @@ async fn post_twice(stage: &Rc<Testbed>, dialect: Dialect, count: usize) {
     }
 }
 
-/// Never anything that could be read as a POST or a poll, which are counted.
+/// Sends nothing that could be parsed as a POST or a poll, which the broker would count.
 async fn send_invalid_bytes(stage: &Testbed, count: usize) {
     for _ in 0..count {
         let bytes = {
@@ -157,7 +157,7 @@ async fn exhaust_descriptors(stage: &Testbed, time: Duration) -> anyhow::Result<
         silent.extend(connect(stage, 100).await);
         sleep(Duration::from_millis(20)).await;
         let open = stage.broker.borrow().open_files().unwrap_or(0);
-        // It takes no more, or it is not there, or it stands still.
+        // It has no descriptors left, or it is dead or stopped.
         if open <= last || silent.len() > 5000 {
             break;
         }
@@ -166,7 +166,7 @@ async fn exhaust_descriptors(stage: &Testbed, time: Duration) -> anyhow::Result<
     print(&format!("  the broker has {last} descriptors open, {} connections were made\n", silent.len()));
     sleep(time).await;
     drop(silent);
-    // Accepting rests for up to a second.
+    // The broker pauses accepting for up to a second.
     sleep(ACCEPT_RECOVERY).await;
     stage.disturbed(Affected::NewConnections, from);
     Ok(())

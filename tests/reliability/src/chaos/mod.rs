@@ -1,4 +1,4 @@
-//! Owns the chaos: faults at random, from a seed, beside a load whose every run is accounted for.
+//! Owns the chaos test: random faults from a seed, during a load of which every run is accounted for.
 
 mod counters;
 mod inject;
@@ -25,12 +25,12 @@ use pilotlight_bench::runtime::block_on_local;
 use schedule::{Phase, restarts_until, schedule};
 use testbed::{Leftover, Testbed};
 
-/// What the chaos is made of.
+/// Options of the chaos test.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ChaosOptions {
     #[arg(long = "for", default_value = "10m", value_parser = humantime::parse_duration)]
     length: Duration,
-    /// The same faults come again with the same seed
+    /// The same seed injects the same faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[arg(long, default_value_t = 400)]
@@ -43,7 +43,7 @@ pub(crate) struct ChaosOptions {
     /// Runs a second
     #[arg(long, default_value_t = 200.0)]
     rate: f64,
-    /// The broker's limit of open files, which one of the faults reaches
+    /// The broker's limit of open files, which one of the faults exhausts
     #[arg(long, default_value_t = 1500)]
     files: u64,
     /// Further arguments for the broker
@@ -52,19 +52,19 @@ pub(crate) struct ChaosOptions {
 }
 
 const SUPERVISORS: u32 = 32;
-/// Milliseconds that /connect tells controllers.
+/// The poll timeout that /connect returns, in milliseconds.
 const TIMEOUT: u64 = 20_000;
-/// The broker's default budget, and what a busy machine may add, in microseconds.
+/// The broker's default budget, and how much longer a busy machine may take, in microseconds.
 const BUDGET: u64 = 2_000_000;
 const MARGIN: u64 = 1_500_000;
-/// The share of runs that are posted in the broker's own dialect.
+/// The share of runs that are posted in the native dialect.
 const NATIVE: f64 = 0.3;
-/// A run is judged when its POST has been over for so long, in microseconds: whoever was deaf has heard by then.
+/// A run is judged this long after its POST, in microseconds. Controllers that paused reading have read by then.
 const RIPE: u64 = 8_000_000;
-/// This program had no time if it wakes so much too late.
+/// This program counts as disturbed if a sleep ends this late.
 const LATE: Duration = Duration::from_millis(150);
 
-/// Runs it all; an error if anything failed.
+/// Runs the test; an error if any invariant was violated.
 pub(crate) fn run(options: &ChaosOptions) -> anyhow::Result<()> {
     let mut arguments = options.arguments.clone();
     for (flag, value) in [("--drain-window", "2s"), ("--proof", "received")] {
@@ -108,7 +108,7 @@ pub(crate) fn run(options: &ChaosOptions) -> anyhow::Result<()> {
     })
 }
 
-/// All phases. What the broker had left in the middle, and at the end.
+/// Runs all phases. Returns the broker's idle resources after the last restart and at the end.
 async fn run_phases(
     stage: &Rc<Testbed>,
     phases: &[Phase],
@@ -138,7 +138,7 @@ async fn run_phases(
     Ok((before.unwrap_or(after), after))
 }
 
-/// One storm; returns when its last fault is over.
+/// Injects the faults of one phase; returns when the last of them is over.
 async fn run_faults(stage: &Rc<Testbed>, phase: &Phase, begun: Instant) -> anyhow::Result<()> {
     let start = Instant::now();
     stage.supervisors.resume();
@@ -153,12 +153,12 @@ async fn run_faults(stage: &Rc<Testbed>, phase: &Phase, begun: Instant) -> anyho
     for fault in faults {
         fault.await??;
     }
-    // Whoever was stopped as its fleet was replaced goes on, too.
+    // Also continues a process that was started in place of a stopped one.
     stage.fleets.borrow().iter().for_each(|fleet| fleet.signal(Signal::CONT));
     Ok(())
 }
 
-/// Says how it stands, and what has failed.
+/// Prints the counts so far, and new failures.
 fn print_progress(stage: &Testbed, what: &str, begun: Instant) {
     let mut oracle = stage.oracle.borrow_mut();
     let tally = &oracle.totals;
@@ -179,7 +179,7 @@ fn print_summary(stage: &Testbed) -> anyhow::Result<()> {
     let panics = stage.broker.borrow().log.panics.load(Ordering::Relaxed);
     let lines = stage.broker.borrow().log.lines.load(Ordering::Relaxed);
     for _ in 0..panics {
-        oracle.fail("panic", "the broker's standard error tells of a panic");
+        oracle.fail("panic", "the broker's stderr reports a panic");
     }
     let mut text = String::new();
     for failure in oracle.take_messages() {
@@ -216,7 +216,7 @@ fn print_summary(stage: &Testbed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A test that had no time itself judges nobody's lateness.
+/// Records when this program was not scheduled: the lateness of others is not judged then.
 async fn watch_scheduling(stage: Rc<Testbed>) {
     const PACE: Duration = Duration::from_millis(20);
     loop {

@@ -1,39 +1,39 @@
-//! Owns the plan: which faults come when, all of it from a seed.
+//! Owns the schedule: which fault is injected when, determined by a seed.
 
 use std::time::Duration;
 
 use crate::fleet::Action;
 use crate::supervisors::{Dialect, SendMode};
 
-/// One thing that goes wrong. Times are in milliseconds.
+/// One fault. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// SIGSTOP for a while.
+    /// SIGSTOP, and SIGCONT after this time.
     StopFleet { fleet: usize, millis: u64 },
-    /// SIGKILL, and a new process.
+    /// SIGKILL, then a new process.
     KillFleet { fleet: usize },
-    /// Some controllers of a fleet do this.
+    /// Some controllers of a fleet misbehave in this way.
     Misbehave { fleet: usize, what: Action, count: usize, millis: u64 },
-    /// POSTs that are not sent as they should be.
+    /// POSTs that are cut off or sent slowly.
     Posts { way: SendMode, count: usize },
-    /// The same run, posted twice at about the same time.
+    /// Runs that are posted twice at about the same time.
     PostTwice { dialect: Dialect, count: usize },
-    /// Bytes that are no request.
+    /// Bytes that are not a request.
     InvalidBytes { count: usize },
-    /// Connections that say nothing.
+    /// Connections that send nothing.
     SilentConnections { count: usize, millis: u64 },
-    /// The same until the broker is out of descriptors.
+    /// Silent connections until the broker has no descriptors left.
     NoDescriptors { millis: u64 },
-    /// SIGTERM, and a new broker after its end.
+    /// SIGTERM, then a new broker after it has exited.
     Drain,
-    /// SIGKILL, and a new broker.
+    /// SIGKILL, then a new broker.
     Kill,
-    /// SIGSTOP for a while.
+    /// SIGSTOP, and SIGCONT after this time.
     StopBroker { millis: u64 },
 }
 
 impl Fault {
-    /// How it is counted.
+    /// Its name in the summary.
     pub(super) fn kind(self) -> &'static str {
         match self {
             Self::StopFleet { .. } => "fleet stopped",
@@ -62,26 +62,26 @@ impl Fault {
     }
 }
 
-/// Faults with their times from the beginning of the phase, then quiet.
+/// A time of faults, each with its time from the start, followed by a time without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Phase {
     pub(super) length: Duration,
     pub(super) faults: Vec<(Duration, Fault)>,
 }
 
-/// A phase storms for so long.
+/// How long faults are injected in a phase, in milliseconds.
 const FAULTS_MS: u64 = 9000;
-/// With the quiet after it, it takes about so many seconds.
+/// How long a phase takes with the quiet time after its faults.
 const PHASE_SECONDS: u64 = 13;
 
-/// The phases of a run of this length. The last third restarts no broker, so that its memory can be compared.
+/// The phases of a test of this length. In the last third the broker is not restarted, so that its memory can be compared.
 pub(super) fn schedule(seed: u64, length: Duration, fleets: usize) -> Vec<Phase> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let count = (length.as_secs() / PHASE_SECONDS).max(2);
     (0..count).map(|number| phase(&mut rng, fleets, number < restarts_until(count))).collect()
 }
 
-/// The first phase in which no broker is restarted any more.
+/// The number of phases in which the broker may be restarted.
 pub(super) fn restarts_until(phases: u64) -> u64 {
     phases * 2 / 3
 }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_minutes_know_every_kind_and_end_without_restarts() {
+    fn ten_minutes_have_every_kind_and_end_without_restarts() {
         let phases = schedule(1, Duration::from_secs(600), 8);
         let mut kinds: Vec<&str> =
             phases.iter().flat_map(|phase| &phase.faults).map(|(_, fault)| fault.kind()).collect();

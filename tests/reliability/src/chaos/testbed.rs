@@ -1,4 +1,4 @@
-//! Owns the stage: the broker, the fleets and the supervisors, and what is known of each of them at any time.
+//! Owns the testbed: the broker, the fleets, the supervisors, and the present state of each.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ use crate::fleet::{Action, Event, FleetOptions, FleetProcess, Instruction, Repor
 use crate::oracle::{Affected, Disturbance, Oracle};
 use crate::supervisors::Supervisors;
 
-/// Everyone who takes part.
+/// The participants of the test.
 pub(super) struct Testbed {
     pub(super) supervisors: Rc<Supervisors>,
     pub(super) reports: ReportQueue,
@@ -24,18 +24,18 @@ pub(super) struct Testbed {
     pub(super) oracle: RefCell<Oracle>,
     pub(super) injected: RefCell<BTreeMap<&'static str, u64>>,
     counters: RefCell<ExpectedCounters>,
-    /// When each controller's present poll was sent, and when the present broker was started.
+    /// When each controller's latest poll was sent, and when the present broker was started.
     polls: RefCell<HashMap<u64, u64>>,
     since: RefCell<u64>,
-    /// One at a time does something to the broker's process.
+    /// Held by the one fault that acts on the broker's process.
     pub(super) broker_lock: tokio::sync::Mutex<()>,
     model: FleetOptions,
-    /// Whether the controllers have been sent away.
+    /// Whether there are no fleets.
     is_empty: RefCell<bool>,
 }
 
 impl Testbed {
-    /// Opens with a broker; the fleets come with [`Stage::enter`].
+    /// Starts with a broker and without fleets; see [`Stage::enter`].
     pub(super) fn new(
         desk: Rc<Supervisors>,
         broker: RestartableBroker,
@@ -58,7 +58,7 @@ impl Testbed {
         })
     }
 
-    /// Starts so many fleets.
+    /// Starts this many fleets.
     pub(super) fn start_fleets(&self, fleets: u64) -> anyhow::Result<()> {
         for _ in 0..fleets {
             let fleet = self.start_fleet()?;
@@ -82,14 +82,14 @@ impl Testbed {
         self.oracle.borrow_mut().disturbed(Disturbance { affected: whose, from, to: unix_micros() });
     }
 
-    /// A process was killed: whatever it had said is heard, and nobody of it stands any more.
+    /// A fleet's process was killed: takes its last reports, and removes its controllers.
     pub(super) fn fleet_killed(&self, serial: u64) {
         self.collect();
         self.counters.borrow_mut().polls_unheard += self.model.count as u64;
         self.oracle.borrow_mut().remove_fleet(serial);
     }
 
-    /// The present broker is dead, and whatever it counted with it.
+    /// The broker was killed, and its counters are gone.
     pub(super) fn broker_killed(&self) {
         self.collect();
         self.supervisors.generation.set(self.supervisors.generation.get() + 1);
@@ -97,7 +97,7 @@ impl Testbed {
         *self.since.borrow_mut() = unix_micros();
     }
 
-    /// Hears what was said, and takes it into account.
+    /// Takes new POSTs and reports, and passes them to the oracle and the expected counters.
     pub(super) fn collect(&self) {
         let (mut oracle, mut account) = (self.oracle.borrow_mut(), self.counters.borrow_mut());
         let (mut polls, since) = (self.polls.borrow_mut(), *self.since.borrow());
@@ -129,7 +129,7 @@ impl Testbed {
         }
     }
 
-    /// I6 and I8, once everything is quiet.
+    /// Checks I6 and I8 as soon as there are no changes any more.
     pub(super) async fn check_quiet(&self) {
         let deadline = Instant::now() + QUIET_TIME;
         let mut last = String::from("the metrics could not be read");
@@ -145,7 +145,7 @@ impl Testbed {
             let after = self.oracle.borrow().held();
             let Ok(scrape) = scrape else { continue };
             let counted = (scrape.count("pilotlight_waiters"), scrape.count("pilotlight_pools"));
-            last = format!("the broker counts {counted:?} waiters and pools, and {after:?} stand");
+            last = format!("the broker counts {counted:?} waiters and pools, the controllers {after:?}");
             if before != after || counted != after || self.supervisors.in_flight.get() > 0 {
                 continue;
             }
@@ -158,14 +158,14 @@ impl Testbed {
         self.oracle.borrow_mut().fail("I6", &last);
     }
 
-    /// Everyone leaves. What the broker has left then: descriptors, resident bytes, dispatches that it remembers.
+    /// Stops all fleets. Returns the resources that the idle broker still uses.
     pub(super) async fn stop_fleets(&self) -> anyhow::Result<Leftover> {
         let order = Instruction { action: Action::Exit, count: 1, millis: 0 };
         let fleets = std::mem::take(&mut *self.fleets.borrow_mut());
         for mut fleet in fleets {
             fleet.signal(Signal::CONT);
             fleet.instruct(order);
-            // It is at rest, and loses nothing by it.
+            // It is idle, so no report is lost.
             tokio::time::sleep(Duration::from_millis(100)).await;
             fleet.kill();
             self.fleet_killed(fleet.serial);
@@ -182,11 +182,11 @@ impl Testbed {
             if (waiters, pools, open) == (0, 0, 0) || Instant::now() > deadline {
                 if (waiters, pools, open) != (0, 0, 0) {
                     let story = format!(
-                        "all have left, and {waiters} waiters, {pools} pools, {open} connections are counted"
+                        "all fleets have stopped, and {waiters} waiters, {pools} pools, {open} connections are counted"
                     );
                     self.oracle.borrow_mut().fail("I6", &story);
                 }
-                // What the allocator owes is collected once a second.
+                // The broker returns free memory to the kernel once a second.
                 tokio::time::sleep(Duration::from_millis(2500)).await;
                 let broker = self.broker.borrow();
                 let dispatches = scrape.count("pilotlight_dispatches_total{");
@@ -199,38 +199,38 @@ impl Testbed {
         }
     }
 
-    /// A broker that ended although nobody ended it.
+    /// An error if the broker has exited by itself.
     pub(super) fn check_alive(&self) -> anyhow::Result<()> {
         let mut broker = self.broker.borrow_mut();
-        ensure!(broker.is_running(), "the broker ended by itself");
+        ensure!(broker.is_running(), "the broker exited by itself");
         Ok(())
     }
 }
 
-/// After a storm everything comes to rest within this time.
+/// After a phase's faults the counts are stable within this time.
 const QUIET_TIME: Duration = Duration::from_secs(25);
-/// So many dispatches stand in the broker's memory.
+/// How many dispatches the broker keeps in memory.
 const HISTORY: u64 = 10_000;
-/// What one of them may take there.
+/// How many bytes one of them may use.
 const HISTORY_BYTES: u64 = 1024;
 
-/// So many runs are remembered for a minute or two.
+/// How many runs the broker remembers against repeated delivery.
 const REMEMBERED: u64 = 100_000;
-/// What one of them may take.
+/// How many bytes one of them may use.
 const REMEMBERED_BYTES: u64 = 512;
 
-/// What a broker has left when everyone has left.
+/// What an idle broker still uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leftover {
     pub(super) files: u64,
     pub(super) resident: u64,
-    /// All that there were since the broker began.
+    /// The number of dispatches since the broker was started.
     pub(super) dispatches: u64,
 }
 
 impl Leftover {
-    /// I10: back within ten percent, but for the dispatches that came into the history meanwhile, and the runs that are
-    /// remembered, so that they are not delivered twice.
+    /// I10: back within ten percent, apart from the dispatches that the history has gained and the runs that are
+    /// remembered against repeated delivery.
     pub(super) fn check(&self, before: &Self) -> Result<String, String> {
         let history = self.dispatches.min(HISTORY).saturating_sub(before.dispatches) * HISTORY_BYTES;
         let remembered = self.dispatches.saturating_sub(before.dispatches).min(REMEMBERED) * REMEMBERED_BYTES;
@@ -238,7 +238,7 @@ impl Leftover {
         let (files, resident) =
             (before.files + before.files / 10, before.resident + before.resident / 10 + kept);
         let story = format!(
-            "after all left: {} descriptors ({} before), {} KiB resident ({} before, {} more for the history and for repeats)",
+            "after all fleets stopped: {} descriptors ({} before), {} KiB resident ({} before, {} more for the history and for repeats)",
             self.files,
             before.files,
             self.resident / 1024,

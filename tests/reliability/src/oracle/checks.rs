@@ -1,16 +1,16 @@
-//! Owns the judgement of one run: every POST of it, beside every receipt.
+//! Owns the checks of one run: all of its POSTs against all of its receipts.
 
 use super::{Affected, Disturbance, Oracle, Receipt, Run};
 use crate::fleet::IDS_PER_FLEET;
 use crate::supervisors::{Dialect, Outcome, Post, SendMode};
 
-/// A run is offered to two more at most after an unproven offer.
+/// The first offer, and at most two more after an unproven one.
 const MAX_OFFERS: u64 = 3;
-/// A poll that was sent so many microseconds before a POST is held when the POST comes.
+/// A poll that was sent this many microseconds before a POST is parked when the POST arrives.
 const PARKING_TIME: u64 = 500_000;
-/// So long before its end a controller is offered nothing: the guard, and what clocks differ by.
+/// A poll this close to its timeout is not offered a run: the broker's own margin, and the difference of clocks.
 const GUARD: u64 = 1_000_000;
-/// Reasons that say that nobody waits.
+/// Reasons of a miss that claim that no waiter was there.
 const NO_WAITER_REASONS: [&str; 4] = ["no_pool", "wrong_version", "wrong_machine", "all_taken"];
 
 impl Oracle {
@@ -40,7 +40,7 @@ impl Oracle {
         }
         let hits: Vec<&Post> = posts.iter().filter(|post| post.is_hit()).collect();
         let eras = distinct(posts.iter().map(|post| post.generation));
-        // What is posted twice is delivered once, as long as one broker remembers it.
+        // A run that is posted twice is delivered once per broker process, whose memory does not survive a restart.
         let delivered = distinct(hits.iter().map(|post| post.generation));
         for post in &hits {
             self.judge_hit(post, receipts, delivered);
@@ -64,7 +64,7 @@ impl Oracle {
         }
     }
 
-    /// I2: there is a receipt, and it is older than the answer.
+    /// I2: there is a receipt, and it is older than the response.
     fn judge_hit(&mut self, post: &Post, receipts: &[Receipt], delivered: usize) {
         let Outcome::Hit(proof, controller) = &post.outcome else { return };
         if **proof != *"received" {
@@ -98,13 +98,13 @@ impl Oracle {
         );
     }
 
-    /// I1 where a run may be offered again: what was received beyond the proved needs a reason.
+    /// I1 where a run may be offered again: each receipt beyond the proved ones needs an explanation.
     fn judge_surplus(&mut self, number: u64, run: &Run, delivered: usize) {
         let Run { posts, receipts, judged } = run;
         let first = posts.iter().map(|post| post.sent).min().unwrap_or(0);
         let mut proved = delivered;
         let mut unanswered = posts.iter().filter(|post| !post.is_answered()).count();
-        // Whoever was healthy is the one whose receipt was proved.
+        // The proved receipt is that of a healthy controller.
         let (sick, healthy): (Vec<&Receipt>, Vec<&Receipt>) =
             receipts.iter().partition(|receipt| self.was_failing(receipt, first));
         for receipt in healthy {
@@ -140,20 +140,20 @@ impl Oracle {
         })
     }
 
-    /// I12: every POST is answered in time, while there is a broker.
+    /// I12: every POST is answered in time while a broker is running.
     fn judge_answer(&mut self, post: &Post) {
         let Post { run, dialect, mode: way, sent, whole, done, outcome: told, .. } = post;
         if *told == Outcome::Abandoned || matches!(way, SendMode::CutInBody | SendMode::CutBeforeResponse) {
             return;
         }
-        // A body that comes too slowly is refused.
+        // A body that arrives too slowly is refused.
         let is_slow = matches!(way, SendMode::Slow(10_000..));
         let had_trouble =
             self.disturbances_between(*sent, *done).any(|trouble| trouble.affected == Affected::Broker);
         match told {
             Outcome::Status(408) | Outcome::NoResponse if is_slow => return,
             Outcome::NoResponse if had_trouble => return,
-            // Whoever comes in a flood may be turned away.
+            // A new connection may be refused during a flood of connections.
             Outcome::NoResponse if post.is_fresh && self.had_accept_disturbance(post) => return,
             Outcome::NoResponse => {
                 let which = if post.is_fresh { "a new" } else { "a kept" };
@@ -184,7 +184,7 @@ impl Oracle {
             .any(|trouble| trouble.affected == Affected::NewConnections)
     }
 
-    /// I11: nobody is said to be there although somebody was.
+    /// I11: no miss claims that no waiter was there while a healthy one was.
     fn judge_miss(&mut self, post: &Post) {
         let Outcome::Miss(reason) = &post.outcome else { return };
         if !NO_WAITER_REASONS.contains(&&**reason) || post.mode == SendMode::CutInBody {
@@ -220,10 +220,11 @@ impl Oracle {
     }
 }
 
-/// A controller that is stopped between its word and the end of its connection is no proof.
+/// Microseconds after a receipt in which a disturbance still counts: a controller may be stopped between its report and the
+/// close of its connection, which is the proof.
 const LATER: u64 = 600_000;
 
-/// To how many controllers a byte of this POST's run may have gone.
+/// How many controllers may have received a byte of this POST's run.
 fn possible_receipts(post: &Post) -> u64 {
     match &post.outcome {
         _ if post.mode == SendMode::CutInBody => 0,

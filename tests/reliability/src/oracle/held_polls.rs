@@ -1,4 +1,4 @@
-//! Owns who stood in which pool, and from when until when that is sure.
+//! Owns the polls by controller and pool, and the time during which each was certainly held.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,13 +9,13 @@ use crate::fleet::IDS_PER_FLEET;
 pub(super) struct HeldPoll {
     pub(super) controller: u64,
     pub(super) pool: usize,
-    /// It had been sent.
+    /// When it had been sent.
     pub(super) from: u64,
-    /// It surely had not been ended by anybody.
+    /// Until when neither side had certainly ended it.
     pub(super) until: u64,
 }
 
-/// All polls of late.
+/// Recent polls: those that are open, and those that are over, by pool.
 #[derive(Debug, Default)]
 pub(super) struct HeldPolls {
     open: BTreeMap<u64, HeldPoll>,
@@ -27,7 +27,7 @@ impl HeldPolls {
         self.open.insert(controller, HeldPoll { controller, pool, from: at, until: u64::MAX });
     }
 
-    /// The poll is over, and surely stood until then; never, if it is not known.
+    /// The poll is over, and was certainly held until then. Without a time it does not count.
     pub(super) fn end(&mut self, controller: u64, until: Option<u64>) {
         if let (Some(stand), Some(until)) = (self.open.remove(&controller), until) {
             let until = until.min(stand.until);
@@ -35,7 +35,7 @@ impl HeldPolls {
         }
     }
 
-    /// From here on it is no healthy waiter, but may stand.
+    /// From this time on its controller misbehaves, though the poll may still be held.
     pub(super) fn mark_unhealthy(&mut self, controller: u64, at: u64) {
         if let Some(stand) = self.open.get_mut(&controller) {
             stand.until = at;
@@ -51,7 +51,7 @@ impl HeldPolls {
         (self.open.len() as u64, pools.len() as u64)
     }
 
-    /// Everyone who surely stood in this pool from before `from` until after `until`.
+    /// All polls of a pool that were certainly held from before `from` until after `until`.
     pub(super) fn throughout(&self, pool: usize, from: u64, until: u64) -> impl Iterator<Item = &HeldPoll> {
         let open = self.open.values().filter(move |stand| stand.pool == pool);
         let over = self.over.get(&pool).into_iter().flatten();

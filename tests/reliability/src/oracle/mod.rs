@@ -1,9 +1,8 @@
-//! Owns the oracle: what supervisors were told, beside what controllers received, judged by the invariants' numbers.
+//! Owns the oracle: it compares what supervisors were answered with what controllers received, by the invariants' numbers.
 //!
-//! What it cannot know: a controller that is killed after its read and before its word has received a run that nobody
-//! heard of. Such a `true` is counted as unknowable, if a process was killed between the POST and its answer. What it
+//! What it cannot know: whether a controller that was killed between its read and its report has received the run. Such a `true` is counted as unknowable, if a process was killed between the POST and its answer. What it
 //! excuses: a second receipt in Trigger.dev's dialect, which may offer a run again, if the answer's offers allow it and the
-//! controller that received it was failing at the time, by order or because its machine gave it no time.
+//! controller that received it was failing at the time, by instruction or because its process was not scheduled.
 
 mod checks;
 mod held_polls;
@@ -16,7 +15,7 @@ use crate::fleet::{Event, Report};
 use crate::supervisors::{Outcome, Post};
 use held_polls::HeldPolls;
 
-/// What somebody suffered from, and when.
+/// A fault that affects some of the participants, and when it did. Times are in microseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Disturbance {
     pub(crate) affected: Affected,
@@ -24,20 +23,20 @@ pub(crate) struct Disturbance {
     pub(crate) to: u64,
 }
 
-/// Whom trouble befalls.
+/// The participants that a disturbance affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Affected {
-    /// The broker was stopped, ending, dead or starting.
+    /// The broker was stopped, draining, dead or starting.
     Broker,
-    /// Its door was: new connections waited.
+    /// The broker did not accept new connections in time.
     NewConnections,
-    /// A fleet's process was stopped or had no time.
+    /// A fleet's process was stopped or not scheduled.
     Fleet(u64),
     /// A fleet's process was killed.
     Killed(u64),
-    /// A controller does not behave as one.
+    /// A controller misbehaves, by instruction.
     Controller(u64),
-    /// This program had no time.
+    /// This program was not scheduled.
     Harness,
 }
 
@@ -52,11 +51,11 @@ struct Receipt {
 struct Run {
     posts: Vec<Post>,
     receipts: Vec<Receipt>,
-    /// Receipts that have been judged; all, if the run has been.
+    /// The number of receipts when the run was last judged; `None` if it has to be judged.
     judged: Option<usize>,
 }
 
-/// What was counted.
+/// Counts over all POSTs and receipts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Totals {
     pub(crate) posts: u64,
@@ -65,23 +64,23 @@ pub(crate) struct Totals {
     pub(crate) refused: u64,
     pub(crate) unanswered: u64,
     pub(crate) receipts: u64,
-    /// Second receipts that the dialect and a failing controller explain.
+    /// Second receipts that are explained by the dialect and a failing controller.
     pub(crate) duplicates: u64,
-    /// Receipts of runs that were answered `false`, explained alike.
+    /// Receipts of runs that were answered `false`, with the same explanation.
     pub(crate) read_though_false: u64,
-    /// Hits without a receipt where a process was killed between the POST and its answer.
+    /// Hits without a receipt where a process was killed between the POST and its response.
     pub(crate) unknowable: u64,
-    /// The longest time from a POST's last byte to its answer, in microseconds.
+    /// The longest time from a POST's last byte to its response, in microseconds.
     pub(crate) longest: u64,
 }
 
-/// What answers are judged by.
+/// The limits that responses are judged by, in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// Microseconds in which a POST must be answered, and what is granted on top.
+    /// How long a POST may take, and how much longer on a busy machine.
     pub(crate) budget: u64,
     pub(crate) margin: u64,
-    /// After which a controller ends its poll.
+    /// When a controller ends its poll.
     pub(crate) timeout: u64,
 }
 
@@ -97,7 +96,7 @@ pub(crate) struct Oracle {
     messages: Vec<String>,
 }
 
-/// So many failures are told; the others are only counted.
+/// Further failures are counted without a message.
 const MAX_MESSAGES: usize = 40;
 
 impl Oracle {
@@ -114,7 +113,7 @@ impl Oracle {
         }
     }
 
-    /// A failure of this invariant.
+    /// Records a violation of this invariant.
     pub(crate) fn fail(&mut self, invariant: &'static str, what: &str) {
         *self.failures.entry(invariant).or_default() += 1;
         if self.messages.len() < MAX_MESSAGES {
@@ -122,7 +121,7 @@ impl Oracle {
         }
     }
 
-    /// What failed since the last time, in words.
+    /// Takes the messages of all failures since the last call.
     pub(crate) fn take_messages(&mut self) -> Vec<String> {
         std::mem::take(&mut self.messages)
     }
@@ -135,7 +134,7 @@ impl Oracle {
         self.disturbances.push(trouble);
     }
 
-    /// Takes note of what a controller said.
+    /// Records a controller's report.
     pub(crate) fn record_report(&mut self, heard: Report) {
         let Report { controller, at, what } = heard;
         match what {
@@ -158,7 +157,9 @@ impl Oracle {
                 self.held_polls.end(controller, None);
                 self.fail(
                     "I5",
-                    &format!("controller {controller} was answered {status}, which ends a stock one"),
+                    &format!(
+                        "controller {controller} was answered {status}, after which a stock controller exits"
+                    ),
                 );
             }
             Event::WrongPool(run) => {
@@ -174,14 +175,14 @@ impl Oracle {
                 }
                 let known = self.runs.entry(run).or_default();
                 known.receipts.push(Receipt { controller, at });
-                // It was taken after the run was posted, and surely stood until then.
+                // The run was posted before it was matched, so the poll was certainly held until then.
                 let stood = known.posts.iter().map(|post| post.sent).min();
                 self.held_polls.end(controller, stood);
             }
         }
     }
 
-    /// Takes note of a POST.
+    /// Records a POST and its outcome.
     pub(crate) fn record_post(&mut self, post: Post) {
         let tally = &mut self.totals;
         tally.posts += 1;
@@ -199,17 +200,17 @@ impl Oracle {
         run.posts.push(post);
     }
 
-    /// Controllers that stand in a pool as far as they know, and in how many pools.
+    /// How many controllers have an open poll by their own reports, and in how many pools.
     pub(crate) fn held(&self) -> (u64, u64) {
         self.held_polls.counts()
     }
 
-    /// Whoever belonged to this process stands no more.
+    /// All controllers of this process are gone.
     pub(crate) fn remove_fleet(&mut self, fleet: u64) {
         self.held_polls.remove_fleet(fleet);
     }
 
-    /// Judges every run whose POSTs were done before this moment; what is older still is forgotten.
+    /// Judges every run whose POSTs all ended before this time, and forgets older ones.
     pub(crate) fn settle(&mut self, before: u64) {
         let ripe = |run: &Run| !run.posts.is_empty() && run.posts.iter().all(|post| post.done < before);
         let due = |run: &Run| ripe(run) && run.judged != Some(run.receipts.len());
@@ -231,7 +232,7 @@ impl Oracle {
         self.disturbances.retain(|trouble| trouble.to >= old.saturating_sub(KEPT));
     }
 
-    /// Judges everything. A receipt of a run that nobody posted is one, too.
+    /// Judges all runs. A receipt of a run without a POST is a failure, too.
     pub(crate) fn finish(&mut self) {
         self.settle(u64::MAX - 1);
         let unknown: Vec<u64> =
@@ -245,12 +246,12 @@ impl Oracle {
         self.disturbances.iter().filter(move |trouble| trouble.from <= to && from <= trouble.to)
     }
 
-    /// For how long of this time the matching troubles lasted.
+    /// How long disturbances of the given kind lasted within this time.
     fn disturbed_for(&self, from: u64, to: u64, is_meant: impl Fn(Affected) -> bool) -> u64 {
         let meant = self.disturbances_between(from, to).filter(|trouble| is_meant(trouble.affected));
         meant.map(|trouble| trouble.to.min(to) - trouble.from.max(from)).sum()
     }
 }
 
-/// For so many microseconds a judged run is remembered, in case it is received again.
+/// How long a judged run is kept, in microseconds, in case it is received again.
 const KEPT: u64 = 60_000_000;

@@ -1,4 +1,4 @@
-//! Owns the soak: a large fleet that churns for long, and what that does to the broker's memory and to its answers.
+//! Owns the soak test: a large fleet polls and aborts for long, while the broker's memory and responses are watched.
 
 mod slope;
 
@@ -19,7 +19,7 @@ use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::scrape::Scrape;
 use slope::fit;
 
-/// What the soak is made of.
+/// Options of the soak test.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SoakOptions {
     #[arg(long = "for", default_value = "30m", value_parser = humantime::parse_duration)]
@@ -33,7 +33,7 @@ pub(crate) struct SoakOptions {
     /// The share of polls that their controller aborts
     #[arg(long, default_value = "5%", value_parser = share)]
     aborts: f64,
-    /// The share of polls whose controller falls silent for ever, and is replaced
+    /// The share of polls whose controller falls silent forever, and is replaced
     #[arg(long, default_value = "1%", value_parser = share)]
     silent: f64,
     #[arg(long, default_value_t = 100)]
@@ -41,7 +41,7 @@ pub(crate) struct SoakOptions {
     /// Processes that the controllers live in
     #[arg(long, default_value_t = 3)]
     fleets: u64,
-    /// What comes before is not fitted [default: 15 minutes, or a third of the whole if that is less]
+    /// Samples before this time are not part of the fit [default: 15 minutes, or a third of the whole if that is less]
     #[arg(long, value_parser = humantime::parse_duration)]
     warm_up: Option<Duration>,
     #[arg(long, default_value_t = 1)]
@@ -52,29 +52,29 @@ pub(crate) struct SoakOptions {
 }
 
 const SUPERVISORS: u32 = 64;
-/// Milliseconds that /connect tells controllers: the broker's default.
+/// The poll timeout that /connect returns, in milliseconds: the broker's default.
 const TIMEOUT: u64 = 50_000;
 const RULES: Rules = Rules { budget: 2_000_000, margin: 1_500_000, timeout: TIMEOUT * 1000 };
-/// A run is judged when its POST has been over for so long, in microseconds.
+/// A run is judged this long after its POST, in microseconds.
 const RIPE: u64 = 5_000_000;
-/// Memory is level then: what is remembered of runs after 3 minutes, the last pages of the allocator after 13.
+/// Memory is stable then: the remembered runs after 3 minutes, the allocator's last pages after 13.
 const WARM_UP: Duration = Duration::from_secs(900);
 
 /// A share, as `5%` or `0.05`.
 fn share(text: &str) -> Result<f64, String> {
     let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
     let share = number.parse::<f64>().map_err(|error| error.to_string())? / unit;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(format!("{text} is no share of a whole")) }
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(format!("{text} is not between 0 and 1")) }
 }
 
-/// One look at the broker.
+/// One sample of the broker's resources and latency.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     seconds: f64,
     resident: f64,
     files: u64,
     waiters: u64,
-    /// The bucket's upper end, in milliseconds, as the broker counts since its start.
+    /// The upper bound of the bucket, in milliseconds, over all dispatches since the broker's start.
     p99: f64,
 }
 
@@ -83,12 +83,12 @@ struct Soak {
     reports: ReportQueue,
     broker: RestartableBroker,
     oracle: Oracle,
-    /// Tenths of a millisecond from a POST's last byte to its answer; of a minute, and of all.
+    /// From a POST's last byte to its response, in tenths of a millisecond; of the last minute, and of all.
     latencies: [Histogram<u64>; 2],
     samples: Vec<Sample>,
 }
 
-/// Runs it; an error if anything was lost.
+/// Runs the test; an error if a run was lost.
 pub(crate) fn run(options: &SoakOptions) -> anyhow::Result<()> {
     let arguments = [&["--proof".to_owned(), "received".to_owned()], &*options.arguments].concat();
     let broker = RestartableBroker::start(BrokerOptions { files: None, timeout: TIMEOUT, arguments })?;
@@ -132,11 +132,11 @@ pub(crate) fn run(options: &SoakOptions) -> anyhow::Result<()> {
     })
 }
 
-/// The fleet is complete within this time, or never.
+/// How long the fleet may take until its polls are held.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Soak {
-    /// Waits until nearly all wait: some are on their way at any time.
+    /// Waits until nearly all polls are held: some controllers are between two polls at any time.
     async fn wait_until_held(&mut self, held: u64) {
         let begun = Instant::now();
         while begun.elapsed() < HOLD_TIMEOUT {
@@ -152,7 +152,7 @@ impl Soak {
         }
     }
 
-    /// The load for so long, with a look each second and a line each minute.
+    /// Keeps up the load for this long, with a sample each second and a line each minute.
     async fn keep_loading(&mut self, length: Duration) -> anyhow::Result<()> {
         self.supervisors.resume();
         let begun = Instant::now();
@@ -161,7 +161,7 @@ impl Soak {
         let mut minutes = 0;
         while begun.elapsed() < length {
             seconds.tick().await;
-            ensure!(self.broker.is_running(), "the broker ended by itself");
+            ensure!(self.broker.is_running(), "the broker exited by itself");
             if let Ok(scrape) = self.broker.scrape().await {
                 self.samples.push(self.sample(begun, &scrape)?);
             }
@@ -173,7 +173,7 @@ impl Soak {
             }
         }
         self.supervisors.pause();
-        // The last answers and receipts are on their way.
+        // The last responses and reports have not arrived yet.
         tokio::time::sleep(Duration::from_secs(3)).await;
         self.collect();
         Ok(())

@@ -1,6 +1,6 @@
-//! Owns the slope of a series that fluctuates: least squares over means of blocks, and a bound that knows their number.
+//! Owns the slope of a fluctuating series: least squares over block means, with a confidence interval.
 //!
-//! Samples a second apart resemble each other, so a bound from all of them would be far too narrow. They are averaged
+//! Samples a second apart are correlated, so an interval computed from all of them would be far too narrow. They are averaged
 //! in blocks of [`BLOCK`] seconds, `n` of them, and a line is fitted to the means:
 //!
 //! ```text
@@ -8,17 +8,17 @@
 //! r  = max(0, lag-1 autocorrelation of the residuals)
 //! b ± t(0.975, n−2) · √(s² / Σ(x−x̄)²) · √((1+r)/(1−r))
 //! ```
-//! The last factor is for what resemblance the blocks have left.
+//! The last factor corrects for the correlation that remains between blocks.
 
 /// Seconds in a block; fewer, where that would make fewer than eight of them. The broker remembers runs by generations of a
-/// minute, so its memory is a saw with teeth of a minute and a little more: shorter blocks would take the drift between the
-/// teeth and the blocks for growth.
+/// minute, so its memory is a sawtooth with a period of a little more than a minute. With shorter blocks, the drift between
+/// that period and the blocks would look like growth.
 pub(super) const BLOCK: f64 = 120.0;
 
-/// Blocks that are wanted at least.
+/// The least number of blocks.
 const BLOCKS: f64 = 8.0;
 
-/// A slope per hour with half the width of its 95 % interval.
+/// A slope per hour, and half the width of its 95 % confidence interval.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slope {
     pub(super) per_hour: f64,
@@ -28,7 +28,7 @@ pub(super) struct Slope {
     pub(super) block: f64,
 }
 
-/// Fits samples of (seconds, value), a second apart. None if they are too few.
+/// Fits samples of (seconds, value), a second apart. `None` if there are too few.
 pub(super) fn fit(samples: &[(f64, f64)]) -> Option<Slope> {
     let length = samples.last()?.0 - samples.first()?.0;
     let block = BLOCK.min(length / BLOCKS);
@@ -54,7 +54,7 @@ pub(super) fn fit(samples: &[(f64, f64)]) -> Option<Slope> {
     })
 }
 
-/// Only whole blocks: a short one at the end would weigh as much as the others.
+/// The means of complete blocks. A short one at the end would have the same weight as the others.
 fn means(samples: &[(f64, f64)], block: f64) -> Vec<(f64, f64)> {
     let Some((first, _)) = samples.first() else { return Vec::new() };
     let mut means = Vec::new();
@@ -69,7 +69,7 @@ fn means(samples: &[(f64, f64)], block: f64) -> Vec<(f64, f64)> {
     means
 }
 
-/// The 97.5th percentile of Student's distribution: a table where the series is not good enough.
+/// The 97.5th percentile of Student's distribution: from a table where the expansion is not precise enough.
 fn t_975(freedom: f64) -> f64 {
     const FEW: [(f64, f64); 4] = [(1.0, 12.706), (2.0, 4.303), (3.0, 3.182), (4.0, 2.776)];
     if let Some((_, few)) = FEW.iter().find(|(place, _)| freedom < place + 0.5) {

@@ -1,4 +1,4 @@
-//! Owns the guard: a controller that is held all through the storm and gets its run at the end.
+//! Owns the canary: a controller that is held during the whole storm and has to receive its run at the end.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use pilotlight_bench::requests::{dispatch_request, poll_request};
 
-/// No request of the storm names this pool.
+/// A pool that no request of the storm names.
 const POOL: usize = 9_999;
-/// The broker ends a poll that is so old, and the controller polls again.
+/// The broker may end a poll of this age; then the canary polls again.
 const MIN_POLL_AGE: Duration = Duration::from_secs(290);
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -24,29 +24,29 @@ pub(super) struct Canary {
 impl Canary {
     pub(super) async fn start(address: SocketAddr) -> anyhow::Result<Self> {
         let waiting = spawn_local(wait(address));
-        // Its poll stands before the first drop falls.
+        // Its poll has to be held before the storm begins.
         tokio::time::sleep(Duration::from_millis(300)).await;
         Ok(Self { waiting, since: Instant::now() })
     }
 
-    /// Posts its run.
+    /// Posts its run and checks that it arrives.
     pub(super) async fn post_its_run(self, address: SocketAddr) -> anyhow::Result<String> {
-        ensure!(!self.waiting.is_finished(), "the guard did not wait any more: {:?}", self.waiting.await?);
+        ensure!(!self.waiting.is_finished(), "the canary's poll has ended: {:?}", self.waiting.await?);
         let post = dispatch_request(POOL);
         let mut supervisor = TcpStream::connect(address).await?;
         supervisor.write_all(&post).await?;
         let mut answer = vec![0; 4096];
         let length = tokio::time::timeout(DELIVERY_TIMEOUT, supervisor.read(&mut answer)).await??;
         let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-        ensure!(answer.contains("\"didWarmStart\":true"), "the guard was not found: {answer}");
+        ensure!(answer.contains("\"didWarmStart\":true"), "the canary was not offered its run: {answer}");
         let (run, polls) = tokio::time::timeout(DELIVERY_TIMEOUT, self.waiting).await???;
         let body = &post[memchr::memmem::find(&post, b":{").context("a message")? + 1..post.len() - 1];
-        ensure!(run.ends_with(body), "the guard got another run: {}", run.escape_ascii());
+        ensure!(run.ends_with(body), "the canary received another run: {}", run.escape_ascii());
         Ok(format!("was held for {} s with {polls} polls and got its run", self.since.elapsed().as_secs()))
     }
 }
 
-/// Waits for the run, again when a poll's time is over, and for no other reason.
+/// Polls until the run arrives. Polls again if a poll has expired; any other end is an error.
 async fn wait(address: SocketAddr) -> anyhow::Result<(Vec<u8>, u32)> {
     for polls in 1.. {
         let begun = Instant::now();
@@ -60,10 +60,10 @@ async fn wait(address: SocketAddr) -> anyhow::Result<(Vec<u8>, u32)> {
         }
         ensure!(
             begun.elapsed() > MIN_POLL_AGE,
-            "the guard was closed after {:?}: {}",
+            "the canary's connection was closed after {:?}: {}",
             begun.elapsed(),
             run.escape_ascii()
         );
     }
-    bail!("nobody polls so often")
+    bail!("the canary has polled too often")
 }

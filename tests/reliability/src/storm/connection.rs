@@ -1,4 +1,4 @@
-//! Owns one conversation: everything is said, whatever comes is read, until the broker or the patience ends.
+//! Owns one connection of the storm: it sends a script and reads until the broker closes or sends nothing for a while.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
@@ -10,17 +10,17 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::grammar::ConnectionScript;
 
-/// Who is silent for so long is held, or waits for more.
+/// A broker that is silent for this long holds a poll, or waits for more bytes.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(30);
-/// An answer that is due may take so long on a machine that has more to do.
+/// How long an expected response may take on a busy machine.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two parts.
+/// The pause between two parts of a script.
 const PART_DELAY: Duration = Duration::from_millis(1);
-/// 127.0.32.0, and how many addresses are used from there on.
+/// 127.0.32.0, the first source address, and how many follow it.
 const FIRST_SOURCE: u32 = 0x7f00_2000;
 const SOURCES: u32 = 5000;
 
-/// What came back.
+/// What the broker sent, and how the connection ended.
 #[derive(Debug, Default)]
 pub(super) struct Transcript {
     pub(super) bytes: Vec<u8>,
@@ -67,7 +67,7 @@ pub(super) async fn run_script(
     Ok(Transcript { bytes, statuses, end })
 }
 
-/// From one loopback address after the other, as each has few ports.
+/// Connects from the next of several loopback addresses, because each has few ports.
 async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let source = Ipv4Addr::from(FIRST_SOURCE + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES);
@@ -78,7 +78,7 @@ async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Bodies are not parsed: no answer has a text of this form but in its first line.
+/// The statuses of all responses. Bodies are not parsed: only the first line of a response has a text of this form.
 fn statuses(bytes: &[u8]) -> Vec<u16> {
     let begin = b"HTTP/1.1 ";
     let found = memchr::memmem::find_iter(bytes, begin);

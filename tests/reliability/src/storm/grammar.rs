@@ -1,13 +1,13 @@
-//! Owns what the storm says: requests from a grammar, most of them nearly right, and how they are broken.
+//! Owns the storm's grammar: requests, most of them nearly valid, and the mutations that break them.
 
 use fastrand::Rng;
 
 use pilotlight_bench::requests::{dispatch_request, poll_request};
 
-/// Deployments of the storm; so few that runs and waiters meet.
+/// How many deployments there are: few, so that runs and waiters meet.
 const POOLS: usize = 8;
 const MAX_REQUESTS: usize = 24;
-/// What is put in between, or takes a place.
+/// Bytes that a mutation inserts or overwrites with.
 const FRAGMENTS: [&[u8]; 32] = [
     b"\r\n",
     b"\n",
@@ -43,17 +43,17 @@ const FRAGMENTS: [&[u8]; 32] = [
     b"%",
 ];
 
-/// What one connection carries.
+/// What one connection sends.
 pub(super) struct ConnectionScript {
-    /// Sent one after the other, with a rest between them.
+    /// Sent one after the other, with a pause between them.
     pub(super) parts: Vec<Vec<u8>>,
-    /// So many answers are due, if that is known: of requests that nothing was done to, the last of which closes.
+    /// The number of responses that are due. Known if all requests are valid, and the last asks to close.
     pub(super) expected_responses: Option<usize>,
     requests: usize,
 }
 
 impl ConnectionScript {
-    /// The same for the same seed and number.
+    /// The same seed and number make the same script.
     pub(super) fn new(seed: u64, number: u64) -> Self {
         let mut random = Rng::with_seed(seed.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let random = &mut random;
@@ -77,7 +77,7 @@ impl ConnectionScript {
     }
 }
 
-/// At once, as most clients send; or in pieces.
+/// Usually one part, as most clients send; sometimes several.
 fn split_into_parts(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
     let mut parts = Vec::new();
     if random.u8(..8) == 0 {
@@ -91,7 +91,7 @@ fn split_into_parts(random: &mut Rng, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
     parts
 }
 
-/// A request that is answered at once, whatever stands around it.
+/// A request that is answered at once, whatever comes before and after it.
 fn valid_request(random: &mut Rng, closes: bool) -> Vec<u8> {
     let connection = if closes { "connection: close\r\n" } else { "" };
     let head = |line: &str, more: &str| {
@@ -103,7 +103,7 @@ fn valid_request(random: &mut Rng, closes: bool) -> Vec<u8> {
         4 => head("PUT /warm-start", "content-length: 0\r\n"),
         5 => head(&format!("GET {}?timeout=soon", pool(random)), ""),
         6 => {
-            // Of a pool that can be: who names none is closed upon, and the requests behind it are lost.
+            // The pool's name is valid: otherwise the broker closes the connection, and later requests are lost.
             let body = "x".repeat(random.usize(..200));
             let length = format!("content-length: {}\r\n", body.len());
             let mut post = head("POST /v1/pools/storm/1/0.30000000000000004/1e0", &length);
@@ -120,7 +120,7 @@ fn valid_request(random: &mut Rng, closes: bool) -> Vec<u8> {
     }
 }
 
-/// A poll, which is held.
+/// A poll, which the broker holds.
 fn held_poll(random: &mut Rng) -> Vec<u8> {
     if random.bool() {
         return poll_request(random.usize(..POOLS), random.usize(..1000));
@@ -137,7 +137,7 @@ fn pool(random: &mut Rng) -> String {
     format!("/v1/pools/{part}/20260821.3/{figure}/0.5")
 }
 
-/// Something of any kind, to which mostly something was done.
+/// A request of any kind, in most cases with mutations.
 fn broken_request(random: &mut Rng) -> Vec<u8> {
     let mut bytes = match random.u8(..16) {
         0..6 => valid_request(random, false),
@@ -171,7 +171,7 @@ fn native_request(random: &mut Rng) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A body in chunks, with the faults that chunks can have.
+/// A POST with a chunked body, with the faults that chunks can have.
 fn chunked_request(random: &mut Rng) -> Vec<u8> {
     let path = if random.bool() { "/warm-start".to_owned() } else { pool(random) };
     let coding =
@@ -188,7 +188,7 @@ fn chunked_request(random: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Forms that few clients use.
+/// Request lines and fields that few clients send.
 fn unusual_request(random: &mut Rng) -> Vec<u8> {
     let lines = [
         "OPTIONS * HTTP/1.1",
@@ -238,7 +238,7 @@ fn mutate(random: &mut Rng, bytes: &mut Vec<u8>) {
             bytes.splice(at..at, copy);
         }
         5 | 6 => {
-            // Behind a line, where a crumb is a field.
+            // After the end of a line, where a fragment is a field.
             let line = memchr::memchr(b'\n', &bytes[at..]).map_or(at, |found| at + found + 1);
             let place = if random.bool() { line } else { at };
             bytes.splice(place..place, FRAGMENTS[random.usize(..FRAGMENTS.len())].iter().copied());

@@ -1,6 +1,6 @@
-//! Owns the storm: requests of every kind, many of them broken, over very many connections, and what must stand after it.
+//! Owns the storm test: requests of every kind, many of them malformed, over very many connections, and the checks after it.
 //!
-//! Each conversation is made from the seed and its number alone, so that any of them can be had again.
+//! Each connection's script depends on the seed and its number alone, so that any of them can be repeated.
 
 mod canary;
 mod connection;
@@ -23,18 +23,18 @@ use grammar::ConnectionScript;
 use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::Server;
 
-/// What the storm is made of.
+/// Options of the storm test.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StormOptions {
     #[arg(long, default_value_t = 10_000_000)]
     requests: u64,
-    /// The same seed makes the same requests; without it, one is drawn and said
+    /// The same seed makes the same requests; without it, a random one is chosen and printed
     #[arg(long)]
     seed: Option<u64>,
-    /// So many connections talk at once
+    /// How many connections are open at once
     #[arg(long, default_value_t = 256)]
     at_once: usize,
-    /// Has one conversation again, by its number, and shows both sides of it
+    /// Repeats one connection by its number, and prints both sides of it
     #[arg(long)]
     only: Option<u64>,
     /// The broker's level of proof: written, acked or received
@@ -45,34 +45,34 @@ pub(crate) struct StormOptions {
     arguments: Vec<String>,
 }
 
-/// A part of the storm comes before anything is measured: it fills what is bounded, such as the history.
+/// One part in this many is sent before memory is measured. It fills what is bounded, such as the history.
 const WARM_UP_SHARE: u64 = 10;
 const MIN_WARM_UP: u64 = 200_000;
-/// The broker gives memory back within this time.
+/// How long the broker may take to return memory, and how often that is waited for.
 const SETTLING: Duration = Duration::from_secs(3);
 const SETTLING_ROUNDS: usize = 10;
-/// Percent of what it used before.
+/// What it may use afterwards, in percent of what it used before.
 const MAX_GROWTH_PERCENT: u64 = 110;
-/// What the broker may answer. A 500 would be its own mistake.
+/// The statuses that the broker may answer. A 500 would be a bug in it.
 const STATUSES: [u16; 18] =
     [100, 200, 204, 307, 400, 401, 403, 404, 405, 408, 410, 413, 414, 415, 417, 429, 431, 501];
 
-/// What has come of it so far.
+/// Counts of requests and responses so far.
 #[derive(Debug, Default)]
 struct StormStats {
-    /// The next conversation.
+    /// The number of the latest script.
     next: u64,
     requests: u64,
     conversations: u64,
     statuses: BTreeMap<u16, u64>,
     ends: BTreeMap<&'static str, u64>,
-    /// Conversations with an answer that must not be, or none where one is due.
+    /// Connections with a wrong status, or with too few or too many responses.
     wrong: Vec<String>,
 }
 
 type Shared = Rc<RefCell<StormStats>>;
 
-/// Puts a storm on the broker.
+/// Runs the test; an error if the broker misbehaved or did not release what it used.
 pub(crate) fn run(shape: &StormOptions) -> anyhow::Result<()> {
     let proof = ["written", "acked", "received"].into_iter().find(|&proof| proof == shape.proof);
     let implementation = Implementation::pilotlight(proof.context("a proof is written, acked or received")?)?
@@ -108,7 +108,7 @@ async fn run_storm(server: &Server, shape: &StormOptions, seed: u64) -> anyhow::
     let said = report(&tally.borrow(), seed, took);
     print(&said);
     print(&format!("memory and descriptors: {before} before, {peak} at the end, {after} after\n"));
-    print(&format!("the guard {}\n", posted?));
+    print(&format!("the canary {}\n", posted?));
     let wrong = &tally.borrow().wrong;
     ensure!(
         wrong.is_empty(),
@@ -116,11 +116,11 @@ async fn run_storm(server: &Server, shape: &StormOptions, seed: u64) -> anyhow::
         wrong.len(),
         &wrong[..wrong.len().min(20)]
     );
-    ensure!(after.is_back_at(&before), "what was taken is not given back: {before} before, {after} after");
+    ensure!(after.is_back_at(&before), "resources are not released: {before} before, {after} after");
     Ok(())
 }
 
-/// Keeps so many conversations going until there were so many requests.
+/// Keeps the connections busy until this many requests have been sent.
 async fn send_requests(
     server: &Server,
     shape: &StormOptions,
@@ -142,7 +142,7 @@ async fn send_requests(
         }
         ensure!(
             talkers.iter().any(|talker| !talker.is_finished()) || tally.borrow().requests >= requests,
-            "silence"
+            "all connections failed"
         );
     }
     for talker in talkers {
@@ -164,7 +164,9 @@ async fn run_connections(
             tally.next
         };
         let conversation = ConnectionScript::new(seed, number);
-        let heard = run_script(address, &conversation).await.context("the broker is not there any more")?;
+        let heard = run_script(address, &conversation)
+            .await
+            .context("the broker does not accept connections any more")?;
         tally.borrow_mut().record(number, &conversation, &heard);
     }
     Ok(())
@@ -210,7 +212,7 @@ fn report(tally: &StormStats, seed: u64, took: Duration) -> String {
     )
 }
 
-/// What the broker has taken.
+/// The memory and the descriptors that the broker uses.
 struct ResourceUsage {
     resident: u64,
     descriptors: usize,
@@ -234,7 +236,7 @@ impl std::fmt::Display for ResourceUsage {
     }
 }
 
-/// What is still taken once all has been given back, or when the time for that is over.
+/// Waits until the usage is back at `before`, or the time for that is over.
 async fn wait_for_release(server: &Server, before: &ResourceUsage) -> anyhow::Result<ResourceUsage> {
     let mut room = ResourceUsage::read(server)?;
     for _ in 0..SETTLING_ROUNDS {
