@@ -49,7 +49,7 @@ const CRATES: [Crate; 3] = [
         folder: "tests/reliability/src",
         library: "pilotlight_reliability",
         with_circles: &[],
-        most_upward: 1,
+        most_upward: 0,
     },
 ];
 

@@ -1,6 +1,6 @@
 //! Owns the checks of one run: all of its POSTs against all of its receipts.
 
-use super::{Affected, Disturbance, Oracle, Receipt, Run};
+use super::records::{Affected, Disturbance, Oracle, Receipt, Run};
 use crate::fleet::IDS_PER_FLEET;
 use crate::supervisors::{Dialect, Outcome, Post, SendMode};
 

@@ -1,8 +1,8 @@
 //! Owns the oracle's own trial: each invariant broken once, and what looks like a breach and is none.
 
-use super::*;
-use crate::fleet::IDS_PER_FLEET;
-use crate::supervisors::{Dialect, SendMode};
+use super::records::{Affected, Disturbance, Oracle, Rules, Totals};
+use crate::fleet::{Event, IDS_PER_FLEET, Report};
+use crate::supervisors::{Dialect, Outcome, Post, SendMode};
 
 const SECOND: u64 = 1_000_000;
 const START: u64 = 1000 * SECOND;
