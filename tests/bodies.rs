@@ -1,4 +1,4 @@
-//! Owns the strictness about keys and bodies, end to end: what is refused, in every way to send it, claims nobody.
+//! Owns the end-to-end tests of strict keys and bodies: a refused request claims no waiter, however it is sent.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,7 +10,7 @@ use support::ways::{Row, aimed, check, check_at, check_cut_off, chunked, guarded
 use support::{Broker, Pool, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A run for which nobody waits: it is answered, and offered to nobody.
+/// A run without a waiter: it is answered, and not offered.
 fn unclaimed() -> String {
     Pool::small("nobody").body("run_row")
 }
@@ -23,7 +23,7 @@ const KEY: [&str; 4] = [
     "x-trigger-machine-memory",
 ];
 
-/// A poll of a pool in which nobody else waits, with other fields for one part of its key.
+/// A poll of an empty pool, with other fields for one part of its key.
 fn keyed(part: &str, controller: &str, fields: impl AsRef<[u8]>) -> Vec<u8> {
     let poll = String::from_utf8(poll(controller, "", "")).unwrap();
     let (before, after) = poll.split_once(part).unwrap();
@@ -31,7 +31,7 @@ fn keyed(part: &str, controller: &str, fields: impl AsRef<[u8]>) -> Vec<u8> {
     [before.as_bytes(), fields.as_ref(), after.as_bytes()].concat()
 }
 
-/// Values that no cpu or memory figure has.
+/// Values that are invalid for cpu and memory.
 const NO_FIGURES: [&str; 21] = [
     "NaN",
     "nan",
@@ -56,7 +56,7 @@ const NO_FIGURES: [&str; 21] = [
     "0.5f",
 ];
 
-/// Values that are figures, though nobody would write them so.
+/// Unusual values that are valid.
 const FIGURES: [&str; 8] = ["1000000", "0", "-0", ".5", "5.", "1E-7", "00.5", "0.30000000000000004"];
 
 #[tokio::test]
@@ -310,7 +310,7 @@ async fn a_body_is_nested_128_deep_at_most() {
     let arrays = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let objects = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
     let nobody = Pool::small("nobody");
-    // Two levels are the body's own.
+    // The body itself has two levels.
     let mut rows = vec![
         ("200, open", posted(nested(arrays(126), &nobody))),
         ("200, open", posted(nested(objects(126), &nobody))),
@@ -321,7 +321,7 @@ async fn a_body_is_nested_128_deep_at_most() {
     }
     rows.push(("400 bad-body, open", posted("[".repeat(60_000))));
     rows.push(("400 bad-body, open", posted("{\"dequeuedMessage\":".repeat(3_000))));
-    // The other dialect's payload is its own affair, but a stock controller gets nothing that is not a message.
+    // A native payload may be anything, but a stock controller gets only messages.
     rows.push(("200, open", post(&guarded().path(), &arrays(30_000)).into()));
     check(rows).await;
     let broker = Broker::start(&[]);
@@ -426,7 +426,7 @@ async fn an_encoded_body_is_refused_and_the_content_type_is_not_read() {
         "415 encoded-body",
         aimed("content-encoding: gzip\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
     ));
-    // A stock client always says JSON; what the bytes are is decided by reading them.
+    // Stock clients always send the type of JSON; the bytes themselves are parsed.
     for kind in [
         "application/json; charset=utf-8",
         "text/plain",
@@ -487,7 +487,7 @@ async fn a_body_that_is_expected_is_asked_for() {
         ("100 then 200, open", aimed(&format!("{length}\r\nexpect: 100-continue"), &body)),
         ("200, closed", old.into()),
         ("400 bad-body, open", aimed("content-length: 0\r\nexpect: 100-continue", "")),
-        // A server may ignore what it does not know (RFC 9110, 10.1.1).
+        // A server may ignore unknown expectations (RFC 9110, 10.1.1).
         ("200, open", aimed(&format!("{length}\r\nexpect: 200-ok"), &body)),
     ])
     .await;
@@ -520,7 +520,7 @@ async fn a_body_that_ends_early_is_refused() {
     let body = guarded().body("run_row");
     let longer = format!("content-length: {}", body.len() + 10);
     let chunks = |end: &str| chunked(|body| format!("{:x}\r\n{body}{end}", body.len()));
-    // Whole, its end comes at once; here it comes late enough for hyper.
+    // The end comes late enough for hyper to read the body.
     let broker = Broker::start(&[]);
     for request in [aimed(&longer, &body), aimed("content-length: 5", ""), chunks("\r\n0\r\n"), chunks("")] {
         let mut client = broker.client().await;
@@ -538,8 +538,6 @@ async fn a_body_that_ends_early_is_refused() {
     ])
     .await;
 }
-
-// What follows is not yet as it should be. Each says where the reason lies.
 
 #[tokio::test]
 async fn a_body_that_nobody_wants_is_not_asked_for() {

@@ -1,4 +1,4 @@
-//! Owns the stories of limits: each has a refusal, and whoever is held already notices nothing.
+//! Owns the tests of limits: each has a refusal, and does not affect polls that are held already.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,7 @@ fn rejected(reason: &str) -> String {
     format!("pilotlight_connections_rejected_total{{reason=\"{reason}\"}}")
 }
 
-/// Fifty controllers that are held.
+/// Fifty controllers whose polls are held.
 async fn crowd(broker: &Broker, pool: &Pool) -> Vec<Client> {
     let mut standing = Vec::new();
     for number in 0..50 {
@@ -32,7 +32,7 @@ async fn a_flood_of_silent_connections_displaces_only_itself() {
     for _ in 0..500 {
         flood.push(broker.client().await);
     }
-    // In the flood's midst, somebody who has something to say is heard.
+    // During the flood, a client that sends a request is served.
     for _ in 0..10 {
         let begun = Instant::now();
         let answer = broker.post(&pool.body("r")).await;
@@ -123,7 +123,7 @@ async fn posts_beyond_the_rate_are_misses_at_once() {
     let _standing = broker.held_poll(&pool, "one").await;
     let elsewhere = Pool::small("d2");
     let mut refused = 0;
-    // Whoever is refused keeps the connection: a new one for each refusal would cost more than what is refused.
+    // A refusal keeps the connection open: a new one for each refusal would cost more than the request.
     let mut client = broker.client().await;
     for _ in 0..60 {
         let begun = Instant::now();
@@ -183,12 +183,12 @@ async fn short_of_memory_nobody_new_is_held_and_nobody_held_is_dropped() {
     assert_eq!(broker.metric("pilotlight_polls_total{end=\"refused\"}").await, 1);
 }
 
-/// The head of a POST whose body is announced to be so long.
+/// The head of a POST that announces a body of this length.
 fn announce(bytes: usize) -> String {
     format!("POST /v1/pools/d/1/1/1 HTTP/1.1\r\nhost: b\r\ncontent-length: {bytes}\r\n\r\n")
 }
 
-/// The start of a chunked POST with one chunk of so many bytes.
+/// The start of a chunked POST with one chunk of this length.
 fn chunk(bytes: usize) -> Vec<u8> {
     let head = "POST /v1/pools/d/1/1/1 HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n";
     [head.as_bytes(), format!("{bytes:x}\r\n").as_bytes(), &vec![b'x'; bytes], b"\r\n"].concat()
@@ -202,7 +202,7 @@ async fn begun_and_taken(broker: &Broker, begin: &[u8]) -> Vec<Client> {
     let (mut taken, mut refused) = (Vec::new(), broker.metric(overloaded).await);
     for _ in 0..100 {
         let mut client = broker.client().await;
-        // Who goes on sending after the refusal may find a reset in its place.
+        // A client that is still sending may get a reset instead of the refusal.
         let _ = client.stream.write_all(begin).await;
         match tokio::time::timeout(Duration::from_millis(300), client.try_answer()).await {
             Err(_) => taken.push(client),
@@ -227,7 +227,7 @@ async fn no_more_bodies_are_taken_than_there_is_memory_for() {
     let mut waiting = broker.held_poll(&pool, "one").await;
     let taken = begun_and_taken(&broker, announce(16 * MIB).as_bytes()).await;
     assert!((2..=8).contains(&taken.len()), "{} bodies of 16 MiB in 128 MiB", taken.len());
-    // A run of the usual size has come whole, and is in memory already.
+    // A run of the usual size came with its head, and is in memory already.
     assert_eq!(broker.post(&pool.body("r")).await.1["didWarmStart"], true);
     assert_eq!(waiting.answer().await.status, 200);
     drop(taken);
@@ -262,13 +262,13 @@ async fn operators_have_a_room_of_their_own_in_which_quiet_ones_make_room() {
     for _ in 0..40 {
         silent.push(Client::connect(broker.ops).await);
     }
-    // In the flood's midst, a probe is answered.
+    // During the flood, a probe is answered.
     assert_eq!(broker.operate("GET", "/livez").await.0, 200);
     assert!(broker.metric(&rejected("silent")).await >= 30);
     drop(silent);
     let open = "pilotlight_connections{listener=\"ops\",tls=\"false\"}";
     broker.wait_for_metric(open, 1).await;
-    // Those that have asked once and rest make room as well.
+    // Connections that are idle after a request make room as well.
     let livez = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut resting = Vec::new();
     for _ in 0..30 {
@@ -277,7 +277,7 @@ async fn operators_have_a_room_of_their_own_in_which_quiet_ones_make_room() {
         resting.push(client);
     }
     drop(resting);
-    // Readers of events rest never, and leave two of ten places to others.
+    // Readers of events are never idle, and leave two of ten places to others.
     let follow = async || {
         let mut reader = Client::connect(broker.ops).await;
         reader.send("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;

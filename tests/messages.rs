@@ -1,4 +1,4 @@
-//! Owns the promises about messages of a platform that is newer than the broker: told by field, counted, let through if asked.
+//! Owns the tests of messages from a platform that is newer than the broker: logged by field, counted, accepted if configured.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -22,7 +22,7 @@ fn logging(arguments: &[&str]) -> (Broker, NamedTempFile) {
 
 fn lines(log: &NamedTempFile) -> Vec<Value> {
     let text = fs::read_to_string(log.path()).unwrap();
-    // The last line may be on its way.
+    // The last line may not be written yet.
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Owns the broker's own dialect, end to end: opaque runs, names, waits and repeats.
+//! Owns the end-to-end tests of the broker's own dialect: opaque runs, names, waits and repeated POSTs.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -342,7 +342,7 @@ async fn another_payload_is_refused_at_once_while_the_first_is_under_way() {
         let answer = ask(&broker, post(POOL, "pilotlight-run: job-1\r\n", b"another")).await;
         (answer.status == 422, answer)
     };
-    // Until the first is known to be under way, the second is a miss like any other.
+    // Until the first is known to be in flight, the second is an ordinary miss.
     broker.wait_until("the second is refused", async || refused().await.0).await;
     let mut controller = broker.client().await;
     controller.send(get(POOL, "")).await;
@@ -365,7 +365,7 @@ async fn every_post_of_a_name_can_be_a_run_of_its_own() {
 async fn a_metric_says_how_far_back_runs_are_remembered() {
     for (time, seconds) in [("0s", 0.0), ("2s", 2.0), ("10m", 0.5)] {
         let broker = Broker::start(&["--remember-runs", time]);
-        // A part of a second at first, as nothing is known from before the start.
+        // Less than a second at first, because nothing is remembered from before the start.
         let window = async || {
             let text = broker.operate("GET", "/metrics").await.1;
             let mut lines =

@@ -1,4 +1,4 @@
-//! Owns the promise that the two ways in, the quick one and hyper's, answer alike.
+//! Owns the test that the fast path and hyper answer every request alike.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,17 +12,17 @@ use tokio::task::JoinSet;
 use support::client::Client;
 use support::{Broker, Pool, post};
 
-/// Longer than a request may take to come whole on the quick way.
-const BEYOND_SOON: Duration = Duration::from_millis(200);
-/// An answer comes within it; what is held is silent longer.
+/// A request that takes longer than this to arrive is read by hyper.
+const BEYOND_GRACE: Duration = Duration::from_millis(200);
+/// A response comes within this time; a held poll is silent for longer.
 const ANSWERED: Duration = Duration::from_millis(600);
 
-/// Sends a request in two parts with a rest between them, and returns all that comes back.
-async fn send(broker: &Broker, request: &[u8], first: usize, rest: Duration) -> String {
+/// Sends a request in two parts with a pause between them, and returns everything that comes back.
+async fn send(broker: &Broker, request: &[u8], first: usize, pause: Duration) -> String {
     let mut client = Client::connect(broker.public).await;
     let (first, second) = request.split_at(first.min(request.len()));
     client.send(first).await;
-    tokio::time::sleep(rest).await;
+    tokio::time::sleep(pause).await;
     client.send(second).await;
     let answer = tokio::time::timeout(ANSWERED, client.rest()).await.map(<[u8]>::to_vec);
     let (held, answer) = match answer {
@@ -31,17 +31,17 @@ async fn send(broker: &Broker, request: &[u8], first: usize, rest: Duration) -> 
     };
     let text = String::from_utf8(answer).unwrap();
     let lines = text.split_inclusive('\n').filter(|line| !line.starts_with("date: "));
-    // A run without a name is given one at random.
+    // A run without a name is given a random one.
     let named = |line: &str| line.find("run_").map_or(line.to_owned(), |at| line[..at].to_owned());
     format!("{held}: {}", lines.map(named).collect::<String>())
 }
 
-/// Checks that a request is answered alike whether it comes at once or slowly, and says how.
+/// Checks that a request is answered alike whether it comes at once or slowly, and returns the response.
 async fn check(broker: &Broker, request: &[u8]) -> String {
     // One after the other: a controller that polls twice at once would replace itself.
     let whole = send(broker, request, request.len(), Duration::ZERO).await;
     let halves = send(broker, request, request.len() / 2, Duration::from_millis(20)).await;
-    let slow = send(broker, request, 1, BEYOND_SOON).await;
+    let slow = send(broker, request, 1, BEYOND_GRACE).await;
     let shown = String::from_utf8_lossy(&request[..request.len().min(300)]);
     assert_eq!(whole, slow, "{shown}");
     assert_eq!(halves, slow, "in halves: {shown}");
@@ -106,7 +106,7 @@ fn corpus() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn both_ways_answer_alike() {
+async fn the_fast_path_and_hyper_answer_alike() {
     let broker = Arc::new(Broker::start(&["--max-waiters", "10000"]));
     let mut cases = JoinSet::new();
     for (expected, request) in corpus() {
@@ -123,16 +123,16 @@ async fn both_ways_answer_alike() {
 }
 
 #[tokio::test]
-async fn a_run_looks_the_same_on_either_way() {
+async fn a_run_is_written_alike_after_the_fast_path_and_hyper() {
     let broker = Broker::start(&["--remember-runs", "0s"]);
     let pool = Pool::small("d1");
     let body = pool.body("run_1");
     let mut runs = Vec::new();
-    for (rest, controller) in [(Duration::ZERO, "quick"), (BEYOND_SOON, "slow")] {
+    for (pause, controller) in [(Duration::ZERO, "quick"), (BEYOND_GRACE, "slow")] {
         let mut client = broker.client().await;
         let poll = pool.poll(controller);
         client.send(&poll[..1]).await;
-        tokio::time::sleep(rest).await;
+        tokio::time::sleep(pause).await;
         client.send(&poll[1..]).await;
         broker.wait_for_waiters(1).await;
         assert_eq!(broker.post(&body).await.1["didWarmStart"], true);
@@ -143,13 +143,13 @@ async fn a_run_looks_the_same_on_either_way() {
 }
 
 #[tokio::test]
-async fn a_supervisor_that_leaves_is_noticed_on_the_quick_way_even_behind_stray_bytes() {
+async fn a_supervisor_that_leaves_is_noticed_on_the_fast_path_even_after_stray_bytes() {
     let broker = Broker::start(&[]);
     for stray in ["", "\r\n"] {
         let before = broker.metric("pilotlight_dispatches_total{outcome=\"aborted\",reason=\"none\"}").await;
         let mut client = broker.client().await;
         client.send(post("/v1/pools/d/v/1/1?wait=1500ms", "x")).await;
-        tokio::time::sleep(BEYOND_SOON).await;
+        tokio::time::sleep(BEYOND_GRACE).await;
         client.send(stray).await;
         drop(client);
         broker

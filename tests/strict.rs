@@ -1,4 +1,4 @@
-//! Owns the protocol's strictness, end to end: heads, framing, methods, sizes and times, each in every way to send it.
+//! Owns the end-to-end tests of strict HTTP: heads, framing, methods, sizes and times, each sent whole, in parts and slowly.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -22,7 +22,7 @@ fn with(fields: impl AsRef<[u8]>) -> Vec<u8> {
     connect([b"host: b\r\n", fields.as_ref()].concat())
 }
 
-/// A run for which nobody waits: it is answered, and offered to nobody.
+/// A run without a waiter: it is answered, and not offered.
 fn unclaimed() -> String {
     Pool::small("nobody").body("run_row")
 }
@@ -31,7 +31,7 @@ fn refused(status: &'static str, requests: impl IntoIterator<Item = Vec<u8>>) ->
     requests.into_iter().map(|request| (status, request)).collect()
 }
 
-/// Bytes that a seed stands for.
+/// Random bytes from a seed.
 fn noise(seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..)).take(300).collect()
@@ -87,9 +87,9 @@ async fn http_2_is_closed() {
         client.send("PRI * HTTP/2.0\r\n\r").await;
         tokio::time::sleep(rest).await;
         client.send("\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
-        // A client of HTTP/2 reads frames: whether it is told in HTTP/1.1 why, is all one to it.
-        let told = client.rest().await;
-        assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 400 "), "{}", told.escape_ascii());
+        // A client of HTTP/2 reads frames, so an explanation in HTTP/1.1 is optional.
+        let received = client.rest().await;
+        assert!(received.is_empty() || received.starts_with(b"HTTP/1.1 400 "), "{}", received.escape_ascii());
     }
 }
 
@@ -142,7 +142,7 @@ async fn a_head_that_parsers_read_differently_is_refused() {
             request("GE\u{e9}T /connect"),
         ],
     );
-    // What stands in a field that nobody reads is nobody's concern, as long as it ends where all say it ends.
+    // The value of a field that is not used may be anything that every parser ends at the same byte.
     rows.push(("200, open", with(b"x: \xe9 \xff")));
     rows.push(("200, open", with("x:\t a \t")));
     rows.push(("200, open", with("x:")));
@@ -410,7 +410,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
     .await;
 }
 
-/// Sends a request's beginning, then a byte in each pause for ever, and says after how long and with what it ends.
+/// Sends the beginning of a request, then more after each pause, and returns after how long and how the connection ends.
 async fn drip(broker: &Broker, begin: &[u8], drop: &[u8], pause: Duration) -> (Duration, String) {
     let begun = Instant::now();
     let stream = Client::connect(broker.public).await.stream;
@@ -432,7 +432,7 @@ async fn drip(broker: &Broker, begin: &[u8], drop: &[u8], pause: Duration) -> (D
     (begun.elapsed(), String::from_utf8_lossy(&seen).lines().next().unwrap_or_default().to_owned())
 }
 
-/// A row of what takes too long: its beginning, what drips after it and how often, the answer, and the seconds.
+/// A request that takes too long: its beginning, what drips after it and how often, the response, and the seconds until then.
 type Slow<'a> = (&'a [u8], &'a [u8], u64, &'a str, u64);
 
 async fn check_slow(rows: Vec<Slow<'static>>) {
@@ -476,8 +476,6 @@ async fn a_head_takes_5_seconds_and_a_body_10_at_most() {
     ])
     .await;
 }
-
-// What follows is not yet as it should be. Each says where the reason lies.
 
 #[tokio::test]
 async fn a_request_without_exactly_one_valid_host_is_refused() {
@@ -534,7 +532,7 @@ async fn a_coding_other_than_chunked_once_is_refused() {
         ("400", aimed("transfer-encoding: chunked, chunked", &chunks)),
         ("400", aimed("transfer-encoding: chunked\r\ntransfer-encoding: chunked", &chunks)),
         ("400", aimed("transfer-encoding: identity\r\ntransfer-encoding: chunked", &chunks)),
-        // RFC 9112, 6.1: a coding that is not understood.
+        // RFC 9112, 6.1: an unknown coding.
         ("501", aimed("transfer-encoding: gzip, chunked", &chunks)),
         ("501", aimed("transfer-encoding: gzip\r\ntransfer-encoding: chunked", &chunks)),
     ])
@@ -560,7 +558,7 @@ async fn the_authority_of_a_target_counts() {
 async fn what_hyper_hides_is_refused_as_well() {
     check(vec![
         ("414", request(&format!("GET /connect#{}", "x".repeat(2048)))),
-        // It is no overflow, but hyper's own limit, and its answer 431.
+        // This is not an overflow but hyper's own limit, which hyper answers with 431.
         ("413 body-too-large, closed", aimed("content-length: 18446744073709551615", "")),
     ])
     .await;

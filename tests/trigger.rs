@@ -1,4 +1,4 @@
-//! Owns the dialect of Trigger.dev, end to end: each row of its tables over a real socket.
+//! Owns the end-to-end tests of the dialect of Trigger.dev, over real sockets.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -43,7 +43,7 @@ async fn a_kept_alive_connection_polls_again_and_again() {
         broker.wait_for_waiters(1).await;
         assert_eq!(broker.post(&pool.body(&run)).await.1["didWarmStart"], true);
         assert_eq!(controller.answer().await.json()["run"]["friendlyId"], run.as_str());
-        // Between two polls the same connection may ask other things.
+        // Other requests may come between two polls of a connection.
         assert_eq!(controller.ask("GET /connect HTTP/1.1\r\nhost: b\r\n\r\n").await.status, 200);
     }
     assert_eq!(broker.metric("pilotlight_connections{listener=\"public\",tls=\"false\"}").await, 1);
@@ -347,10 +347,10 @@ async fn a_run_that_is_posted_twice_is_delivered_once() {
         assert_eq!(broker.post(&body).await.1, first, "the second answer repeats the first");
     }
     assert_eq!(broker.waiters("").await, 1);
-    // The same run in another state of its life is another start.
+    // The same run with another snapshot is another start.
     assert_eq!(broker.post(&pool.body("run_1")).await.1["didWarmStart"], true);
     assert_eq!((one.answer().await.status, two.answer().await.status), (200, 200));
-    // A miss is not remembered: a controller that came meanwhile takes the run.
+    // A miss is not remembered: a controller that has come since then gets the run.
     let missed = pool.body("run_2");
     assert_eq!(broker.post(&missed).await.1["didWarmStart"], false);
     let mut three = broker.held_poll(&pool, "three").await;

@@ -1,21 +1,21 @@
-//! Owns when to say no before anything is read: too many POSTs under way or a second, too little memory, too little room.
+//! Owns the refusal of requests because of load, before anything is read: the rate of POSTs, memory, connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// So many nanoseconds' worth of POSTs may come at once.
-const BURST: u64 = 1_000_000_000;
+/// The POSTs of this time may come at once, in nanoseconds.
+const BURST_NANOS: u64 = 1_000_000_000;
 
-/// How hard the broker is pressed. Its keeper and its door tell of memory and room; POSTs count themselves.
+/// The load of the broker. Housekeeping reports memory, and the connection limiter reports connections.
 #[derive(Debug)]
 pub struct Admission {
-    /// The moment, in nanoseconds since the epoch, at which the rate would have let all POSTs in.
+    /// When the rate would have admitted all POSTs so far, in nanoseconds since the epoch.
     paced_until: AtomicU64,
     epoch: Instant,
-    /// Bytes of memory that may still be taken, as the keeper saw it last.
+    /// Bytes of memory that may still be used, as last measured.
     memory_left: AtomicU64,
-    /// Bytes of bodies that are announced, being read, or kept until their runs are over.
+    /// Bytes of bodies that are announced, being read, or kept until their dispatches end.
     bodies: Arc<AtomicU64>,
     is_short_of_connections: AtomicBool,
     is_ending: AtomicBool,
@@ -38,33 +38,33 @@ impl Admission {
     /// Whether a POST is within the rate, as a leaky bucket of one second.
     pub(super) fn is_within_rate(&self, rate: u32) -> bool {
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let each = BURST / u64::from(rate.max(1));
+        let interval = BURST_NANOS / u64::from(rate.max(1));
         let paced = self.paced_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
-            let next = until.max(now) + each;
-            (next <= now + BURST).then_some(next)
+            let next = until.max(now) + interval;
+            (next <= now + BURST_NANOS).then_some(next)
         });
         paced.is_ok()
     }
 
-    /// Says how many bytes of memory may still be taken.
+    /// Sets how many bytes of memory may still be used.
     pub fn set_memory_left(&self, bytes: u64) {
         self.memory_left.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether nobody new is to be held, and no run taken in.
+    /// Whether polls and dispatches are refused for lack of memory.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.memory_left.load(Ordering::Relaxed) == 0
     }
 
-    /// Reserves memory for a body before it is read; none if what is reserved would be more than what is left. A body that
-    /// has come is reserved and in memory, and so counts twice: its run may be copied once, and so much stays free.
-    pub(super) fn reserve(&self, bytes: u64) -> Option<Reserved> {
-        let mut reserved = Reserved { bytes: 0, bodies: self.bodies.clone() };
+    /// Reserves memory for a body before it is read; none if all reservations together would exceed the memory left. A body
+    /// that was read counts twice, as reserved and as used: its run may be copied once, and memory for that stays free.
+    pub(super) fn reserve(&self, bytes: u64) -> Option<MemoryReservation> {
+        let mut reserved = MemoryReservation { bytes: 0, bodies: self.bodies.clone() };
         self.reserve_more(&mut reserved, bytes).then_some(reserved)
     }
 
-    /// The same for a body whose length was not announced; false if there is not so much left.
-    pub(super) fn reserve_more(&self, reserved: &mut Reserved, bytes: u64) -> bool {
+    /// Extends a reservation, for a body whose length was not announced; false if not enough memory is left.
+    pub(super) fn reserve_more(&self, reserved: &mut MemoryReservation, bytes: u64) -> bool {
         let left = self.memory_left.load(Ordering::Relaxed);
         let grown = self.bodies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bodies| {
             bodies.checked_add(bytes).filter(|&bodies| bodies <= left)
@@ -75,20 +75,20 @@ impl Admission {
         grown.is_ok()
     }
 
-    /// Says whether nearly as many connections are open as may be.
+    /// Sets whether the number of open connections is close to its limit.
     pub fn set_short_of_connections(&self, is_short: bool) {
-        // Nearly always it is so already, and then nothing is written that other threads read.
+        // It is rarely another value. Not writing the same one spares the caches of other threads.
         if self.is_short_of_connections.load(Ordering::Relaxed) != is_short {
             self.is_short_of_connections.store(is_short, Ordering::Relaxed);
         }
     }
 
-    /// Says that the process ends: whoever comes back finds the next one only with a new connection.
+    /// Sets that the process is ending: clients reach the next process only with a new connection.
     pub fn set_ending(&self) {
         self.is_ending.store(true, Ordering::Relaxed);
     }
 
-    /// Whether connections are not to rest after an answer.
+    /// Whether connections are closed after a response instead of kept alive.
     pub(super) fn closes_connections(&self) -> bool {
         self.is_short_of_connections.load(Ordering::Relaxed) || self.is_ending.load(Ordering::Relaxed)
     }
@@ -96,12 +96,12 @@ impl Admission {
 
 /// Memory that is reserved for a body until this is dropped.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(super) struct MemoryReservation {
     pub(super) bytes: u64,
     bodies: Arc<AtomicU64>,
 }
 
-impl Drop for Reserved {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.bodies.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -113,26 +113,26 @@ mod tests {
 
     #[test]
     fn bodies_reserve_no_more_memory_than_is_left_and_give_it_back() {
-        let pressure = Admission::default();
-        drop(pressure.reserve(u64::MAX / 2).unwrap());
-        pressure.set_memory_left(100);
-        let mut first = pressure.reserve(60).unwrap();
-        assert!(pressure.reserve(41).is_none());
-        assert!(pressure.reserve(u64::MAX).is_none());
-        assert!(!pressure.reserve_more(&mut first, 41));
-        assert!(pressure.reserve_more(&mut first, 30));
-        let second = pressure.reserve(10).unwrap();
+        let admission = Admission::default();
+        drop(admission.reserve(u64::MAX / 2).unwrap());
+        admission.set_memory_left(100);
+        let mut first = admission.reserve(60).unwrap();
+        assert!(admission.reserve(41).is_none());
+        assert!(admission.reserve(u64::MAX).is_none());
+        assert!(!admission.reserve_more(&mut first, 41));
+        assert!(admission.reserve_more(&mut first, 30));
+        let second = admission.reserve(10).unwrap();
         drop(first);
-        assert!(pressure.reserve(91).is_none());
-        assert!(pressure.reserve(90).is_some());
+        assert!(admission.reserve(91).is_none());
+        assert!(admission.reserve(90).is_some());
         drop(second);
-        assert!(pressure.reserve(100).is_some());
+        assert!(admission.reserve(100).is_some());
     }
 
     #[test]
     fn a_rate_lets_one_second_of_posts_come_at_once_and_then_refuses() {
-        let pressure = Admission::default();
-        let let_in = (0..1000).filter(|_| pressure.is_within_rate(100)).count();
-        assert!((100..110).contains(&let_in), "{let_in}");
+        let admission = Admission::default();
+        let admitted = (0..1000).filter(|_| admission.is_within_rate(100)).count();
+        assert!((100..110).contains(&admitted), "{admitted}");
     }
 }

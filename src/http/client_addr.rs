@@ -1,14 +1,14 @@
-//! Owns whose request it is: the peer's own, or a client's whose address a known proxy tells.
+//! Owns the address of a request's client: the peer itself, or a client whose address a trusted proxy forwards.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::head::HeaderFields;
+use super::h1::HeaderFields;
 use crate::address;
 
-/// Any of these headers was put there by a proxy.
-const MARKS: [&str; 12] = [
+/// Headers that only proxies add.
+const PROXY_HEADERS: [&str; 12] = [
     "via",
     "forwarded",
     "x-forwarded",
@@ -22,69 +22,69 @@ const MARKS: [&str; 12] = [
     "cdn-loop",
     "l5d-client-id",
 ];
-const MARK_PREFIXES: [&str; 3] = ["x-forwarded-", "x-envoy-", "x-original-forwarded-"];
-/// AWS's load balancers add `Self=` to this one, which clients send as well.
-const TRACE: &str = "x-amzn-trace-id";
+const PROXY_HEADER_PREFIXES: [&str; 3] = ["x-forwarded-", "x-envoy-", "x-original-forwarded-"];
+/// Clients send this header as well, but only AWS's load balancers add `Self=` to it.
+const AMAZON_TRACE: &str = "x-amzn-trace-id";
 
-/// The origin of a request.
+/// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ClientAddr {
-    /// The client's address as far as it is believed. None if a known proxy sent the request on for somebody, and did
-    /// not say for whom in a way that can be read: such a client is on no list.
+    /// The client's address, as far as it is trusted. None if a trusted proxy forwarded the request without a readable client
+    /// address: such a client is on no list.
     pub(super) client: Option<IpAddr>,
-    /// Who is at the other end of the connection.
+    /// The other end of the connection.
     peer: IpAddr,
-    /// A proxy stands in between: what it reads is not yet read by the client.
+    /// Whether a proxy is in between: what the proxy has read, the client may not have read.
     pub(super) through_proxy: bool,
 }
 
 impl ClientAddr {
-    /// Any proxy's mark is taken as a sign of one; only a known proxy is believed about the client's address.
+    /// Any proxy header shows that there is a proxy; only a trusted proxy's header shows the client's address.
     ///
-    /// A known proxy that sends no mark at all speaks for itself, as it does in a health check. The addresses are
-    /// canonical.
+    /// A trusted proxy that sends no proxy header is the client itself, as in a health check. The addresses are canonical.
     pub(super) fn read(proxies: &[IpNet], peer: IpAddr, fields: HeaderFields<'_>) -> Self {
-        let is_marked = fields.any(is_mark);
+        let is_proxied = fields.any(is_proxy_header);
         if peer.is_unspecified() {
-            // A PROXY protocol header has passed somebody on without a name.
+            // A PROXY protocol header has forwarded a client without an address.
             return Self { client: None, peer, through_proxy: true };
         }
         if !address::is_in_any(proxies, peer) {
-            return Self { client: Some(peer), peer, through_proxy: is_marked };
+            return Self { client: Some(peer), peer, through_proxy: is_proxied };
         }
-        let told = |name, read: fn(&str) -> Option<IpAddr>| {
+        let forwarded = |name, parse: fn(&str) -> Option<IpAddr>| {
             let last = fields.values(name).last()?;
-            Some(std::str::from_utf8(last).ok().and_then(read))
+            Some(std::str::from_utf8(last).ok().and_then(parse))
         };
-        let client = match (told("x-forwarded-for", in_list), told("forwarded", in_forwarded)) {
-            (None, None) => (!is_marked).then_some(peer),
+        let (list, standard) = (forwarded("x-forwarded-for", last_in_list), forwarded("forwarded", last_for));
+        let client = match (list, standard) {
+            (None, None) => (!is_proxied).then_some(peer),
             (Some(client), None) | (None, Some(client)) => client,
             (Some(one), Some(other)) => one.filter(|_| one == other),
         };
         Self { client, peer, through_proxy: true }
     }
 
-    /// The nearest address that is known: the client's, else the proxy's. It tells machines apart, and lets nobody in.
+    /// The nearest known address: the client's, else the proxy's. It distinguishes machines, and authorizes nothing.
     pub(super) fn origin(self) -> IpAddr {
         self.client.unwrap_or(self.peer)
     }
 }
 
-fn is_mark(name: &str, value: &[u8]) -> bool {
-    if !may_be_mark(name) {
+fn is_proxy_header(name: &str, value: &[u8]) -> bool {
+    if !may_be_proxy_header(name) {
         return false;
     }
-    let begins =
+    let has_prefix =
         |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    let is_a_balancers =
+    let is_load_balancers =
         || value.split(|&b| b == b';').any(|part| part.trim_ascii_start().starts_with(b"Self="));
-    MARKS.iter().any(|mark| name.eq_ignore_ascii_case(mark))
-        || MARK_PREFIXES.iter().any(begins)
-        || name.eq_ignore_ascii_case(TRACE) && is_a_balancers()
+    PROXY_HEADERS.iter().any(|header| name.eq_ignore_ascii_case(header))
+        || PROXY_HEADER_PREFIXES.iter().any(has_prefix)
+        || name.eq_ignore_ascii_case(AMAZON_TRACE) && is_load_balancers()
 }
 
-/// Looks at two letters only: every field of every poll is asked, and hardly any is a mark.
-fn may_be_mark(name: &str) -> bool {
+/// A quick check of two letters, because it runs for every field of every poll, and hardly any is a proxy header.
+fn may_be_proxy_header(name: &str) -> bool {
     let letter = |at: usize| name.as_bytes().get(at).map(u8::to_ascii_lowercase);
     match letter(0) {
         Some(b'x') => matches!(letter(2), Some(b'a' | b'c' | b'e' | b'f' | b'o' | b'r')),
@@ -93,18 +93,18 @@ fn may_be_mark(name: &str) -> bool {
     }
 }
 
-/// The client in `X-Forwarded-For`: the last entry is the one that the proxy itself has added.
-fn in_list(list: &str) -> Option<IpAddr> {
+/// The client in `X-Forwarded-For`: its last entry was added by the proxy itself.
+fn last_in_list(list: &str) -> Option<IpAddr> {
     address::parse_node(list.rsplit(',').next()?)
 }
 
 /// The client in `Forwarded` (RFC 7239): the `for` of the last element.
-fn in_forwarded(list: &str) -> Option<IpAddr> {
+fn last_for(list: &str) -> Option<IpAddr> {
     let last = parts(list, b',')?.pop()?;
     let mut client = None;
     for pair in parts(last, b';')? {
         let Some((name, value)) = pair.split_once('=') else {
-            // Nothing stands between two semicolons, or behind the last one; anything else has no meaning.
+            // A pair may be empty, between two semicolons or after the last one; any other text is an error.
             if !pair.trim().is_empty() {
                 return None;
             }
@@ -117,9 +117,9 @@ fn in_forwarded(list: &str) -> Option<IpAddr> {
     client.flatten()
 }
 
-/// The parts between separators that stand outside of quotes. None if a quote does not end.
+/// The parts between separators outside of quotes. None if a quote is not closed.
 fn parts(text: &str, separator: u8) -> Option<Vec<&str>> {
-    let (mut parts, mut from) = (Vec::new(), 0);
+    let (mut parts, mut start) = (Vec::new(), 0);
     let (mut is_quoted, mut is_escaped) = (false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
@@ -127,13 +127,13 @@ fn parts(text: &str, separator: u8) -> Option<Vec<&str>> {
             b'\\' if is_quoted => is_escaped = true,
             b'"' => is_quoted = !is_quoted,
             _ if byte == separator && !is_quoted => {
-                parts.push(text.get(from..at)?);
-                from = at + 1;
+                parts.push(text.get(start..at)?);
+                start = at + 1;
             }
             _ => {}
         }
     }
-    parts.push(text.get(from..)?);
+    parts.push(text.get(start..)?);
     (!is_quoted).then_some(parts)
 }
 
@@ -154,33 +154,37 @@ mod tests {
         let list: Vec<_> =
             headers.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
         let peer = PEER.parse().unwrap();
-        let from = ClientAddr::read(&proxies, peer, HeaderFields::Map(&map));
+        let client = ClientAddr::read(&proxies, peer, HeaderFields::Map(&map));
         assert_eq!(
-            from,
+            client,
             ClientAddr::read(&proxies, peer, HeaderFields::List(&list)),
             "both readers: {headers:?}"
         );
-        from
+        client
     }
 
-    /// Whom a known proxy names with these headers.
-    fn named(headers: &[(&'static str, &str)]) -> Option<String> {
-        let from = read(&["10.0.0.0/8"], headers);
-        assert!(from.through_proxy);
-        from.client.map(|client| client.to_string())
+    /// The client that a trusted proxy forwards with these headers.
+    fn forwarded(headers: &[(&'static str, &str)]) -> Option<String> {
+        let client = read(&["10.0.0.0/8"], headers);
+        assert!(client.through_proxy);
+        client.client.map(|client| client.to_string())
     }
 
     #[test]
-    fn no_mark_is_passed_over() {
-        for mark in MARKS.iter().chain(&MARK_PREFIXES).chain([&TRACE]) {
-            assert!(may_be_mark(mark) && may_be_mark(&mark.to_uppercase()), "{mark}");
+    fn the_quick_check_finds_every_proxy_header() {
+        for header in PROXY_HEADERS.iter().chain(&PROXY_HEADER_PREFIXES).chain([&AMAZON_TRACE]) {
+            assert!(may_be_proxy_header(header) && may_be_proxy_header(&header.to_uppercase()), "{header}");
         }
-        assert!(!may_be_mark("x-trigger-deployment-id") && !may_be_mark("host") && !may_be_mark(""));
+        assert!(
+            !may_be_proxy_header("x-trigger-deployment-id")
+                && !may_be_proxy_header("host")
+                && !may_be_proxy_header("")
+        );
     }
 
     #[test]
-    fn a_strangers_mark_is_a_sign_but_no_evidence() {
-        for (name, value, is_mark) in [
+    fn a_proxy_header_from_a_stranger_is_a_sign_but_no_evidence() {
+        for (name, value, is_proxied) in [
             ("x-forwarded-for", "1.2.3.4", true),
             ("x-forwarded-for", "", true),
             ("via", "1.1 proxy", true),
@@ -196,10 +200,10 @@ mod tests {
             ("x-amzn-trace-id", "Root=1-67891233-abc;Name=NotSelf=1", false),
             ("x-trigger-workload-controller-id", "via", false),
         ] {
-            let from = read(&[], &[("host", "b"), (name, value)]);
+            let client = read(&[], &[("host", "b"), (name, value)]);
             assert_eq!(
-                (from.client, from.through_proxy),
-                (Some(PEER.parse().unwrap()), is_mark),
+                (client.client, client.through_proxy),
+                (Some(PEER.parse().unwrap()), is_proxied),
                 "{name}: {value}"
             );
         }
@@ -215,7 +219,7 @@ mod tests {
             "::ffff:1.2.3.4",
             "6.6.6.6, \"[::ffff:102:304]:443\"",
         ] {
-            assert_eq!(named(&[("x-forwarded-for", list)]).as_deref(), Some("1.2.3.4"), "{list}");
+            assert_eq!(forwarded(&[("x-forwarded-for", list)]).as_deref(), Some("1.2.3.4"), "{list}");
         }
         for list in [
             "for=6.6.6.6, for=1.2.3.4",
@@ -224,17 +228,17 @@ mod tests {
             "for=\"[2001:db8::1]:443\", for=\"[::ffff:1.2.3.4]:443\"",
             "for=\"a\\\",for=6.6.6.6\", for=1.2.3.4",
         ] {
-            assert_eq!(named(&[("forwarded", list)]).as_deref(), Some("1.2.3.4"), "{list}");
+            assert_eq!(forwarded(&[("forwarded", list)]).as_deref(), Some("1.2.3.4"), "{list}");
         }
-        assert_eq!(named(&[("forwarded", "for=\"[2001:db8::1]:443\"")]).as_deref(), Some("2001:db8::1"));
+        assert_eq!(forwarded(&[("forwarded", "for=\"[2001:db8::1]:443\"")]).as_deref(), Some("2001:db8::1"));
         let twice = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.2.3.4")];
-        assert_eq!(named(&twice).as_deref(), Some("1.2.3.4"));
+        assert_eq!(forwarded(&twice).as_deref(), Some("1.2.3.4"));
         let both = [("forwarded", "for=\"[::ffff:1.2.3.4]\""), ("x-forwarded-for", "1.2.3.4:5")];
-        assert_eq!(named(&both).as_deref(), Some("1.2.3.4"));
+        assert_eq!(forwarded(&both).as_deref(), Some("1.2.3.4"));
     }
 
     #[test]
-    fn who_is_not_named_is_nobody() {
+    fn an_unreadable_client_address_is_none() {
         for list in [
             "",
             "nobody",
@@ -245,7 +249,7 @@ mod tests {
             "10.0.0.5, unknown",
             "1.2.3.4 10.0.0.5",
         ] {
-            assert_eq!(named(&[("x-forwarded-for", list)]), None, "{list}");
+            assert_eq!(forwarded(&[("x-forwarded-for", list)]), None, "{list}");
         }
         for list in [
             "",
@@ -262,20 +266,20 @@ mod tests {
             "for=",
             "fore=1.2.3.4",
         ] {
-            assert_eq!(named(&[("forwarded", list)]), None, "{list}");
+            assert_eq!(forwarded(&[("forwarded", list)]), None, "{list}");
         }
         let disagree = [("forwarded", "for=10.0.0.5"), ("x-forwarded-for", "1.2.3.4")];
-        assert_eq!(named(&disagree), None);
-        assert_eq!(named(&[("forwarded", "for=unknown"), ("x-forwarded-for", "1.2.3.4")]), None);
-        assert_eq!(named(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "")]), None);
-        // It forwards for somebody, whom it does not name where a client could not.
-        assert_eq!(named(&[("x-real-ip", "10.0.0.5")]), None);
-        assert_eq!(named(&[("via", "1.1 proxy")]), None);
+        assert_eq!(forwarded(&disagree), None);
+        assert_eq!(forwarded(&[("forwarded", "for=unknown"), ("x-forwarded-for", "1.2.3.4")]), None);
+        assert_eq!(forwarded(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "")]), None);
+        // It forwards for a client, and gives the address only in headers that a client could set, too.
+        assert_eq!(forwarded(&[("x-real-ip", "10.0.0.5")]), None);
+        assert_eq!(forwarded(&[("via", "1.1 proxy")]), None);
     }
 
     #[test]
-    fn a_known_proxy_without_a_mark_speaks_for_itself() {
-        assert_eq!(named(&[]).as_deref(), Some(PEER));
+    fn a_known_proxy_without_proxy_headers_is_the_client_itself() {
+        assert_eq!(forwarded(&[]).as_deref(), Some(PEER));
         let mapped = read(&["::ffff:10.0.0.0/104"], &[("x-forwarded-for", "1.2.3.4")]);
         assert_eq!(mapped.client, Some("1.2.3.4".parse().unwrap()));
     }

@@ -1,8 +1,7 @@
-//! Owns what fuzzers reach: the readers of heads and the routes, as plain values. It exists with `--cfg fuzzing` only.
+//! Owns what fuzzers reach: the head parser and the routes, as plain values. It exists with `--cfg fuzzing` only.
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,17 +9,17 @@ use httparse::{EMPTY_HEADER, Header};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
-use super::body::Source;
-use super::fast_path::{self, FastParse, MAX_FIELDS};
-use super::head::{HeaderFields, RequestHead};
-use super::validate::{self, HeadCheck};
-use super::{Action, HttpResponse, HttpState, route_now};
+use super::dialect;
+use super::h1::{self, HeadParse, HeaderFields, NO_FIELDS, RequestBody, RequestHead};
+use super::response::HttpResponse;
+use super::routes::{self, Action, Routed};
+use super::state::HttpState;
 use crate::broker::Key;
 use crate::metrics::Listener;
 
-/// A request's head, with the parts that decide anything.
+/// A request's head, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct OwnedHead {
     /// As it was sent.
     pub method: String,
     /// Without the query.
@@ -33,28 +32,42 @@ pub struct Seen {
     pub reusable: bool,
 }
 
-/// What the quick way makes of a buffer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Quick {
-    /// One plain request; its body stands in this range.
-    Plain(Seen, Range<usize>),
-    /// The beginning of what may become one.
-    Partial,
-    /// Anything else.
-    Other,
+/// What a buffer begins with.
+#[derive(Debug)]
+pub enum ParsedHead {
+    /// One plain request and nothing after it; its body is at this range.
+    Complete(OwnedHead, Range<usize>),
+    /// A head whose end has not come yet.
+    PartialHead,
+    /// The head of a plain request whose body has not come completely.
+    PartialBody,
+    /// A valid head of any other request.
+    NeedsHyper,
+    /// The request is refused.
+    Refused(HttpResponse),
 }
 
-/// Reads a buffer on the quick way.
-pub fn quick(bytes: &[u8]) -> Quick {
-    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
-    match fast_path::parse(bytes, &mut fields) {
-        FastParse::Complete(head, body) => Quick::Plain(seen(&head), body),
-        FastParse::Partial => Quick::Partial,
-        FastParse::Fallback => Quick::Other,
+/// Parses the head at the beginning of a buffer.
+pub fn parse_head(bytes: &[u8], body_limit: usize) -> ParsedHead {
+    let mut fields = NO_FIELDS;
+    match h1::parse(bytes, &mut fields, || body_limit) {
+        HeadParse::Complete(head, body) => ParsedHead::Complete(owned(&head), body),
+        HeadParse::PartialHead => ParsedHead::PartialHead,
+        HeadParse::PartialBody => ParsedHead::PartialBody,
+        HeadParse::NeedsHyper => ParsedHead::NeedsHyper,
+        HeadParse::Refused(problem) => ParsedHead::Refused(problem.into()),
     }
 }
 
-fn seen(head: &RequestHead<'_>) -> Seen {
+/// Whether a complete head passes the validation, which the head of a plain request skips.
+pub fn is_valid_head(bytes: &[u8], body_limit: usize) -> bool {
+    let mut fields = [EMPTY_HEADER; 100];
+    let mut request = httparse::Request::new(&mut fields);
+    request.parse(bytes).is_ok_and(|status| status.is_complete())
+        && h1::violation(&request, || body_limit).is_none()
+}
+
+fn owned(head: &RequestHead<'_>) -> OwnedHead {
     let fields = match head.fields {
         HeaderFields::List(list) => {
             list.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()
@@ -63,7 +76,7 @@ fn seen(head: &RequestHead<'_>) -> Seen {
             map.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
         }
     };
-    Seen {
+    OwnedHead {
         method: head.method.to_string(),
         path: head.path.to_owned(),
         query: head.query.map(str::to_owned),
@@ -72,50 +85,30 @@ fn seen(head: &RequestHead<'_>) -> Seen {
     }
 }
 
-/// What the strict judge makes of a buffer.
-#[derive(Debug, Clone)]
-pub enum Verdict {
-    /// The head is not whole yet.
-    Partial,
-    /// The head is whole, and means the same to everyone.
-    Fine,
-    /// It will not be served.
-    Wrong(HttpResponse),
-}
-
-/// Judges a head.
-pub fn judge(bytes: &[u8], body_limit: usize) -> Verdict {
-    match validate::validate_head(bytes, body_limit) {
-        HeadCheck::Partial => Verdict::Partial,
-        HeadCheck::Valid => Verdict::Fine,
-        HeadCheck::Refused(problem) => Verdict::Wrong(problem.into()),
-    }
-}
-
-/// The fields of a request, as either way in has them.
+/// The fields of a request, from either parser.
 #[derive(Debug, Clone, Copy)]
-pub enum Listed<'a> {
-    /// Of the quick way.
+pub enum RequestFields<'a> {
+    /// Of the fast path.
     List(&'a [Header<'a>]),
     /// Of hyper.
     Map(&'a HeaderMap),
 }
 
-/// What becomes of a request.
-#[derive(Debug, Clone)]
-pub enum Told {
+/// What is done with a request.
+#[derive(Debug)]
+pub enum Handled {
     /// It is answered.
-    HttpResponse(HttpResponse),
+    Responded(HttpResponse),
     /// It is held.
-    Held(Box<Polled>),
-    /// Its connection closes without a word.
-    Close,
+    Parked(Box<ParkedPoll>),
+    /// Its connection is closed without a response.
+    Closed,
 }
 
 /// A poll as it would be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is what the poll itself has by this name")]
-pub struct Polled {
+pub struct ParkedPoll {
     pub key: Key,
     pub controller: String,
     pub origin: IpAddr,
@@ -124,39 +117,38 @@ pub struct Polled {
     pub timeout: Duration,
 }
 
-/// Answers a request as the routes do, whichever way it came in. A dispatch has all of its body.
-pub async fn answer(
-    front: &Arc<HttpState>,
+/// Handles a request as the routes do, from either parser. A dispatch has its whole body.
+pub async fn handle(
+    state: &HttpState,
     peer: IpAddr,
     request: &Request<Bytes>,
-    fields: Listed<'_>,
-) -> Told {
+    fields: RequestFields<'_>,
+) -> Handled {
     let head = RequestHead {
         method: request.method(),
         path: request.uri().path(),
         query: request.uri().query(),
         is_http_11: true,
         fields: match fields {
-            Listed::List(list) => HeaderFields::List(list),
-            Listed::Map(map) => HeaderFields::Map(map),
+            RequestFields::List(list) => HeaderFields::List(list),
+            RequestFields::Map(map) => HeaderFields::Map(map),
         },
     };
-    match route_now(front, Listener::Public, peer, &head) {
-        Ok(Action::Respond(reply)) => Told::HttpResponse(reply),
-        Ok(Action::Close) => Told::Close,
-        Ok(Action::Park(wait)) => Told::Held(Box::new(Polled {
-            key: wait.key,
-            controller: wait.controller.into(),
-            origin: wait.client.origin(),
-            through_proxy: wait.client.through_proxy,
-            reusable: wait.reusable,
-            timeout: wait.timeout,
+    match routes::route(state, Listener::Public, peer, &head) {
+        Routed::Now(Action::Respond(response)) => Handled::Responded(response),
+        Routed::Now(Action::Close) => Handled::Closed,
+        Routed::Now(Action::Park(poll)) => Handled::Parked(Box::new(ParkedPoll {
+            key: poll.key,
+            controller: poll.controller.into(),
+            origin: poll.client.origin(),
+            through_proxy: poll.client.through_proxy,
+            reusable: poll.reusable,
+            timeout: poll.timeout,
         })),
-        Err(route) => {
+        Routed::Dispatch(found) => {
             debug_assert_eq!(head.method, Method::POST, "only POSTs dispatch");
-            Told::HttpResponse(
-                super::dispatch(front, route, head, Source::Whole(request.body().clone())).await,
-            )
+            let body = RequestBody::Whole(request.body().clone());
+            Handled::Responded(dialect::dispatch(found, state, head, body).await)
         }
     }
 }

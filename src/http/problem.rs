@@ -1,11 +1,10 @@
-//! Owns the errors: problem documents of RFC 9457, each with what is wrong and what to do about it.
+//! Owns the errors: problem documents of RFC 9457, each with the fault and its remedy.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 
 use super::response::HttpResponse;
-use super::{Action, HttpState};
 use crate::auth::TokenError;
 use crate::metrics::AuthFailure;
 use crate::model::{DispatchOutcome, MissReason};
@@ -44,32 +43,32 @@ impl Problem {
     }
 
     pub(crate) fn other_origin() -> Self {
-        let detail = "A page of another origin sent this. Use the console of this listener, or a tool that is no browser.";
+        let detail = "A page of another origin sent this. Use the console of this listener, or a client that is not a browser.";
         Self::new(StatusCode::FORBIDDEN, "foreign-page", "Pages of other origins may not do this", detail)
     }
 
     pub(crate) fn other_host() -> Self {
-        let detail = "Operators reach this listener by an address or as localhost: a name could be anybody's. With the broker's \
-                      --ops-token-file any name will do.";
+        let detail = "Use an IP address or localhost as the Host of this listener: a page could use any other name to reach it. With the \
+                      broker's --ops-token-file, every name is served.";
         Self::new(StatusCode::FORBIDDEN, "foreign-host", "This host name is not served", detail)
     }
 
     pub(crate) fn too_many_readers() -> Self {
-        let detail = "256 readers follow the events already, or four fifths of --max-ops-connections; close one of them.";
+        let detail = "The number of readers of events is at its limit: 256, or four fifths of --max-ops-connections. Close one of them.";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "too-many-readers", "There are too many readers of events", detail)
     }
 
     pub(crate) fn unknown_run(run: &str) -> Self {
         let detail = format!(
-            "The history has no run {run:?}: it was not posted here, or so long ago that it has left the history."
+            "The history has no run {run:?}: it was not posted here, or its record was deleted because of its age."
         );
         Self::new(StatusCode::NOT_FOUND, "unknown-run", "The history does not know this run", detail)
     }
 
     pub(crate) fn history_too_slow() -> Self {
-        let detail = "To find the rows that fit, more of the history must be read than 2 s allow; ask for less of it with \
-                      since=1h, or for one run with /runs/{run}.";
+        let detail = "Reading enough of the history to find the matching rows takes more than 2 s. Narrow the query with \
+                      since=1h, or ask for one run with /runs/{run}.";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "history-too-slow", "The question takes too long", detail)
     }
@@ -101,19 +100,18 @@ impl Problem {
     }
 
     pub(super) fn malformed(why: impl std::fmt::Display) -> Self {
-        let detail = format!("The request's head is not read: {why}.");
+        let detail = format!("The request's head was refused: {why}.");
         Self::new(StatusCode::BAD_REQUEST, "malformed", "The request is malformed", detail).closing()
     }
 
     pub(super) fn unknown_coding() -> Self {
-        let detail = "The only Transfer-Encoding that is understood here is `chunked`.";
+        let detail = "The only Transfer-Encoding supported here is `chunked`.";
         let status = StatusCode::NOT_IMPLEMENTED;
         Self::new(status, "unknown-coding", "The body's transfer coding is unknown", detail).closing()
     }
 
     pub(super) fn browser() -> Self {
-        let detail = "A browser sent this for a page. Controllers and supervisors are no pages, and send neither Origin nor \
-                      Sec-Fetch-Site. The console is on the ops listener (--ops-listen), by default http://127.0.0.1:7071/.";
+        let detail = "A browser sent this on behalf of a page. Controllers and supervisors send neither Origin nor Sec-Fetch-Site. The console is on the ops listener (--ops-listen), by default http://127.0.0.1:7071/.";
         Self::new(StatusCode::FORBIDDEN, "foreign-page", "Pages may not do this", detail)
     }
 
@@ -132,11 +130,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad-body", "The body cannot be dispatched", detail)
     }
 
-    /// Names are the supervisor's to give, one for each run.
+    /// The supervisor has given one name to two runs.
     pub(super) fn run_name_conflict(time: Duration) -> Self {
         let time = humantime::format_duration(time);
         let detail = format!(
-            "A run of this name with another payload is under way, or was delivered within {time}, or may have been. Nothing \
+            "A run of this name with another payload is in flight, or was or may have been delivered within {time}. Nothing \
              was offered to a controller. Give each run a pilotlight-run of its own, and send the same bytes when you repeat it."
         );
         Self::new(
@@ -147,35 +145,33 @@ impl Problem {
         )
     }
 
-    /// Somebody who polls is not let in. The status ends a stock controller, on purpose: its token does not get better.
-    pub(super) fn bad_token(front: &HttpState, what: &str, why: TokenError) -> Self {
-        front.metrics.denied(why.failure());
-        if why.is_malformed() {
-            return Self::bad_key(what, why);
+    /// A poll is refused because of its credential. The status makes a stock controller exit, on purpose: its token stays invalid.
+    pub(super) fn bad_token(what: &str, error: TokenError) -> Self {
+        if error.is_malformed() {
+            return Self::bad_key(what, error);
         }
         let status =
-            if why == TokenError::WrongRole { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
-        let detail =
-            format!("{what} {why}. Nothing waits here without the platform's token for its deployment.");
-        Self { closes: true, ..Self::new(status, why.failure().text(), "The poll is not let in", detail) }
-            .asking_for(BEARER)
+            if error == TokenError::WrongRole { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
+        let detail = format!("{what} {error}. A poll needs the platform's token for its deployment.");
+        Self { closes: true, ..Self::new(status, error.failure().text(), "The poll is not let in", detail) }
+            .with_challenge(BEARER)
     }
 
-    /// Somebody who dispatches or operates is not let in.
-    pub(crate) fn not_allowed(why: AuthFailure) -> Self {
-        let (status, detail) = match why {
+    /// A dispatch or an operation is refused because of its credential or address.
+    pub(crate) fn not_allowed(failure: AuthFailure) -> Self {
+        let (status, detail) = match failure {
             AuthFailure::Address => (
                 StatusCode::FORBIDDEN,
                 "Requests from this address are not allowed; the broker's --allow-dispatch lists who may.",
             ),
             AuthFailure::NoAddress => (
                 StatusCode::FORBIDDEN,
-                "Only listed addresses are allowed, and the proxy in between did not name yours in a way that can be read; the \
+                "Only listed addresses are allowed, and the proxy in between did not send yours in a readable header; the \
                  broker's log says what it should send.",
             ),
             AuthFailure::WrongRole => (
                 StatusCode::FORBIDDEN,
-                "This is a controller's credential. It waits for runs and dispatches none.",
+                "This is a controller's credential. It permits polls, and no dispatches.",
             ),
             AuthFailure::NoBearer => (
                 StatusCode::UNAUTHORIZED,
@@ -190,26 +186,26 @@ impl Problem {
                 "The token is not in the broker's token file; ask its operator for one that is.",
             ),
         };
-        Self { closes: true, ..Self::new(status, why.text(), "The request is not let in", detail) }
-            .asking_for(BEARER)
+        Self { closes: true, ..Self::new(status, failure.text(), "The request is not let in", detail) }
+            .with_challenge(BEARER)
     }
 
-    /// The same for a browser, which asks its user for a password.
-    pub(crate) fn not_an_operator(why: AuthFailure) -> Self {
-        Self::not_allowed(why).asking_for(PASSWORD)
+    /// The same with a challenge on which a browser asks its user for a password.
+    pub(crate) fn not_an_operator(failure: AuthFailure) -> Self {
+        Self::not_allowed(failure).with_challenge(PASSWORD)
     }
 
-    fn asking_for(mut self, challenge: &'static str) -> Self {
+    fn with_challenge(mut self, challenge: &'static str) -> Self {
         if self.status == StatusCode::UNAUTHORIZED {
             self.extra = Some(("www-authenticate", challenge));
         }
         self
     }
 
-    /// A POST that comes at a bad time. Its document says "miss" in both dialects, so that a supervisor starts cold at once.
+    /// A POST is refused because of load. Its document is a miss in each dialect, so that a supervisor starts the run cold at once.
     pub(crate) fn overloaded() -> Self {
         let detail =
-            "The broker takes no more runs at this moment; start it cold, or send it again in a second.";
+            "The broker takes no more runs at this moment. Start the run cold, or post it again in a second.";
         let status = StatusCode::TOO_MANY_REQUESTS;
         Self {
             extra: Some(("retry-after", "1")),
@@ -231,11 +227,11 @@ impl Problem {
     }
 
     pub(crate) fn encoded_body() -> Self {
-        let detail = "Send the body as it is, without Content-Encoding: its bytes are relayed unchanged.";
+        let detail = "Send the body without Content-Encoding: its bytes are relayed unchanged.";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoded-body", "The body is encoded", detail)
     }
 
-    /// What is wrong and what to do, for the log.
+    /// The fault and its remedy, for the log.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }
@@ -245,7 +241,7 @@ impl Problem {
         if self.is_miss { DispatchOutcome::Miss(MissReason::Overloaded) } else { DispatchOutcome::Refused }
     }
 
-    /// The same, with the connection ending after the answer.
+    /// The same, and the connection is closed after the response.
     pub(crate) fn closing(mut self) -> Self {
         self.closes = true;
         self
@@ -267,11 +263,5 @@ impl From<Problem> for HttpResponse {
         }
         let Problem { status, extra, closes, .. } = problem;
         Self { extra, close: closes, ..Self::new(status, "application/problem+json", document.to_string()) }
-    }
-}
-
-impl From<Problem> for Action {
-    fn from(problem: Problem) -> Self {
-        Self::Respond(problem.into())
     }
 }

@@ -1,4 +1,4 @@
-//! Owns an answer with its whole body, and how it is written where hyper does not write it.
+//! Owns a response with its whole body, and its bytes.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,10 +8,9 @@ use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::run_response;
 use crate::dispatch::DispatchRecorder;
 
-/// An answer with its whole body.
+/// A response with its whole body.
 #[derive(Debug)]
 pub struct HttpResponse {
     /// The status.
@@ -20,18 +19,18 @@ pub struct HttpResponse {
     pub content_type: &'static str,
     /// The body.
     pub body: Bytes,
-    /// A header that the status calls for, its name in lower case.
+    /// A header that the status requires, its name in lower case.
     pub extra: Option<(&'static str, &'static str)>,
-    /// The connection ends after it.
+    /// Whether the connection is closed after it.
     pub close: bool,
-    /// The body is announced and left out, as HEAD asks for.
+    /// Whether only the length of the body is sent, as HEAD requires.
     pub(super) omits_body: bool,
     /// The record of the POST that this answers. It is complete when the answer has been written.
     pub(super) recorder: Option<DispatchRecorder>,
 }
 
 impl HttpResponse {
-    /// An answer after which the connection goes on.
+    /// A response after which the connection stays open.
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self {
             status,
@@ -44,11 +43,12 @@ impl HttpResponse {
         }
     }
 
-    /// It is well, and there is nothing to say.
+    /// 200 without a body.
     pub(super) fn empty() -> Self {
         Self::new(StatusCode::OK, "text/plain; charset=utf-8", "")
     }
 
+    /// A response with a JSON document.
     pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
         Self::new(status, "application/json", body)
     }
@@ -59,7 +59,7 @@ impl HttpResponse {
         self
     }
 
-    /// Appends head and body. If the connection goes on afterwards, it may rest for so many seconds.
+    /// Appends head and body. `keep_alive` is how many seconds the connection may be idle afterwards, if it stays open.
     pub(super) fn write(&self, keep_alive: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(self.status.as_str().as_bytes());
@@ -71,8 +71,8 @@ impl HttpResponse {
         if let Some((name, value)) = self.extra {
             field(out, name, value.as_bytes());
         }
-        run_response::connection((!self.close).then_some(keep_alive), out);
-        // To HEAD the length is that of GET's answer; where GET is held, nobody knows it.
+        write_keep_alive((!self.close).then_some(keep_alive), out);
+        // The response to HEAD has the length of the response to GET, which is unknown where GET is held.
         if !(self.omits_body && self.body.is_empty()) {
             field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
         }
@@ -86,18 +86,29 @@ impl HttpResponse {
 }
 
 impl From<HttpResponse> for Response<Full<Bytes>> {
-    fn from(reply: HttpResponse) -> Self {
-        let mut response = Self::new(Full::new(reply.body));
-        *response.status_mut() = reply.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-        if let Some((name, value)) = reply.extra {
+    fn from(response: HttpResponse) -> Self {
+        let mut converted = Self::new(Full::new(response.body));
+        *converted.status_mut() = response.status;
+        let headers = converted.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(response.content_type));
+        if let Some((name, value)) = response.extra {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        if reply.close {
+        if response.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response
+        converted
+    }
+}
+
+/// Appends the header that says whether the connection stays open, and for how many idle seconds.
+pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut Vec<u8>) {
+    match keep_alive {
+        Some(seconds) => {
+            out.extend_from_slice(b"\r\nkeep-alive: timeout=");
+            out.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+        }
+        None => out.extend_from_slice(b"\r\nconnection: close"),
     }
 }
 
@@ -108,14 +119,14 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// Appends the date of now, which is written anew once a second.
+/// Appends the current date, which is formatted once a second.
 fn date(out: &mut Vec<u8>) {
     thread_local!(static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) });
     let now = SystemTime::now();
     let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE.with_borrow_mut(|(written, text)| {
-        if *written != second || text.is_empty() {
-            (*written, *text) = (second, httpdate::fmt_http_date(now));
+    DATE.with_borrow_mut(|(formatted, text)| {
+        if *formatted != second || text.is_empty() {
+            (*formatted, *text) = (second, httpdate::fmt_http_date(now));
         }
         out.extend_from_slice(text.as_bytes());
     });

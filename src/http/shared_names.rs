@@ -1,4 +1,4 @@
-//! Owns the suspicion that several workers share one controller's name: each poll of theirs ends the other's, for ever.
+//! Owns the detection of controller names that several workers share: each poll of such a worker ends another one's.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -6,77 +6,80 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use parking_lot::Mutex;
 
-use super::HttpState;
 use crate::logging::Throttle;
-use crate::metrics::RejectReason;
+use crate::metrics::{Metrics, RejectReason};
 
-/// So often within so much time is no controller that polls again before its old connection's end is seen.
-const MANY: u32 = 5;
+/// So many replacements within the window are more than those of a controller that polls again before the end of its old
+/// connection is seen.
+const MIN_REPLACEMENTS: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Names that are counted at once; more of them disturb each other.
-const NAMES: usize = 1024;
-/// So much is shown of a name.
-const SHOWN: usize = 256;
+/// Slots for names. Names that share a slot are counted less exactly.
+const SLOTS: usize = 1024;
+/// How much of a name is logged, in characters.
+const MAX_LOGGED_CHARS: usize = 256;
 
-/// How often polls of one name from one address have ended each other lately. Only such an end looks at it.
-pub(super) struct SharedNames {
+/// Counts how often polls of one name from one address have replaced each other lately.
+pub(super) struct SharedNameDetector {
     hasher: RandomState,
-    counts: Mutex<Box<[Option<Count>]>>,
+    slots: Mutex<Box<[Option<ReplacementCount>]>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Count {
-    name: u64,
+struct ReplacementCount {
+    name_hash: u64,
     since: Instant,
-    replaced: u32,
+    count: u32,
 }
 
-impl Default for SharedNames {
+impl Default for SharedNameDetector {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), counts: Mutex::new(vec![None; NAMES].into()) }
+        Self { hasher: RandomState::new(), slots: Mutex::new(vec![None; SLOTS].into()) }
     }
 }
 
-impl SharedNames {
-    /// Counts a poll that ended because another one came with its name, and says how many did within the window.
-    fn replaced(&self, controller: &str, origin: IpAddr, now: Instant) -> u32 {
-        let name = self.hasher.hash_one((controller, origin));
-        let place = usize::try_from(name % NAMES as u64).unwrap_or(0);
-        let mut counts = self.counts.lock();
-        match &mut counts[place] {
-            Some(count) if now.saturating_duration_since(count.since) < WINDOW && count.name == name => {
-                count.replaced += 1;
-                count.replaced
+impl SharedNameDetector {
+    /// Records that a poll was replaced by another one with its name, from its address. If that happens often, it is measured
+    /// and logged.
+    pub(super) fn record(&self, metrics: &Metrics, controller: &str, origin: IpAddr) {
+        static LINES: Throttle = Throttle::new();
+        let times = self.count(controller, origin, Instant::now());
+        if times < MIN_REPLACEMENTS {
+            return;
+        }
+        metrics.rejected(RejectReason::SharedName);
+        if times == MIN_REPLACEMENTS && LINES.is_open() {
+            let controller: String = controller.escape_default().take(MAX_LOGGED_CHARS).collect();
+            tracing::warn!(
+                controller,
+                %origin,
+                times,
+                "polls with one controller's name end each other, as if several workers had it; give each worker a name of its own"
+            );
+        }
+    }
+
+    /// Counts a replacement, and returns how many there were within the window.
+    fn count(&self, controller: &str, origin: IpAddr, now: Instant) -> u32 {
+        let name_hash = self.hasher.hash_one((controller, origin));
+        let slot = usize::try_from(name_hash % SLOTS as u64).unwrap_or(0);
+        let mut slots = self.slots.lock();
+        match &mut slots[slot] {
+            Some(found)
+                if now.saturating_duration_since(found.since) < WINDOW && found.name_hash == name_hash =>
+            {
+                found.count += 1;
+                found.count
             }
-            // Another name has the place: it goes when the two have come equally often.
-            Some(count) if now.saturating_duration_since(count.since) < WINDOW && count.replaced > 1 => {
-                count.replaced -= 1;
+            // Another name has the slot. It loses the slot when both have come equally often.
+            Some(other) if now.saturating_duration_since(other.since) < WINDOW && other.count > 1 => {
+                other.count -= 1;
                 1
             }
             free => {
-                *free = Some(Count { name, since: now, replaced: 1 });
+                *free = Some(ReplacementCount { name_hash, since: now, count: 1 });
                 1
             }
         }
-    }
-}
-
-/// A poll ended because another one came with its name, from its address.
-pub(super) fn replaced(front: &HttpState, controller: &str, origin: IpAddr) {
-    static LINES: Throttle = Throttle::new();
-    let times = front.shared_names.replaced(controller, origin, Instant::now());
-    if times < MANY {
-        return;
-    }
-    front.metrics.rejected(RejectReason::SharedName);
-    if times == MANY && LINES.is_open() {
-        let controller: String = controller.escape_default().take(SHOWN).collect();
-        tracing::warn!(
-            controller,
-            %origin,
-            times,
-            "polls with one controller's name end each other, as if several workers had it; give each worker a name of its own"
-        );
     }
 }
 
@@ -88,27 +91,27 @@ mod tests {
 
     #[test]
     fn one_name_is_counted_for_a_minute_by_its_address() {
-        let names = SharedNames::default();
+        let names = SharedNameDetector::default();
         let begin = Instant::now();
         for second in 1..=10 {
-            assert_eq!(names.replaced("one", ORIGIN, begin + Duration::from_secs(second.into())), second);
+            assert_eq!(names.count("one", ORIGIN, begin + Duration::from_secs(second.into())), second);
         }
         let elsewhere = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-        assert!(names.replaced("one", elsewhere, begin) < MANY);
-        assert_eq!(names.replaced("one", ORIGIN, begin + Duration::from_secs(1) + WINDOW), 1);
+        assert!(names.count("one", elsewhere, begin) < MIN_REPLACEMENTS);
+        assert_eq!(names.count("one", ORIGIN, begin + Duration::from_secs(1) + WINDOW), 1);
     }
 
     #[test]
-    fn many_shared_names_are_found_and_many_that_are_not_hide_none() {
-        let names = SharedNames::default();
+    fn many_shared_names_are_found_among_many_that_are_not_shared() {
+        let names = SharedNameDetector::default();
         let now = Instant::now();
         let mut found = 0;
         for round in 0..20 {
             for name in 0..200 {
-                found += u32::from(names.replaced(&format!("shared {name}"), ORIGIN, now) == MANY);
+                found += u32::from(names.count(&format!("shared {name}"), ORIGIN, now) == MIN_REPLACEMENTS);
             }
             for name in 0..200 {
-                names.replaced(&format!("once {round} {name}"), ORIGIN, now);
+                names.count(&format!("once {round} {name}"), ORIGIN, now);
             }
         }
         assert!(found > 100, "{found} of 200");

@@ -1,22 +1,22 @@
-//! Owns answers as a client reads them off a connection.
+//! Owns responses as a client reads them from a connection.
 
 use httparse::{EMPTY_HEADER, Response, Status};
 
-/// One answer, less what differs each time: the date, and the names of runs that have none.
+/// One response without what differs each time: the date, and the random names of runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
-    /// In their order, less those that say whether the connection goes on.
+    /// In their order, without those that say whether the connection stays open.
     pub fields: Vec<(String, String)>,
     pub body: String,
 }
 
-/// Takes the first answer off, and says whether it is the last of its connection. None if it is not whole.
+/// Takes the first response, and returns whether it is the last of its connection. None if it is incomplete.
 pub fn take(bytes: &mut &[u8], is_bare: bool) -> Option<(Answer, bool)> {
     loop {
         let mut fields = [EMPTY_HEADER; 32];
         let mut response = Response::new(&mut fields);
-        let Status::Complete(head) = response.parse(bytes).expect("what is written is an answer") else {
+        let Status::Complete(head) = response.parse(bytes).expect("the broker writes responses") else {
             return None;
         };
         let status = response.code.unwrap_or_default();
@@ -46,7 +46,7 @@ pub fn take(bytes: &mut &[u8], is_bare: bool) -> Option<(Answer, bool)> {
     }
 }
 
-/// The number of answers that begin here, whatever is in them.
+/// The number of responses that begin here.
 pub fn count(bytes: &[u8]) -> usize {
     let begins = |line: &[u8]| {
         line.starts_with(b"HTTP/1.1 ") && line[9].is_ascii_digit() && !line.starts_with(b"HTTP/1.1 100")
@@ -54,7 +54,7 @@ pub fn count(bytes: &[u8]) -> usize {
     bytes.windows(12).filter(|line| begins(line)).count()
 }
 
-/// A run without a name is given one at random.
+/// A run without a name is given a random one.
 fn masked(text: &str) -> String {
     const NAME: &str = "run_";
     let mut parts = text.split(NAME);

@@ -1,10 +1,10 @@
-//! Owns the naive model of a request's head: lines, split at their ends, with nothing clever about it.
+//! Owns the naive model of a request's head: lines, split at their ends.
 
 use std::str;
 
 /// A head that is read by splitting it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Naive<'a> {
+pub struct NaiveHead<'a> {
     pub method: &'a str,
     pub target: &'a str,
     pub version: &'a str,
@@ -13,8 +13,8 @@ pub struct Naive<'a> {
     pub end: usize,
 }
 
-/// None if there is no whole head, or it is not made of lines that mean the same to everybody.
-pub fn read(bytes: &[u8]) -> Option<Naive<'_>> {
+/// None if there is no complete head, or it is not made of lines that every parser reads alike.
+pub fn read(bytes: &[u8]) -> Option<NaiveHead<'_>> {
     let mut at = 0;
     let mut next = || {
         let length = bytes[at..].iter().position(|&byte| byte == b'\n')?;
@@ -22,7 +22,7 @@ pub fn read(bytes: &[u8]) -> Option<Naive<'_>> {
         at += length + 1;
         Some((line.strip_suffix(b"\r").unwrap_or(line), at))
     };
-    // Empty lines before a request are nobody's.
+    // Empty lines before a request are ignored.
     let first = loop {
         let (line, _) = next()?;
         if !line.is_empty() {
@@ -34,7 +34,7 @@ pub fn read(bytes: &[u8]) -> Option<Naive<'_>> {
     loop {
         let (line, end) = next()?;
         if line.is_empty() {
-            return Some(Naive { method, target, version, fields, end });
+            return Some(NaiveHead { method, target, version, fields, end });
         }
         let colon = line.iter().position(|&byte| byte == b':')?;
         let name = str::from_utf8(&line[..colon]).ok()?;
@@ -55,7 +55,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-impl<'a> Naive<'a> {
+impl<'a> NaiveHead<'a> {
     /// The values of one name.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.fields.iter().filter(move |(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| *value)

@@ -1,9 +1,8 @@
-//! Owns the naive model of JSON (RFC 8259): a tree in which every member stands, twice if it was written twice, with
-//! the place where its value stood.
+//! Owns the naive model of JSON (RFC 8259): a tree with every member, also repeated ones, and the range of each value.
 
 use std::ops::Range;
 
-/// A value, and where it stood.
+/// A value, and its range in the text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub at: Range<usize>,
@@ -15,14 +14,14 @@ pub enum Value {
     Null,
     Bool(bool),
     Number(f64),
-    /// None if it has half of a surrogate pair, which is JSON but no text.
+    /// None if it has half of a surrogate pair, which is valid JSON but not valid Unicode.
     Text(Option<String>),
     List(Vec<Node>),
-    /// In their order; the names, too, may be no text.
+    /// In their order. A name is none for the same reason as a text.
     Object(Vec<(Option<String>, Node)>),
 }
 
-/// So deep the model goes; what is deeper is not JSON to it.
+/// The deepest nesting that the model accepts.
 const DEEPEST: usize = 300;
 
 /// None if the text is not one JSON value.

@@ -1,13 +1,13 @@
-//! Owns the requests that a target makes of three bytes each: every kind, of lengths around those at which readers change.
+//! Owns the requests that a target makes of three bytes each: every kind, with lengths around the limits of the readers.
 
-/// The largest body that the broker takes here, in bytes.
+/// The limit for bodies here, in bytes.
 pub const BODY_LIMIT: usize = 24 * 1024;
 /// The pool whose polls are held.
 pub const HELD: &str = "/v1/pools/held/b/1/1";
-/// What a poll is served with.
+/// The payload for a poll.
 pub const RUN: &[u8] = b"a run";
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Connect,
@@ -17,23 +17,23 @@ pub enum Kind {
     Livez,
     NoRoute,
     WrongMethod,
-    /// A GET that brings a body, which nobody wants.
+    /// A GET with a body, which is not needed.
     ConnectWithBody,
     Post,
     PostToNoKey,
     PostOfNoMessage,
-    /// It is answered, and ends the connection.
+    /// It is answered, and closes the connection.
     PostEncoded,
     PostThatExpects,
     PostInWrongChunks,
     NoHost,
     /// A poll that gets a run before anything else is sent.
     ServedPoll,
-    /// A poll that gets nothing: what stands behind it ends the connection.
+    /// A poll that gets no run: bytes after it close the connection.
     Poll,
 }
 
-/// By the first byte. What goes on stands more often than what ends.
+/// Chosen by the first byte. Requests that keep the connection open are more frequent.
 const KINDS: [Kind; 32] = {
     use Kind::*;
     [
@@ -72,13 +72,13 @@ const KINDS: [Kind; 32] = {
     ]
 };
 
-/// By the second byte's upper half; its lower half adds from -8 to 7.
+/// Chosen by the second byte's upper half; its lower half adds from -8 to 7.
 const LENGTHS: [usize; 16] = [
     8, 60, 250, 1024, 2048, 4000, 4096, 8000, 8192, 12_288, 16_384, 16_400, 20_480, BODY_LIMIT, 30_000,
     40_000,
 ];
 
-/// By the third byte: how long a chunk is.
+/// Chosen by the third byte: the length of a chunk.
 const CHUNKS: [usize; 4] = [3000, 100, 16_384, 7];
 
 /// One request.
@@ -111,7 +111,7 @@ impl Request {
         let pads = is(2) || !has_body;
         let mut body = vec![b'x'; if pads { usize::from(has_body) } else { length }];
         if has_body {
-            // A body with what looks like a request in it is no request.
+            // A body that looks like a request is not one.
             let decoy = b"GET /nowhere HTTP/1.1\r\nhost: b\r\n\r\n";
             let end = decoy.len().min(body.len());
             body[..end].copy_from_slice(&decoy[..end]);
@@ -132,7 +132,7 @@ impl Request {
         Self { kind, bytes: [head.as_bytes(), &body].concat() }
     }
 
-    /// Requests of three bytes each, as many as the first byte says, at most; and what of the input is left.
+    /// Requests of three bytes each, at most as many as the first byte says; and the rest of the input.
     pub fn read_all(input: &[u8], most: usize) -> (Vec<[u8; 3]>, &[u8]) {
         let Some((&count, rest)) = input.split_first() else { return (Vec::new(), input) };
         let (triples, _) = rest.as_chunks::<3>();
@@ -166,8 +166,8 @@ impl Kind {
         matches!(self, Self::HeadConnect | Self::HeadPool)
     }
 
-    /// Whether the answer may end the connection where it does not if the request comes alone: a body of which nothing is
-    /// wanted is thrown away if it came with its head, and is else not waited for.
+    /// Whether the response may close the connection although it does not if the request comes alone: a body that is not
+    /// needed is discarded if it came with its head, and is not waited for otherwise.
     pub fn may_close(self) -> bool {
         self == Self::PostToNoKey
     }

@@ -1,7 +1,7 @@
 //! Owns a connection to a broker in this process: both ends of a socket, and the task that serves one of them.
 //!
-//! Nothing waits: a client that has nothing to do gives the server a turn, and a server that does nothing with its turns has
-//! nothing to do. So what has not come by then is lost, and no test of it takes any time.
+//! Nothing waits for time: an idle client yields to the server, and a server that does nothing with several turns is idle. A
+//! response that has not come by then is lost.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -20,40 +20,40 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, yield_now};
 
-use crate::front::PEER;
+use crate::state::PEER;
 
-/// So many turns in a row without anything done are rest. The runtime tells the server of new bytes one turn late.
-const REST: usize = 3;
+/// After so many turns in a row without work, the server is idle. The runtime reports new bytes one turn late.
+const IDLE_TURNS: usize = 3;
 
-/// A clock that stands still, and a runtime that serves.
+/// A runtime with a paused clock.
 pub fn runtime() -> Runtime {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
-    // What is written to a connection that has ended must not end the process, which is not Rust's from its beginning.
+    // Writing to a closed connection must not end the process: libFuzzer's main does not ignore SIGPIPE as Rust's does.
     let pipe = async { signal(SignalKind::pipe()).map(drop) };
     runtime.block_on(pipe).expect("a signal");
     runtime
 }
 
-struct Guest(Arc<Connection>);
+struct Permit(Arc<Connection>);
 
-impl AsRef<Arc<Connection>> for Guest {
+impl AsRef<Arc<Connection>> for Permit {
     fn as_ref(&self) -> &Arc<Connection> {
         &self.0
     }
 }
 
-/// What a server has done in one turn.
+/// What the server has done in one turn.
 pub struct Turn<'a> {
-    /// Bytes that it took off the socket.
+    /// Bytes that it read from the socket.
     pub took: u64,
     pub wrote: &'a [u8],
 }
 
-/// The server, with each of its turns looked at.
+/// The server, with a callback after each of its turns.
 struct Watched<W> {
     serving: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Its socket, so that the kernel can be asked what is left in there.
+    /// Its socket, to ask the kernel for the bytes left in it.
     socket: UnixStream,
     client: Arc<Client>,
     watch: W,
@@ -75,7 +75,7 @@ impl<W: FnMut(Turn<'_>) + Unpin> Future for Watched<W> {
     }
 }
 
-/// The client's end, and what the server is seen to do from there.
+/// The client's end of the connection.
 struct Client {
     stream: UnixStream,
     turns: AtomicUsize,
@@ -84,7 +84,7 @@ struct Client {
 }
 
 impl Client {
-    /// Reads what is there, and returns how much that is with all before it.
+    /// Reads what is there, and returns the number of all bytes read so far.
     fn read_now(&self) -> usize {
         let mut read = self.read.lock().expect("one thread");
         let mut buffer = [0; 16 * 1024];
@@ -107,9 +107,9 @@ pub struct Served {
 }
 
 impl Served {
-    /// Connects, on the runtime that this is called on. The kernel keeps so many bytes for the server if it may.
+    /// Connects, on the current runtime. The kernel buffers up to `kept` bytes for the server.
     pub fn begin(
-        front: &Arc<HttpState>,
+        state: &Arc<HttpState>,
         tls: Option<TlsSession>,
         kept: usize,
         watch: impl FnMut(Turn<'_>) + Send + Unpin + 'static,
@@ -118,14 +118,14 @@ impl Served {
         rustix::net::sockopt::set_socket_send_buffer_size(&stream, kept).expect("a buffer");
         stream.set_nonblocking(true).expect("a socket that does not block");
         socket.set_nonblocking(true).expect("a socket that does not block");
-        // As the broker itself has Unix sockets.
+        // The broker itself serves Unix sockets in this way.
         let server = OwnedFd::from(socket.try_clone().expect("a descriptor"));
         let server = TcpStream::from_std(server.into()).expect("a socket on a runtime");
-        let connection = Arc::new(Connection::new(server, PEER, tls, front.idle.clone()));
-        let front = front.clone();
+        let connection = Arc::new(Connection::new(server, PEER, tls, state.idle.clone()));
+        let state = state.clone();
         let serving = Box::pin(async move {
             if connection.handshake().await.is_ok() {
-                serve(front, Listener::Public, Guest(connection)).await;
+                serve(state, Listener::Public, Permit(connection)).await;
             }
         });
         let client = Client {
@@ -139,7 +139,7 @@ impl Served {
         Self { client, serving }
     }
 
-    /// Writes what the kernel takes now, and returns how much that is. To a connection that has ended everything is written.
+    /// Writes what the kernel takes now, and returns the number of bytes. After the end of the connection, that is all of them.
     pub fn write_now(&mut self, bytes: &[u8]) -> usize {
         match (&self.client.stream).write(bytes) {
             Ok(written) => written,
@@ -148,11 +148,11 @@ impl Served {
         }
     }
 
-    /// Writes all of it, and gives the server a turn whenever the kernel takes no more. What a server that rests does not
-    /// take is not written: what is wrong shows in what it has not answered.
+    /// Writes all of it, and yields to the server whenever the kernel takes no more. Bytes that an idle server does not read
+    /// are not written: the fault then shows in a missing response.
     pub async fn write(&mut self, mut bytes: &[u8]) {
         let mut idle = 0;
-        while idle < REST {
+        while idle < IDLE_TURNS {
             let written = self.write_now(bytes);
             bytes = &bytes[written..];
             if bytes.is_empty() {
@@ -162,17 +162,17 @@ impl Served {
         }
     }
 
-    /// One turn for the server. False if it has nothing to do.
+    /// One turn for the server. False if it was idle.
     pub async fn turn(&mut self) -> bool {
         let before = self.client.turns.load(Ordering::Relaxed);
         yield_now().await;
         self.client.turns.load(Ordering::Relaxed) != before
     }
 
-    /// Turns until the server rests.
+    /// Turns until the server is idle.
     pub async fn rest(&mut self) {
         let mut idle = 0;
-        while idle < REST {
+        while idle < IDLE_TURNS {
             idle = if self.turn().await { 0 } else { idle + 1 };
         }
     }
@@ -183,25 +183,25 @@ impl Served {
         std::mem::take(&mut *self.client.read.lock().expect("one thread"))
     }
 
-    /// Whether the server has ended the connection.
+    /// Whether the server has closed the connection.
     pub fn has_ended(&self) -> bool {
         self.client.read_now();
         self.client.has_ended.load(Ordering::Relaxed)
     }
 
-    /// Ends our side, and then the server ends, too. Returns all that was read.
+    /// Shuts down the client's side, after which the server ends. Returns all that was read.
     pub async fn end(mut self) -> Vec<u8> {
-        // It fails if the server was first.
+        // It fails if the server has closed the connection first.
         let _ = self.client.stream.shutdown(Shutdown::Write);
         self.rest().await;
-        assert!(self.serving.is_finished(), "a connection goes on without its client");
+        assert!(self.serving.is_finished(), "a connection stays open without its client");
         self.take_read()
     }
 
-    /// Leaves in the middle.
+    /// Aborts the connection.
     pub async fn leave(self) {
         self.serving.abort();
-        // The error says that it was aborted.
+        // The error is that it was aborted.
         let _ = self.serving.await;
     }
 }

@@ -1,4 +1,4 @@
-//! Owns the fuzzing of fairness: a client that always has more, and takes every answer at once, gets a little done at a turn.
+//! Owns the fuzzing of fairness: for a client that sends without pause, the server does a bounded amount of work per turn.
 //!
 //! The input says whether TLS is spoken, and what is sent again and again: requests of three bytes each, then how many bytes
 //! of them go into each TLS record (the most there can be, if none is given), and at the end bytes as they stand.
@@ -15,23 +15,23 @@ use pilotlight::http::HttpState;
 use pilotlight_fuzz::records::{self, TlsConfigs};
 use pilotlight_fuzz::request::{BODY_LIMIT, Request};
 use pilotlight_fuzz::served::{Served, Turn, runtime};
-use pilotlight_fuzz::{answer, front::front};
+use pilotlight_fuzz::{answer, state::http_state};
 use tokio::runtime::Runtime;
 
-/// So many requests are answered at a turn at most: one that was there when it began, and one that came behind.
+/// The most responses per turn: to a request that was there at its start, and to one that came after it.
 const MOST_ANSWERS: usize = 2;
-/// So many bytes are taken at a turn at most: the longest head, and as many as are thrown away of what is still said by a
-/// client that was told to go.
+/// The most bytes read per turn: the longest head, and what is discarded of a client that still sends after a closing
+/// response.
 const MOST_BYTES: u64 = (256 + 48) * 1024;
 /// Of records that have hardly a byte in them: one piece of 4 KiB and a few bytes for each of the 128 parts of the
 /// runtime's budget.
 const MOST_BYTES_OF_RECORDS: u64 = 640 * 1024;
-/// So many bytes are sent in all. All of them stand in the socket at once if the kernel lets them.
+/// The number of bytes sent in all. All of them may be in the socket at once.
 const STREAM_BYTES: usize = 400 * 1024;
 const STREAM_BYTES_OF_RECORDS: usize = 720 * 1024;
-/// What the kernel counts for them, which is more.
+/// The size of the socket buffer for them, with the overhead that the kernel counts.
 const SOCKET_BYTES: usize = 1024 * 1024;
-/// So many turns are looked at.
+/// The number of turns that are checked.
 const TURNS: usize = 64;
 const LONGEST_RECORD: usize = 16 * 1024;
 const MOST_REQUESTS: usize = 16;
@@ -47,35 +47,35 @@ fuzz_target!(|input: &[u8]| {
     BROKER.with_borrow(|broker| {
         broker.runtime.block_on(async {
             if form & 1 == 0 {
-                flood(&broker.front, &requests, None).await;
+                flood(&broker.state, &requests, None).await;
             } else {
-                flood(&broker.front, &requests, Some((&broker.tls, lengths))).await;
+                flood(&broker.state, &requests, Some((&broker.tls, lengths))).await;
             }
         });
     });
 });
 
 struct Broker {
-    front: Arc<HttpState>,
+    state: Arc<HttpState>,
     runtime: Runtime,
     tls: TlsConfigs,
 }
 
 impl Default for Broker {
     fn default() -> Self {
-        let front = front(Authorizer::default(), Vec::new(), BODY_LIMIT);
-        Self { front, runtime: runtime(), tls: TlsConfigs::default() }
+        let state = http_state(Authorizer::default(), Vec::new(), BODY_LIMIT);
+        Self { state, runtime: runtime(), tls: TlsConfigs::default() }
     }
 }
 
 /// Sends the requests again and again, as fast as they are taken, on one connection.
-async fn flood(front: &Arc<HttpState>, requests: &[u8], tls: Option<(&TlsConfigs, &[u8])>) {
+async fn flood(state: &Arc<HttpState>, requests: &[u8], tls: Option<(&TlsConfigs, &[u8])>) {
     if requests.is_empty() {
         return;
     }
     let session = tls.map(|(configs, _)| configs.session());
     let is_open = Arc::new(AtomicBool::new(session.is_none()));
-    let mut served = Served::begin(front, session, SOCKET_BYTES, watch(is_open.clone(), tls.is_some()));
+    let mut served = Served::begin(state, session, SOCKET_BYTES, watch(is_open.clone(), tls.is_some()));
     let mut stream = Vec::new();
     match tls {
         None => {
@@ -107,7 +107,7 @@ async fn flood(front: &Arc<HttpState>, requests: &[u8], tls: Option<(&TlsConfigs
     served.leave().await;
 }
 
-/// Looks at each turn after the handshake.
+/// Checks each turn after the handshake.
 fn watch(is_open: Arc<AtomicBool>, is_tls: bool) -> impl FnMut(Turn<'_>) + Send {
     let mut begun = Vec::new();
     move |turn| {

@@ -1,16 +1,16 @@
-//! Owns the fuzzing of heads: what the quick way takes is what everybody else would read, wherever the bytes were cut.
+//! Owns the fuzzing of heads: the fast path reads what every other parser reads, wherever the bytes were cut.
 
 #![no_main]
 
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use pilotlight::http::fuzz::{Quick, Seen, Verdict, judge, quick};
-use pilotlight_fuzz::head;
+use pilotlight::http::fuzz::{OwnedHead, ParsedHead, is_valid_head, parse_head};
+use pilotlight_fuzz::head as naive_head;
 use std::ops::Range;
 
 const BODY_LIMIT: usize = 4 << 20;
-/// So many cuts are tried of a long input; of a short one, all.
+/// The number of cuts tried in a long input; in a short one, all are tried.
 const CUTS: usize = 48;
 
 fuzz_target!(|input: &[u8]| {
@@ -26,23 +26,32 @@ fuzz_target!(|input: &[u8]| {
             let status = reply.status.as_u16();
             assert!(reply.close && matches!(status, 400 | 413 | 414 | 431 | 501), "{reply:?}");
         }
-        Verdict::Partial => assert!(!matches!(whole, Quick::Plain(..))),
+        ParsedHead::PartialBody => {
+            check_valid(input);
+            assert!(is_valid_head(input, BODY_LIMIT), "plain, but not valid");
+        }
+        ParsedHead::NeedsHyper => check_valid(input),
+        ParsedHead::Refused(response) => {
+            let status = response.status.as_u16();
+            assert!(response.close && matches!(status, 400 | 413 | 414 | 431 | 501), "{response:?}");
+        }
+        ParsedHead::PartialHead => {}
     }
     let step = (input.len() / CUTS).max(1);
     for cut in (0..input.len()).step_by(step) {
-        check_cut(input, cut, &whole, &judged);
+        check_cut(input, cut, &whole);
     }
 });
 
-/// What is plain means the same to a naive reader and to hyper.
-fn check_plain(input: &[u8], seen: &Seen, body: Range<usize>) {
-    let naive = head::read(input).expect("plain, but not made of lines");
-    assert_eq!((naive.method, naive.version), (seen.method.as_str(), "HTTP/1.1"));
-    let fields: Vec<_> = seen.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+/// A plain request is the same to the naive model and to hyper.
+fn check_plain(input: &[u8], head: &OwnedHead, body: Range<usize>) {
+    let naive = naive_head::read(input).expect("plain, but not made of lines");
+    assert_eq!((naive.method, naive.version), (head.method.as_str(), "HTTP/1.1"));
+    let fields: Vec<_> = head.fields.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
     assert_eq!(naive.fields, fields);
     assert_eq!(body, naive.end..input.len());
     let uri = Uri::try_from(naive.target).expect("plain, but no URI to hyper");
-    assert_eq!((uri.path(), uri.query()), (seen.path.as_str(), seen.query.as_deref()), "{}", naive.target);
+    assert_eq!((uri.path(), uri.query()), (head.path.as_str(), head.query.as_deref()), "{}", naive.target);
     for (name, value) in &naive.fields {
         HeaderName::from_bytes(name.as_bytes()).expect("plain, but no name to hyper");
         HeaderValue::from_bytes(value).expect("plain, but no value to hyper");
@@ -59,27 +68,27 @@ fn check_plain(input: &[u8], seen: &Seen, body: Range<usize>) {
     }
 }
 
-/// What is fine has one host and is framed once, as far as a naive reader can say.
-fn check_fine(input: &[u8]) {
-    let Some(naive) = head::read(input) else { panic!("fine, but not made of lines") };
+/// A valid head has one Host and one framing, as far as the naive model shows.
+fn check_valid(input: &[u8]) {
+    let Some(naive) = naive_head::read(input) else { panic!("valid, but not made of lines") };
     let hosts = naive.values("host").count();
-    assert!(hosts == 1 || (hosts == 0 && naive.version == "HTTP/1.0"), "fine, with {hosts} hosts");
+    assert!(hosts == 1 || (hosts == 0 && naive.version == "HTTP/1.0"), "valid, with {hosts} hosts");
     let (lengths, codings) =
         (naive.values("content-length").count(), naive.values("transfer-encoding").count());
-    assert!(codings == 0 || (lengths == 0 && naive.version == "HTTP/1.1"), "fine, framed twice");
+    assert!(codings == 0 || (lengths == 0 && naive.version == "HTTP/1.1"), "valid, framed twice");
 }
 
-/// What a prefix is found to be, the whole is as well.
-fn check_cut(input: &[u8], cut: usize, whole: &Quick, judged: &Verdict) {
-    let prefix = &input[..cut];
-    match quick(prefix) {
-        Quick::Partial => {}
-        Quick::Plain(..) => assert_eq!(whole, &Quick::Other, "more follows a plain request"),
-        Quick::Other => assert_eq!(whole, &Quick::Other, "other after {cut} bytes"),
-    }
-    match (judge(prefix, BODY_LIMIT), judged) {
-        (Verdict::Partial, _) | (Verdict::Fine, Verdict::Fine) => {}
-        (Verdict::Wrong(early), Verdict::Wrong(late)) => assert_eq!(early.status, late.status),
+/// The result for a prefix agrees with the result for the whole.
+fn check_cut(input: &[u8], cut: usize, whole: &ParsedHead) {
+    match (parse_head(&input[..cut], BODY_LIMIT), whole) {
+        (ParsedHead::PartialHead, _)
+        | (
+            ParsedHead::PartialBody,
+            ParsedHead::PartialBody | ParsedHead::Complete(..) | ParsedHead::NeedsHyper,
+        )
+        // More bytes follow a plain request, or a request that is not plain.
+        | (ParsedHead::Complete(..) | ParsedHead::NeedsHyper, ParsedHead::NeedsHyper) => {}
+        (ParsedHead::Refused(early), ParsedHead::Refused(late)) => assert_eq!(early.status, late.status),
         (early, late) => panic!("{early:?} after {cut} bytes, {late:?} after all"),
     }
 }

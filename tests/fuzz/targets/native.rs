@@ -9,10 +9,10 @@ use hyper::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pilotlight::broker::Key;
-use pilotlight::http::fuzz::Told;
-use pilotlight_fuzz::front::{Asked, Made};
+use pilotlight::http::fuzz::Handled;
+use pilotlight_fuzz::state::{BrokerSet, TestRequest};
 
-static ASKED: LazyLock<Asked> = LazyLock::new(Asked::default);
+static BROKERS: LazyLock<BrokerSet> = LazyLock::new(BrokerSet::default);
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, rest)) = input.split_first() else { return };
@@ -27,27 +27,27 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let method = if choice & 0x80 == 0 { Method::GET } else { Method::POST };
-    let made = Made { front: choice & 0x7f, method, uri, fields, body: &rest[head..] };
-    match ASKED.ask(&made) {
-        Told::Held(polled) => {
-            assert_eq!(made.method, Method::GET);
-            assert!(polled.timeout.as_secs() <= 50, "longer than the cap: {:?}", polled.timeout);
-            check_key(&made, &polled.key);
+    let request = TestRequest { broker: choice & 0x7f, method, uri, fields, body: &rest[head..] };
+    match BROKERS.handle(&request) {
+        Handled::Parked(poll) => {
+            assert_eq!(request.method, Method::GET);
+            assert!(poll.timeout.as_secs() <= 50, "longer than the cap: {:?}", poll.timeout);
+            check_key(&request, &poll.key);
         }
-        Told::HttpResponse(reply) => {
-            let status = reply.status.as_u16();
-            assert!(matches!(status, 200 | 400 | 401 | 403 | 404 | 405 | 413 | 414 | 415), "{reply:?}");
+        Handled::Responded(response) => {
+            let status = response.status.as_u16();
+            assert!(matches!(status, 200 | 400 | 401 | 403 | 404 | 405 | 413 | 414 | 415), "{response:?}");
             assert!(
-                status != 200 || made.method == Method::POST,
-                "a poll is answered by a run only: {reply:?}"
+                status != 200 || request.method == Method::POST,
+                "a poll is answered only with a run: {response:?}"
             );
         }
-        Told::Close => {}
+        Handled::Closed => {}
     }
 });
 
-/// A key that was read can be written, and reads the same.
-fn check_key(made: &Made<'_>, key: &Key) {
+/// A parsed key, written and parsed again, is the same.
+fn check_key(request: &TestRequest<'_>, key: &Key) {
     let mut path = "/v1/pools".to_owned();
     let Key { deployment, version, cpu, memory } = key;
     for part in [&**deployment, &**version, &cpu.to_string(), &memory.to_string()] {
@@ -57,9 +57,10 @@ fn check_key(made: &Made<'_>, key: &Key) {
         let _ = write!(path, "/{}", utf8_percent_encode(part, NON_ALPHANUMERIC));
     }
     let uri = Uri::try_from(path).expect("an encoded key is a path");
-    let again = Made { front: made.front, method: Method::GET, uri, fields: made.fields, body: b"" };
-    match ASKED.ask(&again) {
-        Told::Held(polled) => assert_eq!(&polled.key, key),
+    let again =
+        TestRequest { broker: request.broker, method: Method::GET, uri, fields: request.fields, body: b"" };
+    match BROKERS.handle(&again) {
+        Handled::Parked(poll) => assert_eq!(&poll.key, key),
         other => panic!("{key:?} became {other:?}"),
     }
 }

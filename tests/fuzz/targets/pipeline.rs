@@ -1,4 +1,4 @@
-//! Owns the fuzzing of pipelines: requests that come in a row, cut anywhere, are answered as each is that comes alone.
+//! Owns the fuzzing of pipelines: requests in a row, cut anywhere, are answered like the same requests alone.
 //!
 //! The input is a number, three bytes for each request, and two for each cut: how far to write, and what happens then.
 
@@ -13,22 +13,22 @@ use hyper::body::Bytes;
 use libfuzzer_sys::fuzz_target;
 use pilotlight::auth::Authorizer;
 use pilotlight::http::HttpState;
-use pilotlight::http::fuzz::{Listed, Told};
+use pilotlight::http::fuzz::{Handled, RequestFields};
 use pilotlight_fuzz::answer::{self, Answer};
-use pilotlight_fuzz::front::{PEER, front};
 use pilotlight_fuzz::request::{BODY_LIMIT, HELD, Kind, RUN, Request};
 use pilotlight_fuzz::served::{Served, runtime};
+use pilotlight_fuzz::state::{PEER, http_state};
 use tokio::runtime::Runtime;
 
 const MOST_REQUESTS: usize = 48;
-/// Longer than a plain request's body is waited for, and shorter than any other time.
+/// Longer than the grace for a plain request's body, and shorter than any other timeout.
 const SHORT_TIME: Duration = Duration::from_millis(150);
-/// So often: together they are shorter than any other time, too.
+/// How often at most: all together are shorter than any other timeout, too.
 const SHORT_TIMES: usize = 16;
-/// As usual.
+/// A usual size.
 const SOCKET_BYTES: usize = 104 * 1024;
-/// So many answers of requests that came alone are remembered.
-const REMEMBERED: usize = 20_000;
+/// How many responses to requests alone are cached.
+const MAX_CACHED: usize = 20_000;
 
 thread_local!(static BROKER: RefCell<Broker> = RefCell::new(Broker::new()));
 
@@ -36,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
     BROKER.with_borrow_mut(|broker| {
         let (shapes, cuts) = Request::read_all(input, MOST_REQUESTS);
         let requests: Vec<_> = shapes.iter().map(|&shape| Request::new(shape)).collect();
-        let read = broker.runtime.block_on(send(&broker.front, &requests, cuts));
+        let read = broker.runtime.block_on(send(&broker.state, &requests, cuts));
         let mut read = read.as_slice();
         for (place, (request, &shape)) in requests.iter().zip(&shapes).enumerate() {
             let Some((alone, ends)) = broker.alone(shape) else { break };
@@ -59,35 +59,35 @@ fuzz_target!(|input: &[u8]| {
             }
         }
         assert!(read.is_empty(), "an answer to nothing: {}", String::from_utf8_lossy(read));
-        assert_eq!(broker.front.exchange.counts().0, 0, "a waiter without a connection");
+        assert_eq!(broker.state.exchange.counts().0, 0, "a waiter without a connection");
     });
 });
 
 struct Broker {
-    front: Arc<HttpState>,
+    state: Arc<HttpState>,
     runtime: Runtime,
-    /// What was answered, by how the request was made.
+    /// Cached responses, by the bytes that the request was made of.
     known: HashMap<[u8; 3], Option<(Answer, bool)>>,
 }
 
 impl Broker {
     fn new() -> Self {
         Self {
-            front: front(Authorizer::default(), Vec::new(), BODY_LIMIT),
+            state: http_state(Authorizer::default(), Vec::new(), BODY_LIMIT),
             runtime: runtime(),
             known: HashMap::new(),
         }
     }
 
-    /// What a request is answered with that comes alone on a new connection, and whether that ends it. None if it gets none.
+    /// The response to a request alone on a new connection, and whether it closes the connection. None without a response.
     fn alone(&mut self, shape: [u8; 3]) -> Option<(Answer, bool)> {
-        if self.known.len() > REMEMBERED {
+        if self.known.len() > MAX_CACHED {
             self.known.clear();
         }
-        let Self { front, runtime, known } = self;
+        let Self { state, runtime, known } = self;
         let ask = || {
             let request = Request::new(shape);
-            let read = runtime.block_on(send(front, std::slice::from_ref(&request), &[]));
+            let read = runtime.block_on(send(state, std::slice::from_ref(&request), &[]));
             let mut rest = read.as_slice();
             let answer = answer::take(&mut rest, request.kind.is_head());
             assert!(rest.is_empty(), "two answers to {:?}: {}", request.kind, String::from_utf8_lossy(&read));
@@ -97,15 +97,15 @@ impl Broker {
     }
 }
 
-/// Sends the requests on a connection, and returns what was answered.
-async fn send(front: &Arc<HttpState>, requests: &[Request], cuts: &[u8]) -> Vec<u8> {
-    let mut served = Served::begin(front, None, SOCKET_BYTES, |_| ());
+/// Sends the requests on one connection, and returns all responses.
+async fn send(state: &Arc<HttpState>, requests: &[Request], cuts: &[u8]) -> Vec<u8> {
+    let mut served = Served::begin(state, None, SOCKET_BYTES, |_| ());
     let (cuts, _) = cuts.as_chunks::<2>();
     let mut cuts = cuts.iter().copied();
     let mut times = SHORT_TIMES;
     let mut first = 0;
     while first < requests.len() && !served.has_ended() {
-        // What comes behind a poll that is to be served waits until it is.
+        // Requests after a poll that gets a run are sent after the run.
         let served_poll = requests[first..].iter().position(|request| request.kind == Kind::ServedPoll);
         let last = served_poll.map_or(requests.len(), |poll| first + poll + 1);
         let bytes: Vec<_> =
@@ -132,8 +132,8 @@ async fn send(front: &Arc<HttpState>, requests: &[Request], cuts: &[u8]) -> Vec<
             }
         }
         served.rest().await;
-        if served_poll.is_some() && front.exchange.counts().0 > 0 {
-            post(front).await;
+        if served_poll.is_some() && state.exchange.counts().0 > 0 {
+            post(state).await;
             served.rest().await;
         }
         first = last;
@@ -153,9 +153,9 @@ fn length_of([form, length]: [u8; 2], request: usize) -> (usize, u8) {
     (bytes, form & 7)
 }
 
-/// A run for the one who waits.
-async fn post(front: &Arc<HttpState>) {
+/// Posts a run for the parked poll.
+async fn post(state: &Arc<HttpState>) {
     let request = hyper::Request::post(HELD).body(Bytes::from_static(RUN)).expect("a request");
-    let told = pilotlight::http::fuzz::answer(front, PEER, &request, Listed::List(&[])).await;
-    assert!(matches!(&told, Told::HttpResponse(reply) if reply.status == 200), "{told:?}");
+    let handled = pilotlight::http::fuzz::handle(state, PEER, &request, RequestFields::List(&[])).await;
+    assert!(matches!(&handled, Handled::Responded(response) if response.status == 200), "{handled:?}");
 }

@@ -1,4 +1,4 @@
-//! Owns the fuzzing of credentials. The first byte says whether the rest is shown as it is, or signed first.
+//! Owns the fuzzing of credentials. The first byte says whether the rest is sent as it is, or signed first.
 
 #![no_main]
 
@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
 use pilotlight::auth::{Authorizer, TokenError};
-use pilotlight_fuzz::front::{OLDER_TOKEN_SECRET, OPERATORS, SUPERVISORS, TOKEN_SECRET, guarded};
 use pilotlight_fuzz::json::{self, Node, Value};
+use pilotlight_fuzz::state::{OLDER_TOKEN_SECRET, OPERATORS, SUPERVISORS, TOKEN_SECRET, guarded};
 use ring::hmac::{HMAC_SHA256, Key, sign, verify};
 
 static ACCESS: LazyLock<Authorizer> = LazyLock::new(guarded);
@@ -35,12 +35,12 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(named) = &plain {
         assert!(**named == *token || deployment_of(&token).as_deref() == Some(&**named), "{token}");
     }
-    // Twice: what is remembered of a token must not let it in by another door.
+    // Twice: the cache of tokens must not authorize another request.
     for _ in 0..2 {
         let named = ACCESS.resolve_deployment(&token, "v1");
         let Ok(deployment) = &named else { continue };
-        assert!(!is_foreign, "signed by somebody else, and believed: {token}");
-        let claims = believable(&token).unwrap_or_else(|| panic!("believed, and nobody should: {token}"));
+        assert!(!is_foreign, "accepted with a foreign signature: {token}");
+        let claims = valid_claims(&token).unwrap_or_else(|| panic!("accepted, but not valid: {token}"));
         assert_eq!(claims.only("deployment").and_then(Node::text), Some(&**deployment));
         assert_eq!(plain.as_deref(), Ok(&**deployment), "verified or not, a token names the same");
         let shown = format!("Bearer {token}");
@@ -62,7 +62,7 @@ fn signed(header: &str, claims: &str, secret: &str) -> String {
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// A part of a token as a naive reader has it. In claims that nobody reads, serde takes bytes that are no text, too.
+/// A part of a token, parsed by the naive model. In unused claims, serde accepts invalid UTF-8, too.
 fn part(part: Option<&str>) -> Option<Node> {
     json::parse(&String::from_utf8_lossy(&URL_SAFE_NO_PAD.decode(part?).ok()?))
 }
@@ -71,8 +71,8 @@ fn deployment_of(token: &str) -> Option<String> {
     part(token.split('.').nth(1))?.only("deployment")?.text().map(str::to_owned)
 }
 
-/// The claims of a token that may be believed for version v1.
-fn believable(token: &str) -> Option<Node> {
+/// The claims of a valid token for version v1.
+fn valid_claims(token: &str) -> Option<Node> {
     let (text, signature) = token.rsplit_once('.')?;
     let (header, claims) = text.split_once('.')?;
     let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
@@ -95,7 +95,7 @@ fn believable(token: &str) -> Option<Node> {
     holds.then_some(claims)
 }
 
-/// Only a bearer's own text lets in, and only where it belongs.
+/// A bearer token authorizes only its own kind of request.
 fn check_bearers(header: &[u8]) {
     let text = String::from_utf8_lossy(header);
     let (scheme, rest) = text.split_once(' ').unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Owns the vocabulary of message schemas: types that check a JSON value as the client's schema does, and keep nothing.
+//! Owns the building blocks of schemas: types that check a JSON value as the client's schema does, and keep nothing of it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 /// The range of JavaScript's dates, in milliseconds from 1970.
 const MAX_DATE_MILLIS: f64 = 8.64e15;
 
-/// A struct that must be written as a JSON object; serde alone would take an array, too.
+/// A struct that must be a JSON object; serde alone would accept an array, too.
 #[derive(Debug)]
 pub(super) struct Object<T>(pub(super) T);
 
@@ -22,7 +22,7 @@ pub(super) struct Text;
 #[derive(Debug)]
 pub(super) struct Date;
 
-/// An array of which each element must fit.
+/// An array whose elements all match.
 #[derive(Debug)]
 pub(super) struct ArrayOf<T>(PhantomData<T>);
 
@@ -71,7 +71,7 @@ deserialize! {
 deserialize! {
     Date: deserialize_any as "a date" {
         fn visit_str<E: Error>(self, text: &str) -> Result<Date, E> {
-            // JavaScript knows no leap second.
+            // JavaScript's dates have no leap seconds.
             let is_date = humantime::parse_rfc3339(text).is_ok() && text.get(17..19) != Some("60");
             if is_date { Ok(Date) } else { Err(E::custom("expected a date such as 2026-01-31T12:00:00.000Z")) }
         }
@@ -113,30 +113,30 @@ impl<'de> Deserialize<'de> for Anything {
     }
 }
 
-/// Makes a type that is a text, and knows whether it is one of a few. (A serde enum would also take `{"TEXT":null}`.)
+/// Defines the type of a string that should be one of a few values. (A serde enum would also accept `{"VALUE":null}`.)
 macro_rules! string_enum {
-    ($name:ident: $($word:literal),+) => {
+    ($name:ident: $($value:literal),+) => {
         #[derive(Debug)]
         pub(super) struct $name {
             is_known: bool,
         }
 
         impl $name {
-            const WORDS: &[&str] = &[$($word),+];
+            const VALUES: &[&str] = &[$($value),+];
         }
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                shape::one_of(Self::WORDS, deserializer).map(|is_known| Self { is_known })
+                shape::one_of(Self::VALUES, deserializer).map(|is_known| Self { is_known })
             }
         }
     };
 }
 pub(super) use {deserialize, string_enum};
 
-/// Reads a text; true if it is one of these words.
+/// Deserializes a string; true if it is one of these values.
 pub(super) fn one_of<'de, D: Deserializer<'de>>(
-    words: &'static [&'static str],
+    values: &'static [&'static str],
     deserializer: D,
 ) -> Result<bool, D::Error> {
     struct OneOf(&'static [&'static str]);
@@ -149,10 +149,10 @@ pub(super) fn one_of<'de, D: Deserializer<'de>>(
             Ok(self.0.contains(&text))
         }
     }
-    deserializer.deserialize_str(OneOf(words))
+    deserializer.deserialize_str(OneOf(values))
 }
 
-/// Reads a text that must be this one.
+/// Deserializes a string that must be this one.
 pub(super) fn literal<'de, D: Deserializer<'de>>(
     text: &'static str,
     deserializer: D,
@@ -164,7 +164,7 @@ pub(super) fn literal<'de, D: Deserializer<'de>>(
             write!(f, "{:?}", self.0)
         }
         fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-            // The text itself is a part of somebody's payload.
+            // The string itself is part of a payload, which is never quoted.
             if text == self.0 {
                 Ok(())
             } else {
@@ -175,14 +175,14 @@ pub(super) fn literal<'de, D: Deserializer<'de>>(
     deserializer.deserialize_str(Literal(text))
 }
 
-/// For a field that may be absent but not `null`.
+/// Deserializes a field that may be absent but not `null`.
 pub(super) fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// [`given`] for text that is kept, without a copy where it has no escapes.
+/// [`non_null`] for a string that is kept, without a copy if it has no escapes.
 pub(super) fn non_null_text<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Cow<'a, str>>, D::Error> {
@@ -191,11 +191,11 @@ pub(super) fn non_null_text<'de: 'a, 'a, D: Deserializer<'de>>(
     Kept::deserialize(deserializer).map(|kept| Some(kept.0))
 }
 
-/// Whether objects and arrays nest deeper than `most`. The parser itself skips unknown values at any depth.
-pub(super) fn depth_exceeds(text: &str, most: usize) -> bool {
+/// Whether objects and arrays nest deeper than `max_depth`. The parser itself skips unknown values of any depth.
+pub(super) fn depth_exceeds(text: &str, max_depth: usize) -> bool {
     let bytes = text.as_bytes();
-    // As many openings as levels are needed at least: nearly every body is cleared by this count alone.
-    if openings(bytes) <= most {
+    // Each level needs an opening bracket, so this count alone is enough for nearly every body.
+    if openings(bytes) <= max_depth {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -208,17 +208,16 @@ pub(super) fn depth_exceeds(text: &str, most: usize) -> bool {
             b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > most {
+        if depth > max_depth {
             return true;
         }
     }
     false
 }
 
-/// Counts what may open a level. The sums are of bytes, and the chunks short enough for them, so that the processor
-/// counts many at once.
+/// Counts opening brackets. Each chunk is short enough for a sum in one byte, so that the count is vectorized.
 fn openings(bytes: &[u8]) -> usize {
-    // In ASCII the two brackets differ in this bit alone.
+    // In ASCII the two brackets differ only in this bit.
     let in_chunk = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
     bytes.chunks(255).map(|chunk| usize::from(in_chunk(chunk))).sum()
 }

@@ -1,9 +1,9 @@
-//! Owns the stories of messages: which bodies are read, and that both ways to read one agree.
+//! Owns the tests of messages: which bodies are accepted, and that both parsers agree.
 
 use super::*;
 use MessageCheck::{Shape as ShapeOnly, Strict};
 
-const MESSAGE: &str = include_str!("../../../tests/data/dequeued-message.json");
+const MESSAGE: &str = include_str!("../../../../../tests/data/dequeued-message.json");
 
 fn bytes_and_run(body: &str) -> Option<(String, String)> {
     Message::in_body(body.as_bytes(), Strict)

@@ -1,4 +1,4 @@
-//! Owns the schema: a message as `@trigger.dev/core` 4.8 reads it, one table.
+//! Owns the schema of a message, in one table: that of `@trigger.dev/core` 4.8.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use super::shape::{self, Anything, ArrayOf, Date, Object, Record, Text, deserialize, non_null, string_enum};
 use crate::metrics::MessageField;
 
-/// The schema's own version. It is no word of an enumeration: another version would be another schema.
+/// The schema's own version. It is not an enumeration: another version would be another schema.
 #[derive(Debug)]
 pub(super) struct VersionOne;
 
@@ -28,10 +28,10 @@ string_enum!(CheckpointType: "DOCKER", "KUBERNETES", "COMPUTE");
 string_enum!(MachineName: "micro", "small-1x", "small-2x", "medium-1x", "medium-2x", "large-1x", "large-2x");
 string_enum!(EnvironmentType: "PRODUCTION", "STAGING", "DEVELOPMENT", "PREVIEW");
 
-/// The waitpoints that a run waited for.
+/// The waitpoints that a run has waited for.
 #[derive(Debug)]
 pub(super) struct Waitpoints {
-    /// Whether the schema has the type of each.
+    /// Whether all of their types are in the schema.
     are_known: bool,
 }
 
@@ -48,27 +48,27 @@ deserialize! {
 }
 
 impl DequeuedMessage<'_> {
-    /// The first enumeration whose word is not the schema's, and the words that it has there.
-    pub(super) fn unknown_word(&self) -> Option<(MessageField, &'static [&'static str])> {
+    /// The first enumeration whose value is not in the schema, and the values that are.
+    pub(super) fn unknown_value(&self) -> Option<(MessageField, &'static [&'static str])> {
         let checkpoint = self.checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.0.r#type.is_known);
         let machine = self.run.0.machine.0.name.is_known;
-        let words = [
+        let enumerations = [
             (
                 self.snapshot.0.execution_status.is_known,
                 MessageField::ExecutionStatus,
-                ExecutionStatus::WORDS,
+                ExecutionStatus::VALUES,
             ),
-            (checkpoint, MessageField::CheckpointType, CheckpointType::WORDS),
-            (self.completed_waitpoints.are_known, MessageField::WaitpointType, WaitpointType::WORDS),
-            (machine, MessageField::MachineName, MachineName::WORDS),
-            (self.environment.0.r#type.is_known, MessageField::EnvironmentType, EnvironmentType::WORDS),
+            (checkpoint, MessageField::CheckpointType, CheckpointType::VALUES),
+            (self.completed_waitpoints.are_known, MessageField::WaitpointType, WaitpointType::VALUES),
+            (machine, MessageField::MachineName, MachineName::VALUES),
+            (self.environment.0.r#type.is_known, MessageField::EnvironmentType, EnvironmentType::VALUES),
         ];
-        words.into_iter().find(|(is_known, ..)| !is_known).map(|(_, field, words)| (field, words))
+        enumerations.into_iter().find(|(is_known, ..)| !is_known).map(|(_, field, values)| (field, values))
     }
 }
 
 /// A field that is absent or of its type, never `null`.
-type Given<T> = Option<T>;
+type NonNull<T> = Option<T>;
 /// A field that is absent, `null` or of its type.
 type Nullish<T> = Option<T>;
 
@@ -76,7 +76,7 @@ macro_rules! shapes {
     ($($name:ident $(<$life:lifetime>)? { $($(#[$meta:meta])* $field:ident: $kind:ty,)* })*) => {$(
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        #[allow(dead_code, reason = "most fields are there to be checked, not read")]
+        #[allow(dead_code, reason = "most fields are checked, and not read")]
         pub(super) struct $name $(<$life>)? { $($(#[$meta])* pub(super) $field: $kind,)* }
     )*};
 }
@@ -88,25 +88,25 @@ shapes! {
         snapshot: Object<Snapshot<'a>>,
         dequeued_at: Date,
         #[serde(default, deserialize_with = "non_null")]
-        worker_queue_length: Given<f64>,
+        worker_queue_length: NonNull<f64>,
         #[serde(default, deserialize_with = "non_null")]
-        image: Given<Text>,
+        image: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        template_key: Given<Text>,
+        template_key: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        checkpoint: Given<Object<Checkpoint>>,
+        checkpoint: NonNull<Object<Checkpoint>>,
         completed_waitpoints: Waitpoints,
         #[serde(borrow)]
         background_worker: Object<BackgroundWorker<'a>>,
         #[serde(borrow)]
         deployment: Object<Deployment<'a>>,
         #[serde(borrow)]
-        run: Object<TheRun<'a>>,
+        run: Object<RunFields<'a>>,
         environment: Object<Environment>,
         organization: Object<Organization>,
         project: Object<Project>,
         #[serde(default, deserialize_with = "non_null")]
-        placement_tags: Given<ArrayOf<Object<PlacementTag>>>,
+        placement_tags: NonNull<ArrayOf<Object<PlacementTag>>>,
     }
     Snapshot<'a> {
         id: Text,
@@ -126,31 +126,31 @@ shapes! {
     Waitpoint {
         id: Text,
         #[serde(default, deserialize_with = "non_null")]
-        index: Given<f64>,
+        index: NonNull<f64>,
         friendly_id: Text,
         r#type: WaitpointType,
         completed_at: Date,
         #[serde(default, deserialize_with = "non_null")]
-        idempotency_key: Given<Text>,
+        idempotency_key: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        completed_by_task_run: Given<Object<CompletedByTaskRun>>,
+        completed_by_task_run: NonNull<Object<CompletedByTaskRun>>,
         #[serde(default, deserialize_with = "non_null")]
-        completed_after: Given<Date>,
+        completed_after: NonNull<Date>,
         #[serde(default, deserialize_with = "non_null")]
-        completed_by_batch: Given<Object<Named>>,
+        completed_by_batch: NonNull<Object<BatchRef>>,
         #[serde(default, deserialize_with = "non_null")]
-        output: Given<Text>,
+        output: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        output_type: Given<Text>,
+        output_type: NonNull<Text>,
         output_is_error: bool,
     }
     CompletedByTaskRun {
         id: Text,
         friendly_id: Text,
         #[serde(default, deserialize_with = "non_null")]
-        batch: Given<Object<Named>>,
+        batch: NonNull<Object<BatchRef>>,
     }
-    Named {
+    BatchRef {
         id: Text,
         friendly_id: Text,
     }
@@ -160,17 +160,17 @@ shapes! {
         #[serde(borrow)]
         version: Cow<'a, str>,
         #[serde(default, deserialize_with = "non_null")]
-        runtime: Given<Text>,
+        runtime: NonNull<Text>,
     }
     Deployment<'a> {
         #[serde(default, deserialize_with = "non_null")]
-        id: Given<Text>,
+        id: NonNull<Text>,
         #[serde(borrow, default, deserialize_with = "shape::non_null_text")]
-        friendly_id: Given<Cow<'a, str>>,
+        friendly_id: NonNull<Cow<'a, str>>,
         #[serde(default, deserialize_with = "non_null")]
-        image_platform: Given<Text>,
+        image_platform: NonNull<Text>,
     }
-    TheRun<'a> {
+    RunFields<'a> {
         id: Text,
         #[serde(borrow)]
         friendly_id: Cow<'a, str>,
@@ -182,7 +182,7 @@ shapes! {
         master_queue: Text,
         trace_context: Record,
         #[serde(default, deserialize_with = "non_null")]
-        annotations: Given<Object<Annotations>>,
+        annotations: NonNull<Object<Annotations>>,
     }
     Machine {
         name: MachineName,
@@ -195,15 +195,15 @@ shapes! {
         trigger_action: Text,
         root_trigger_source: Text,
         #[serde(default, deserialize_with = "non_null")]
-        root_schedule_id: Given<Text>,
+        root_schedule_id: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        task_kind: Given<Text>,
+        task_kind: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        external_deployment_id: Given<Text>,
+        external_deployment_id: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        webhook_delivery_id: Given<Text>,
+        webhook_delivery_id: NonNull<Text>,
         #[serde(default, deserialize_with = "non_null")]
-        webhook_endpoint_id: Given<Text>,
+        webhook_endpoint_id: NonNull<Text>,
         #[serde(default)]
         worker_cell: Anything,
         #[serde(default)]
@@ -216,7 +216,7 @@ shapes! {
     Organization {
         id: Text,
         #[serde(default, deserialize_with = "non_null")]
-        has_private_link: Given<bool>,
+        has_private_link: NonNull<bool>,
     }
     Project {
         id: Text,
@@ -224,6 +224,6 @@ shapes! {
     PlacementTag {
         key: Text,
         #[serde(default, deserialize_with = "non_null")]
-        values: Given<ArrayOf<Text>>,
+        values: NonNull<ArrayOf<Text>>,
     }
 }

@@ -1,4 +1,4 @@
-//! Owns the brokers that targets ask: whole ones, each let in by other rules.
+//! Owns the brokers that targets send requests to: complete ones, with different rules of access.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,28 +12,28 @@ use pilotlight::auth::{AuthConfig, Authorizer};
 use pilotlight::broker::{Limits, SelectionPolicy};
 use pilotlight::config::MessageCheck;
 use pilotlight::exchange::Exchange;
-use pilotlight::http::fuzz::{Listed, Told, answer};
+use pilotlight::http::fuzz::{Handled, RequestFields, handle};
 use pilotlight::http::{HttpResponse, HttpState, RequestLimits};
 use pilotlight::journal::{self, Journal};
 use pilotlight::metrics::Metrics;
 use pilotlight::model::Proof;
 use tokio::runtime::Runtime;
 
-/// What deployment tokens are signed with; the second of two, as in a rotation.
+/// The secret of deployment tokens, and the older one during a rotation.
 pub const TOKEN_SECRET: &str = "a secret of the platform";
 pub const OLDER_TOKEN_SECRET: &str = "an older secret of it";
 pub const SUPERVISORS: &str = "a bearer of supervisors";
 pub const OPERATORS: &str = "a bearer of operators";
-/// Who asks.
+/// The address of the client.
 pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
-/// A broker and what runs its dispatches.
-pub struct Asked {
-    fronts: Vec<Arc<HttpState>>,
+/// Brokers, and the runtime of their dispatches.
+pub struct BrokerSet {
+    states: Vec<Arc<HttpState>>,
     runtime: Runtime,
 }
 
-/// With every file of secrets.
+/// Access that needs a credential everywhere.
 pub fn guarded() -> Authorizer {
     let folder = tempfile::tempdir().expect("a folder for secrets");
     let file = |name: &str, text: String| -> Option<PathBuf> {
@@ -51,7 +51,7 @@ pub fn guarded() -> Authorizer {
     .expect("the secrets are fine")
 }
 
-impl Default for Asked {
+impl Default for BrokerSet {
     fn default() -> Self {
         let net = |text: &str| vec![text.parse().expect("a network")];
         let listed = AuthConfig {
@@ -60,27 +60,28 @@ impl Default for Asked {
             ..AuthConfig::default()
         };
         let listed = Authorizer::open(&listed).expect("lists need no file");
-        // Its clock stands still and jumps when everybody waits, so that a run that waits for a controller takes no time.
+        // The clock is paused, and advances when every task waits: a run that waits for a controller takes no real time.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         Self {
-            fronts: vec![
-                front(Authorizer::default(), Vec::new(), 4096),
-                front(guarded(), Vec::new(), 4096),
-                front(listed, net("10.0.0.9/32"), 4096),
+            states: vec![
+                http_state(Authorizer::default(), Vec::new(), 4096),
+                http_state(guarded(), Vec::new(), 4096),
+                http_state(listed, net("10.0.0.9/32"), 4096),
             ],
             runtime: runtime.expect("a runtime"),
         }
     }
 }
 
-/// A broker that takes bodies up to this limit, in bytes.
-pub fn front(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> Arc<HttpState> {
+/// A broker with this limit for bodies, in bytes.
+pub fn http_state(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: usize) -> Arc<HttpState> {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let journal =
         Arc::new(Journal::open(&journal::JournalConfig::default(), metrics.clone()).expect("a journal"));
-    let limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
-    let exchange = Arc::new(Exchange::new(limits, SelectionPolicy::Newest, metrics.clone(), journal.clone()));
-    let terms = RequestLimits {
+    let core_limits = Limits { waiters: 100, waiters_per_pool: 100, pools: 100 };
+    let exchange =
+        Arc::new(Exchange::new(core_limits, SelectionPolicy::Newest, metrics.clone(), journal.clone()));
+    let limits = RequestLimits {
         connection_timeout: Duration::from_secs(50),
         keepalive: Duration::from_secs(300),
         dispatch_budget: Duration::from_secs(2),
@@ -96,46 +97,47 @@ pub fn front(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: usize) 
         max_post_rate: None,
         access,
     };
-    Arc::new(HttpState::new(exchange, metrics, journal, terms, false))
+    Arc::new(HttpState::new(exchange, metrics, journal, limits, false))
 }
 
-/// A request as a target makes it up.
-pub struct Made<'a> {
-    /// Which broker is asked, modulo their number.
-    pub front: u8,
+/// A request of a target.
+pub struct TestRequest<'a> {
+    /// The broker's index, modulo their number.
+    pub broker: u8,
     pub method: Method,
     pub uri: Uri,
     pub fields: &'a [httparse::Header<'a>],
     pub body: &'a [u8],
 }
 
-impl Asked {
-    /// What becomes of it. Fields in a list, as the quick way has them, and in a map, as hyper has them, mean the same.
-    pub fn ask(&self, made: &Made<'_>) -> Told {
-        let mut request = Request::new(Bytes::copy_from_slice(made.body));
-        *request.method_mut() = made.method.clone();
-        *request.uri_mut() = made.uri.clone();
+impl BrokerSet {
+    /// Handles a request, with its fields in a list (as on the fast path) and in a map (as hyper has them): the results are equal.
+    pub fn handle(&self, sent: &TestRequest<'_>) -> Handled {
+        let mut request = Request::new(Bytes::copy_from_slice(sent.body));
+        *request.method_mut() = sent.method.clone();
+        *request.uri_mut() = sent.uri.clone();
         let mut map = HeaderMap::new();
-        for field in made.fields {
+        for field in sent.fields {
             let name = HeaderName::from_bytes(field.name.as_bytes()).expect("a name is a name to hyper");
             map.append(name, HeaderValue::from_bytes(field.value).expect("a value is a value to hyper"));
         }
-        let front = &self.fronts[usize::from(made.front) % self.fronts.len()];
-        let of_list = self.runtime.block_on(answer(front, PEER, &request, Listed::List(made.fields)));
-        let of_map = self.runtime.block_on(answer(front, PEER, &request, Listed::Map(&map)));
-        assert_eq!(shown(&of_list), shown(&of_map), "a list and a map of the same fields");
-        if let Told::HttpResponse(reply) = &of_list {
-            check(reply, made);
+        let state = &self.states[usize::from(sent.broker) % self.states.len()];
+        let from_list =
+            self.runtime.block_on(handle(state, PEER, &request, RequestFields::List(sent.fields)));
+        let from_map = self.runtime.block_on(handle(state, PEER, &request, RequestFields::Map(&map)));
+        assert_eq!(shown(&from_list), shown(&from_map), "a list and a map of the same fields");
+        if let Handled::Responded(response) = &from_list {
+            check(response, sent);
         }
-        of_list
+        from_list
     }
 }
 
-/// What must be the same whenever the same is asked: a run without a name is given one at random.
-fn shown(told: &Told) -> String {
-    let Told::HttpResponse(reply) = told else { return format!("{told:?}") };
-    let mut body: serde_json::Value = serde_json::from_slice(&reply.body)
-        .unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into_owned().into());
+/// What is equal for equal requests: a run without a name is given a random one.
+fn shown(handled: &Handled) -> String {
+    let Handled::Responded(response) = handled else { return format!("{handled:?}") };
+    let mut body: serde_json::Value = serde_json::from_slice(&response.body)
+        .unwrap_or_else(|_| String::from_utf8_lossy(&response.body).into_owned().into());
     if let Some(run) = body.get_mut("run")
         && run.as_str().is_some_and(|run| run.starts_with("run_"))
     {
@@ -144,25 +146,25 @@ fn shown(told: &Told) -> String {
     format!("{} {} {:?} {} {body}", reply.status, reply.content_type, reply.extra, reply.close)
 }
 
-/// No answer shows a credential, and none says that something is wrong here.
-fn check(reply: &HttpResponse, made: &Made<'_>) {
-    assert!(reply.status.as_u16() < 500 || reply.status == 503, "{reply:?}");
-    let body = String::from_utf8_lossy(&reply.body);
-    for (number, field) in made.fields.iter().enumerate() {
+/// No response contains a credential or reports an internal error.
+fn check(response: &HttpResponse, sent: &TestRequest<'_>) {
+    assert!(response.status.as_u16() < 500 || response.status == 503, "{response:?}");
+    let body = String::from_utf8_lossy(&response.body);
+    for (number, field) in sent.fields.iter().enumerate() {
         let names = ["authorization", "x-trigger-deployment-id"];
         if !names.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
             continue;
         }
         let value = String::from_utf8_lossy(field.value);
         let secret = value.rsplit(' ').next().unwrap_or_default();
-        // Who writes it elsewhere, too, makes no secret of it.
-        let others = made.fields.iter().enumerate().filter(|(other, _)| *other != number);
-        let is_said =
+        // If the client sends the same text elsewhere, too, the response may contain it.
+        let others = sent.fields.iter().enumerate().filter(|(other, _)| *other != number);
+        let is_public =
             others.map(|(_, field)| String::from_utf8_lossy(field.value)).any(|v| v.contains(secret))
-                || made.uri.to_string().contains(secret);
+                || sent.uri.to_string().contains(secret);
         assert!(
-            secret.len() < 24 || is_said || !body.contains(secret),
-            "an answer shows a credential: {body}"
+            secret.len() < 24 || is_public || !body.contains(secret),
+            "a response contains a credential: {body}"
         );
     }
 }

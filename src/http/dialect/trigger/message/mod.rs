@@ -1,7 +1,7 @@
-//! Owns what a run message of Trigger.dev must be before any controller is claimed for it.
+//! Owns the check of a run message of Trigger.dev before a controller is claimed for it.
 //!
-//! The schema is that of `@trigger.dev/core` 4.8: a stock controller exits on a message that fails it, so a
-//! message that the broker lets through must pass there. `docs/decisions/003-strict-messages.md` says why.
+//! The schema is that of `@trigger.dev/core` 4.8. A stock controller exits on a message that fails it, so the broker
+//! refuses such a message first. `docs/decisions/003-strict-messages.md` says why.
 
 mod schema;
 mod shape;
@@ -34,16 +34,16 @@ pub enum MessageError {
     /// Nested deeper than 128 levels.
     #[error("is nested deeper than 128 levels")]
     TooDeep,
-    /// Not JSON, or not of the expected shape; says where, and nothing of what stands there.
-    #[error("is not what a supervisor posts: {}{}", place(*.0), whereabouts(.1))]
+    /// Not JSON, or not of the expected shape. The text says where, and quotes nothing.
+    #[error("is not what a supervisor posts: {}{}", prefix(*.0), redacted_error(.1))]
     Shape(MessageField, serde_json::Error),
-    /// An enumeration has a word that the schema does not have. Only a strict check refuses it.
+    /// An enumeration has a value that is not in the schema. Only a strict check refuses it.
     #[error(
-        "is not what a supervisor posts: {} is none of {}; if the platform is newer than this broker, update it, or let such \
-         words pass with --message-check shape",
+        "is not what a supervisor posts: {} is none of {}; if the platform is newer than this broker, update it, or accept such \
+         values with --message-check shape",
         .0.text(), .1.join(", ")
     )]
-    Word(MessageField, &'static [&'static str]),
+    UnknownValue(MessageField, &'static [&'static str]),
     /// A part of the key, or the run's name, is out of bounds.
     #[error("has a {} that cannot be relayed or matched: it {}", .0.text(), .1)]
     Key(MessageField, KeyError),
@@ -54,7 +54,7 @@ impl MessageError {
     pub fn field(&self) -> MessageField {
         match self {
             Self::NotUtf8 | Self::TooDeep => MessageField::Body,
-            Self::Shape(field, _) | Self::Word(field, _) | Self::Key(field, _) => *field,
+            Self::Shape(field, _) | Self::UnknownValue(field, _) | Self::Key(field, _) => *field,
         }
     }
 }
@@ -62,38 +62,38 @@ impl MessageError {
 /// The parts of a message that the broker uses.
 #[derive(Debug)]
 pub struct Message<'a> {
-    version: Cow<'a, str>,
-    deployment: Option<Cow<'a, str>>,
-    cpu: Number,
-    memory: Number,
-    run: Cow<'a, str>,
+    pub(super) version: Cow<'a, str>,
+    pub(super) deployment: Option<Cow<'a, str>>,
+    pub(super) cpu: Number,
+    pub(super) memory: Number,
+    pub(super) run: Cow<'a, str>,
     snapshot: Cow<'a, str>,
 }
 
 impl<'a> Message<'a> {
-    /// Finds the message in a POST's body; the text returned is the message's own bytes.
+    /// Finds the message in a POST's body, and returns its text as it was sent.
     pub fn in_body(body: &'a [u8], check: MessageCheck) -> Result<(&'a str, Self), MessageError> {
         let text = text(body)?;
-        if let Some(found) = sole_member(text, check) {
-            return found;
+        if let Some(parsed) = parse_sole_member(text, check) {
+            return parsed;
         }
         let body: Object<Body<'a>> =
             serde_json::from_str(text).map_err(|error| MessageError::Shape(MessageField::Body, error))?;
         let message = body.0.dequeued_message.get();
-        let read = serde_json::from_str(message)
-            .map_err(|error| MessageError::Shape(misfit(message, &error), error))?;
-        Ok((message, Self::read(read, check)?))
+        let parsed = serde_json::from_str(message)
+            .map_err(|error| MessageError::Shape(find_field(message, &error), error))?;
+        Ok((message, Self::validate(parsed, check)?))
     }
 
-    /// Reads bytes that are the message itself; none if they are anything else.
+    /// Parses bytes that are the message itself; none if they are anything else.
     pub fn parse(message: &'a [u8], check: MessageCheck) -> Option<Self> {
-        let read = serde_json::from_str(text(message).ok()?).ok()?;
-        Self::read(read, check).ok()
+        let parsed = serde_json::from_str(text(message).ok()?).ok()?;
+        Self::validate(parsed, check).ok()
     }
 
-    fn read(message: Object<DequeuedMessage<'a>>, check: MessageCheck) -> Result<Self, MessageError> {
-        if let (MessageCheck::Strict, Some((field, words))) = (check, message.0.unknown_word()) {
-            return Err(MessageError::Word(field, words));
+    fn validate(message: Object<DequeuedMessage<'a>>, check: MessageCheck) -> Result<Self, MessageError> {
+        if let (MessageCheck::Strict, Some((field, values))) = (check, message.0.unknown_value()) {
+            return Err(MessageError::UnknownValue(field, values));
         }
         let DequeuedMessage { background_worker, deployment, run, snapshot, .. } = message.0;
         let machine = run.0.machine.0;
@@ -107,7 +107,7 @@ impl<'a> Message<'a> {
             snapshot: snapshot.0.friendly_id,
         };
         let part = |field, text| check_part(text).map(drop).map_err(|error| MessageError::Key(field, error));
-        // The run's name becomes a header for a controller of the other dialect.
+        // A native controller gets the run's name in a header.
         part(MessageField::RunId, &message.run)?;
         part(MessageField::SnapshotId, &message.snapshot)?;
         if let Some(deployment) = &message.deployment {
@@ -123,7 +123,7 @@ impl<'a> Message<'a> {
         Some(KeyRef { deployment, version: &self.version, cpu: self.cpu, memory: self.memory })
     }
 
-    /// The friendly id of the run's snapshot: the same run in another state of its life has another.
+    /// The friendly id of the run's snapshot, which is another one for the same run in another state.
     pub fn snapshot(&self) -> &str {
         &self.snapshot
     }
@@ -134,8 +134,8 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Names the field, if it is one and not the whole.
-fn place(field: MessageField) -> String {
+/// The field's name, unless the fault is in the message as a whole.
+fn prefix(field: MessageField) -> String {
     if matches!(field, MessageField::Body | MessageField::Other) {
         String::new()
     } else {
@@ -143,12 +143,12 @@ fn place(field: MessageField) -> String {
     }
 }
 
-/// The parser's own words can quote a whole field, which is a part of somebody's payload. What it expected is ours.
-fn whereabouts(error: &serde_json::Error) -> String {
-    let said = error.to_string();
-    let expected = said.rfind(", expected ").map_or("", |at| &said[at..]);
+/// The parser's error without quotes: it can contain a whole field of the payload. What the parser expected is our own text.
+fn redacted_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let expected = text.rfind(", expected ").map_or("", |at| &text[at..]);
     let expected = expected.split(" at line ").next().unwrap_or_default();
-    let missing = missing_field(&said);
+    let missing = missing_field(&text);
     let what = match (missing, error.classify()) {
         (Some(field), _) => format!("missing field `{field}`"),
         (None, Category::Data) => format!("a value of the wrong kind{expected}"),
@@ -158,8 +158,8 @@ fn whereabouts(error: &serde_json::Error) -> String {
     format!("{what}, at line {} column {}", error.line(), error.column())
 }
 
-/// The field of a message that did not fit, found by reading it again: only a refused message pays for that.
-fn misfit(message: &str, error: &serde_json::Error) -> MessageField {
+/// The field at which a message was refused, found by parsing it again: only a refused message pays for that.
+fn find_field(message: &str, error: &serde_json::Error) -> MessageField {
     if error.classify() != Category::Data {
         return MessageField::Body;
     }
@@ -178,13 +178,13 @@ fn misfit(message: &str, error: &serde_json::Error) -> MessageField {
     MessageField::at(&path)
 }
 
-fn missing_field(said: &str) -> Option<&str> {
-    said.strip_prefix("missing field `")?.split('`').next()
+fn missing_field(error: &str) -> Option<&str> {
+    error.strip_prefix("missing field `")?.split('`').next()
 }
 
-/// Reads a body whose only member is the message, as every stock supervisor writes it, in one pass. None if the
-/// body is any different, or wrong: then the general way decides.
-fn sole_member(body: &str, check: MessageCheck) -> Option<Result<(&str, Message<'_>), MessageError>> {
+/// Parses a body whose only member is the message, as every stock supervisor writes it, in one pass. None for any other body,
+/// valid or not, which the general parser handles.
+fn parse_sole_member(body: &str, check: MessageCheck) -> Option<Result<(&str, Message<'_>), MessageError>> {
     let space = [' ', '\t', '\r', '\n'];
     let rest = body.trim_start_matches(space).strip_prefix('{')?.trim_start_matches(space);
     let rest = rest.strip_prefix("\"dequeuedMessage\"")?.trim_start_matches(space).strip_prefix(':')?;
@@ -193,7 +193,7 @@ fn sole_member(body: &str, check: MessageCheck) -> Option<Result<(&str, Message<
     let message = values.next()?.ok()?;
     let (text, after) = rest.split_at(values.byte_offset());
     let end = after.trim_start_matches(space).strip_prefix('}')?.trim_start_matches(space);
-    end.is_empty().then(|| Message::read(message, check).map(|message| (text, message)))
+    end.is_empty().then(|| Message::validate(message, check).map(|message| (text, message)))
 }
 
 fn text(body: &[u8]) -> Result<&str, MessageError> {

@@ -1,0 +1,136 @@
+//! Owns the interface of a dialect: the trait, and what its methods exchange with the code that is the same for all dialects.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::broker::{AcceptedPayload, HostId, Key, KeyRef, Number, PayloadKind};
+use crate::dispatch::{IdempotencyKey, Outcome};
+use crate::exchange::ContentHash;
+use crate::http::client_addr::ClientAddr;
+use crate::http::h1::RequestHead;
+use crate::http::problem::Problem;
+use crate::http::response::HttpResponse;
+use crate::http::state::HttpState;
+use crate::metrics::Route;
+use crate::model::Proof;
+use crate::transport::ResponseFormat;
+
+/// How one kind of client writes its requests and reads its responses.
+pub(in crate::http) trait Dialect: Sync {
+    /// What a path names in this dialect; none if the path is not its own.
+    fn resource(&self, path: &str) -> Option<Resource>;
+
+    /// The route as which polls are counted.
+    fn poll_route(&self) -> Route;
+
+    /// The route as which dispatches are counted.
+    fn dispatch_route(&self) -> Route;
+
+    /// The response for [`Resource::Times`].
+    fn times(&self, _: &HttpState) -> HttpResponse {
+        Problem::no_such_route().into()
+    }
+
+    /// The response to `HEAD` for [`Resource::Pool`], as health checks send it.
+    fn check_pool(&self, head: &RequestHead<'_>) -> HttpResponse;
+
+    /// Parses a poll, and checks its credential.
+    fn parse_poll(
+        &self,
+        state: &HttpState,
+        client: ClientAddr,
+        head: &RequestHead<'_>,
+    ) -> Result<Box<PollRequest>, Problem>;
+
+    /// Parses what the head of a dispatch says, before its body is read.
+    fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem>;
+
+    /// Parses the body of a dispatch.
+    fn parse_dispatch_body<'a>(
+        &self,
+        state: &HttpState,
+        head: DispatchHead<'a>,
+        body: &'a Bytes,
+    ) -> Result<ParsedDispatch<'a>, Problem>;
+
+    /// The response to a dispatch. `run` is empty if the dispatch named no pool.
+    fn render(&self, head: &RequestHead<'_>, run: &str, outcome: &Outcome) -> HttpResponse;
+}
+
+/// What a path of a dialect names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum Resource {
+    /// `GET` polls, `POST` dispatches.
+    Pool,
+    /// `GET` returns how long a controller should wait.
+    Times,
+}
+
+/// A poll that can be parked.
+pub(in crate::http) struct PollRequest {
+    pub(in crate::http) key: Key,
+    pub(in crate::http) accepts: AcceptedPayload,
+    /// The controller's name for itself; empty if it has none.
+    pub(in crate::http) controller: Box<str>,
+    pub(in crate::http) host: HostId,
+    pub(in crate::http) client: ClientAddr,
+    /// How the run or the end of the poll is written.
+    pub(in crate::http) format: &'static ResponseFormat,
+    /// Whether the connection may carry another request.
+    pub(in crate::http) reusable: bool,
+    /// How long the client waits.
+    pub(in crate::http) timeout: Duration,
+    /// It is offered nothing for at least this long, or four round trips, before its timeout. None if the broker ends the poll,
+    /// which makes a race with the client's clock impossible.
+    pub(in crate::http) guard: Option<Duration>,
+    /// How long it is held after its timeout.
+    pub(in crate::http) grace: Duration,
+}
+
+/// What the head of a dispatch says. The default is that of a dialect whose dispatches are wholly in the body.
+#[derive(Debug, Default)]
+pub(in crate::http) struct DispatchHead<'a> {
+    pub(super) key: Option<PoolKey<'a>>,
+    /// The run's name; empty if the supervisor gave none.
+    pub(super) run: &'a str,
+    pub(super) content_type: Option<&'a [u8]>,
+    pub(super) proof: Option<Proof>,
+    pub(super) redeliver: Option<bool>,
+    pub(super) wait: Option<Duration>,
+}
+
+/// A valid dispatch.
+#[derive(Debug)]
+pub(in crate::http) struct ParsedDispatch<'a> {
+    /// None for a run without a deployment: no pool can fit it.
+    pub(super) key: Option<PoolKey<'a>>,
+    pub(super) run: Cow<'a, str>,
+    /// Equal for the POSTs of one run; none if each POST is a run of its own.
+    pub(super) idempotency_key: Option<IdempotencyKey>,
+    /// What must be equal then as well, where it is compared.
+    pub(super) content: ContentHash,
+    pub(super) payload_kind: PayloadKind,
+    pub(super) content_type: Bytes,
+    pub(super) payload: Bytes,
+    /// None for the proof that is configured.
+    pub(super) proof: Option<Proof>,
+    pub(super) redeliver: bool,
+    pub(super) wait: Duration,
+}
+
+/// A key whose text is borrowed from the request where that is possible.
+#[derive(Debug)]
+pub(in crate::http) struct PoolKey<'a> {
+    pub(super) deployment: Cow<'a, str>,
+    pub(super) version: Cow<'a, str>,
+    pub(super) cpu: Number,
+    pub(super) memory: Number,
+}
+
+impl PoolKey<'_> {
+    pub(super) fn as_ref(&self) -> KeyRef<'_> {
+        KeyRef { deployment: &self.deployment, version: &self.version, cpu: self.cpu, memory: self.memory }
+    }
+}

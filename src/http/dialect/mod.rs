@@ -1,0 +1,21 @@
+//! Owns the dialects: one table of them, and the dispatch that they share.
+//!
+//! A dialect is one value behind the [`Dialect`] trait. It parses requests and renders outcomes; routing, admission, reading the
+//! body, dispatching and recording are the same for all.
+
+mod dispatch;
+mod interface;
+mod native;
+mod run_response;
+mod trigger;
+
+pub(in crate::http) use dispatch::dispatch;
+pub(in crate::http) use interface::{Dialect, PollRequest, Resource};
+pub use trigger::{Message, MessageError};
+
+static DIALECTS: [&dyn Dialect; 2] = [&trigger::Trigger, &native::Native];
+
+/// The dialect that a path belongs to, and what the path names there.
+pub(in crate::http) fn find(path: &str) -> Option<(&'static dyn Dialect, Resource)> {
+    DIALECTS.iter().find_map(|dialect| Some((*dialect, dialect.resource(path)?)))
+}

@@ -1,0 +1,259 @@
+//! Owns the broker's own dialect, `/v1/pools/…`: one URL is one pool, and the payload is opaque bytes.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use percent_encoding::percent_decode_str;
+
+use super::interface::{Dialect, DispatchHead, ParsedDispatch, PollRequest, PoolKey, Resource};
+use super::run_response::write_run_head;
+use super::trigger::Message;
+use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
+use crate::config::CAN_PROVE;
+use crate::dispatch::{IdempotencyKey, Outcome, content_hash};
+use crate::http::client_addr::ClientAddr;
+use crate::http::h1::RequestHead;
+use crate::http::problem::Problem;
+use crate::http::response::{HttpResponse, write_keep_alive};
+use crate::http::state::HttpState;
+use crate::metrics::Route;
+use crate::model::Proof;
+use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
+
+const PREFIX: &str = "/v1/pools/";
+const CONTROLLER: &str = "pilotlight-controller";
+const RUN: &str = "pilotlight-run";
+
+/// How a poll of this dialect is answered.
+static RESPONSE_FORMAT: ResponseFormat = ResponseFormat {
+    head: |run, keep_alive, head| write_run_head(run, keep_alive, true, head),
+    close_response,
+};
+
+fn close_response(reason: CloseReason, keep_alive: Option<u64>) -> CloseResponse {
+    let last = |response: &'static [u8]| CloseResponse { bytes: response.into(), reusable: false };
+    match reason {
+        CloseReason::Expired => {
+            let mut response = b"HTTP/1.1 204 No Content".to_vec();
+            write_keep_alive(keep_alive, &mut response);
+            response.extend_from_slice(b"\r\n\r\n");
+            CloseResponse { bytes: response.into(), reusable: true }
+        }
+        // 204 means that no run came, which is true of a drain as well: the client polls again.
+        CloseReason::Drained => last(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"),
+        CloseReason::Retired => last(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+        CloseReason::Replaced => last(b""),
+    }
+}
+
+/// The dialect.
+pub(super) struct Native;
+
+impl Dialect for Native {
+    fn resource(&self, path: &str) -> Option<Resource> {
+        path.starts_with(PREFIX).then_some(Resource::Pool)
+    }
+
+    fn poll_route(&self) -> Route {
+        Route::NativePoll
+    }
+
+    fn dispatch_route(&self) -> Route {
+        Route::NativeDispatch
+    }
+
+    fn check_pool(&self, head: &RequestHead<'_>) -> HttpResponse {
+        parse_key(head.path).map_or_else(HttpResponse::from, |_| HttpResponse::empty())
+    }
+
+    /// `GET /v1/pools/…`
+    fn parse_poll(
+        &self,
+        state: &HttpState,
+        client: ClientAddr,
+        head: &RequestHead<'_>,
+    ) -> Result<Box<PollRequest>, Problem> {
+        let limits = state.limits();
+        let max_timeout = limits.connection_timeout;
+        let timeout = PoolQuery::parse(head.query, &["timeout"])?.timeout.unwrap_or(max_timeout);
+        if timeout > max_timeout {
+            let why = format!("is at most {} here", humantime::format_duration(max_timeout));
+            return Err(Problem::bad_parameter("timeout", why));
+        }
+        let PoolKey { deployment, version, cpu, memory } = parse_key(head.path)?;
+        let authorization = head.fields.values("authorization").next();
+        let authorized = limits.access.authorize_poll(authorization, &deployment, &version);
+        authorized.map_err(|error| state.refuse_token("The Authorization header", error))?;
+        Ok(Box::new(PollRequest {
+            key: Key { deployment: deployment.into(), version: version.into(), cpu, memory },
+            accepts: AcceptedPayload::Any,
+            controller: parse_name(head, CONTROLLER)?.into(),
+            host: state.exchange.host_id(client.origin(), ""),
+            client,
+            format: &RESPONSE_FORMAT,
+            reusable: head.is_reusable(),
+            timeout,
+            guard: None,
+            grace: Duration::ZERO,
+        }))
+    }
+
+    /// `POST /v1/pools/…`
+    fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem> {
+        let key = parse_key(head.path)?;
+        let query = PoolQuery::parse(head.query, &["wait", "redeliver", "proof"])?;
+        Ok(DispatchHead {
+            key: Some(key),
+            run: parse_name(head, RUN)?,
+            content_type: head.fields.values("content-type").next(),
+            proof: query.proof,
+            redeliver: query.redeliver,
+            wait: query.wait,
+        })
+    }
+
+    fn parse_dispatch_body<'a>(
+        &self,
+        state: &HttpState,
+        head: DispatchHead<'a>,
+        body: &'a Bytes,
+    ) -> Result<ParsedDispatch<'a>, Problem> {
+        let DispatchHead { key, run, content_type, proof, redeliver, wait } = head;
+        let is_named = !run.is_empty();
+        let idempotent = key.as_ref().filter(|_| is_named);
+        // A stock controller exits on anything but a valid message.
+        let is_message = Message::parse(body, state.limits().message_check).is_some();
+        Ok(ParsedDispatch {
+            idempotency_key: idempotent.map(|key| IdempotencyKey::new(run, "", key.as_ref())),
+            content: if is_named { content_hash(body) } else { None },
+            run: if is_named { run.into() } else { format!("run_{:016x}", fastrand::u64(..)).into() },
+            key,
+            payload_kind: if is_message { PayloadKind::TriggerMessage } else { PayloadKind::Opaque },
+            content_type: content_type
+                .map_or(Bytes::from_static(b"application/octet-stream"), Bytes::copy_from_slice),
+            payload: body.clone(),
+            proof,
+            redeliver: redeliver.unwrap_or(false),
+            wait: wait.unwrap_or_default(),
+        })
+    }
+
+    fn render(&self, _: &RequestHead<'_>, run: &str, outcome: &Outcome) -> HttpResponse {
+        let body = match &outcome.result {
+            Ok(hit) => serde_json::json!({
+                "delivered": true,
+                "proof": hit.proof.text(),
+                "offers": outcome.offers,
+                "controller": hit.controller,
+                "run": run,
+            }),
+            Err(miss) => serde_json::json!({
+                "delivered": false,
+                "reason": miss.text(),
+                "offers": outcome.offers,
+                "run": run,
+            }),
+        };
+        HttpResponse::json(StatusCode::OK, body.to_string())
+    }
+}
+
+/// The query of either route. Each route refuses the parameters that it does not use.
+#[derive(Debug, Default)]
+struct PoolQuery {
+    timeout: Option<Duration>,
+    wait: Option<Duration>,
+    redeliver: Option<bool>,
+    proof: Option<Proof>,
+}
+
+impl PoolQuery {
+    fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
+        let mut parsed = Self::default();
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if !known.contains(&&*name) {
+                let known = known.join(", ");
+                return Err(Problem::bad_parameter(
+                    "The query",
+                    format!("has an unknown name; known: {known}"),
+                ));
+            }
+            let duration = |what| {
+                humantime::parse_duration(&value)
+                    .map(Some)
+                    .map_err(|_| Problem::bad_parameter(what, "is not a duration such as 200ms or 30s"))
+            };
+            match &*name {
+                "timeout" => parsed.timeout = duration("timeout")?,
+                "wait" => parsed.wait = duration("wait")?,
+                "redeliver" => {
+                    let bad = || Problem::bad_parameter("redeliver", "is neither true nor false");
+                    parsed.redeliver = Some(value.parse().map_err(|_| bad())?);
+                }
+                _ => parsed.proof = Some(parse_proof(&value)?),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn parse_proof(value: &str) -> Result<Proof, Problem> {
+    match value {
+        "written" => Ok(Proof::Written),
+        "acked" | "received" if !CAN_PROVE => {
+            Err(Problem::bad_parameter("proof", "is above what can be proved on this system: written"))
+        }
+        "acked" => Ok(Proof::Acked),
+        "received" => Ok(Proof::Received),
+        _ => Err(Problem::bad_parameter("proof", "is none of written, acked, received")),
+    }
+}
+
+/// The key in a path: four segments, each percent-encoded.
+fn parse_key(path: &str) -> Result<PoolKey<'_>, Problem> {
+    let mut segments = path.strip_prefix(PREFIX).unwrap_or_default().split('/');
+    let segments: [_; 5] = std::array::from_fn(|_| segments.next());
+    let [Some(deployment), Some(version), Some(cpu), Some(memory), None] = segments else {
+        return Err(Problem::bad_key("The path", "is not /v1/pools/{deployment}/{version}/{cpu}/{memory}"));
+    };
+    let part = |name, segment| {
+        let text = decode(name, segment)?;
+        check_part(&text).map_err(|error| Problem::bad_key(name, error))?;
+        Ok(text)
+    };
+    let number =
+        |name, segment| Number::parse(&decode(name, segment)?).map_err(|error| Problem::bad_key(name, error));
+    Ok(PoolKey {
+        deployment: part("The deployment", deployment)?,
+        version: part("The version", version)?,
+        cpu: number("The cpu figure", cpu)?,
+        memory: number("The memory figure", memory)?,
+    })
+}
+
+fn decode<'a>(name: &str, segment: &'a str) -> Result<Cow<'a, str>, Problem> {
+    if !is_encoded(segment) {
+        return Err(Problem::bad_key(name, "has a % without two hexadecimal digits after it"));
+    }
+    let decoded = percent_decode_str(segment).decode_utf8();
+    decoded.map_err(|_| Problem::bad_key(name, "is not percent-encoded UTF-8"))
+}
+
+/// Whether each % begins an encoded byte. Decoders treat any other % differently.
+fn is_encoded(segment: &str) -> bool {
+    segment.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+/// A name in a header: short printable text, at most once; empty if absent.
+fn parse_name<'a>(head: &RequestHead<'a>, header: &'static str) -> Result<&'a str, Problem> {
+    match head.fields.single(header) {
+        Ok(None) => Ok(""),
+        Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_parameter(header, error)),
+        Err(()) => Err(Problem::bad_parameter(header, "occurs more than once, or is not printable ASCII")),
+    }
+}

@@ -1,0 +1,227 @@
+//! Owns the dialect of Trigger.dev: its three routes, as its stock clients expect them.
+
+mod message;
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+
+use super::interface::{Dialect, DispatchHead, ParsedDispatch, PollRequest, PoolKey, Resource};
+use super::run_response::write_run_head;
+use crate::auth::{MAX_TOKEN_BYTES, TokenError};
+use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
+use crate::dispatch::{IdempotencyKey, Outcome};
+use crate::http::client_addr::ClientAddr;
+use crate::http::h1::RequestHead;
+use crate::http::problem::Problem;
+use crate::http::response::HttpResponse;
+use crate::http::state::HttpState;
+use crate::logging::Throttle;
+use crate::metrics::Route;
+use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
+
+pub use message::{Message, MessageError};
+
+const CONTROLLER: &str = "x-trigger-workload-controller-id";
+const DEPLOYMENT: &str = "x-trigger-deployment-id";
+const VERSION: &str = "x-trigger-deployment-version";
+const CPU: &str = "x-trigger-machine-cpu";
+const MEMORY: &str = "x-trigger-machine-memory";
+const INSTANCE: &str = "x-trigger-worker-instance-name";
+
+/// The client's timer starts before its request arrives here, so it is offered nothing for this long before its timeout.
+const RETIRE_GUARD: Duration = Duration::from_millis(250);
+/// The client ends a poll itself. The client of a poll that is this much older than its timeout is gone.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How a stock controller's poll is answered.
+static RESPONSE_FORMAT: ResponseFormat = ResponseFormat {
+    head: |run, keep_alive, head| write_run_head(run, keep_alive, false, head),
+    close_response,
+};
+
+/// A stock controller exits on any status but 307, after which it polls again, and 410, which is meant to make it exit.
+fn close_response(reason: CloseReason, _: Option<u64>) -> CloseResponse {
+    let response: &[u8] = match reason {
+        CloseReason::Expired | CloseReason::Replaced => b"",
+        CloseReason::Drained => {
+            b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /warm-start\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        }
+        CloseReason::Retired => b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    };
+    CloseResponse { bytes: response.into(), reusable: false }
+}
+
+/// The dialect.
+pub(super) struct Trigger;
+
+impl Dialect for Trigger {
+    fn resource(&self, path: &str) -> Option<Resource> {
+        match path {
+            "/warm-start" => Some(Resource::Pool),
+            "/connect" => Some(Resource::Times),
+            _ => None,
+        }
+    }
+
+    fn poll_route(&self) -> Route {
+        Route::Poll
+    }
+
+    fn dispatch_route(&self) -> Route {
+        Route::Dispatch
+    }
+
+    /// `GET /connect`
+    fn times(&self, state: &HttpState) -> HttpResponse {
+        let limits = state.limits();
+        let body = format!(
+            r#"{{"connectionTimeoutMs":{},"keepaliveMs":{}}}"#,
+            limits.connection_timeout.as_millis(),
+            limits.keepalive.as_millis()
+        );
+        HttpResponse::json(StatusCode::OK, body)
+    }
+
+    /// The path names no key that could be checked.
+    fn check_pool(&self, _: &RequestHead<'_>) -> HttpResponse {
+        HttpResponse::empty()
+    }
+
+    /// `GET /warm-start`
+    fn parse_poll(
+        &self,
+        state: &HttpState,
+        client: ClientAddr,
+        head: &RequestHead<'_>,
+    ) -> Result<Box<PollRequest>, Problem> {
+        parse_poll(state, client, head).inspect_err(|problem| {
+            // A controller without a valid key would never be matched: the status that makes it exit is deliberate.
+            // At most one line a second, so that strangers cannot fill a disk; the metrics count all.
+            static LINES: Throttle = Throttle::new();
+            if LINES.is_open() {
+                tracing::warn!(why = problem.detail(), "a poll was refused");
+            }
+        })
+    }
+
+    /// `POST /warm-start`. Everything is in the body.
+    fn parse_dispatch_head<'a>(&self, _: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem> {
+        Ok(DispatchHead::default())
+    }
+
+    fn parse_dispatch_body<'a>(
+        &self,
+        state: &HttpState,
+        _: DispatchHead<'a>,
+        body: &'a Bytes,
+    ) -> Result<ParsedDispatch<'a>, Problem> {
+        let check = state.limits().message_check;
+        let (payload, message) =
+            Message::in_body(body, check).map_err(|error| refuse_message(state, &error))?;
+        let idempotency_key =
+            message.key().map(|key| IdempotencyKey::new(message.run(), message.snapshot(), key));
+        let Message { deployment, version, cpu, memory, run, .. } = message;
+        Ok(ParsedDispatch {
+            key: deployment.map(|deployment| PoolKey { deployment, version, cpu, memory }),
+            run,
+            idempotency_key,
+            content: None,
+            payload_kind: PayloadKind::TriggerMessage,
+            content_type: Bytes::from_static(b"application/json"),
+            payload: body.slice_ref(payload.as_bytes()),
+            proof: None,
+            // The platform refuses a second start of a run, so a run that may be lost is offered again.
+            redeliver: true,
+            wait: Duration::ZERO,
+        })
+    }
+
+    fn render(&self, _: &RequestHead<'_>, _: &str, outcome: &Outcome) -> HttpResponse {
+        let Outcome { offers, result } = outcome;
+        let mut body = Vec::with_capacity(64);
+        // Writing into a Vec cannot fail.
+        let _ = match result {
+            Ok(hit) => {
+                let proof = hit.proof.text();
+                write!(body, r#"{{"didWarmStart":true,"proof":"{proof}","offers":{offers}}}"#)
+            }
+            Err(miss) => {
+                let reason = miss.text();
+                write!(body, r#"{{"didWarmStart":false,"reason":"{reason}","offers":{offers}}}"#)
+            }
+        };
+        HttpResponse::json(StatusCode::OK, body)
+    }
+}
+
+fn parse_poll(
+    state: &HttpState,
+    client: ClientAddr,
+    head: &RequestHead<'_>,
+) -> Result<Box<PollRequest>, Problem> {
+    const NOT_SINGLE: &str = "occurs more than once, or is not printable ASCII";
+    let text = |name: &'static str| match head.fields.single(name) {
+        Ok(Some(text)) if !text.is_empty() => Ok(text),
+        Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
+        Err(()) => Err(Problem::bad_key(name, NOT_SINGLE)),
+    };
+    let part = |name, text| check_part(text).map(Box::from).map_err(|error| Problem::bad_key(name, error));
+    let number =
+        |name| text(name).and_then(|t| Number::parse(t).map_err(|error| Problem::bad_key(name, error)));
+    let deployment = text(DEPLOYMENT)?;
+    if deployment.len() > MAX_TOKEN_BYTES {
+        return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
+    }
+    let version = text(VERSION)?;
+    let limits = state.limits();
+    let deployment = limits.access.resolve_deployment(deployment, version).and_then(|resolved| {
+        let is_supervisor =
+            limits.access.is_supervisor_credential(head.fields.values("authorization").next());
+        if is_supervisor { Err(TokenError::WrongRole) } else { Ok(resolved) }
+    });
+    let deployment = deployment.map_err(|error| state.refuse_token(DEPLOYMENT, error))?;
+    let name = |name| match head.fields.single(name) {
+        Ok(None | Some("")) => Ok(""),
+        Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_key(name, error)),
+        Err(()) => Err(Problem::bad_key(name, NOT_SINGLE)),
+    };
+    Ok(Box::new(PollRequest {
+        key: Key {
+            deployment: part(DEPLOYMENT, &deployment)?,
+            version: part(VERSION, version)?,
+            cpu: number(CPU)?,
+            memory: number(MEMORY)?,
+        },
+        accepts: AcceptedPayload::TriggerMessage,
+        controller: name(CONTROLLER)?.into(),
+        host: state.exchange.host_id(client.origin(), name(INSTANCE)?),
+        client,
+        format: &RESPONSE_FORMAT,
+        reusable: head.is_reusable(),
+        timeout: limits.connection_timeout,
+        guard: Some(RETIRE_GUARD),
+        grace: GRACE,
+    }))
+}
+
+/// Counts a message on which a stock controller would exit. A platform that is newer than the broker may send no other
+/// messages, and its supervisors then start every run cold, so the first refusal of each field is logged.
+fn refuse_message(state: &HttpState, error: &MessageError) -> Problem {
+    static LOGGED_FIELDS: AtomicU32 = AtomicU32::new(0);
+    let field = error.field();
+    state.metrics.message_refused(field);
+    let bit = 1 << field as u32;
+    if LOGGED_FIELDS.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+        tracing::warn!(
+            field = field.text(),
+            why = %error,
+            "a message was refused, and its run starts cold; this line comes once for each field, \
+             pilotlight_messages_refused_total counts them all"
+        );
+    }
+    Problem::bad_body(error)
+}

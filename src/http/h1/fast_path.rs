@@ -1,0 +1,98 @@
+//! Owns which requests are plain: those that are answered from the read buffer, without hyper.
+//!
+//! The fast path exists for its cost: a dispatch has two requests, and hyper's share of both was a fifth of the broker's time
+//! (`docs/decisions/008-the-quick-way.md`). Any other request goes to hyper from its first byte on, and the routes behind
+//! both are the same.
+
+use std::ops::Range;
+
+use httparse::Header;
+use hyper::Method;
+
+use super::validate::is_host;
+
+/// The most bytes of a plain request, head and body.
+const MAX_PLAIN_BYTES: usize = 16 * 1024;
+/// The most header fields of a plain request.
+pub(super) const MAX_PLAIN_FIELDS: usize = 24;
+
+/// Whether a parsed head is that of a plain request, and whether the request is complete.
+pub(super) enum FastPath<'a> {
+    /// One plain request and nothing after it; its body is at this range of the buffer.
+    Complete { method: &'static Method, path: &'a str, query: Option<&'a str>, body: Range<usize> },
+    /// The body of a plain request has not come completely.
+    PartialBody,
+    /// Any other request.
+    Fallback,
+}
+
+/// A field of any of these names changes how the message is framed, or what it asks for.
+const NOT_PLAIN: [&str; 6] = ["transfer-encoding", "expect", "upgrade", "trailer", "te", "http2-settings"];
+
+/// Classifies a parsed head of `head_length` bytes in a buffer of `buffered` bytes. What is plain here is valid, too.
+pub(super) fn classify<'a>(
+    request: &httparse::Request<'_, 'a>,
+    head_length: usize,
+    buffered: usize,
+) -> FastPath<'a> {
+    let httparse::Request { method: Some(method), path: Some(target), version: Some(1), headers } = request
+    else {
+        return FastPath::Fallback;
+    };
+    if headers.len() > MAX_PLAIN_FIELDS {
+        return FastPath::Fallback;
+    }
+    let Ok(body_length) = body_length(headers) else { return FastPath::Fallback };
+    let method = match (*method, body_length) {
+        ("GET", None) => &Method::GET,
+        ("POST", Some(_)) => &Method::POST,
+        _ => return FastPath::Fallback,
+    };
+    if !is_plain_target(target) {
+        return FastPath::Fallback;
+    }
+    let end = head_length + body_length.unwrap_or(0);
+    if end > MAX_PLAIN_BYTES || end < buffered {
+        return FastPath::Fallback;
+    }
+    if end > buffered {
+        return FastPath::PartialBody;
+    }
+    let (path, query) = target.split_once('?').map_or((*target, None), |(path, query)| (path, Some(query)));
+    FastPath::Complete { method, path, query, body: head_length..end }
+}
+
+/// The announced length of the body, if one is announced. `Err` if the fields are not those of a plain request: it has one
+/// valid Host, at most one Content-Length, and none of the fields that change the framing.
+fn body_length(headers: &[Header<'_>]) -> Result<Option<usize>, ()> {
+    let (mut host, mut content_length) = (None, None);
+    for Header { name, value } in headers {
+        let found = if name.eq_ignore_ascii_case("host") {
+            &mut host
+        } else if name.eq_ignore_ascii_case("content-length") {
+            &mut content_length
+        } else if NOT_PLAIN.iter().any(|other| name.eq_ignore_ascii_case(other)) {
+            return Err(());
+        } else {
+            continue;
+        };
+        if found.replace(*value).is_some() {
+            return Err(());
+        }
+    }
+    if !host.is_some_and(is_host) {
+        return Err(());
+    }
+    let Some(length) = content_length else { return Ok(None) };
+    // More digits than this are more bytes than a plain request has.
+    if length.len() > 5 || !length.iter().all(u8::is_ascii_digit) {
+        return Err(());
+    }
+    std::str::from_utf8(length).map_err(drop)?.parse().map(Some).map_err(drop)
+}
+
+/// Whether a target is in origin form, of bytes that every parser reads alike.
+fn is_plain_target(target: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%?=&+:,@".contains(&b);
+    target.starts_with('/') && target.bytes().all(is_plain)
+}

@@ -1,0 +1,66 @@
+//! Owns the only parse of a request's head outside of hyper: what the bytes that have come so far begin with.
+//!
+//! One pass of httparse serves the fast path, the validation and the refusal. hyper parses a head again where it has to
+//! read the body; such a head has passed the validation, so that hyper's leniency decides nothing.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
+
+use super::fast_path::{FastPath, MAX_PLAIN_FIELDS, classify};
+use super::head::{HeaderFields, RequestHead};
+use super::validate::{MAX_HEAD_BYTES, violation};
+use crate::http::problem::Problem;
+
+/// The most header fields of a head.
+const MAX_FIELDS: usize = 100;
+
+/// Room for the fields of a plain request. It is part of the future that handles the request, so it has no room for the
+/// fields of every head.
+pub(in crate::http) type PlainFields<'a> = [Header<'a>; MAX_PLAIN_FIELDS];
+pub(in crate::http) const NO_FIELDS: PlainFields<'static> = [EMPTY_HEADER; MAX_PLAIN_FIELDS];
+
+/// What a read buffer begins with.
+pub(in crate::http) enum HeadParse<'a> {
+    /// One plain request and nothing after it; its body is at this range of the buffer.
+    Complete(RequestHead<'a>, Range<usize>),
+    /// A head whose end has not come yet.
+    PartialHead,
+    /// The head of a plain request whose body has not come completely.
+    PartialBody,
+    /// A valid head of a request that only hyper reads: it is not plain, or more bytes follow it.
+    NeedsHyper,
+    /// The request is refused, whatever follows.
+    Refused(Problem),
+}
+
+/// Parses and validates the head at the beginning of `bytes`. The fields of a complete plain request are
+/// copied to `fields`. `body_limit` is named in the refusal of a body whose announced length overflows.
+pub(in crate::http) fn parse<'a, 'b: 'a>(
+    bytes: &'b [u8],
+    fields: &'a mut PlainFields<'b>,
+    body_limit: impl FnOnce() -> usize,
+) -> HeadParse<'a> {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = Request::new(&mut []);
+    let head_length = match request.parse_with_uninit_headers(bytes, &mut headers) {
+        Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
+        Ok(Status::Partial) if bytes.len() <= MAX_HEAD_BYTES => return HeadParse::PartialHead,
+        Ok(_) | Err(Error::TooManyHeaders) => return HeadParse::Refused(Problem::head_too_large()),
+        Err(error) => return HeadParse::Refused(Problem::malformed(error)),
+    };
+    match classify(&request, head_length, bytes.len()) {
+        FastPath::Complete { method, path, query, body } => {
+            let fields = &mut fields[..request.headers.len()];
+            fields.copy_from_slice(request.headers);
+            let fields = HeaderFields::List(fields);
+            HeadParse::Complete(RequestHead { method, path, query, is_http_11: true, fields }, body)
+        }
+        FastPath::PartialBody => HeadParse::PartialBody,
+        FastPath::Fallback => match violation(&request, body_limit) {
+            None => HeadParse::NeedsHyper,
+            Some(problem) => HeadParse::Refused(problem),
+        },
+    }
+}

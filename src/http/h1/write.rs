@@ -1,0 +1,53 @@
+//! Owns writing a response to its connection, and the end of a connection that the response closes.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::{Instant, timeout};
+
+use super::read::read_more;
+use crate::http::response::HttpResponse;
+use crate::transport::Connection;
+
+/// The client must take a response within this time.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a closing response, keep reading for this long and this much, so that a reset does not overtake it.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// Writes a response. `Break` if the connection is over with it.
+pub(in crate::http) async fn write_response(
+    connection: &Connection,
+    response: HttpResponse,
+) -> ControlFlow<()> {
+    let mut out = Vec::with_capacity(192 + response.body.len());
+    response.write(connection.keep_alive_seconds(), &mut out);
+    let written = timeout(WRITE_TIMEOUT, connection.write(&out)).await;
+    if written.is_ok_and(|result| result.is_ok()) && !response.close {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(())
+    }
+}
+
+/// Writes a response to a client that may still be sending. If the response closes the connection, what comes is read and
+/// discarded for a moment: closing a socket with unread bytes sends a reset, which can overtake the response.
+pub(in crate::http) async fn write_and_linger(
+    connection: &Connection,
+    response: HttpResponse,
+) -> ControlFlow<()> {
+    let closes = response.close;
+    let written = write_response(connection, response).await;
+    if closes {
+        connection.shutdown_write();
+        let deadline = Instant::now() + LINGER_TIME;
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES {
+            let mut bytes = BytesMut::new();
+            read_more(connection, &mut bytes, deadline).await?;
+            discarded += bytes.len();
+        }
+    }
+    written
+}

@@ -1,0 +1,217 @@
+//! Owns the requests of a connection between two held polls: each is read, by our parser or by hyper, and answered.
+
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Version};
+use tokio::time::Instant;
+
+use super::dialect::{PollRequest, dispatch};
+use super::h1::{
+    HeadParse, HeaderFields, HyperEnd, HyperRead, NO_FIELDS, RequestBody, RequestHead, discard, parse,
+    read_line, read_more, read_with_hyper, write_and_linger, write_response,
+};
+use super::response::HttpResponse;
+use super::routes::{Action, Routed, route};
+use super::state::HttpState;
+use crate::metrics::{Listener, RejectReason, Route};
+use crate::transport::Connection;
+
+/// A request's head must be complete within this time.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A plain request whose body is not complete after this time is left to hyper.
+const BODY_GRACE: Duration = Duration::from_millis(100);
+
+/// What follows a request.
+enum AfterRequest {
+    /// It is a poll, which is to be held.
+    Poll(Box<PollRequest>),
+    /// It was answered; these bytes came after it.
+    Unread(BytesMut),
+}
+
+/// Answers requests until a poll is to be held. `Break` if the connection is over. `received` is what was read of the first
+/// request; if that is nothing, the request has to begin within `time`.
+pub(super) async fn request_loop(
+    state: &Arc<HttpState>,
+    listener: Listener,
+    connection: &Arc<Connection>,
+    mut received: BytesMut,
+    mut time: Duration,
+) -> ControlFlow<(), Box<PollRequest>> {
+    // The silence of a new connection counts as part of the time for its first head.
+    let mut head_deadline = (time == HEAD_TIMEOUT).then(|| Instant::now() + HEAD_TIMEOUT);
+    loop {
+        if received.is_empty() {
+            // No buffer is allocated before there is something to read.
+            read_more(connection, &mut received, Instant::now() + time).await?;
+        }
+        let deadline = head_deadline.take().unwrap_or_else(|| Instant::now() + HEAD_TIMEOUT);
+        match handle_request(state, listener, connection, received, deadline).await? {
+            AfterRequest::Poll(poll) => return ControlFlow::Continue(poll),
+            AfterRequest::Unread(unread) => received = unread,
+        }
+        time = connection.idle_timeout();
+        // A client that has sent many requests has one answered per turn, so that other connections of this thread get theirs.
+        if !received.is_empty() || connection.may_have_more() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Reads one request and answers it, unless it is a poll that is to be held. `Break` if the connection is over.
+async fn handle_request(
+    state: &Arc<HttpState>,
+    listener: Listener,
+    connection: &Arc<Connection>,
+    mut received: BytesMut,
+    head_deadline: Instant,
+) -> ControlFlow<(), AfterRequest> {
+    let mut body_deadline = None;
+    loop {
+        let bytes = received.freeze();
+        let mut fields = NO_FIELDS;
+        let validated = match parse(&bytes, &mut fields, || state.limits().body_limit) {
+            HeadParse::Complete(head, body) => {
+                let body = bytes.slice(body);
+                return match handle_plain(state, listener, connection, head, body).await? {
+                    Action::Park(poll) => ControlFlow::Continue(AfterRequest::Poll(poll)),
+                    Action::Close => ControlFlow::Break(()),
+                    Action::Respond(response) => {
+                        write_response(connection, response).await?;
+                        ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()))
+                    }
+                };
+            }
+            HeadParse::PartialHead => {
+                received = bytes.into();
+                read_line(connection, &mut received, head_deadline).await?;
+                continue;
+            }
+            HeadParse::PartialBody => {
+                received = bytes.into();
+                let deadline = *body_deadline.get_or_insert_with(|| Instant::now() + BODY_GRACE);
+                if read_more(connection, &mut received, deadline).await.is_continue() {
+                    continue;
+                }
+                received.freeze()
+            }
+            HeadParse::NeedsHyper => bytes,
+            HeadParse::Refused(problem) => {
+                let response = HttpResponse::from(problem);
+                state.metrics.answered(Route::Other, response.status.as_u16());
+                write_and_linger(connection, response).await?;
+                return ControlFlow::Break(());
+            }
+        };
+        return Box::pin(handle_with_hyper(state, listener, connection, validated)).await;
+    }
+}
+
+/// Handles a plain request. `Break` if the client leaves before its response.
+async fn handle_plain(
+    state: &Arc<HttpState>,
+    listener: Listener,
+    connection: &Connection,
+    head: RequestHead<'_>,
+    body: Bytes,
+) -> ControlFlow<(), Action> {
+    let is_reusable = head.is_reusable();
+    let mut action = match route(state, listener, connection.origin(), &head) {
+        Routed::Now(action) => action,
+        Routed::Dispatch(dialect) => {
+            let dispatched = dispatch(dialect, state, head, RequestBody::Whole(body));
+            Action::Respond(abort_on_disconnect(connection, pin!(dispatched)).await?)
+        }
+    };
+    if let Action::Respond(response) = &mut action {
+        response.close |= !is_reusable || state.admission.closes_connections();
+    }
+    ControlFlow::Continue(action)
+}
+
+/// Waits for a response. `Break` if the client leaves before it.
+async fn abort_on_disconnect(
+    connection: &Connection,
+    mut response: Pin<&mut impl Future<Output = HttpResponse>>,
+) -> ControlFlow<(), HttpResponse> {
+    let mut closed = pin!(connection.closed());
+    poll_fn(|cx| match response.as_mut().poll(cx) {
+        Poll::Ready(response) => Poll::Ready(ControlFlow::Continue(response)),
+        Poll::Pending => closed.as_mut().poll(cx).map(ControlFlow::Break),
+    })
+    .await
+}
+
+/// Handles a request whose head is valid, and which hyper reads. `Break` if the connection is over.
+async fn handle_with_hyper(
+    state: &Arc<HttpState>,
+    listener: Listener,
+    connection: &Arc<Connection>,
+    validated: Bytes,
+) -> ControlFlow<(), AfterRequest> {
+    let handle = |request| handle_hyper_request(state, listener, connection, request);
+    let (action, unread) = match read_with_hyper(connection, validated, handle).await {
+        Ok(HyperRead { handled, unread }) => (handled, unread),
+        Err(HyperEnd::BadRequest) => {
+            state.metrics.answered(Route::Other, 400);
+            return ControlFlow::Break(());
+        }
+        Err(HyperEnd::Closed) => return ControlFlow::Break(()),
+    };
+    match action {
+        Action::Park(poll) if unread.is_empty() => ControlFlow::Continue(AfterRequest::Poll(poll)),
+        Action::Park(_) => {
+            state.metrics.poll_refused();
+            state.metrics.rejected(RejectReason::Pipelined);
+            ControlFlow::Break(())
+        }
+        Action::Close => ControlFlow::Break(()),
+        Action::Respond(response) => {
+            write_and_linger(connection, response).await?;
+            ControlFlow::Continue(AfterRequest::Unread(unread))
+        }
+    }
+}
+
+async fn handle_hyper_request(
+    state: &Arc<HttpState>,
+    listener: Listener,
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Action {
+    let (parts, body) = request.into_parts();
+    let head = RequestHead {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        is_http_11: parts.version == Version::HTTP_11,
+        fields: HeaderFields::Map(&parts.headers),
+    };
+    let mut response = match route(state, listener, connection.origin(), &head) {
+        Routed::Now(Action::Park(poll)) => {
+            if discard(body).await {
+                return Action::Park(poll);
+            }
+            state.metrics.poll_refused();
+            return Action::Close;
+        }
+        Routed::Now(Action::Close) => return Action::Close,
+        Routed::Now(Action::Respond(mut response)) => {
+            // A body that is not read would be taken for the next request. A client that expects to be asked for its body is
+            // not asked.
+            response.close = response.close || head.fields.has("expect") || !discard(body).await;
+            response
+        }
+        Routed::Dispatch(dialect) => dispatch(dialect, state, head, RequestBody::Stream(body)).await,
+    };
+    response.close |= !head.is_reusable() || state.admission.closes_connections();
+    response.omits_body = head.method == Method::HEAD;
+    Action::Respond(response)
+}

@@ -1,0 +1,175 @@
+//! Owns the routes: which dialect or response a request gets, which clients are let in, and the count of both.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hyper::Method;
+
+use super::client_addr::ClientAddr;
+use super::dialect::{self, Dialect, PollRequest, Resource};
+use super::h1::{MAX_TARGET_BYTES, RequestHead};
+use super::problem::Problem;
+use super::response::HttpResponse;
+use super::state::{HttpState, RequestLimits};
+use super::{browser_page, health};
+use crate::logging::Throttle;
+use crate::metrics::{AuthFailure, Listener, Route};
+use crate::model::{DispatchOutcome, MissReason};
+
+/// What is done with a request.
+pub(super) enum Action {
+    /// It is answered.
+    Respond(HttpResponse),
+    /// It is held until a run comes.
+    Park(Box<PollRequest>),
+    /// Its connection is closed without a response: a controller would take any status for more than is meant.
+    Close,
+}
+
+impl From<Problem> for Action {
+    fn from(problem: Problem) -> Self {
+        Self::Respond(problem.into())
+    }
+}
+
+/// A request that has found its route.
+pub(super) enum Routed {
+    /// What is done with it is known at once.
+    Now(Action),
+    /// It is a dispatch, which [`dialect::dispatch`] handles and counts.
+    Dispatch(&'static dyn Dialect),
+}
+
+/// Routes a request, and counts it unless it is a dispatch or is held: a held poll is counted when it ends.
+pub(super) fn route(state: &HttpState, listener: Listener, peer: IpAddr, head: &RequestHead<'_>) -> Routed {
+    let (route, action) = match find(state, listener, peer, head) {
+        (_, Routed::Dispatch(dialect)) => return Routed::Dispatch(dialect),
+        (route, Routed::Now(action)) => (route, action),
+    };
+    if let Action::Respond(response) = &action {
+        state.metrics.answered(route, response.status.as_u16());
+    }
+    match route {
+        Route::Poll | Route::NativePoll if !matches!(action, Action::Park(_)) => state.metrics.poll_refused(),
+        Route::Poll
+        | Route::NativePoll
+        | Route::Dispatch
+        | Route::NativeDispatch
+        | Route::Connect
+        | Route::Ops
+        | Route::Other => {}
+    }
+    Routed::Now(action)
+}
+
+/// The one place where a request finds its route.
+fn find(state: &HttpState, listener: Listener, peer: IpAddr, head: &RequestHead<'_>) -> (Route, Routed) {
+    let dispatches = listener == Listener::Dispatch || !state.separate_dispatch;
+    let polls = listener == Listener::Public;
+    let other = |action: Action| (Route::Other, Routed::Now(action));
+    if head.path.len() + head.query.map_or(0, |query| 1 + query.len()) > MAX_TARGET_BYTES {
+        return other(Problem::target_too_long().into());
+    }
+    if head.is_browser() {
+        return other(Action::Respond(browser_page::refuse(head, Problem::browser())));
+    }
+    let pool_methods = match (polls, dispatches) {
+        (true, true) => "GET, HEAD, POST",
+        (true, false) => "GET, HEAD",
+        (false, _) => "POST",
+    };
+    let limits = state.limits();
+    if let Some(response) = health::check(limits.public_livez, pool_methods, head) {
+        return other(Action::Respond(response));
+    }
+    match (dialect::find(head.path), head.method) {
+        (Some((dialect, Resource::Pool)), &Method::GET) if polls => {
+            let poll = |client| match dialect.parse_poll(state, client, head) {
+                Ok(poll) => Action::Park(poll),
+                Err(problem) => problem.into(),
+            };
+            (dialect.poll_route(), Routed::Now(admit_controller(state, &limits, peer, head, poll)))
+        }
+        (Some((dialect, Resource::Pool)), &Method::HEAD) if polls => {
+            other(Action::Respond(dialect.check_pool(head)))
+        }
+        (Some((dialect, Resource::Pool)), &Method::POST) if dispatches => {
+            let refused = refuse_dispatch(state, &limits, peer, head);
+            let routed = refused.map_or(Routed::Dispatch(dialect), |problem| Routed::Now(problem.into()));
+            (dialect.dispatch_route(), routed)
+        }
+        (Some((dialect, Resource::Times)), &Method::GET) if polls => {
+            let times = |_| Action::Respond(dialect.times(state));
+            (Route::Connect, Routed::Now(admit_controller(state, &limits, peer, head, times)))
+        }
+        (Some((dialect, Resource::Times)), &Method::HEAD) if polls => {
+            (Route::Connect, Routed::Now(Action::Respond(dialect.times(state))))
+        }
+        (Some((_, Resource::Times)), _) if polls => other(Problem::method_not_allowed("GET, HEAD").into()),
+        (Some((_, Resource::Pool)), _) | (_, &Method::CONNECT) => {
+            other(Problem::method_not_allowed(pool_methods).into())
+        }
+        _ if head.path == "*" => other(Problem::method_not_allowed(pool_methods).into()),
+        _ => other(Action::Respond(browser_page::refuse(head, Problem::no_such_route()))),
+    }
+}
+
+/// Handles a controller's request, unless its address may not poll: then its connection is closed.
+fn admit_controller(
+    state: &HttpState,
+    limits: &RequestLimits,
+    peer: IpAddr,
+    head: &RequestHead<'_>,
+    handle: impl FnOnce(ClientAddr) -> Action,
+) -> Action {
+    let client = ClientAddr::read(&limits.proxies, peer, head.fields);
+    match limits.access.may_poll_from(client.client) {
+        Ok(()) => handle(client),
+        Err(failure) => {
+            record_denial(state, failure, peer);
+            Action::Close
+        }
+    }
+}
+
+/// Counts a request that is not let in, and logs it where only the operator of a proxy can help.
+fn record_denial(state: &HttpState, failure: AuthFailure, proxy: IpAddr) {
+    static LINES: Throttle = Throttle::new();
+    state.metrics.denied(failure);
+    if failure == AuthFailure::NoAddress && LINES.is_open() {
+        tracing::warn!(
+            %proxy,
+            "a request was refused: only listed addresses are let in, and this proxy of --behind-proxy did not name its client. \
+             Let it add one readable address to X-Forwarded-For, or to Forwarded; if it adds both, the same"
+        );
+    }
+}
+
+/// Why a dispatch is refused before anything of its body is read.
+fn refuse_dispatch(
+    state: &HttpState,
+    limits: &RequestLimits,
+    peer: IpAddr,
+    head: &RequestHead<'_>,
+) -> Option<Problem> {
+    let RequestLimits { access, max_posts, max_post_rate, .. } = limits;
+    let is_listed = if access.restricts_dispatch_addresses() {
+        access.may_dispatch_from(ClientAddr::read(&limits.proxies, peer, head.fields).client)
+    } else {
+        Ok(())
+    };
+    let has_bearer = || access.authorize_dispatch(head.fields.values("authorization").next());
+    if let Err(failure) = is_listed.and_then(|()| has_bearer()) {
+        record_denial(state, failure, peer);
+        state.metrics.dispatched(DispatchOutcome::Refused, Duration::ZERO);
+        return Some(Problem::not_allowed(failure));
+    }
+    let is_admitted = !state.admission.is_short_of_memory()
+        && state.posts_in_flight() < *max_posts
+        && max_post_rate.is_none_or(|rate| state.admission.is_within_rate(rate));
+    if is_admitted {
+        return None;
+    }
+    state.metrics.dispatched(DispatchOutcome::Miss(MissReason::Overloaded), Duration::ZERO);
+    Some(Problem::overloaded())
+}

@@ -1,0 +1,137 @@
+//! Owns what requests are served with: the pools, the dispatcher, the limits, and what is measured and recorded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use ipnet::IpNet;
+
+use super::admission::Admission;
+use super::h1::RequestHead;
+use super::problem::Problem;
+use super::shared_names::SharedNameDetector;
+use crate::auth::{Authorizer, TokenError};
+use crate::config::MessageCheck;
+use crate::dispatch::{DispatchTimes, Dispatcher};
+use crate::journal::{Journal, TraceParent};
+use crate::metrics::Metrics;
+use crate::model::Proof;
+use crate::transport::{Exchange, IdleConnections};
+
+/// What requests are served with.
+pub struct HttpState {
+    /// The pools.
+    pub exchange: Arc<Exchange>,
+    /// Counts everything.
+    pub metrics: Arc<Metrics>,
+    /// Records what happens.
+    pub journal: Arc<Journal>,
+    /// Replaced as a whole when the settings are reloaded.
+    limits: ArcSwap<RequestLimits>,
+    /// Whether POSTs have a listener of their own.
+    pub(super) separate_dispatch: bool,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) shared_names: SharedNameDetector,
+    /// Decides which requests are refused because of load.
+    pub admission: Admission,
+    /// The connections that are idle between two requests.
+    pub idle: Arc<IdleConnections>,
+}
+
+/// The limits, times and rules for requests.
+#[derive(Debug)]
+pub struct RequestLimits {
+    /// Advertised to controllers; a poll is held for this long at most.
+    pub connection_timeout: Duration,
+    /// Advertised to controllers; zero turns warm starts off.
+    pub keepalive: Duration,
+    /// Every POST is answered within this time, counted from its last byte.
+    pub dispatch_budget: Duration,
+    /// The largest accepted body, in bytes.
+    pub body_limit: usize,
+    /// The proof that makes an offer a delivery.
+    pub proof: Proof,
+    /// How long an acknowledged run may stay unread.
+    pub proof_timeout: Duration,
+    /// Trusted proxies: the addresses that they forward are believed, and what they acknowledge is not proof of receipt.
+    pub proxies: Vec<IpNet>,
+    /// Whether these proxies begin each connection with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// A run posted again within this time is answered like the first time; zero makes every POST a run of its own.
+    pub remember_runs: Duration,
+    /// How strictly a Trigger.dev message is checked.
+    pub message_check: MessageCheck,
+    /// The most POSTs in flight.
+    pub max_posts: usize,
+    /// The most POSTs per second, if that is limited.
+    pub max_post_rate: Option<u32>,
+    /// Whether `/livez` is served on the public listeners, too.
+    pub public_livez: bool,
+    /// Who may poll, dispatch and operate.
+    pub access: Authorizer,
+}
+
+impl RequestLimits {
+    pub(super) fn dispatch_times(&self) -> DispatchTimes {
+        let Self {
+            dispatch_budget: budget, proof_timeout: read_timeout, remember_runs: remember_for, ..
+        } = *self;
+        DispatchTimes { budget, read_timeout, remember_for }
+    }
+}
+
+impl HttpState {
+    /// A state without waiters. With `separate_dispatch`, POSTs have a listener of their own.
+    pub fn new(
+        exchange: Arc<Exchange>,
+        metrics: Arc<Metrics>,
+        journal: Arc<Journal>,
+        limits: RequestLimits,
+        separate_dispatch: bool,
+    ) -> Self {
+        Self {
+            dispatcher: Dispatcher::new(exchange.clone(), metrics.clone(), journal.clone()),
+            exchange,
+            metrics,
+            journal,
+            limits: ArcSwap::from_pointee(limits),
+            separate_dispatch,
+            shared_names: SharedNameDetector::default(),
+            admission: Admission::default(),
+            idle: Arc::default(),
+        }
+    }
+
+    /// Gives back unused memory.
+    pub fn shrink(&self) {
+        self.exchange.shrink();
+        self.dispatcher.shrink(self.limits().remember_runs);
+    }
+
+    /// The current limits.
+    pub fn limits(&self) -> Guard<Arc<RequestLimits>> {
+        self.limits.load()
+    }
+
+    /// Replaces the limits for the next requests. Polls that are held keep their times.
+    pub fn set_limits(&self, limits: RequestLimits) {
+        self.limits.store(Arc::new(limits));
+    }
+
+    /// POSTs in flight.
+    pub fn posts_in_flight(&self) -> usize {
+        self.dispatcher.in_flight()
+    }
+
+    /// Refuses a poll because of its credential, and counts that.
+    pub(super) fn refuse_token(&self, what: &str, error: TokenError) -> Problem {
+        self.metrics.denied(error.failure());
+        Problem::bad_token(what, error)
+    }
+
+    /// The supervisor's trace, if traces are exported and this one can be continued.
+    pub(super) fn trace_parent(&self, head: &RequestHead<'_>) -> Option<TraceParent> {
+        let header = self.journal.exports_traces().then(|| head.fields.single("traceparent"));
+        header?.ok().flatten().and_then(TraceParent::parse)
+    }
+}
