@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use clap::{Arg, ArgAction, Args, Command};
@@ -237,24 +238,20 @@ fn refusal(flag: &str, value: &str) -> Option<String> {
     (said.status.code() == Some(2)).then(|| line.unwrap_or(&text).to_owned())
 }
 
-/// A table of the reasons of a miss: each one's text with its doc comment.
 fn miss_reasons() -> String {
-    let source = fs::read_to_string("src/model/miss_reason.rs").unwrap();
-    let (_, body) = source.split_once("MissReason {").expect("the enumeration of the reasons of a miss");
-    let mut table = String::from("| reason | meaning |\n|---|---|\n");
-    let (mut meaning, mut reasons) = (Vec::new(), Vec::new());
-    for line in body.lines().map(str::trim) {
-        if let Some(doc) = line.strip_prefix("/// ") {
-            meaning.push(doc);
-        } else if let Some(reason) = line.strip_suffix("\",").and_then(|line| line.split_once(" = \"")) {
-            let reason = reason.1;
-            assert!(!meaning.is_empty(), "{reason} has no doc comment");
-            // Writing into a String cannot fail.
-            let _ = writeln!(table, "| `{reason}` | {} |", meaning.join(" "));
-            meaning.clear();
-            reasons.push(reason);
+    let rows = MissReason::ALL
+        .iter()
+        .map(|reason| format!("| `{}` | {} |\n", reason.text(), reason.meaning().trim()));
+    format!("| reason | meaning |\n|---|---|\n{}", rows.collect::<String>())
+}
+
+fn collect_files(folder: &Path, kind: &str, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect_files(&path, kind, into);
+        } else if path.extension().is_some_and(|extension| extension == kind) {
+            into.push(path);
         }
     }
-    assert_eq!(reasons, MissReason::ALL.iter().map(|reason| reason.text()).collect::<Vec<_>>());
-    table
 }

@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 const PER_HOST: u32 = 500;
 
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct LockOptions {
     /// How many waiters there are
     #[arg(long, default_value_t = 100_000)]
     waiters: u32,

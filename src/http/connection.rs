@@ -14,7 +14,7 @@ use super::request_loop::{HEAD_TIMEOUT, request_loop};
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
 use crate::broker::ParkRequest;
-use crate::metrics::{Listener, RejectReason, Route};
+use crate::metrics::{Listener, RejectReason};
 use crate::transport::{CloseReason, Connection, HeldPoll, HoldEnd, LongPoll, ParkedGuard, Waiter};
 
 /// Serves one connection until it is over, and then drops its `permit`.
@@ -87,7 +87,7 @@ fn try_ready_request(
 ) -> Result<Action, BytesMut> {
     let mut bytes = BytesMut::new();
     if connection.try_read(&mut bytes).is_err() {
-        // The room for a request is not kept for one that may come much later.
+        // The buffer is not kept for a request that may come much later.
         return Err(BytesMut::new());
     }
     let mut fields = NO_FIELDS;
@@ -109,77 +109,18 @@ fn try_ready_request(
 
 /// Parks the poll. `Break` if a limit refuses it: then the connection is closed without a response, because any status would
 /// end a stock controller.
-fn park(state: &Arc<HttpState>, connection: &Arc<Connection>, poll: PollRequest) -> ControlFlow<(), Place> {
+fn park(
+    state: &Arc<HttpState>,
+    connection: &Arc<Connection>,
+    poll: PollRequest,
+) -> ControlFlow<(), ParkedGuard> {
     if state.admission.is_short_of_memory() {
         state.metrics.poll_refused();
         return ControlFlow::Break(());
     }
-}
-
-/// Reads what comes until then. None if nothing came, or only the end.
-async fn read_more(connection: &Connection, begun: &mut BytesMut, by: Instant) -> Option<()> {
-    matches!(timeout_at(by, connection.read(begun)).await, Ok(Ok(1..))).then_some(())
-}
-
-/// Says an answer to somebody who may still be talking: what comes is thrown away for a moment, because an end of the
-/// connection with unread bytes can overtake the answer. None if the connection is over with it.
-async fn write_and_linger(connection: &Connection, reply: HttpResponse) -> Option<()> {
-    let closes = reply.close;
-    let said = write_response(connection, reply).await;
-    if closes {
-        connection.shutdown_write();
-        let by = Instant::now() + LINGER_TIME;
-        let mut thrown = 0;
-        while thrown < LINGER_BYTES {
-            let mut bytes = BytesMut::new();
-            read_more(connection, &mut bytes, by).await?;
-            thrown += bytes.len();
-        }
-    }
-    said
-}
-
-/// None if the client leaves before its answer is there.
-async fn abort_on_disconnect(
-    connection: &Connection,
-    mut answer: Pin<&mut impl Future<Output = HttpResponse>>,
-) -> Option<HttpResponse> {
-    let mut gone = pin!(connection.closed());
-    poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => gone.as_mut().poll(cx).map(|()| None),
-    })
-    .await
-}
-
-/// None if the connection is over with it.
-async fn write_response(connection: &Connection, reply: HttpResponse) -> Option<()> {
-    let mut out = Vec::with_capacity(192 + reply.body.len());
-    reply.write(connection.keep_alive_seconds(), &mut out);
-    let written = timeout(WRITE_TIMEOUT, connection.write_all(&out)).await;
-    (written.is_ok_and(|done| done.is_ok()) && !reply.close).then_some(())
-}
-
-/// Gives the poll its place. None if a limit refuses it: then the connection closes without an answer,
-/// because any status would end a stock controller.
-fn park(front: &Arc<HttpState>, connection: &Arc<Connection>, wait: PollRequest) -> Option<ParkedGuard> {
-    if front.admission.is_short_of_memory() {
-        front.metrics.poll_refused();
-        return None;
-    }
-    let now = front.exchange.now();
-    let PollRequest {
-        key,
-        accepts,
-        controller,
-        host: machine,
-        client: from,
-        format: wire,
-        reusable,
-        timeout,
-        guard,
-        grace,
-    } = wait;
+    let now = state.exchange.now();
+    let PollRequest { key, accepts, controller, host, client, format, reusable, timeout, guard, grace } =
+        poll;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let origin = client.origin();
     let request = ParkRequest {
@@ -190,7 +131,7 @@ fn park(front: &Arc<HttpState>, connection: &Arc<Connection>, wait: PollRequest)
         host,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(timeout + grace),
-        waiter: Waiter::LongPoll(LongPoll::new(connection.clone(), wire, reusable, from.through_proxy)),
+        waiter: Waiter::LongPoll(LongPoll::new(connection.clone(), format, reusable, client.through_proxy)),
     };
     match state.exchange.park(request) {
         Ok((place, replaced)) => {

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 
 use super::validate::MAX_HEAD_BYTES;
-use crate::transport::{Connection, Io};
+use crate::transport::{Connection, PrefixedIo};
 
 /// hyper has the whole head already. Without a timer it would panic; with one, it needs a timeout that never matters.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub(in crate::http) async fn read_with_hyper<T, F: Future<Output = T>>(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(Io::new(connection.clone(), begun)), service);
+        .serve_connection(TokioIo::new(PrefixedIo::new(connection.clone(), begun)), service);
     let handled = poll_fn(|cx| match Pin::new(&mut http).poll(cx) {
         Poll::Ready(ended) => Poll::Ready(Err(ended)),
         Poll::Pending => result.lock().take().map_or(Poll::Pending, |handled| Poll::Ready(Ok(handled))),

@@ -23,7 +23,7 @@ pub(in crate::http) async fn write_response(
 ) -> ControlFlow<()> {
     let mut out = Vec::with_capacity(192 + response.body.len());
     response.write(connection.keep_alive_seconds(), &mut out);
-    let written = timeout(WRITE_TIMEOUT, connection.write(&out)).await;
+    let written = timeout(WRITE_TIMEOUT, connection.write_all(&out)).await;
     if written.is_ok_and(|result| result.is_ok()) && !response.close {
         ControlFlow::Continue(())
     } else {

@@ -143,7 +143,8 @@ fn shown(handled: &Handled) -> String {
     {
         *run = "run_".into();
     }
-    format!("{} {} {:?} {} {body}", reply.status, reply.content_type, reply.extra, reply.close)
+    let HttpResponse { status, content_type, extra, close, .. } = response;
+    format!("{status} {content_type} {extra:?} {close} {body}")
 }
 
 /// No response contains a credential or reports an internal error.

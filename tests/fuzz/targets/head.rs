@@ -14,17 +14,12 @@ const BODY_LIMIT: usize = 4 << 20;
 const CUTS: usize = 48;
 
 fuzz_target!(|input: &[u8]| {
-    let whole = quick(input);
-    let judged = judge(input, BODY_LIMIT);
-    if let Quick::Plain(seen, body) = &whole {
-        check_plain(input, seen, body.clone());
-        assert!(matches!(judged, Verdict::Fine), "plain, but judged {judged:?}");
-    }
-    match &judged {
-        Verdict::Fine => check_fine(input),
-        Verdict::Wrong(reply) => {
-            let status = reply.status.as_u16();
-            assert!(reply.close && matches!(status, 400 | 413 | 414 | 431 | 501), "{reply:?}");
+    let whole = parse_head(input, BODY_LIMIT);
+    match &whole {
+        ParsedHead::Complete(head, body) => {
+            check_plain(input, head, body.clone());
+            check_valid(input);
+            assert!(is_valid_head(input, BODY_LIMIT), "plain, but not valid");
         }
         ParsedHead::PartialBody => {
             check_valid(input);
