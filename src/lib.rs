@@ -3,7 +3,7 @@
 //!
 //! Layers, from the bottom up; imports point down only (`tests/architecture.rs` checks it):
 //! 0 [`model`], [`broker`], [`collector`], [`address`], [`allocator`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`],
-//! [`auth`] · 2 [`transport`] · 3 [`dispatch`] · 4 [`http`] · 5 [`server`] · 6 [`commands`] and `main`.
+//! [`auth`] · 2 [`transport`] · 3 [`dispatch`] · 4 [`http`] · 5 [`ops`] · 6 [`server`] · 7 [`commands`] and `main`.
 
 pub mod address;
 pub mod allocator;
@@ -19,5 +19,6 @@ pub mod journal;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod ops;
 pub mod server;
 pub mod transport;

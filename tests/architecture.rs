@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use imports::Sources;
 
 /// The layers of `src`, from the lowest. A module may import from lower layers, and from the named modules of its own layer.
-const LAYERS: [(&str, usize, &[&str]); 17] = [
+const LAYERS: [(&str, usize, &[&str]); 18] = [
     ("model", 0, &[]),
     ("broker", 0, &["model"]),
     ("address", 0, &[]),
@@ -27,9 +27,10 @@ const LAYERS: [(&str, usize, &[&str]); 17] = [
     ("transport", 2, &[]),
     ("dispatch", 3, &[]),
     ("http", 4, &[]),
-    ("server", 5, &[]),
-    ("commands", 6, &[]),
-    ("main", 7, &[]),
+    ("ops", 5, &[]),
+    ("server", 6, &[]),
+    ("commands", 7, &[]),
+    ("main", 8, &[]),
 ];
 
 /// A crate whose imports are checked.

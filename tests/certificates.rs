@@ -71,7 +71,7 @@ async fn an_ended_certificate_is_no_good_to_check_and_served_with_a_warning() {
     files.certified("ended", [2019, 2020]);
     files.certified("early", [2199, 2200]);
     let said = files.refusal("ended.pem", "ended.key");
-    assert!(said.contains("ended.pem ended 2020-01-01T00:00:00Z: clients refuse it"), "{said}");
+    assert!(said.contains("ended.pem expired at 2020-01-01T00:00:00Z: clients refuse it"), "{said}");
     let said = files.refusal("early.pem", "early.key");
     assert!(said.contains("is not valid before 2199-01-01"), "{said}");
 
@@ -80,7 +80,7 @@ async fn an_ended_certificate_is_no_good_to_check_and_served_with_a_warning() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
     command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"]).args(flags);
     let broker = Broker::run(command.stderr(std::fs::File::create(&log).unwrap()));
-    let logged = async || std::fs::read_to_string(&log).unwrap().contains("ended 2020-01-01");
+    let logged = async || std::fs::read_to_string(&log).unwrap().contains("expired at 2020-01-01");
     broker.wait_until("the warning is in the log", logged).await;
     assert_eq!(broker.operate("GET", "/readyz").await.0, 200);
 }
@@ -103,14 +103,10 @@ fn a_file_that_is_not_what_it_should_be_is_told_for_what_it_is() {
     files.write("cut.key", files.read("good.key").replace("-----END", "----"));
     for (cert, key, reason) in [
         ("good.pem", "other.key", "it is the key of another certificate"),
-        (
-            "good.key",
-            "good.pem",
-            "has a private key and no certificate; are the two files the wrong way round?",
-        ),
+        ("good.key", "good.pem", "has a private key and no certificate; are the two files swapped?"),
         ("good.pem", "good.pem", "has a certificate and no private key"),
         ("chain.pem", "good.key", "is in the wrong order: the key is of its certificate 2"),
-        ("unlinked.pem", "good.key", "certificate 2, has not issued the one before it"),
+        ("unlinked.pem", "good.key", "certificate 2, did not issue the one before it"),
         ("empty", "good.key", "empty is empty"),
         ("good.pem", "empty", "empty is empty"),
         ("nothing", "good.key", "has no certificate in PEM"),
@@ -176,7 +172,7 @@ fn a_key_that_tls_does_not_take_is_named_by_its_kind() {
         ("good.pem", "der.key", "is DER"),
         ("der.pem", "good.key", "is DER"),
         ("good.pem", "public.key", "has a public key only"),
-        ("request.pem", "good.key", "is a request"),
+        ("request.pem", "good.key", "is a certificate request"),
     ] {
         let said = files.refusal(cert, key);
         assert!(said.contains(reason), "{cert}, {key}: {said}");

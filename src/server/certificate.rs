@@ -1,4 +1,4 @@
-//! Owns what can be wrong with a certificate and its key: each reason in words, none with a byte of a key.
+//! Owns reading certificates and private keys, and explaining what is wrong with them without quoting a byte of a key.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,11 +13,10 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
-/// What a key for TLS can be here.
-const KINDS: &str = "TLS takes RSA of 2048 to 4096 bits, P-256, P-384 and Ed25519 here";
+const SUPPORTED_KEYS: &str = "supported are RSA of 2048 to 4096 bits, P-256, P-384 and Ed25519";
 
-/// The certificates of a file, the first one first.
-pub(super) fn chain(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// Reads the certificates of a PEM file, in their order.
+pub(super) fn read_chain(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let shown = path.display();
     let bytes = read(flag, path)?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
@@ -29,13 +28,13 @@ pub(super) fn chain(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDe
             "--{flag} {shown} {}",
             match () {
                 () if labels.is_empty() && bytes[0] == DER =>
-                    "is DER, and PEM is wanted: openssl x509 -inform der -in FILE -out FILE.pem",
+                    "is DER, but must be PEM: openssl x509 -inform der -in FILE -out FILE.pem",
                 () if has("PRIVATE KEY") =>
-                    "has a private key and no certificate; are the two files the wrong way round?",
+                    "has a private key and no certificate; are the two files swapped?",
                 () if has("CERTIFICATE REQUEST") =>
-                    "is a request; what the authority has answered it with is wanted",
+                    "is a certificate request; use the certificate that the authority issued for it",
                 () if has("TRUSTED CERTIFICATE") =>
-                    "is of OpenSSL's own form: openssl x509 -in FILE -out FILE.pem",
+                    "is a trusted certificate, which only OpenSSL reads: openssl x509 -in FILE -out FILE.pem",
                 () => "has no certificate in PEM",
             }
         );
@@ -43,51 +42,50 @@ pub(super) fn chain(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDe
     Ok(all)
 }
 
-/// The private key of a file.
-pub(super) fn private_key(flag: &str, path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
+/// Reads the private key of a PEM file.
+pub(super) fn read_private_key(flag: &str, path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
     let bytes = read(flag, path)?;
     let labels = labels(&bytes);
     let has = |what: &str| labels.iter().any(|label| label.ends_with(what));
     let is_encrypted =
         has("ENCRYPTED PRIVATE KEY") || bytes.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED);
-    let why = match PrivateKeyDer::from_pem_slice(&bytes) {
+    let reason = match PrivateKeyDer::from_pem_slice(&bytes) {
         _ if is_encrypted => {
-            "is encrypted, and nobody is there to ask for its passphrase: openssl pkey -in FILE -out FILE.pem"
+            "is encrypted, but the broker cannot ask for a passphrase: openssl pkey -in FILE -out FILE.pem"
         }
         Ok(key) => return Ok(key),
         Err(_) if labels.is_empty() && bytes[0] == DER => {
-            "is DER, and PEM is wanted: openssl pkey -inform der -in FILE -out FILE.pem"
+            "is DER, but must be PEM: openssl pkey -inform der -in FILE -out FILE.pem"
         }
-        Err(_) if has("OPENSSH PRIVATE KEY") => "is a key of OpenSSH, and one for TLS is wanted",
+        Err(_) if has("OPENSSH PRIVATE KEY") => "is a key for OpenSSH, not for TLS",
         Err(_) if has("PRIVATE KEY") => "has a private key that is damaged: its PEM cannot be read",
-        Err(_) if has("CERTIFICATE") => {
-            "has a certificate and no private key; are the two files the wrong way round?"
-        }
-        Err(_) if has("PUBLIC KEY") => "has a public key only; the private one is wanted",
+        Err(_) if has("CERTIFICATE") => "has a certificate and no private key; are the two files swapped?",
+        Err(_) if has("PUBLIC KEY") => "has a public key only; use the private key",
         Err(_) => "has no private key in PEM",
     };
-    bail!("--{flag} {} {why}", path.display());
+    bail!("--{flag} {} {reason}", path.display());
 }
 
-/// Whether a server can use these together. The error says what is wrong with which.
-pub(super) fn fit(
+/// Checks that a server can use a chain with a key. The error names the file that is wrong.
+pub(super) fn check_key_matches(
     chain: &[CertificateDer<'static>],
-    private: &PrivateKeyDer<'static>,
+    private_key: &PrivateKeyDer<'static>,
     cert: &str,
     key: &str,
 ) -> anyhow::Result<()> {
-    let parsed = parsed(chain).with_context(|| format!("{cert} cannot be read"))?;
+    let parsed = parse(chain).with_context(|| format!("{cert} cannot be read"))?;
     if parsed.first().is_some_and(|first| first.version() != X509Version::V3) {
-        bail!("{cert} is X.509 of a version before 3, which clients refuse; have a new one made");
+        bail!("{cert} is X.509 of a version before 3, which clients refuse; request a new one");
     }
-    let signing = any_supported_type(private).map_err(|_| anyhow!("{key} {}", unsupported(private)))?;
-    let place =
+    let signing =
+        any_supported_type(private_key).map_err(|_| anyhow!("{key} {}", unsupported(private_key)))?;
+    let index =
         signing.public_key().map(|key| parsed.iter().position(|one| one.public_key().raw == key.as_ref()));
-    match place {
+    match index {
         Some(None) => bail!("{key} does not fit {cert}: it is the key of another certificate"),
-        Some(Some(place @ 1..)) => bail!(
-            "{cert} is in the wrong order: the key is of its certificate {}, and the server's comes first",
-            place + 1
+        Some(Some(index @ 1..)) => bail!(
+            "{cert} is in the wrong order: the key is of its certificate {}, but the server's must be the first",
+            index + 1
         ),
         Some(Some(_)) | None => {}
     }
@@ -96,37 +94,40 @@ pub(super) fn fit(
         .with_context(|| format!("{key} does not fit {cert}"))
 }
 
-/// When the first one ends, and what clients will not like about them now.
-pub(super) fn judge(chain: &[CertificateDer<'_>], name: &str) -> anyhow::Result<(SystemTime, Vec<String>)> {
-    let parsed = parsed(chain).with_context(|| format!("{name} cannot be read"))?;
-    let mut faults = Vec::new();
+/// When the server's certificate expires, and the reasons for which clients now refuse the chain, or may refuse it.
+pub(super) fn expiry_and_warnings(
+    chain: &[CertificateDer<'_>],
+    name: &str,
+) -> anyhow::Result<(SystemTime, Vec<String>)> {
+    let parsed = parse(chain).with_context(|| format!("{name} cannot be read"))?;
+    let mut warnings = Vec::new();
     let now = ASN1Time::now();
-    for (place, one) in parsed.iter().enumerate() {
-        let which = if place == 0 { name.to_owned() } else { format!("{name}, certificate {},", place + 1) };
-        let shown = |time: ASN1Time| humantime::format_rfc3339_seconds(moment(time));
+    for (index, one) in parsed.iter().enumerate() {
+        let which = if index == 0 { name.to_owned() } else { format!("{name}, certificate {},", index + 1) };
+        let shown = |time: ASN1Time| humantime::format_rfc3339_seconds(system_time(time));
         let validity = one.validity();
         if validity.not_after < now {
-            faults.push(format!("{which} ended {}: clients refuse it", shown(validity.not_after)));
+            warnings.push(format!("{which} expired at {}: clients refuse it", shown(validity.not_after)));
         }
         if validity.not_before > now {
-            faults.push(format!(
+            warnings.push(format!(
                 "{which} is not valid before {}: clients refuse it",
                 shown(validity.not_before)
             ));
         }
-        if place > 0 && parsed[place - 1].issuer() != one.subject() {
-            faults.push(format!("{which} has not issued the one before it: clients may refuse the chain"));
+        if index > 0 && parsed[index - 1].issuer() != one.subject() {
+            warnings.push(format!("{which} did not issue the one before it: clients may refuse the chain"));
         }
     }
     let usage = parsed.first().and_then(|first| first.extended_key_usage().ok().flatten());
     if usage.is_some_and(|usage| !usage.value.server_auth && !usage.value.any) {
-        faults.push(format!("{name} is not meant for servers: clients refuse it"));
+        warnings.push(format!("{name} is not issued for servers: clients refuse it"));
     }
-    let ends = parsed.first().map_or(UNIX_EPOCH, |first| moment(first.validity().not_after));
-    Ok((ends, faults))
+    let expires_at = parsed.first().map_or(UNIX_EPOCH, |first| system_time(first.validity().not_after));
+    Ok((expires_at, warnings))
 }
 
-/// How a DER file begins, PKCS#12 as well.
+/// The first byte of a DER file, PKCS#12 included.
 const DER: u8 = 0x30;
 const ENCRYPTED: &[u8] = b"Proc-Type: 4,ENCRYPTED";
 
@@ -145,53 +146,58 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the sections of a PEM file say that they are.
+/// The labels of the sections of a PEM file.
 fn labels(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let label = |line: &str| Some(line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----")?.to_owned());
     text.lines().filter_map(label).collect()
 }
 
-fn parsed<'a>(chain: &'a [CertificateDer<'_>]) -> anyhow::Result<Vec<X509Certificate<'a>>> {
-    // What the parser says of it is for its own developers.
-    let parse = |one: &'a CertificateDer<'_>| match x509_parser::parse_x509_certificate(one) {
+fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> anyhow::Result<Vec<X509Certificate<'a>>> {
+    // The parser's own error helps only its developers.
+    let parse_one = |one: &'a CertificateDer<'_>| match x509_parser::parse_x509_certificate(one) {
         Ok((_, certificate)) => Ok(certificate),
         Err(_) => bail!("a certificate in it is damaged"),
     };
-    chain.iter().map(parse).collect()
+    chain.iter().map(parse_one).collect()
 }
 
-fn moment(time: ASN1Time) -> SystemTime {
+fn system_time(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 
-/// Why a key cannot be used, by its kind.
+/// Why a key is not supported.
 fn unsupported(key: &PrivateKeyDer<'_>) -> String {
-    match kind(key) {
-        Some(kind) => format!("is {kind}; {KINDS}"),
-        None => format!("is a private key that cannot be read; {KINDS}"),
+    match describe_key(key) {
+        Some(key) => format!("is {key}; {SUPPORTED_KEYS}"),
+        None => format!("is a private key that cannot be read; {SUPPORTED_KEYS}"),
     }
 }
 
-fn kind(key: &PrivateKeyDer<'_>) -> Option<String> {
+/// What kind of key it is, read from its DER.
+fn describe_key(key: &PrivateKeyDer<'_>) -> Option<String> {
     let der = key.secret_der();
     let fields = elements(Any::from_der(der).ok()?.1.data)?;
     let oid = |any: &Any<'_>| {
-        let is_name = any.tag() == Tag::Oid;
-        if is_name { any.clone().oid().ok().map(|oid| oid.to_id_string()) } else { Some(NAMELESS.to_owned()) }
+        let is_oid = any.tag() == Tag::Oid;
+        if is_oid {
+            any.clone().oid().ok().map(|oid| oid.to_id_string())
+        } else {
+            Some(UNNAMED_CURVE.to_owned())
+        }
     };
     match key {
-        PrivateKeyDer::Pkcs1(_) => rsa(der),
+        PrivateKeyDer::Pkcs1(_) => describe_rsa(der),
         PrivateKeyDer::Sec1(_) => {
             let parameters = fields.iter().find(|any| any.tag().0 == 0)?;
-            Some(named(&oid(&Any::from_der(parameters.data).ok()?.1)?))
+            Some(describe_oid(&oid(&Any::from_der(parameters.data).ok()?.1)?))
         }
         PrivateKeyDer::Pkcs8(_) | _ => {
             let algorithm = elements(fields.get(1)?.data)?;
             match (oid(algorithm.first()?)?.as_str(), algorithm.get(1)) {
-                (RSA, _) => rsa(fields.get(2)?.data),
-                (EC, Some(curve)) => Some(named(&oid(curve)?)),
-                (other, _) => Some(named(other)),
+                (RSA, _) => describe_rsa(fields.get(2)?.data),
+                (EC, Some(curve)) => Some(describe_oid(&oid(curve)?)),
+                (other, _) => Some(describe_oid(other)),
             }
         }
     }
@@ -199,26 +205,26 @@ fn kind(key: &PrivateKeyDer<'_>) -> Option<String> {
 
 const RSA: &str = "1.2.840.113549.1.1.1";
 const EC: &str = "1.2.840.10045.2.1";
-/// In the place of a name, a curve is described number by number.
-const NAMELESS: &str = "";
+/// Stands for a curve that the file describes by its parameters instead of an OID.
+const UNNAMED_CURVE: &str = "";
 
-fn named(oid: &str) -> String {
+fn describe_oid(oid: &str) -> String {
     match oid {
-        NAMELESS => {
+        UNNAMED_CURVE => {
             "a key of a curve without a name: openssl ec -in FILE -param_enc named_curve -out FILE.pem"
                 .to_owned()
         }
         "1.3.132.0.35" => "a key of the curve P-521".to_owned(),
         "1.3.132.0.10" => "a key of the curve secp256k1".to_owned(),
         "1.3.101.113" => "an Ed448 key".to_owned(),
-        "1.2.840.113549.1.1.10" => "a key for RSA-PSS alone".to_owned(),
+        "1.2.840.113549.1.1.10" => "a key for RSA-PSS only".to_owned(),
         "1.2.840.10040.4.1" => "a DSA key".to_owned(),
-        other => format!("a key of the kind {other}"),
+        other => format!("a key with the algorithm {other}"),
     }
 }
 
-/// The size of an RSA key: its modulus is the second number.
-fn rsa(der: &[u8]) -> Option<String> {
+/// An RSA key with its size: the modulus is the second number.
+fn describe_rsa(der: &[u8]) -> Option<String> {
     let numbers = elements(Any::from_der(der).ok()?.1.data)?;
     let modulus = numbers.get(1)?.data;
     let modulus = modulus.strip_prefix(&[0]).unwrap_or(modulus);
@@ -226,7 +232,7 @@ fn rsa(der: &[u8]) -> Option<String> {
     Some(format!("an RSA key of {bits} bits"))
 }
 
-/// What stands in a sequence.
+/// The elements of a DER sequence.
 fn elements(mut content: &[u8]) -> Option<Vec<Any<'_>>> {
     let mut all = Vec::new();
     while !content.is_empty() {

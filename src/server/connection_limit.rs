@@ -1,11 +1,12 @@
-//! Owns who comes in: as many connections as there is room for, of one address no more than its share.
+//! Owns the limits of open connections: in total, and for each source address.
 //!
-//! When there is no room, the connection that has been silent for longest makes some: whoever has something to say says it
-//! at once, so a flood of silent sockets only ever displaces itself.
+//! When the total is reached, a new connection replaces the one that has sent nothing for longest. Real clients send their
+//! request at once, so a flood of silent connections only replaces itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -17,163 +18,170 @@ use crate::http::HttpState;
 use crate::metrics::{Listener, OpenConnection, RejectReason};
 use crate::transport::Connection;
 
-/// The public listener leaves so many places to a listener for dispatch alone.
-const KEPT_FOR_DISPATCH: usize = 64;
-/// So many newcomers of one thread are remembered as possibly silent.
-const REMEMBERED: usize = 4096;
+/// Connections that the public listeners leave to the listeners for dispatches.
+const RESERVED_FOR_DISPATCH: usize = 64;
+/// How many new connections each listener of a thread remembers as possibly silent.
+const MAX_REMEMBERED: usize = 4096;
 
-/// How many may be inside.
+/// How many connections may be open.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnectionLimits {
-    /// Connections on all public listeners together.
+    /// Connections on all public listeners and those for dispatches together.
     pub(super) connections: usize,
-    /// Connections of one address, if that has a limit.
+    /// Connections of one source address, if they are limited.
     pub(super) per_source: Option<usize>,
-    /// Whether there is a listener for dispatch alone.
+    /// Whether dispatches have listeners of their own.
     pub(super) separate_dispatch: bool,
 }
 
 impl ConnectionLimits {
-    /// With more connections than this, nine of ten, a connection ends with its answer: none that rests keeps the last place.
-    fn unhurried(self) -> usize {
+    /// With more connections than this (nine tenths), each is closed after its response, so that idle ones do not take the
+    /// last places.
+    fn keep_alive_limit(self) -> usize {
         self.connections - self.connections.div_ceil(10)
     }
 
-    fn kept_for_dispatch(self) -> usize {
-        if self.separate_dispatch { KEPT_FOR_DISPATCH.min(self.connections / 2) } else { 0 }
+    fn reserved_for_dispatch(self) -> usize {
+        if self.separate_dispatch { RESERVED_FOR_DISPATCH.min(self.connections / 2) } else { 0 }
     }
 }
 
-/// The door of all public listeners.
+/// Counts the connections of all public listeners and those for dispatches.
 pub(super) struct ConnectionLimiter {
-    front: Arc<HttpState>,
-    room: ConnectionLimits,
-    inside: AtomicUsize,
+    state: Arc<HttpState>,
+    limits: ConnectionLimits,
+    open: AtomicUsize,
     sources: Mutex<HashMap<IpAddr, usize, RandomState>>,
 }
 
-/// A connection that was let in; its place is free again when this is dropped.
+/// A connection that counts in the total, and not yet for its source address. No longer counted when dropped.
 pub(super) struct PendingConnection {
-    door: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     connection: Arc<Connection>,
     _counted: OpenConnection,
 }
 
-/// One within its address's share, which it gives back when this is dropped.
+/// A connection that counts in the total and for its source address. No longer counted when dropped.
 pub(super) struct ConnectionPermit(PendingConnection);
 
-/// One thread's newcomers who have not said anything yet, the oldest first.
+/// New connections of one listener of a thread that may have sent nothing yet, the oldest first.
 #[derive(Default)]
 pub(super) struct SilentConnections(VecDeque<Weak<Connection>>);
 
 impl ConnectionLimiter {
-    pub(super) fn new(front: Arc<HttpState>, room: ConnectionLimits) -> Self {
-        Self { front, room, inside: AtomicUsize::new(0), sources: Mutex::default() }
+    pub(super) fn new(state: Arc<HttpState>, limits: ConnectionLimits) -> Self {
+        Self { state, limits, open: AtomicUsize::new(0), sources: Mutex::default() }
     }
 
-    /// Whether an address may come in at all, before anything is spent on it. What it may do is asked with each request.
+    /// Whether an address may connect at all: checked before a connection costs anything. What its requests may do is
+    /// checked for each of them.
     pub(super) fn is_address_known(&self, peer: IpAddr) -> bool {
-        let terms = self.front.limits();
-        let is_known = terms.access.may_connect_from(peer) || address::is_in_any(&terms.proxies, peer);
+        let limits = self.state.limits();
+        let is_known = limits.access.may_connect_from(peer) || address::is_in_any(&limits.proxies, peer);
         if !is_known {
-            self.front.metrics.rejected(RejectReason::Address);
+            self.state.metrics.rejected(RejectReason::Address);
         }
         is_known
     }
 
-    /// Lets a connection in, if need be in the place of a silent one. None if there is no room for it.
+    /// Counts a connection, if necessary in place of a silent one. `None` if it exceeds a limit.
     pub(super) fn admit(
         self: &Arc<Self>,
         listener: Listener,
         connection: Connection,
-        newcomers: &mut SilentConnections,
+        silent: &mut SilentConnections,
     ) -> Option<ConnectionPermit> {
-        if !self.is_within_source_share(connection.origin()) {
+        if !self.count_source(connection.origin()) {
             return None;
         }
-        // Without room it gives its share back.
-        let (newcomer, has_room) = self.enter(listener, connection, newcomers);
-        let guest = ConnectionPermit(newcomer);
-        has_room.then_some(guest)
+        let (pending, is_within_limit) = self.count(listener, connection, silent);
+        // Made in any case: its drop undoes the count of the source.
+        let permit = ConnectionPermit(pending);
+        is_within_limit.then_some(permit)
     }
 
-    /// The same for one that a proxy is still to introduce: it takes no share of the proxy's address.
+    /// The same for a connection whose proxy has not sent its PROXY protocol header yet. It does not count for the proxy's
+    /// address.
     pub(super) fn admit_pending(
         self: &Arc<Self>,
         listener: Listener,
         connection: Connection,
-        newcomers: &mut SilentConnections,
+        silent: &mut SilentConnections,
     ) -> Option<PendingConnection> {
-        let (newcomer, has_room) = self.enter(listener, connection, newcomers);
-        has_room.then_some(newcomer)
+        let (pending, is_within_limit) = self.count(listener, connection, silent);
+        is_within_limit.then_some(pending)
     }
 
-    /// Counts a connection in, and says whether there is room for it.
-    fn enter(
+    /// Counts a connection in the total, and returns whether it is within the limit.
+    fn count(
         self: &Arc<Self>,
         listener: Listener,
         connection: Connection,
-        newcomers: &mut SilentConnections,
+        silent: &mut SilentConnections,
     ) -> (PendingConnection, bool) {
-        let metrics = &self.front.metrics;
+        let metrics = &self.state.metrics;
         let counted = metrics.connected(listener, connection.is_tls());
-        let newcomer =
-            PendingConnection { door: self.clone(), connection: Arc::new(connection), _counted: counted };
-        let inside = self.inside.fetch_add(1, Ordering::Relaxed) + 1;
-        let kept = if listener == Listener::Dispatch { 0 } else { self.room.kept_for_dispatch() };
-        if inside > self.room.connections - kept {
-            let Some(silent) = newcomers.take_oldest_silent() else {
+        let pending =
+            PendingConnection { limiter: self.clone(), connection: Arc::new(connection), _counted: counted };
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let reserved = if listener == Listener::Dispatch { 0 } else { self.limits.reserved_for_dispatch() };
+        if open > self.limits.connections - reserved {
+            let Some(oldest) = silent.take_oldest() else {
                 metrics.rejected(RejectReason::Connections);
-                return (newcomer, false);
+                return (pending, false);
             };
-            silent.shutdown();
+            oldest.shutdown();
             metrics.rejected(RejectReason::Silent);
         }
-        self.report_occupancy(inside);
-        newcomers.remember(&newcomer.connection);
-        (newcomer, true)
+        self.report_occupancy(open);
+        silent.remember(&pending.connection);
+        (pending, true)
     }
 
-    fn report_occupancy(&self, inside: usize) {
-        self.front.admission.set_short_of_connections(inside > self.room.unhurried());
+    fn report_occupancy(&self, open: usize) {
+        self.state.admission.set_short_of_connections(open > self.limits.keep_alive_limit());
     }
 
-    /// Takes a place of the address's share, if there is one left.
-    fn is_within_source_share(&self, source: IpAddr) -> bool {
-        let Some(most) = self.room.per_source else { return true };
+    /// Counts a connection for its source address. False if that would exceed the limit.
+    fn count_source(&self, source: IpAddr) -> bool {
+        let Some(limit) = self.limits.per_source else { return true };
         let mut sources = self.sources.lock();
-        let here = sources.entry(source).or_default();
-        let has = *here < most;
-        *here += usize::from(has);
-        if !has {
-            self.front.metrics.rejected(RejectReason::Source);
+        let count = sources.entry(source).or_default();
+        let is_within_limit = *count < limit;
+        *count += usize::from(is_within_limit);
+        if !is_within_limit {
+            self.state.metrics.rejected(RejectReason::Source);
         }
-        has
+        is_within_limit
     }
 
-    /// Whether the connections of this peer begin with a PROXY protocol header.
+    /// Whether this peer is a proxy whose connections begin with a PROXY protocol header.
     pub(super) fn expects_proxy_header(&self, peer: IpAddr) -> bool {
-        let terms = self.front.limits();
-        terms.proxy_protocol && address::is_in_any(&terms.proxies, peer)
+        let limits = self.state.limits();
+        limits.proxy_protocol && address::is_in_any(&limits.proxies, peer)
     }
 }
 
 impl PendingConnection {
-    /// Reads whom the proxy in between passes on, and asks whether and how often that one may come in. None if the connection
-    /// is over with it.
-    pub(super) async fn read_proxy_header(self) -> Option<ConnectionPermit> {
+    /// Reads the client's address from the PROXY protocol header, checks whether it may connect, and counts it. Breaks if
+    /// the connection is over.
+    pub(super) async fn read_proxy_header(self) -> ControlFlow<(), ConnectionPermit> {
         if let Err(error) = self.connection.read_proxy_header().await {
-            // A health check may connect and leave without a word.
+            // A proxy's health check may connect and close without sending anything.
             if error.kind() == io::ErrorKind::InvalidData {
                 tracing::debug!(%error, "a proxy's connection did not begin with a PROXY protocol header");
-                self.door.front.metrics.rejected(RejectReason::ProxyProtocol);
+                self.limiter.state.metrics.rejected(RejectReason::ProxyProtocol);
             }
-            return None;
+            return ControlFlow::Break(());
         }
         let client = self.connection.origin();
-        // Who is not named is refused with each request that needs a name; a check needs none.
-        let is_known = client.is_unspecified() || self.door.is_address_known(client);
-        (is_known && self.door.is_within_source_share(client)).then(|| ConnectionPermit(self))
+        // The header may name no client, as for a proxy's health check. Requests that need an address are refused later.
+        let is_known = client.is_unspecified() || self.limiter.is_address_known(client);
+        if is_known && self.limiter.count_source(client) {
+            ControlFlow::Continue(ConnectionPermit(self))
+        } else {
+            ControlFlow::Break(())
+        }
     }
 }
 
@@ -185,21 +193,21 @@ impl AsRef<Arc<Connection>> for ConnectionPermit {
 
 impl Drop for PendingConnection {
     fn drop(&mut self) {
-        let inside = self.door.inside.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.door.report_occupancy(inside);
+        let open = self.limiter.open.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.limiter.report_occupancy(open);
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let PendingConnection { door, connection, .. } = &self.0;
-        if door.room.per_source.is_none() {
+        let PendingConnection { limiter, connection, .. } = &self.0;
+        if limiter.limits.per_source.is_none() {
             return;
         }
-        let mut sources = door.sources.lock();
-        if let Some(here) = sources.get_mut(&connection.origin()) {
-            *here -= 1;
-            if *here == 0 {
+        let mut sources = limiter.sources.lock();
+        if let Some(count) = sources.get_mut(&connection.origin()) {
+            *count -= 1;
+            if *count == 0 {
                 sources.remove(&connection.origin());
             }
         }
@@ -208,18 +216,19 @@ impl Drop for ConnectionPermit {
 
 impl SilentConnections {
     fn remember(&mut self, connection: &Arc<Connection>) {
-        while self.0.front().is_some_and(|newcomer| !is_silent(newcomer)) {
+        while self.0.front().is_some_and(|oldest| !is_silent(oldest)) {
             self.0.pop_front();
         }
-        if self.0.len() >= REMEMBERED {
+        if self.0.len() >= MAX_REMEMBERED {
             self.0.pop_front();
         }
         self.0.push_back(Arc::downgrade(connection));
     }
 
-    fn take_oldest_silent(&mut self) -> Option<Arc<Connection>> {
-        while let Some(newcomer) = self.0.pop_front() {
-            if let Some(connection) = newcomer.upgrade().filter(|connection| !connection.has_received()) {
+    /// Removes the oldest connection that is still silent.
+    fn take_oldest(&mut self) -> Option<Arc<Connection>> {
+        while let Some(oldest) = self.0.pop_front() {
+            if let Some(connection) = oldest.upgrade().filter(|connection| !connection.has_received()) {
                 return Some(connection);
             }
         }
@@ -227,6 +236,6 @@ impl SilentConnections {
     }
 }
 
-fn is_silent(newcomer: &Weak<Connection>) -> bool {
-    newcomer.upgrade().is_some_and(|connection| !connection.has_received())
+fn is_silent(connection: &Weak<Connection>) -> bool {
+    connection.upgrade().is_some_and(|connection| !connection.has_received())
 }

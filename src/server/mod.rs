@@ -1,21 +1,23 @@
-//! Owns the process's outline: bind, run, end. Wires everything, decides nothing.
+//! Owns the process's outline: bind, run, end. It creates all parts and connects them.
 //!
 //! ```text
-//! ops runtime (the caller's)     keeper's thread        one runtime per serving thread
-//!   ops listener                   expiry, goodbyes       its own listeners on the shared addresses (SO_REUSEPORT)
-//!   supervision, signals           memory                 its connections, from accept to end
+//! ops runtime (the caller's)     keeper thread                 one runtime per serving thread
+//!   ops listeners                  expiry and drain of polls     its own sockets on the shared addresses (SO_REUSEPORT)
+//!   supervision, signals           memory                        its connections, from accept to end
 //! ```
 //!
-//! None of them ends before the others: whichever does, ends the process, and a service manager starts it again.
+//! All of them run until the shutdown. If one ends earlier, the process ends, and a service manager restarts it.
 
 mod accept;
 mod certificate;
 mod connection_limit;
+mod context;
 mod health;
 mod housekeeping;
 mod listen;
 mod memory;
-mod ops;
+mod ops_listener;
+mod phase;
 mod preflight;
 mod reload;
 mod shutdown;
@@ -37,230 +39,168 @@ use crate::exchange::Exchange;
 use crate::http::HttpState;
 use crate::journal::{self, Journal};
 use crate::metrics::{Listener, Metrics};
-use accept::ListenerContext;
+use crate::ops::ConnectionSlots;
 use connection_limit::{ConnectionLimiter, ConnectionLimits};
+use context::ListenerContext;
 use health::Health;
-pub use listen::BACKLOG;
-use listen::Group;
-use memory::Memory;
+use listen::BoundAddress;
+use memory::MemoryBudget;
 pub use memory::container_limit;
-use ops::OpsState;
+use ops_listener::OpsListener;
+use phase::Phase;
+pub use phase::Signal;
 pub use preflight::{Preflight, preflight};
-use socket::Acceptor;
+pub use socket::BACKLOG;
 pub use socket_activation::{InheritedAddresses, InheritedSockets};
 use threads::Threads;
 use tls::Certificates;
-use unix::SocketFile;
 
-/// Operators are answered when every listener is accepted from, or after this time.
-const FIRST_LOOPS: Duration = Duration::from_secs(1);
-/// The serving threads drop their connections within this time,
-const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
-/// and the journal writes what is still on its way.
-const LAST_RECORDS: Duration = Duration::from_secs(10);
-/// How often the journal is looked at.
-const PACE: Duration = Duration::from_millis(100);
+/// Ops listeners are accepted from when all other sockets are, or after this time.
+const OPS_DELAY: Duration = Duration::from_secs(1);
+/// How long the threads may take to drop their connections at the end,
+const THREADS_TIMEOUT: Duration = Duration::from_secs(5);
+/// and how long the journal may take to write its last records.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often to check that the journal's threads run.
+const JOURNAL_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A broker whose addresses are bound and which serves once it is run.
+/// A broker whose addresses are bound, and which serves once it is run.
 pub struct Server {
-    entrance: ListenerContext,
-    groups: Vec<Group>,
-    ops: Vec<Group>,
-    ops_room: Arc<ops::ConnectionSlots>,
+    context: ListenerContext,
+    addresses: Vec<BoundAddress>,
+    ops_addresses: Vec<BoundAddress>,
+    ops_slots: Arc<ConnectionSlots>,
     threads: usize,
     drain_window: Duration,
-    memory: Memory,
-}
-
-/// How far the end has come, as the serving threads need to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    /// Everyone is served.
-    Serving,
-    /// Whoever comes to a socket that outlives this process waits there for the next one.
-    Draining,
-    /// Nobody is served any more.
-    Stopped,
-}
-
-/// What the process tells its server.
-#[derive(Debug)]
-pub enum Signal {
-    /// End politely; said again, at once.
-    End,
-    /// The settings have been read again, or could not be.
-    Reload(anyhow::Result<Box<Settings>>),
+    memory: MemoryBudget,
 }
 
 impl Server {
-    /// Binds every address that is not inherited; from here on connections queue. `open_files` is how many files the
-    /// process may open.
+    /// Binds all addresses that have no inherited sockets; from then on connections queue. `open_files` is the process's
+    /// limit of open files.
     pub fn bind(
         settings: &Settings,
         listeners: &Listeners,
         open_files: u64,
         mut inherited: InheritedSockets,
     ) -> anyhow::Result<Self> {
-        let terms = reload::request_limits(settings)?;
+        let request_limits = reload::request_limits(settings)?;
         let certificates = Certificates::read(&settings.tls)?;
         let threads = settings.process.thread_count();
         let Listeners { public, dispatch, ops } = listeners;
-        let mut groups = Group::all(Listener::Public, public, threads, &mut inherited)?;
-        groups.extend(Group::all(Listener::Dispatch, dispatch, threads, &mut inherited)?);
-        let ops = Group::all(Listener::Ops, ops, 1, &mut inherited)?;
+        let mut addresses = BoundAddress::bind_all(Listener::Public, public, threads, &mut inherited)?;
+        addresses.extend(BoundAddress::bind_all(Listener::Dispatch, dispatch, threads, &mut inherited)?);
+        let ops_addresses = BoundAddress::bind_all(Listener::Ops, ops, 1, &mut inherited)?;
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
         let journal = Arc::new(Journal::open(&settings.into(), metrics.clone())?);
         let limits = settings.limits.of_broker(open_files);
         let exchange =
             Arc::new(Exchange::new(limits, settings.delivery.pick.into(), metrics.clone(), journal.clone()));
         let separate_dispatch = !dispatch.is_empty();
-        let front = Arc::new(HttpState::new(exchange, metrics, journal, terms, separate_dispatch));
-        front.idle.set_timeout(settings.waiting.idle_timeout);
-        let room = ConnectionLimits {
+        let state = Arc::new(HttpState::new(exchange, metrics, journal, request_limits, separate_dispatch));
+        state.idle.set_timeout(settings.waiting.idle_timeout);
+        let limits = ConnectionLimits {
             connections: settings.limits.public_connections(open_files),
             per_source: settings.limits.max_connections_per_source,
             separate_dispatch,
         };
-        let door = Arc::new(ConnectionLimiter::new(front.clone(), room));
-        let entrance = ListenerContext { front, door, tls: Arc::default(), ops_tls: Arc::default() };
-        entrance.report_certificate_expiry(&certificates);
-        if settings.access.ops_token_file.is_some()
-            && certificates.ops.is_none()
-            && !listeners.ops.iter().all(Endpoint::is_local)
-        {
+        let limiter = Arc::new(ConnectionLimiter::new(state.clone(), limits));
+        let context = ListenerContext { state, limiter, tls: Arc::default(), ops_tls: Arc::default() };
+        context.replace_certificates(&certificates);
+        let is_ops_local = listeners.ops.iter().all(Endpoint::is_local);
+        if settings.access.ops_token_file.is_some() && certificates.ops.is_none() && !is_ops_local {
             tracing::warn!(
-                "operators' bearers go over the network in clear; give --ops-tls-cert and --ops-tls-key, unless it is closed to strangers"
+                "operators' bearer tokens are sent in clear; give --ops-tls-cert and --ops-tls-key, unless only operators reach that network"
             );
         }
-        let memory = Memory::new(settings.limits.memory_limit.map(|size| size.as_u64()));
-        let ops_room = ops::ConnectionSlots::new(settings.limits.ops_connections(open_files));
-        Ok(Self {
-            entrance,
-            groups,
-            ops,
-            ops_room,
-            threads,
-            drain_window: settings.process.drain_window,
-            memory,
-        })
+        let memory = MemoryBudget::new(settings.limits.memory_limit.map(|size| size.as_u64()));
+        let ops_slots = ConnectionSlots::new(settings.limits.ops_connections(open_files));
+        let drain_window = settings.process.drain_window;
+        Ok(Self { context, addresses, ops_addresses, ops_slots, threads, drain_window, memory })
     }
 
-    /// Where it listens, with the ports that the system chose.
+    /// The bound addresses, with the ports that the system chose.
     pub fn listeners(&self) -> Listeners {
-        let of = |groups: &[Group], listener| {
-            let these = groups.iter().filter(|group| group.listener == listener);
-            these.map(|group| group.endpoint.clone()).collect()
+        let of = |addresses: &[BoundAddress], listener| {
+            let selected = addresses.iter().filter(|address| address.listener == listener);
+            selected.map(|address| address.endpoint.clone()).collect()
         };
         Listeners {
-            public: of(&self.groups, Listener::Public),
-            dispatch: of(&self.groups, Listener::Dispatch),
-            ops: of(&self.ops, Listener::Ops),
+            public: of(&self.addresses, Listener::Public),
+            dispatch: of(&self.addresses, Listener::Dispatch),
+            ops: of(&self.ops_addresses, Listener::Ops),
         }
     }
 
-    /// Serves until `signals` says so: the first end drains and ends, the second ends at once. An error if a part of the
-    /// broker ends before.
+    /// Serves until `signals` ends it: the first signal to end begins the drain, the second ends it at once. An error if a
+    /// part of the broker ends earlier.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> anyhow::Result<()> {
-        let Self { entrance, groups, ops, ops_room, threads, drain_window, memory } = self;
+        let public: Arc<[Endpoint]> = self.listeners().public.into();
+        let Self { context, addresses, ops_addresses, ops_slots, threads, drain_window, memory } = self;
         let (phase, phases) = watch::channel(Phase::Serving);
-        let public = groups.iter().filter(|group| group.listener == Listener::Public);
-        let public: Arc<[Endpoint]> = public.map(|group| group.endpoint.clone()).collect();
         let names = (0..threads).map(|number| format!("serve-{number}"));
-        let health =
-            Arc::new(Health::new(names.clone().chain(["keeper".to_owned()]), threads * groups.len()));
-        // Kept until the end, which removes them.
-        let (mut shares, mut files): (Vec<_>, Vec<_>) = groups.into_iter().map(Group::into_shares).unzip();
+        let accept_loops = threads * addresses.len();
+        let health = Arc::new(Health::new(names.clone().chain(["keeper".to_owned()]), accept_loops));
+        // The files of Unix sockets are removed when `files` is dropped, at the end.
+        let (mut sockets, mut files): (Vec<_>, Vec<_>) =
+            addresses.into_iter().map(BoundAddress::into_thread_sockets).unzip();
         let mut running = Threads::default();
         for (number, name) in names.enumerate() {
-            let share: Vec<_> = shares.iter_mut().filter_map(Vec::pop).collect();
-            let (entrance, phases, pulse) = (entrance.clone(), phases.clone(), health.pulse(number));
-            let health = health.clone();
-            let work = move || accept::serve_shares(&entrance, share, &health, pulse, &phases);
+            let sockets: Vec<_> = sockets.iter_mut().filter_map(Vec::pop).collect();
+            let (context, phases, health) = (context.clone(), phases.clone(), health.clone());
+            let heartbeat = health.heartbeat(number);
+            let work = move || accept::run_thread(&context, sockets, &health, heartbeat, &phases);
             running.spawn(&name, work)?;
         }
-        let (front, pulse) = (entrance.front.clone(), health.pulse(threads));
+        let (state, heartbeat) = (context.state.clone(), health.heartbeat(threads));
         running.spawn("keeper", move || {
-            housekeeping::run(&front, drain_window, memory, &pulse, &phases);
+            housekeeping::run(&state, drain_window, memory, &heartbeat, &phases);
             Ok(())
         })?;
-        let front = &entrance.front;
-        let desks = ops_listeners(ops, &entrance, &public, &health, &ops_room, &mut files)?;
-        let operators = async {
-            // Nearly always it has begun before anybody asks; if not, they are told so.
-            let _ = tokio::time::timeout(FIRST_LOOPS, health.begun()).await;
-            ops::serve(desks).await
+        let ops = OpsListener::all(ops_addresses, &context, &public, &health, &ops_slots, &mut files)?;
+        let serve_ops = async {
+            // If the timeout ends first, `/readyz` answers that the broker is starting.
+            let _ = tokio::time::timeout(OPS_DELAY, health.started()).await;
+            ops_listener::accept_all(ops).await
         };
-        let lives = async {
-            health.begun().await;
-            systemd::ready();
+        let notify = async {
+            health.started().await;
+            systemd::notify_ready();
             systemd::feed_watchdog(&health).await
         };
+        let journal = context.state.journal.clone();
         let done = tokio::select! {
-            error = operators => Err(error),
-            error = running.ended() => Err(error),
-            error = ended(&front.journal) => Err(error),
-            never = lives => match never {},
-            never = memory::give_back() => match never {},
-            done = shutdown::run_phases(&entrance, &mut signals, drain_window, &phase) => done,
+            error = serve_ops => Err(error),
+            error = running.first_ended() => Err(error),
+            error = journal_ended(&journal) => Err(error),
+            never = notify => match never {},
+            never = memory::purge_periodically() => match never {},
+            done = shutdown::run_phases(&context, &mut signals, drain_window, &phase) => done,
         };
         if let Err(error) = &done {
             tracing::error!("{error:#}; the broker ends");
         }
-        // The receivers are the threads; if all have ended already, nobody needs to be told.
+        // An error means that all threads have ended.
         let _ = phase.send(Phase::Stopped);
-        running.end(LAST_CONNECTIONS).await;
-        let journal = front.journal.clone();
+        running.join_all(THREADS_TIMEOUT).await;
         let closing = tokio::task::spawn_blocking(move || journal.close());
-        if let Ok(closed) = tokio::time::timeout(LAST_RECORDS, closing).await {
+        if let Ok(closed) = tokio::time::timeout(JOURNAL_TIMEOUT, closing).await {
             closed?;
         } else {
-            tracing::error!("the journal does not end; what it had still to write is lost");
+            tracing::error!("the journal does not end; its last records are lost");
         }
         drop(files);
         done
     }
 }
 
-/// A desk at each of the operators' sockets. The files among them are kept until the end, which removes them.
-fn ops_listeners(
-    ops: Vec<Group>,
-    entrance: &ListenerContext,
-    public: &Arc<[Endpoint]>,
-    health: &Arc<Health>,
-    room: &Arc<ops::ConnectionSlots>,
-    files: &mut Vec<Option<SocketFile>>,
-) -> anyhow::Result<Vec<(Acceptor, OpsState)>> {
-    let long_work: Arc<tokio::sync::Mutex<()>> = Arc::default();
-    let mut desks = Vec::with_capacity(ops.len());
-    for group in ops {
-        let is_local = group.endpoint.ip().is_some() && group.endpoint.is_local();
-        let (shares, file) = group.into_shares();
-        files.push(file);
-        for share in shares {
-            let socket = share.socket.into_acceptor()?;
-            let desk = OpsState {
-                front: entrance.front.clone(),
-                public: public.clone(),
-                is_local,
-                health: health.clone(),
-                room: room.clone(),
-                // Whoever reaches a file is on this machine.
-                tls: if socket.is_unix() { Arc::default() } else { entrance.ops_tls.clone() },
-                long_work: long_work.clone(),
-            };
-            desks.push((socket, desk));
-        }
-    }
-    Ok(desks)
-}
-
-/// Waits for a thread of the journal to end, and says which.
-async fn ended(journal: &Journal) -> anyhow::Error {
+/// Waits for a thread of the journal to end, and returns which one.
+async fn journal_ended(journal: &Journal) -> anyhow::Error {
     loop {
         if let Some(name) = journal.stopped_thread() {
             return anyhow::anyhow!("the thread {name} has ended");
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(JOURNAL_CHECK_INTERVAL).await;
     }
 }
 
@@ -275,7 +215,7 @@ impl From<&Settings> for journal::JournalConfig {
     }
 }
 
-/// Lifts the limit of open files as far as the system allows, and says how far that is.
+/// Raises the limit of open files as far as the system allows, and returns it.
 pub fn raise_open_files() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -284,7 +224,7 @@ pub fn raise_open_files() -> u64 {
     }
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

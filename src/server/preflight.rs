@@ -1,4 +1,4 @@
-//! Owns the rehearsal of a start: what it needs is looked at, and nothing is made or kept.
+//! Owns the checks of `pilotlight check`: everything that a start needs, without creating or keeping anything.
 
 use std::io::ErrorKind;
 use std::time::SystemTime;
@@ -12,22 +12,22 @@ use crate::journal;
 
 /// What a start with these settings would find.
 pub struct Preflight {
-    /// When the certificate of the public listeners ends, if they have one.
+    /// When the certificate of the public listeners expires, if they have one.
     pub certificate_ends: Option<SystemTime>,
-    /// When that of the ops listener ends, if it has one.
+    /// When the certificate of the ops listeners expires, if they have one.
     pub ops_certificate_ends: Option<SystemTime>,
-    /// Addresses that somebody listens on already, with their flags.
+    /// Addresses that another process listens on, with their flags.
     pub taken: Vec<String>,
 }
 
-/// Looks at files and addresses as a start would. That an address is taken is no error: by the broker, perhaps, that these
-/// settings are for.
+/// Checks files and addresses as a start would. An address in use is not an error: the running broker may have these
+/// settings.
 pub fn preflight(settings: &Settings, listeners: &Listeners) -> anyhow::Result<Preflight> {
     reload::request_limits(settings)?;
     let certificates = Certificates::read(&settings.tls)?;
-    let faults: Vec<_> = certificates.faults().collect();
-    if !faults.is_empty() {
-        anyhow::bail!("{}", faults.join("; "));
+    let warnings: Vec<_> = certificates.warnings().collect();
+    if !warnings.is_empty() {
+        anyhow::bail!("{}", warnings.join("; "));
     }
     let Certificates { public, ops } = certificates;
     journal::preflight(&settings.into())?;
@@ -46,8 +46,8 @@ pub fn preflight(settings: &Settings, listeners: &Listeners) -> anyhow::Result<P
         }
     }
     Ok(Preflight {
-        certificate_ends: public.map(|certified| certified.ends),
-        ops_certificate_ends: ops.map(|certified| certified.ends),
+        certificate_ends: public.map(|certificate| certificate.expires_at),
+        ops_certificate_ends: ops.map(|certificate| certificate.expires_at),
         taken,
     })
 }

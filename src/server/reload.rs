@@ -1,17 +1,17 @@
-//! Owns what requests meet of the settings: made at the start, and made again when they are read again.
+//! Owns applying the settings that a reload can change: limits of requests, access and certificates.
 
 use anyhow::Context;
 
-use super::accept::ListenerContext;
+use super::context::ListenerContext;
 use super::tls::Certificates;
 use crate::auth::{self, Authorizer};
 use crate::config::Settings;
 use crate::http::RequestLimits;
 use crate::metrics::{Listener, Reload};
 
-/// Reads what the settings name, such as files of tokens.
+/// Builds the limits of requests, and reads the token files that the settings name.
 pub(super) fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimits> {
-    let plan = auth::AuthConfig {
+    let config = auth::AuthConfig {
         token_secret_file: settings.access.token_secret_file.clone(),
         require_token: settings.access.require_token,
         dispatch_token_file: settings.access.dispatch_token_file.clone(),
@@ -33,57 +33,54 @@ pub(super) fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimit
         max_posts: settings.limits.max_posts,
         max_post_rate: settings.limits.max_post_rate,
         public_livez: settings.listeners.public_livez,
-        access: Authorizer::open(&plan).context("nobody can be let in")?,
+        access: Authorizer::open(&config).context("the access settings cannot be used")?,
     })
 }
 
 impl ListenerContext {
-    /// New handshakes use these certificates.
-    pub(super) fn report_certificate_expiry(&self, certificates: &Certificates) {
-        for fault in certificates.faults() {
-            tracing::warn!("{fault}");
+    /// Uses these certificates for new handshakes, and reports their warnings and their expiry.
+    pub(super) fn replace_certificates(&self, certificates: &Certificates) {
+        for warning in certificates.warnings() {
+            tracing::warn!("{warning}");
         }
         let Certificates { public, ops } = certificates;
-        for (listener, tls, certified) in
+        for (listener, tls, certificate) in
             [(Listener::Public, &self.tls, public), (Listener::Ops, &self.ops_tls, ops)]
         {
-            tls.change(certified.as_ref());
-            if let Some(certified) = certified {
-                self.front.metrics.certificate_ends(listener, certified.ends);
+            tls.replace(certificate.as_ref());
+            if let Some(certificate) = certificate {
+                self.state.metrics.certificate_ends(listener, certificate.expires_at);
             }
         }
     }
 
-    /// Requests and handshakes meet the new settings from now on; what is wrong leaves the old ones in force. Whoever is
-    /// held stays held.
+    /// Applies new settings to new requests and handshakes; held polls stay held. If the settings are invalid, all old ones
+    /// stay in force.
     pub(super) fn reload(&self, settings: anyhow::Result<Box<Settings>>) {
-        let metrics = &self.front.metrics;
+        let metrics = &self.state.metrics;
         match settings.and_then(|settings| self.apply(&settings)) {
             Ok(()) => {
                 metrics.reloaded(Reload::Done);
-                tracing::info!("the settings were read again and are in force");
+                tracing::info!("the settings were reloaded");
             }
             Err(error) => {
                 metrics.reloaded(Reload::Failed);
                 let error = format!("{error:#}");
-                tracing::error!(
-                    error,
-                    "the settings were read again and are wrong; the old ones stay in force"
-                );
+                tracing::error!(error, "the reloaded settings are invalid; the old ones stay in force");
             }
         }
     }
 
     fn apply(&self, settings: &Settings) -> anyhow::Result<()> {
-        let terms = request_limits(settings)?;
+        let limits = request_limits(settings)?;
         let certificates = Certificates::read(&settings.tls)?;
         let Certificates { public, ops } = &certificates;
-        if public.is_some() != self.tls.is_on() || ops.is_some() != self.ops_tls.is_on() {
-            anyhow::bail!("TLS is turned on or off by a restart only");
+        if public.is_some() != self.tls.is_enabled() || ops.is_some() != self.ops_tls.is_enabled() {
+            anyhow::bail!("TLS can only be turned on or off by a restart");
         }
-        self.front.set_limits(terms);
-        self.front.idle.set_timeout(settings.waiting.idle_timeout);
-        self.report_certificate_expiry(&certificates);
+        self.state.set_limits(limits);
+        self.state.idle.set_timeout(settings.waiting.idle_timeout);
+        self.replace_certificates(&certificates);
         Ok(())
     }
 }

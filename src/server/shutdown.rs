@@ -1,75 +1,76 @@
-//! Owns the end: the phases of a polite one, in their order.
+//! Owns the shutdown: the phases of a drain, in their order.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::accept::ListenerContext;
+use super::context::ListenerContext;
 use super::housekeeping::close_drained;
-use super::{Phase, Signal, systemd};
+use super::phase::{Phase, Signal};
+use super::systemd;
 use crate::http::HttpState;
 
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// A client that was sent elsewhere is back within this time.
-const LAST_CLOSES: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// A client that was about to send a request on an open connection has done so within this time.
+const LATE_REQUESTS: Duration = Duration::from_millis(250);
 
-/// Returns when the process may end: after a drain at the first signal, at once at the second. An error if no signal can come
-/// any more.
+/// Returns when the process may end: after the drain that the first signal begins, or at once after a second one. An error if
+/// the sender of signals is gone.
 pub(super) async fn run_phases(
-    entrance: &ListenerContext,
+    context: &ListenerContext,
     signals: &mut mpsc::Receiver<Signal>,
     window: Duration,
     phase: &watch::Sender<Phase>,
 ) -> anyhow::Result<()> {
-    if !wait_for_end(entrance, signals).await {
-        anyhow::bail!("whoever listened for signals is gone, so that none could end the broker any more");
+    if !wait_for_end(context, signals).await {
+        anyhow::bail!("the signal handler is gone, so no signal can end the broker");
     }
-    systemd::stopping();
+    systemd::notify_stopping();
     tokio::select! {
-        () = drain(&entrance.front, window, phase) => tracing::info!("drained; ending"),
-        true = wait_for_end(entrance, signals) => tracing::warn!("second signal; ending at once"),
+        () = drain(&context.state, window, phase) => tracing::info!("drained; ending"),
+        true = wait_for_end(context, signals) => tracing::warn!("second signal; ending at once"),
     }
     Ok(())
 }
 
-/// Reads the settings again whenever that is asked for, until an end is. False if nobody can ask any more.
-async fn wait_for_end(entrance: &ListenerContext, signals: &mut mpsc::Receiver<Signal>) -> bool {
+/// Waits for a signal to end, and reloads the settings meanwhile. False if the sender of signals is gone.
+async fn wait_for_end(context: &ListenerContext, signals: &mut mpsc::Receiver<Signal>) -> bool {
     while let Some(signal) = signals.recv().await {
         match signal {
             Signal::End => return true,
             Signal::Reload(settings) => {
-                systemd::reloading();
-                entrance.reload(settings);
-                systemd::ready();
+                systemd::notify_reloading();
+                context.reload(settings);
+                systemd::notify_ready();
             }
         }
     }
     false
 }
 
-async fn drain(front: &HttpState, window: Duration, phase: &watch::Sender<Phase>) {
+async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>) {
     let shown = humantime::format_duration(window);
-    tracing::info!(window = %shown, waiters = front.exchange.counts().0, "draining");
-    front.admission.set_ending();
-    // 1. Readiness goes off, and every dispatch is answered "draining".
-    front.exchange.drain();
-    // 2. The keeper says the goodbyes, spread over the window. New polls are held meanwhile.
-    until(Instant::now() + window, || front.exchange.counts().0 == 0).await;
-    // 3. Who comes from now on to a socket that outlives this process waits there for the next one.
+    tracing::info!(window = %shown, waiters = state.exchange.counts().0, "draining");
+    state.admission.set_ending();
+    // 1. The broker is not ready any more, and dispatches are answered "draining".
+    state.exchange.drain();
+    // 2. Housekeeping ends the held polls, spread over the window. New polls are held meanwhile.
+    until(Instant::now() + window, || state.exchange.counts().0 == 0).await;
+    // 3. New connections to a socket that outlives this process wait there for the next process.
     let _ = phase.send(Phase::Draining);
-    // 4. Who came late is sent elsewhere, too, and who is just coming back on a connection that rested.
-    let last = Instant::now() + LAST_CLOSES;
+    // 4. Late polls end, too, on new connections and on idle ones.
+    let last = Instant::now() + LATE_REQUESTS;
     while Instant::now() < last {
-        front.exchange.drain_all(close_drained);
-        tokio::time::sleep(LOOK_AGAIN).await;
+        state.exchange.drain_all(close_drained);
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
-    // 5. Dispatches under way end within their budget, those whose client has left as well.
-    until(Instant::now() + front.limits().dispatch_budget + LAST_CLOSES, || front.posts_in_flight() == 0)
-        .await;
+    // 5. Unfinished dispatches end within their budget, also those whose client has disconnected.
+    let deadline = Instant::now() + state.limits().dispatch_budget + LATE_REQUESTS;
+    until(deadline, || state.posts_in_flight() == 0).await;
 }
 
 async fn until(deadline: Instant, done: impl Fn() -> bool) {
     while !done() && Instant::now() < deadline {
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Owns a listening socket, of TCP or of a Unix socket's file, and what is accepted from it.
+//! Owns a listening TCP or Unix socket, and accepting from it.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -9,14 +9,17 @@ use tokio::net::TcpStream;
 
 use crate::config::Endpoint;
 
-/// A listening socket.
+/// After a restart all controllers connect at once; so many connections may wait to be accepted.
+pub const BACKLOG: u16 = 4096;
+
+/// A listening socket that no runtime polls yet.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) enum ListenSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Socket {
+impl ListenSocket {
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
@@ -24,7 +27,7 @@ impl Socket {
         }
     }
 
-    /// Where it listens.
+    /// The address that it is bound to.
     pub(super) fn endpoint(&self) -> io::Result<Endpoint> {
         match self {
             Self::Tcp(socket) => socket.local_addr().map(Endpoint::Ip),
@@ -36,7 +39,7 @@ impl Socket {
         }
     }
 
-    /// Begins to accept, on the runtime that this is called on.
+    /// Registers it with the runtime of the caller.
     pub(super) fn into_acceptor(self) -> io::Result<Acceptor> {
         match self {
             Self::Tcp(socket) => tokio::net::TcpListener::from_std(socket).map(Acceptor::Tcp),
@@ -45,28 +48,28 @@ impl Socket {
     }
 }
 
-/// The same on a runtime.
+/// A listening socket on a runtime.
 pub(super) enum Acceptor {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
 
 impl Acceptor {
-    /// The next connection, and where it comes from.
+    /// The next connection, with the address of its peer.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         match self {
             Self::Tcp(socket) => socket.accept().await,
             Self::Unix(socket) => {
                 let stream = OwnedFd::from(socket.accept().await?.0.into_std()?);
-                // All that is asked of a connection on which nobody waits is what any stream socket can do, so one type
-                // is enough for both. The client is on this machine.
+                // A connection without a held poll uses only what every stream socket can do, so one type is enough for
+                // both kinds. The client is on this machine.
                 let stream = TcpStream::from_std(stream.into())?;
                 Ok((stream, (Ipv4Addr::LOCALHOST, 0).into()))
             }
         }
     }
 
-    /// Whether the permissions of a file say who may connect.
+    /// Whether file permissions decide who may connect.
     pub(super) fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
     }

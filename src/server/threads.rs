@@ -1,14 +1,14 @@
-//! Owns the threads that live as long as the broker: whichever ends before it is found, and at the end they are waited for
-//! only so long.
+//! Owns the threads that run as long as the broker: detects one that ends early, and joins all of them at the end, within a
+//! limit of time.
 
 use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often the threads are looked at while all of them should live,
-const WATCH_PACE: Duration = Duration::from_millis(250);
+/// How often to check the threads while all of them should run,
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// and while all of them should end.
-const END_PACE: Duration = Duration::from_millis(20);
+const JOIN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The threads of one server.
 #[derive(Default)]
@@ -25,42 +25,47 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits for any of them to end, and says which and why.
-    pub(super) async fn ended(&mut self) -> anyhow::Error {
+    /// Waits for any of them to end, and returns which one and why.
+    pub(super) async fn first_ended(&mut self) -> anyhow::Error {
         loop {
-            if let Some(place) = self.0.iter().position(JoinHandle::is_finished) {
-                return why(self.0.swap_remove(place))
-                    .unwrap_or_else(|name| anyhow::anyhow!("the thread {name} has ended without a reason"));
+            if let Some(index) = self.0.iter().position(JoinHandle::is_finished) {
+                let thread = self.0.swap_remove(index);
+                let name = name(&thread);
+                return join(thread)
+                    .unwrap_or_else(|| anyhow::anyhow!("the thread {name} has ended without a reason"));
             }
-            tokio::time::sleep(WATCH_PACE).await;
+            tokio::time::sleep(WATCH_INTERVAL).await;
         }
     }
 
-    /// Waits for all of them, which were told to end, for so long. One that does not end is left behind: it goes with the
-    /// process.
-    pub(super) async fn end(self, time: Duration) {
-        let by = Instant::now() + time;
-        while Instant::now() < by && !self.0.iter().all(JoinHandle::is_finished) {
-            tokio::time::sleep(END_PACE).await;
+    /// Joins all of them. One that does not end within this time is left running, and ends with the process.
+    pub(super) async fn join_all(self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        while Instant::now() < deadline && !self.0.iter().all(JoinHandle::is_finished) {
+            tokio::time::sleep(JOIN_INTERVAL).await;
         }
         for thread in self.0 {
             if !thread.is_finished() {
                 let thread = thread.thread().name().unwrap_or_default();
-                tracing::error!(thread, "a thread does not end; it is left behind");
-            } else if let Ok(error) = why(thread) {
+                tracing::error!(thread, "a thread does not end; the process ends without it");
+            } else if let Some(error) = join(thread) {
                 tracing::error!("{error:#}");
             }
         }
     }
 }
 
-/// Why a thread has ended; its name if it was all right.
-fn why(thread: JoinHandle<anyhow::Result<()>>) -> Result<anyhow::Error, String> {
-    let name = thread.thread().name().unwrap_or_default().to_owned();
+fn name(thread: &JoinHandle<anyhow::Result<()>>) -> String {
+    thread.thread().name().unwrap_or_default().to_owned()
+}
+
+/// The error or the panic that ended a thread, if it was one.
+fn join(thread: JoinHandle<anyhow::Result<()>>) -> Option<anyhow::Error> {
+    let name = name(&thread);
     match thread.join() {
-        Ok(Ok(())) => Err(name),
-        Ok(Err(error)) => Ok(error.context(format!("the thread {name} has ended"))),
-        Err(_) => Ok(anyhow::anyhow!("the thread {name} has panicked")),
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.context(format!("the thread {name} has ended"))),
+        Err(_) => Some(anyhow::anyhow!("the thread {name} has panicked")),
     }
 }
 
@@ -70,16 +75,16 @@ mod tests {
 
     use super::*;
 
-    fn wait_for(end: Receiver<()>) -> impl FnOnce() -> anyhow::Result<()> {
+    fn until_dropped(other: Receiver<()>) -> impl FnOnce() -> anyhow::Result<()> {
         move || {
-            let _ = end.recv();
+            let _ = other.recv();
             Ok(())
         }
     }
 
     #[tokio::test]
     async fn a_thread_that_ends_is_named_with_its_reason() {
-        for (work, said) in [
+        for (work, expected) in [
             (
                 (|| anyhow::bail!("no more")) as fn() -> anyhow::Result<()>,
                 "the thread two has ended: no more",
@@ -88,22 +93,22 @@ mod tests {
             (|| Ok(()), "the thread two has ended without a reason"),
         ] {
             let mut threads = Threads::default();
-            let (_goes_on, until) = sync_channel::<()>(1);
-            threads.spawn("one", wait_for(until)).unwrap();
+            let (_running, receiver) = sync_channel::<()>(1);
+            threads.spawn("one", until_dropped(receiver)).unwrap();
             threads.spawn("two", work).unwrap();
-            assert_eq!(format!("{:#}", threads.ended().await), said);
+            assert_eq!(format!("{:#}", threads.first_ended().await), expected);
         }
     }
 
     #[tokio::test]
-    async fn the_end_waits_for_threads_and_not_for_ever() {
+    async fn threads_are_joined_within_a_limit_of_time() {
         let mut threads = Threads::default();
-        let ((told, one), (_never, two)) = (sync_channel(1), sync_channel(1));
-        threads.spawn("one", wait_for(one)).unwrap();
-        drop(told);
-        threads.end(Duration::from_secs(60)).await;
+        let ((sender, one), (_running, two)) = (sync_channel(1), sync_channel(1));
+        threads.spawn("one", until_dropped(one)).unwrap();
+        drop(sender);
+        threads.join_all(Duration::from_secs(60)).await;
         let mut threads = Threads::default();
-        threads.spawn("two", wait_for(two)).unwrap();
-        threads.end(Duration::from_millis(50)).await;
+        threads.spawn("two", until_dropped(two)).unwrap();
+        threads.join_all(Duration::from_millis(50)).await;
     }
 }

@@ -1,4 +1,5 @@
-//! Owns the certificates: read from their files at the start and at each reload; a handshake uses the ones of its moment.
+//! Owns the TLS configurations: built from the certificates' files at the start and at each reload. A handshake uses the
+//! one that is current when it begins.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,58 +15,57 @@ use super::certificate;
 use crate::config::TlsSettings;
 use crate::transport::TlsSession;
 
-/// What new handshakes use; nothing if the listeners are plain.
+/// The configuration for new handshakes; none if the listeners do not use TLS.
 #[derive(Debug, Default)]
-pub(super) struct Tls(ArcSwapOption<ServerConfig>);
+pub(super) struct ReloadableTls(ArcSwapOption<ServerConfig>);
 
-/// What was read from the files.
-pub(super) struct Certified {
+/// A certificate with its key, ready for handshakes.
+pub(super) struct LoadedCertificate {
     config: Arc<ServerConfig>,
-    /// When the certificate ends.
-    pub(super) ends: SystemTime,
-    /// Why clients will refuse it, or may.
-    faults: Vec<String>,
+    pub(super) expires_at: SystemTime,
+    /// Reasons for which clients refuse it, or may refuse it.
+    warnings: Vec<String>,
 }
 
-impl Tls {
-    /// From now on handshakes use these. Connections that stand go on as they are.
-    pub(super) fn change(&self, certified: Option<&Certified>) {
-        self.0.store(certified.map(|certified| certified.config.clone()));
+impl ReloadableTls {
+    /// Replaces the configuration for new handshakes. Open connections keep theirs.
+    pub(super) fn replace(&self, certificate: Option<&LoadedCertificate>) {
+        self.0.store(certificate.map(|certificate| certificate.config.clone()));
     }
 
-    /// Whether the listeners speak it.
-    pub(super) fn is_on(&self) -> bool {
+    /// Whether the listeners use TLS.
+    pub(super) fn is_enabled(&self) -> bool {
         self.0.load().is_some()
     }
 
-    /// What a handshake of now uses, if the listeners speak it.
+    /// The configuration for a new handshake, if the listeners use TLS.
     pub(super) fn config(&self) -> Option<Arc<ServerConfig>> {
         self.0.load_full()
     }
 
-    /// A new connection's TLS, if the listeners speak it.
-    pub(super) fn session(&self) -> Option<TlsSession> {
+    /// The TLS session of a new connection, if the listeners use TLS.
+    pub(super) fn new_session(&self) -> Option<TlsSession> {
         let config = self.0.load_full()?;
         match TlsSession::new(config) {
             Ok(session) => Some(session),
-            Err(error) => unreachable_config(&error),
+            Err(error) => panic_without_session(&error),
         }
     }
 }
 
-/// Nothing that a peer does leads here; a session without TLS in its place would be a betrayal.
-fn unreachable_config(error: &rustls::Error) -> ! {
-    panic!("a TLS configuration that was accepted makes no session: {error}")
+/// A peer cannot cause this. Serving without TLS instead would expose the connection.
+fn panic_without_session(error: &rustls::Error) -> ! {
+    panic!("a valid TLS configuration cannot create a session: {error}")
 }
 
-/// What all listeners speak TLS with.
+/// The certificates of all listeners.
 pub(super) struct Certificates {
-    pub(super) public: Option<Certified>,
-    pub(super) ops: Option<Certified>,
+    pub(super) public: Option<LoadedCertificate>,
+    pub(super) ops: Option<LoadedCertificate>,
 }
 
 impl Certificates {
-    /// Reads what the settings name. The error says which file is wrong.
+    /// Reads the files that the settings name. The error names the file that is wrong.
     pub(super) fn read(settings: &TlsSettings) -> anyhow::Result<Self> {
         let TlsSettings { tls_cert, tls_key, tls_client_ca, ops_tls_cert, ops_tls_key } = settings;
         Ok(Self {
@@ -74,45 +74,45 @@ impl Certificates {
         })
     }
 
-    /// Why clients will refuse what was read, or may. It can be served with all the same.
-    pub(super) fn faults(&self) -> impl Iterator<Item = &str> {
-        [&self.public, &self.ops].into_iter().flatten().flat_map(|one| &one.faults).map(String::as_str)
+    /// Reasons for which clients refuse the certificates, or may refuse them. The broker can start all the same.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &str> {
+        [&self.public, &self.ops].into_iter().flatten().flat_map(|one| &one.warnings).map(String::as_str)
     }
 }
 
-/// Reads the files of the flags that begin so; nothing if they name none.
+/// Reads the files that the flags with this prefix name; `None` if they name none.
 fn read(
     flags: &str,
     cert: Option<&Path>,
     key: Option<&Path>,
     client_ca: Option<&Path>,
-) -> anyhow::Result<Option<Certified>> {
+) -> anyhow::Result<Option<LoadedCertificate>> {
     let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
-    let chain = certificate::chain(&format!("{flags}-cert"), cert)?;
-    let private = certificate::private_key(&format!("{flags}-key"), key)?;
+    let chain = certificate::read_chain(&format!("{flags}-cert"), cert)?;
+    let private_key = certificate::read_private_key(&format!("{flags}-key"), key)?;
     let named = |flag: &str, path: &Path| format!("--{flags}-{flag} {}", path.display());
     let (cert, key) = (named("cert", cert), named("key", key));
-    certificate::fit(&chain, &private, &cert, &key)?;
-    let (ends, faults) = certificate::judge(&chain, &cert)?;
+    certificate::check_key_matches(&chain, &private_key, &cert, &key)?;
+    let (expires_at, warnings) = certificate::expiry_and_warnings(&chain, &cert)?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
-        Some(path) => builder.with_client_cert_verifier(verifier(path)?),
+        Some(path) => builder.with_client_cert_verifier(client_verifier(path)?),
     };
     let mut config =
-        builder.with_single_cert(chain, private).with_context(|| format!("{key} does not fit {cert}"))?;
+        builder.with_single_cert(chain, private_key).with_context(|| format!("{key} does not fit {cert}"))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A proof ends its connection, so controllers come back often: they need not shake hands in full. The tickets' keys
-    // are this configuration's own, so what an older one let in has to show itself again.
+    // Some proofs end the connection, so controllers reconnect often: tickets make their handshakes short. The keys of the
+    // tickets belong to this configuration, so after a reload clients must authenticate again.
     config.ticketer = ring::Ticketer::new()?;
     config.send_tls13_tickets = 1;
-    Ok(Some(Certified { config: Arc::new(config), ends, faults }))
+    Ok(Some(LoadedCertificate { config: Arc::new(config), expires_at, warnings }))
 }
 
-fn verifier(path: &Path) -> anyhow::Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
+fn client_verifier(path: &Path) -> anyhow::Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificate::chain("tls-client-ca", path)? {
+    for certificate in certificate::read_chain("tls-client-ca", path)? {
         roots
             .add(certificate)
             .with_context(|| format!("--tls-client-ca {} is no authority", path.display()))?;

@@ -1,4 +1,4 @@
-//! Owns the file of a Unix socket: made with its permissions, taken over from a process that is gone, removed at the end.
+//! Owns the file of a Unix socket: creates it with its permissions, replaces a stale one, and removes it at the end.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
@@ -11,85 +11,87 @@ use rustix::fs::{Access, FlockOperation, Mode};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Type};
 
-use super::listen::BACKLOG;
+use super::socket::BACKLOG;
 
-/// Whoever may write to the file may connect: its owner and its group.
+/// A client needs write permission to connect: the owner and the group have it.
 const MODE: u32 = 0o660;
-/// The lock on a socket's folder is waited for so long,
-const LOCK_TIME: Duration = Duration::from_secs(2);
-/// and asked for this often.
-const LOCK_PACE: Duration = Duration::from_millis(10);
+/// How long to wait for the lock on the socket's folder,
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// and the interval between two attempts.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The file of a socket of this process; removed when dropped, unless another one is there by then.
+/// The file of a socket of this process. Removed when dropped, unless another process has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    is: (u64, u64),
+    /// The numbers of its device and its inode.
+    identity: (u64, u64),
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.is)
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(%error, path = %self.path.display(), "the file of a socket stays behind");
+            tracing::warn!(%error, path = %self.path.display(), "the file of a Unix socket could not be removed");
         }
     }
 }
 
-/// Listens on a file, also where a process that was killed has left one. `AddrInUse` if one that lives listens there.
+/// Listens on a file, and replaces one that a killed process has left. `AddrInUse` if a running process listens on it.
 pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    // Two that start at once take turns, so that neither removes what the other has just made.
+    // Two processes that start at once take turns, so that neither removes the file that the other has just created.
     let folder =
-        File::open(folder(path)).map_err(|error| explained(&error, "its folder cannot be opened"))?;
+        File::open(folder(path)).map_err(|error| with_reason(&error, "its folder cannot be opened"))?;
     lock(&folder)?;
     if is_stale(path)? {
         fs::remove_file(path)?;
     }
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    // Before it is bound, so that the file is never open to more than these; the mask of the process may take some away.
+    // Before it is bound, so that the file never has wider permissions. The umask of the process may narrow them further.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), is: (file.dev(), file.ino()) };
+    let file = SocketFile { path: path.to_owned(), identity: (file.dev(), file.ino()) };
     fs::set_permissions(path, Permissions::from_mode(MODE))?;
     socket.listen(BACKLOG.into())?;
     Ok((socket.into(), file))
 }
 
-/// Locks the folder. Another start holds the lock for a moment only; whoever holds it for longer must not hold up ours.
+/// Locks the folder. Another start of a broker holds the lock only for a moment; if another process holds it for longer,
+/// fails instead of waiting.
 fn lock(folder: &File) -> io::Result<()> {
-    let until = Instant::now() + LOCK_TIME;
+    let until = Instant::now() + LOCK_TIMEOUT;
     loop {
         match rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PACE),
-            Err(error) => return Err(explained(&error.into(), "another process keeps its folder locked")),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_INTERVAL),
+            Err(error) => return Err(with_reason(&error.into(), "another process keeps its folder locked")),
         }
     }
 }
 
-/// Whether [`bind`] would succeed; nothing is made or removed.
+/// Checks whether [`bind`] would succeed, without creating or removing anything.
 pub(super) fn probe(path: &Path) -> io::Result<()> {
     is_stale(path)?;
     rustix::fs::access(folder(path), Access::WRITE_OK | Access::EXEC_OK | Access::READ_OK)
-        .map_err(|error| explained(&error.into(), "its folder cannot be written to"))
+        .map_err(|error| with_reason(&error.into(), "its folder cannot be written to"))
 }
 
-/// Whether there is a socket that nobody listens on. Anything else in its place is an error, and stays.
+/// Whether there is a socket file that no process listens on. Any other file there is an error.
 fn is_stale(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
         Ok(file) if !file.file_type().is_socket() => {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "something that is no socket is there"));
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is not a socket is there"));
         }
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        // Somebody answers, or has no time, or lets nobody in: they are there.
+        // Connected, the queue is full, or no permission: in each case a process listens.
         Ok(_) | Err(_) => Err(ErrorKind::AddrInUse.into()),
     }
 }
@@ -98,6 +100,6 @@ fn folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-fn explained(error: &io::Error, what: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+fn with_reason(error: &io::Error, reason: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{reason}: {error}"))
 }

@@ -1,20 +1,20 @@
-//! Owns the stories of memory, told with trees of files as kernels and containers show them.
+//! Owns the tests of the memory budget, with copies of the files that kernels and containers show.
 
 use std::path::Path;
 
-use super::Memory;
-use super::group::Group;
+use super::MemoryBudget;
+use super::cgroup::Cgroup;
 
 const MIB: u64 = 1 << 20;
 const V2: &str = "31 24 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
 const V1: &str = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n";
-/// What version 1 writes where there is no limit.
-const NONE: &str = "9223372036854771712";
+/// What version 1 writes if there is no limit.
+const V1_UNLIMITED: &str = "9223372036854771712";
 
-/// What the machine has.
+/// The machine's memory.
 const MACHINE: u64 = 1000 * MIB;
 
-/// A machine on which the process has 10 MiB in memory.
+/// The files of a machine on which the process has a resident set of 10 MiB.
 struct Tree(tempfile::TempDir);
 
 impl Tree {
@@ -33,7 +33,7 @@ impl Tree {
         std::fs::write(path, text).unwrap();
     }
 
-    /// A group of version 2: its files `memory.max` and `memory.high`, its charge in MiB, of which 20 are pages of files.
+    /// Writes a cgroup of version 2 with these limits and a usage in MiB, of which 20 are file pages.
     fn v2(&self, group: &str, max: &str, high: &str, charged: u64, members: &str) {
         let folder = format!("sys/fs/cgroup{group}");
         self.file(&format!("{folder}/memory.max"), max);
@@ -66,13 +66,13 @@ impl Tree {
     }
 
     fn limit(&self) -> Option<u64> {
-        Group::find(self.root()).and_then(|group| group.limit).map(|bytes| bytes / MIB)
+        Cgroup::find(self.root()).and_then(|cgroup| cgroup.limit).map(|bytes| bytes / MIB)
     }
 
-    /// MiB that are left, with this limit asked for.
-    fn left(&self, asked_for: Option<u64>) -> Option<u64> {
-        Memory::below(self.root(), asked_for.map(|mib| mib * MIB), Some(MACHINE))
-            .left()
+    /// The remaining MiB, with this `--memory-limit`.
+    fn remaining(&self, configured: Option<u64>) -> Option<u64> {
+        MemoryBudget::in_root(self.root(), configured.map(|mib| mib * MIB), Some(MACHINE))
+            .remaining()
             .map(|bytes| bytes.div_ceil(MIB))
     }
 }
@@ -86,8 +86,8 @@ fn me() -> String {
 }
 
 #[test]
-fn the_least_limit_on_the_path_counts() {
-    for (at, service, slice, least) in [
+fn the_lowest_limit_on_the_path_counts() {
+    for (at, service, slice, lowest) in [
         ("max\n".to_owned(), bytes(300), bytes(200), Some(200)),
         (bytes(100), bytes(300), bytes(200), Some(100)),
         ("max\n".to_owned(), "max\n".to_owned(), "max\n".to_owned(), None),
@@ -97,78 +97,82 @@ fn the_least_limit_on_the_path_counts() {
         tree.v2("/a.slice/b.service", &service, "max\n", 400, "");
         tree.v2("/a.slice/b.service/at", &at, "max\n", 50, "1\n2\n");
         tree.v2("/other.service", &bytes(1), "max\n", 50, "3\n");
-        assert_eq!(tree.limit(), least);
+        assert_eq!(tree.limit(), lowest);
     }
     let tree = Tree::new("0::/a.service\n", V2);
     tree.v2("/a.service", &bytes(300), &bytes(250), 50, "1\n");
-    assert_eq!(tree.limit(), Some(250), "above memory.high a group is slowed down");
+    assert_eq!(tree.limit(), Some(250), "above memory.high the kernel throttles");
 }
 
 #[test]
-fn what_the_group_is_charged_counts_less_what_the_kernel_can_drop() {
+fn the_usage_of_the_cgroup_counts_without_file_pages() {
     let tree = Tree::new("0::/a.service\n", V2);
     tree.v2("/a.service", &bytes(100), "max\n", 70, "1\n2\n");
-    assert_eq!(tree.left(None), Some(80 - (70 - 20)));
-    // What the process itself has in memory is 10 MiB: others are charged to the group as well.
-    assert_eq!(tree.left(Some(30)), Some(20));
-    assert_eq!(tree.left(Some(90)), Some(90 - 50), "more than the usual share, as it was asked for");
-    assert_eq!(tree.left(Some(100)), Some(80 - 50), "no group ever has all of its limit");
+    assert_eq!(tree.remaining(None), Some(80 - (70 - 20)));
+    // The resident set is 10 MiB. Another process is in the cgroup, too.
+    assert_eq!(tree.remaining(Some(30)), Some(20));
+    assert_eq!(
+        tree.remaining(Some(90)),
+        Some(90 - 50),
+        "more than the usable share, because it is configured"
+    );
+    assert_eq!(tree.remaining(Some(100)), Some(80 - 50), "the whole limit is never used");
     tree.v2("/a.service", &bytes(100), "max\n", 70, &me());
-    assert_eq!(tree.left(Some(60)), Some(60 - 50), "it is charged for this process alone");
+    assert_eq!(tree.remaining(Some(60)), Some(60 - 50), "only this process is charged");
     tree.v2("/a.service", &bytes(100), "max\n", 105, &me());
-    assert_eq!(tree.left(None), Some(0));
+    assert_eq!(tree.remaining(None), Some(0));
 }
 
 #[test]
-fn a_limit_that_is_changed_counts() {
+fn a_changed_limit_counts_after_the_next_lookup() {
     let tree = Tree::new("0::/a.service\n", V2);
     tree.v2("/a.service", &bytes(100), "max\n", 70, "1\n2\n");
-    let mut memory = Memory::below(tree.root(), None, Some(MACHINE));
+    let mut memory = MemoryBudget::in_root(tree.root(), None, Some(MACHINE));
     tree.v2("/a.service", &bytes(60), "max\n", 70, "1\n2\n");
-    assert_eq!(memory.left(), Some(30 * MIB), "not looked up yet");
-    memory.looked_up -= super::LOOK_UP_PACE;
-    assert_eq!(memory.left(), Some(0));
+    assert_eq!(memory.remaining(), Some(30 * MIB), "not looked up yet");
+    memory.looked_up -= super::LOOKUP_INTERVAL;
+    assert_eq!(memory.remaining(), Some(0));
 }
 
 #[test]
-fn version_1_is_read_too() {
+fn version_1_is_supported() {
     let own = "12:pids:/p\n9:cpu,memory:/docker/abc\n1:name=systemd:/x\n0::/system.slice\n";
     let tree = Tree::new(own, V1);
-    tree.v1("/docker/abc", NONE, &(250 * MIB).to_string(), 70);
-    tree.v1("/docker", NONE, NONE, 90);
-    assert_eq!(tree.limit(), Some(250), "a limit above what is mounted here");
-    assert_eq!(tree.left(None), Some(200 - 50));
-    tree.v1("/docker", &(100 * MIB).to_string(), NONE, 90);
+    tree.v1("/docker/abc", V1_UNLIMITED, &(250 * MIB).to_string(), 70);
+    tree.v1("/docker", V1_UNLIMITED, V1_UNLIMITED, 90);
+    assert_eq!(tree.limit(), Some(250), "the limit of an ancestor that is not mounted here");
+    assert_eq!(tree.remaining(None), Some(200 - 50));
+    tree.v1("/docker", &(100 * MIB).to_string(), V1_UNLIMITED, 90);
     assert_eq!(tree.limit(), Some(100));
 }
 
 #[test]
-fn where_both_versions_are_mounted_memory_belongs_to_the_one_that_names_it() {
+fn with_both_versions_mounted_the_one_with_the_memory_controller_counts() {
     let unified = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
     let tree = Tree::new("4:memory:/a\n0::/b\n", &format!("{unified}{V1}"));
-    tree.v1("/a", &(100 * MIB).to_string(), NONE, 70);
+    tree.v1("/a", &(100 * MIB).to_string(), V1_UNLIMITED, 70);
     tree.file("sys/fs/cgroup/unified/b/cgroup.procs", "1\n");
     assert_eq!(tree.limit(), Some(100));
-    // Version 1 without its mount.
+    // Version 1 is not mounted.
     let tree = Tree::new("4:memory:/a\n0::/b\n", V2);
     tree.v2("/b", &bytes(100), "max\n", 70, "1\n");
     assert_eq!(tree.limit(), Some(100));
 }
 
 #[test]
-fn a_container_sees_its_group_at_the_mounts_root() {
-    // Without a namespace of groups: the path is the host's, and the mount shows the container's part of it.
+fn in_a_container_the_mounts_root_is_its_cgroup() {
+    // Without a cgroup namespace: the path is the host's, and the mount's root is the container's cgroup.
     let mounts = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
     let tree = Tree::new("9:memory:/docker/abc\n", mounts);
-    tree.v1("", &(100 * MIB).to_string(), NONE, 70);
+    tree.v1("", &(100 * MIB).to_string(), V1_UNLIMITED, 70);
     assert_eq!(tree.limit(), Some(100));
-    // With one, and what lies outside of it.
+    // With a namespace, and paths outside of it.
     for own in ["0::/\n", "0::/../other\n", "0::/gone (deleted)\n"] {
         let tree = Tree::new(own, V2);
         tree.v2("", &bytes(100), "max\n", 70, "1\n");
         assert_eq!(tree.limit(), Some(100), "{own}");
     }
-    // A mount whose root is not on the path, and a folder with a blank in its name.
+    // A mount whose root is not on the path, with a space in the name of its folder.
     let mounts = "35 31 0:32 /else /sys/fs/cgroup\\040two rw - cgroup2 cgroup2 rw\n";
     let tree = Tree::new("0::/a\n", mounts);
     tree.file("sys/fs/cgroup two/memory.max", &bytes(100));
@@ -177,29 +181,29 @@ fn a_container_sees_its_group_at_the_mounts_root() {
 }
 
 #[test]
-fn a_group_without_the_controller_counts_in_the_one_above() {
+fn a_cgroup_without_the_controller_counts_in_its_parent() {
     let tree = Tree::new("0::/a.slice/user\n", V2);
     tree.v2("/a.slice", &bytes(100), "max\n", 70, "");
     tree.file("sys/fs/cgroup/a.slice/user/cgroup.procs", &me());
-    assert_eq!((tree.limit(), tree.left(None)), (Some(100), Some(30)));
+    assert_eq!((tree.limit(), tree.remaining(None)), (Some(100), Some(30)));
 }
 
 #[test]
-fn without_a_limited_group_the_machine_and_what_is_in_memory_count() {
+fn without_a_limit_on_the_cgroup_the_machine_and_the_resident_set_count() {
     let trees = [Tree::new("", ""), Tree::new("0::/\n", V2), Tree::new("nonsense\n::\n", "nonsense - - \n")];
     for tree in trees {
         assert_eq!(tree.limit(), None);
-        assert_eq!(tree.left(None), Some(800 - 10));
-        assert_eq!(tree.left(Some(30)), Some(30 - 10));
+        assert_eq!(tree.remaining(None), Some(800 - 10));
+        assert_eq!(tree.remaining(Some(30)), Some(30 - 10));
     }
     let tree = Tree::new("0::/shell.scope\n", V2);
     tree.v2("/shell.scope", "max\n", "max\n", 600, &format!("1\n{}", me()));
-    assert_eq!(tree.left(Some(30)), Some(20), "others' memory is not the broker's");
+    assert_eq!(tree.remaining(Some(30)), Some(20), "the memory of other processes does not count");
     tree.v2("/shell.scope", "max\n", "max\n", 25, &me());
-    assert_eq!(tree.left(Some(30)), Some(25), "its own is, with the kernel's for its sockets");
+    assert_eq!(tree.remaining(Some(30)), Some(25), "the usage of an exclusive cgroup counts");
 }
 
 #[test]
-fn the_machines_own_memory_is_known() {
-    assert!(super::machine().is_some_and(|bytes| bytes > 64 * MIB));
+fn the_machines_memory_is_known() {
+    assert!(super::machine_memory().is_some_and(|bytes| bytes > 64 * MIB));
 }

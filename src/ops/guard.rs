@@ -1,4 +1,4 @@
-//! Owns who may look and act: operators by their bearer, and in a browser only the pages of this listener.
+//! Owns the access checks of the ops listener: the bearer token, and in browsers the host name and the origin.
 
 use std::net::IpAddr;
 
@@ -6,24 +6,25 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 
-use super::OpsState;
+use super::state::OpsState;
 use crate::http::Problem;
 
-/// Health is asked for by what cannot show a bearer, and tells nothing else.
+/// Health probes usually cannot send a bearer token, and these routes return nothing else.
 const OPEN_TO_ALL: [&str; 2] = ["/livez", "/readyz"];
 
-/// Refuses whoever is no operator.
-pub(super) fn admit(desk: &OpsState, request: &Request<Incoming>) -> Result<(), Problem> {
+/// Refuses a request without a valid bearer token, or one that a browser sends for another site.
+pub(super) fn authorize(ops_state: &OpsState, request: &Request<Incoming>) -> Result<(), Problem> {
     if OPEN_TO_ALL.contains(&request.uri().path()) {
         return Ok(());
     }
-    let terms = desk.front.limits();
-    let shown = header(request, header::AUTHORIZATION);
-    if let Err(why) = terms.access.authorize_ops(shown) {
-        desk.front.metrics.denied(why);
-        return Err(Problem::not_an_operator(why));
+    let state = &ops_state.http_state;
+    let limits = state.limits();
+    let authorization = header(request, header::AUTHORIZATION);
+    if let Err(reason) = limits.access.authorize_ops(authorization) {
+        state.metrics.denied(reason);
+        return Err(Problem::not_an_operator(reason));
     }
-    if desk.is_local && !terms.access.requires_ops_token() && !is_local_host_name(request) {
+    if ops_state.is_local && !limits.access.requires_ops_token() && !is_local_host(request) {
         return Err(Problem::other_host());
     }
     if request.method() == Method::POST && is_cross_origin(request) {
@@ -32,8 +33,8 @@ pub(super) fn admit(desk: &OpsState, request: &Request<Incoming>) -> Result<(), 
     Ok(())
 }
 
-/// Whether the request was sent to an address, and not to a name that anybody's page could have had resolved to it.
-fn is_local_host_name(request: &Request<Incoming>) -> bool {
+/// Whether the Host header is an IP address or `localhost`. Any site can let another name resolve to this machine.
+fn is_local_host(request: &Request<Incoming>) -> bool {
     let Some(host) = header(request, header::HOST).and_then(|host| std::str::from_utf8(host).ok()) else {
         return false;
     };
@@ -45,8 +46,8 @@ fn is_local_host_name(request: &Request<Incoming>) -> bool {
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
-/// Whether a browser sends this for a page of another origin: any page may post here, but only ours is meant to. What the
-/// browser itself says of it holds behind a proxy that changes Host, too; an older one leaves it to us to compare.
+/// Whether a browser sends this for a page of another origin. `Sec-Fetch-Site` is also right behind a proxy that changes
+/// Host. Browsers without it send Origin only, which is compared with Host.
 fn is_cross_origin(request: &Request<Incoming>) -> bool {
     if let Some(site) = header(request, HeaderName::from_static("sec-fetch-site")) {
         return site != b"same-origin" && site != b"none";

@@ -1,18 +1,18 @@
-//! Owns what operators see of pools and waiters, and their two verbs: retire and drain.
+//! Owns the lists of pools and waiters, and the two routes that change something: retire and drain.
 
 use serde_json::{Value, json};
 
-use super::json as json_reply;
+use super::response::json as json_response;
 use crate::broker::{Filter, Key, Number, PoolSummary, WaiterSummary};
 use crate::http::{HttpResponse, HttpState, Problem};
 use crate::transport::CloseReason;
 
-/// A page of waiters has at most so many rows.
-const LARGEST_PAGE: usize = 1000;
+/// The largest number of waiters on a page.
+const MAX_PAGE: usize = 1000;
 
-pub(super) fn pools(front: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
-    let query = Query::read(query, Paging::No)?;
-    let pools = front.exchange.pools(&query.filter);
+pub(super) fn pools(state: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
+    let query = Query::parse(query, Paging::No)?;
+    let pools = state.exchange.pools(&query.filter);
     let waiters: usize = pools.iter().map(|pool| pool.waiters).sum();
     let row = |pool: &PoolSummary| {
         let Key { deployment, version, cpu, memory } = &pool.key;
@@ -23,12 +23,12 @@ pub(super) fn pools(front: &HttpState, query: &str) -> Result<HttpResponse, Prob
         })
     };
     let rows: Vec<Value> = pools.iter().map(row).collect();
-    Ok(json_reply(&json!({ "pools": rows, "waiters": waiters })))
+    Ok(json_response(&json!({ "pools": rows, "waiters": waiters })))
 }
 
-pub(super) fn waiters(front: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
-    let query = Query::read(query, Paging::Yes)?;
-    let found = front.exchange.waiters(&query.filter, query.from, query.limit);
+pub(super) fn waiters(state: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
+    let query = Query::parse(query, Paging::Yes)?;
+    let found = state.exchange.waiters(&query.filter, query.from, query.limit);
     let row = |waiter: &WaiterSummary| {
         let Key { deployment, version, cpu, memory } = &waiter.key;
         json!({
@@ -38,40 +38,40 @@ pub(super) fn waiters(front: &HttpState, query: &str) -> Result<HttpResponse, Pr
         })
     };
     let rows: Vec<Value> = found.rows.iter().map(row).collect();
-    Ok(json_reply(&json!({ "waiters": rows, "next": found.next })))
+    Ok(json_response(&json!({ "waiters": rows, "next": found.next })))
 }
 
-pub(super) fn retire(front: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
-    let Query { filter, .. } = Query::read(query, Paging::No)?;
+pub(super) fn retire(state: &HttpState, query: &str) -> Result<HttpResponse, Problem> {
+    let Query { filter, .. } = Query::parse(query, Paging::No)?;
     if form_urlencoded::parse(query.as_bytes()).any(|(_, value)| value.is_empty()) {
-        let why = "has an empty value; here that would select more than it names";
+        let why = "has an empty value, which would retire more pools than you name";
         return Err(Problem::bad_parameter("The filter", why));
     }
     if filter == Filter::default() {
         let why = "selects every pool; name at least one of deployment, version, cpu, memory";
         return Err(Problem::bad_parameter("The filter", why));
     }
-    let retired = front.exchange.retire(&filter, |taken| taken.waiter.close(CloseReason::Retired));
+    let retired = state.exchange.retire(&filter, |taken| taken.waiter.close(CloseReason::Retired));
     let Filter { deployment, version, cpu, memory } = filter;
     let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::get));
     tracing::info!(deployment, version, cpu, memory, retired, "retired");
-    Ok(json_reply(&json!({ "retired": retired })))
+    Ok(json_response(&json!({ "retired": retired })))
 }
 
-pub(super) fn drain(front: &HttpState) -> HttpResponse {
+pub(super) fn drain(state: &HttpState) -> HttpResponse {
     tracing::info!("draining, as an operator asked");
-    front.exchange.drain();
-    json_reply(&json!({ "draining": true, "waiters": front.exchange.counts().0 }))
+    state.exchange.drain();
+    json_response(&json!({ "draining": true, "waiters": state.exchange.counts().0 }))
 }
 
-/// Whether a listing comes in pages.
+/// Whether a list has pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Paging {
     Yes,
     No,
 }
 
-/// A filter, and the page that is wanted.
+/// A filter, and the requested page.
 struct Query {
     filter: Filter,
     from: usize,
@@ -79,10 +79,10 @@ struct Query {
 }
 
 impl Query {
-    fn read(query: &str, paging: Paging) -> Result<Self, Problem> {
-        let mut read = Self { filter: Filter::default(), from: 0, limit: LARGEST_PAGE };
+    fn parse(query: &str, paging: Paging) -> Result<Self, Problem> {
+        let mut parsed = Self { filter: Filter::default(), from: 0, limit: MAX_PAGE };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            // An empty value selects all, so that a form with blank fields means what it looks like.
+            // An empty value does not filter, so that the console's form can have blank fields.
             if value.is_empty() {
                 continue;
             }
@@ -90,12 +90,12 @@ impl Query {
             let count =
                 |name| value.parse().map_err(|_| Problem::bad_parameter(name, "is not a whole number"));
             match &*name {
-                "deployment" => read.filter.deployment = Some(value.into_owned()),
-                "version" => read.filter.version = Some(value.into_owned()),
-                "cpu" => read.filter.cpu = Some(figure("cpu")?),
-                "memory" => read.filter.memory = Some(figure("memory")?),
-                "from" if paging == Paging::Yes => read.from = count("from")?,
-                "limit" if paging == Paging::Yes => read.limit = count("limit")?.min(LARGEST_PAGE),
+                "deployment" => parsed.filter.deployment = Some(value.into_owned()),
+                "version" => parsed.filter.version = Some(value.into_owned()),
+                "cpu" => parsed.filter.cpu = Some(figure("cpu")?),
+                "memory" => parsed.filter.memory = Some(figure("memory")?),
+                "from" if paging == Paging::Yes => parsed.from = count("from")?,
+                "limit" if paging == Paging::Yes => parsed.limit = count("limit")?.min(MAX_PAGE),
                 _ => {
                     return Err(Problem::bad_parameter(
                         "The query",
@@ -104,6 +104,6 @@ impl Query {
                 }
             }
         }
-        Ok(read)
+        Ok(parsed)
     }
 }

@@ -1,11 +1,11 @@
-//! Owns the console: its files, embedded, and the policy that keeps anything else out of the page.
+//! Owns the console: its embedded files, and the content security policy that allows the page no others.
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::json;
+use super::response::json;
 use crate::config::Endpoint;
 use crate::http::HttpResponse;
 
@@ -19,20 +19,20 @@ const FILES: [(&str, &str, &str); 4] = [
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Whether this is one of the console's files.
-pub(super) fn has(path: &str) -> bool {
+/// Whether the console has a file with this path.
+pub(super) fn contains(path: &str) -> bool {
     FILES.iter().any(|file| file.0 == path)
 }
 
-/// One of the console's files.
-pub(super) fn page(path: &str) -> Response<Full<Bytes>> {
-    let (_, kind, text) = FILES.into_iter().find(|file| file.0 == path).unwrap_or(FILES[0]);
-    let mut response = Response::from(HttpResponse::new(StatusCode::OK, kind, text));
+/// The response with a file of the console.
+pub(super) fn file(path: &str) -> Response<Full<Bytes>> {
+    let (_, media_type, text) = FILES.into_iter().find(|file| file.0 == path).unwrap_or(FILES[0]);
+    let mut response = Response::from(HttpResponse::new(StatusCode::OK, media_type, text));
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-        // The page belongs to this broker's version, which the next one may not share.
+        // Another version of the broker may have another page.
         (header::CACHE_CONTROL, "no-cache"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ];
@@ -42,10 +42,10 @@ pub(super) fn page(path: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// What the page cannot know by itself.
-pub(super) fn facts(public: &[Endpoint]) -> HttpResponse {
-    let all: Vec<_> = public.iter().map(Endpoint::to_string).collect();
-    json(
-        &serde_json::json!({ "listen": all.first(), "listeners": all, "version": env!("CARGO_PKG_VERSION") }),
-    )
+/// What the page shows about this broker: the public addresses and the version.
+pub(super) fn info(public: &[Endpoint]) -> HttpResponse {
+    let listeners: Vec<_> = public.iter().map(Endpoint::to_string).collect();
+    json(&serde_json::json!({
+        "listen": listeners.first(), "listeners": listeners, "version": env!("CARGO_PKG_VERSION"),
+    }))
 }

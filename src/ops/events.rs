@@ -31,12 +31,12 @@ pub(super) struct EventStream {
 
 /// Subscribes to the events that a request selects.
 pub(super) fn subscribe<B>(
-    front: &HttpState,
+    state: &HttpState,
     request: &Request<B>,
 ) -> Result<(Response<EventStream>, LagSignal), Problem> {
     let kinds = parse_kinds(request.uri().query().unwrap_or_default())?;
     let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
-    let reader = front.journal.subscribe(last, kinds).ok_or_else(Problem::too_many_readers)?;
+    let reader = state.journal.subscribe(last, kinds).ok_or_else(Problem::too_many_readers)?;
     let lag: LagSignal = Box::pin(reader.lagged());
     let reader = Arc::new(reader);
     // The first bytes show at once that the stream is open, and set the client's delay before it reconnects.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 
-use super::json;
+use super::response::json;
 use crate::http::{HttpResponse, HttpState, Problem};
 use crate::journal::{HistoryQuery, QueryTimedOut};
 use crate::logging::Throttle;
@@ -19,10 +19,10 @@ const MAX_LIMIT: usize = 1000;
 static QUERIES: Semaphore = Semaphore::const_new(4);
 
 /// Answers a query with the matching rows, the latest first.
-pub(super) async fn find(front: &Arc<HttpState>, path: &str, query: &str) -> Result<HttpResponse, Problem> {
+pub(super) async fn find(state: &Arc<HttpState>, path: &str, query: &str) -> Result<HttpResponse, Problem> {
     let query = parse_query(path, query)?;
     let run = query.run.clone();
-    let journal = front.journal.clone();
+    let journal = state.journal.clone();
     // The semaphore is never closed.
     let Ok(_permit) = QUERIES.acquire().await else { return Err(Problem::history_unreadable()) };
     // On a thread of its own: a disk may be slow, and the ops runtime has other requests to answer.
