@@ -24,7 +24,7 @@ pub(super) fn report(open_files: u64, waiters: usize) -> String {
     let nr_open = number("/proc/sys/fs/nr_open");
     line("fs.nr_open", nr_open, "the highest possible LimitNOFILE".to_owned());
     let somaxconn = number("/proc/sys/net/core/somaxconn");
-    line("net.core.somaxconn", somaxconn, queue(somaxconn, "queue of connections to accept"));
+    line("net.core.somaxconn", somaxconn, queue(somaxconn, "queue of new connections"));
     let syn = number("/proc/sys/net/ipv4/tcp_max_syn_backlog");
     line("net.ipv4.tcp_max_syn_backlog", syn, queue(syn, "queue of handshakes"));
     let tcp_pages = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").ok();
@@ -73,10 +73,10 @@ mod tests {
     #[test]
     fn a_queue_that_is_too_short_for_a_restart_is_reported_within_80_columns() {
         assert_eq!(
-            queue(Some(BACKLOG.into()), "queue of connections to accept"),
-            "queue of connections to accept"
+            queue(Some(BACKLOG.into()), "queue of new connections"),
+            "queue of new connections"
         );
-        let text = queue(Some(128), "queue of connections to accept");
+        let text = queue(Some(128), "queue of new connections");
         assert!(text.contains("raise it to at least 4096"), "{text}");
         // The first 40 columns are the name and the value.
         assert!(

@@ -2,38 +2,14 @@
 //!
 //! The texts are a contract: responses, metrics, events and the history contain them.
 
+mod closed_enum;
 mod miss_reason;
 mod outcome;
 mod poll_end;
 mod proof;
 
+pub(crate) use closed_enum::closed_enum;
 pub use miss_reason::MissReason;
 pub use outcome::{DispatchKind, DispatchOutcome};
 pub use poll_end::PollEnd;
 pub use proof::{Proof, Verdict};
-
-/// Defines an enumeration whose values have a fixed text and a meaning each.
-macro_rules! closed_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[doc = $meaning:literal])+ $value:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[doc = $meaning])+ $value),+ }
-
-        impl $name {
-            /// Every value, in order.
-            pub const ALL: &'static [Self] = &[$(Self::$value),+];
-
-            /// The value's text.
-            pub const fn text(self) -> &'static str {
-                match self { $(Self::$value => $text),+ }
-            }
-
-            /// The value's doc comment, for the guides.
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$value => concat!($($meaning),+)),+ }
-            }
-        }
-    };
-}
-
-pub(crate) use closed_enum;
