@@ -1,4 +1,4 @@
-//! Owns the stories of who is let in: tokens, bearers, addresses, operators, and settings that are read again.
+//! Owns the tests of access: tokens of controllers, bearer tokens, addresses, the ops listener, and reloaded settings.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -59,7 +59,7 @@ async fn post_with(broker: &Broker, pool: &Pool, field: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn only_the_platforms_token_waits_where_one_is_required() {
+async fn polls_need_a_valid_token_where_tokens_are_required() {
     let files = Files::new();
     let secret = files.write("secret", &format!("{SECRET}\n"));
     let broker = Broker::start(&["--token-secret-file", shown(&secret), "--require-token"]);
@@ -88,7 +88,7 @@ async fn only_the_platforms_token_waits_where_one_is_required() {
 }
 
 #[tokio::test]
-async fn a_bearer_dispatches_and_a_controllers_credential_does_not() {
+async fn a_bearer_token_may_dispatch_and_a_controllers_token_may_not() {
     let files = Files::new();
     let bearers = files.write("bearers", "an older bearer of ours\na newer bearer of ours\n");
     let broker = Broker::start(&["--dispatch-token-file", shown(&bearers)]);
@@ -102,8 +102,8 @@ async fn a_bearer_dispatches_and_a_controllers_credential_does_not() {
         let answer = post_with(&broker, &pool, &field).await;
         assert_eq!((answer.status, answer.problem().as_str()), (status, kind), "{field}");
     }
-    assert_eq!(broker.waiters("").await, 1, "whoever may not dispatch claims nobody");
-    // The supervisor's secret in a controller's hands is refused, too.
+    assert_eq!(broker.waiters("").await, 1, "a refused dispatch claims no waiter");
+    // A poll with the supervisor's bearer token is refused, too.
     let poll = pool
         .poll("two")
         .replace("\r\naccept:", "\r\nauthorization: Bearer a newer bearer of ours\r\naccept:");
@@ -129,7 +129,7 @@ async fn a_large_post_without_a_bearer_is_refused_before_its_body() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_listed_is_not_let_in() {
+async fn an_unlisted_address_is_refused() {
     let polls = Broker::start(&["--allow-poll", "127.0.0.1", "--allow-dispatch", "10.0.0.0/8,192.0.2.7"]);
     let pool = Pool::small("d1");
     let _standing = polls.held_poll(&pool, "one").await;
@@ -137,7 +137,7 @@ async fn an_address_that_is_not_listed_is_not_let_in() {
     assert_eq!((answer.status, answer.problem().as_str()), (403, "address"));
     assert_eq!(polls.waiters("").await, 1);
 
-    // A status would end a whole fleet for an operator's slip; a closed connection comes back.
+    // A status would end all controllers because of a wrong setting; after a closed connection they reconnect.
     let dispatches = Broker::start(&["--allow-poll", "10.0.0.0/8", "--allow-dispatch", "127.0.0.0/8"]);
     let mut controller = dispatches.client().await;
     controller.send(pool.poll("one")).await;
@@ -170,9 +170,9 @@ async fn an_address_that_is_not_listed_is_not_let_in() {
     assert!(stranger.is_closed_silently().await);
 }
 
-/// Whatever a known proxy writes, its client is either read or nobody, and never the proxy itself, which may be listed.
+/// An unreadable address never counts as the proxy's own, which may be listed.
 #[tokio::test]
-async fn a_proxys_client_that_cannot_be_read_is_let_in_nowhere() {
+async fn a_client_whose_forwarded_address_is_unreadable_is_refused() {
     let listed = "192.0.2.0/24,127.0.0.1,2001:db8::/32";
     let arguments =
         ["--allow-poll", listed, "--allow-dispatch", listed, "--behind-proxy", "::ffff:127.0.0.0/104"];
@@ -210,7 +210,7 @@ async fn a_proxys_client_that_cannot_be_read_is_let_in_nowhere() {
         ("x-forwarded-for: \"[::ffff:c000:209]:443\"", "192.0.2.9"),
         ("forwarded: for=203.0.113.9, for=\"[2001:db8::1%eth0]:443\";proto=https", "2001:db8::1"),
         ("forwarded: for=192.0.2.9\r\nx-forwarded-for: 192.0.2.9:80", "192.0.2.9"),
-        // A health check: the proxy speaks for itself.
+        // A health check of the proxy itself.
         ("x-amzn-trace-id: Root=1-67891233-abc", "127.0.0.1"),
     ] {
         let mut client = broker.client().await;
@@ -221,7 +221,7 @@ async fn a_proxys_client_that_cannot_be_read_is_let_in_nowhere() {
         assert_eq!(waiters["waiters"][0]["origin"], origin, "{fields}");
         assert_eq!(post_with(&broker, &pool, &format!("\r\n{fields}")).await.json()["didWarmStart"], true);
     }
-    // Where nobody is listed, nobody is refused for an address.
+    // Without lists, no request is refused for its address.
     let open = Broker::start(&["--behind-proxy", "127.0.0.1"]);
     let mut client = open.client().await;
     client.send(pool.poll("one").replace("accept:", "x-forwarded-for: unknown\r\naccept:")).await;
@@ -230,7 +230,7 @@ async fn a_proxys_client_that_cannot_be_read_is_let_in_nowhere() {
 }
 
 #[tokio::test]
-async fn operators_show_a_bearer_and_health_is_for_everyone() {
+async fn ops_routes_except_health_need_a_bearer_token() {
     let files = Files::new();
     let bearers = files.write("ops", "the bearer of operators\n");
     let broker = Broker::start(&["--ops-token-file", shown(&bearers)]);
@@ -262,7 +262,7 @@ async fn operators_show_a_bearer_and_health_is_for_everyone() {
 }
 
 #[tokio::test]
-async fn a_name_that_anybody_could_own_is_no_operators_host() {
+async fn ops_requests_for_a_foreign_host_name_are_refused() {
     let broker = Broker::start(&[]);
     for (host, status) in [
         ("localhost", 200),
@@ -280,7 +280,7 @@ async fn a_name_that_anybody_could_own_is_no_operators_host() {
 }
 
 #[tokio::test]
-async fn settings_are_read_again_without_dropping_anyone() {
+async fn a_reload_changes_settings_without_ending_held_polls() {
     let files = Files::new();
     let bearers = files.write("bearers", "the first bearer of ours\n");
     let config = files.write("pilotlight.toml", "keepalive = \"300s\"\nmax-pools = 100\n");
@@ -315,14 +315,14 @@ async fn settings_are_read_again_without_dropping_anyone() {
     reload("failed", 5).await;
 
     assert_eq!(ask(&broker, connect).await.json()["keepaliveMs"], 0);
-    assert!(standing.is_held().await, "whoever is held stays held");
+    assert!(standing.is_held().await, "held polls stay held");
     let answer = post_with(&broker, &pool, "\r\nauthorization: Bearer the second bearer of ours").await;
     assert_eq!(answer.json()["didWarmStart"], true);
     assert_eq!(standing.answer().await.status, 200);
 }
 
 #[test]
-fn nothing_that_strangers_reach_lets_everybody_in() {
+fn listeners_that_strangers_reach_need_access_rules() {
     let files = Files::new();
     let bearers = files.write("bearers", "an only bearer of ours\n");
     let bearers = shown(&bearers);

@@ -267,7 +267,7 @@ async fn a_stale_socket_file_is_replaced_and_one_in_use_is_not() {
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "precious").unwrap();
     for what in [&arguments[..], &[&["check"], &arguments[..]].concat()] {
-        assert!(refusal(what).contains("no socket"), "{what:?}");
+        assert!(refusal(what).contains("is not a socket"), "{what:?}");
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     assert!(refusal(&["--listen", "127.0.0.1:0", "--ops-listen", "unix:/nowhere/x.sock"]).contains("folder"));

@@ -1,4 +1,4 @@
-//! Owns the stories of certificates and keys that cannot be used, or that clients will refuse: each has its own true reason.
+//! Owns the tests of certificates and keys that cannot be used, or that clients refuse: each error names the reason.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
@@ -17,7 +17,7 @@ impl Files {
         self.0.path().join(name)
     }
 
-    /// What OpenSSL makes; none if it cannot, or is not there.
+    /// The output of OpenSSL; `None` if it fails or is not installed.
     fn openssl(&self, words: &str) -> Option<()> {
         let made = Command::new("openssl").args(words.split(' ')).current_dir(self.0.path()).output();
         made.is_ok_and(|made| made.status.success()).then_some(())
@@ -46,7 +46,7 @@ impl Files {
         ["--tls-cert".to_owned(), shown(cert), "--tls-key".to_owned(), shown(key)]
     }
 
-    /// What `check` says of these, which must be wrong.
+    /// The error of `check` for these files, which must be invalid.
     fn refusal(&self, cert: &str, key: &str) -> String {
         let free = ["check", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
         let check =
@@ -66,7 +66,7 @@ fn files() -> Files {
 }
 
 #[tokio::test]
-async fn an_ended_certificate_is_no_good_to_check_and_served_with_a_warning() {
+async fn an_expired_certificate_fails_the_check_and_is_served_with_a_warning() {
     let files = files();
     files.certified("ended", [2019, 2020]);
     files.certified("early", [2199, 2200]);
@@ -86,7 +86,7 @@ async fn an_ended_certificate_is_no_good_to_check_and_served_with_a_warning() {
 }
 
 #[test]
-fn a_file_that_is_not_what_it_should_be_is_told_for_what_it_is() {
+fn a_wrong_file_is_refused_with_what_it_is() {
     let files = files();
     let pem = files.read("good.pem");
     files.write("chain.pem", [files.read("other.pem"), pem.clone()].concat());
@@ -128,7 +128,7 @@ fn a_file_that_is_not_what_it_should_be_is_told_for_what_it_is() {
 }
 
 #[test]
-fn a_key_that_tls_does_not_take_is_named_by_its_kind() {
+fn an_unsupported_key_is_refused_with_its_kind() {
     let files = files();
     let req = "req -x509 -nodes -days 30 -subj /CN=b -out K.pem -keyout K.key -newkey";
     for (name, make, reason) in [

@@ -1,4 +1,4 @@
-//! Owns the promises to clients that are neither controllers nor supervisors: health checks, real load balancers, browsers.
+//! Owns the tests with other clients than controllers and supervisors: health checks, real load balancers, browsers.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,7 @@ async fn ask(client: &mut Client, line: &str) -> Answer {
     if line.starts_with("HEAD ") { client.bare_answer().await } else { client.answer().await }
 }
 
-/// What GET and HEAD must have in common: the status line and all fields but `date`.
+/// The status line and all fields but `date`, which must be the same for GET and HEAD.
 fn head_without_date(answer: &Answer) -> Vec<String> {
     let lines = answer.head.lines().filter(|line| !line.starts_with("date: "));
     lines.map(str::to_owned).collect()

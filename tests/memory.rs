@@ -1,4 +1,4 @@
-//! Owns the stories of memory in a real control group: the broker says no before the kernel kills it.
+//! Owns the tests of memory in a real cgroup: the broker refuses requests before the kernel kills it.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
@@ -14,11 +14,11 @@ use tokio::io::AsyncWriteExt;
 
 const LIMIT: u64 = 40 << 20;
 
-/// A control group with a limit, below the group of this process, and one without in it; both gone when dropped.
+/// A cgroup with a limit, below the one of this process, and in it one without. Both are removed when dropped.
 struct Group(PathBuf);
 
 impl Group {
-    /// None where no group can be made or limited.
+    /// `None` if no cgroup can be created or limited.
     fn make(name: &str) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let path =
@@ -30,13 +30,13 @@ impl Group {
         places.into_iter().find_map(|(path, mount, limit)| {
             let group = Self(Path::new(mount).join(path?.trim_start_matches('/')).join(name));
             fs::create_dir(&group.0).ok()?;
-            // Without the controller the file is not there, and writing makes none.
+            // Without the controller the file does not exist, and cannot be created.
             fs::write(group.0.join(limit), LIMIT.to_string()).ok()?;
             fs::create_dir(group.0.join("inner")).ok().map(|()| group)
         })
     }
 
-    /// A broker in the inner group, which the outer one limits.
+    /// A broker in the inner cgroup, which the outer one limits.
     fn broker(&self, arguments: &[&str]) -> Broker {
         let script = "echo $$ > \"$0\"/inner/cgroup.procs && exec \"$@\"";
         Broker::run(
@@ -52,7 +52,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         let until = std::time::Instant::now() + support::PATIENCE;
-        // The kernel takes its time over whoever was in it last.
+        // The kernel needs a moment after the last process has ended.
         while (fs::remove_dir(self.0.join("inner")).is_err() || fs::remove_dir(&self.0).is_err())
             && fs::exists(&self.0).unwrap()
             && std::time::Instant::now() < until
@@ -63,13 +63,13 @@ impl Drop for Group {
 }
 
 #[tokio::test]
-async fn held_polls_stop_before_the_group_is_full_of_the_kernels_memory_for_them() {
+async fn polls_are_refused_before_the_kernels_memory_for_sockets_fills_the_cgroup() {
     const MOST: usize = 18_000;
     let name = format!("pilotlight-test-{}", std::process::id());
     let Some(group) =
         Group::make(&name).filter(|_| pilotlight::server::raise_open_files() > MOST as u64 + 512)
     else {
-        eprintln!("skipped: no control group can be made here, or too few files be opened");
+        eprintln!("skipped: no cgroup can be created here, or too few files be opened");
         return;
     };
     let mut broker = group.broker(&["--max-waiters-per-pool", "100000"]);
@@ -83,23 +83,23 @@ async fn held_polls_stop_before_the_group_is_full_of_the_kernels_memory_for_them
             crowd.push(client);
         }
     }
-    assert!(broker.child.try_wait().unwrap().is_none(), "the kernel has killed it");
+    assert!(broker.child.try_wait().unwrap().is_none(), "the kernel killed it");
     let held = broker.waiters("").await;
     assert!((500..MOST as u64).contains(&held), "{held} are held in {LIMIT} bytes");
     let answer = Client::connect(broker.dispatch).await.ask(post("/warm-start", &pool.body("r"))).await;
     assert_eq!((answer.status, answer.problem().as_str()), (429, "overloaded"));
-    // Whoever leaves makes room.
+    // Closed connections free memory.
     crowd.truncate(100);
     let room = async || broker.post(&Pool::small("d2").body("r")).await.0 == 200;
-    broker.wait_until("there is room again", room).await;
+    broker.wait_until("runs are accepted again", room).await;
     drop((broker, crowd));
 }
 
 #[tokio::test]
-async fn bodies_stop_before_the_group_is_full_of_them() {
+async fn bodies_are_refused_before_they_fill_the_cgroup() {
     const MIB: usize = 1 << 20;
     let Some(group) = Group::make(&format!("pilotlight-test-bodies-{}", std::process::id())) else {
-        eprintln!("skipped: no control group can be made here");
+        eprintln!("skipped: no cgroup can be created here");
         return;
     };
     let mut broker = group.broker(&[]);
@@ -108,13 +108,13 @@ async fn bodies_stop_before_the_group_is_full_of_them() {
     let mut posts = Vec::new();
     for _ in 0..100 {
         let mut client = broker.client().await;
-        // Who goes on sending after the refusal may find a reset in its place.
+        // A write after the refusal may meet a reset.
         let _ = client.stream.write_all(&all_but_one).await;
         posts.push(client);
     }
     let overloaded = "pilotlight_dispatches_total{outcome=\"miss\",reason=\"overloaded\"}";
     broker.wait_until("most are refused", async || broker.metric(overloaded).await >= 50).await;
-    assert!(broker.child.try_wait().unwrap().is_none(), "the kernel has killed it");
+    assert!(broker.child.try_wait().unwrap().is_none(), "the kernel killed it");
     let mut last = broker.client().await;
     last.send(post("/warm-start", &Pool::small("d1").body("r"))).await;
     assert_eq!(last.answer().await.status, 200, "a run of the usual size is taken");

@@ -81,11 +81,11 @@ async fn waiters_come_in_pages_and_name_their_controllers() {
 }
 
 #[tokio::test]
-async fn retire_sends_the_selected_away_for_good() {
+async fn retire_ends_the_selected_polls_with_410() {
     let broker = Broker::start(&[]);
     let mut old = broker.held_poll(&Pool::new("d1", "1", "1", "1"), "old").await;
     let mut new = broker.held_poll(&Pool::new("d1", "2", "1", "1"), "new").await;
-    assert_eq!(broker.operate("POST", "/retire").await.0, 400, "nobody retires all by accident");
+    assert_eq!(broker.operate("POST", "/retire").await.0, 400, "a filter is required");
     let retired = broker.operate("POST", "/retire?deployment=d1&version=1").await;
     assert_eq!(retired, (200, "{\"retired\":1}".to_owned()));
     assert_eq!(old.answer().await.status, 410);
@@ -95,7 +95,7 @@ async fn retire_sends_the_selected_away_for_good() {
 }
 
 #[tokio::test]
-async fn drain_sends_everyone_elsewhere_and_stays() {
+async fn drain_redirects_all_waiters_and_later_polls() {
     let broker = Broker::start(&["--drain-window", "500ms"]);
     let pool = Pool::small("d1");
     let mut controllers = Vec::new();
@@ -110,19 +110,19 @@ async fn drain_sends_everyone_elsewhere_and_stays() {
     assert_eq!(broker.operate("GET", "/livez").await.0, 200);
     assert_eq!(broker.post(&pool.body("r")).await.1["reason"], "draining");
     for controller in &mut controllers {
-        let goodbye = controller.answer().await;
-        assert_eq!((goodbye.status, goodbye.header("location")), (307, Some("/warm-start")));
-        assert_eq!(goodbye.header("connection"), Some("close"));
+        let answer = controller.answer().await;
+        assert_eq!((answer.status, answer.header("location")), (307, Some("/warm-start")));
+        assert_eq!(answer.header("connection"), Some("close"));
         assert!(controller.is_closed_silently().await);
     }
     assert_eq!(native.answer().await.status, 204, "no run came");
     let mut late = broker.client().await;
-    assert_eq!(late.ask(pool.poll("late")).await.status, 307, "who comes later is sent on as well");
+    assert_eq!(late.ask(pool.poll("late")).await.status, 307, "later polls are redirected as well");
     assert_eq!(broker.metric("pilotlight_draining").await, 1);
 }
 
 #[tokio::test]
-async fn who_comes_late_to_a_drained_broker_is_held_a_moment_and_sent_on() {
+async fn a_late_poll_at_a_drained_broker_is_held_for_seconds_before_its_redirect() {
     let broker = Broker::start(&["--drain-window", "0s"]);
     let pool = Pool::small("d1");
     assert_eq!(broker.operate("POST", "/drain").await.0, 200);
@@ -146,7 +146,7 @@ async fn who_comes_late_to_a_drained_broker_is_held_a_moment_and_sent_on() {
 }
 
 #[tokio::test]
-async fn the_end_does_not_wait_for_who_comes_late() {
+async fn late_polls_do_not_delay_the_shutdown() {
     let mut broker = Broker::start(&["--drain-window", "2s"]);
     let pool = Pool::small("d1");
     let mut standing = Vec::new();
@@ -158,7 +158,7 @@ async fn the_end_does_not_wait_for_who_comes_late() {
     broker.wait_until("it drains", async || broker.operate("GET", "/readyz").await.0 == 503).await;
     let mut late = broker.client().await;
     late.send(pool.poll("late")).await;
-    assert_eq!(late.answer().await.status, 307, "its goodbye comes with the window's end");
+    assert_eq!(late.answer().await.status, 307, "it is redirected at the end of the window");
     assert!(broker.ended().await.success());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
@@ -173,16 +173,16 @@ async fn sigterm_drains_over_its_window_and_ends() {
     }
     let begun = Instant::now();
     broker.signal(Signal::TERM);
-    let mut goodbyes = JoinSet::new();
+    let mut answers = JoinSet::new();
     for mut controller in controllers {
-        goodbyes.spawn(async move { (controller.answer().await.status, begun.elapsed()) });
+        answers.spawn(async move { (controller.answer().await.status, begun.elapsed()) });
     }
     let mut early = 0;
-    for (status, when) in goodbyes.join_all().await {
+    for (status, when) in answers.join_all().await {
         assert_eq!(status, 307);
         early += usize::from(when < Duration::from_millis(500));
     }
-    assert!((4..=16).contains(&early), "{early} of 20 goodbyes in the first half of the window");
+    assert!((4..=16).contains(&early), "{early} of 20 answers in the first half of the window");
     assert!(broker.ended().await.success());
 }
 
@@ -227,18 +227,18 @@ async fn counters_conserve() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goodbye_to_each_once_though_they_come_back_at_once() {
+async fn a_drain_redirects_each_controller_once_although_it_reconnects_at_once() {
     let broker = Broker::start(&["--drain-window", "2s"]);
     let pool = Pool::small("d1");
-    let goodbyes = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let answers = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let mut controllers = JoinSet::new();
     for number in 0..50 {
         let mut client = broker.held_poll(&pool, &format!("c{number}")).await;
-        let (public, pool, goodbyes) = (broker.public, pool.clone(), goodbyes.clone());
+        let (public, pool, answers) = (broker.public, pool.clone(), answers.clone());
         controllers.spawn(async move {
-            // As a real client does with a 307: it follows, to the same broker.
+            // As a real client does, it follows the redirect, here to the same broker.
             while client.answer().await.status == 307 {
-                goodbyes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                answers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 client = support::client::Client::connect(public).await;
                 client.send(pool.poll(&format!("c{number}"))).await;
             }
@@ -246,12 +246,12 @@ async fn a_drain_says_goodbye_to_each_once_though_they_come_back_at_once() {
     }
     broker.operate("POST", "/drain").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let said = goodbyes.load(std::sync::atomic::Ordering::Relaxed);
-    assert!((20..=50).contains(&said), "{said} goodbyes to 50 controllers within the window");
+    let count = answers.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((20..=50).contains(&count), "{count} redirects of 50 controllers within the window");
 }
 
 #[tokio::test]
-async fn retire_ends_with_those_who_stand_and_not_with_those_who_return() {
+async fn retire_does_not_repeat_for_controllers_that_reconnect() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let mut controllers = JoinSet::new();

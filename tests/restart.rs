@@ -1,4 +1,4 @@
-//! Owns the stories of a socket that outlives its brokers, as a service manager keeps one, and of what the manager is told.
+//! Owns the tests of sockets that a service manager keeps open between two brokers, and of its notifications.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use support::client::Client;
 use support::{PATIENCE, Pool, post};
 
-/// A socket that this process holds, and the brokers that are started with it one after the other.
+/// A socket that this process keeps open, for brokers that are started one after the other.
 struct Held {
     socket: TcpListener,
     ops: SocketAddr,
@@ -30,7 +30,7 @@ impl Held {
     }
 
     fn command(&self, name: &str) -> Command {
-        // The manager's way: descriptors from 3 on, and a variable that names the process they are for.
+        // As systemd does: descriptors from 3 on, and a variable with the id of the process that they are for.
         let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
         let mut command = Command::new("sh");
         command
@@ -87,7 +87,7 @@ fn terminate(child: &mut Child) {
 }
 
 #[tokio::test]
-async fn nobody_is_refused_between_two_brokers() {
+async fn no_connection_is_refused_between_two_brokers() {
     let held = Held::new();
     let pool = Pool::small("d1");
     let mut first = held.broker().await;
@@ -97,7 +97,7 @@ async fn nobody_is_refused_between_two_brokers() {
     terminate(&mut first);
     assert_eq!(waiting.answer().await.status, 307, "it is sent to where the next broker will be");
 
-    // No broker is there: whoever comes waits.
+    // No broker runs: connections wait in the queue.
     let mut polling = Client::connect(held.address()).await;
     polling.send(pool.poll("one")).await;
     let mut posting = Client::connect(held.address()).await;
@@ -113,7 +113,7 @@ async fn nobody_is_refused_between_two_brokers() {
     terminate(&mut second);
 }
 
-/// Two addresses of one name, and one of operators that is a Unix socket.
+/// Two addresses with one name, and a Unix socket for the ops listener.
 #[tokio::test]
 async fn all_sockets_of_a_name_are_served_whatever_their_kind() {
     let folder = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ fn a_socket_of_an_unknown_name_is_refused() {
 }
 
 #[test]
-fn a_handed_over_socket_is_judged_by_where_it_listens() {
+fn an_inherited_socket_is_validated_by_its_own_address() {
     let mut held = Held::new();
     held.socket = TcpListener::bind("0.0.0.0:0").unwrap();
     let ended = held.command("listen").stderr(Stdio::piped()).output().unwrap();
@@ -157,7 +157,7 @@ fn a_handed_over_socket_is_judged_by_where_it_listens() {
 }
 
 #[tokio::test]
-async fn the_manager_is_told_of_readiness_reload_and_end() {
+async fn the_service_manager_is_notified_of_readiness_reload_and_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();

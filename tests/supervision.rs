@@ -1,4 +1,4 @@
-//! Owns the stories of supervision: a part of the broker that dies ends it, and one that hangs is told of.
+//! Owns the tests of supervision: a part of the broker that ends, ends the process, and one that hangs is reported.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 #![allow(unsafe_code, reason = "only ptrace stops one thread of another process")]
@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::net::Shutdown;
 use support::{Broker, PATIENCE};
 
-/// A broker with a socket that this process holds as well, under this name.
+/// A broker with an inherited socket of this name, which this process keeps open, too.
 fn command(socket: &TcpListener, name: &str) -> Command {
     let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
     let mut command = Command::new("sh");
@@ -52,22 +52,22 @@ struct Stopped {
 }
 
 impl Stopped {
-    /// None where that is not allowed.
+    /// `None` if the system does not allow it.
     fn thread(process: u32, name: &str) -> Option<Self> {
         let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|entry| entry.unwrap().path());
         let is_it = |task: &std::path::PathBuf| fs::read_to_string(task.join("comm")).unwrap().trim() == name;
         let thread = tasks.into_iter().find(is_it).unwrap();
         let thread: i32 = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
         let ((go_on, told), (say, done)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
-        // Whoever began to trace a thread is the one who may go on, and its end is the trace's.
+        // Only the thread that began to trace may continue, and the trace ends with it.
         std::thread::spawn(move || {
-            // SAFETY: both requests take two numbers and no memory of ours.
+            // SAFETY: both requests take two numbers, and access no memory of this process.
             let stopped = unsafe {
                 libc::ptrace(libc::PTRACE_SEIZE, thread, null_mut::<()>(), null_mut::<()>()) == 0
                     && libc::ptrace(libc::PTRACE_INTERRUPT, thread, null_mut::<()>(), null_mut::<()>()) == 0
             };
             say.send(stopped).unwrap();
-            // An error is what it waits for: the other side is gone.
+            // Returns an error when the sender is dropped.
             let _ = told.recv();
         });
         done.recv().unwrap().then_some(Self { _go_on: go_on })
@@ -75,7 +75,7 @@ impl Stopped {
 }
 
 #[tokio::test]
-async fn the_watchdog_is_fed_only_while_every_thread_turns() {
+async fn the_watchdog_is_notified_only_while_every_thread_runs() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -105,19 +105,20 @@ async fn the_watchdog_is_fed_only_while_every_thread_turns() {
             eprintln!("skipped: no thread can be stopped here");
             return;
         };
-        // It may just have turned.
+        // It may have sent a heartbeat just before.
         hears("WATCHDOG=1", Duration::from_secs(1));
         assert!(!hears("WATCHDOG=1", Duration::from_secs(2)), "{thread} hangs");
-        let told = async || broker.operate("GET", "/readyz").await == (503, "a thread hangs\n".to_owned());
-        broker.wait_until("readiness tells", told).await;
+        let is_reported =
+            async || broker.operate("GET", "/readyz").await == (503, "a thread hangs\n".to_owned());
+        broker.wait_until("readiness shows it", is_reported).await;
         drop(stopped);
-        assert!(hears("WATCHDOG=1", PATIENCE), "{thread} turns again");
+        assert!(hears("WATCHDOG=1", PATIENCE), "{thread} runs again");
         broker.wait_until("it is ready", async || broker.operate("GET", "/readyz").await.0 == 200).await;
     }
 }
 
 #[tokio::test]
-async fn nobodys_watchdog_is_fed_for_another_process() {
+async fn the_watchdog_of_another_process_is_not_notified() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -135,7 +136,7 @@ async fn nobodys_watchdog_is_fed_for_another_process() {
 }
 
 #[tokio::test]
-async fn a_thread_that_hangs_does_not_hold_up_the_end() {
+async fn a_thread_that_hangs_does_not_delay_the_shutdown() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = command(&socket, "listen");
     let mut broker = Broker::run(command.args(["--drain-window", "0s"]));
@@ -146,7 +147,7 @@ async fn a_thread_that_hangs_does_not_hold_up_the_end() {
     };
     broker.signal(rustix::process::Signal::TERM);
     let pid = broker.child.id();
-    // The process ends; the kernel shows it as long as somebody traces the thread.
+    // The process ends; the kernel lists it until nothing traces the thread.
     let over = async || fs::read_to_string(format!("/proc/{pid}/net/tcp")).is_err();
     broker.wait_until("it ends all the same", over).await;
     drop(stopped);
@@ -154,13 +155,13 @@ async fn a_thread_that_hangs_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn polls_expire_on_time_whatever_operators_have_asked_for() {
+async fn polls_expire_on_time_while_the_ops_thread_is_busy() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let broker = Broker::run(&mut command(&socket, "listen"));
     let mut poll = broker.client().await;
     poll.send("GET /v1/pools/d/1/1/1?timeout=2s HTTP/1.1\r\nhost: b\r\n\r\n").await;
     broker.wait_for_waiters(1).await;
-    // The thread that serves operators, as if it were busy for ever.
+    // Stops the thread of the ops listeners, as if it were always busy.
     let Some(_stopped) = Stopped::thread(broker.child.id(), "pilotlight") else {
         eprintln!("skipped: no thread can be stopped here");
         return;
@@ -168,7 +169,7 @@ async fn polls_expire_on_time_whatever_operators_have_asked_for() {
     assert_eq!(poll.answer().await.status, 204);
 }
 
-/// CPU time of a process's first thread and of all its threads, in ticks.
+/// The CPU time of a process's first thread, and of all its threads, in ticks.
 fn ticks(process: u32) -> (u64, u64) {
     let of = |stat: String| {
         let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -179,7 +180,7 @@ fn ticks(process: u32) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn large_listings_are_made_apart_from_the_thread_that_answers_probes() {
+async fn large_lists_are_built_on_another_thread_than_health_probes() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let broker = Broker::run(&mut command(&socket, "listen"));
     let mut polls = Vec::new();
