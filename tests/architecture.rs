@@ -44,7 +44,7 @@ struct Crate {
 }
 
 const CRATES: [Crate; 3] = [
-    Crate { folder: "src", library: "pilotlight", with_circles: &[], most_upward: 50 },
+    Crate { folder: "src", library: "pilotlight", with_circles: &[], most_upward: 0 },
     Crate { folder: "bench/src", library: "pilotlight_bench", with_circles: &[], most_upward: 0 },
     Crate {
         folder: "tests/reliability/src",

@@ -72,10 +72,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_too_short_for_a_restart_is_reported_within_80_columns() {
-        assert_eq!(
-            queue(Some(BACKLOG.into()), "queue of new connections"),
-            "queue of new connections"
-        );
+        assert_eq!(queue(Some(BACKLOG.into()), "queue of new connections"), "queue of new connections");
         let text = queue(Some(128), "queue of new connections");
         assert!(text.contains("raise it to at least 4096"), "{text}");
         // The first 40 columns are the name and the value.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Command;
 
-use super::capacity;
+use super::{capacity, process};
 use crate::collector::Collector;
 use crate::config::{ParsedSettings, SettingSource, Settings, misspelt_variables, values};
 use crate::server::{Preflight, preflight, raise_open_files};
@@ -48,10 +48,10 @@ pub(super) fn check(
             if !warnings.is_empty() {
                 let _ = writeln!(text, "\nwarnings:\n  {}", warnings.join("\n  "));
             }
-            Ok(super::print(&text))
+            Ok(process::print(&text))
         }
         Err(error) => {
-            super::print(&text);
+            process::print(&text);
             Err(error)
         }
     }

@@ -4,6 +4,7 @@ mod capacity;
 mod check;
 mod demo;
 mod man;
+mod process;
 mod serve;
 
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_appender::non_blocking::WorkerGuard;
 
-use crate::config::{self, ConfigError, LogFormat, ParsedSettings, Settings};
+use crate::config::{self, ConfigError, ParsedSettings, Settings};
 use crate::logging;
 use crate::server::{InheritedAddresses, InheritedSockets};
 
@@ -83,13 +84,15 @@ fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Resul
     let settings = parsed.settings()?;
     match cli.command {
         Some(CliCommand::Config { listing: Listing::Default }) => {
-            Ok(print(&config::default_toml(&Cli::command())))
+            Ok(process::print(&config::default_toml(&Cli::command())))
         }
         Some(CliCommand::Config { listing: Listing::Env }) => {
-            Ok(print(&config::environment_file(&Cli::command())))
+            Ok(process::print(&config::environment_file(&Cli::command())))
         }
-        Some(CliCommand::Man) => man::manual_page(&mut Cli::command()).map(|page| print(&page)),
-        Some(CliCommand::Completions { shell }) => Ok(print(&man::completions(&mut Cli::command(), shell))),
+        Some(CliCommand::Man) => man::manual_page(&mut Cli::command()).map(|page| process::print(&page)),
+        Some(CliCommand::Completions { shell }) => {
+            Ok(process::print(&man::completions(&mut Cli::command(), shell)))
+        }
         Some(CliCommand::Check) => check::check(&Cli::command(), &settings, &parsed),
         Some(CliCommand::Demo(options)) => {
             let _guard = start_logging(&settings, "warn");
@@ -112,25 +115,11 @@ fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Resul
     }
 }
 
-/// Prints to stdout. An error is ignored: the reader of a pipe may have closed it.
-fn print(text: &str) -> ExitCode {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
-}
-
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "pilotlight: {error:#}");
     ExitCode::from(code)
 }
 
 fn start_logging(settings: &Settings, default: &str) -> WorkerGuard {
-    logging::init(is_log_json(settings), default)
-}
-
-fn is_log_json(settings: &Settings) -> bool {
-    settings.process.log_format.map_or_else(logging::is_json_by_default, |format| format == LogFormat::Json)
-}
-
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    logging::init(process::is_log_json(settings), default)
 }

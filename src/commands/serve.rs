@@ -7,6 +7,7 @@ use clap::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::process;
 use crate::broker::Limits;
 use crate::config::{self, Endpoint, Listeners, ParsedSettings, Settings};
 use crate::server::{InheritedAddresses, InheritedSockets, Server, Signal, raise_open_files};
@@ -25,7 +26,7 @@ pub(super) fn serve(
     let settings = &settings;
     let open_files = raise_open_files();
     settings.process.check_open_files(open_files)?;
-    let runtime = super::runtime()?;
+    let runtime = process::runtime()?;
     let served = runtime.block_on(async {
         let server = Server::bind(settings, &listeners, open_files, inherited)?;
         let listeners = server.listeners();
@@ -46,10 +47,10 @@ pub(super) fn serve(
         let signals = signals(invocation)?;
         let greeting =
             Greeting::new(&listeners, [settings.tls.tls_cert.is_some(), settings.tls.ops_tls_cert.is_some()]);
-        if super::is_log_json(settings) {
+        if process::is_log_json(settings) {
             greeting.log();
         } else {
-            super::print(&greeting.text());
+            process::print(&greeting.text());
         }
         server.run(signals).await
     });

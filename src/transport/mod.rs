@@ -13,6 +13,7 @@ mod held_poll;
 mod idle;
 mod liveness;
 mod prefixed_io;
+mod probe;
 mod proof;
 mod proxy_protocol;
 mod response_format;

@@ -79,6 +79,10 @@ impl Sources {
                 self.read_tokens(module, group.stream(), children);
                 at + 1
             }
+            // The path in `pub(in …)` is a visibility, not an import.
+            TokenTree::Ident(word) if word == "pub" => {
+                at + 1 + usize::from(matches!(tokens.get(at + 1), Some(TokenTree::Group(_))))
+            }
             TokenTree::Ident(word) if word == "mod" => {
                 self.read_module(module, &tokens[at + 1..], children);
                 at + 3

@@ -16,6 +16,7 @@ use clap::Args;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::process;
 use crate::config::{Endpoint, ListenerSettings, Listeners, ProcessSettings, Settings};
 use crate::server::{InheritedSockets, Server, Signal, raise_open_files};
 use ledger::Ledger;
@@ -56,7 +57,7 @@ pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<Exi
     };
     let listeners = settings.validate()?;
     let open_files = raise_open_files();
-    super::runtime()?.block_on(async {
+    process::runtime()?.block_on(async {
         let server = Server::bind(&settings, &listeners, open_files, InheritedSockets::default())?;
         let Listeners { public, ops, .. } = server.listeners();
         let address = |all: &[Endpoint]| {
@@ -91,9 +92,9 @@ async fn play(
     ledger: &Arc<Ledger>,
 ) -> anyhow::Result<()> {
     if options.open_console {
-        super::print(&format!("console: http://{}/\n", addresses.ops));
+        process::print(&format!("console: http://{}/\n", addresses.ops));
     }
-    super::print(&format!(
+    process::print(&format!(
         "broker: http://{} · operators: http://{} · {} controllers · {} runs a second · {}\n",
         addresses.public,
         addresses.ops,
@@ -119,7 +120,7 @@ async fn play(
     }
     ledger.wait_for_receipts(RECEIPT_TIMEOUT).await;
     if std::io::stdout().is_terminal() {
-        super::print("\n");
+        process::print("\n");
     }
     tasks.shutdown().await;
     Ok(())
@@ -138,7 +139,7 @@ async fn report(ledger: &Ledger, begun: Instant) -> std::convert::Infallible {
 
 fn summarize(ledger: &Ledger, options: &Options) -> anyhow::Result<ExitCode> {
     let summary = ledger.summary();
-    super::print(&format!("\n{summary}\n"));
+    process::print(&format!("\n{summary}\n"));
     let nothing_ran = summary.runs == 0 && !options.duration.is_zero();
     if summary.lost > 0 || summary.duplicates > 0 || nothing_ran {
         anyhow::bail!(

@@ -6,8 +6,6 @@
 //!                              └────controller gone──────────────────────► closed
 //! ```
 
-mod probe;
-
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,12 +37,12 @@ pub type IdleConnections = IdleQueue<Connection>;
 
 /// An accepted socket, with or without TLS.
 pub struct Connection {
-    stream: TcpStream,
-    tls: Option<Box<TlsSession>>,
+    pub(super) stream: TcpStream,
+    pub(super) tls: Option<Box<TlsSession>>,
     origin: AtomicIpAddr,
-    flags: Flags,
+    pub(super) flags: Flags,
     /// Bytes read from the socket, modulo 2^32, without those that the TLS session has read and counted.
-    bytes_read: AtomicU32,
+    pub(super) bytes_read: AtomicU32,
     /// The decision about the waiter that the connection carries.
     pub(super) handover: Handover,
     idle_entry: IdleEntry,
@@ -149,7 +147,7 @@ impl Connection {
     }
 
     /// Whether the TLS session has something to read, for which the socket will not become readable.
-    fn has_buffered(&self) -> bool {
+    pub(super) fn has_buffered(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.has_buffered())
     }
 

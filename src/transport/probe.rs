@@ -9,10 +9,10 @@ use std::time::Duration;
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
 
-use super::Connection;
-use crate::transport::flags::Flag;
-use crate::transport::proof::ReadState;
-use crate::transport::socket::{self, TcpState};
+use super::connection::Connection;
+use super::flags::Flag;
+use super::proof::ReadState;
+use super::socket::{self, TcpState};
 
 /// How often the state of a connection is checked where no event announces its end.
 const CLOSED_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ impl Connection {
     }
 
     /// Checks the read side by a system call, without waiting and without taking a byte from it.
-    pub(in crate::transport) fn probe(&self) -> ReadState {
+    pub(super) fn probe(&self) -> ReadState {
         let Some(tls) = &self.tls else { return self.probe_socket() };
         match (tls.probe(&self.stream), self.probe_socket()) {
             (ReadState::CloseNotify, ReadState::Idle) => ReadState::CloseNotify,
@@ -70,7 +70,7 @@ impl Connection {
     }
 
     /// Waits until a probe shows anything but [`ReadState::Idle`].
-    pub(in crate::transport) fn poll_probe(&self, cx: &mut Context<'_>) -> Poll<ReadState> {
+    pub(super) fn poll_probe(&self, cx: &mut Context<'_>) -> Poll<ReadState> {
         loop {
             if ready!(self.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(ReadState::Error);
@@ -84,7 +84,7 @@ impl Connection {
 
     /// Waits until the socket itself shows bytes, EOF or an error; for a second task, beside the one that polls `poll_probe`.
     /// False if the runtime can report nothing more.
-    pub(in crate::transport) async fn activity(&self) -> bool {
+    pub(super) async fn activity(&self) -> bool {
         // A close_notify does not count: the socket's own end follows it.
         while self.stream.readable().await.is_ok() {
             if !matches!(self.probe_and_clear(), ReadState::Idle | ReadState::CloseNotify) {
