@@ -35,7 +35,7 @@ pub(super) struct Testbed {
 }
 
 impl Testbed {
-    /// Starts with a broker and without fleets; see [`Stage::enter`].
+    /// Starts with a broker and without fleets; see [`Testbed::start_fleets`].
     pub(super) fn new(
         desk: Rc<Supervisors>,
         broker: RestartableBroker,
