@@ -216,28 +216,6 @@ async fn a_refused_port_is_logged_and_so_is_the_collectors_return() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_collector_has_closed_loses_no_spans() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let (sender, received) = sync_channel(10);
-    std::thread::spawn(move || {
-        // One request per connection, which no header announces.
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            sender.send(read(&mut stream, &mut Vec::new()).unwrap()).unwrap();
-            stream.write_all(&answer("200 OK", b"")).unwrap();
-        }
-    });
-    let (broker, log) = broker(&format!("http://{address}"), &[]);
-    for number in 1..=3 {
-        broker.post(&Pool::small("d1").body(&format!("run_{number}"))).await;
-        assert_eq!(received.recv_timeout(PATIENCE).unwrap().spans(), 1);
-    }
-    assert_eq!(broker.metric(FAILURES).await, 0);
-    assert_eq!(lines(&log), Vec::<Value>::new());
-}
-
-#[tokio::test]
 async fn a_proxy_of_the_environment_is_asked_with_the_whole_url() {
     let proxy = Collector::answering(|| answer("200 OK", b""));
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));

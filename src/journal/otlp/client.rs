@@ -70,6 +70,9 @@ impl CollectorClient {
         let mut request = request.map(Full::new);
         let kept = self.kept.lock().take();
         if let Some(mut connection) = kept {
+            // This runtime has not run since the last request. It looks at its sockets while this task yields, so that the
+            // connection notices first if the collector has closed it.
+            tokio::task::yield_now().await;
             match connection.try_send_request(request).await {
                 Ok(response) => return self.receive(response, connection).await,
                 // The collector has closed the connection since. Only a request of which nothing was sent comes back.
@@ -141,4 +144,54 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::sync_channel;
+
+    use futures_executor::block_on;
+
+    use super::*;
+
+    fn answer(stream: &mut TcpStream) {
+        let mut request = Vec::new();
+        while !request.ends_with(b"spans") {
+            let mut buffer = [0; 1024];
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0, "the client has closed");
+            request.extend_from_slice(&buffer[..read]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+    }
+
+    #[test]
+    fn a_connection_is_used_again_and_replaced_after_the_collector_has_closed_it() {
+        let timeout = Duration::from_secs(20);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url: Uri = format!("http://{}/v1/traces", listener.local_addr().unwrap()).parse().unwrap();
+        // Two answers on each connection, which the test closes.
+        let (sender, connections) = sync_channel(1);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                answer(&mut stream);
+                answer(&mut stream);
+                // The test may have failed already.
+                let _ = sender.send(stream);
+            }
+        });
+        let client = CollectorClient::new(&url, timeout).unwrap();
+        for round in 0..3 {
+            for _ in 0..2 {
+                let request = Request::post(&url).body(Bytes::from_static(b"spans")).unwrap();
+                let response = block_on(client.send_bytes(request));
+                assert_eq!(response.unwrap().status().as_u16(), 200, "round {round}");
+            }
+            // The client does not run meanwhile, so that it notices the end with its next request.
+            drop(connections.recv_timeout(timeout).unwrap());
+        }
+    }
 }
