@@ -346,7 +346,7 @@ fn listeners_that_strangers_reach_need_access_rules() {
         }
     };
     check(&[&ops, &open], Some("could take runs"));
-    check(&[&ops, &open, &["--allow-poll", "10.0.0.0/8"]], Some("could plant runs"));
+    check(&[&ops, &open, &["--allow-poll", "10.0.0.0/8"]], Some("could run code in warm controllers"));
     check(&[&ops, &open, &["--dispatch-token-file", bearers]], Some("could take runs"));
     check(&[&ops, &open, &["--allow-poll", "10.0.0.0/8", "--dispatch-token-file", bearers]], None);
     check(&[&ops, &open, &["--allow-poll", "10.0.0.0/8", "--dispatch-listen", "127.0.0.1:0"]], None);
