@@ -27,7 +27,7 @@ pub fn purge() {
     unsafe { mi_collect(true) };
 }
 
-/// Bytes that mimalloc has committed, in use or not; beside RSS, they tell growth from fragmentation.
+/// Bytes that mimalloc has committed, in use or not; compared with RSS, they distinguish growth from fragmentation.
 pub fn committed() -> usize {
     let mut committed = 0;
     let null = null_mut;

@@ -1,4 +1,4 @@
-//! Owns the index that tells why a run finds no waiter: counts of pools by deployment and version, and the pools that were
+//! Owns the index that shows why a run finds no waiter: counts of pools by deployment and version, and the pools that were
 //! just emptied.
 
 use std::time::Duration;

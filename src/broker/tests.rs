@@ -8,7 +8,7 @@ use super::*;
 /// How many entries a call may scan, and how many waiters it may remove or move: the exchange's values.
 const SCAN: u32 = 256;
 const MAX_REMOVED: usize = 64;
-/// To remove a waiter accesses the waiter, its neighbours in two lists, and its neighbours in the indexes.
+/// Removing a waiter accesses the waiter, its neighbours in two lists, and its neighbours in the indexes.
 const PER_REMOVAL: usize = 30;
 const BOUND: usize = SCAN as usize * 4 + MAX_REMOVED * PER_REMOVAL;
 const WAITERS: u32 = 100_000;
@@ -61,7 +61,7 @@ impl Fixture {
         (0..WAITERS).for_each(|number| self.park(pools, number, held));
     }
 
-    /// Claims a waiter of the first pool. Returns after how many calls, and whether there was a match.
+    /// Claims a waiter of the first pool. Returns the number of calls, and whether there was a match.
     fn claim(&mut self) -> (usize, bool) {
         let one = Number::parse("1").unwrap();
         let key = KeyRef { deployment: "d", version: "0", cpu: one, memory: one };

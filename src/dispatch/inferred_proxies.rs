@@ -1,8 +1,8 @@
-//! Owns the addresses behind which a proxy is inferred that does not say so: a run was acknowledged whole, and then its
-//! connection was reset.
+//! Owns the addresses at which a proxy is inferred that sends no proxy header: every byte of a run was acknowledged, and
+//! then its connection was reset.
 //!
-//! haproxy ends its connections like that, and so does the kernel of a controller that was killed with the run unread:
-//! nothing on the wire tells them apart. So such a reset is no proof, and no reason to give the run to somebody else.
+//! haproxy ends its connections in this way, and so does the kernel of a controller that was killed with the run unread. On
+//! the wire both look the same, so such a reset is no proof, and the run must not be offered to another waiter.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,21 +12,22 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-/// An address is remembered for so long after its last reset.
+/// How long an address is remembered after its last reset.
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
-/// So many are remembered; of more, the surplus is met anew each time.
+/// How many addresses are remembered. While there are this many, another one is not stored, and counts as new each time.
 const REMEMBERED: usize = 1024;
 
 /// Addresses of proxies that are inferred, and since when.
 #[derive(Default)]
 pub(super) struct InferredProxies {
-    /// Nearly always there is none, and then no lock is needed to know it.
+    /// Whether there is any address. Nearly always there is none, and then no lock is taken.
     any: AtomicBool,
     since: Mutex<HashMap<IpAddr, Instant, RandomState>>,
 }
 
 impl InferredProxies {
-    /// A run was acknowledged whole from there, and its connection was reset. Whether that is news of this address.
+    /// Every byte of a run was acknowledged from this address, and its connection was reset. Returns whether the address is
+    /// new.
     pub(super) fn add(&self, address: IpAddr, now: Instant) -> bool {
         let mut since = self.since.lock();
         if since.len() >= REMEMBERED && !since.contains_key(&address) {
@@ -40,7 +41,8 @@ impl InferredProxies {
         is_news
     }
 
-    /// A controller there has read a run itself, and ended cleanly: nothing that resets stands in between.
+    /// A controller at this address has read a run and closed its connection cleanly, so no proxy in between resets
+    /// connections.
     pub(super) fn remove(&self, address: IpAddr) {
         if self.any.load(Ordering::Relaxed) {
             let mut since = self.since.lock();
@@ -49,7 +51,7 @@ impl InferredProxies {
         }
     }
 
-    /// Whether a proxy is inferred there.
+    /// Whether a proxy is inferred at this address.
     pub(super) fn contains(&self, address: IpAddr, now: Instant) -> bool {
         self.any.load(Ordering::Relaxed)
             && self.since.lock().get(&address).is_some_and(|since| is_fresh(*since, now))

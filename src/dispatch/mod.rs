@@ -1,4 +1,5 @@
-//! Owns one run's way to a waiter, the same for every dialect: claim a waiter, offer it the run, and again as the policy says.
+//! Owns the dispatch of one run, the same for every dialect: claim a waiter, offer it the run, and repeat as the policy
+//! decides.
 //!
 //! ```text
 //! dispatch ─► idempotency ─► claim ─► offer ─► policy ─► delivered
@@ -7,7 +8,7 @@
 //!                  ▼           ▼                 ▼
 //!               cached        miss            give up
 //! ```
-//! It knows no dialect and no status. The policy decides, the offer acts, the recorder accounts for both.
+//! It depends on no dialect and no HTTP status. The policy decides, the offer acts, the recorder accounts for both.
 
 mod inferred_proxies;
 mod offer;
@@ -34,7 +35,7 @@ pub use request::{
 };
 use shared::{Leader, Shared};
 
-/// The last claim after a wait may come this late.
+/// How much later than the end of the wait the last claim may be made.
 const LAST_CLAIM_DELAY: Duration = Duration::from_millis(20);
 
 /// Dispatches runs. Clones share everything.
@@ -47,18 +48,20 @@ impl Dispatcher {
         Self(Arc::new(Shared::new(exchange, metrics, journal)))
     }
 
-    /// A POST has come: from now on it is in flight.
+    /// A POST has arrived: from now on it is in flight.
     pub fn begin(&self) -> DispatchRecorder {
         DispatchRecorder::new(&self.0)
     }
 
-    /// POSTs in flight: whose answers are not written yet, or whose clients have left while an offer is under way.
+    /// The number of POSTs in flight: those whose response is not written yet, and those whose client has left during an
+    /// offer.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight()
     }
 
-    /// Delivers a run before its deadline, and once, however often it is posted within the time that runs are remembered.
-    /// If the client leaves before a waiter is claimed, none is; after that, the offer under way is brought to its end.
+    /// Delivers a run before its deadline, and once only, however often it is posted within the time that runs are
+    /// remembered. If the client leaves before a waiter is claimed, none is claimed; if it leaves later, the offer in
+    /// progress is completed.
     pub async fn dispatch(
         &self,
         request: DispatchRequest<'_>,
@@ -72,8 +75,8 @@ impl Dispatcher {
         Ok(outcome)
     }
 
-    /// Finds out whether this POST is the one that offers its run, as its leader or because runs are not remembered. If it
-    /// is not, its answer follows from an earlier POST's.
+    /// Determines whether this POST offers its run, either as its leader or because runs are not remembered. If not, its
+    /// outcome follows from that of an earlier POST.
     async fn find_cached(
         &self,
         request: &DispatchRequest<'_>,
@@ -139,7 +142,7 @@ impl Dispatcher {
         Outcome { offers, result }
     }
 
-    /// Claims a waiter; if there is none, waits until then for one to be parked.
+    /// Claims a waiter. If there is none, waits for one to be parked, at most until `wait_until`.
     async fn claim_or_wait(
         &self,
         request: &ClaimRequest<'_>,
@@ -182,7 +185,7 @@ fn is_retryable(reason: MissReason) -> bool {
     }
 }
 
-/// Waits until a waiter was parked. When the time is over, the entry is given up, and one last claim is due.
+/// Waits until a waiter is parked. At `until` the entry is dropped, so that the next claim is the last one.
 async fn wait_for_waiter(entry: &mut Option<WaitlistEntry<Waiter>>, until: Instant) {
     if let Some(waiting) = entry
         && tokio::time::timeout_at(until.into(), waiting.notified()).await.is_err()

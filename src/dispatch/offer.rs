@@ -1,4 +1,4 @@
-//! Owns one offer of a run to one waiter, which is brought to its end even if the supervisor leaves meanwhile.
+//! Owns one offer of a run to one waiter, which is completed even if the supervisor leaves meanwhile.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ pub(super) struct OfferTask {
     pub(super) policy: DeliveryPolicy,
     /// How many waiters have been offered the run.
     pub(super) offers: u32,
-    /// Held until others who post this run may be answered.
+    /// Held until other POSTs of this run may be answered.
     pub(super) leader: Option<Leader>,
     pub(super) record: Box<Record>,
 }
@@ -44,7 +44,7 @@ pub(super) enum Next {
 }
 
 impl OfferTask {
-    /// Offers the run to this waiter. The offer ends even if nobody awaits it any more: then it gets a task of its own.
+    /// Offers the run to this waiter. If the returned future is dropped early, the offer is completed in a task of its own.
     pub(super) fn offer(mut self: Box<Self>, taken: RemovedWaiter<Waiter>) -> DetachOnDrop {
         self.offers += 1;
         DetachOnDrop(Some(Box::pin(self.offer_to(taken))))
@@ -92,7 +92,7 @@ impl OfferTask {
         OfferResult { task: self, next }
     }
 
-    /// A run that a waiter has, or may have, is offered to nobody else: its later POSTs are answered like this one.
+    /// A run that a waiter has, or may have, is not offered again: its later POSTs get the same outcome.
     fn cache(&mut self, next: &Next) {
         let result = match next {
             Next::Delivered(hit) => Ok(hit.clone()),
@@ -104,7 +104,7 @@ impl OfferTask {
         }
     }
 
-    /// The budget ended the offer, not what the controller did: an operator who wonders about such a miss can raise it.
+    /// Logs that the POST's budget ended the offer, not the controller: an operator can raise the budget.
     fn warn_of_short_budget(&self, verdict: Verdict) {
         static LINES: Throttle = Throttle::new();
         if LINES.is_open() {
@@ -118,8 +118,8 @@ impl OfferTask {
     }
 }
 
-/// Whether a run whose connection was reset may have reached its controller nevertheless, because a proxy in between ends
-/// its connections like that.
+/// Whether a run whose connection was reset may still have reached its controller, because a proxy in between ends its
+/// connections with a reset.
 fn may_have_been_relayed(inferred: &InferredProxies, address: IpAddr, delivery: Delivery) -> bool {
     static LINES: Throttle = Throttle::new();
     if delivery.verdict != Verdict::Lost || delivery.nothing_sent {
@@ -133,15 +133,16 @@ fn may_have_been_relayed(inferred: &InferredProxies, address: IpAddr, delivery: 
     if inferred.add(address, now) && LINES.is_open() {
         tracing::warn!(
             %address,
-            "a run was acknowledged whole, and its connection reset: its controller was killed, or a proxy that does not say so \
-             stands in between. Such runs are answered `unknown` and go to nobody else. If it is a proxy, name it in --behind-proxy, \
-             or let it add X-Forwarded-For (haproxy: option forwardfor)"
+            "every byte of a run was acknowledged, and then its connection was reset: its controller was killed, or a proxy without \
+             proxy headers is in between. Such runs are answered `unknown` and not offered again. If it is a proxy, name it in \
+             --behind-proxy, or let it add X-Forwarded-For (haproxy: option forwardfor)"
         );
     }
     true
 }
 
-/// An offer under way. Dropped before its end, because the POST's client has left, it goes on in a task of its own.
+/// An offer in progress. If it is dropped before its end, because the POST's client has left, it continues in a task of its
+/// own.
 pub(super) struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = OfferResult> + Send>>>);
 
 impl Future for DetachOnDrop {

@@ -12,7 +12,7 @@ pub const MAX_REDELIVERIES: u32 = 2;
 /// How long an acknowledgement takes at most, as a rule.
 const USUAL_ACK: Duration = Duration::from_millis(250);
 
-/// The rules for the offers of one POST, and what its offers so far have come to.
+/// The rules for the offers of one POST, and the results of its offers so far.
 #[derive(Debug, Clone, Copy)]
 pub struct DeliveryPolicy {
     proof: Proof,
@@ -38,7 +38,7 @@ pub enum Step {
     Delivered(Proof),
     /// The next waiter is offered the run.
     OfferAgain,
-    /// Nobody else is offered the run, for this reason.
+    /// The run is not offered again, for this reason.
     GiveUp(MissReason),
 }
 
@@ -76,9 +76,9 @@ impl DeliveryPolicy {
         }
     }
 
-    /// How much of the budget must be left when an offer begins: the time for its proof, at most half of the whole
-    /// budget. A later offer could take a waiter and a run, and prove nothing. `read_timeout` is how long an
-    /// acknowledged run may stay unread.
+    /// How much of the budget must be left when an offer begins: the time for its proof, at most half of the whole budget.
+    /// An offer that began later could use up a waiter without proving anything. `read_timeout` is how long an acknowledged
+    /// run may stay unread.
     pub fn proof_reserve(&self, read_timeout: Duration, budget: Duration) -> Duration {
         let needed = match self.proof {
             Proof::Written => Duration::ZERO,

@@ -108,7 +108,7 @@ impl Drop for DispatchRecorder {
 }
 
 impl Record {
-    /// The last byte of the POST.
+    /// When the last byte of the POST arrived.
     pub(super) fn since(&self) -> Instant {
         self.since
     }

@@ -1,4 +1,4 @@
-//! Owns what a dispatch is asked for and what comes of it, as values that know no dialect.
+//! Owns the request and the outcome of a dispatch, as values that are the same for every dialect.
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU64;
@@ -24,7 +24,7 @@ pub struct DispatchRequest<'a> {
     pub redeliver: bool,
     /// Equal for the POSTs of one run; none if each POST is a run of its own.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// What must be equal then as well, where it is compared.
+    /// A hash of the payload; none if it is not compared. Two POSTs with equal keys conflict if their hashes differ.
     pub content: ContentHash,
     /// How long to wait for a controller to come.
     pub wait: Duration,
@@ -45,8 +45,8 @@ pub struct DispatchTimes {
     pub remember_for: Duration,
 }
 
-/// What makes a run the same run, as a digest: names by the hundred thousand would be most of the broker's memory. Two runs
-/// have the same one by chance once in 2^128, and on purpose only if this process's secret key is known.
+/// What makes a run the same run, as a digest: hundreds of thousands of names would take most of the broker's memory. Two
+/// runs have the same one by chance once in 2^128, and on purpose only if this process's secret key is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey([u64; 2]);
 

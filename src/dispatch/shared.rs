@@ -11,8 +11,8 @@ use crate::metrics::Metrics;
 use crate::model::MissReason;
 use crate::transport::Exchange;
 
-/// What is remembered of a run that somebody has, or may have, and answered when it is posted again: the number of offers
-/// and their result.
+/// What is remembered of a run that a waiter has, or may have, to answer its later POSTs: the number of offers and their
+/// result.
 pub(super) type CachedOutcome = (u32, Result<Hit, MissReason>);
 /// Held by the one POST of a run that offers it.
 pub(super) type Leader = LeaderGuard<IdempotencyKey, CachedOutcome>;

@@ -48,8 +48,8 @@ pub struct ParkedGuard<W> {
 }
 
 impl<W> ParkedGuard<W> {
-    /// Leaves the pool because the controller is gone. False if the waiter was removed before: then whoever removed it ends
-    /// it.
+    /// Leaves the pool because the controller is gone. False if the waiter was removed before: then the caller that removed
+    /// it ends it.
     pub fn leave(&mut self) -> bool {
         std::mem::take(&mut self.armed) && self.exchange.leave(self.id)
     }
@@ -77,7 +77,7 @@ pub struct WaitlistEntry<W> {
 }
 
 impl<W> WaitlistEntry<W> {
-    /// Returns when it is worthwhile to claim again; another run may be quicker.
+    /// Returns when another claim may succeed; another run may still claim first.
     pub async fn notified(&self) {
         self.notify.notified().await;
     }

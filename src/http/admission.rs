@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// The POSTs of this time may come at once, in nanoseconds.
+/// The size of a burst, in nanoseconds: the POSTs of this much time may arrive at once.
 const BURST_NANOS: u64 = 1_000_000_000;
 
 /// The load of the broker. Housekeeping reports memory, and the connection limiter reports connections.

@@ -22,7 +22,7 @@ pub(super) enum Action {
     Respond(HttpResponse),
     /// It is held until a run comes.
     Park(Box<PollRequest>),
-    /// Its connection is closed without a response: a controller would take any status for more than is meant.
+    /// Its connection is closed without a response, because a stock controller would act on any status.
     Close,
 }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::logging::Throttle;
 use crate::metrics::{Metrics, RejectReason};
 
-/// So many replacements within the window are more than those of a controller that polls again before the end of its old
+/// This many replacements within the window are more than one controller causes that polls again before the end of its old
 /// connection is seen.
 const MIN_REPLACEMENTS: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(60);

@@ -67,7 +67,7 @@ pub struct RequestLimits {
     pub max_post_rate: Option<u32>,
     /// Whether `/livez` is served on the public listeners, too.
     pub public_livez: bool,
-    /// Who may poll, dispatch and operate.
+    /// Decides who may poll, dispatch and operate.
     pub access: Authorizer,
 }
 

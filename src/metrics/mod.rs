@@ -105,7 +105,7 @@ impl Metrics {
                 "messages_refused_total",
                 "Messages refused, by the field that a stock controller would not take.",
             )?,
-            denied: make.counters(&["reason"], "auth_failures_total", "Requests of somebody not let in.")?,
+            denied: make.counters(&["reason"], "auth_failures_total", "Requests that are not allowed.")?,
             reloads: make.counters(
                 &["result"],
                 "config_reloads_total",
@@ -113,7 +113,7 @@ impl Metrics {
             )?,
             certificate_expiry: make.certificate_expiry()?,
             history_dropped: make
-                .counter("history_dropped_total", "Dispatches that the history has no room for.")?,
+                .counter("history_dropped_total", "Dispatches that are missing in the history.")?,
             history_reopened: make.counter(
                 "history_reopened_total",
                 "Times the history's file was moved, deleted or replaced, and opened anew.",

@@ -36,7 +36,7 @@ impl Process {
         let committed =
             IntGauge::with_opts(Opts::new("allocator_committed_bytes", help).namespace("pilotlight"))?;
         registry.register(Box::new(committed.clone()))?;
-        let help = "Log lines that nobody took.";
+        let help = "Log lines that stderr did not take.";
         let log_surplus =
             IntCounter::with_opts(Opts::new("log_lines_dropped_total", help).namespace("pilotlight"))?;
         registry.register(Box::new(log_surplus.clone()))?;

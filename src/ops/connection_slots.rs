@@ -7,7 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// At least one of so many slots is not taken by an event stream.
+/// Event streams leave at least one of this many slots free.
 const ONE_FREE_OF: usize = 5;
 
 /// The slots of all ops listeners together.
@@ -35,7 +35,7 @@ enum State {
 }
 
 impl ConnectionSlots {
-    /// Slots for so many connections.
+    /// Slots for this many connections.
     pub fn new(capacity: usize) -> Arc<Self> {
         Arc::new(Self { capacity, taken: Mutex::default() })
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// A thread without a heartbeat for so long hangs.
+/// A thread without a heartbeat for this long is taken for hung.
 const HANG_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state of the threads and of their accept loops.
@@ -22,7 +22,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// For threads with these names, and so many accept loops.
+    /// For threads with these names, and this many accept loops.
     pub(super) fn new(threads: impl IntoIterator<Item = String>, accept_loops: usize) -> Self {
         let threads = threads.into_iter().map(|name| (name, Arc::default())).collect();
         let (epoch, accepting) = (Instant::now(), watch::Sender::new(0));

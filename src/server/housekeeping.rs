@@ -18,7 +18,7 @@ use crate::transport::{CloseReason, Liveness, Waiter};
 const TICK: Duration = Duration::from_millis(50);
 /// The interval of work that is not needed at every tick.
 const SHRINK_INTERVAL: Duration = Duration::from_secs(1);
-/// Memory is measured once in so many ticks, because the kernel sums up a cgroup's charges at each read.
+/// Memory is measured once in this many ticks, because the kernel sums up a cgroup's charges at each read.
 const TICKS_PER_MEMORY_CHECK: u32 = 4;
 
 /// Runs until the phase is `Stopped`.

@@ -18,9 +18,9 @@ use crate::transport::KEEPALIVE_IDLE;
 /// A controller whose machine failed silently is detected while its poll is held: the first keepalive probe is sent after
 /// [`KEEPALIVE_IDLE`], the next ones at this interval.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// The connection ends after so many probes without an answer,
+/// The connection ends after this many probes without an answer,
 const KEEPALIVE_PROBES: u32 = 3;
-/// or when sent bytes have not been acknowledged for so long.
+/// or when sent bytes have not been acknowledged for this long.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -122,7 +122,7 @@ impl BoundAddress {
     }
 }
 
-/// Checks whether a start with these settings could bind an address, without listening: a connection that nobody accepts
+/// Checks whether a start with these settings could bind an address, without listening: a connection that is never accepted
 /// would be an error for its client. `AddrInUse` if another process listens there.
 pub(super) fn probe(endpoint: &Endpoint, all: &[Endpoint]) -> io::Result<()> {
     match endpoint {

@@ -13,7 +13,7 @@ pub(super) enum Phase {
     Stopped,
 }
 
-/// What the process tells its server.
+/// A signal from the process to its server.
 #[derive(Debug)]
 pub enum Signal {
     /// Drain and end. A second one ends at once.

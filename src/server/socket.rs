@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::config::Endpoint;
 
-/// After a restart all controllers connect at once; so many connections may wait to be accepted.
+/// After a restart all controllers connect at once; this many connections may wait to be accepted.
 pub const BACKLOG: u16 = 4096;
 
 /// A listening socket that no runtime polls yet.

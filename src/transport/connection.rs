@@ -180,7 +180,7 @@ impl Connection {
         self.idle.timeout()
     }
 
-    /// The idle timeout that its client is told, in whole seconds.
+    /// The idle timeout that is announced to its client, in whole seconds.
     pub fn keep_alive_seconds(&self) -> u64 {
         self.idle.keep_alive_seconds()
     }
@@ -231,7 +231,7 @@ impl Connection {
         self.stream.writable().await
     }
 
-    /// Sends an RST at once, whoever else uses the connection.
+    /// Sends an RST at once, even while another task uses the connection.
     pub(super) fn reset(&self) {
         if let Err(error) = rustix::net::connect_unspec(&self.stream) {
             tracing::debug!(%error, "a reset failed; the connection is closed instead");

@@ -1,4 +1,4 @@
-//! Owns the handover of a connection from whoever took its waiter out of the pool back to the connection's own task.
+//! Owns the handover of a connection back to its own task, by the dispatch or sweep that removed its waiter from the pool.
 //!
 //! ```text
 //! begin ──► undecided ──resolve──► keep alive ──► begin of the next waiter
@@ -75,8 +75,9 @@ impl Handover {
     /// Polls until the connection's task may go on: with the next request, or to close. Returns the disposition, and what
     /// `probe` returned if it was called.
     ///
-    /// The task sleeps on the socket. It wakes when the peer has sent bytes or has ended the connection; `probe` tells which.
-    /// If nobody has taken the waiter out by then, `leave` removes it and returns true. Otherwise the taker decides.
+    /// The task sleeps on the socket. It wakes when the peer has sent bytes or has ended the connection; `probe` shows
+    /// which. If the waiter is still in its pool, `leave` removes it and returns true. Otherwise the task that removed it
+    /// decides.
     pub(super) fn poll_held<P>(
         &self,
         cx: &mut Context<'_>,

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 const TICK: Duration = Duration::from_millis(50);
 /// After this many connections the queue's lock is released for others.
 const BATCH: usize = 256;
-/// The timeout that clients are told is this much shorter: otherwise they send a request while we close.
+/// The timeout that is announced to clients is this much shorter: otherwise they could send a request while we close.
 const ANNOUNCED_MARGIN: Duration = Duration::from_secs(5);
 
 /// A connection, as far as the queue uses it.
@@ -73,7 +73,7 @@ impl<C> IdleQueue<C> {
         TICK * self.timeout.load(Ordering::Relaxed)
     }
 
-    /// The timeout that clients are told, in whole seconds.
+    /// The timeout that is announced to clients, in whole seconds.
     pub fn keep_alive_seconds(&self) -> u64 {
         self.timeout().saturating_sub(ANNOUNCED_MARGIN).as_secs()
     }

@@ -51,10 +51,10 @@ impl Connection {
         }
     }
 
-    /// Tells a clean EOF from one after a reset. A reset is reported as an error to the first call only, whoever makes it; from
-    /// then on it reads as EOF, too. `TCP_INFO` tells them apart while one side is open. Once both sides are closed, its state is
-    /// the same after a reset; but then a clean close shows by the peer's FIN, which counts as a received byte that nobody
-    /// reads, and by the acknowledgement of ours.
+    /// Distinguishes a clean EOF from one after a reset. The kernel reports a reset as an error to the first call only, from
+    /// any task; from then on it reads as EOF, too. `TCP_INFO` distinguishes them while one side is open. Once both sides
+    /// are closed, its state is the same after a reset; but then a clean close shows by the peer's FIN, which counts as a
+    /// received byte that is never read, and by the acknowledgement of ours.
     fn is_clean_eof(&self) -> bool {
         let Some(info) = self.tcp_info() else { return true };
         match info.state {

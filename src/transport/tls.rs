@@ -1,4 +1,4 @@
-//! Owns the TLS session of one connection: encrypted records on its socket, plaintext for whoever reads and writes.
+//! Owns the TLS session of one connection: encrypted records on its socket, plaintext for its readers and writers.
 //!
 //! It is no stream of its own, because a dispatch writes to a connection while the connection's task waits for it to become
 //! readable (`docs/decisions/011-tls-without-a-stream.md`).

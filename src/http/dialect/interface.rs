@@ -109,7 +109,7 @@ pub(in crate::http) struct ParsedDispatch<'a> {
     pub(super) run: Cow<'a, str>,
     /// Equal for the POSTs of one run; none if each POST is a run of its own.
     pub(super) idempotency_key: Option<IdempotencyKey>,
-    /// What must be equal then as well, where it is compared.
+    /// A hash of the payload; none if it is not compared. Two POSTs with equal keys conflict if their hashes differ.
     pub(super) content: ContentHash,
     pub(super) payload_kind: PayloadKind,
     pub(super) content_type: Bytes,

@@ -24,7 +24,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One request that hyper has read.
 pub(in crate::http) struct HyperRead<T> {
-    /// What the handler made of it.
+    /// The handler's result.
     pub(in crate::http) handled: T,
     /// The bytes after the request.
     pub(in crate::http) unread: BytesMut,

@@ -16,8 +16,8 @@ use crate::http::problem::Problem;
 /// The most header fields of a head.
 const MAX_FIELDS: usize = 100;
 
-/// Room for the fields of a plain request. It is part of the future that handles the request, so it has no room for the
-/// fields of every head.
+/// Space for the fields of a plain request. It is part of the future that handles the request, so it is too small for the
+/// largest accepted heads.
 pub(in crate::http) type PlainFields<'a> = [Header<'a>; MAX_PLAIN_FIELDS];
 pub(in crate::http) const NO_FIELDS: PlainFields<'static> = [EMPTY_HEADER; MAX_PLAIN_FIELDS];
 

@@ -1,6 +1,6 @@
 //! Owns what a request's head must be before it is acted on, where parsers are known to differ or to be lenient.
 //!
-//! hyper repairs some of this, or hides it from its service, so the head is checked as it came (`docs/faults.md`).
+//! hyper repairs some of this, or hides it from its service, so the head is checked as it was sent (`docs/faults.md`).
 
 use std::net::Ipv6Addr;
 

@@ -10,7 +10,7 @@ use crate::journal::ring::Ring;
 use crate::journal::row::DispatchRow;
 
 /// It has a ring of its own, but shares each record with the event log. The two cannot have one ring: dispatches stay in the
-/// history however many polls are logged after them, and are in the log only while somebody subscribes to them.
+/// history however many polls are logged after them, and are in the log only while a subscriber wants them.
 pub(in crate::journal) struct MemoryHistory(Mutex<Ring<Arc<DispatchRecord>>>);
 
 impl MemoryHistory {

@@ -7,7 +7,7 @@ const ROWS = 200;
 const REMEMBERED_RUNS = 1000;
 const MOST_VERDICTS = 16;
 const REDRAW = 250;
-/** After so long without an answer the stream is not trusted either: its connection may be dead without a sign. */
+/** After this long without an answer the stream is replaced, too: its connection may be dead without an event. */
 const LONG_SILENCE = 15 * SECOND;
 const PROOFS = ["received", "acked", "hop", "written"];
 
@@ -57,7 +57,7 @@ function drawPools() {
     const there = page["pools-body"].children[place];
     if (there !== row) page["pools-body"].insertBefore(row, there ?? null);
   });
-  // A row that moves loses the focus, which must not go astray under somebody's fingers.
+  // A row that moves loses the focus, so the focus is set again: the next key must not act on another element.
   if (focused.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
   for (const [key, row] of poolRows) if (!rows.includes(row)) (row.remove(), poolRows.delete(key));
 
@@ -129,7 +129,7 @@ async function doConfirmed() {
 
 function retire({ deployment, version, cpu, memory, waiters }) {
   const text = "Every waiter of this pool is answered 410 Gone. Stock controllers exit on that and do not come back: "
-    + "right for an old version after a deploy. Runs for this pool start cold until somebody waits again.";
+    + "right for an old version after a deploy. Runs for this pool start cold until a controller waits again.";
   const pool = `${deployment} · version ${version} · ${machine({ cpu, memory })}`;
   confirm(`Retire ${count(waiters, "waiter")}?`, pool, text, "Retire", async () => {
     const answer = await ask(`retire?${new URLSearchParams({ deployment, version, cpu, memory })}`, { method: "POST" });
@@ -170,7 +170,7 @@ function keep(record) {
   drawSoon();
 }
 
-/** The verdicts of one run come before its dispatch, or late; a first offer after the dispatch is another dispatch. */
+/** Verdicts of a run may arrive before or after its dispatch event; a first offer after that event belongs to another dispatch. */
 function offersOf(run, offer) {
   let known = runs.get(run);
   if (!known || (known.told && offer === 1)) runs.set(run, known = { told: false, verdicts: [], row: null });
@@ -271,7 +271,7 @@ function openStream() {
   stream.onopen = () => setLink({ stream: true });
   stream.onerror = () => {
     setLink({ stream: false });
-    // It comes back by itself after a broken connection, but not after an answer that is no stream.
+    // It reconnects by itself after a broken connection, but not after a response that is no event stream.
     if (mine.readyState === EventSource.CLOSED) setTimeout(() => mine === stream && openStream(), 2 * SECOND);
   };
   for (const [name, take] of Object.entries(STREAM)) {
@@ -286,7 +286,7 @@ async function ask(path, options = {}) {
   throw new Error(problem.detail ?? problem.title ?? `the broker answered ${answer.status}`);
 }
 
-/** Asks again and again, less often if answers are slow: the console must not be the broker's load. */
+/** Polls at an interval that grows with the response time, so that the console causes little load. */
 async function repeat(pause, path, take) {
   for (;;) {
     const began = performance.now();
@@ -300,7 +300,7 @@ async function repeat(pause, path, take) {
 
 async function metrics(answer) {
   const { draining, restarted, silent } = takeMetrics(await answer.text());
-  // Another process does not know where the stream of the one before it ended.
+  // A restarted broker does not know the event ids of the process before it.
   if (restarted || silent > LONG_SILENCE) openStream();
   setLink({ draining });
   if (restarted || !page.version.textContent) learnAddress().catch(() => {});

@@ -1,4 +1,4 @@
-// Owns the figures at the top: how numbers are written, what /metrics says, and the charts of it.
+// Owns the figures at the top: the format of numbers, the parsing of /metrics, and the charts.
 
 export const SECOND = 1000;
 const MINUTE = 60 * SECOND;
@@ -16,7 +16,7 @@ export const machine = ({ cpu, memory }) => `${cpu} CPU · ${memory} GB`;
 const perSecond = (rate) => (rate > 0 && rate < 9.95 ? rate.toFixed(1) : whole(Math.round(rate)));
 const mebibytes = (bytes) => (bytes ? `${(bytes / 2 ** 20).toFixed(bytes < 100 * 2 ** 20 ? 1 : 0)} MiB` : "0");
 
-/** A scale ends at round numbers, which need no tenths. */
+/** The ends of a scale are round numbers, shown without decimals. */
 const short = (text) => text.replace(".0", "");
 
 export function took(seconds) {
@@ -40,7 +40,7 @@ function draw(line, area, points, { now, span, low, high }) {
     const x = (600 * (1 - (now - at) / span)).toFixed(1);
     const y = (100 - (100 * (value - low)) / (high - low)).toFixed(1);
     const joined = last !== null && at - last <= 5 * SECOND;
-    // A point that stands alone shows as a dot, thanks to the line's round ends.
+    // A single point shows as a dot, because the line has round ends.
     stroke += joined ? `L${x} ${y}` : `M${x} ${y}h0`;
     fill += joined ? `L${x} ${y}` : `${last === null ? "" : "V100Z"}M${x} 100V${y}`;
     last = at;
@@ -83,7 +83,7 @@ function readMetrics(text) {
   return found;
 }
 
-/** What came since the scrape before; a counter that fell began again at zero, as the broker did. */
+/** The increase since the last scrape. A counter that fell has started again at zero, because the broker was restarted. */
 function compare(found, past) {
   const rises = [...found.dispatches].map(([series, value]) => {
     const old = past.dispatches.get(series) ?? 0;
@@ -93,7 +93,7 @@ function compare(found, past) {
   return { at: found.at, seconds: (found.at - past.at) / SECOND, rises, all };
 }
 
-/** Takes the text of /metrics in, draws every tile, and gives what else was found. */
+/** Parses the text of /metrics, draws every tile, and returns the other values. */
 export function takeMetrics(text) {
   const found = readMetrics(text);
   const { at: now } = found;
@@ -131,7 +131,7 @@ function drawRatio() {
   }
   const tried = sums.hit + sums.miss;
   const hits = tried && (100 * sums.hit) / tried;
-  // Rounded down: 100 % is said only when nothing missed.
+  // Rounded down: 100 % is shown only if there was no miss.
   say(page["hit-ratio"], tried ? `${Math.floor(hits * 10) / 10} %` : "–");
   page["share-hit"].setAttribute("width", hits);
   page["share-miss"].setAttribute("x", hits);

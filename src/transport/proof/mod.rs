@@ -152,7 +152,7 @@ impl ProofTracker {
             return Step::Done(Verdict::Written);
         }
         let all_acked = all_sent && state.unacked == 0;
-        // Where acknowledgements are unknown, what our kernel has taken stands for them.
+        // Where acknowledgements are unknown, the bytes that our kernel has taken count instead.
         let unacked = if state.unacked == usize::MAX { 0 } else { state.unacked };
         let acked = state.sent.saturating_sub(unacked);
         self.throughput.update(acked, now);

@@ -29,7 +29,7 @@ pub struct LongPoll {
 }
 
 impl LongPoll {
-    /// To be made before the poll is parked: from then on whoever claims it can reach the connection.
+    /// Must be made before the poll is parked: from then on the task that claims it must be able to reach the connection.
     pub fn new(
         connection: Arc<Connection>,
         format: &'static ResponseFormat,

@@ -1,11 +1,11 @@
 //! Owns the kinds of waiter: an entry of a pool that a run can be offered to, whatever holds it.
 //!
-//! There is one file per kind, and one arm in each `match`. Whoever takes a waiter out of its pool calls [`Waiter::offer`] or
-//! [`Waiter::close`], or drops it, which closes its connection.
+//! There is one file per kind, and one arm in each `match`. The code that removes a waiter from its pool calls
+//! [`Waiter::offer`] or [`Waiter::close`], or drops it, which closes its connection.
 //!
-//! To come with the kinds that need them: a kind that carries replies says so beside [`Waiter::strongest_proof`]; one
-//! with several waiters on a connection (WebSocket, server-sent events) says whether its connection is free to be written to. A
-//! long poll that is not free is over, so `offer` checks that by itself.
+//! Planned for future kinds: a kind that carries replies gets a method for that beside [`Waiter::strongest_proof`]; one with
+//! several waiters on a connection (WebSocket, server-sent events) gets one that returns whether its connection is free to
+//! be written to. A long poll that is not free is over, so `offer` checks that by itself.
 
 mod long_poll;
 
