@@ -120,7 +120,7 @@ fn a_wrong_file_is_refused_with_what_it_is() {
         let said = files.refusal(cert, key);
         assert!(said.contains(reason), "{cert}, {key}: {said}");
     }
-    // What a Windows editor leaves does not matter.
+    // Line ends and a byte order mark of Windows editors are accepted.
     let flags = files.flags("bom.pem", "good.key");
     let free = ["check", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
     let check = Command::new(env!("CARGO_BIN_EXE_pilotlight")).args(free).args(flags).output().unwrap();

@@ -44,7 +44,7 @@ async fn controller(broker: SocketAddr, number: usize, receipts: Receipts) {
     }
 }
 
-/// Posts runs until all are gone; a miss is posted again, as if it had been a new run's.
+/// Posts runs until all are delivered; a run that was missed is posted again, like a new one.
 async fn supervisor(broker: SocketAddr, next: Arc<AtomicUsize>, misses: Arc<AtomicUsize>) {
     let mut client = Client::connect(broker).await;
     loop {
@@ -75,7 +75,7 @@ async fn every_true_of_a_crowd_is_proved_received() {
     dispatch_to_a_crowd("received", &[]).await;
 }
 
-/// Many serving threads on few cores: what is decided on one is often seen late on another.
+/// Many serving threads on few cores, so that a decision of one thread often becomes visible late to another.
 #[tokio::test]
 async fn a_crowd_on_many_threads_is_served_the_same() {
     dispatch_to_a_crowd("written", &["--threads", "8"]).await;
@@ -109,7 +109,7 @@ async fn dispatch_to_a_crowd(proof: &str, arguments: &[&str]) {
     assert_eq!(dispatched("outcome=\"miss\",reason=\"all_taken\"").await, misses);
 }
 
-/// Connects from many loopback addresses: one alone runs out of ports.
+/// Connects from many loopback addresses, because a single one runs out of ports.
 async fn abort_a_poll(broker: SocketAddr, number: usize) {
     let source = Ipv4Addr::from(0x7f00_0100 + u32::try_from(number % 2000).unwrap());
     let socket = TcpSocket::new_v4().unwrap();

@@ -1,5 +1,5 @@
-//! Owns the faults that no other subject owns: logs, descriptors, queues, clocks, what is not served; and that
-//! `docs/faults.md` names no test that is not there.
+//! Owns the tests of faults that no other file covers: logs, descriptors, queues, clocks, unsupported requests; and of
+//! `docs/faults.md`, which may name only tests that exist.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
@@ -48,7 +48,7 @@ fn lines(log: &NamedTempFile) -> Vec<Value> {
 async fn refused_polls_are_a_line_a_second_in_the_log_and_aborted_ones_none() {
     let (broker, log) = logging("info", &[]);
     let pool = Pool::small("d1");
-    // It is written by a thread of its own.
+    // A thread of its own writes the log.
     broker.wait_until("the beginning is told", async || lines(&log).len() == 2).await;
     let before = 2;
     for _ in 0..100 {
@@ -199,7 +199,7 @@ async fn a_stderr_that_nobody_reads_holds_up_no_dispatch() {
     let broker = Broker::run(command("debug", &["--threads", "1"]).stderr(stderr));
     let mut supervisor = broker.client().await;
     let pool = Pool::small("d1");
-    // Each is a line; a pipe holds 64 KiB.
+    // Each request logs a line; a pipe buffers 64 KiB.
     for number in 0..2000 {
         let answer = supervisor.ask(post("/warm-start", &pool.body(&format!("run_{number}")))).await;
         assert_eq!(answer.json()["reason"], "no_pool");
@@ -238,7 +238,7 @@ async fn out_of_descriptors_accepting_rests_and_who_is_inside_is_served() {
     let open = fs::read_dir(format!("/proc/{}/fd", broker.child.id())).unwrap().count() as u64;
     let lowered = Rlimit { current: Some(open), maximum: getrlimit(Resource::Nofile).maximum };
     let had = prlimit(Some(pid), Resource::Nofile, lowered).unwrap();
-    // They queue; a few may find a descriptor that an operator's connection left.
+    // They queue; a few may be accepted with descriptors that were freed by an operator's connection.
     let mut flood = Vec::new();
     for _ in 0..64 {
         flood.push(broker.client().await);
@@ -248,7 +248,7 @@ async fn out_of_descriptors_accepting_rests_and_who_is_inside_is_served() {
     assert_eq!(answer.json()["didWarmStart"], true);
     assert_eq!(controller.answer().await.status, 200);
     prlimit(Some(pid), Resource::Nofile, had).unwrap();
-    // Rests of 10, 20, 40, … ms: eight of them in two seconds.
+    // Pauses of 10, 20, 40, … ms: eight of them in two seconds.
     let failed = broker.metric("pilotlight_connections_rejected_total{reason=\"no_fds\"}").await;
     assert!((4..=12).contains(&failed), "{failed} failed accepts in 2 s");
 }
@@ -258,16 +258,16 @@ async fn a_herd_finds_room_in_the_queue() {
     const HERD: usize = 2000;
     let longest: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     if longest < HERD || pilotlight::server::raise_open_files() < 2 * HERD as u64 {
-        eprintln!("skipped: this system has no room for {HERD} connections at once");
+        eprintln!("skipped: the queues of this system are too short for {HERD} connections at once");
         return;
     }
     let broker = Broker::start(&["--threads", "1"]);
-    // Stopped, it accepts nobody: all of them queue. A full queue drops a connection's first packet.
+    // The stopped broker accepts no connection, so all of them queue. A full queue drops a connection's first packet.
     broker.stop().await;
     let mut herd = Vec::new();
     for number in 0..HERD {
         let connecting = tokio::time::timeout(Duration::from_millis(900), broker.client());
-        let mut client = connecting.await.unwrap_or_else(|_| panic!("no room for number {number}"));
+        let mut client = connecting.await.unwrap_or_else(|_| panic!("connection {number} was not accepted"));
         client.send(Pool::small("d1").poll(&format!("c{number}"))).await;
         herd.push(client);
     }

@@ -108,7 +108,7 @@ async fn bodies_are_refused_before_they_fill_the_cgroup() {
     let mut posts = Vec::new();
     for _ in 0..100 {
         let mut client = broker.client().await;
-        // A write after the refusal may meet a reset.
+        // A write after the refusal may fail with a reset.
         let _ = client.stream.write_all(&all_but_one).await;
         posts.push(client);
     }

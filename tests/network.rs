@@ -39,8 +39,8 @@ async fn suspects(broker: &Broker) -> Vec<String> {
     suspects.map(|waiter| waiter["controller"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The nine newest controllers are on a machine that fails, the oldest on one that does not. Only the first run costs an offer to
-/// the failed machine.
+/// The nine newest controllers are on a machine that fails, the oldest on one that does not. Only the first run is offered
+/// to the failed machine.
 async fn nine_of_ten_fail(mut lab: Lab, fail: fn(&Node), first: &str) {
     let (failing, living) = (lab.node(), lab.node());
     let broker = broker();

@@ -161,7 +161,8 @@ async fn access_and_limits_apply_to_the_named_client() {
     assert_eq!(broker.metric("pilotlight_auth_failures_total{reason=\"address\"}").await, 1);
 }
 
-/// A proxy is often listed itself, for its own checks or for other services. Clients that it does not name get no access by that.
+/// A proxy is often listed itself, for its own checks or for other services. Clients that it does not name must not get
+/// access because of that.
 #[tokio::test]
 async fn an_unnamed_client_has_no_address() {
     let listed =

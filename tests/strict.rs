@@ -432,7 +432,8 @@ async fn drip(broker: &Broker, begin: &[u8], drop: &[u8], pause: Duration) -> (D
     (begun.elapsed(), String::from_utf8_lossy(&seen).lines().next().unwrap_or_default().to_owned())
 }
 
-/// A request that takes too long: its beginning, what drips after it and how often, the response, and the seconds until then.
+/// A request that takes too long: its beginning, the bytes that follow and at which interval, the expected response, and the
+/// seconds until it.
 type Slow<'a> = (&'a [u8], &'a [u8], u64, &'a str, u64);
 
 async fn check_slow(rows: Vec<Slow<'static>>) {

@@ -1,4 +1,4 @@
-//! Owns a raw HTTP client: it sends what it is told, byte for byte, and reads answers strictly.
+//! Owns a raw HTTP client: it sends exactly the given bytes, and reads responses strictly.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::PATIENCE;
 
-/// A client over a plain socket, or over whatever else carries bytes.
+/// A client over a plain socket, or over any other byte stream.
 pub struct Client<S = TcpStream> {
     pub stream: S,
     read: Vec<u8>,
@@ -67,13 +67,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.stream.flush().await.unwrap();
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads its response.
     pub async fn ask(&mut self, bytes: impl AsRef<[u8]>) -> Answer {
         self.send(bytes).await;
         self.answer().await
     }
 
-    /// The next answer; panics if the connection ends before it is whole.
+    /// The next response; panics if the connection ends before it is complete.
     pub async fn answer(&mut self) -> Answer {
         tokio::time::timeout(PATIENCE, self.try_answer())
             .await
@@ -81,13 +81,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .expect("an answer")
     }
 
-    /// The next answer to a HEAD, which has no body whatever it announces.
+    /// The next response to a HEAD, which has no body although it announces a length.
     pub async fn bare_answer(&mut self) -> Answer {
         let answer = tokio::time::timeout(PATIENCE, self.try_head()).await.expect("an answer in time");
         answer.expect("an answer")
     }
 
-    /// The next answer, or none if the connection ended without one.
+    /// The next response, or none if the connection ended without one.
     pub async fn try_answer(&mut self) -> Option<Answer> {
         let mut answer = self.try_head().await?;
         let length = match answer.header("content-length") {
@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         answer.body = self.read.drain(..length).collect();
         if answer.header("connection") == Some("close") {
-            // What every client does with an answer that it has read to its end: this is the receipt.
+            // Every client does this after it has read a whole response; the broker takes the close as the receipt.
             let _ = self.stream.shutdown().await;
         }
         Some(answer)
@@ -125,29 +125,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         tokio::time::timeout(PATIENCE, self.try_answer()).await.expect("an end in time").is_none()
     }
 
-    /// Whether nothing comes for a while.
+    /// Whether nothing is received for a while.
     pub async fn is_held(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(100), self.more()).await.is_err()
     }
 
-    /// Whether nothing has come: the connection is held, or has ended without an answer.
+    /// Whether nothing was received: the connection is held, or has ended without a response.
     pub async fn is_held_or_over(&mut self) -> bool {
         self.is_held().await || self.read.is_empty()
     }
 
-    /// What has come and was not taken.
+    /// The received bytes that were not parsed yet.
     pub fn answered_so_far(&self) -> &[u8] {
         &self.read
     }
 
-    /// Everything that still comes until the connection ends.
+    /// Everything that is received until the connection ends.
     pub async fn rest(&mut self) -> &[u8] {
         while self.more().await {}
         &self.read
     }
 
     async fn more(&mut self) -> bool {
-        // A reset is an end as well.
+        // A reset ends the connection, too.
         self.stream.read_buf(&mut self.read).await.unwrap_or(0) > 0
     }
 }

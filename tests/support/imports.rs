@@ -167,7 +167,7 @@ impl Sources {
             child
         } else {
             let path = self.modules.get(module)?.names.get(name)?;
-            // A name that stands for itself, such as `use tokio;`.
+            // A single name, such as `use tokio;`.
             if path.len() == 1 && path[0] == name {
                 return None;
             }

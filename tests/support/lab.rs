@@ -1,4 +1,4 @@
-//! Owns the lab: network namespaces with cables between them, in which links fail as they do in the field.
+//! Owns the lab: network namespaces with cables between them, in which links fail as they do in production.
 
 use std::fs::File;
 use std::future::Future;
@@ -13,7 +13,7 @@ use super::{Broker, Pool};
 
 static LABS: AtomicUsize = AtomicUsize::new(0);
 
-/// One namespace for the broker, to which nodes are wired. Everything in it vanishes with it.
+/// One namespace for the broker, with a cable to each node. Dropping it removes everything in it.
 pub struct Lab {
     name: String,
     nodes: Vec<String>,
@@ -29,7 +29,7 @@ pub struct Node {
     pub broker: std::net::Ipv4Addr,
 }
 
-/// Tells a story in a lab of its own, or says why it cannot be told here.
+/// Runs a test in a lab of its own, or prints why this machine cannot run it.
 pub fn in_a_lab<F: Future<Output = ()>>(story: impl FnOnce(Lab) -> F + Send + 'static) {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: namespaces need root");
@@ -41,7 +41,7 @@ pub fn in_a_lab<F: Future<Output = ()>>(story: impl FnOnce(Lab) -> F + Send + 's
             return;
         }
     }
-    // A thread of its own: it moves into the lab for good.
+    // A thread of its own, because it enters the lab's namespace and never leaves it.
     let thread = std::thread::spawn(|| {
         let lab = Lab::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -72,7 +72,7 @@ impl Lab {
         Self { name, nodes: Vec::new() }
     }
 
-    /// Wires another machine to the broker's.
+    /// Connects another machine to the broker's.
     pub fn node(&mut self) -> Node {
         let number = self.nodes.len();
         let namespace = format!("{}n{number}", self.name);
@@ -134,12 +134,12 @@ impl Node {
         client
     }
 
-    /// The machine dies without a word: nothing goes in or out any more.
+    /// The machine dies silently: no packet goes in or out any more.
     pub fn die(&self) {
         self.on_the_machine("-A");
     }
 
-    /// It was only a long pause: the machine is back, with every connection as it was.
+    /// The machine is back after a pause, with all of its connections.
     pub fn revive(&self) {
         self.on_the_machine("-D");
     }
@@ -150,12 +150,12 @@ impl Node {
         }
     }
 
-    /// What this machine sends is lost; what is sent to it arrives.
+    /// Packets from this machine are lost; packets to it arrive.
     pub fn lose_the_way_back(&self) {
         run(&format!("iptables -A INPUT -i {} -j DROP", self.cable));
     }
 
-    /// The way back is there again.
+    /// Packets from this machine arrive again.
     pub fn heal(&self) {
         run(&format!("iptables -D INPUT -i {} -j DROP", self.cable));
     }
@@ -165,13 +165,13 @@ impl Node {
         run(&format!("iptables -A OUTPUT -o {} -p tcp -j REJECT --reject-with tcp-reset", self.cable));
     }
 
-    /// A router in between says that there is no way to this machine.
+    /// A router in between reports that this machine is unreachable.
     pub fn cut_off_by_router(&self) {
         let reject = "-p tcp -j REJECT --reject-with icmp-host-unreachable";
         run(&format!("iptables -A OUTPUT -o {} {reject}", self.cable));
     }
 
-    /// Somebody pulls the cable.
+    /// The cable is unplugged.
     pub fn unplug(&self) {
         run(&format!("ip link set {} down", self.cable));
     }

@@ -17,7 +17,7 @@ use client::Client;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-/// Long enough for anything that should happen at all, on a busy machine.
+/// The time limit for anything that should happen, long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker in its own process, killed when dropped.
@@ -29,13 +29,13 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker on free ports and returns once it serves. Its `true` needs no more than `written`, so that a
-    /// test can look at its controllers one after the other.
+    /// Starts a broker on free ports and returns once it serves. It answers `true` once a run is `written`, so that a test
+    /// can read from its controllers one after the other.
     pub fn start(arguments: &[&str]) -> Self {
         Self::proving("written", arguments)
     }
 
-    /// Starts a broker whose `true` needs this proof.
+    /// Starts a broker that needs this proof to answer `true`.
     pub fn proving(proof: &str, arguments: &[&str]) -> Self {
         Self::listening(&["--listen", "127.0.0.1:0"], proof, arguments)
     }
@@ -80,11 +80,13 @@ impl Broker {
         }
     }
 
-    /// Runs the broker that a command starts, with its log as JSON in a file, and returns once it serves. The command names no
-    /// addresses: where the log is JSON, nothing else tells which ports the system chose.
+    /// Runs the broker that a command starts, with its log as JSON in a file, and returns once it serves. The command must
+    /// not name addresses: with a JSON log there is no greeting on stdout from which to read the ports that the system
+    /// chose.
     pub fn logging(command: &mut Command) -> (Self, NamedTempFile) {
         let log = NamedTempFile::new().unwrap();
-        // On an address of its own, so that no other test's broker is given a port that was free a moment ago.
+        // On an address of its own, so that no broker of another test gets the port between the check that it is free and
+        // its use.
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = Ipv4Addr::new(127, 64 | high & 63, low, BROKERS.fetch_add(1, Ordering::Relaxed));
         let free = || TcpListener::bind((address, 0)).unwrap();
@@ -115,7 +117,7 @@ impl Broker {
         client
     }
 
-    /// Posts a run and returns the answer.
+    /// Posts a run and returns the response.
     pub async fn post(&self, body: &str) -> (u16, Value) {
         let mut client = Client::connect(self.dispatch).await;
         client.send(&post("/warm-start", body)).await;
@@ -155,7 +157,7 @@ impl Broker {
         }
     }
 
-    /// One metric's value, which must be a whole number; the name with its labels as they are printed.
+    /// The value of one metric, which must be a whole number. The name includes the labels, as printed.
     pub async fn metric(&self, name: &str) -> u64 {
         let text = self.operate("GET", "/metrics").await.1;
         let line =
@@ -169,7 +171,7 @@ impl Broker {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Stops the process, and returns when it has stopped: the signal alone takes its time.
+    /// Stops the process, and waits until it has stopped, because the signal takes effect later.
     pub async fn stop(&self) {
         self.signal(rustix::process::Signal::STOP);
         let stat = format!("/proc/{}/stat", self.child.id());
@@ -177,7 +179,7 @@ impl Broker {
         self.wait_until("the broker is stopped", stopped).await;
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits until the process exits without a signal from the test.
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -192,17 +194,17 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 static SNAPSHOTS: AtomicU64 = AtomicU64::new(0);
-/// Brokers on an address of their own, for the last part of it.
+/// The number of brokers on addresses of their own, which is the last part of the next address.
 static BROKERS: AtomicU8 = AtomicU8::new(1);
 
-/// A pool as headers name it.
+/// A pool, with its parts as they are written in headers.
 #[derive(Clone)]
 pub struct Pool {
     pub deployment: String,
@@ -239,7 +241,7 @@ impl Pool {
         message["deployment"]["friendlyId"] = self.deployment.as_str().into();
         message["backgroundWorker"]["version"] = self.version.as_str().into();
         message["run"]["friendlyId"] = run.into();
-        // Each message is another state of its run's life, even if the test gives two runs one name.
+        // Each message has a snapshot of its own, so that two runs with one name are not taken for the same run.
         let snapshot = SNAPSHOTS.fetch_add(1, Ordering::Relaxed);
         message["snapshot"]["friendlyId"] = format!("snapshot_{snapshot}").into();
         message["run"]["machine"]["cpu"] = self.cpu.parse::<f64>().unwrap().into();
@@ -247,7 +249,7 @@ impl Pool {
         message
     }
 
-    /// A supervisor's POST body, with white space where nobody would expect it.
+    /// A supervisor's POST body, with unusual white space, so that a change to the relayed bytes is noticed.
     pub fn body(&self, run: &str) -> String {
         format!("{{ \"dequeuedMessage\" : {} }}", self.message(run))
     }

@@ -1,4 +1,5 @@
-//! Owns the ways in which a request can come, which must not matter: whole, in halves around a rest, byte by byte.
+//! Owns the ways in which a request can be sent: whole, in halves with a pause between them, byte by byte. The response must
+//! be the same.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,54 +13,54 @@ use tokio::task::JoinSet;
 
 use super::{Broker, Pool};
 
-/// Longer than a request may take to come whole on the quick way.
+/// Longer than a request may take to be complete on the fast path.
 const BEYOND_SOON: Duration = Duration::from_millis(150);
-/// A connection that is silent for so long has nothing more to say, if all that was expected has come.
+/// Nothing more is sent on a connection that is silent for this long after all expected responses.
 const QUIET: Duration = Duration::from_millis(250);
-/// What is expected has come by now, or does not come.
+/// Expected bytes that have not arrived within this time are missing.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// A request of up to this size is also sent byte by byte.
 const SHORT: usize = 450;
 
-/// What is expected, and what is sent.
+/// The expected result, and the bytes to send.
 ///
-/// Expected are the answers in their order, each a status with its problem and its Allow, and how the connection is
-/// left: `200 then 405 method-not-allowed [GET], closed`. Problems may be left out, and so may how it is left: then the
-/// ways may differ in it.
+/// The result lists the responses in their order, each as a status with its problem and its Allow, and then the state of the
+/// connection: `200 then 405 method-not-allowed [GET], closed`. Problems and the state may be omitted; an omitted state may
+/// differ between the ways.
 pub type Row = (&'static str, Vec<u8>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// In one piece; the quick way reads it if it can.
+    /// In one piece; the fast path reads it if it is plain.
     Whole,
-    /// With a rest in its middle: hyper reads it.
+    /// With a pause in the middle: hyper reads it.
     Halves,
-    /// Byte by byte, but swiftly: the quick way begins over and over.
+    /// Byte by byte without pauses: the fast path parses it again and again.
     Bytes,
 }
 
-/// The pool of the controller that waits while rows are checked. What is refused may aim at it, and must miss it.
+/// The pool of the controller that waits while rows are checked. Refused requests may name it, and must not reach it.
 pub fn guarded() -> Pool {
     Pool::small("guarded")
 }
 
-/// A request without a body, by its first line's first two words.
+/// A request without a body, from its method and target.
 pub fn request(method_and_target: &str) -> Vec<u8> {
     format!("{method_and_target} HTTP/1.1\r\nhost: b\r\n\r\n").into()
 }
 
-/// A POST whose body would be delivered to the controller that waits if it were read as it stands.
+/// A POST whose body would be delivered to the waiting controller if the broker accepted it.
 pub fn aimed(fields: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let head = format!("POST /warm-start HTTP/1.1\r\nhost: b\r\n{fields}\r\n\r\n");
     [head.as_bytes(), body.as_ref()].concat()
 }
 
-/// A chunked POST of the waiting controller's run: the chunks are written as the test says, from its whole body.
+/// A chunked POST of a run for the waiting controller. `write` turns the whole body into chunks.
 pub fn chunked(write: impl Fn(&str) -> String) -> Vec<u8> {
     aimed("transfer-encoding: chunked", write(&guarded().body("run_row")))
 }
 
-/// The poll of a stock controller for which no run comes, with these fields, and with what follows its head.
+/// The poll of a stock controller that gets no run, with these fields, and with these bytes after its head.
 pub fn poll(controller: &str, fields: &str, after: impl AsRef<[u8]>) -> Vec<u8> {
     let poll = Pool::small("idle").poll(controller).replacen("\r\n\r\n", &format!("\r\n{fields}\r\n"), 1);
     [poll.as_bytes(), after.as_ref()].concat()
@@ -72,13 +73,13 @@ pub async fn check(rows: Vec<Row>) -> u64 {
     check_at(&broker, rows, false).await
 }
 
-/// The same, with a client that ends its side after each request.
+/// The same, with a client that shuts down its side after each request.
 pub async fn check_cut_off(rows: Vec<Row>) {
     let broker = Broker::start(&["--body-limit", "64KiB"]);
     check_at(&broker, rows, true).await;
 }
 
-/// The same, at a broker that the caller has.
+/// The same, with a broker that the caller has started.
 pub async fn check_at(broker: &Broker, rows: Vec<Row>, cut_off: bool) -> u64 {
     let mut guard = broker.held_poll(&guarded(), "guard").await;
     let mut checks = JoinSet::new();
@@ -95,7 +96,7 @@ pub async fn check_at(broker: &Broker, rows: Vec<Row>, cut_off: bool) -> u64 {
     checked.iter().map(|(requests, _)| requests).sum()
 }
 
-/// How many requests were sent, and what is wrong with their answers.
+/// The number of requests sent, and what is wrong with their responses.
 async fn check_row(broker: SocketAddr, (expected, request): Row, cut_off: bool) -> (u64, Vec<String>) {
     let mut ways = vec![Way::Whole, Way::Halves];
     if request.len() <= SHORT {
@@ -124,7 +125,7 @@ fn shown(request: &[u8]) -> String {
     format!("{}…{}", begin.escape_ascii(), end.escape_ascii())
 }
 
-/// One request and all that comes back.
+/// One request and everything that is received.
 struct Exchange<'a> {
     broker: SocketAddr,
     request: &'a [u8],
@@ -151,7 +152,7 @@ impl Exchange<'_> {
             loop {
                 match tokio::time::timeout(QUIET, read.read_buf(&mut seen.bytes)).await {
                     Ok(Ok(1..)) => {}
-                    // A reset is an end as well.
+                    // A reset ends the connection, too.
                     Ok(Ok(0) | Err(_)) => return Seen { left: "closed", ..seen },
                     Err(_) => {
                         let come = sent.load(Ordering::Relaxed) && seen.fits(self.expected);
@@ -165,7 +166,7 @@ impl Exchange<'_> {
         tokio::join!(sending, reading).1
     }
 
-    /// Sends the request; what is left of it is not sent if the broker has closed the connection.
+    /// Sends the request. If the broker closes the connection, the rest is not sent.
     async fn send(&self, mut write: OwnedWriteHalf) -> OwnedWriteHalf {
         let (parts, rest) = match self.way {
             Way::Whole => (vec![self.request], Duration::ZERO),
@@ -190,7 +191,7 @@ impl Exchange<'_> {
     }
 }
 
-/// All that came back, and how the connection was left.
+/// Everything that was received, and the state of the connection after it.
 struct Seen {
     bytes: Vec<u8>,
     left: &'static str,
@@ -222,7 +223,7 @@ impl Seen {
         }
     }
 
-    /// The first answer in short, and what follows it.
+    /// The first response in short form, and the bytes after it.
     fn answer<'a>(&self, bytes: &'a [u8], problems: bool) -> Option<(String, &'a [u8])> {
         let end = 4 + bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let (head, rest) = bytes.split_at(end);
@@ -244,7 +245,7 @@ impl Seen {
         Some((short, rest))
     }
 
-    /// All of it without what chance or the clock has made.
+    /// Everything without random names and dates.
     fn without_chance(&self, expected: &str) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
         let lines = text.split_inclusive('\n').filter(|line| !line.starts_with("date: "));

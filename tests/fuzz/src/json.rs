@@ -17,7 +17,7 @@ pub enum Value {
     /// None if it has half of a surrogate pair, which is valid JSON but not valid Unicode.
     Text(Option<String>),
     List(Vec<Node>),
-    /// In their order. A name is none for the same reason as a text.
+    /// In their order. A name is `None` for the same reason as a text.
     Object(Vec<(Option<String>, Node)>),
 }
 
@@ -134,7 +134,7 @@ impl Reader<'_> {
         Some((name, self.value(depth)?))
     }
 
-    /// None if it is no JSON string; None inside if it is one and yet no text.
+    /// The outer `None` if it is no JSON string; the inner one if it is a JSON string that is not valid Unicode.
     fn string(&mut self) -> Option<Option<String>> {
         self.takes("\"").then_some(())?;
         let mut units = Vec::new();

@@ -1,4 +1,4 @@
-//! Owns what the targets share: naive models of what is right, brokers, and connections to them.
+//! Owns what the targets share: naive models of correct behaviour, brokers, and connections to them.
 
 pub mod answer;
 pub mod head;

@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, yield_now};
 
 use crate::state::PEER;
 
-/// After so many turns in a row without work, the server is idle. The runtime reports new bytes one turn late.
+/// After this many consecutive turns without work, the server is idle. The runtime reports new bytes one turn late.
 const IDLE_TURNS: usize = 3;
 
 /// A runtime with a paused clock.
@@ -84,7 +84,7 @@ struct Client {
 }
 
 impl Client {
-    /// Reads what is there, and returns the number of all bytes read so far.
+    /// Reads what has arrived, and returns the number of all bytes read so far.
     fn read_now(&self) -> usize {
         let mut read = self.read.lock().expect("one thread");
         let mut buffer = [0; 16 * 1024];

@@ -1,4 +1,5 @@
-//! Owns the fuzzing of bodies: what is let through is one JSON text, read as a naive reader reads it, relayed as it stood.
+//! Owns the fuzzing of bodies: an accepted body is one JSON text, is parsed as the naive model parses it, and is relayed
+//! unchanged.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Deserializer, Value};
 
 fuzz_target!(|input: &[u8]| {
-    // Whatever passes the strict check passes the other, and is read alike.
+    // A message that passes the strict check also passes the other one, with the same result.
     let (strict, shape) =
         (Message::in_body(input, MessageCheck::Strict), Message::in_body(input, MessageCheck::Shape));
     if let Ok((_, strict)) = &strict {
@@ -20,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
     for (read, check) in [(strict, MessageCheck::Strict), (shape, MessageCheck::Shape)] {
         match read {
             Ok((relayed, message)) => check_read(input, relayed, &message, check),
-            // The words of a refusal are the schema's, whatever was posted.
+            // A refusal quotes nothing of the body, so its length is bounded.
             Err(error) => assert!(error.to_string().len() < 512, "{error}"),
         }
     }
@@ -33,14 +34,14 @@ fn check_read(input: &[u8], relayed: &str, message: &Message<'_>, check: Message
     assert!(body.depth() <= 128, "{} levels", body.depth());
     let found = body.only("dequeuedMessage").expect("accepted without one message");
     let begin = relayed.as_ptr() as usize - text.as_ptr() as usize;
-    assert_eq!(begin..begin + relayed.len(), found.at, "other bytes are relayed than stand there");
+    assert_eq!(begin..begin + relayed.len(), found.at, "the relayed bytes are not those of the message");
     check_message(found, message);
     let alone = Message::parse(relayed.as_bytes(), check).expect("the message is one by itself, too");
     assert_eq!((alone.run(), alone.key()), (message.run(), message.key()));
     check_general(text, relayed, message, check);
 }
 
-/// serde's own value agrees, unless a number or half a surrogate pair has no room in it.
+/// serde's own value accepts the text, too, unless it cannot represent a number or half of a surrogate pair.
 fn check_serde(text: &str) {
     let mut reader = Deserializer::from_str(text);
     reader.disable_recursion_limit();
@@ -50,7 +51,7 @@ fn check_serde(text: &str) {
     assert!(why.is_empty() || fits, "{why}");
 }
 
-/// What decides about the pool stands there once, and is what it says.
+/// Each field that decides about the pool occurs once, and has the value that the broker uses.
 fn check_message(node: &Node, message: &Message<'_>) {
     let at = |path: &[&str]| {
         path.iter().fold(node, |node, name| {
@@ -71,7 +72,7 @@ fn check_message(node: &Node, message: &Message<'_>) {
     assert_eq!([key.cpu.get(), key.memory.get()], machine);
 }
 
-/// Both ways to read a body agree: another member in it changes nothing.
+/// Both parsers agree: another member in the body, which only the general parser accepts, changes nothing.
 fn check_general(text: &str, relayed: &str, message: &Message<'_>, check: MessageCheck) {
     let (before, after) = text.split_once('{').expect("an object");
     let longer = format!("{before}{{\"another member\":[0],{after}");

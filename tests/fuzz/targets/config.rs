@@ -1,4 +1,4 @@
-//! Owns the fuzzing of settings: a TOML file of any kind is read or refused, and no secret is ever quoted.
+//! Owns the fuzzing of settings: any TOML file is accepted or refused, and no error quotes a secret.
 
 #![no_main]
 
@@ -11,9 +11,9 @@ use libfuzzer_sys::fuzz_target;
 use pilotlight::auth::{AuthConfig, Authorizer};
 use pilotlight::config::{self, ConfigError, ListenAddress, ListenerSettings, Listeners, Settings};
 
-/// What stands in the file of secrets that the settings may name; it is too short to be taken.
+/// The content of the file of secrets that the settings may name; it is too short to be accepted.
 const SECRET: &str = "hunter2-hunter2";
-/// Where that file is, so that the corpus can name it.
+/// The path of that file, fixed so that the corpus can name it.
 const SECRETS: &str = "/tmp/pilotlight-fuzz-secrets";
 
 struct Bench {
@@ -35,7 +35,7 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
 });
 
 fuzz_target!(|input: &[u8]| {
-    // What the file itself says may be quoted.
+    // Values from the settings file itself may be quoted.
     if String::from_utf8_lossy(input).contains(SECRET) {
         return;
     }
@@ -48,7 +48,10 @@ fuzz_target!(|input: &[u8]| {
         }
         Err(error) => {
             let message = error.to_string();
-            assert!(!matches!(error, ConfigError::Flag(_)), "nobody gave a flag: {message}");
+            assert!(
+                !matches!(error, ConfigError::Flag(_)),
+                "an error about a flag, but no flag was given: {message}"
+            );
             let is_of_file = matches!(error, ConfigError::File { .. } | ConfigError::Unreadable { .. });
             assert!(!is_of_file || message.contains("settings.toml"), "whose error is it? {message}");
             message
@@ -57,7 +60,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(!shown.contains(SECRET), "a secret is shown: {shown}");
 });
 
-/// The settings and where they let the broker listen; none if that is for others to say.
+/// The settings and the listeners; none if an address has to be resolved.
 fn read() -> Result<Option<(Settings, Listeners)>, ConfigError> {
     let arguments = ["pilotlight".into(), "--config".into(), OsString::from(&BENCH.file)];
     let parsed = config::parse(&BENCH.command, arguments.to_vec())?;
@@ -65,7 +68,7 @@ fn read() -> Result<Option<(Settings, Listeners)>, ConfigError> {
     let ListenerSettings { listen, dispatch_listen, ops_listen, .. } = &settings.listeners;
     let asks_others = |address: &ListenAddress| matches!(address, ListenAddress::Named(..));
     if [listen, dispatch_listen, ops_listen].into_iter().flatten().any(asks_others) {
-        // No name is resolved here.
+        // The fuzzer resolves no names.
         return Ok(None);
     }
     let listeners = settings.validate()?;
@@ -73,7 +76,7 @@ fn read() -> Result<Option<(Settings, Listeners)>, ConfigError> {
     Ok(Some((settings, listeners)))
 }
 
-/// What was let through can be served with.
+/// Accepted settings are sufficient to serve.
 fn check_settings(settings: &Settings, listeners: &Listeners) {
     let Settings { access, tls, waiting, limits, process, .. } = settings;
     assert!(waiting.connection_timeout.as_secs_f64() >= 1.0 && waiting.connection_timeout.as_secs() < 300);
@@ -81,14 +84,17 @@ fn check_settings(settings: &Settings, listeners: &Listeners) {
     assert!(limits.public_connections(1024) > 0 && limits.of_broker(1024).waiters > 0);
     let is_open = listeners.public.iter().any(|endpoint| !endpoint.is_local());
     let is_guarded = access.require_token || !access.allow_poll.is_empty() || tls.tls_client_ca.is_some();
-    assert!(!is_open || is_guarded || access.insecure_no_auth, "an open door");
+    assert!(
+        !is_open || is_guarded || access.insecure_no_auth,
+        "reachable from other machines without a restriction"
+    );
     let plan = AuthConfig {
         token_secret_file: access.token_secret_file.clone(),
         dispatch_token_file: access.dispatch_token_file.clone(),
         ops_token_file: access.ops_token_file.clone(),
         ..AuthConfig::default()
     };
-    // Only this file: another could be a device that never ends.
+    // Only this file is read: another could be a device without an end.
     let names = [&plan.token_secret_file, &plan.dispatch_token_file, &plan.ops_token_file];
     if names.into_iter().flatten().all(|path| *path == *SECRETS)
         && let Err(error) = Authorizer::open(&plan)

@@ -1,7 +1,7 @@
 //! Owns the fuzzing of fairness: for a client that sends without pause, the server does a bounded amount of work per turn.
 //!
-//! The input says whether TLS is spoken, and what is sent again and again: requests of three bytes each, then how many bytes
-//! of them go into each TLS record (the most there can be, if none is given), and at the end bytes as they stand.
+//! The input selects whether TLS is used, and the bytes that are sent repeatedly: requests made of three input bytes each,
+//! then the number of their bytes in each TLS record (the maximum if none is given), then raw bytes.
 
 #![no_main]
 
@@ -18,12 +18,11 @@ use pilotlight_fuzz::served::{Served, Turn, runtime};
 use pilotlight_fuzz::{answer, state::http_state};
 use tokio::runtime::Runtime;
 
-/// The most responses per turn: to a request that was there at its start, and to one that came after it.
+/// The most responses per turn: to a request that had arrived at its start, and to one that arrived later.
 const MOST_ANSWERS: usize = 2;
-/// The most bytes read per turn: the longest head, and what is discarded of a client that still sends after a closing
-/// response.
+/// The most bytes read per turn: the longest head, and the bytes that are discarded after a closing response.
 const MOST_BYTES: u64 = (256 + 48) * 1024;
-/// Of records that have hardly a byte in them: one piece of 4 KiB and a few bytes for each of the 128 parts of the
+/// The same for records with hardly any payload: one read of 4 KiB and a few bytes for each of the 128 units of the
 /// runtime's budget.
 const MOST_BYTES_OF_RECORDS: u64 = 640 * 1024;
 /// The number of bytes sent in all. All of them may be in the socket at once.

@@ -1,4 +1,4 @@
-//! Owns the fuzzing of heads: the fast path reads what every other parser reads, wherever the bytes were cut.
+//! Owns the fuzzing of heads: the fast path agrees with every other parser, wherever the bytes are cut.
 
 #![no_main]
 

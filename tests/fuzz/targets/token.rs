@@ -17,7 +17,7 @@ static ACCESS: LazyLock<Authorizer> = LazyLock::new(guarded);
 static UNVERIFYING: LazyLock<Authorizer> = LazyLock::new(Authorizer::default);
 
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
-const FOREIGN: &str = "a secret of somebody else";
+const FOREIGN: &str = "a secret of another broker";
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, rest)) = input.split_first() else { return };
