@@ -1,4 +1,4 @@
-// Owns the broker as these tests run it: a real process on ports of its own, and what a supervisor posts to it.
+// Owns the broker under test: a real process on ports of its own, and the POSTs of a supervisor.
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 export const binary = process.env.PILOTLIGHT ?? new URL("../../target/debug/pilotlight", import.meta.url).pathname;
 const example = readFileSync(new URL("../data/dequeued-message.json", import.meta.url), "utf8");
 
-/** A port that was free a moment ago: a restart has to come back to the same one. */
+/** A free port, which is chosen here because the broker must use it again after a restart. */
 export async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
@@ -72,7 +72,7 @@ export class Broker {
     await fetch(`http://127.0.0.1:${this.ops}/retire?deployment=${deployment}`, { method: "POST" });
   }
 
-  /** What a supervisor does; the message's text is relayed as it stands. */
+  /** Posts a run as a supervisor does; the message's text is relayed unchanged. */
   async post(message) {
     const answer = await fetch(`${this.url}/warm-start`, {
       method: "POST",
@@ -83,7 +83,7 @@ export class Broker {
   }
 }
 
-/** A valid run's text for a deployment, laid out as nobody would lay it out, so that a change shows. */
+/** The text of a valid run for a deployment, with unusual white space, so that any change to it is noticed. */
 export function run(name, deployment = "deployment_1") {
   const message = JSON.parse(example);
   message.run.friendlyId = name;

@@ -1,4 +1,4 @@
-// Owns the certificate that these tests show for this machine.
+// Owns the certificate of this machine that the tests use.
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 

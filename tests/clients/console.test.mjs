@@ -1,4 +1,4 @@
-// Owns the promises of the operator's console, in a real browser before a real broker.
+// Owns the tests of the operator's console, in a real browser with a real broker.
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { after, before, test } from "node:test";
@@ -17,7 +17,7 @@ before(async () => {
 });
 after(() => browser?.close());
 
-/** nginx with its defaults, which serves the console below a path. Becomes the console's address there, without the last slash. */
+/** Starts nginx with its defaults in front of the console. Returns the console's URL below `path`, without the last slash. */
 async function below(t, path, ops) {
   const port = await freePort();
   const server = `server { listen 127.0.0.1:${port}; location ${path}/ { proxy_pass http://127.0.0.1:${ops}/; } }`;
@@ -25,7 +25,7 @@ async function below(t, path, ops) {
   return `http://127.0.0.1:${port}${path}`;
 }
 
-/** A broker and its console; whatever the page complains of fails the test, except a lost connection where one is meant. */
+/** A broker and its console. Any error of the page fails the test, except a lost connection if the test expects one. */
 async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnection = false, path = "" } = {}) {
   const broker = await Broker.start();
   const leave = new AbortController();
@@ -57,7 +57,7 @@ async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnecti
     complaints,
     address,
     asked,
-    /** Becomes the status of a waiter's answer, once it has one. */
+    /** Resolves to the status of a waiter's response. */
     wait: (deployment) => fetch(pool(deployment), { signal: leave.signal }).then((answer) => answer.text().then(() => answer.status), () => "left"),
     post: (deployment, run) =>
       fetch(pool(deployment), { method: "POST", headers: { "pilotlight-run": run }, body: "hello" }).then((answer) => answer.json()),
@@ -254,7 +254,7 @@ test("nothing is wider than a telephone", browsed, async (t) => {
   assert.deepEqual(complaints, []);
 });
 
-/** In the page: every text that is seen, with the contrast to what is behind it. */
+/** Runs in the page: every visible text, with its contrast to the background. */
 function contrasts() {
   const numbers = (color) => color.match(/[\d.]+/g).map(Number);
   const light = (color) => {

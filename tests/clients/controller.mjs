@@ -1,4 +1,4 @@
-// Owns Trigger.dev's managed run controller as these tests run it: the very program that runs in every container.
+// Owns Trigger.dev's managed run controller as a process: the same program that runs in every container.
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -7,7 +7,7 @@ import { join } from "node:path";
 
 const entryPoint = new URL("./node_modules/trigger.dev/dist/esm/entryPoints/managed-run-controller.js", import.meta.url);
 
-/** The part of the supervisor that a controller talks to: it refuses every attempt, so the controller waits again. */
+/** The part of the supervisor that a controller connects to. It refuses every attempt, so the controller waits again. */
 export class Workload {
   attempts = [];
 

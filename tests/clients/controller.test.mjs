@@ -1,4 +1,4 @@
-// Owns the promises to Trigger.dev's managed run controller.
+// Owns the tests with Trigger.dev's managed run controller.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";

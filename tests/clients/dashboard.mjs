@@ -1,19 +1,19 @@
-// Owns what a dashboard's file says: its panels, its expressions with the variables filled in, and what is wrong with it.
+// Owns the parsing of a dashboard's file: its panels, its expressions with the variables substituted, and its errors.
 import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { dashboards } from "./prometheus.mjs";
 
 const COLUMNS = 24;
-/** Standard names, which the process collector of the `prometheus` crate brings. */
+/** Standard metrics of the process collector of the `prometheus` crate. */
 const PROCESS = ["resident_memory_bytes", "virtual_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds", "start_time_seconds"];
-/** Named in operations.md, not in the broker yet: alert rules may use them, panels may not. */
+/** Metrics that operations.md names and the broker does not have yet: alert rules may use them, panels may not. */
 export const LATER = /^pilotlight_(cluster|tls|config)_/;
 
 export function load(name) {
   return JSON.parse(readFileSync(join(dashboards, `${name}.json`), "utf8"));
 }
 
-/** A query of a panel, ready for Prometheus; `seconds` is the range that is looked at. */
+/** A query of a panel with its variables substituted; `seconds` is the displayed range. */
 export function fill(expression, seconds) {
   const variables = { __rate_interval: "10s", __range: `${seconds}s`, __interval: "1s", job: ".+", instance: ".+" };
   const names = Object.keys(variables).join("|");
@@ -49,7 +49,7 @@ export function known() {
   return names;
 }
 
-/** What is wrong with a dashboard that can be seen without data; one sentence each. */
+/** The errors of a dashboard that can be found without data, each as a sentence. */
 export function faults(board) {
   const wrong = [];
   const claim = (holds, sentence) => holds || wrong.push(sentence);

@@ -1,4 +1,4 @@
-// Owns the promise of the dashboards: under load every expression of every panel has data. It draws them, too.
+// Owns the tests of the dashboards: under load every expression of every panel has data, and every panel can be drawn.
 import assert from "node:assert/strict";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -13,9 +13,9 @@ import { missing, Prometheus } from "./prometheus.mjs";
 const chromium = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const images = new URL("../../docs/images/", import.meta.url).pathname;
 const previews = process.env.PILOTLIGHT_PREVIEWS === "1";
-/** A rate is whole when its window is full. */
+/** A rate is exact only after its whole window has been scraped. */
 const WARM = 10;
-/** A preview for people shows a whole wave of the load. */
+/** The previews in docs/images show a whole wave of the load. */
 const SCRAPES = previews ? 32 : 12;
 
 describe("the dashboards", { skip: missing }, () => {
@@ -73,7 +73,7 @@ describe("the dashboards", { skip: missing }, () => {
     return { failures, panels };
   }
 
-  /** Draws into docs/images if previews are wanted, else to nowhere: that it can be drawn is what counts. */
+  /** Draws the dashboard, to test that this works. The picture is kept in docs/images only if previews are requested. */
   async function drawn(model, name) {
     if (!existsSync(chromium)) return undefined;
     const folder = previews ? images : mkdtempSync(join(tmpdir(), "preview-"));

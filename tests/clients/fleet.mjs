@@ -1,4 +1,4 @@
-// Owns a process full of controllers: Trigger.dev's own client, driven as its managed run controller drives it.
+// Owns a process with many controllers: Trigger.dev's own client, called as its managed run controller calls it.
 import { AsyncLocalStorage } from "node:async_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { WarmStartClient } from "@trigger.dev/core/v3/workers";
@@ -7,7 +7,7 @@ const [url, first, count, longestRun] = [process.argv[2], ...process.argv.slice(
 // The client logs every retry.
 for (const method of ["log", "error", "warn", "info", "debug"]) console[method] = () => {};
 
-// In production each controller is a process: so each has connections of its own here.
+// In production each controller is a process, so each has connections of its own here.
 const realFetch = globalThis.fetch;
 await realFetch("data:,");
 const { constructor: Agent } = globalThis[Symbol.for("undici.globalDispatcher.1")];
@@ -22,11 +22,11 @@ globalThis.fetch = async (resource, init) => {
   }
 };
 
-/** The steps of `waitForNextRun` in trigger.dev's dist/esm/entryPoints/managed/controller.js, with its ways to exit. */
+/** The same steps as `waitForNextRun` in trigger.dev's dist/esm/entryPoints/managed/controller.js, including its exits. */
 async function nextRun(client) {
   const connect = await client.connect();
   if (!connect.success) return { exit: 0, why: `no connection: ${connect.error}` };
-  // What a controller falls back to stands in env.js beside it.
+  // The controller's defaults are in env.js in the same folder.
   const { connectionTimeoutMs = 30_000, keepaliveMs = 300_000 } = connect.data;
   if (!connectionTimeoutMs || !keepaliveMs) return { exit: 0, why: "warm starts are off" };
   const run = await client.warmStart({ workerInstanceName: "fleet", connectionTimeoutMs, keepaliveMs });

@@ -1,4 +1,4 @@
-"""Owns listening sockets as a service manager does: they outlive the brokers that it starts with them, one after the other.
+"""Owns listening sockets like a service manager: they stay open while it starts one broker after the other with them.
 
 usage: held_socket.py LISTEN_PORT OPS_PORT BROKER [ARGUMENT...]
 stdin: start | end SIGNAL, one a line; stdout says in JSON what came of it. The end of stdin ends all.

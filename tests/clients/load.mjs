@@ -1,12 +1,12 @@
-// Owns a small load with everything in it: hits at every level of proof, misses of several reasons, failures, a crowd.
+// Owns a small load that produces every metric: hits at every level of proof, misses of several reasons, failures, a crowd.
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const HOST = "127.0.0.1";
 const MACHINE = "v1/0.5/1";
-/** Failing controllers live on a machine of their own, so that its suspects are not the others. */
+/** Failing controllers have an address of their own, so that the others do not become suspect. */
 const BAD_MACHINE = "127.0.0.2";
-/** One that resets its connections is a third machine: it becomes suspect, and its controllers are offered runs last. */
+/** A controller that resets its connections has a third address: it becomes suspect, and is offered runs last. */
 const RUDE_MACHINE = "127.0.0.3";
 const STOCK = [
   "x-trigger-deployment-id: stock",
@@ -15,7 +15,7 @@ const STOCK = [
   "x-trigger-machine-memory: 1",
 ];
 
-/** What the broker must have counted before the load has shown what it should. */
+/** The counters that the load must have increased before the dashboards are checked. */
 export const SHOWN = [
   'pilotlight_dispatches_total{outcome="hit",reason="none"}',
   'pilotlight_dispatches_total{outcome="refused",reason="none"}',
@@ -57,7 +57,7 @@ export class Load {
     await Promise.all(this.tasks);
   }
 
-  /** Does it again and again; one after the other. */
+  /** Repeats it with a pause, one call at a time. */
   async forever(milliseconds, act) {
     while (!this.stopped) {
       await act();
@@ -73,7 +73,7 @@ export class Load {
     return socket;
   }
 
-  /** Sends a request; answers its status, or 0 if the connection ended without one. Closes as every client does. */
+  /** Sends a request and returns its status, or 0 without a response. Closes the connection as every client does. */
   async ask(socket, request) {
     socket.write(request);
     return new Promise((resolve) => {
@@ -109,7 +109,7 @@ export class Load {
     return status;
   }
 
-  /** A controller that starts each run and is back after a moment. */
+  /** A controller that reads each run and polls again after 200 ms. */
   async controller(name, headers) {
     while (!this.stopped) {
       const socket = this.open();
@@ -119,7 +119,7 @@ export class Load {
     }
   }
 
-  /** A controller for which nothing comes; it asks again on the same connection. */
+  /** A controller that gets no run and polls again on the same connection. */
   async idler() {
     while (!this.stopped) {
       const socket = this.open();
@@ -151,7 +151,7 @@ export class Load {
     await this.post(`stock/${MACHINE}`);
   }
 
-  /** Puts one waiter into a pool and goes on when the broker holds it; `act` is what it does with its run. */
+  /** Parks one waiter in a pool, and returns once the broker holds it; `act` is called when its run arrives. */
   async waiting(pool, localAddress, act = (socket) => socket.end()) {
     const socket = this.open(localAddress);
     socket.once("data", () => act(socket));
@@ -165,7 +165,7 @@ export class Load {
     return socket;
   }
 
-  /** A stopped controller: its kernel takes the run, its process never reads. */
+  /** A stopped controller: its kernel receives the run, but its process never reads it. */
   async fail() {
     const socket = await this.waiting(`stopped/${MACHINE}`, BAD_MACHINE);
     socket.pause();
@@ -177,7 +177,7 @@ export class Load {
     second.destroy();
   }
 
-  /** One controller is stopped, and the next one has its run. Another resets its connection, and nobody has its run. */
+  /** A stopped controller, whose run the next one gets; and one that resets its connection, whose run no other one gets. */
   async again() {
     const good = this.open();
     const read = this.ask(good, this.poll(`again/${MACHINE}`));
@@ -203,7 +203,7 @@ export class Load {
     if (!this.stopped) await this.broker.retire("old");
   }
 
-  /** A crowd that only waits: it comes and goes as a wave between 100 and 1,500. */
+  /** Controllers that only wait; their number oscillates between 100 and 1,500. */
   async wave() {
     const seconds = (Date.now() - this.begun) / 1_000;
     const target = Math.round(800 - 700 * Math.cos((seconds / 25) * 2 * Math.PI));

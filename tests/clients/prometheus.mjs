@@ -1,4 +1,4 @@
-// Owns Prometheus as the tests run it: the real program in a folder of its own, scraping one broker each second.
+// Owns Prometheus for the tests: the real program in a folder of its own, which scrapes one broker each second.
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -59,7 +59,7 @@ export class Prometheus {
     return data;
   }
 
-  /** Waits for so many successful scrapes; returns when the first and the last were, in seconds. */
+  /** Waits for this many successful scrapes; returns the times of the first and the last, in seconds. */
   async scrapes(count, milliseconds) {
     const samples = await until(
       `${count} scrapes`,

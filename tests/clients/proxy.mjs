@@ -1,4 +1,4 @@
-// Owns real proxies in front of brokers: nginx and haproxy with a configuration of the test's, in processes of their own.
+// Owns real proxies in front of brokers: nginx and haproxy with the test's configuration, in processes of their own.
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { until } from "./broker.mjs";
 
-/** What a test says that needs a proxy which may not be here. */
+/** Why a test with a proxy is skipped, or false if the proxy is installed. */
 export const needs = (program) => ({
   skip: ["/usr/sbin", "/usr/bin"].some((folder) => existsSync(join(folder, program))) ? false : `${program} is not installed`,
 });
@@ -31,7 +31,7 @@ export async function startProxy(t, program, port, configure) {
   }));
 }
 
-/** The frame of an nginx that runs in a folder of its own. */
+/** The configuration around a server of an nginx that runs in a folder of its own. */
 export const nginx = (folder, http) => `daemon off; master_process off; pid ${folder}/pid; error_log ${folder}/error.log;
 events {} http {
   access_log off; client_body_temp_path ${folder}/a; proxy_temp_path ${folder}/b; fastcgi_temp_path ${folder}/c;

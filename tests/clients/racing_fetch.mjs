@@ -1,6 +1,7 @@
-// Owns a process of controllers, in Node or Bun, that poll with the fetch of their runtime and abort when they are told to.
-// stdin: {url, after, stall}, one a line: after so many ms, the last of them without a turn of the event loop, the poll is
-// aborted. stdout: {url, run}: the name of the run, if the application has read the whole of it.
+// Owns a process of controllers, in Node or Bun, that poll with the fetch of their runtime and abort at given times.
+// stdin: {url, after, stall}, one per line: `after` ms after the start of the poll, the event loop is blocked for `stall` ms, and
+// then the poll is aborted.
+// stdout: {url, run}: the name of the run, if the application has read all of it.
 import { createInterface } from "node:readline";
 
 const nap = new Int32Array(new SharedArrayBuffer(4));
@@ -17,7 +18,7 @@ async function poll({ url, after, stall }) {
     const payload = await answer.text();
     if (answer.status === 200) run = payload.split(" ", 1)[0];
   } catch {
-    // Aborted, or the broker gave the run up.
+    // Aborted, or the broker gave up the run.
   }
   clearTimeout(timer);
   process.stdout.write(`${JSON.stringify({ url, run })}\n`);

@@ -1,8 +1,8 @@
-"""Owns a controller that polls with Python's http.client and aborts when it is told to, or reads to the end.
+"""Owns a controller that polls with Python's http.client and aborts at a given time, or reads to the end.
 
-stdin: {url, after, stall}, one a line: after so many ms, the last of them asleep, an exception ends the poll, wherever it
-is. Without `after` it reads the bytes of its socket until they end, whatever length was announced.
-stdout: {url, run}: the name of the run, if the application has read the whole of it.
+stdin: {url, after, stall}, one per line: `after` ms after the start of the poll it sleeps for `stall` ms, and then an exception
+ends the poll at whatever statement it is. Without `after` it reads from its socket until EOF, whatever length was announced.
+stdout: {url, run}: the name of the run, if the application has read all of it.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import time
 from urllib.parse import urlsplit
 
 TLS = ssl.create_default_context()
-# The addresses of the rounds are in no certificate.
+# No certificate contains the addresses of the rounds.
 TLS.check_hostname = False
 TLS.verify_mode = ssl.CERT_NONE
 
@@ -49,7 +49,7 @@ def poll(url, after, stall):
     except (Abort, OSError, http.client.HTTPException):
         return None
     finally:
-        # Where the exception fell between two owners of the socket, one of them has closed it already.
+        # If the exception came while the socket changed its owner, one of the owners has closed it already.
         with contextlib.suppress(OSError):
             connection.close()
 

@@ -1,6 +1,6 @@
-// Owns what `received` is worth with the clients of stock runtimes, that abort while a run is on its way to them: the kernel
-// has handed out all of it to their process. Their application may know nothing of it: who aborts in the same moment gets an
-// error for a run that was read.
+// Owns the tests of `received` with the HTTP clients of Node, Bun and Python that abort while a run is being sent: the
+// kernel has passed every byte to their process. The application may not get the run: if it aborts at the same moment, it
+// gets an error for a run that was read.
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -20,7 +20,7 @@ import { holds, whatWasRead, witnessed } from "./witness.mjs";
 const ROUNDS = 1000;
 const LANES = 8;
 const here = (name) => new URL(name, import.meta.url).pathname;
-// npm runs no scripts of packages here, and Bun's own would only put this program in another place.
+// npm does not run the scripts of packages here; Bun's script would only copy this program to another path.
 const bun = here(`node_modules/@oven/bun-${process.platform}-${process.arch}/bin/bun`);
 const RUNTIMES = {
   node: { command: [process.execPath, here("racing_fetch.mjs")], processes: 1 },
@@ -30,7 +30,7 @@ const RUNTIMES = {
 
 const WAYS = [["in clear", false], ["through TLS", true]];
 
-/** Why a program cannot be run here, by itself or with a witness; false if it can. */
+/** Why a program cannot be run here, alone or under strace; false if it can. */
 function cannot(program, watch = (command) => command) {
   const [first, ...args] = watch([program, "--version"]);
   return spawnSync(first, args.map(String), { stdio: "ignore" }).status === 0 ? false : `${first} cannot be run here (${program})`;
@@ -38,14 +38,14 @@ function cannot(program, watch = (command) => command) {
 
 const underWitness = (command) => witnessed("/dev/null", command);
 
-/** Each round has an address of its own, by which its connection is known again. */
+/** Each round has an address of its own, which identifies its connection in the output of strace. */
 class BrokerOfManyAddresses extends Broker {
   address = "0.0.0.0";
-  // Every second somebody ends as behind a proxy that does not say so, which is told.
+  // Aborted controllers look like controllers behind a proxy without headers, which would log a warning each second.
   log = "error";
 }
 
-/** A broker with or without TLS, where controllers poll it, and what a scheduler posts to it. */
+/** A broker with or without TLS, the URL that controllers poll, and a function that posts a run. */
 async function start(t, isTls, ...args) {
   const folder = mkdtempSync(join(tmpdir(), "pilotlight-"));
   const { cert, key } = certificate(folder);
@@ -68,7 +68,7 @@ async function start(t, isTls, ...args) {
   return { broker, folder, post, pollUrl: (run, address = "127.0.0.1") => `${url(run, address)}?timeout=30s` };
 }
 
-/** A process of controllers: `ask` resolves with what one of them says when its poll is over. */
+/** A process of controllers: `ask` starts a poll, and resolves with the controller's report when the poll is over. */
 function controllers(t, [program, ...args]) {
   const child = spawn(program, args.map(String), {
     env: { ...process.env, NODE_TLS_REJECT_UNAUTHORIZED: "0", NODE_NO_WARNINGS: "1" },
@@ -96,24 +96,26 @@ function controllers(t, [program, ...args]) {
 
 const payloadOf = (run, length) => `${run} ${"x".repeat(length)} ${run}`;
 
-/** Races the rounds, and returns what was answered, what the applications say and what their processes read. */
+/** Runs the rounds. Returns each with the response to its POST, the application's receipt, and whether its process read it. */
 async function race(t, { command, processes }, isTls) {
   const { folder, post, pollUrl } = await start(t, isTls);
   const logs = Array.from({ length: processes }, (_, number) => join(folder, `reads_${number}`));
   const groups = logs.map((log) => controllers(t, witnessed(log, command)));
   const rounds = [];
-  // How long aborts take at most. It finds the length at which one of two comes in time, whatever the machine is like.
+  // The longest delay before an abort, in ms. It adapts so that about half of the aborts come before the run, on any
+  // machine.
   let range = 20;
   const lane = async (group) => {
     while (rounds.length < ROUNDS) {
       const number = rounds.length;
       const run = `run_${number}`;
-      // Some are larger than what is read at once.
+      // Some are larger than a single read.
       const payload = payloadOf(run, number % 16 === 3 ? 10 * 16_384 + 3000 : 3000);
       const address = `127.1.${number >> 8}.${number & 255}`;
       const round = { run, payload, address };
       rounds.push(round);
-      // Some sleep, mostly until the broker has ended its side of the connection. Bun reads in another thread meanwhile.
+      // Some block their event loop, usually until the broker has closed its side of the connection. Bun reads in another
+      // thread meanwhile.
       const stall = number % 8 === 7 ? 15 + Math.random() * 30 : 0;
       const polling = group.ask({ url: pollUrl(run, address), after: Math.random() * range, stall });
       const posting = sleep(Math.random() * range / 2).then(() => post(run, payload, "?wait=50ms"));
@@ -129,7 +131,7 @@ async function race(t, { command, processes }, isTls) {
   return rounds;
 }
 
-/** How many rounds there are of each kind. */
+/** The number of rounds of each kind. */
 function tally(rounds) {
   const counts = {};
   for (const { answer, read, receipt } of rounds) {

@@ -1,4 +1,5 @@
-// Owns the promises of a restart under load, with a socket that a service manager holds: no run is lost, no controller ends.
+// Owns the tests of a restart under load, with a socket that a service manager keeps open: no run is lost, no controller
+// exits.
 import assert from "node:assert/strict";
 import { fork, spawn, spawnSync } from "node:child_process";
 import { get } from "node:http";
@@ -11,12 +12,12 @@ import { Controller, Workload } from "./controller.mjs";
 const python = spawnSync("python3", ["-c", "import sys; sys.exit(sys.version_info < (3, 10))"]).status === 0;
 const handed = { skip: python ? false : "python3 is not installed" };
 const here = (name) => new URL(name, import.meta.url).pathname;
-/** Within it every POST is answered that a broker has accepted. */
+/** Every POST that a broker has accepted is answered within this time. */
 const BUDGET = 2_000;
-/** What systemd waits before it starts again what died (RestartSec=). */
+/** How long systemd waits before it restarts a service that has failed (RestartSec=). */
 const RESTART_SEC = 1_000;
 
-/** A broker whose sockets outlive it. */
+/** A broker whose sockets stay open when it ends. */
 class HeldBroker extends Broker {
   async launch() {
     if (!this.manager) {
@@ -28,7 +29,7 @@ class HeldBroker extends Broker {
       this.said = createInterface({ input: this.manager.stdout })[Symbol.asyncIterator]();
     }
     await this.tell("start");
-    // Nobody is refused meanwhile: this waits until the broker answers.
+    // Connections are not refused meanwhile: the request waits until the broker answers.
     const ready = () => fetch(`http://127.0.0.1:${this.ops}/readyz`, { signal: AbortSignal.timeout(2_000) });
     await until("the broker is ready", () => ready().then((answer) => answer.ok, () => false));
   }
@@ -82,7 +83,7 @@ class Fleet {
   }
 }
 
-/** Posts runs at a steady rate, whatever becomes of them, and remembers what it was told of each. */
+/** Posts runs at a steady rate, whatever their outcome, and records the response to each. */
 class Supervisor {
   posts = [];
   underway = new Set();
@@ -109,20 +110,20 @@ class Supervisor {
     try {
       post.answer = await this.broker.post(JSON.stringify(message));
     } catch (error) {
-      // A supervisor takes it for a false.
+      // A supervisor treats an error like `false`.
       post.error = error.cause?.code ?? error.message;
     }
     post.took = performance.now() - begun;
   }
 
-  /** Returns when every POST has its answer. */
+  /** Returns when every POST is answered. */
   async end() {
     clearInterval(this.timer);
     await Promise.all(this.underway);
   }
 }
 
-/** Asks all the time whether a broker is there; the longest wait for an answer is the longest time without one. */
+/** Sends requests without pause; the longest wait for a response is the longest time without a broker. */
 class Prober {
   longest = 0;
   failed = {};
@@ -156,10 +157,11 @@ function tally(values) {
   return counts;
 }
 
-/** Restarts at these seconds while runs are posted until `seconds`; checks that nothing was lost, and returns what was seen. */
+/** Restarts the broker at these seconds while runs are posted. Checks that no run was lost, and returns the measurements. */
 async function restartsUnderLoad({ signal, at, seconds }) {
   const [controllers, rate, longestRun] = [200, 100, 800];
-  // Many controllers share a process and its core here, so they may be slower to prove a receipt than one in a container.
+  // Many controllers share a process here, so their receipts may take longer than that of a controller in a container of its
+  // own.
   const broker = await HeldBroker.start("--drain-window", "1s", "--proof", "received", "--proof-timeout", "1500ms");
   const fleet = new Fleet(broker, controllers, longestRun);
   try {
@@ -209,7 +211,7 @@ async function restartsUnderLoad({ signal, at, seconds }) {
     const unanswered = posts.filter(({ answer, error }) => !error && answer?.status !== 200);
     assert.deepEqual(unanswered, []);
     for (const post of hits) {
-      // After a controller that took too long to prove its receipt, another one was offered the run, too.
+      // If the receipt of a controller came too late, another controller was offered the run, too.
       const [got, { offers }] = [receipts(post), post.answer];
       assert.ok(1 <= got.length && got.length <= offers, `${JSON.stringify(post)} has ${got.length} receipts`);
       assert.ok(got.every((snapshot) => snapshot === post.snapshot), post.name);

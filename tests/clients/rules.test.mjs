@@ -1,4 +1,4 @@
-// Owns the promises about the alert rules and the names of metrics; they need no load.
+// Owns the tests of the alert rules and the names of metrics; they need no load.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";

@@ -1,10 +1,11 @@
-// Owns the promise that no run reaches a controller whose schema refuses it: the broker's check against the real one.
+// Owns the test that no run reaches a controller whose schema refuses it: the broker's check is compared with the real
+// schema.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DequeuedMessage } from "@trigger.dev/core/v3";
 import { Broker, run } from "./broker.mjs";
 
-/** A message with every optional field, so that each can be broken. */
+/** A message with every optional field, so that each can be made invalid. */
 function full() {
   const message = JSON.parse(run("run_full"));
   message.checkpoint = { id: "c", type: "DOCKER", location: "l", imageRef: "i", reason: null };
@@ -30,7 +31,7 @@ const strange = [
   "2026-02-30T00:00:00Z", "2026-08-21", "2026-08-21T18:27:60Z", "2026-08-21T24:00:00Z", "0000-01-01T00:00:00Z", 8.64e15, 8.65e15,
 ];
 
-/** Every path into a value, its own included. */
+/** The path to every value in a value, including the empty path. */
 function* paths(value, path = []) {
   yield path;
   if (value !== null && typeof value === "object") {
@@ -91,7 +92,7 @@ test("every message that the broker lets through passes the client's schema", as
         await check(changed(full(), path, value), `${path.join(".")} = ${JSON.stringify(value)}`);
       }
     }
-    // Stricter than the client is safe; much stricter would cost warm starts.
+    // A check that is stricter than the client's is safe; one that is much stricter would cost warm starts.
     assert.ok(tally.bothAccept > 300 && tally.bothRefuse > 1000, JSON.stringify(tally));
     console.log(JSON.stringify(tally));
   } finally {

@@ -1,5 +1,6 @@
-// Owns one real client over TLS, in a process of its own: the authority that it trusts is read when Node starts.
-// It waits with the token of its environment, says what it receives, and posts what it is told on its standard input.
+// Owns one real client over TLS, in a process of its own, because Node reads the trusted authority only when it starts. It
+// polls with the token from its environment, prints the runs that it receives, and posts the runs that it reads from
+// standard input.
 import { createInterface } from "node:readline";
 import { WarmStartClient } from "@trigger.dev/core/v3/workers";
 

@@ -1,4 +1,4 @@
-// Owns the promises to Trigger.dev's own client where there are secrets: through TLS, and with the platform's tokens.
+// Owns the tests with Trigger.dev's own client over TLS, and with the platform's tokens.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -33,7 +33,7 @@ async function withBroker(args, story) {
   }
 }
 
-/** A real client in a process of its own, and what it says, line by line. */
+/** A real client in a process of its own, and the lines that it prints. */
 function client(broker, cert, deploymentId) {
   const script = new URL("secret_client.mjs", import.meta.url).pathname;
   const child = spawn(process.execPath, [script, `https://127.0.0.1:${broker.port}`, deploymentId], {

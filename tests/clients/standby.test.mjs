@@ -1,4 +1,4 @@
-// Owns the promise of deploy/standby: of two brokers behind one address the second takes over, with unchanged clients.
+// Owns the test of deploy/standby: of two brokers behind one address the second takes over, with unchanged clients.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { before, test } from "node:test";
@@ -14,7 +14,7 @@ before(() => {
   for (const method of ["error", "info", "debug"]) console[method] = () => {};
 });
 
-/** The recipe as it stands in deploy/standby, with these brokers in the place of its own. */
+/** The configuration of deploy/standby, with the addresses of these brokers. */
 function configure(port, active, standby) {
   const lines = [
     [/^ {2}bind .*$/m, `  bind 127.0.0.1:${port}`],
@@ -27,7 +27,7 @@ function configure(port, active, standby) {
   }, recipe);
 }
 
-/** A controller that waits for ever, and says how its waits end. */
+/** A controller that polls for ever, and records how its polls end. */
 async function controller(url, number, seen) {
   const warm = new WarmStartClient({
     apiUrl: new URL(url),
@@ -58,7 +58,7 @@ test("the standby takes over from a killed broker, and hands back", needs("hapro
     await standby.stop();
   });
   const url = `http://127.0.0.1:${port}`;
-  // A supervisor is behind the same address, and takes an error for a miss.
+  // A supervisor uses the same address, and treats an error as a miss.
   const post = (name) => active.post.call({ url }, run(name)).catch(() => ({}));
   const delivered = (name) =>
     until(`${name} is delivered`, async () => (await post(name)).didWarmStart && seen.receipts.includes(name), 60_000);

@@ -1,4 +1,5 @@
-// Owns the promises to Trigger.dev's own client: it waits, gets runs byte for byte, and outlives what brokers do.
+// Owns the tests with Trigger.dev's own client: it waits, gets runs byte for byte, and survives drains and restarts of
+// brokers.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -6,7 +7,7 @@ import { DequeuedMessage } from "@trigger.dev/core/v3";
 import { WarmStartClient } from "@trigger.dev/core/v3/workers";
 import { Broker, run, until } from "./broker.mjs";
 
-// What came over the wire, before the client parses it.
+// The bytes that were received, before the client parses them.
 const received = [];
 const realFetch = globalThis.fetch;
 before(() => {
@@ -122,7 +123,7 @@ test("1,000 runs proved received are 1,000 receipts", () =>
           took.push(performance.now() - begun);
           assert.equal(answer.proof, "received");
         } else {
-          // Ten quick runs can empty the pool; a run that was refused goes to nobody, so it is posted again.
+          // Ten runs in quick succession can empty the pool. A missed run reaches no controller, so it is posted again.
           assert.equal(answer.reason, "all_taken", JSON.stringify(answer));
         }
         return answer.didWarmStart;

@@ -1,18 +1,18 @@
-// Owns the witness of what processes read: strace's account of the bytes that the kernel handed out to them.
+// Owns the record of the bytes that processes read, by strace: those that the kernel passed to them.
 import { createReadStream } from "node:fs";
 import { createInterface } from "node:readline";
 
 const LONGEST_READ = 1 << 20;
 const CALLS = "trace=connect,read,readv,recvfrom,recvmsg,close";
 
-/** A command with a witness, who writes to the file. */
+/** The command under strace, which writes to the file. */
 export function witnessed(file, command) {
   return ["strace", "-f", "-qq", "--seccomp-bpf", "-xx", "-s", LONGEST_READ, "-e", "signal=none", "-e", CALLS, "-o", file, ...command];
 }
 
 const decode = (hex) => Buffer.from(hex.replaceAll("\\x", ""), "hex");
 
-/** The lines of an account, each whole: a call that another thread came into is written in two. */
+/** The calls in an output of strace. A call that another thread interrupted is written in two parts, which are joined. */
 async function* calls(file) {
   const begun = new Map();
   for await (const line of createInterface({ input: createReadStream(file), crlfDelay: Infinity })) {
@@ -20,13 +20,13 @@ async function* calls(file) {
     const resumed = /^<\.\.\. \w+ resumed>(.*)$/.exec(rest);
     const begins = /^(.*?) *<unfinished \.\.\.>$/.exec(rest);
     if (begins) begun.set(thread, begins[1]);
-    // Its number may be another's before the call is over.
+    // The descriptor may be reused before the call has returned, so a close counts from its start.
     const call = begins ? /^close\(\d+/.exec(rest)?.[0] : resumed ? begun.get(thread) + resumed[1] : rest;
     if (call && !(resumed && call.startsWith("close("))) yield call;
   }
 }
 
-/** What was read of each connection: by the address that it went to, one after the other. */
+/** The bytes that were read from each connection, in order, by the address that it was made to. */
 export async function whatWasRead(file) {
   const [byAddress, open] = [new Map(), new Map()];
   for await (const call of calls(file)) {
@@ -50,20 +50,20 @@ export async function whatWasRead(file) {
   return new Map([...byAddress].map(([address, connections]) => [address, connections.map((chunks) => Buffer.concat(chunks))]));
 }
 
-/** Larger than any record of a handshake. */
+/** Larger than any TLS record of a handshake, in bytes. */
 const RECORD_OF_A_RUN = 2000;
 const HEADER = 5;
-/** What TLS 1.3 adds to a record: the kind within, and the seal. */
+/** What TLS 1.3 adds to a record, in bytes: the inner content type, and the authentication tag. */
 const SEAL = 17;
 
-/** Whether the whole payload is in these bytes. Those of TLS are sealed: there its records are measured. */
+/** Whether the whole payload is in these bytes. Under TLS they are encrypted, so the lengths of records are added up. */
 export function holds(bytes, payload, isTls) {
   if (!isTls) return bytes.includes(payload);
   let sum = 0;
   for (let at = 0; at + HEADER <= bytes.length; ) {
     const length = bytes.readUInt16BE(at + 3);
     at += HEADER + length;
-    // Only a whole record can be opened.
+    // Only a complete record can be decrypted.
     if (at > bytes.length) break;
     if (sum > 0 || length > RECORD_OF_A_RUN) sum += length - SEAL;
   }

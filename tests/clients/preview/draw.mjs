@@ -1,4 +1,4 @@
-// Owns the way from a dashboard and its data to a picture: a page in headless Chromium, drawn by uPlot.
+// Owns drawing a dashboard with its data: a page in headless Chromium, with charts by uPlot.
 import { mkdirSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { chromium as browsers } from "playwright-core";
@@ -7,7 +7,7 @@ const WIDTH = 1600;
 const here = (name) => readFileSync(new URL(name, import.meta.url), "utf8");
 const uplot = (name) => here(`../node_modules/uplot/dist/${name}`);
 
-/** Draws `panels` (each a panel of the board and its series) and answers the titles of those that stayed empty. */
+/** Draws `panels` (each a panel of the dashboard with its series), and returns the titles of those that stayed empty. */
 export async function draw({ board, panels, window, chromium, file }) {
   mkdirSync(dirname(file), { recursive: true });
   const browser = await browsers.launch({ executablePath: chromium, args: ["--no-sandbox", "--disable-gpu"], env: { ...process.env, TZ: "UTC" } });

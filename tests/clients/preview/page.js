@@ -1,4 +1,4 @@
-// Owns the page of a preview: each panel at its gridPos, from the same JSON that Grafana reads. Runs in the browser.
+// Owns the page of a preview: each panel at its gridPos, from the JSON that Grafana reads. Runs in the browser.
 "use strict";
 
 const CELL = 30;
@@ -62,7 +62,7 @@ function stat(box, { panel, series }) {
   );
 }
 
-/** A panel's series with colours and dashes; those that never had a value are left out, as they would show nothing. */
+/** A panel's series with colours and dashes, without those that never had a value. */
 function styled({ panel, series }) {
   return series.filter(hasData).map(({ name, values }, at) => {
     const own = overridden(panel.fieldConfig, name);
@@ -178,13 +178,13 @@ function text(box, { panel }) {
   add(box, "div", "markdown").innerHTML = `<ul>${items.join("")}</ul>`;
 }
 
-/** Whether there is more than a frame: a line or points inside the axes, a number, or text. */
+/** Whether the panel shows data: a line or points inside the axes, a number, or text. */
 function hasInk(box, { type, options }) {
   if (type === "text") return box.innerText.length > 50;
   if (type === "stat") return /\d|none/.test(box.querySelector(".big").textContent) && (options.graphMode === "none" || box.querySelector("canvas"));
   const canvas = box.querySelector("canvas");
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  // Grid and labels are grey; what a series draws is not.
+  // Grid and labels are grey; series are coloured.
   let coloured = 0;
   for (let at = 0; at < data.length; at += 4) {
     const [red, green, blue, alpha] = data.subarray(at, at + 4);
@@ -220,7 +220,7 @@ globalThis.preview = async ({ board, panels, window, width }) => {
     boxes.push([box, panel]);
   }
   main.style.height = `${bottom + EDGE}px`;
-  // uPlot draws after the turn in which it was made.
+  // uPlot draws after the current turn of the event loop.
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
   return boxes.filter(([box, panel]) => !hasInk(box, panel)).map(([, { title }]) => title);
 };

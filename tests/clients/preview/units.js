@@ -1,7 +1,7 @@
-// Owns how the preview writes numbers: the units that the dashboards use, as Grafana writes them.
+// Owns the format of numbers in the preview: the units of the dashboards, formatted as by Grafana.
 "use strict";
 
-/** Three digits that matter, without trailing zeros; `decimals` fixes how many stand behind the point. */
+/** Three significant digits without trailing zeros, or a fixed number of `decimals`. */
 function digits(value, decimals) {
   if (decimals !== undefined) return value.toFixed(decimals);
   if (value === 0) return "0";
@@ -35,7 +35,7 @@ const units = {
   },
 };
 
-/** The text of a value in a panel's unit; mappings come first. */
+/** The text of a value in a panel's unit; a mapping takes precedence. */
 function written(value, { unit, decimals, mappings = [], noValue = "–" }) {
   for (const { type, options } of mappings) {
     if (type === "value" && value !== null && options[String(value)]) return options[String(value)].text;

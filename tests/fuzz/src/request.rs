@@ -89,8 +89,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// The third byte selects how it is written: in chunks (1), with the length of the second byte made up by a field
-    /// instead of a body (2), after an empty line (4), the length of chunks (8, 16), as the last request (240 and more).
+    /// The third byte selects how it is written: in chunks (1), padded to its length by a field instead of a body (2), after
+    /// an empty line (4), with which length of chunks (8, 16), as the last request (240 and more).
     pub fn new([kind, length, form]: [u8; 3]) -> Self {
         let kind = KINDS[usize::from(kind) % KINDS.len()];
         let length = (LENGTHS[usize::from(length >> 4)] + usize::from(length & 15)).saturating_sub(8);
