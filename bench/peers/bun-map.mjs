@@ -22,7 +22,7 @@ function hold(request) {
     let pool = pools.get(key);
     if (!pool) pools.set(key, (pool = new Set()));
     pool.add(resolve);
-    // A promise that never resolves would keep its request for ever, so a waiter that left is answered too.
+    // A promise that never resolves would keep its request in memory, so a waiter that left is answered, too.
     request.signal.addEventListener("abort", () => {
       if (leave(key, resolve)) resolve(new Response(null, { status: 499 }));
     });
@@ -58,7 +58,7 @@ async function dispatch(request) {
 const server = Bun.serve({
   hostname: "127.0.0.1",
   port: Number(process.env.PORT ?? 7070),
-  // In seconds; 0 is never. A held poll is idle by nature.
+  // In seconds; 0 means never. A held poll is always idle.
   idleTimeout: 0,
   development: false,
   routes: {

@@ -1,8 +1,8 @@
-//! Owns the floor: the least that a broker can do for this load. One thread, one epoll, no parser.
+//! Owns the floor: the least work with which a broker can serve this load. One thread, one epoll, no parser.
 //!
-//! Right for what the bench sends, and no more: header names in lower case, compact JSON, numbers written alike.
-//! A run goes to the newest waiter of its pool; when a waiter leaves, the newest one takes its place.
-//! `FLOOR_FRESH=1`: the waiter is told `connection: close`, and its close is awaited before the POST's answer.
+//! It is correct only for what the bench sends: header names in lower case, compact JSON, numbers written alike. A run goes
+//! to the newest waiter of its pool; when a waiter leaves, the newest one takes its place. With `FLOOR_FRESH=1`, the waiter
+//! gets `connection: close`, and its close is awaited before the POST is answered.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Write};
@@ -42,12 +42,12 @@ fn main() -> io::Result<()> {
     rustix::net::listen(&listener, BACKLOG)?;
     let address = listener.local_addr()?;
     let floor = Floor::new(listener, fresh)?;
-    // Stdout passes on whole lines at once.
+    // Stdout flushes at the end of each line.
     io::stdout().write_all(format!("listening on http://{address} \n").as_bytes())?;
     floor.run()
 }
 
-/// A connection: its file descriptor, told from the earlier ones by how many were accepted.
+/// Identifies a connection: its file descriptor, which is reused, and the number of connections accepted before it.
 #[derive(Clone, Copy, PartialEq)]
 struct Token(u64);
 
@@ -65,7 +65,7 @@ struct Connection {
     socket: OwnedFd,
     token: Token,
     state: State,
-    /// The beginning of a request whose end has not come.
+    /// The beginning of a request that is not complete yet.
     partial: Vec<u8>,
 }
 
@@ -92,9 +92,9 @@ struct Floor {
     /// The newest waiter last. A pool stays when it is empty.
     pools: Vec<Vec<Token>>,
     pool_of: HashMap<Vec<u8>, usize>,
-    /// Answers that the socket did not take whole; each ended its connection.
+    /// Responses that the socket did not take completely; each ended its connection.
     cut: u64,
-    /// The key and the head that are being worked on.
+    /// Buffers for the current key and the current head.
     key: Vec<u8>,
     head: Vec<u8>,
 }
@@ -135,7 +135,7 @@ impl Floor {
         }
     }
 
-    /// Takes all that come; after an error the next event tries again.
+    /// Accepts all pending connections; after an error the next event tries again.
     fn accept(&mut self) {
         while let Ok(socket) = accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             let Ok(fd) = usize::try_from(socket.as_raw_fd()) else { continue };
@@ -154,11 +154,11 @@ impl Floor {
     }
 
     fn react(&mut self, token: Token, flags: EventFlags, scratch: &mut [u8]) {
-        // It may have ended earlier in the same batch.
+        // The connection may have ended earlier in the same batch.
         let Some(connection) = self.connection(token) else { return };
         match connection.state {
             State::Reading => self.read(token, flags.contains(EventFlags::RDHUP), scratch),
-            // Nothing may come from it now: it is its end, or misuse.
+            // A waiting client must not send anything: this is its EOF, or misuse.
             State::Waiting { .. } | State::Hoping => self.close(token),
             State::Proving { supervisor } => {
                 let proved = flags.contains(EventFlags::RDHUP) && !flags.contains(EventFlags::ERR);
@@ -191,12 +191,12 @@ impl Floor {
             Some(Connection { state: State::Reading, partial, .. }) if rest.len() <= LONGEST_REQUEST => {
                 *partial = rest.to_vec();
             }
-            // Nobody speaks while waiting, and nobody says that much.
+            // A client that sends while it waits, or sends too much, is closed.
             Some(_) | None => self.close(token),
         }
     }
 
-    /// Serves each request that is there whole; returns how many bytes they took.
+    /// Serves each complete request; returns the number of bytes consumed.
     fn serve(&mut self, token: Token, bytes: &[u8], gone: bool) -> usize {
         let mut used = 0;
         while let Some(request) = self.needles.request(&bytes[used..]) {
@@ -226,7 +226,7 @@ impl Floor {
         }
     }
 
-    /// Holds the poll. One that has left already, or that says no key, is closed.
+    /// Holds the poll. One that has left already, or that has no key, is closed.
     fn park(&mut self, token: Token, head: &[u8], gone: bool) {
         if gone || self.needles.polled(head, &mut self.key).is_none() {
             return self.close(token);
@@ -243,7 +243,7 @@ impl Floor {
         self.enter(token, State::Waiting { pool, place });
     }
 
-    /// Writes the run to the newest waiter that takes it, then answers, or leaves the answer to the proof.
+    /// Writes the run to the newest waiter that takes it. Then answers the POST, or waits for the proof.
     fn offer(&mut self, supervisor: Token, body: &[u8]) {
         let Some(run) = self.needles.posted(body, &mut self.key) else { return self.send(supervisor, MISS) };
         let Some(&pool) = self.pool_of.get(&self.key) else { return self.send(supervisor, MISS) };
@@ -272,14 +272,14 @@ impl Floor {
         self.send(supervisor, MISS);
     }
 
-    /// What it does next, if it is still there.
+    /// Sets the connection's state, if it is still open.
     fn enter(&mut self, token: Token, state: State) {
         if let Some(connection) = self.connection(token) {
             connection.state = state;
         }
     }
 
-    /// Writes an answer; a connection that does not take it whole ends.
+    /// Writes a response; a connection that does not take all of it ends.
     fn send(&mut self, token: Token, answer: &[u8]) {
         let Some(connection) = self.connection(token) else { return };
         if rustix::io::write(&connection.socket, answer) != Ok(answer.len()) {
@@ -305,7 +305,7 @@ impl Floor {
     }
 }
 
-/// An answer outside the load.
+/// A response that is not part of the load.
 fn rare(body: &str) -> Vec<u8> {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
     format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into()
@@ -317,7 +317,7 @@ struct Request<'a> {
     body: &'a [u8],
 }
 
-/// What is searched for.
+/// The searched bytes.
 struct Needles {
     head_end: Finder<'static>,
     length: Finder<'static>,
@@ -346,10 +346,10 @@ impl Needles {
         }
     }
 
-    /// The first request, if it is there whole.
+    /// The first request, if it is complete.
     fn request<'a>(&self, bytes: &'a [u8]) -> Option<Request<'a>> {
         let (head, rest) = bytes.split_at(self.head_end.find(bytes)? + 4);
-        // A GET has no body, which spares it the search.
+        // A GET has no body, so its length is not searched for.
         let length = if head.starts_with(b"GET ") { 0 } else { after(&self.length, head).map_or(0, number) };
         Some(Request { head, body: rest.get(..length)? })
     }
@@ -384,12 +384,12 @@ fn add(key: &mut Vec<u8>, part: &[u8]) {
     key.push(b'\n');
 }
 
-/// What stands behind the needle.
+/// The bytes after the needle.
 fn after<'a>(needle: &Finder<'_>, bytes: &'a [u8]) -> Option<&'a [u8]> {
     Some(&bytes[needle.find(bytes)? + needle.needle().len()..])
 }
 
-/// Up to nine digits: more are more than any request may have.
+/// Up to nine digits: more would exceed any allowed length.
 fn number(bytes: &[u8]) -> usize {
     let digits = bytes.iter().take(9).take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))

@@ -84,7 +84,7 @@ const server = createServer((request, response) => {
   }
 });
 
-// A held poll is no slow request: nothing of Node's own ends it.
+// A held poll is not a slow request: Node's timeouts must not end it.
 Object.assign(server, { requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 0, timeout: 0 });
 server.listen({ host: "127.0.0.1", port: Number(process.env.PORT ?? 7070), backlog: 4096 }, () => {
   process.stdout.write(`listening on http://127.0.0.1:${server.address().port} \n`);

@@ -24,7 +24,7 @@ const Poll = z.object({
 const Named = z.looseObject({ id: z.string() });
 const Friendly = Named.extend({ friendlyId: z.string() });
 
-// Loose: fields that the schema does not know are relayed too.
+// Loose: fields that are not in the schema are relayed, too.
 const Offer = z.looseObject({
   dequeuedMessage: z.looseObject({
     version: z.literal("1"),
@@ -147,7 +147,7 @@ function dispatch(body, response) {
   const offer = Offer.safeParse(parse(body));
   if (!offer.success) return reply(response, 400, { error: "not a run" });
   const { dequeuedMessage: run } = offer.data;
-  // A dev run has no deployment; no waiter stands for it.
+  // A dev run has no deployment, so no waiter can match it.
   const waiter =
     run.deployment.friendlyId === undefined
       ? undefined
@@ -196,7 +196,7 @@ const server = createServer((request, response) => {
   }
 });
 
-// A held poll is no slow request: nothing of Node's own ends it.
+// A held poll is not a slow request: Node's timeouts must not end it.
 Object.assign(server, { requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 0, timeout: 0 });
 server.listen({ host: "127.0.0.1", port: Number(process.env.PORT ?? 7070), backlog: 4096 }, () => {
   process.stdout.write(`listening on http://127.0.0.1:${server.address().port} \n`);

@@ -20,10 +20,10 @@ struct Counting;
 
 static COUNTS: AtomicBool = AtomicBool::new(false);
 static CALLS: [AtomicU64; SIZES.len()] = [const { AtomicU64::new(0) }; SIZES.len()];
-/// The largest size of each class that is told apart.
+/// The largest size of each class.
 const SIZES: [usize; 6] = [32, 128, 512, 2048, 8192, usize::MAX];
 
-// SAFETY: every call is passed on as it is.
+// SAFETY: every call is passed on unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if COUNTS.load(Ordering::Relaxed) {
@@ -57,7 +57,7 @@ impl Allocations {
     }
 }
 
-/// Counts over a load that another process puts on a broker in this one.
+/// Counts while another process puts a load on a broker in this one.
 pub(crate) fn count() -> anyhow::Result<Allocations> {
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let arguments =
@@ -90,7 +90,7 @@ pub(crate) fn count() -> anyhow::Result<Allocations> {
     Ok(Allocations(SIZES.into_iter().zip(CALLS.iter().map(each)).collect()))
 }
 
-/// The load's side: says after two seconds and after four how many dispatches there were, and goes on.
+/// The load's process: prints the number of dispatches every two seconds.
 pub(crate) fn load(address: SocketAddr) -> anyhow::Result<()> {
     load::load_forever(address, Duration::from_secs(2), |dispatches| print(&format!("{dispatches}\n")))
 }

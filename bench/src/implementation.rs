@@ -17,11 +17,11 @@ pub struct Implementation {
     pub is_pilotlight: bool,
 }
 
-/// Every peer by name. Cargo builds the floor beside this program; the report installs the others.
+/// Every peer by name. Cargo builds the floor in the folder of this program; the report installs the others.
 pub const PEERS: [&str; 6] = ["floor", "bun", "bun-compiled", "node-map", "go", "node-sqlite"];
 
 impl Implementation {
-    /// The pilotlight beside this program, on one thread, at this level of proof.
+    /// The pilotlight in the folder of this program, on one thread, at this level of proof.
     pub fn pilotlight(proof: &'static str) -> anyhow::Result<Self> {
         let name = match proof {
             "written" => "pilotlight",
@@ -62,7 +62,7 @@ impl Implementation {
     }
 }
 
-/// Where the peers' sources are, and what is installed for them.
+/// The folder with the peers' sources, and with what is installed for them.
 pub fn peers_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
 }

@@ -1,5 +1,5 @@
-//! Owns the comparison of JSON parsers on a POST's body: what it costs to have it wholly checked and to know the
-//! message's own bytes.
+//! Owns the comparison of JSON parsers on a POST's body: the cost of checking all of it and of finding the message's own
+//! bytes.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

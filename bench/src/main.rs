@@ -1,4 +1,4 @@
-//! Owns the bench's command line: which measurement runs, against what.
+//! Owns the bench's command line: which measurement runs, and against which server.
 
 mod allocations;
 mod json;
@@ -18,16 +18,16 @@ use pilotlight_bench::stdout::print;
 
 use load::LoadShape;
 
-/// What pilotlight is measured with.
+/// The benchmarks of pilotlight.
 #[derive(Parser)]
 struct Cli {
     /// The server: pilotlight, or a peer by name
     #[arg(long, global = true, default_value = "pilotlight")]
     against: String,
-    /// What pilotlight's `true` needs; with `received` every run takes a new connection
+    /// The proof that pilotlight needs to answer `true`; with `received` every run takes a new connection
     #[arg(long, global = true, default_value = "written")]
     proof: String,
-    /// Makes a peer end each connection with its run
+    /// Makes a peer close each connection after its run
     #[arg(long, global = true)]
     fresh: bool,
     #[command(subcommand)]
@@ -36,9 +36,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Measure {
-    /// What reading one POST's body costs, by parser
+    /// The cost of parsing the body of a POST, by parser
     Json,
-    /// Dispatches in closed loops: how many a second, how long each, what CPU
+    /// Dispatches in closed loops: number per second, latency, CPU time
     Dispatch {
         #[command(flatten)]
         shape: LoadShape,
@@ -46,7 +46,7 @@ enum Measure {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Dispatches at a fixed rate, each one's time counted from when it was due
+    /// Dispatches at a fixed rate, each timed from when it was due
     Open {
         #[command(flatten)]
         shape: LoadShape,
@@ -57,14 +57,14 @@ enum Measure {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Twice the load that a broker can take: how many runs are started all the same, how soon the others are refused
+    /// Twice the load that a broker can take: how many runs are still delivered, and how soon the others are refused
     Overload(overload::OverloadOptions),
-    /// What a held connection costs in bytes
+    /// The memory of a held connection
     Hold {
         #[arg(long, default_value_t = 19_000)]
         count: usize,
     },
-    /// Polls that connect and abort, and what they leave in memory
+    /// Polls that are aborted, and the memory that they leave in use
     Churn {
         #[arg(long, default_value_t = 100_000)]
         polls: usize,
@@ -74,7 +74,7 @@ enum Measure {
         #[command(flatten)]
         shape: LoadShape,
     },
-    /// More held polls than one table of descriptors has room for, on several brokers
+    /// More held polls than the descriptors of one process allow, on several brokers
     Crowd {
         #[arg(long, default_value_t = 6)]
         brokers: usize,
@@ -83,28 +83,28 @@ enum Measure {
     },
     /// Allocations per dispatch, by size
     Allocations,
-    /// How long the core's lock is held at most, by what it is held for, in the holder's CPU time
+    /// The longest time that the core's lock is held, by operation, in CPU time
     Lock(lock::LockOptions),
-    /// What a history, scrapes and slow readers of events cost
+    /// The cost of a history, of scrapes and of slow readers of events
     Watch {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
         #[arg(long, default_value_t = 4.0)]
         seconds: f64,
-        /// Runs a second; without it, as fast as it goes
+        /// Runs a second; without it, a closed loop as fast as possible
         #[arg(long)]
         rate: Option<f64>,
     },
-    /// Everything, beside the peers: writes REPORT.md and its plots
+    /// Measures everything, compared with the peers: writes REPORT.md and its plots
     Report {
-        /// All rounds, in under half an hour; without it, an impression in under three minutes
+        /// All rounds, in under half an hour; without it, a rough measurement in under three minutes
         #[arg(long)]
         full: bool,
     },
-    /// Holds polls until its input ends: the other end of `crowd`
+    /// Holds polls until its input is closed: the client process of `crowd`
     #[command(hide = true)]
     Keep { address: SocketAddr, count: usize },
-    /// The load of `dispatch` on a server that stands already: the other end of `allocations`
+    /// The load of `dispatch` on a server that is running already: the client process of `allocations`
     #[command(hide = true)]
     Load { address: SocketAddr },
 }

@@ -1,4 +1,5 @@
-//! Owns what watching costs: dispatches with a history, with scrapes, with readers that do not read, beside none of them.
+//! Owns the cost of observability: dispatches with a history, with scrapes, or with subscribers that do not read, compared
+//! with none of them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +14,7 @@ use pilotlight_bench::stdout::print;
 
 use crate::load::{self, LoadShape, Measurement};
 
-/// How a broker is watched.
+/// How a broker is observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watched {
     Not,
@@ -25,11 +26,11 @@ enum Watched {
 const WAYS: [Watched; 4] = [Watched::Not, Watched::History, Watched::Scraped, Watched::SlowReaders];
 const SLOW_READERS: usize = 100;
 
-/// Alternating rounds over all ways to watch; a rate, or as fast as it goes.
+/// Runs alternating rounds of all ways, at a rate or as fast as possible.
 pub(crate) fn compare(rounds: usize, seconds: f64, rate: Option<f64>) -> anyhow::Result<()> {
     let mut all = vec![Vec::new(); WAYS.len()];
     for round in 0..rounds {
-        // Each way goes first in its turn.
+        // Each round begins with another way.
         for place in 0..WAYS.len() {
             let way = (round + place) % WAYS.len();
             let (figures, note) = measure(WAYS[way], seconds, rate)?;
@@ -85,7 +86,7 @@ fn measure(watched: Watched, seconds: f64, rate: Option<f64>) -> anyhow::Result<
     Ok((figures?, note))
 }
 
-/// A scrape a second, which is more than Prometheus asks for.
+/// Scrapes once a second, more often than Prometheus does.
 fn scrape(ops: SocketAddr, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         let _ = get(ops, "/metrics");
@@ -93,7 +94,7 @@ fn scrape(ops: SocketAddr, over: &AtomicBool) {
     }
 }
 
-/// Readers that ask for everything and take nothing; who is cut off comes back a second later, as a browser does.
+/// Subscribers to all events that read nothing. One that is disconnected reconnects within a second, as a browser does.
 fn read_slowly(ops: SocketAddr, over: &AtomicBool) {
     let mut readers: Vec<TcpStream> = Vec::new();
     while !over.load(Ordering::Relaxed) {
@@ -121,7 +122,7 @@ fn get(ops: SocketAddr, target: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// What was dropped, and how many dispatches there were.
+/// The counters of dropped records, and of dispatches.
 fn counts(ops: SocketAddr) -> std::io::Result<String> {
     let text = get(ops, "/metrics")?;
     let names = [

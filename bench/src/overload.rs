@@ -1,4 +1,4 @@
-//! Owns what a broker does with more runs than it can take: the peak, then twice as many, without and with a limit.
+//! Owns the measurement of overload: the peak rate, then twice as many runs, without and with a limit.
 
 use clap::Args;
 use pilotlight_bench::implementation::Implementation;
@@ -13,13 +13,13 @@ pub(crate) struct OverloadOptions {
     rounds: usize,
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// How many controllers wait: more than POSTs can be under way, so that none misses
+    /// How many controllers wait: more than POSTs can be in flight, so that no run misses
     #[arg(long, default_value_t = 1000)]
     controllers: usize,
-    /// How many POSTs may be under way at once; whoever posts waits for the answer, as real supervisors do
+    /// How many POSTs may be in flight at once; each supervisor waits for its response, as real ones do
     #[arg(long, default_value_t = 200)]
     supervisors: usize,
-    /// The runs that come, as a multiple of the peak
+    /// The rate of runs, as a multiple of the peak
     #[arg(long, default_value_t = 2.0)]
     load: f64,
     /// The limit of POSTs a second, as a share of the peak
@@ -27,7 +27,7 @@ pub(crate) struct OverloadOptions {
     limit: f64,
 }
 
-/// Each round finds its own peak, because that of a busy machine moves.
+/// Each round measures its own peak, because the peak of a busy machine varies.
 pub(crate) fn measure(implementation: &Implementation, options: &OverloadOptions) -> anyhow::Result<()> {
     let OverloadOptions { rounds, seconds, controllers, supervisors, .. } = *options;
     let shape = LoadShape { controllers, supervisors, ..LoadShape::standard(seconds) };
@@ -60,7 +60,7 @@ pub(crate) fn measure(implementation: &Implementation, options: &OverloadOptions
     Ok(())
 }
 
-/// Runs that were started, a second; all misses are taken off, also those before the counting began.
+/// Runs that were delivered, per second. All misses are subtracted, including those during the warm-up.
 fn hits(figures: &Measurement, seconds: f64) -> f64 {
     figures.rate - f64::from(u32::try_from(figures.misses).unwrap_or(u32::MAX)) / seconds
 }

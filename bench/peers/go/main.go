@@ -12,13 +12,13 @@ import (
 	"sync"
 )
 
-// A key says who may run what: all four parts must be equal.
+// A run and a waiter match if all four parts of their keys are equal.
 type key struct {
 	deployment, version string
 	cpu, memory         float64
 }
 
-// A waiter is one held poll. Its inbox has room for the one run that it can get, so a match never blocks.
+// A waiter is one held poll. Its inbox buffers the one run that it can get, so a match never blocks.
 type waiter struct {
 	inbox chan []byte
 	place int
@@ -62,7 +62,7 @@ func (p *pools) leave(k key, w *waiter) {
 	}
 }
 
-// The last one takes the place of the one that goes.
+// The last waiter moves to the place of the removed one.
 func (p *pools) remove(k key, w *waiter) {
 	pool := p.waiters[k]
 	last := len(pool) - 1
@@ -108,7 +108,7 @@ func (b *broker) hold(reply http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// What of a run's message says its key.
+// The fields of a run's message that are its key.
 type message struct {
 	Deployment struct {
 		FriendlyID string `json:"friendlyId"`
@@ -158,7 +158,7 @@ func (b *broker) warmStart(reply http.ResponseWriter, request *http.Request) {
 func answer(reply http.ResponseWriter, body []byte) {
 	reply.Header().Set("Content-Type", "application/json")
 	reply.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	// Whoever went away meanwhile does not read it.
+	// A write error means that the client has left.
 	_, _ = reply.Write(body)
 }
 

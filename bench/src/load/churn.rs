@@ -1,4 +1,4 @@
-//! Owns the churn: controllers that connect, poll and abort, again and again, and what that leaves in memory.
+//! Owns the churn: controllers that connect, poll and abort repeatedly, and the memory that this leaves in use.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,12 +11,12 @@ use pilotlight_bench::scrape::Scrape;
 use pilotlight_bench::server::Server;
 use pilotlight_bench::stdout::print;
 
-/// What churn left behind.
+/// The memory after a churn.
 #[derive(Debug, Clone)]
 pub(crate) struct ChurnResult {
     /// Polls so far, and the server's resident bytes then.
     pub(crate) samples: Vec<(f64, f64)>,
-    /// What the server says of its waiters at the end, if it says anything.
+    /// The server's number of waiters at the end, if it has such a metric.
     pub(crate) waiters: Option<u64>,
 }
 
@@ -32,10 +32,10 @@ impl ChurnResult {
     }
 }
 
-/// So many polls stand at once.
+/// How many polls are open at once.
 const AT_ONCE: usize = 64;
 
-/// Aborts `polls` polls; says how far it is while it runs.
+/// Aborts `polls` polls, and prints the progress.
 pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<ChurnResult> {
     let left = Rc::new(Cell::new(polls));
     let mut samples = Vec::new();
@@ -77,7 +77,7 @@ pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<ChurnResult
     })
 }
 
-/// What pilotlight's metrics say.
+/// The number of waiters by pilotlight's metrics.
 pub(super) async fn waiter_count(server: &Server) -> Option<u64> {
     Some(Scrape::fetch(server.ops?).await.ok()?.count("pilotlight_waiters"))
 }

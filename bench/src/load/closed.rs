@@ -26,7 +26,7 @@ pub(crate) fn dispatch(server: &Server, shape: &LoadShape) -> anyhow::Result<Mea
     })
 }
 
-/// Asks for the health route in a closed loop, as published gateways quote it.
+/// Requests the health route in a closed loop, for which gateways publish figures.
 pub(crate) fn health(server: &Server, shape: &LoadShape) -> anyhow::Result<Measurement> {
     let tally = LoadStats::new()?;
     let address = server.ops.unwrap_or(server.address);
@@ -51,12 +51,12 @@ async fn run_supervisors(
     for supervisor in supervisors {
         supervisor.await??;
     }
-    // The last receipts are on their way.
+    // The last receipts have not arrived yet.
     tokio::time::sleep(Duration::from_millis(200)).await;
     Ok(figures)
 }
 
-/// Asks until it is over; an answer with `success` in it is a hit.
+/// Sends requests until the load is over; a response that contains `success` is a hit.
 async fn supervisor(
     address: SocketAddr,
     number: usize,
@@ -84,7 +84,7 @@ async fn supervisor(
     Ok(())
 }
 
-/// Puts the usual load on a server for ever, and says after every `period` how many dispatches there were.
+/// Puts the standard load on a server for ever, and reports the number of dispatches after every `period`.
 pub(crate) fn load_forever(address: SocketAddr, period: Duration, say: impl Fn(u64)) -> anyhow::Result<()> {
     let tally = LoadStats::new()?;
     let shape = LoadShape::standard(0.0);

@@ -11,7 +11,7 @@ use pilotlight_bench::requests::poll_request;
 use super::shape::LoadShape;
 use super::stats::Shared;
 
-/// Polls for ever. A run that closes its connection is followed by a new one: the end is the receipt, so it comes first.
+/// Polls for ever. If a run closes its connection, the close comes before the next connection, because it is the receipt.
 async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Shared) -> anyhow::Result<()> {
     let poll = poll_request(number % pools, number);
     let mine = format!("\"friendlyId\":\"deployment_{:04}\"", number % pools);
@@ -33,7 +33,7 @@ async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Sh
     }
 }
 
-/// Lets the controllers of a load begin, and waits until they wait.
+/// Starts the controllers of a load, and waits until their polls are held.
 pub(super) async fn start_controllers(server: SocketAddr, shape: &LoadShape, tally: &Shared) {
     for number in 0..shape.controllers {
         tokio::task::spawn_local(keep_polling(server, number, shape.pools, tally.clone()));
@@ -41,7 +41,7 @@ pub(super) async fn start_controllers(server: SocketAddr, shape: &LoadShape, tal
     tokio::time::sleep(settling_time(shape.controllers)).await;
 }
 
-/// Until so many controllers wait.
+/// The time until the polls of this many controllers are held.
 pub(super) fn settling_time(controllers: usize) -> Duration {
     Duration::from_millis(300) + Duration::from_micros(150) * u32::try_from(controllers).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Owns the crowd: very many controllers that only wait, what each costs, and how dispatches go beside them.
+//! Owns the crowd: very many controllers that only wait, the cost of each, and the speed of dispatches meanwhile.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -20,7 +20,7 @@ use super::controller::settling_time;
 use super::measurement::Measurement;
 use super::shape::LoadShape;
 
-/// What held connections cost.
+/// The cost of held connections.
 #[derive(Debug, Clone)]
 pub(crate) struct HoldResult {
     pub(crate) count: usize,
@@ -33,13 +33,13 @@ pub(crate) struct HoldResult {
     pub(crate) after_close: f64,
 }
 
-/// Pools of held polls begin here, beyond those of the dispatches.
+/// The number of the first pool of held polls; lower ones are those of the dispatches.
 const FIRST_POOL: usize = 100;
 
-/// Holds `count` polls; with `settle`, the memory after their end is waited for.
+/// Holds `count` polls; with `settle`, also measures the memory after their end.
 pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Result<HoldResult> {
     block_on_local(async {
-        // One round of everything, so that what is made once is there already.
+        // A few polls first, so that one-time allocations are not counted.
         drop(open_polls(server.address, 0..10).await?);
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (idle, slab_before) = (server.resident()?, slab()?);
@@ -71,15 +71,15 @@ async fn open_polls(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result
     Ok(crowd)
 }
 
-/// What a crowd that no single table of descriptors can hold was like.
+/// The result of a crowd that is larger than one process's limit of descriptors.
 #[derive(Debug, Clone)]
 pub(crate) struct CrowdResult {
     pub(crate) held: usize,
-    /// Dispatches on each of the brokers in turn, with all the others' crowds held.
+    /// Dispatches on each of the brokers in turn, while the polls on all brokers are held.
     pub(crate) figures: Vec<Measurement>,
 }
 
-/// Holds `each` polls on each of `brokers` brokers, from as many processes, and dispatches on every one of them.
+/// Holds `each` polls on each of `brokers` brokers, from one process per broker, and dispatches on each of them in turn.
 pub(crate) fn crowd(
     implementation: &Implementation,
     brokers: usize,
@@ -110,20 +110,21 @@ pub(crate) fn crowd(
         figures.push(dispatch(server, &shape)?);
     }
     for (_, mut holder) in standing {
-        // It ends with its input.
+        // The process ends when its input is closed.
         drop(holder.stdin.take());
         holder.wait()?;
     }
     Ok(CrowdResult { held: usize::try_from(held)?, figures })
 }
 
-/// The holder's side: polls that wait until the input ends.
+/// The process that holds polls until its input is closed.
 pub(crate) fn keep(address: SocketAddr, count: usize) -> anyhow::Result<()> {
     let crowd = block_on_local(async {
         let mut crowd = Vec::with_capacity(count);
         for number in 0..count {
             crowd.extend(open_polls(address, number..number + 1).await?);
-            // Who comes at once is asked for a sign of life at once, again and again: more than loopback's queue takes.
+            // Connections that are opened at the same time get their keepalive probes at the same time; more than this
+            // overflow loopback's queue.
             if number % 8 == 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

@@ -1,6 +1,6 @@
 //! Owns the figures of one measurement, and their line on the terminal.
 
-/// What one measurement found; times in microseconds.
+/// The result of one measurement; times are in microseconds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Measurement {
     pub(crate) rate: f64,
@@ -12,11 +12,11 @@ pub(crate) struct Measurement {
     pub(crate) p99: f64,
     pub(crate) p999: f64,
     pub(crate) misses: u64,
-    /// Runs that were answered 429, which count as no dispatch.
+    /// Runs that were answered 429, which are not counted as dispatches.
     pub(crate) refused: Refused,
 }
 
-/// Refusals: how many a second, and microseconds from the POST to the answer.
+/// Refusals: the number per second, and microseconds from the POST to the response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Refused {
     pub(crate) rate: f64,
@@ -25,7 +25,7 @@ pub(crate) struct Refused {
 }
 
 impl Measurement {
-    /// A line for people.
+    /// The result as a line of text.
     pub(crate) fn line(&self, name: &str) -> String {
         let Self { rate, cpu, own_cpu, p50, p99, p999, misses, refused } = self;
         let refused = match refused.rate {
@@ -39,7 +39,7 @@ impl Measurement {
     }
 }
 
-/// The median; not a number if there is none.
+/// The median; NaN for no values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

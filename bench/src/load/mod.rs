@@ -1,4 +1,4 @@
-//! Owns the load: what it consists of, what is counted, and the ways to put it on a server.
+//! Owns the load: its shape, its counters, and the ways to put it on a server.
 
 mod churn;
 mod closed;

@@ -1,4 +1,5 @@
-//! Owns the open loop: runs are due at a fixed rate whatever the server does, and each one's time counts from then.
+//! Owns the open loop: runs are due at a fixed rate, however fast the server is, and each run's time counts from when it was
+//! due.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,10 +17,10 @@ use super::measurement::Measurement;
 use super::shape::LoadShape;
 use super::stats::{LoadStats, check_receipts, measure_for};
 
-/// What a broker says that has no time for a run.
+/// The status with which a broker refuses a run because of load.
 const TOO_MANY: u16 = 429;
 
-/// Runs that are due and that no supervisor has taken up.
+/// Runs that are due and not posted yet.
 #[derive(Default)]
 struct Due {
     since: RefCell<VecDeque<Instant>>,
@@ -59,7 +60,7 @@ pub(crate) fn open(server: &Server, shape: &LoadShape, rate: f64) -> anyhow::Res
                     if answer.closes {
                         client = Client::connect(address).await?;
                     }
-                    // What is due and not posted yet stays so: the answers to come are few.
+                    // Runs that are due and not posted yet are dropped at the end of the load.
                     if tally.borrow().over {
                         break;
                     }
@@ -76,7 +77,7 @@ pub(crate) fn open(server: &Server, shape: &LoadShape, rate: f64) -> anyhow::Res
     })
 }
 
-/// Makes runs due. It spins, because a timer would be late by more than a dispatch takes.
+/// Makes runs due at the interval. It spins, because a timer would be late by more than a dispatch takes.
 async fn pace(due: Rc<Due>, interval: Duration) {
     let mut next = Instant::now();
     loop {

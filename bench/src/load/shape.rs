@@ -1,8 +1,8 @@
-//! Owns what a load consists of.
+//! Owns the shape of a load: the numbers of its participants, and its length.
 
 use clap::Args;
 
-/// What the load is made of.
+/// The shape of a load.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LoadShape {
     #[arg(long, default_value_t = 500)]
@@ -11,13 +11,13 @@ pub(crate) struct LoadShape {
     pub(crate) supervisors: usize,
     #[arg(long, default_value_t = 10)]
     pub(crate) pools: usize,
-    /// Seconds that are counted, after one and a half that are not
+    /// Seconds that are measured, after a warm-up of 1.5 s
     #[arg(long, default_value_t = 5.0)]
     pub(crate) seconds: f64,
 }
 
 impl LoadShape {
-    /// The load of the published comparisons, for so many seconds.
+    /// The load of the published comparisons, for this many seconds.
     pub(crate) fn standard(seconds: f64) -> Self {
         Self { controllers: 500, supervisors: 50, pools: 10, seconds }
     }

@@ -1,4 +1,5 @@
-//! Owns the tally of a load: what supervisors were answered and controllers received, and the figures made of it.
+//! Owns the statistics of a load: the responses to supervisors, the receipts of controllers, and the figures computed from
+//! them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use pilotlight_bench::server::{Server, own_cpu};
 
 use super::measurement::{Measurement, Refused};
 
-/// What supervisors were told and controllers received.
+/// The responses to supervisors, and the receipts of controllers.
 pub(super) struct LoadStats {
     took: Histogram<u64>,
     refused: Histogram<u64>,
@@ -52,17 +53,17 @@ fn tenths(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos() / 100).unwrap_or(u64::MAX)
 }
 
-/// In microseconds, what so many percent of all stay below.
+/// A percentile of the times, in microseconds.
 fn percentile(times: &Histogram<u64>, percent: f64) -> f64 {
     f64::from(u32::try_from(times.value_at_percentile(percent)).unwrap_or(u32::MAX)) / 10.0
 }
 
 pub(super) type Shared = Rc<RefCell<LoadStats>>;
 
-/// Before anything is counted.
+/// The time before counting starts.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
-/// Counts for a while what a load that runs already does to a server.
+/// Measures a server for a while, under a load that is running already.
 pub(super) async fn measure_for(
     server: &Server,
     tally: &Shared,
@@ -96,7 +97,7 @@ pub(super) async fn measure_for(
     })
 }
 
-/// Every run that was answered `true` arrived once, in the right pool.
+/// Checks that every run that was answered `true` arrived once, in the right pool.
 pub(super) fn check_receipts(tally: &Shared) -> anyhow::Result<()> {
     let LoadStats { hits, receipts, wrong, .. } = *tally.borrow();
     ensure!(wrong == 0, "{wrong} runs went to the wrong pool");

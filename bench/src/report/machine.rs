@@ -1,4 +1,4 @@
-//! Owns what is said of the machine and the versions.
+//! Owns the description of the machine and the versions.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use pilotlight_bench::implementation::peers_folder;
 
 use super::peers::version;
 
-/// Lines of a list.
+/// The description as the lines of a list.
 pub(super) fn describe(ready: &[&'static str]) -> anyhow::Result<String> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");

@@ -16,7 +16,7 @@ use pilotlight_bench::stdout::print;
 
 use scope::ReportScope;
 
-/// Measures everything and writes it down.
+/// Measures everything and writes the report.
 pub(crate) fn write(full: bool) -> anyhow::Result<()> {
     let plan = if full { ReportScope::full() } else { ReportScope::quick() };
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! Owns the plots: SVG that reads on white and on black.
+//! Owns the plots: SVG that is readable on white and on black.
 
 use std::fmt::Write;
 
@@ -76,7 +76,7 @@ fn bars(title: &str, rows: &[(&str, f64)], digits: usize) -> String {
     svg
 }
 
-/// A line per subject: a linear scale below, a logarithmic one at the side.
+/// A line per subject, on a linear x axis and a logarithmic y axis.
 fn lines(title: &str, below: &str, series: &[(&str, Vec<(f64, f64)>)]) -> String {
     let points = || series.iter().flat_map(|(_, points)| points.iter());
     let right = points().map(|point| point.0).fold(1.0, f64::max);

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use crate::load::{ChurnResult, CrowdResult, HoldResult, Measurement, median};
 
-/// One subject's rounds, in the order in which all subjects had them.
+/// The rounds of one subject, in the same order as those of all subjects.
 #[derive(Debug, Clone)]
 pub(super) struct Series {
     pub(super) name: &'static str,
     pub(super) rounds: Vec<Measurement>,
 }
 
-/// All that was measured.
+/// All results.
 pub(super) struct Results {
     pub(super) closed: Vec<Series>,
     pub(super) fresh: Vec<Series>,
     pub(super) open: Vec<Series>,
     pub(super) health: Vec<Series>,
-    /// 500 waiters in 10 pools, and many in many.
+    /// 500 waiters in 10 pools, and many waiters in many pools.
     pub(super) growth: Vec<Series>,
     /// Unpinned, with one thread and with two.
     pub(super) threads: Vec<Series>,
@@ -30,7 +30,7 @@ pub(super) struct Results {
     pub(super) calls: Option<String>,
 }
 
-/// The median over a series' rounds; not a number if there is no such series.
+/// The median over a series' rounds; NaN if there is no such series.
 pub(super) fn median_of(series: Option<&Series>, of: impl Fn(&Measurement) -> f64) -> f64 {
     median(series.map(|series| series.rounds.iter().map(of).collect()).unwrap_or_default())
 }

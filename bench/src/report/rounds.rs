@@ -1,4 +1,4 @@
-//! Owns the rounds: every implementation in turn, again and again, so that a noisy minute falls on all of them alike.
+//! Owns the rounds: all implementations alternate, so that a noisy minute affects all of them alike.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ fn series(
     alternate(plan, what, &names, |place| measure(&Server::start(&implementations[place])?))
 }
 
-/// Gives each its turn in each round.
+/// Measures each implementation in each round.
 fn alternate(
     plan: &ReportScope,
     what: &str,
@@ -92,7 +92,7 @@ fn alternate(
 }
 
 fn growth(plan: &ReportScope) -> anyhow::Result<Vec<Series>> {
-    // Few enough that the broker does not end connections to make room.
+    // Few enough that the broker does not close connections because of its limit.
     let many = LoadShape { controllers: 17_000, pools: 5_000, ..LoadShape::standard(plan.seconds) };
     let shapes = [LoadShape::standard(plan.seconds), many];
     alternate(plan, "growth", &["500 waiters in 10 pools", "17,000 waiters in 5,000 pools"], |place| {
@@ -115,7 +115,7 @@ fn held(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Vec<(&'sta
     for implementation in implementations(peers, &["written"], false)? {
         let mut points = Vec::new();
         for &count in &plan.held_counts {
-            // What remains after the end is waited for once, of the broker itself.
+            // The memory after the end takes a while to settle, so it is measured once, and for pilotlight only.
             let settle = implementation.is_pilotlight && plan.held_counts.last() == Some(&count);
             let held = load::hold(&Server::start(&implementation)?, count, settle)?;
             print(&format!("  {} held: {} at {:.0} B each\n", count, implementation.name, held.user));
@@ -131,7 +131,7 @@ fn churned(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Vec<(&'
     let peers: Vec<&'static str> = peers.iter().copied().filter(|&name| name == "bun").collect();
     let mut all = Vec::new();
     for implementation in implementations(&peers, &["written"], false)? {
-        // The peer shows its shape sooner than a million polls.
+        // A tenth of the polls is enough to show the slope of a peer.
         let polls = if implementation.is_pilotlight { plan.churn } else { plan.churn / 10 };
         all.push((implementation.name, load::churn(&Server::start(&implementation)?, polls)?));
     }
@@ -144,7 +144,7 @@ fn beyond(plan: &ReportScope) -> anyhow::Result<Option<CrowdResult>> {
     load::crowd(&Implementation::pilotlight("written")?, brokers, each, plan.seconds).map(Some)
 }
 
-/// From the start to the greeting, the median of some.
+/// The median time from the start to the greeting, over several starts.
 fn start_up(implementation: &Implementation) -> anyhow::Result<Duration> {
     let mut times =
         (0..9).map(|_| Ok(Server::start(implementation)?.ready_after)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -152,7 +152,7 @@ fn start_up(implementation: &Implementation) -> anyhow::Result<Duration> {
     Ok(times[times.len() / 2])
 }
 
-/// System calls per dispatch, if strace is here to count them.
+/// System calls per dispatch, if strace is installed to count them.
 fn calls() -> Option<String> {
     let server = Server::start(&Implementation::pilotlight("written").ok()?).ok()?;
     let pid = server.pid().to_string();

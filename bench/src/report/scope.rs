@@ -8,7 +8,7 @@ pub(super) struct ReportScope {
     pub(super) seconds: f64,
     pub(super) held_counts: Vec<usize>,
     pub(super) churn: usize,
-    /// Brokers of the crowd beyond one table of descriptors, and the polls on each.
+    /// The number of brokers of the crowd that is larger than one process's limit of descriptors, and the polls on each.
     pub(super) beyond: Option<(usize, usize)>,
 }
 

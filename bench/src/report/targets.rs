@@ -1,11 +1,11 @@
-//! Owns the targets: every row, with what was reached beside it.
+//! Owns the table of targets and the values that were reached.
 
 use std::fmt::Write;
 
 use super::results::{Results, Series, median_of, median_ratio};
 use crate::load::median;
 
-/// What is asked for, the extreme, and what was reached.
+/// One row: the target, the extreme target, and the value that was reached.
 struct Target {
     what: &'static str,
     wanted: &'static str,
@@ -13,7 +13,7 @@ struct Target {
     reached: String,
 }
 
-/// The table of them all.
+/// The table of all targets.
 pub(super) fn table(results: &Results) -> String {
     let mut text = String::from("## Targets\n\n| what | target | extreme | reached |\n|---|---|---|---|\n");
     for Target { what, wanted, extreme, reached } in speed(results).into_iter().chain(size(results)) {

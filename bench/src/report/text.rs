@@ -1,4 +1,4 @@
-//! Owns the report's text: tables of medians and spread, and the targets with what was reached.
+//! Owns the report's text: tables of medians and spreads, and the table of targets.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::scope::ReportScope;
 use super::targets;
 use crate::load::Measurement;
 
-/// The whole file.
+/// The whole report.
 pub(super) fn report(
     plan: &ReportScope,
     results: &Results,

@@ -25,7 +25,7 @@ enum Test {
     Soak(soak::SoakOptions),
     /// Sends requests of every kind, many of them malformed; afterwards the broker has to work and to have released what it used
     Storm(storm::StormOptions),
-    /// Controllers in a process of their own: the other end of `chaos` and `soak`
+    /// Controllers in a process of their own, started by `chaos` and `soak`
     #[command(hide = true)]
     Fleet(fleet::FleetOptions),
 }

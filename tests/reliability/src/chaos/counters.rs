@@ -101,6 +101,6 @@ mod tests {
         assert_eq!(wrong(&scrape(2, 1, 2, 2, 2), &account), 1, "a waiter was lost");
         assert_eq!(wrong(&scrape(2, 1, 2, 2, 4), &account), 1, "a waiter was leaked");
         account.record_post(&post(Outcome::Abandoned));
-        assert_eq!(wrong(&scrape(2, 2, 2, 2, 3), &account), 0, "nobody knows how that one ended");
+        assert_eq!(wrong(&scrape(2, 2, 2, 2, 3), &account), 0, "the outcome of that POST is unknown");
     }
 }

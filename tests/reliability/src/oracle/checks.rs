@@ -34,7 +34,7 @@ impl Oracle {
         let Some(dialect) = posts.first().map(|post| post.dialect) else { return };
         if posts.iter().all(|post| post.mode == SendMode::CutInBody) {
             if !receipts.is_empty() {
-                self.fail("I3", &format!("run {number} was received, and its POST never came whole"));
+                self.fail("I3", &format!("run {number} was received, but its POST was never complete"));
             }
             return;
         }

@@ -1,4 +1,4 @@
-//! Owns the oracle's own trial: each invariant broken once, and what looks like a breach and is none.
+//! Owns the tests of the oracle: each invariant is broken once, and sequences that only look like a violation are accepted.
 
 use super::records::{Affected, Disturbance, Oracle, Rules, Totals};
 use crate::fleet::{Event, IDS_PER_FLEET, Report};
@@ -49,7 +49,7 @@ fn during(whose: Affected) -> Disturbance {
     Disturbance { affected: whose, from: START + 1, to: START + SECOND / 4 }
 }
 
-/// Judges, and says which invariants failed.
+/// Judges the records, and returns the invariants that failed.
 fn check(posts: &[Post], heard: &[Report], troubles: &[Disturbance], failed: &[&str]) -> Totals {
     let mut oracle = Oracle::new(Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND });
     for trouble in troubles {

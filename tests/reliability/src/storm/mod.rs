@@ -45,7 +45,7 @@ pub(crate) struct StormOptions {
     arguments: Vec<String>,
 }
 
-/// One part in this many is sent before memory is measured. It fills what is bounded, such as the history.
+/// This fraction of the requests is sent before memory is measured, to fill bounded buffers such as the history.
 const WARM_UP_SHARE: u64 = 10;
 const MIN_WARM_UP: u64 = 200_000;
 /// How long the broker may take to return memory, and how often that is waited for.
