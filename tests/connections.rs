@@ -169,7 +169,7 @@ async fn a_busy_connection_does_not_block_the_others_of_its_thread() {
             longest = longest.max(begun.elapsed());
         }
         let before = floods[0].answered();
-        broker.wait_until("the flood goes on", async || floods[0].answered() > before).await;
+        broker.wait_until("the flood continues", async || floods[0].answered() > before).await;
         // Much longer than this takes on an idle machine, and much shorter than a blocked thread would take.
         assert!(longest < Duration::from_secs(2), "{what}: {longest:?}");
         broker.signal(Signal::TERM);

@@ -49,7 +49,7 @@ async fn refused_polls_are_a_line_a_second_in_the_log_and_aborted_ones_none() {
     let (broker, log) = logging("info", &[]);
     let pool = Pool::small("d1");
     // A thread of its own writes the log.
-    broker.wait_until("the beginning is told", async || lines(&log).len() == 2).await;
+    broker.wait_until("the start of the failures is logged", async || lines(&log).len() == 2).await;
     let before = 2;
     for _ in 0..100 {
         drop(broker.held_poll(&pool, "one").await);
@@ -120,7 +120,7 @@ async fn an_inferred_proxy_is_a_line_until_a_receipt() {
     let (answer, _) = tokio::join!(dispatch(), controller.answer());
     assert_eq!(answer["proof"], "received", "{answer}");
     reset().await;
-    broker.wait_until("it is told anew", async || lines(&log).len() == 2).await;
+    broker.wait_until("the proxy is logged again", async || lines(&log).len() == 2).await;
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_history_that_cannot_be_written_holds_up_no_dispatch() {
     assert_eq!(broker.operate("GET", "/runs/run_499").await.0, 404, "it is not written");
     lock.execute_batch("COMMIT").unwrap();
     let written = async || broker.operate("GET", "/runs/run_499").await.0 == 200;
-    broker.wait_until("what waited is written", written).await;
+    broker.wait_until("the queued rows are written", written).await;
 }
 
 #[tokio::test]

@@ -140,7 +140,7 @@ fn check_and_serve_agree_on_every_path_and_check_creates_nothing() {
             (None, Ok(())) => {
                 assert_eq!(expected, "", "{path:?} is accepted");
                 let created = folder.join(&path);
-                assert!(created.metadata().unwrap().len() > 0, "{path:?} is not the file");
+                assert!(created.metadata().unwrap().len() > 0, "{path:?} does not name the history's file");
                 let count = rusqlite::Connection::open_with_flags(
                     created.canonicalize().unwrap(),
                     rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,

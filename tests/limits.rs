@@ -37,11 +37,11 @@ async fn a_flood_of_silent_connections_displaces_only_itself() {
         let begun = Instant::now();
         let answer = broker.post(&pool.body("r")).await;
         assert_eq!(answer.1["didWarmStart"], true);
-        assert!(begun.elapsed() < Duration::from_secs(1), "not at the flood's pace");
+        assert!(begun.elapsed() < Duration::from_secs(1), "more slowly than the flood");
     }
     assert!(broker.metric(&rejected("silent")).await >= 300);
     assert_eq!(broker.metric(&rejected("connections")).await, 0);
-    assert_eq!(broker.waiters("").await, 40, "nobody who is held has left");
+    assert_eq!(broker.waiters("").await, 40, "no held poll has ended");
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn an_address_has_no_more_than_its_share() {
     }
     assert!(from(2).await.is_closed_silently().await);
     assert_eq!(broker.metric(&rejected("source")).await, 1);
-    assert_eq!(from(3).await.ask(connect).await.status, 200, "another address has its own");
+    assert_eq!(from(3).await.ask(connect).await.status, 200, "another address has a limit of its own");
     inside.pop();
     let freed = async || {
         let mut client = from(2).await;
@@ -175,7 +175,7 @@ async fn short_of_memory_nobody_new_is_held_and_nobody_held_is_dropped() {
         let answer = broker.client().await.ask(post("/warm-start", &pool.body("r"))).await;
         answer.status == 429 && answer.problem() == "overloaded"
     };
-    broker.wait_until("the keeper has looked", overloaded).await;
+    broker.wait_until("housekeeping has measured memory", overloaded).await;
     let mut surplus = broker.client().await;
     surplus.send(pool.poll("one")).await;
     assert!(surplus.is_closed_silently().await);
@@ -217,7 +217,7 @@ async fn begun_and_taken(broker: &Broker, begin: &[u8]) -> Vec<Client> {
             }
         }
     }
-    panic!("a hundred are taken");
+    panic!("a hundred POSTs are accepted");
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn operators_have_a_room_of_their_own_in_which_quiet_ones_make_room() {
     drop(silent);
     let open = "pilotlight_connections{listener=\"ops\",tls=\"false\"}";
     broker.wait_for_metric(open, 1).await;
-    // Connections that are idle after a request make room as well.
+    // Connections that are idle after a request are closed for new ones, too.
     let livez = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut resting = Vec::new();
     for _ in 0..30 {
@@ -277,7 +277,7 @@ async fn operators_have_a_room_of_their_own_in_which_quiet_ones_make_room() {
         resting.push(client);
     }
     drop(resting);
-    // Readers of events are never idle, and leave two of ten places to others.
+    // Readers of events are never idle. They may take eight of ten places.
     let follow = async || {
         let mut reader = Client::connect(broker.ops).await;
         reader.send("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
@@ -298,7 +298,7 @@ async fn operators_have_a_room_of_their_own_in_which_quiet_ones_make_room() {
         assert_eq!(broker.operate("GET", "/livez").await.0, 200);
     }
     let pool = Pool::small("d1");
-    assert_eq!(broker.post(&pool.body("r")).await.0, 200, "the public listener has its own");
+    assert_eq!(broker.post(&pool.body("r")).await.0, 200, "the public listener has a limit of its own");
     readers.clear();
-    broker.wait_until("a reader finds room again", async || &follow().await.1 == b"HTTP/1.1 200").await;
+    broker.wait_until("a reader is accepted again", async || &follow().await.1 == b"HTTP/1.1 200").await;
 }

@@ -117,6 +117,6 @@ async fn bodies_are_refused_before_they_fill_the_cgroup() {
     assert!(broker.child.try_wait().unwrap().is_none(), "the kernel killed it");
     let mut last = broker.client().await;
     last.send(post("/warm-start", &Pool::small("d1").body("r"))).await;
-    assert_eq!(last.answer().await.status, 200, "a run of the usual size is taken");
+    assert_eq!(last.answer().await.status, 200, "a run of the usual size is accepted");
     drop(posts);
 }

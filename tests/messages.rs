@@ -56,7 +56,7 @@ async fn a_newer_platforms_words_are_told_once_by_field_and_counted() {
     assert_eq!(fields, ["run.machine.name", "snapshot.executionStatus", "other"], "{told:?}");
     let text = fs::read_to_string(log.path()).unwrap();
     assert!(!text.contains("huge") && !text.contains("DREAMING"), "a payload is in the log: {text}");
-    assert!(one.is_held().await, "a refused message claims nobody");
+    assert!(one.is_held().await, "a refused message claims no waiter");
 }
 
 #[tokio::test]

@@ -311,7 +311,7 @@ async fn a_name_that_comes_again_with_another_payload_is_refused_and_nothing_del
     let mut one = wait(&broker, &get(POOL, "pilotlight-controller: one\r\n")).await;
     let mut two = wait(&broker, &get(POOL, "pilotlight-controller: two\r\n")).await;
     let first = ask(&broker, named("", "job-1", b"a run")).await;
-    assert_eq!(first.json()["delivered"], true, "a miss is not remembered, nor what it carried");
+    assert_eq!(first.json()["delivered"], true, "neither a miss nor its payload is remembered");
     for other in [&b"another"[..], b"a ruN", b"", b"a run\0", &vec![b'a'; 100_000]] {
         let refused = ask(&broker, named("", "job-1", other)).await;
         assert_eq!((refused.status, refused.problem().as_str()), (422, "name-of-another-run"));
@@ -319,7 +319,7 @@ async fn a_name_that_comes_again_with_another_payload_is_refused_and_nothing_del
     assert_eq!(broker.waiters("").await, 1, "nothing is delivered");
     for query in ["", "?wait=100ms", "?redeliver=true", "?proof=written"] {
         let again = ask(&broker, named(query, "job-1", b"a run")).await;
-        assert_eq!(again.json(), first.json(), "{query}: only what is carried counts");
+        assert_eq!(again.json(), first.json(), "{query}: only the payload is compared");
     }
     let typed = post(POOL, "pilotlight-run: job-1\r\ncontent-type: text/plain\r\n", b"a run");
     assert_eq!(ask(&broker, typed).await.json(), first.json());
@@ -327,7 +327,7 @@ async fn a_name_that_comes_again_with_another_payload_is_refused_and_nothing_del
     assert_eq!(counted("outcome=\"refused\",reason=\"none\"").await, 5);
     assert_eq!(counted("outcome=\"hit\",reason=\"none\"").await, 6);
     let rows = broker.operate("GET", "/runs/job-1").await.1;
-    assert!(!rows.contains("refused"), "the history has what became of the run: {rows}");
+    assert!(!rows.contains("refused"), "the history has the outcome of the run: {rows}");
     assert_eq!(ask(&broker, named("", "job-2", b"another")).await.json()["delivered"], true);
     let bodies = [one.answer().await.body, two.answer().await.body];
     assert!(bodies.contains(&b"a run".to_vec()) && bodies.contains(&b"another".to_vec()), "{bodies:?}");

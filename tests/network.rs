@@ -146,7 +146,7 @@ fn a_run_that_was_offered_again_never_arrives_late() {
         paused.revive();
         // Unacknowledged bytes would be retransmitted within this time: after 0.2, 0.4, 0.8 and 1.6 s.
         let came = tokio::time::timeout(Duration::from_secs(5), late.rest()).await;
-        assert!(came.is_err() || came.is_ok_and(<[u8]>::is_empty), "the run came a second time");
+        assert!(came.is_err() || came.is_ok_and(<[u8]>::is_empty), "the run arrived a second time");
     });
 }
 
@@ -241,7 +241,7 @@ fn a_machines_name_counts_for_other_addresses_until_one_of_them_answers() {
         let _failing = again.held_poll_as(&victim, &broker, &pool, "stranger").await;
         again.die();
         let (answer, _) = post_to(&broker, &pool, "run_2", &mut named).await;
-        assert_eq!(outcome(&answer), (true, "received", 2), "a refuted name makes no suspects");
+        assert_eq!(outcome(&answer), (true, "received", 2), "a refuted name makes no host suspect");
         assert!(suspects(&broker).await.is_empty());
     });
 }

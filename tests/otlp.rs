@@ -210,7 +210,7 @@ async fn a_refused_port_is_logged_and_so_is_the_collectors_return() {
     broker.wait_for_metric(FAILURES, 1).await;
     fails.store(false, Ordering::Relaxed);
     broker.post(&Pool::small("d1").body("run_2")).await;
-    broker.wait_until("the return is logged", async || lines(&log).len() == 2).await;
+    broker.wait_until("the recovery is logged", async || lines(&log).len() == 2).await;
     assert_eq!(lines(&log)[1]["level"], "INFO");
     assert_eq!(broker.metric(FAILURES).await, 1);
 }

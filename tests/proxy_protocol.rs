@@ -147,7 +147,7 @@ async fn access_and_limits_apply_to_the_named_client() {
     drop(held);
     broker.wait_for_waiters(1).await;
     broker
-        .wait_until("it may come again", async || {
+        .wait_until("the address may connect again", async || {
             let connection = come("192.0.2.9").await;
             let came = broker.waiters("").await == 2;
             drop(connection);

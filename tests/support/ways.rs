@@ -89,7 +89,7 @@ pub async fn check_at(broker: &Broker, rows: Vec<Row>, cut_off: bool) -> u64 {
     let checked = checks.join_all().await;
     let wrong: Vec<&str> = checked.iter().flat_map(|(_, wrong)| wrong).map(String::as_str).collect();
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    assert!(guard.is_held().await, "a row has ended the controller that waits");
+    assert!(guard.is_held().await, "a row has ended the waiting controller");
     broker.wait_for_waiters(1).await;
     assert_eq!(broker.post(&guarded().body("run_after")).await.1["didWarmStart"], true);
     assert_eq!(guard.answer().await.json()["run"]["friendlyId"], "run_after");

@@ -96,7 +96,7 @@ pub(crate) fn crowd(
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
-        let stdout = holder.stdout.take().context("no word from the holder")?;
+        let stdout = holder.stdout.take().context("no output from the holder")?;
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)?;
         standing.push((server, holder));
     }

@@ -79,7 +79,7 @@ pub(super) async fn measure_for(
     let (took, cpu, own) =
         (begun.elapsed().as_secs_f64(), server.cpu()?.saturating_sub(cpu), own_cpu()?.saturating_sub(own));
     let dispatches = f64::from(u32::try_from(tally.took.len())?);
-    ensure!(dispatches > 0.0, "nothing was answered");
+    ensure!(dispatches > 0.0, "no request was answered");
     let LoadStats { took: times, refused, .. } = &*tally;
     Ok(Measurement {
         rate: dispatches / took,

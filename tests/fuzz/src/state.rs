@@ -118,8 +118,8 @@ impl BrokerSet {
         *request.uri_mut() = sent.uri.clone();
         let mut map = HeaderMap::new();
         for field in sent.fields {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).expect("a name is a name to hyper");
-            map.append(name, HeaderValue::from_bytes(field.value).expect("a value is a value to hyper"));
+            let name = HeaderName::from_bytes(field.name.as_bytes()).expect("a valid name");
+            map.append(name, HeaderValue::from_bytes(field.value).expect("a valid value"));
         }
         let state = &self.states[usize::from(sent.broker) % self.states.len()];
         let from_list =

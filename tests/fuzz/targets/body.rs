@@ -15,7 +15,7 @@ fuzz_target!(|input: &[u8]| {
     let (strict, shape) =
         (Message::in_body(input, MessageCheck::Strict), Message::in_body(input, MessageCheck::Shape));
     if let Ok((_, strict)) = &strict {
-        let (_, shape) = shape.as_ref().expect("refused by the shape alone");
+        let (_, shape) = shape.as_ref().expect("refused by the check of the shape");
         assert_eq!((shape.run(), shape.key()), (strict.run(), strict.key()));
     }
     for (read, check) in [(strict, MessageCheck::Strict), (shape, MessageCheck::Shape)] {
@@ -36,7 +36,7 @@ fn check_read(input: &[u8], relayed: &str, message: &Message<'_>, check: Message
     let begin = relayed.as_ptr() as usize - text.as_ptr() as usize;
     assert_eq!(begin..begin + relayed.len(), found.at, "the relayed bytes are not those of the message");
     check_message(found, message);
-    let alone = Message::parse(relayed.as_bytes(), check).expect("the message is one by itself, too");
+    let alone = Message::parse(relayed.as_bytes(), check).expect("the message alone is valid, too");
     assert_eq!((alone.run(), alone.key()), (message.run(), message.key()));
     check_general(text, relayed, message, check);
 }
@@ -76,7 +76,8 @@ fn check_message(node: &Node, message: &Message<'_>) {
 fn check_general(text: &str, relayed: &str, message: &Message<'_>, check: MessageCheck) {
     let (before, after) = text.split_once('{').expect("an object");
     let longer = format!("{before}{{\"another member\":[0],{after}");
-    let (other, general) = Message::in_body(longer.as_bytes(), check).expect("the general way reads it, too");
+    let (other, general) =
+        Message::in_body(longer.as_bytes(), check).expect("the general parser accepts it, too");
     assert_eq!(other, relayed);
     assert_eq!((general.run(), general.key()), (message.run(), message.key()));
 }

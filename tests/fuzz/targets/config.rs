@@ -53,7 +53,10 @@ fuzz_target!(|input: &[u8]| {
                 "an error about a flag, but no flag was given: {message}"
             );
             let is_of_file = matches!(error, ConfigError::File { .. } | ConfigError::Unreadable { .. });
-            assert!(!is_of_file || message.contains("settings.toml"), "whose error is it? {message}");
+            assert!(
+                !is_of_file || message.contains("settings.toml"),
+                "the error does not name the file: {message}"
+            );
             message
         }
     };

@@ -119,7 +119,7 @@ fn watch(is_open: Arc<AtomicBool>, is_tls: bool) -> impl FnMut(Turn<'_>) + Send 
         } else {
             answer::count(turn.wrote)
         };
-        assert!(answers <= MOST_ANSWERS, "{answers} answers in one turn");
+        assert!(answers <= MOST_ANSWERS, "{answers} responses in one turn");
         let most = if is_tls { MOST_BYTES_OF_RECORDS } else { MOST_BYTES };
         assert!(turn.took <= most, "{} bytes taken in one turn", turn.took);
     }

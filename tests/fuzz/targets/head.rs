@@ -48,8 +48,8 @@ fn check_plain(input: &[u8], head: &OwnedHead, body: Range<usize>) {
     let uri = Uri::try_from(naive.target).expect("plain, but no URI to hyper");
     assert_eq!((uri.path(), uri.query()), (head.path.as_str(), head.query.as_deref()), "{}", naive.target);
     for (name, value) in &naive.fields {
-        HeaderName::from_bytes(name.as_bytes()).expect("plain, but no name to hyper");
-        HeaderValue::from_bytes(value).expect("plain, but no value to hyper");
+        HeaderName::from_bytes(name.as_bytes()).expect("plain, but hyper refuses a name");
+        HeaderValue::from_bytes(value).expect("plain, but hyper refuses a value");
     }
     assert!(naive.only("host").is_some());
     match naive.method {

@@ -47,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
                 request.bytes.len()
             );
             let Some((answer, closes)) = answer::take(&mut read, request.kind.is_head()) else {
-                panic!("{of}: its answer is lost; {alone:?} if it is alone");
+                panic!("{of}: its response is lost; alone it is {alone:?}");
             };
             assert_eq!(answer, alone, "{of}");
             assert!(
@@ -58,7 +58,7 @@ fuzz_target!(|input: &[u8]| {
                 break;
             }
         }
-        assert!(read.is_empty(), "an answer to nothing: {}", String::from_utf8_lossy(read));
+        assert!(read.is_empty(), "a response without a request: {}", String::from_utf8_lossy(read));
         assert_eq!(broker.state.exchange.counts().0, 0, "a waiter without a connection");
     });
 });

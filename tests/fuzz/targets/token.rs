@@ -42,7 +42,11 @@ fuzz_target!(|input: &[u8]| {
         assert!(!is_foreign, "accepted with a foreign signature: {token}");
         let claims = valid_claims(&token).unwrap_or_else(|| panic!("accepted, but not valid: {token}"));
         assert_eq!(claims.only("deployment").and_then(Node::text), Some(&**deployment));
-        assert_eq!(plain.as_deref(), Ok(&**deployment), "verified or not, a token names the same");
+        assert_eq!(
+            plain.as_deref(),
+            Ok(&**deployment),
+            "the claim is the same with and without verification"
+        );
         let shown = format!("Bearer {token}");
         let poll =
             |deployment: &str, version| ACCESS.authorize_poll(Some(shown.as_bytes()), deployment, version);

@@ -95,7 +95,7 @@ mod tests {
         account.record_post(&post(Outcome::Miss("no_pool".into())));
         let wrong = |scrape: &Scrape, account: &ExpectedCounters| account.check(scrape, 3).len();
         assert_eq!(wrong(&scrape(2, 1, 2, 2, 3), &account), 0);
-        assert_eq!(wrong(&scrape(1, 1, 2, 2, 3), &account), 2, "a hit is missing, and a post with it");
+        assert_eq!(wrong(&scrape(1, 1, 2, 2, 3), &account), 2, "a hit is missing, and so is its POST");
         assert_eq!(wrong(&scrape(2, 2, 2, 2, 3), &account), 2, "a miss too many");
         assert_eq!(wrong(&scrape(2, 1, 2, 1, 3), &account), 1, "a match without an offer's verdict");
         assert_eq!(wrong(&scrape(2, 1, 2, 2, 2), &account), 1, "a waiter was lost");

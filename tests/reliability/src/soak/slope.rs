@@ -123,7 +123,7 @@ mod tests {
         for alike in [0.0, 0.8, 0.95] {
             let slopes = (0..500).filter_map(|seed| fit(&series(seed, alike, 0.0)));
             let held = slopes.filter(|slope| slope.per_hour.abs() < slope.bound).count();
-            assert!(held > 460, "{held} of 500 where samples are alike by {alike}");
+            assert!(held > 460, "{held} of 500 intervals with a correlation of {alike}");
         }
     }
 }
