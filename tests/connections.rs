@@ -256,15 +256,15 @@ async fn a_connection_that_is_used_or_held_is_not_idle() {
 
 #[tokio::test]
 async fn clients_are_told_a_timeout_five_seconds_shorter() {
-    for (idle, told) in [("75s", "timeout=70"), ("600s", "timeout=595"), ("6s", "timeout=1")] {
+    for (idle, announced) in [("75s", "timeout=70"), ("600s", "timeout=595"), ("6s", "timeout=1")] {
         let broker = Broker::start(&["--idle-timeout", idle]);
         let pool = Pool::small("d1");
         let mut client = broker.client().await;
-        assert_eq!(client.ask(CONNECT).await.header("keep-alive"), Some(told));
-        assert_eq!(client.ask(post(&pool.path(), "x")).await.header("keep-alive"), Some(told));
+        assert_eq!(client.ask(CONNECT).await.header("keep-alive"), Some(announced));
+        assert_eq!(client.ask(post(&pool.path(), "x")).await.header("keep-alive"), Some(announced));
         let nothing =
             client.ask(format!("GET {}?timeout=50ms HTTP/1.1\r\nhost: b\r\n\r\n", pool.path())).await;
-        assert_eq!((nothing.status, nothing.header("keep-alive")), (204, Some(told)));
+        assert_eq!((nothing.status, nothing.header("keep-alive")), (204, Some(announced)));
         let last = client.ask(CONNECT.replace("broker\r\n", "broker\r\nconnection: close\r\n")).await;
         assert_eq!((last.header("keep-alive"), last.header("connection")), (None, Some("close")));
     }

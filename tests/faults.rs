@@ -63,9 +63,12 @@ async fn refused_polls_are_a_line_a_second_in_the_log_and_aborted_ones_none() {
     }
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 2;
     broker.wait_until("a line is written", async || lines(&log).len() > before).await;
-    let told = lines(&log);
-    assert!(told.len() <= before + seconds, "{told:?}");
-    assert!(told[before]["fields"]["why"].as_str().unwrap().contains("x-trigger-machine-cpu"), "{told:?}");
+    let entries = lines(&log);
+    assert!(entries.len() <= before + seconds, "{entries:?}");
+    assert!(
+        entries[before]["fields"]["why"].as_str().unwrap().contains("x-trigger-machine-cpu"),
+        "{entries:?}"
+    );
     assert_eq!(broker.metric("pilotlight_polls_total{end=\"refused\"}").await, 50);
 }
 
@@ -81,10 +84,10 @@ async fn a_proxy_that_names_nobody_is_a_line_a_second_in_the_log() {
     }
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 2;
     broker.wait_until("a line is written", async || !lines(&log).is_empty()).await;
-    let told = lines(&log);
-    assert!(told.len() <= seconds, "{told:?}");
-    assert_eq!(told[0]["fields"]["proxy"], "127.0.0.1");
-    assert!(told[0]["fields"]["message"].as_str().unwrap().contains("X-Forwarded-For"), "{told:?}");
+    let entries = lines(&log);
+    assert!(entries.len() <= seconds, "{entries:?}");
+    assert_eq!(entries[0]["fields"]["proxy"], "127.0.0.1");
+    assert!(entries[0]["fields"]["message"].as_str().unwrap().contains("X-Forwarded-For"), "{entries:?}");
     assert!(!fs::read_to_string(log.path()).unwrap().contains("unreadable"));
     assert_eq!(broker.metric("pilotlight_auth_failures_total{reason=\"no_address\"}").await, 50);
 }
@@ -111,10 +114,10 @@ async fn an_inferred_proxy_is_a_line_until_a_receipt() {
     while begun.elapsed() < Duration::from_millis(2500) {
         reset().await;
     }
-    let told = lines(&log);
-    assert_eq!(told.len(), 1, "the address is known: {told:?}");
-    assert_eq!(told[0]["fields"]["address"], "127.0.0.1");
-    let said = told[0]["fields"]["message"].as_str().unwrap();
+    let entries = lines(&log);
+    assert_eq!(entries.len(), 1, "the address is known: {entries:?}");
+    assert_eq!(entries[0]["fields"]["address"], "127.0.0.1");
+    let said = entries[0]["fields"]["message"].as_str().unwrap();
     assert!(said.contains("--behind-proxy") && said.contains("option forwardfor"), "{said}");
     let mut controller = broker.held_poll(&pool, "one").await;
     let (answer, _) = tokio::join!(dispatch(), controller.answer());

@@ -51,9 +51,9 @@ async fn a_newer_platforms_words_are_told_once_by_field_and_counted() {
         assert_eq!(broker.metric(&format!("{REFUSED}{{field=\"{field}\"}}")).await, count, "{field}");
     }
     broker.wait_until("three lines", async || lines(&log).len() >= 3).await;
-    let told = lines(&log);
-    let fields: Vec<_> = told.iter().map(|line| line["fields"]["field"].as_str().unwrap()).collect();
-    assert_eq!(fields, ["run.machine.name", "snapshot.executionStatus", "other"], "{told:?}");
+    let entries = lines(&log);
+    let fields: Vec<_> = entries.iter().map(|line| line["fields"]["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, ["run.machine.name", "snapshot.executionStatus", "other"], "{entries:?}");
     let text = fs::read_to_string(log.path()).unwrap();
     assert!(!text.contains("huge") && !text.contains("DREAMING"), "a payload is in the log: {text}");
     assert!(one.is_held().await, "a refused message claims no waiter");

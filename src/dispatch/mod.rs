@@ -124,12 +124,12 @@ impl Dispatcher {
             if Instant::now() > last_offer + LAST_CLAIM_DELAY {
                 break Err(MissReason::Undelivered);
             }
-            let taken = match self.claim_or_wait(&claim, wait_until).await {
-                Ok(taken) => taken,
+            let removed = match self.claim_or_wait(&claim, wait_until).await {
+                Ok(removed) => removed,
                 Err(_) if task.offers > 0 => break Err(MissReason::Undelivered),
                 Err(reason) => break Err(reason),
             };
-            let OfferResult { task: returned, next } = task.offer(taken).await;
+            let OfferResult { task: returned, next } = task.offer(removed).await;
             task = returned;
             match next {
                 Next::Delivered(hit) => break Ok(hit),
@@ -154,7 +154,7 @@ impl Dispatcher {
         let mut entry = (wait_until > Instant::now()).then(|| exchange.join_waitlist(request));
         loop {
             match exchange.claim(request) {
-                Claim::Matched(taken) => return Ok(taken),
+                Claim::Matched(removed) => return Ok(removed),
                 Claim::Miss(reason) if !is_retryable(reason) || entry.is_none() => return Err(reason),
                 Claim::Miss(_) => wait_for_waiter(&mut entry, wait_until).await,
             }

@@ -45,13 +45,13 @@ pub(super) enum Next {
 
 impl OfferTask {
     /// Offers the run to this waiter. If the returned future is dropped early, the offer is completed in a task of its own.
-    pub(super) fn offer(mut self: Box<Self>, taken: RemovedWaiter<Waiter>) -> DetachOnDrop {
+    pub(super) fn offer(mut self: Box<Self>, removed: RemovedWaiter<Waiter>) -> DetachOnDrop {
         self.offers += 1;
-        DetachOnDrop(Some(Box::pin(self.offer_to(taken))))
+        DetachOnDrop(Some(Box::pin(self.offer_to(removed))))
     }
 
-    async fn offer_to(mut self: Box<Self>, taken: RemovedWaiter<Waiter>) -> OfferResult {
-        let RemovedWaiter { waiter, controller, host, .. } = taken;
+    async fn offer_to(mut self: Box<Self>, removed: RemovedWaiter<Waiter>) -> OfferResult {
+        let RemovedWaiter { waiter, controller, host, .. } = removed;
         let address = waiter.origin();
         let matched = Instant::now();
         let delivery = waiter.offer(&self.run, self.requirements).await;

@@ -41,7 +41,7 @@ pub(super) fn run(
             // A draining broker claims no waiter, so an expired poll is sent to another broker like all others.
             exchange.expire(PollEnd::Drained, close_drained);
         } else {
-            exchange.expire(PollEnd::Expired, |taken| taken.waiter.close(CloseReason::Expired));
+            exchange.expire(PollEnd::Expired, |removed| removed.waiter.close(CloseReason::Expired));
         }
         exchange.sweep_suspects(
             &mut sweep,
@@ -69,8 +69,8 @@ pub(super) fn run(
 }
 
 /// Answers a poll so that its controller connects to another broker.
-pub(super) fn close_drained(taken: RemovedWaiter<Waiter>) {
-    taken.waiter.close(CloseReason::Drained);
+pub(super) fn close_drained(removed: RemovedWaiter<Waiter>) {
+    removed.waiter.close(CloseReason::Drained);
 }
 
 /// How many waiters end in this tick, so that all have ended at the end of the window.

@@ -109,9 +109,9 @@ async fn check_row(broker: SocketAddr, (expected, request): Row, cut_off: bool) 
         if !seen.fits(expected) {
             wrong.push(format!("{shown}\n  {way:?}: expected {expected}; came {}", seen.in_short(true)));
         }
-        let told = seen.without_chance(expected);
-        if *first.get_or_insert_with(|| told.clone()) != told {
-            wrong.push(format!("{shown}\n  {way:?}, other than whole: {told}"));
+        let received = seen.without_chance(expected);
+        if *first.get_or_insert_with(|| received.clone()) != received {
+            wrong.push(format!("{shown}\n  {way:?}, other than whole: {received}"));
         }
     }
     (ways.len() as u64, wrong)

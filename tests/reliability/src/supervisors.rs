@@ -145,7 +145,7 @@ impl Supervisors {
         &self,
         kept: &mut Option<Client>,
         (run, pool, dialect): (u64, usize, Dialect),
-        way: SendMode,
+        mode: SendMode,
     ) {
         self.in_flight.set(self.in_flight.get() + 1);
         let client = kept.take().filter(|client| !client.is_closed());
@@ -163,14 +163,14 @@ impl Supervisors {
             };
             let mut whole = sent;
             let asked = async {
-                send_and_read(&mut client, &bytes, way, self, &mut whole)
+                send_and_read(&mut client, &bytes, mode, self, &mut whole)
                     .await
                     .unwrap_or((Outcome::NoResponse, 0))
             };
-            let (told, offers) = tokio::time::timeout(RESPONSE_TIMEOUT + sending_time(way), asked)
+            let (outcome, offers) = tokio::time::timeout(RESPONSE_TIMEOUT + sending_time(mode), asked)
                 .await
                 .unwrap_or((Outcome::TimedOut, 0));
-            if matches!(told, Outcome::Hit(..) | Outcome::Miss(_)) {
+            if matches!(outcome, Outcome::Hit(..) | Outcome::Miss(_)) {
                 *kept = Some(client);
             }
             let done = unix_micros();
@@ -178,13 +178,13 @@ impl Supervisors {
                 run,
                 pool,
                 dialect,
-                mode: way,
+                mode,
                 sent,
                 whole,
                 done,
                 is_fresh,
                 generation: era,
-                outcome: told,
+                outcome,
                 offers,
             };
             self.posts.borrow_mut().push(post);
@@ -193,8 +193,8 @@ impl Supervisors {
     }
 }
 
-fn sending_time(way: SendMode) -> Duration {
-    match way {
+fn sending_time(mode: SendMode) -> Duration {
+    match mode {
         SendMode::Slow(millis) => Duration::from_millis(millis),
         SendMode::Whole | SendMode::CutInBody | SendMode::CutBeforeResponse => Duration::ZERO,
     }
@@ -221,17 +221,18 @@ async fn supervise(desk: Rc<Supervisors>, interval: Duration, offset: Duration) 
 async fn send_and_read(
     client: &mut Client,
     bytes: &[u8],
-    way: SendMode,
+    mode: SendMode,
     desk: &Supervisors,
     whole: &mut u64,
 ) -> anyhow::Result<(Outcome, u64)> {
-    match way {
+    match mode {
         SendMode::Whole => client.send(bytes).await?,
         SendMode::CutInBody | SendMode::CutBeforeResponse => {
             let (end, wait, is_rude) = {
                 let mut rng = desk.rng.borrow_mut();
                 let body = memchr::memmem::find(bytes, b"\r\n\r\n").unwrap_or(0) + 4;
-                let end = if way == SendMode::CutInBody { rng.usize(body..bytes.len()) } else { bytes.len() };
+                let end =
+                    if mode == SendMode::CutInBody { rng.usize(body..bytes.len()) } else { bytes.len() };
                 (end, rng.u64(..3000), rng.bool())
             };
             client.send(&bytes[..end]).await?;
@@ -261,6 +262,7 @@ async fn send_and_read(
     let controller = said["controller"]
         .as_str()
         .and_then(|name| name.strip_prefix("controller_")?.split('-').next()?.parse().ok());
-    let told = if is_hit { Outcome::Hit(text("proof"), controller) } else { Outcome::Miss(text("reason")) };
-    Ok((told, said["offers"].as_u64().unwrap_or(0)))
+    let outcome =
+        if is_hit { Outcome::Hit(text("proof"), controller) } else { Outcome::Miss(text("reason")) };
+    Ok((outcome, said["offers"].as_u64().unwrap_or(0)))
 }

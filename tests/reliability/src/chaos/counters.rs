@@ -61,19 +61,19 @@ mod tests {
     use super::*;
     use crate::supervisors::{Dialect, SendMode};
 
-    fn post(told: Outcome) -> Post {
-        let (dialect, way) = (Dialect::Trigger, SendMode::Whole);
+    fn post(outcome: Outcome) -> Post {
+        let (dialect, mode) = (Dialect::Trigger, SendMode::Whole);
         Post {
             run: 1,
             pool: 0,
             dialect,
-            mode: way,
+            mode,
             sent: 0,
             whole: 0,
             done: 0,
             is_fresh: false,
             generation: 0,
-            outcome: told,
+            outcome,
             offers: 0,
         }
     }

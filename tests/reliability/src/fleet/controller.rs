@@ -15,17 +15,17 @@ use pilotlight_bench::requests::{poll_request_from, run_and_pool};
 pub(super) struct Slot {
     pub(super) place: usize,
     order: Cell<Option<Instruction>>,
-    told: Notify,
+    order_given: Notify,
 }
 
 impl Slot {
     pub(super) fn new(place: usize) -> Self {
-        Self { place, order: Cell::new(None), told: Notify::new() }
+        Self { place, order: Cell::new(None), order_given: Notify::new() }
     }
 
     pub(super) fn instruct(&self, order: Instruction) {
         self.order.set(Some(order));
-        self.told.notify_one();
+        self.order_given.notify_one();
     }
 
     async fn instruction(&self) -> Instruction {
@@ -33,7 +33,7 @@ impl Slot {
             if let Some(order) = self.order.take() {
                 return order;
             }
-            self.told.notified().await;
+            self.order_given.notified().await;
         }
     }
 }

@@ -25,12 +25,12 @@ pub(crate) fn run(options: FleetOptions) -> anyhow::Result<()> {
     let slots: Vec<_> = (0..options.count).map(|place| Rc::new(Slot::new(place))).collect();
     let rng = RefCell::new(fastrand::Rng::with_seed(options.seed));
     let crew = Rc::new(FleetContext { options, rng });
-    let (tell, mut told) = mpsc::channel(64);
+    let (sender, mut receiver) = mpsc::channel(64);
     // Reading stdin blocks, so it has a thread. The process ends when stdin is closed.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if let Some(order) = Instruction::parse(&line)
-                && tell.blocking_send(order).is_err()
+                && sender.blocking_send(order).is_err()
             {
                 return;
             }
@@ -44,7 +44,7 @@ pub(crate) fn run(options: FleetOptions) -> anyhow::Result<()> {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
-        while let Some(order) = told.recv().await {
+        while let Some(order) = receiver.recv().await {
             if order.action == Action::Exit {
                 break;
             }

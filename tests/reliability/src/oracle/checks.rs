@@ -53,11 +53,11 @@ impl Oracle {
             }
         };
         if receipts.len() as u64 > allowed {
-            let told: Vec<_> = posts.iter().map(|post| (&post.outcome, post.offers)).collect();
+            let outcomes: Vec<_> = posts.iter().map(|post| (&post.outcome, post.offers)).collect();
             let who: Vec<u64> = receipts.iter().map(|receipt| receipt.controller).collect();
             self.fail(
                 "I1",
-                &format!("{dialect:?} run {number} was received by {who:?}, allowed {allowed}: {told:?}"),
+                &format!("{dialect:?} run {number} was received by {who:?}, allowed {allowed}: {outcomes:?}"),
             );
         } else if dialect == Dialect::Trigger {
             self.judge_surplus(number, run, delivered);
@@ -113,12 +113,12 @@ impl Oracle {
             } else if unanswered > 0 {
                 unanswered -= 1;
             } else {
-                let told: Vec<_> = posts.iter().map(|post| (&post.outcome, post.offers)).collect();
+                let outcomes: Vec<_> = posts.iter().map(|post| (&post.outcome, post.offers)).collect();
                 let controller = receipt.controller;
                 self.fail(
                     "I1",
                     &format!(
-                        "run {number}: {controller} was healthy, received it, and is not the proof: {told:?}"
+                        "run {number}: {controller} was healthy, received it, and is not the proof: {outcomes:?}"
                     ),
                 );
             }
@@ -142,15 +142,16 @@ impl Oracle {
 
     /// I12: every POST is answered in time while a broker is running.
     fn judge_answer(&mut self, post: &Post) {
-        let Post { run, dialect, mode: way, sent, whole, done, outcome: told, .. } = post;
-        if *told == Outcome::Abandoned || matches!(way, SendMode::CutInBody | SendMode::CutBeforeResponse) {
+        let Post { run, dialect, mode, sent, whole, done, outcome, .. } = post;
+        if *outcome == Outcome::Abandoned || matches!(mode, SendMode::CutInBody | SendMode::CutBeforeResponse)
+        {
             return;
         }
         // A body that arrives too slowly is refused.
-        let is_slow = matches!(way, SendMode::Slow(10_000..));
+        let is_slow = matches!(mode, SendMode::Slow(10_000..));
         let had_trouble =
             self.disturbances_between(*sent, *done).any(|trouble| trouble.affected == Affected::Broker);
-        match told {
+        match outcome {
             Outcome::Status(408) | Outcome::NoResponse if is_slow => return,
             Outcome::NoResponse if had_trouble => return,
             // A new connection may be refused during a flood of connections.
@@ -175,7 +176,7 @@ impl Oracle {
         });
         let took = (done - whole).saturating_sub(excused);
         if took > self.rules.budget + self.rules.margin {
-            self.fail("I12", &format!("{dialect:?} run {run} took {took} µs: {told:?}"));
+            self.fail("I12", &format!("{dialect:?} run {run} took {took} µs: {outcome:?}"));
         }
     }
 

@@ -17,7 +17,7 @@ fn miss(reason: &str, offers: u64) -> (Outcome, u64) {
     (Outcome::Miss(reason.into()), offers)
 }
 
-fn post((told, offers): (Outcome, u64)) -> Post {
+fn post((outcome, offers): (Outcome, u64)) -> Post {
     Post {
         run: 7,
         pool: 3,
@@ -28,13 +28,13 @@ fn post((told, offers): (Outcome, u64)) -> Post {
         done: START + SECOND,
         is_fresh: false,
         generation: 0,
-        outcome: told,
+        outcome,
         offers,
     }
 }
 
-fn native((told, offers): (Outcome, u64)) -> Post {
-    Post { dialect: Dialect::Native, ..post((told, offers)) }
+fn native((outcome, offers): (Outcome, u64)) -> Post {
+    Post { dialect: Dialect::Native, ..post((outcome, offers)) }
 }
 
 fn said(controller: u64, at: u64, what: Event) -> Report {
