@@ -15,7 +15,7 @@ const MAX_BUFFERED_LINES: usize = 4096;
 
 static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Whether lines are JSON when no setting says so: on a terminal they are text.
+/// Whether lines are JSON by default: on a terminal they are text.
 pub fn is_json_by_default() -> bool {
     !std::io::stderr().is_terminal()
 }

@@ -1,4 +1,4 @@
-//! Owns the promises about listening: host names, several addresses at once, Unix sockets and their files.
+//! Owns the tests of listening: host names, several addresses at once, Unix sockets and their files.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 

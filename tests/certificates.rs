@@ -177,7 +177,7 @@ fn an_unsupported_key_is_refused_with_its_kind() {
         let said = files.refusal(cert, key);
         assert!(said.contains(reason), "{cert}, {key}: {said}");
     }
-    // Newer ones make version 3 of everything.
+    // Newer versions of OpenSSL make X.509 version 3 only.
     if is_version_1(&files.path("v1.pem")) {
         let said = files.refusal("v1.pem", "good.key");
         assert!(said.contains("is X.509 of a version before 3"), "{said}");

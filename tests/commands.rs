@@ -1,4 +1,4 @@
-//! Owns the promises of the commands that only print: what `check` reports and leaves untouched, help, the manual page.
+//! Owns the tests of commands that only print: what `check` reports and leaves untouched, help, the manual page.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this file is tests only")]
 
 use std::io::{BufRead, Read};

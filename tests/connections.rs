@@ -136,7 +136,7 @@ impl Drop for Flood {
     }
 }
 
-/// A request of exactly this length. If one fills a read, the reader cannot tell that the socket is empty.
+/// A request of exactly this length. If one fills a read, the reader does not know whether the socket is empty.
 fn connect_of(bytes: usize) -> String {
     let field = "x-padding: \r\n".len();
     CONNECT.replacen(

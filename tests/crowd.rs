@@ -1,4 +1,5 @@
-//! Owns the crowd: many controllers and supervisors at once, every run accounted for, and nothing left behind.
+//! Owns the tests with many controllers and supervisors at once: every run is accounted for, and no memory or descriptor is
+//! left in use.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

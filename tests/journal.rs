@@ -392,7 +392,7 @@ async fn the_end_waits_for_an_offer_that_outlives_its_post() {
         let rows = file.query_row("SELECT run, outcome, offers FROM dispatches", [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         });
-        // After a second signal, the row does not say what became of the offer.
+        // After a second signal, the row does not count the offer, which has no verdict.
         let offers = u32::from(!is_at_once);
         assert_eq!(rows.unwrap(), ("run_1".to_owned(), "aborted".to_owned(), offers));
     }

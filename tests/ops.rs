@@ -1,4 +1,4 @@
-//! Owns the ops listener, end to end: health, pools, waiters, retire, drain and the end of the process.
+//! Owns the end-to-end tests of the ops listener: health, pools, waiters, retire, drain and the end of the process.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

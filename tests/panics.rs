@@ -1,4 +1,4 @@
-//! Owns the effects of a panic: under a shared lock it ends the process, and elsewhere only its own task.
+//! Owns the tests of panics: under a shared lock a panic ends the process, and elsewhere only its own task.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(not(races))]
 

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use support::client::Client;
 use support::{PATIENCE, Pool, post};
 
-/// A socket that this process keeps open, for brokers that are started one after the other.
+/// A socket that this process keeps open, for brokers that are started in sequence.
 struct Held {
     socket: TcpListener,
     ops: SocketAddr,

@@ -1,4 +1,4 @@
-//! Owns the tests of supervision: a part of the broker that ends, ends the process, and one that hangs is reported.
+//! Owns the tests of supervision: if a part of the broker ends, the process ends; a part that hangs is reported.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 #![allow(unsafe_code, reason = "only ptrace stops one thread of another process")]

@@ -75,9 +75,9 @@ pub(crate) fn count() -> anyhow::Result<Allocations> {
         .args(["load", &address.to_string()])
         .stdout(Stdio::piped())
         .spawn()?;
-    let lines = &mut BufReader::new(load.stdout.take().context("no word from the load")?).lines();
+    let lines = &mut BufReader::new(load.stdout.take().context("no output from the load")?).lines();
     let mut dispatches =
-        || -> anyhow::Result<u64> { Ok(lines.next().context("no word from the load")??.parse()?) };
+        || -> anyhow::Result<u64> { Ok(lines.next().context("no output from the load")??.parse()?) };
     let before = dispatches()?;
     COUNTS.store(true, Ordering::Relaxed);
     let after = dispatches()?;

@@ -1,4 +1,4 @@
-//! Owns the checks of one value against its bounds, and the words of their refusals.
+//! Owns the checks of one value against its bounds, and the texts of the errors.
 
 use std::time::Duration;
 

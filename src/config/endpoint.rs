@@ -144,7 +144,7 @@ pub(super) fn resolve_all(addresses: &[ListenAddress]) -> Result<Vec<Endpoint>, 
 
 fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if name.eq_ignore_ascii_case("localhost") {
-        // Both loopback addresses, whatever a hosts file says (RFC 6761).
+        // Both loopback addresses, regardless of the hosts file (RFC 6761).
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
     (name, port).to_socket_addrs().map(Iterator::collect)

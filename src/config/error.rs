@@ -5,7 +5,7 @@ use thiserror::Error;
 /// Why the settings were refused.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// A flag is wrong. Clap's own message says which one and why.
+    /// A flag is wrong. Clap's message names the flag and the reason.
     #[error(transparent)]
     Flag(#[from] clap::Error),
     /// The file cannot be read.

@@ -1,4 +1,4 @@
-//! Owns the tests of settings: which source overrides which, and the words of refusals.
+//! Owns the tests of settings: which source overrides which, and the texts of errors.
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -28,7 +28,7 @@ pub use suspect_sweep::SuspectSweep;
 use sync::Notify;
 
 /// A poll that comes to a draining broker is held for one to three times as long, at random, and then redirected. Without
-/// another broker it comes back at once, and a client follows at most 20 redirects within one poll's time.
+/// another broker the client polls here again at once, and a client follows at most 20 redirects within one poll's time.
 const HOLD_WHILE_DRAINING: Duration = Duration::from_secs(5);
 
 /// The core as threads share it. `W` is what transport needs to reach a waiter.

@@ -26,7 +26,7 @@ pub(super) fn refuse(head: &RequestHead<'_>, problem: Problem) -> HttpResponse {
     }
 }
 
-/// Whether a browser will show the response as a page. Over plain HTTP, browsers send only `Accept` to say so.
+/// Whether a browser will show the response as a page. Over plain HTTP, only the `Accept` header of browsers shows this.
 fn is_navigation(head: &RequestHead<'_>) -> bool {
     let lists = |name, word: &[u8]| {
         let is_word = |part: &[u8]| part.trim_ascii().eq_ignore_ascii_case(word);

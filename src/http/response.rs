@@ -101,7 +101,7 @@ impl From<HttpResponse> for Response<Full<Bytes>> {
     }
 }
 
-/// Appends the header that says whether the connection stays open, and for how many idle seconds.
+/// Appends `Keep-Alive` with the idle timeout in seconds if the connection stays open, else `Connection: close`.
 pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut Vec<u8>) {
     match keep_alive {
         Some(seconds) => {

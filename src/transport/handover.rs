@@ -1,4 +1,4 @@
-//! Owns the handover of a connection back to its own task, by the dispatch or sweep that removed its waiter from the pool.
+//! Owns the handover of a connection back to its own task, by the code that removed its waiter from the pool.
 //!
 //! ```text
 //! begin ──► undecided ──resolve──► keep alive ──► begin of the next waiter

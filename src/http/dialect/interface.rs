@@ -44,7 +44,7 @@ pub(in crate::http) trait Dialect: Sync {
         head: &RequestHead<'_>,
     ) -> Result<Box<PollRequest>, Problem>;
 
-    /// Parses what the head of a dispatch says, before its body is read.
+    /// Parses the head of a dispatch, before its body is read.
     fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem>;
 
     /// Parses the body of a dispatch.
@@ -89,7 +89,7 @@ pub(in crate::http) struct PollRequest {
     pub(in crate::http) grace: Duration,
 }
 
-/// What the head of a dispatch says. The default is that of a dialect whose dispatches are wholly in the body.
+/// The parameters in the head of a dispatch. The default is for dialects that have all of them in the body.
 #[derive(Debug, Default)]
 pub(in crate::http) struct DispatchHead<'a> {
     pub(super) key: Option<PoolKey<'a>>,

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
-/// A longer answer than this is no answer of a collector.
+/// A response that is longer than this, in bytes, cannot be a collector's.
 const MAX_RESPONSE: usize = 4 << 20;
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -34,7 +34,7 @@ pub(super) struct CollectorClient {
     port: u16,
     /// Whether `host` is a proxy of the environment (`HTTP_PROXY`), which needs the whole URL in each request.
     is_proxied: bool,
-    /// What each request has besides the exporter's headers.
+    /// Headers of each request, besides the exporter's.
     headers: HeaderMap,
     /// The connection of the last request, if the collector keeps it.
     kept: Mutex<Option<Connection>>,
@@ -47,7 +47,7 @@ impl CollectorClient {
         let peer = proxy.as_ref().map_or(collector, |proxy| proxy.uri());
         anyhow::ensure!(peer.scheme_str() == Some("http"), "the proxy of the environment is not http://");
         let host = peer.host().context("there is no host")?;
-        // The brackets are the URL's, not the address's.
+        // A URL has brackets around an IPv6 address, the address itself has none.
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = address.filter(|address| address.parse::<Ipv6Addr>().is_ok()).unwrap_or(host).to_owned();
         let port = peer.port_u16().unwrap_or(80);
@@ -70,12 +70,12 @@ impl CollectorClient {
         let mut request = request.map(Full::new);
         let kept = self.kept.lock().take();
         if let Some(mut connection) = kept {
-            // This runtime has not run since the last request. It looks at its sockets while this task yields, so that the
-            // connection notices first if the collector has closed it.
+            // This runtime has not run since the last request. Yielding lets it poll its sockets first, so that the
+            // connection notices if the collector has closed it.
             tokio::task::yield_now().await;
             match connection.try_send_request(request).await {
                 Ok(response) => return self.receive(response, connection).await,
-                // The collector has closed the connection since. Only a request of which nothing was sent comes back.
+                // The collector has closed the connection since. Only a request of which no byte was sent is returned.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(error.into_error().into()),
@@ -123,21 +123,21 @@ impl HttpClient for CollectorClient {
 
 impl fmt::Debug for CollectorClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The host and nothing else: headers have passwords in them.
+        // Only the host is shown, because headers can contain passwords.
         f.debug_struct("CollectorClient").field("host", &self.host).finish_non_exhaustive()
     }
 }
 
 impl Drop for CollectorClient {
     fn drop(&mut self) {
-        // A name that is still being resolved must not hold up the end.
+        // A name that is still being resolved must not delay the end.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// The innermost cause; those around it name the URL, which may hold a secret.
+/// The innermost cause, because the errors around it contain the URL, which may contain a secret.
 pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -190,7 +190,7 @@ mod tests {
                 let response = block_on(client.send_bytes(request));
                 assert_eq!(response.unwrap().status().as_u16(), 200, "round {round}");
             }
-            // The client does not run meanwhile, so that it notices the end with its next request.
+            // The client does not run meanwhile, so it notices the closed connection at its next request.
             drop(connections.recv_timeout(timeout).unwrap());
         }
     }

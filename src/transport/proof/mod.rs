@@ -199,9 +199,9 @@ impl ProofTracker {
         self.acked_at.is_some()
     }
 
-    /// Whether our FIN is due. Some clients read until EOF, whatever `content-length` says. The others have mostly closed
-    /// their side by then. It is not sent at once because of proxies that always close with a reset: after our FIN they close
-    /// like a client that has read the run.
+    /// Whether our FIN is due. Some clients read until EOF, whatever `content-length` is. The others have mostly closed
+    /// their side by then. It is not sent at once because of proxies that always close with a reset: after our FIN they
+    /// close like a client that has read the run.
     pub(super) fn needs_our_fin(&self, now: Instant) -> bool {
         self.required == Proof::Received && self.acked_at.is_some_and(|acked| now >= acked + FIN_DELAY)
     }

@@ -24,7 +24,7 @@ pub struct LongPoll {
     reusable: bool,
     /// The poll came through a layer 7 proxy, so what a delivery proves is that the proxy has the run.
     through_proxy: bool,
-    /// What happens to the connection is decided: it may already carry the next waiter, and must not be touched.
+    /// The disposition of the connection is resolved: it may already carry the next waiter, and must not be touched.
     is_resolved: bool,
 }
 

@@ -74,7 +74,7 @@ impl Post {
         matches!(self.outcome, Outcome::Hit(..))
     }
 
-    /// Whether the response says what became of the run.
+    /// Whether the response contains the outcome of the run.
     pub(crate) fn is_answered(&self) -> bool {
         matches!(self.outcome, Outcome::Hit(..) | Outcome::Miss(_))
     }

@@ -34,7 +34,7 @@ const INSTANCE: &str = "x-trigger-worker-instance-name";
 
 /// The client's timer starts before its request arrives here, so it is offered nothing for this long before its timeout.
 const RETIRE_GUARD: Duration = Duration::from_millis(250);
-/// The client ends a poll itself. The client of a poll that is this much older than its timeout is gone.
+/// The client ends a poll itself. If a poll is this much older than its timeout, its client is gone.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a stock controller's poll is answered.

@@ -85,7 +85,8 @@ mod tests {
         }
         let right = NOW + 30 * DAY;
         assert_eq!(clock.oldest(right, right, days(30)), right - 30 * DAY);
-        // Set back first: fewer rows expire, and the rest once the clock has been right for as long as rows are kept.
+        // The clock was set back before: fewer rows expire at first, and the others once the clock has been right for as
+        // long as rows are kept.
         assert_eq!(clock.oldest(DAY, DAY, days(31)), 0);
         for day in 32..62 {
             let right = NOW + day * DAY;

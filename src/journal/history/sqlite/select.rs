@@ -11,7 +11,7 @@ use super::schema::{COLUMNS, connect};
 use crate::journal::history::query::{HistoryQuery, QueryTimedOut};
 use crate::journal::row::DispatchRow;
 
-/// Instructions of SQLite's virtual machine between two looks at the clock: well below a millisecond.
+/// Instructions of SQLite's virtual machine between two checks of the deadline: well below a millisecond.
 const INSTRUCTIONS: i32 = 10_000;
 
 /// Reads from the latest row backwards, until `since`, the limit or the deadline is reached. [`QueryTimedOut`] if it was the

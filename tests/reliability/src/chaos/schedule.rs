@@ -62,7 +62,7 @@ impl Fault {
     }
 }
 
-/// A time of faults, each with its time from the start, followed by a time without.
+/// Faults, each with its time from the start, followed by a time without faults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Phase {
     pub(super) length: Duration,

@@ -4,7 +4,7 @@ use fastrand::Rng;
 
 use pilotlight_bench::requests::{dispatch_request, poll_request};
 
-/// How many deployments there are: few, so that runs and waiters meet.
+/// How many deployments there are: few, so that runs and waiters match.
 const POOLS: usize = 8;
 const MAX_REQUESTS: usize = 24;
 /// Bytes that a mutation inserts or overwrites with.
