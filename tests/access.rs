@@ -355,5 +355,5 @@ fn listeners_that_strangers_reach_need_access_rules() {
     check(&[&["--listen", "127.0.0.1:0", "--ops-listen", "0.0.0.0:0", "--ops-token-file", bearers]], None);
     check(&[&ops, &open, &["--insecure-no-auth"]], None);
     check(&[&ops, &["--listen", "127.0.0.1:0", "--require-token"]], Some("--token-secret-file"));
-    check(&[&ops, &["--listen", "127.0.0.1:0", "--allow-poll", "10.0.0.0/33"]], Some("not a network"));
+    check(&[&ops, &["--listen", "127.0.0.1:0", "--allow-poll", "10.0.0.0/33"]], Some("must be a network"));
 }

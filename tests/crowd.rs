@@ -140,7 +140,8 @@ async fn a_hundred_thousand_aborts_leave_no_memory_behind() {
         }
         lanes.join_all().await;
         broker.wait_for_metric("pilotlight_connections{listener=\"public\",tls=\"false\"}", 0).await;
-        assert_eq!(broker.waiters("").await, 0);
+        // The last connections may have been accepted only now.
+        broker.wait_for_waiters(0).await;
         broker.metric("process_resident_memory_bytes").await
     };
     let first = cycle(0..10_000).await;
