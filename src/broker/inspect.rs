@@ -8,7 +8,7 @@ use super::page::page;
 use super::pool::Pool;
 use super::registry::Registry;
 use super::suspects::SuspectSet;
-use super::waiter::{Waiter, WaiterClass};
+use super::waiter::{WaiterClass, WaiterEntry};
 use super::{Filter, Key, MonotonicTime, Page};
 
 /// One pool.
@@ -105,7 +105,7 @@ impl<W> Registry<W> {
 }
 
 /// The ages are those of the waiters at the ends of the queues, which are nearly in the order of age.
-fn summarize_pool<W>(pool: &Pool, waiters: &Chunks<Waiter<W>>, now: MonotonicTime) -> PoolSummary {
+fn summarize_pool<W>(pool: &Pool, waiters: &Chunks<WaiterEntry<W>>, now: MonotonicTime) -> PoolSummary {
     let ends = WaiterClass::ALL.map(|class| pool.queue(class)).map(|queue| [queue.front(), queue.back()]);
     let held = ends.into_iter().flatten().flatten().map(|slot| now.since(waiters[slot].since));
     let (newest, oldest) = held

@@ -2,7 +2,7 @@
 
 use super::chunks::Chunks;
 use super::list::{IntrusiveList, ListKind};
-use super::waiter::{Waiter, WaiterClass};
+use super::waiter::{WaiterClass, WaiterEntry};
 use super::{AcceptedPayload, BudgetSpent, HostId, Key, PayloadKind, SelectionPolicy};
 
 /// How many waiters may still be moved before the lock must be released.
@@ -43,16 +43,21 @@ impl Pool {
         &self.queues[class.index()]
     }
 
-    pub(super) fn insert<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, slot: u32) {
+    pub(super) fn insert<W>(&mut self, waiters: &mut Chunks<WaiterEntry<W>>, slot: u32) {
         self.queues[waiters[slot].class.index()].push_back(waiters, slot);
     }
 
-    pub(super) fn remove<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, slot: u32) {
+    pub(super) fn remove<W>(&mut self, waiters: &mut Chunks<WaiterEntry<W>>, slot: u32) {
         self.queues[waiters[slot].class.index()].remove(waiters, slot);
     }
 
     /// Moves a waiter to another queue. Waiters that are moved in the order of their age stay in that order.
-    pub(super) fn reclassify<W>(&mut self, waiters: &mut Chunks<Waiter<W>>, slot: u32, class: WaiterClass) {
+    pub(super) fn reclassify<W>(
+        &mut self,
+        waiters: &mut Chunks<WaiterEntry<W>>,
+        slot: u32,
+        class: WaiterClass,
+    ) {
         self.queues[waiters[slot].class.index()].remove(waiters, slot);
         waiters[slot].class = class;
         let queue = &mut self.queues[class.index()];
@@ -68,7 +73,7 @@ impl Pool {
     /// are offered a run last. Costs nothing unless a suspicion was cleared since the last call.
     pub(super) fn restore_trusted<W>(
         &mut self,
-        waiters: &mut Chunks<Waiter<W>>,
+        waiters: &mut Chunks<WaiterEntry<W>>,
         cleared: u64,
         is_trusted: impl Fn(HostId) -> bool,
         steps: &mut StepBudget,
@@ -99,7 +104,7 @@ impl Pool {
     /// The next trusted waiter that accepts this kind of payload.
     pub(super) fn pick<W>(
         &self,
-        waiters: &Chunks<Waiter<W>>,
+        waiters: &Chunks<WaiterEntry<W>>,
         policy: SelectionPolicy,
         kind: PayloadKind,
     ) -> Option<u32> {
@@ -109,7 +114,7 @@ impl Pool {
     /// The next suspect waiter that accepts this kind of payload.
     pub(super) fn pick_suspect<W>(
         &self,
-        waiters: &Chunks<Waiter<W>>,
+        waiters: &Chunks<WaiterEntry<W>>,
         policy: SelectionPolicy,
         kind: PayloadKind,
     ) -> Option<u32> {
@@ -118,7 +123,7 @@ impl Pool {
 
     fn next_of<W>(
         &self,
-        waiters: &Chunks<Waiter<W>>,
+        waiters: &Chunks<WaiterEntry<W>>,
         policy: SelectionPolicy,
         kind: PayloadKind,
         class: impl Fn(AcceptedPayload) -> WaiterClass,
@@ -142,7 +147,7 @@ impl Pool {
 
     pub(super) fn members<'a, W>(
         &self,
-        waiters: &'a Chunks<Waiter<W>>,
+        waiters: &'a Chunks<WaiterEntry<W>>,
     ) -> impl Iterator<Item = u32> + use<'a, W> {
         WaiterClass::ALL.map(|class| *self.queue(class)).into_iter().flat_map(|queue| queue.iter(waiters))
     }

@@ -9,7 +9,7 @@ use super::list::Link;
 use super::miss::MissIndex;
 use super::pool::Pool;
 use super::timer_wheel::TimerWheel;
-use super::waiter::{Waiter, WaiterClass};
+use super::waiter::{WaiterClass, WaiterEntry};
 use super::{Key, KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Sharded, WaiterId, Watermark};
 
 /// The parts of the index of controllers: at 100,000 waiters, a part that grows moves about 100 entries.
@@ -19,7 +19,7 @@ const POOL_PARTS: usize = 256;
 
 pub(super) struct Registry<W> {
     pub(super) hasher: RandomState,
-    pub(super) waiters: Chunks<Waiter<W>>,
+    pub(super) waiters: Chunks<WaiterEntry<W>>,
     pub(super) pools: Chunks<Pool>,
     pub(super) by_key: Sharded<u32>,
     pub(super) by_controller: Sharded<u32>,
@@ -64,7 +64,7 @@ impl<W> Registry<W> {
 
     pub(super) fn insert(&mut self, pool: u32, request: ParkRequest<W>, now: MonotonicTime) -> WaiterId {
         self.parked += 1;
-        let slot = self.waiters.insert(Waiter {
+        let slot = self.waiters.insert(WaiterEntry {
             serial: self.parked,
             pool,
             class: WaiterClass::Trusted(request.accepts),
@@ -88,7 +88,7 @@ impl<W> Registry<W> {
         self.unindex_controller(slot);
         let pool = self.waiters[slot].pool;
         self.pools[pool].remove(&mut self.waiters, slot);
-        let Waiter { serial, waiter, controller, host, since, .. } = self.waiters.remove(slot);
+        let WaiterEntry { serial, waiter, controller, host, since, .. } = self.waiters.remove(slot);
         if self.pools[pool].is_empty() {
             self.close_pool(pool);
         }
@@ -152,6 +152,6 @@ impl<W> Registry<W> {
     }
 }
 
-fn controller_hash<W>(hasher: &RandomState, waiter: &Waiter<W>) -> u64 {
+fn controller_hash<W>(hasher: &RandomState, waiter: &WaiterEntry<W>) -> u64 {
     hasher.hash_one((waiter.pool, &*waiter.controller, waiter.origin))
 }

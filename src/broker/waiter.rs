@@ -45,7 +45,7 @@ impl WaiterClass {
 }
 
 #[expect(clippy::struct_field_names, reason = "the shell's waiter, inside the core's")]
-pub(super) struct Waiter<W> {
+pub(super) struct WaiterEntry<W> {
     pub(super) serial: u64,
     pub(super) pool: u32,
     pub(super) class: WaiterClass,
@@ -59,7 +59,7 @@ pub(super) struct Waiter<W> {
     pub(super) waiter: W,
 }
 
-impl<W> ListNode for Waiter<W> {
+impl<W> ListNode for WaiterEntry<W> {
     fn link(&mut self, kind: ListKind) -> &mut Link {
         &mut self.links[kind as usize]
     }
@@ -69,7 +69,7 @@ impl<W> ListNode for Waiter<W> {
     }
 }
 
-impl<W> HasDeadline for Waiter<W> {
+impl<W> HasDeadline for WaiterEntry<W> {
     fn deadline(&self) -> MonotonicTime {
         self.deadline
     }

@@ -35,9 +35,9 @@ pub struct IdempotencyCache<K, V> {
 /// A hash of a run's content, for runs whose content is compared.
 pub type ContentHash = Option<NonZeroU64>;
 
-type Outcomes<K, V> = HashMap<K, CachedOutcome<V>, RandomState>;
+type Outcomes<K, V> = HashMap<K, CacheEntry<V>, RandomState>;
 
-struct CachedOutcome<V> {
+struct CacheEntry<V> {
     stored_at: Instant,
     content: ContentHash,
     outcome: V,
@@ -141,7 +141,7 @@ impl<K: Hash + Eq + Copy, V> IdempotencyCache<K, V> {
 }
 
 impl<K: Hash + Eq + Copy, V> Generations<K, V> {
-    fn lookup(&self, key: &K, ttl: Duration) -> Option<&CachedOutcome<V>> {
+    fn lookup(&self, key: &K, ttl: Duration) -> Option<&CacheEntry<V>> {
         let known = self.current.get(key).or_else(|| self.previous.get(key))?;
         (known.stored_at.elapsed() < ttl).then_some(known)
     }
@@ -151,7 +151,7 @@ impl<K: Hash + Eq + Copy, V> Generations<K, V> {
         if self.current.len() >= CAPACITY / 2 {
             self.rotate(stored_at);
         }
-        self.current.insert(key, CachedOutcome { stored_at, content, outcome });
+        self.current.insert(key, CacheEntry { stored_at, content, outcome });
     }
 
     fn rotate(&mut self, now: Instant) {

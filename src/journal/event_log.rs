@@ -53,10 +53,10 @@ impl LogEntry {
 
 /// The latest events, numbered from 1 without gaps.
 pub(super) struct EventLog {
-    state: Mutex<State>,
+    state: Mutex<LogState>,
 }
 
-struct State {
+struct LogState {
     entries: Ring<LogEntry>,
     /// The number of the next event.
     next: u64,
@@ -88,7 +88,7 @@ pub struct EventBatch(pub Bytes);
 
 impl EventLog {
     pub(super) const fn new() -> Self {
-        Self { state: Mutex::new(State { entries: Ring::new(), next: 1, cursors: Vec::new() }) }
+        Self { state: Mutex::new(LogState { entries: Ring::new(), next: 1, cursors: Vec::new() }) }
     }
 
     /// Adds events. Before them, `skipped` events happened that no subscriber wanted.
@@ -137,7 +137,7 @@ impl EventLog {
     }
 }
 
-impl State {
+impl LogState {
     /// The number of the event that follows the one with this id, and how many events in between were dropped.
     fn resume(&self, after: Option<&str>) -> (u64, u64) {
         let (first, next) = (self.first(), self.next);

@@ -19,13 +19,13 @@ pub struct ConnectionSlots {
 /// The slot of one connection, free again when this is dropped.
 pub struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
-    state: Mutex<State>,
+    state: Mutex<SlotState>,
     revoked: Notify,
 }
 
 /// What a connection does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum SlotState {
     /// It has had no request to answer since then.
     Idle(Instant),
     /// It waits for a response.
@@ -47,14 +47,14 @@ impl ConnectionSlots {
         if taken.len() >= self.capacity {
             let idle = |(index, slot): (usize, &Weak<ConnectionSlot>)| {
                 let state = *slot.upgrade()?.state.lock();
-                if let State::Idle(since) = state { Some((since, index)) } else { None }
+                if let SlotState::Idle(since) = state { Some((since, index)) } else { None }
             };
             let (_, longest) = taken.iter().enumerate().filter_map(idle).min()?;
             if let Some(slot) = taken.swap_remove(longest).upgrade() {
                 slot.revoked.notify_one();
             }
         }
-        let state = Mutex::new(State::Idle(Instant::now()));
+        let state = Mutex::new(SlotState::Idle(Instant::now()));
         let slot = Arc::new(ConnectionSlot { slots: self.clone(), state, revoked: Notify::new() });
         taken.push(Arc::downgrade(&slot));
         Some(slot)
@@ -64,22 +64,22 @@ impl ConnectionSlots {
 impl ConnectionSlot {
     /// Keeps the slot from being revoked until the request is answered.
     pub(super) fn begin_request(&self) {
-        *self.state.lock() = State::Busy;
+        *self.state.lock() = SlotState::Busy;
     }
 
     /// Lets the slot be revoked again.
     pub(super) fn end_request(&self) {
-        *self.state.lock() = State::Idle(Instant::now());
+        *self.state.lock() = SlotState::Idle(Instant::now());
     }
 
     /// Keeps the slot for an event stream. False if there are too many of them.
     pub(super) fn begin_stream(&self) -> bool {
         let taken = self.slots.taken.lock();
-        let is_streaming = |slot: &Arc<Self>| *slot.state.lock() == State::Streaming;
+        let is_streaming = |slot: &Arc<Self>| *slot.state.lock() == SlotState::Streaming;
         let streams = taken.iter().filter_map(Weak::upgrade).filter(is_streaming).count();
         let has_room = streams < self.slots.capacity - self.slots.capacity.div_ceil(ONE_FREE_OF);
         if has_room {
-            *self.state.lock() = State::Streaming;
+            *self.state.lock() = SlotState::Streaming;
         }
         has_room
     }

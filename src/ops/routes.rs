@@ -14,7 +14,7 @@ use super::{console, guard, pools, runs};
 use crate::http::{HttpResponse, HttpState, Problem};
 
 /// A whole body, or a stream of events without an end.
-type Body = Either<Full<Bytes>, EventStream>;
+type OpsBody = Either<Full<Bytes>, EventStream>;
 
 /// Answers one request. If it subscribes to events, `lag` is set.
 pub(super) async fn respond(
@@ -22,7 +22,7 @@ pub(super) async fn respond(
     request: Request<Incoming>,
     lag: &Mutex<Option<LagSignal>>,
     slot: &ConnectionSlot,
-) -> Response<Body> {
+) -> Response<OpsBody> {
     let state = &ops_state.http_state;
     let query = request.uri().query().unwrap_or_default().to_owned();
     if let Err(problem) = guard::authorize(ops_state, &request) {

@@ -22,9 +22,9 @@ const MAX_READS_WITHOUT_DATA: u32 = 64;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// One connection's session.
-pub struct TlsSession(Mutex<State>);
+pub struct TlsSession(Mutex<TlsState>);
 
-struct State {
+struct TlsState {
     rustls: ServerConnection,
     /// Plaintext that is encrypted, but not completely with the kernel. Its writer counts it as unsent, and will pass it again.
     buffered_plaintext: usize,
@@ -60,7 +60,7 @@ impl TlsSession {
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let mut rustls = ServerConnection::new(config)?;
         rustls.set_buffer_limit(Some(WRITE_BUFFER_BYTES));
-        Ok(Self(Mutex::new(State { rustls, buffered_plaintext: 0, bytes_read: 0 })))
+        Ok(Self(Mutex::new(TlsState { rustls, buffered_plaintext: 0, bytes_read: 0 })))
     }
 
     /// Completes the handshake. The caller limits the time.
@@ -181,7 +181,7 @@ impl TlsSession {
     }
 }
 
-impl State {
+impl TlsState {
     /// How many bytes of plaintext can be read: 0 after a `close_notify`, `WouldBlock` if there are none yet, `UnexpectedEof` after
     /// an EOF without one.
     fn plaintext_len(&mut self) -> io::Result<usize> {

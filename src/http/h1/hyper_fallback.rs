@@ -20,7 +20,7 @@ use super::validate::MAX_HEAD_BYTES;
 use crate::transport::{Connection, PrefixedIo};
 
 /// hyper has the whole head already. Without a timer it would panic; with one, it needs a timeout that never matters.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HYPER_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One request that hyper has read.
 pub(in crate::http) struct HyperRead<T> {
@@ -53,7 +53,7 @@ pub(in crate::http) async fn read_with_hyper<T, F: Future<Output = T>>(
     });
     let mut http = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(HYPER_HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(PrefixedIo::new(connection.clone(), begun)), service);
     let handled = poll_fn(|cx| match Pin::new(&mut http).poll(cx) {

@@ -23,7 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 /// A response that is longer than this, in bytes, cannot be a collector's.
 const MAX_RESPONSE: usize = 4 << 20;
 
-type Connection = SendRequest<Full<Bytes>>;
+type CollectorConnection = SendRequest<Full<Bytes>>;
 
 /// A client for one collector. `send_bytes` blocks its thread, which is the exporter's own.
 pub(super) struct CollectorClient {
@@ -37,7 +37,7 @@ pub(super) struct CollectorClient {
     /// Headers of each request, besides the exporter's.
     headers: HeaderMap,
     /// The connection of the last request, if the collector keeps it.
-    kept: Mutex<Option<Connection>>,
+    kept: Mutex<Option<CollectorConnection>>,
 }
 
 impl CollectorClient {
@@ -87,7 +87,7 @@ impl CollectorClient {
         self.receive(response, connection).await
     }
 
-    async fn connect(&self) -> Result<Connection, HttpError> {
+    async fn connect(&self) -> Result<CollectorConnection, HttpError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
         let (connection, driver) = handshake(TokioIo::new(stream)).await?;
@@ -99,7 +99,7 @@ impl CollectorClient {
     async fn receive(
         &self,
         response: Response<hyper::body::Incoming>,
-        mut connection: Connection,
+        mut connection: CollectorConnection,
     ) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = response.into_parts();
         let body = Limited::new(body, MAX_RESPONSE).collect().await?.to_bytes();

@@ -70,7 +70,7 @@ pub(super) enum ReadState {
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ProofStep {
     /// The proof is over.
     Done(Verdict),
     /// Probe again when the socket becomes readable, at this instant at the latest.
@@ -146,10 +146,10 @@ impl ProofTracker {
     }
 
     /// Advances by one probe of the socket.
-    pub(super) fn observe(&mut self, state: SocketState, now: Instant) -> Step {
+    pub(super) fn observe(&mut self, state: SocketState, now: Instant) -> ProofStep {
         let all_sent = state.sent == self.total;
         if all_sent && self.required == Proof::Written {
-            return Step::Done(Verdict::Written);
+            return ProofStep::Done(Verdict::Written);
         }
         let all_acked = all_sent && state.unacked == 0;
         // Where acknowledgements are unknown, the bytes that our kernel has taken count instead.
@@ -160,36 +160,36 @@ impl ProofTracker {
             self.acked_at.get_or_insert(now);
         }
         match state.read {
-            ReadState::Error if self.through_proxy && all_acked => return Step::Done(Verdict::Received),
-            ReadState::Error => return Step::Done(Verdict::Lost),
+            ReadState::Error if self.through_proxy && all_acked => return ProofStep::Done(Verdict::Received),
+            ReadState::Error => return ProofStep::Done(Verdict::Lost),
             ReadState::Eof if all_acked && self.half_closed_at.is_none() => {
-                return Step::Done(Verdict::Received);
+                return ProofStep::Done(Verdict::Received);
             }
-            ReadState::Eof if all_acked => return Step::Done(Verdict::Acked),
+            ReadState::Eof if all_acked => return ProofStep::Done(Verdict::Acked),
             ReadState::Eof => {
                 let half_closed_at = *self.half_closed_at.get_or_insert(now);
                 let until = half_closed_at.max(self.throughput.last_progress()) + HALF_CLOSED_TIMEOUT;
                 return if now >= until {
-                    Step::Done(Verdict::Unacked)
+                    ProofStep::Done(Verdict::Unacked)
                 } else {
-                    Step::WaitTimer(self.next_probe(now, until))
+                    ProofStep::WaitTimer(self.next_probe(now, until))
                 };
             }
             ReadState::Idle | ReadState::CloseNotify | ReadState::Data => {}
         }
         if all_acked && self.required != Proof::Received {
-            return Step::Done(Verdict::Acked);
+            return ProofStep::Done(Verdict::Acked);
         }
         let done = if self.required == Proof::Written { state.sent } else { acked };
         if !all_acked && self.throughput.is_too_slow(self.total - done, now, self.timeouts.taken_by) {
-            return Step::Done(Verdict::Slow);
+            return ProofStep::Done(Verdict::Slow);
         }
         let (until, verdict) = self.silence_timeout(state);
         match state.read {
-            _ if now >= until => Step::Done(verdict),
-            ReadState::Data => Step::WaitTimer(self.next_probe(now, until)),
+            _ if now >= until => ProofStep::Done(verdict),
+            ReadState::Data => ProofStep::WaitTimer(self.next_probe(now, until)),
             ReadState::Idle | ReadState::CloseNotify | ReadState::Eof | ReadState::Error => {
-                Step::WaitReadable(self.next_probe(now, until))
+                ProofStep::WaitReadable(self.next_probe(now, until))
             }
         }
     }

@@ -46,9 +46,9 @@ fn play_with(required: Proof, through_proxy: bool, events: &[(u64, Event)]) -> (
         let state = SocketState { sent: TOTAL, unacked, read };
         let now = start + Duration::from_millis(at);
         let (later, readable_wakes) = match tracker.observe(state, now) {
-            Step::Done(verdict) => return (verdict, at),
-            Step::WaitReadable(later) => (later, true),
-            Step::WaitTimer(later) => (later, false),
+            ProofStep::Done(verdict) => return (verdict, at),
+            ProofStep::WaitReadable(later) => (later, true),
+            ProofStep::WaitTimer(later) => (later, false),
         };
         assert!(later > now, "the next probe must lie ahead: {events:?} at {at}");
         let timer = u64::try_from((later - start).as_millis()).unwrap();
@@ -124,8 +124,8 @@ fn transfer(required: Proof, total: usize, progress: impl Fn(u64) -> (usize, usi
         let (sent, acked) = progress(at);
         let state = SocketState { sent, unacked: sent - acked, read: ReadState::Idle };
         match tracker.observe(state, start + Duration::from_millis(at)) {
-            Step::Done(verdict) => return (verdict, at),
-            Step::WaitReadable(later) | Step::WaitTimer(later) => {
+            ProofStep::Done(verdict) => return (verdict, at),
+            ProofStep::WaitReadable(later) | ProofStep::WaitTimer(later) => {
                 at = u64::try_from((later - start).as_millis()).unwrap();
             }
         }

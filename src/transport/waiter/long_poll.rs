@@ -10,7 +10,7 @@ use crate::transport::connection::Connection;
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::handover::Disposition;
 use crate::transport::liveness::Liveness;
-use crate::transport::proof::{ProofTimeouts, ProofTracker, ReadState, SocketState, Step};
+use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
 use crate::transport::response_format::{CloseReason, ResponseFormat};
 
 /// At most this much of a payload is written at once, before other tasks have their turn.
@@ -142,10 +142,10 @@ impl LongPoll {
                 Delivery { verdict, nothing_sent, acked, by_budget }
             };
             let (at, wakes_when_readable) = match step {
-                Step::Done(verdict) => return delivery(verdict, false),
+                ProofStep::Done(verdict) => return delivery(verdict, false),
                 _ if now >= requirements.until => return delivery(tracker.verdict_at_deadline(), true),
-                Step::WaitReadable(at) => (at, true),
-                Step::WaitTimer(at) => (at, false),
+                ProofStep::WaitReadable(at) => (at, true),
+                ProofStep::WaitTimer(at) => (at, false),
             };
             let activity = async {
                 if !wakes_when_readable || !connection.activity().await {

@@ -8,7 +8,9 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
-use super::shape::{self, Anything, ArrayOf, Date, Object, Record, Text, deserialize, non_null, string_enum};
+use super::shape::{
+    self, AnyObject, Anything, ArrayOf, Date, Object, Text, deserialize, non_null, string_enum,
+};
 use crate::metrics::MessageField;
 
 /// The schema's own version. It is not an enumeration: another version would be another schema.
@@ -180,7 +182,7 @@ shapes! {
         machine: Object<Machine>,
         attempt_number: f64,
         master_queue: Text,
-        trace_context: Record,
+        trace_context: AnyObject,
         #[serde(default, deserialize_with = "non_null")]
         annotations: NonNull<Object<Annotations>>,
     }

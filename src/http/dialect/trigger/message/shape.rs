@@ -28,7 +28,7 @@ pub(super) struct ArrayOf<T>(PhantomData<T>);
 
 /// An object with any fields.
 #[derive(Debug)]
-pub(super) struct Record;
+pub(super) struct AnyObject;
 
 /// Any value at all.
 #[derive(Debug, Default)]
@@ -99,10 +99,10 @@ deserialize! {
 }
 
 deserialize! {
-    Record: deserialize_map as "an object" {
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
+    AnyObject: deserialize_map as "an object" {
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnyObject, A::Error> {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            Ok(Record)
+            Ok(AnyObject)
         }
     }
 }
