@@ -47,11 +47,20 @@ pub fn init(as_json: bool, default: &str) -> WorkerGuard {
 /// Reads directives such as `info,hyper=debug`; one that is malformed is reported on stderr and left out.
 fn parse_levels(text: &str) -> Targets {
     let mut wellformed = Vec::new();
-    for directive in text.split(',').filter(|directive| !directive.is_empty()) {
-        match directive.parse::<Targets>() {
-            Ok(_) => wellformed.push(directive),
-            #[expect(clippy::print_stderr, reason = "the log has not started yet")]
-            Err(error) => eprintln!("ignoring `{directive}`: {error}"),
+    for directive in text.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+        // The library takes `=debug` for every target, and `pilotlight=` for no level at all.
+        let is_incomplete = directive.starts_with('=') || directive.ends_with('=');
+        let error = match directive.parse::<Targets>() {
+            Ok(_) if is_incomplete => "a target and a level are needed on both sides of `=`".to_owned(),
+            Ok(_) => {
+                wellformed.push(directive);
+                continue;
+            }
+            Err(error) => error.to_string(),
+        };
+        #[expect(clippy::print_stderr, reason = "the log has not started yet")]
+        {
+            eprintln!("ignoring `{directive}`: {error}");
         }
     }
     wellformed.join(",").parse().unwrap_or_default()
@@ -93,6 +102,11 @@ mod tests {
         assert!(!levels.would_enable("pilotlight::http", &Level::DEBUG));
         assert!(!levels.would_enable("hyper::proto", &Level::INFO));
         assert!(!parse_levels("info,error").would_enable("pilotlight", &Level::WARN));
+        let levels = parse_levels("info, pilotlight=debug,hyper=,=trace");
+        assert!(
+            levels.would_enable("pilotlight", &Level::DEBUG) && levels.would_enable("hyper", &Level::INFO)
+        );
+        assert!(!levels.would_enable("rustls", &Level::DEBUG));
     }
 
     #[test]

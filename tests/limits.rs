@@ -145,6 +145,21 @@ async fn posts_beyond_the_rate_are_misses_at_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_its_answer_may_post_again_at_once() {
+    let broker = Broker::start(&["--max-posts", "1"]);
+    let request = post("/warm-start", &Pool::small("d1").body("r"));
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(broker.client().await);
+    }
+    for _ in 0..100 {
+        for client in &mut clients {
+            assert_eq!(client.ask(&request).await.status, 200);
+        }
+    }
+}
+
+#[tokio::test]
 async fn posts_that_wait_for_their_proof_leave_room_for_so_many_others() {
     let broker = Broker::proving("received", &["--max-posts", "2", "--proof-timeout", "2s"]);
     let pool = Pool::small("d1");

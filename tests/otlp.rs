@@ -234,6 +234,23 @@ async fn a_proxy_of_the_environment_is_asked_with_the_whole_url() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_cannot_be_used_fails_exports_and_not_the_start() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    command.args([
+        "--listen",
+        "127.0.0.1:0",
+        "--ops-listen",
+        "127.0.0.1:0",
+        "--otlp",
+        "http://192.0.2.1:4318",
+    ]);
+    command.env("HTTP_PROXY", "https://127.0.0.1:1").env("OTEL_BSP_SCHEDULE_DELAY", "100");
+    let broker = Broker::run(&mut command);
+    broker.post(&Pool::small("d1").body("run_1")).await;
+    broker.wait_for_metric(FAILURES, 1).await;
+}
+
+#[tokio::test]
 async fn a_collector_that_never_answers_delays_neither_runs_nor_the_end() {
     let collector = Collector::answering(Vec::new);
     let (mut broker, log) = broker(&format!("http://{}", collector.address), &[]);

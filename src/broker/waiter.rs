@@ -44,7 +44,6 @@ impl WaiterClass {
     }
 }
 
-#[expect(clippy::struct_field_names, reason = "the shell's waiter, inside the core's")]
 pub(super) struct WaiterEntry<W> {
     pub(super) serial: u64,
     pub(super) pool: u32,

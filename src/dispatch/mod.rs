@@ -53,8 +53,7 @@ impl Dispatcher {
         DispatchRecorder::new(&self.0)
     }
 
-    /// The number of POSTs in flight: those whose response is not written yet, and those whose client has left during an
-    /// offer.
+    /// The number of POSTs in flight: those without an outcome yet, and those whose client has left during an offer.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight()
     }

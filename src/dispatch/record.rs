@@ -1,5 +1,5 @@
-//! Owns the record of one POST: counted in the metrics when it ends, written to the journal if it named a run, and in flight
-//! until it is recorded and answered.
+//! Owns the record of one POST: counted in the metrics when it ends, and written to the journal, if it named a run, when it
+//! has been answered.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct Record {
     proof: Option<Proof>,
     /// How the POST ended, and how long that took; none if its client left before.
     ended: Option<(DispatchOutcome, Duration)>,
-    /// Released last: the journal is closed when nothing is in flight any more.
+    /// Released when the POST is counted, or with an offer that goes on without its client.
     in_flight: InFlightGuard,
 }
 
@@ -86,6 +86,8 @@ impl DispatchRecorder {
         self.shared.metrics.dispatched(outcome, took);
         if let Some(record) = &mut self.record {
             (record.ended, record.proof) = (Some((outcome, took)), proof);
+            // Its client may post again as soon as it has read the answer.
+            record.in_flight.release();
         }
     }
 

@@ -45,22 +45,32 @@ impl Shared {
     }
 }
 
-/// One POST in flight, until this is dropped: its answer is written and its record complete.
-pub(super) struct InFlightGuard(Arc<Shared>);
+/// One POST in flight, until it is released or dropped.
+pub(super) struct InFlightGuard {
+    shared: Arc<Shared>,
+    is_released: bool,
+}
 
 impl InFlightGuard {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(shared.clone())
+        Self { shared: shared.clone(), is_released: false }
+    }
+
+    /// The POST is not in flight any more.
+    pub(super) fn release(&mut self) {
+        if !std::mem::replace(&mut self.is_released, true) {
+            self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn shared(&self) -> &Shared {
-        &self.0
+        &self.shared
     }
 }
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.release();
     }
 }

@@ -1,7 +1,7 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
 use super::interface::{Dialect, ParsedDispatch};
-use crate::dispatch::{DispatchRecorder, DispatchRequest, Outcome, RunNameConflict};
+use crate::dispatch::{DispatchRecorder, DispatchRequest, Outcome};
 use crate::http::h1::{RequestBody, RequestHead, read_body};
 use crate::http::problem::Problem;
 use crate::http::response::HttpResponse;
@@ -68,16 +68,17 @@ async fn read_and_dispatch(
         times: limits.dispatch_times(),
     };
     drop(limits);
-    match state.dispatcher.dispatch(request, &mut recorder).await {
-        Ok(outcome) => {
-            tracing::debug!(run = %run.escape_default(), offers = outcome.offers,
-                proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
-                reason = outcome.result.as_ref().err().map(|miss| miss.text()),
-                "dispatched");
-            dialect.render(&head, &run, &outcome).after(recorder)
-        }
-        Err(RunNameConflict) => refuse(Problem::run_name_conflict(state.limits().remember_runs), recorder),
-    }
+    let Ok(outcome) = state.dispatcher.dispatch(request, &mut recorder).await else {
+        let problem = Problem::run_name_conflict(state.limits().remember_runs);
+        recorder.refuse(problem.outcome());
+        tracing::debug!(run = %run.escape_default(), why = problem.detail(), "a run was refused");
+        return HttpResponse::from(problem).after(recorder);
+    };
+    tracing::debug!(run = %run.escape_default(), offers = outcome.offers,
+        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
+        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
+        "dispatched");
+    dialect.render(&head, &run, &outcome).after(recorder)
 }
 
 fn refuse(problem: Problem, mut recorder: DispatchRecorder) -> HttpResponse {

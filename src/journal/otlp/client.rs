@@ -32,6 +32,8 @@ pub(super) struct CollectorClient {
     timeout: Duration,
     host: String,
     port: u16,
+    /// Whether that is an `http://` address; a proxy of the environment may be another one.
+    is_usable: bool,
     /// Whether `host` is a proxy of the environment (`HTTP_PROXY`), which needs the whole URL in each request.
     is_proxied: bool,
     /// Headers of each request, besides the exporter's.
@@ -42,10 +44,10 @@ pub(super) struct CollectorClient {
 
 impl CollectorClient {
     pub(super) fn new(collector: &Uri, timeout: Duration) -> anyhow::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().thread_name("collector").build()?;
         let proxy = Matcher::from_env().intercept(collector);
         let peer = proxy.as_ref().map_or(collector, |proxy| proxy.uri());
-        anyhow::ensure!(peer.scheme_str() == Some("http"), "the proxy of the environment is not http://");
+        // The broker serves without traces, too: such a proxy fails each export, and not the start.
+        let is_usable = peer.scheme_str() == Some("http");
         let host = peer.host().context("there is no host")?;
         // A URL has brackets around an IPv6 address, the address itself has none.
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -57,11 +59,16 @@ impl CollectorClient {
         if let Some(credentials) = proxy.as_ref().and_then(|proxy| proxy.basic_auth()) {
             headers.insert(PROXY_AUTHORIZATION, credentials.clone());
         }
-        let (runtime, is_proxied, kept) = (Some(runtime), proxy.is_some(), Mutex::new(None));
-        Ok(Self { runtime, timeout, host, port, is_proxied, headers, kept })
+        let (is_proxied, kept) = (proxy.is_some(), Mutex::new(None));
+        // Last, because a runtime may not be dropped on a thread of another one, where this is called.
+        let runtime = Some(Builder::new_current_thread().enable_all().thread_name("collector").build()?);
+        Ok(Self { runtime, timeout, host, port, is_usable, is_proxied, headers, kept })
     }
 
     async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        if !self.is_usable {
+            return Err("the proxy of the environment is not http://".into());
+        }
         request.headers_mut().extend(self.headers.clone());
         if !self.is_proxied {
             let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
