@@ -331,7 +331,7 @@ async fn a_body_is_nested_128_deep_at_most() {
 }
 
 #[tokio::test]
-async fn a_field_that_is_matched_stands_once() {
+async fn a_matched_field_occurs_once() {
     let mut rows: Vec<Row> = Vec::new();
     for (field, again) in [
         ("\"cpu\":0.5", "\"cpu\":0.5"),
@@ -396,7 +396,7 @@ async fn a_field_of_the_wrong_type_is_refused() {
 }
 
 #[tokio::test]
-async fn what_nobody_matches_may_be_anything() {
+async fn fields_that_are_not_matched_may_be_anything() {
     let with = |extra: &str| {
         let message = Pool::small("nobody").message("run_row").to_string();
         posted(format!("{{\"dequeuedMessage\":{}}}", message.replacen('{', &format!("{{{extra},"), 1)))
@@ -561,7 +561,7 @@ async fn a_body_that_nobody_wants_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_ends_early_is_refused_on_the_quick_way_too() {
+async fn a_body_that_ends_early_is_refused_on_the_fast_path_too() {
     let body = guarded().body("run_row");
     check_cut_off(vec![
         ("400 bad-body, closed", aimed(&format!("content-length: {}", body.len() + 10), &body)),

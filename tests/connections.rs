@@ -255,7 +255,7 @@ async fn a_connection_that_is_used_or_held_is_not_idle() {
 }
 
 #[tokio::test]
-async fn clients_are_told_a_timeout_five_seconds_shorter() {
+async fn clients_see_a_timeout_five_seconds_shorter() {
     for (idle, announced) in [("75s", "timeout=70"), ("600s", "timeout=595"), ("6s", "timeout=1")] {
         let broker = Broker::start(&["--idle-timeout", idle]);
         let pool = Pool::small("d1");

@@ -183,7 +183,7 @@ async fn a_run_that_its_controller_does_not_read_goes_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_run_that_nobody_reads_is_undelivered_within_the_budget() {
+async fn a_run_that_no_controller_reads_is_undelivered_within_the_budget() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let mut stalled = Vec::new();

@@ -73,7 +73,7 @@ async fn refused_polls_are_a_line_a_second_in_the_log_and_aborted_ones_none() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_names_nobody_is_a_line_a_second_in_the_log() {
+async fn a_proxy_that_names_no_client_is_logged_once_a_second() {
     let (broker, log) = logging("warn", &["--allow-poll", "127.0.0.1", "--behind-proxy", "127.0.0.1"]);
     let begun = Instant::now();
     for _ in 0..50 {
@@ -127,7 +127,7 @@ async fn an_inferred_proxy_is_a_line_until_a_receipt() {
 }
 
 #[tokio::test]
-async fn nobody_writes_lines_of_their_own_into_the_log() {
+async fn no_client_can_write_lines_into_the_log() {
     let (broker, log) = logging("pilotlight=trace", &[]);
     let pool = Pool::small("d1");
     let printable = "\"}\\\\n{\"".repeat(30);
@@ -197,7 +197,7 @@ async fn no_secret_is_in_a_log() {
 }
 
 #[tokio::test]
-async fn a_stderr_that_nobody_reads_holds_up_no_dispatch() {
+async fn a_stderr_that_is_not_read_delays_no_dispatch() {
     let (_nobody_reads, stderr) = std::io::pipe().unwrap();
     let broker = Broker::run(command("debug", &["--threads", "1"]).stderr(stderr));
     let mut supervisor = broker.client().await;
@@ -231,7 +231,7 @@ async fn a_history_that_cannot_be_written_holds_up_no_dispatch() {
 }
 
 #[tokio::test]
-async fn out_of_descriptors_accepting_rests_and_who_is_inside_is_served() {
+async fn out_of_descriptors_accepting_pauses_and_open_connections_are_served() {
     let broker = Broker::start(&["--threads", "1"]);
     let pool = Pool::small("d1");
     let mut controller = broker.held_poll(&pool, "one").await;
@@ -257,7 +257,7 @@ async fn out_of_descriptors_accepting_rests_and_who_is_inside_is_served() {
 }
 
 #[tokio::test]
-async fn a_herd_finds_room_in_the_queue() {
+async fn a_thundering_herd_fits_into_the_accept_queue() {
     const HERD: usize = 2000;
     let longest: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     if longest < HERD || pilotlight::server::raise_open_files() < 2 * HERD as u64 {

@@ -45,7 +45,7 @@ async fn a_flood_of_silent_connections_displaces_only_itself() {
 }
 
 #[tokio::test]
-async fn when_everybody_inside_has_spoken_the_next_one_is_closed_at_once() {
+async fn when_every_connection_has_sent_data_the_next_one_is_closed_at_once() {
     let broker = Broker::start(&["--max-connections", "50", "--threads", "1"]);
     let pool = Pool::small("d1");
     let mut standing = crowd(&broker, &pool).await;
@@ -183,7 +183,7 @@ async fn posts_that_wait_for_their_proof_leave_room_for_so_many_others() {
 }
 
 #[tokio::test]
-async fn short_of_memory_nobody_new_is_held_and_nobody_held_is_dropped() {
+async fn short_of_memory_no_new_poll_is_held_and_no_held_one_is_dropped() {
     let broker = Broker::start(&["--memory-limit", "1B"]);
     let pool = Pool::small("d1");
     let overloaded = async || {
@@ -271,7 +271,7 @@ async fn a_body_of_unknown_length_reserves_memory_as_it_grows() {
 }
 
 #[tokio::test]
-async fn operators_have_a_room_of_their_own_in_which_quiet_ones_make_room() {
+async fn operators_have_a_cap_of_their_own_and_idle_ones_are_closed_first() {
     let broker = Broker::start(&["--max-ops-connections", "10"]);
     let mut silent = Vec::new();
     for _ in 0..40 {

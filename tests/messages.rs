@@ -33,7 +33,7 @@ fn newer(pool: &Pool, run: &str, place: &str, word: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_newer_platforms_words_are_told_once_by_field_and_counted() {
+async fn a_newer_platforms_values_are_logged_once_by_field_and_counted() {
     let (broker, log) = logging(&[]);
     let pool = Pool::small("d1");
     let mut one = broker.held_poll(&pool, "one").await;

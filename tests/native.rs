@@ -122,7 +122,7 @@ async fn a_wait_ends_within_the_budget() {
 }
 
 #[tokio::test]
-async fn a_supervisor_that_leaves_while_it_waits_claims_nobody() {
+async fn a_supervisor_that_leaves_while_it_waits_claims_no_waiter() {
     let broker = Broker::start(&[]);
     let mut supervisor = broker.client().await;
     supervisor.send(post(&format!("{POOL}?wait=2s"), "", b"x")).await;
@@ -283,7 +283,7 @@ async fn a_repeated_run_is_no_better_proved_than_it_was() {
 }
 
 #[tokio::test]
-async fn a_run_that_may_have_arrived_goes_to_nobody_else_however_often_it_is_posted() {
+async fn a_run_that_may_have_arrived_goes_to_no_other_waiter_however_often_it_is_posted() {
     let broker = Broker::proving("received", &["--proof-timeout", "50ms"]);
     let path = Pool::small("d1").path();
     let (mut frozen, mut other) = (broker.client().await, broker.client().await);

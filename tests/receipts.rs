@@ -253,7 +253,7 @@ async fn a_native_run_chooses_its_proof_and_says_unknown_when_in_doubt() {
 }
 
 #[tokio::test]
-async fn a_reset_leaves_a_native_run_unknown_and_goes_to_nobody_else() {
+async fn a_reset_leaves_a_native_run_unknown_and_it_goes_to_no_other_waiter() {
     let broker = Broker::proving("received", &[]);
     let pool = Pool::small("d1");
     let mut other = broker.held_poll(&pool, "other").await;

@@ -578,7 +578,7 @@ async fn a_gets_body_of_1_kib_is_drained_however_it_comes() {
 }
 
 #[tokio::test]
-async fn what_comes_drop_by_drop_is_ended_as_well() {
+async fn a_request_that_drips_is_ended_as_well() {
     check_slow(vec![
         (b"", b"G", 4000, "", 5),
         (b"GET /connect HTTP/1.1\r\nhost: b\r\nx: ", b"x", 50, "", 5),
@@ -605,7 +605,7 @@ async fn what_the_parser_refuses_is_counted() {
 }
 
 #[tokio::test]
-async fn a_connection_rests_as_long_whoever_has_read_from_it() {
+async fn an_idle_connection_lives_as_long_whichever_path_has_read_from_it() {
     let broker = Broker::start(&[]);
     let (mut quick, mut slow) = (broker.client().await, broker.client().await);
     assert_eq!(quick.ask(request("GET /connect")).await.status, 200);

@@ -92,7 +92,7 @@ async fn numbers_meet_by_value_and_presets_never_by_likeness() {
 }
 
 #[tokio::test]
-async fn a_token_stands_for_its_deployment() {
+async fn a_token_names_its_deployment() {
     use base64::Engine;
     let broker = Broker::start(&[]);
     let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
@@ -105,7 +105,7 @@ async fn a_token_stands_for_its_deployment() {
 }
 
 #[tokio::test]
-async fn a_broken_run_is_refused_and_claims_nobody() {
+async fn a_broken_run_is_refused_and_claims_no_waiter() {
     let broker = Broker::start(&["--body-limit", "64KiB"]);
     let pool = Pool::small("d1");
     let mut controller = broker.held_poll(&pool, "one").await;
@@ -152,7 +152,7 @@ async fn a_broken_run_is_refused_and_claims_nobody() {
 }
 
 #[tokio::test]
-async fn a_truncated_body_claims_nobody() {
+async fn a_truncated_body_claims_no_waiter() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
     let mut controller = broker.held_poll(&pool, "one").await;
@@ -387,7 +387,7 @@ async fn a_page_in_a_browser_neither_waits_nor_dispatches() {
 }
 
 #[tokio::test]
-async fn what_stands_in_a_wrong_body_is_not_quoted() {
+async fn the_content_of_an_invalid_body_is_not_quoted() {
     let broker = Broker::start(&[]);
     for body in ["{\"dequeuedMessage\":\"a secret\"}", "{\"dequeuedMessage\":{\"version\":\"a secret\"}}"] {
         let answer = broker.client().await.ask(post("/warm-start", body)).await;

@@ -98,7 +98,7 @@ fn the_proxy_protocol_needs_trusted_proxies() {
 }
 
 #[test]
-fn a_public_address_without_authentication_is_refused_unless_told() {
+fn a_public_address_without_authentication_is_refused_unless_allowed() {
     for flag in ["--listen", "--dispatch-listen", "--ops-listen"] {
         let message = refusal(None, &[flag, "0.0.0.0:0"]);
         assert!(message.contains(flag) && message.contains("--insecure-no-auth"), "{message}");
@@ -194,7 +194,7 @@ fn every_setting_has_the_variable_of_its_flag() {
 }
 
 #[test]
-fn a_value_that_would_serve_nobody_or_overflow_is_refused() {
+fn a_value_that_would_serve_no_request_or_overflow_is_refused() {
     for arguments in [
         ["--dispatch-budget", "500000000000y"],
         ["--drain-window", "500000000000y"],

@@ -99,7 +99,7 @@ mod tests {
         OfferEnd { verdict: Verdict::Gone, nothing_sent: true, may_have_been_relayed: false };
 
     #[test]
-    fn a_run_that_may_be_read_goes_to_nobody_else_without_redelivery() {
+    fn a_run_that_may_be_read_goes_to_no_other_waiter_without_redelivery() {
         let mut policy = DeliveryPolicy::new(Proof::Received, false);
         assert_eq!(policy.after(GONE), Step::OfferAgain);
         assert_eq!(policy.after(UNACKED), Step::GiveUp(MissReason::Unknown));

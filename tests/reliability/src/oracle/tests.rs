@@ -103,7 +103,7 @@ fn i1_a_run_that_was_answered_false_stays_unread() {
 }
 
 #[test]
-fn i1_a_run_that_nobody_posted_is_a_breach() {
+fn i1_a_run_that_was_not_posted_is_a_breach() {
     check(&[], &[receipt(HEALTHY)], &[], &["I1"]);
 }
 
@@ -148,7 +148,7 @@ fn i2_the_receipt_is_of_whom_the_answer_names() {
 }
 
 #[test]
-fn i2_who_is_killed_between_its_read_and_its_word_cannot_be_known() {
+fn i2_a_controller_killed_between_its_read_and_its_report_is_undecided() {
     let killed = during(Affected::Killed(1));
     assert_eq!(check(&[post(hit(1))], &[], &[killed], &[]).unknowable, 1);
     let before = Disturbance { affected: Affected::Killed(1), from: START - 5, to: START - 1 };
@@ -158,7 +158,7 @@ fn i2_who_is_killed_between_its_read_and_its_word_cannot_be_known() {
 }
 
 #[test]
-fn i3_a_run_whose_body_never_came_whole_goes_to_nobody() {
+fn i3_a_run_whose_body_is_incomplete_goes_to_no_waiter() {
     let cut = Post { mode: SendMode::CutInBody, ..post((Outcome::Abandoned, 0)) };
     check(std::slice::from_ref(&cut), &[], &[], &[]);
     check(&[cut], &[receipt(HEALTHY)], &[], &["I3"]);
@@ -175,7 +175,7 @@ fn i9_a_run_stays_in_its_pool() {
 }
 
 #[test]
-fn i11_who_stands_is_not_overlooked() {
+fn i11_a_waiter_is_not_overlooked() {
     let stands = said(HEALTHY, START - 2 * SECOND, Event::PollSent(3));
     let leaves = said(HEALTHY, START + 2 * SECOND, Event::Leaving);
     let nobody = [post(miss("no_pool", 0))];
