@@ -15,7 +15,7 @@ const flags = new Set([...settings, ...[...helped.matchAll(/--([a-z][a-z-]*)/g)]
 /** Variables of this project's tests and build, which the broker does not read. */
 const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRITE_DOCS"].map((name) => `PILOTLIGHT_${name}`));
 /** Flags of other programs that the guides name without their command. */
-const FOREIGN = new Set(["--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
+const FOREIGN = new Set(["--profile", "--release", "--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
 /** Metrics that exist only with TLS, or with a cluster; alert rules may use them. */
 const SLEEPING = /^pilotlight_(tls|cluster)_/;
 
