@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::model::MissReason;
 use crate::transport::{DeliveryRequirements, Exchange, Waiter};
 
-use offer::{Next, OfferResult, OfferTask};
+use offer::{OfferResult, OfferTask};
 pub use policy::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
 pub use record::DispatchRecorder;
 pub use request::{
@@ -128,12 +128,12 @@ impl Dispatcher {
                 Err(_) if task.offers > 0 => break Err(MissReason::Undelivered),
                 Err(reason) => break Err(reason),
             };
-            let OfferResult { task: returned, next } = task.offer(removed).await;
+            let OfferResult { task: returned, step, controller } = task.offer(removed).await;
             task = returned;
-            match next {
-                Next::Delivered(hit) => break Ok(hit),
-                Next::GiveUp(reason) => break Err(reason),
-                Next::OfferAgain => {}
+            match step {
+                Step::Delivered(proof) => break Ok(Hit { proof, controller }),
+                Step::GiveUp(reason) => break Err(reason),
+                Step::OfferAgain => {}
             }
         };
         let OfferTask { record, offers, .. } = *task;

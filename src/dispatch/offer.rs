@@ -30,17 +30,11 @@ pub(super) struct OfferTask {
     pub(super) record: Box<Record>,
 }
 
-/// The task after an offer, and what follows: a delivery, another offer, or none for this reason.
+/// The task after an offer, what follows, and the controller that was offered the run.
 pub(super) struct OfferResult {
     pub(super) task: Box<OfferTask>,
-    pub(super) next: Next,
-}
-
-/// What follows an offer.
-pub(super) enum Next {
-    Delivered(Hit),
-    OfferAgain,
-    GiveUp(MissReason),
+    pub(super) step: Step,
+    pub(super) controller: Box<str>,
 }
 
 impl OfferTask {
@@ -80,24 +74,17 @@ impl OfferTask {
             nothing_sent: delivery.nothing_sent,
             may_have_been_relayed,
         });
-        let (next, proof) = match step {
-            Step::Delivered(proof) => {
-                (Next::Delivered(Hit { proof, controller: controller.clone() }), Some(proof))
-            }
-            Step::OfferAgain => (Next::OfferAgain, None),
-            Step::GiveUp(reason) => (Next::GiveUp(reason), None),
-        };
-        self.record.add_offer(OfferRecord { controller, verdict, since, took }, proof);
-        self.cache(&next);
-        OfferResult { task: self, next }
+        self.record.add_offer(OfferRecord { controller: controller.clone(), verdict, since, took }, step);
+        self.cache(step, &controller);
+        OfferResult { task: self, step, controller }
     }
 
     /// A run that a waiter has, or may have, is not offered again: its later POSTs get the same outcome.
-    fn cache(&mut self, next: &Next) {
-        let result = match next {
-            Next::Delivered(hit) => Ok(hit.clone()),
-            Next::GiveUp(MissReason::Unknown) => Err(MissReason::Unknown),
-            Next::OfferAgain | Next::GiveUp(_) => return,
+    fn cache(&mut self, step: Step, controller: &str) {
+        let result = match step {
+            Step::Delivered(proof) => Ok(Hit { proof, controller: controller.into() }),
+            Step::GiveUp(MissReason::Unknown) => Err(MissReason::Unknown),
+            Step::OfferAgain | Step::GiveUp(_) => return,
         };
         if let Some(leader) = self.leader.take() {
             leader.complete((self.offers, result));

@@ -49,11 +49,6 @@ impl DeliveryPolicy {
         Self { proof, redeliver, unproven: 0 }
     }
 
-    /// The proof that makes an offer a delivery.
-    pub fn proof(&self) -> Proof {
-        self.proof
-    }
-
     /// Whether an offer was sent before and not proved, so that the next one is a redelivery.
     pub fn is_redelivering(&self) -> bool {
         self.unproven > 0

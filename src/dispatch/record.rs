@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::policy::Step;
 use super::request::Outcome;
 use super::shared::{InFlightGuard, Shared};
 use crate::broker::KeyRef;
@@ -120,10 +121,13 @@ impl Record {
         self.run.as_ref().map_or("", |run| run.names.get(0))
     }
 
-    /// One more waiter was offered the run. `proof` is that of a delivery.
-    pub(super) fn add_offer(&mut self, offer: OfferRecord, proof: Option<Proof>) {
+    /// One more waiter was offered the run, and this follows.
+    pub(super) fn add_offer(&mut self, offer: OfferRecord, step: Step) {
         self.offers.push(offer);
-        self.proof = proof;
+        self.proof = match step {
+            Step::Delivered(proof) => Some(proof),
+            Step::OfferAgain | Step::GiveUp(_) => None,
+        };
     }
 
     pub(super) fn shared(&self) -> &Shared {

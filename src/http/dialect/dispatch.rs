@@ -1,5 +1,7 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
+use tracing::field::display;
+
 use super::interface::{Dialect, ParsedDispatch};
 use crate::dispatch::{DispatchRecorder, DispatchRequest, Outcome};
 use crate::http::h1::{RequestBody, RequestHead, read_body};
@@ -39,11 +41,11 @@ async fn read_and_dispatch(
     let since = recorder.body_read();
     let (parsed_head, body) = match read {
         Ok(read) => read,
-        Err(problem) => return refuse(problem, recorder),
+        Err(problem) => return refuse(problem, None, recorder),
     };
     let parsed = match dialect.parse_dispatch_body(state, parsed_head, &body) {
         Ok(parsed) => parsed,
-        Err(problem) => return refuse(problem, recorder),
+        Err(problem) => return refuse(problem, None, recorder),
     };
     state.metrics.payload(parsed.payload.len());
     let ParsedDispatch { key, run, idempotency_key, content, payload_kind, content_type, payload, .. } =
@@ -69,10 +71,7 @@ async fn read_and_dispatch(
     };
     drop(limits);
     let Ok(outcome) = state.dispatcher.dispatch(request, &mut recorder).await else {
-        let problem = Problem::run_name_conflict(state.limits().remember_runs);
-        recorder.refuse(problem.outcome());
-        tracing::debug!(run = %run.escape_default(), why = problem.detail(), "a run was refused");
-        return HttpResponse::from(problem).after(recorder);
+        return refuse(Problem::run_name_conflict(state.limits().remember_runs), Some(&run), recorder);
     };
     tracing::debug!(run = %run.escape_default(), offers = outcome.offers,
         proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
@@ -81,8 +80,10 @@ async fn read_and_dispatch(
     dialect.render(&head, &run, &outcome).after(recorder)
 }
 
-fn refuse(problem: Problem, mut recorder: DispatchRecorder) -> HttpResponse {
+/// `run` is the run's name, if it is known.
+fn refuse(problem: Problem, run: Option<&str>, mut recorder: DispatchRecorder) -> HttpResponse {
     recorder.refuse(problem.outcome());
-    tracing::debug!(why = problem.detail(), "a run was refused");
+    let run = run.map(|run| display(run.escape_default()));
+    tracing::debug!(run, why = problem.detail(), "a run was refused");
     HttpResponse::from(problem).after(recorder)
 }
