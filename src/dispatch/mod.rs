@@ -11,6 +11,7 @@
 //! It depends on no dialect and no HTTP status. The policy decides, the offer acts, the recorder accounts for both.
 
 mod inferred_proxies;
+mod names;
 mod offer;
 mod policy;
 mod record;
@@ -27,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::model::MissReason;
 use crate::transport::{DeliveryRequirements, Exchange, Waiter};
 
-use offer::{OfferResult, OfferTask};
+use offer::OfferTask;
 pub use policy::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
 pub use record::DispatchRecorder;
 pub use request::{
@@ -68,9 +69,12 @@ impl Dispatcher {
     ) -> Result<Outcome, RunNameConflict> {
         let outcome = match self.find_cached(&request).await {
             Ok(leader) => self.deliver(request, leader, recorder).await,
-            Err(cached) => cached?,
+            Err(cached) => {
+                let outcome = cached?;
+                recorder.finish(&outcome, Instant::now());
+                outcome
+            }
         };
-        recorder.finish(&outcome);
         Ok(outcome)
     }
 
@@ -106,7 +110,6 @@ impl Dispatcher {
         let policy = DeliveryPolicy::new(proof, redeliver);
         let reserve = policy.proof_reserve(times.read_timeout, times.budget);
         let last_offer = deadline.checked_sub(reserve).unwrap_or(deadline);
-        let wait_until = (Instant::now() + wait.min(times.budget)).min(last_offer);
         let requirements = DeliveryRequirements {
             proof,
             read_timeout: times.read_timeout,
@@ -118,44 +121,57 @@ impl Dispatcher {
             debug_assert!(false, "one POST is dispatched twice");
             return Outcome { offers: 0, result: Err(MissReason::Undelivered) };
         };
-        let mut task = Box::new(OfferTask { run, requirements, policy, offers: 0, leader, record });
+        let mut task = OfferTask { run, requirements, policy, offers: 0, leader, record };
+        let mut now = Instant::now();
+        let wait_until = (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer));
         let result = loop {
-            if Instant::now() > last_offer + LAST_CLAIM_DELAY {
+            if now > last_offer + LAST_CLAIM_DELAY {
                 break Err(MissReason::Undelivered);
             }
-            let removed = match self.claim_or_wait(&claim, wait_until).await {
+            let removed = match self.claim_or_wait(&claim, wait_until, &mut now).await {
                 Ok(removed) => removed,
                 Err(_) if task.offers > 0 => break Err(MissReason::Undelivered),
                 Err(reason) => break Err(reason),
             };
-            let OfferResult { task: returned, step, controller } = task.offer(removed).await;
+            let (returned, offered) = task.offer(removed, now).await;
             task = returned;
-            match step {
-                Step::Delivered(proof) => break Ok(Hit { proof, controller }),
+            now = offered.ended;
+            match offered.step {
+                Step::Delivered(proof) => break Ok(Hit { proof, controller: offered.controller }),
                 Step::GiveUp(reason) => break Err(reason),
                 Step::OfferAgain => {}
             }
         };
-        let OfferTask { record, offers, .. } = *task;
+        let OfferTask { record, offers, .. } = task;
         recorder.put_record(record);
-        Outcome { offers, result }
+        let outcome = Outcome { offers, result };
+        recorder.finish(&outcome, now);
+        outcome
     }
 
-    /// Claims a waiter. If there is none, waits for one to be parked, at most until `wait_until`.
+    /// Claims a waiter. If there is none, waits for one to be parked, at most until `wait_until`. `now` is the time of the
+    /// first claim, and becomes that of the last one.
     async fn claim_or_wait(
         &self,
         request: &ClaimRequest<'_>,
-        wait_until: Instant,
+        wait_until: Option<Instant>,
+        now: &mut Instant,
     ) -> Result<RemovedWaiter<Waiter>, MissReason> {
         let exchange = &self.0.exchange;
         // The entry precedes the first claim, so that a waiter parked in between is not missed. It ends with the match, so that
         // the next run on the waitlist claims at once.
-        let mut entry = (wait_until > Instant::now()).then(|| exchange.join_waitlist(request));
+        let mut entry = wait_until
+            .filter(|until| until > now)
+            .map(|until| WaitingRun { entry: exchange.join_waitlist(request), until });
         loop {
-            match exchange.claim(request) {
+            match exchange.claim(request, *now) {
                 Claim::Matched(removed) => return Ok(removed),
-                Claim::Miss(reason) if !is_retryable(reason) || entry.is_none() => return Err(reason),
-                Claim::Miss(_) => wait_for_waiter(&mut entry, wait_until).await,
+                Claim::Miss(reason) if !is_retryable(reason) => return Err(reason),
+                Claim::Miss(reason) => {
+                    let Some(waiting) = entry.take() else { return Err(reason) };
+                    entry = waiting.wait().await;
+                    *now = Instant::now();
+                }
             }
         }
     }
@@ -184,11 +200,16 @@ fn is_retryable(reason: MissReason) -> bool {
     }
 }
 
-/// Waits until a waiter is parked. At `until` the entry is dropped, so that the next claim is the last one.
-async fn wait_for_waiter(entry: &mut Option<WaitlistEntry<Waiter>>, until: Instant) {
-    if let Some(waiting) = entry
-        && tokio::time::timeout_at(until.into(), waiting.notified()).await.is_err()
-    {
-        *entry = None;
+/// A run on the waitlist, and when it leaves it.
+struct WaitingRun {
+    entry: WaitlistEntry<Waiter>,
+    until: Instant,
+}
+
+impl WaitingRun {
+    /// Waits until a waiter is parked. None if its time is over: the next claim is the last one.
+    async fn wait(self) -> Option<Self> {
+        let notified = tokio::time::timeout_at(self.until.into(), self.entry.notified()).await;
+        notified.is_ok().then_some(self)
     }
 }

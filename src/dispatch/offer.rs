@@ -1,7 +1,9 @@
 //! Owns one offer of a run to one waiter, which is completed even if the supervisor leaves meanwhile.
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -12,11 +14,11 @@ use super::policy::{DeliveryPolicy, OfferEnd, Step};
 use super::record::Record;
 use super::request::Hit;
 use super::shared::Leader;
-use crate::broker::RemovedWaiter;
+use crate::broker::{HostId, RemovedWaiter};
 use crate::journal::OfferRecord;
 use crate::logging::Throttle;
 use crate::model::{MissReason, Verdict};
-use crate::transport::{Delivery, DeliveryRequirements, Run, Waiter};
+use crate::transport::{Delivery, DeliveryRequirements, PendingProof, Run, Waiter};
 
 /// A run that is being offered, with all that an offer needs to outlive its POST.
 pub(super) struct OfferTask {
@@ -30,26 +32,53 @@ pub(super) struct OfferTask {
     pub(super) record: Box<Record>,
 }
 
-/// The task after an offer, what follows, and the controller that was offered the run.
+/// The waiter of an offer, and the time of its match.
+struct Offered {
+    controller: Arc<str>,
+    host: HostId,
+    address: IpAddr,
+    matched: Instant,
+}
+
+/// What follows an offer, the controller that was offered the run, and when the offer ended.
 pub(super) struct OfferResult {
-    pub(super) task: Box<OfferTask>,
     pub(super) step: Step,
-    pub(super) controller: Box<str>,
+    pub(super) controller: Arc<str>,
+    pub(super) ended: Instant,
 }
 
 impl OfferTask {
-    /// Offers the run to this waiter. If the returned future is dropped early, the offer is completed in a task of its own.
-    pub(super) fn offer(mut self: Box<Self>, removed: RemovedWaiter<Waiter>) -> DetachOnDrop {
+    /// Offers the run to this waiter, and returns the task after the offer. If the future is dropped early, the offer is
+    /// completed in a task of its own.
+    pub(super) async fn offer(
+        mut self,
+        removed: RemovedWaiter<Waiter>,
+        matched: Instant,
+    ) -> (Self, OfferResult) {
         self.offers += 1;
-        DetachOnDrop(Some(Box::pin(self.offer_to(removed))))
+        let RemovedWaiter { waiter, controller, host, .. } = removed;
+        let offered = Offered { controller, host, address: waiter.origin(), matched };
+        match waiter.offer(&self.run, self.requirements) {
+            ControlFlow::Break(delivery) => {
+                let result = self.end(offered, delivery);
+                (self, result)
+            }
+            // Boxed only here: most offers that need no proof end at once.
+            ControlFlow::Continue(pending) => DetachOnDrop::new(self.prove(offered, pending)).await,
+        }
     }
 
-    async fn offer_to(mut self: Box<Self>, removed: RemovedWaiter<Waiter>) -> OfferResult {
-        let RemovedWaiter { waiter, controller, host, .. } = removed;
-        let address = waiter.origin();
-        let matched = Instant::now();
-        let delivery = waiter.offer(&self.run, self.requirements).await;
-        let took = matched.elapsed();
+    async fn prove(mut self, offered: Offered, pending: PendingProof) -> (Self, OfferResult) {
+        let delivery = pending.prove().await;
+        let result = self.end(offered, delivery);
+        (self, result)
+    }
+
+    /// Accounts for an offer that has ended.
+    fn end(&mut self, offered: Offered, delivery: Delivery) -> OfferResult {
+        let Offered { controller, host, address, matched } = offered;
+        let ended = Instant::now();
+        let took = ended.saturating_duration_since(matched);
         let shared = self.record.shared();
         let verdict = delivery.verdict;
         shared.metrics.offered(verdict, took);
@@ -75,19 +104,19 @@ impl OfferTask {
             may_have_been_relayed,
         });
         self.record.add_offer(OfferRecord { controller: controller.clone(), verdict, since, took }, step);
-        self.cache(step, &controller);
-        OfferResult { task: self, step, controller }
+        self.cache(step, &controller, ended);
+        OfferResult { step, controller, ended }
     }
 
     /// A run that a waiter has, or may have, is not offered again: its later POSTs get the same outcome.
-    fn cache(&mut self, step: Step, controller: &str) {
+    fn cache(&mut self, step: Step, controller: &Arc<str>, now: Instant) {
         let result = match step {
-            Step::Delivered(proof) => Ok(Hit { proof, controller: controller.into() }),
+            Step::Delivered(proof) => Ok(Hit { proof, controller: controller.clone() }),
             Step::GiveUp(MissReason::Unknown) => Err(MissReason::Unknown),
             Step::OfferAgain | Step::GiveUp(_) => return,
         };
         if let Some(leader) = self.leader.take() {
-            leader.complete((self.offers, result));
+            leader.complete((self.offers, result), now);
         }
     }
 
@@ -130,12 +159,18 @@ fn may_have_been_relayed(inferred: &InferredProxies, address: IpAddr, delivery: 
 
 /// An offer in progress. If it is dropped before its end, because the POST's client has left, it continues in a task of its
 /// own.
-pub(super) struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = OfferResult> + Send>>>);
+struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = (OfferTask, OfferResult)> + Send>>>);
+
+impl DetachOnDrop {
+    fn new(offer: impl Future<Output = (OfferTask, OfferResult)> + Send + 'static) -> Self {
+        Self(Some(Box::pin(offer)))
+    }
+}
 
 impl Future for DetachOnDrop {
-    type Output = OfferResult;
+    type Output = (OfferTask, OfferResult);
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<OfferResult> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(offer) = &mut self.0 else { return Poll::Pending };
         let result = ready!(offer.as_mut().poll(cx));
         self.0 = None;

@@ -5,6 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::names::RunNames;
 use super::policy::Step;
 use super::request::Outcome;
 use super::shared::{InFlightGuard, Shared};
@@ -26,7 +30,8 @@ pub struct DispatchRecorder {
 pub(super) struct Record {
     since: Instant,
     run: Option<RunLabels>,
-    offers: Vec<OfferRecord>,
+    /// Nearly always one.
+    offers: SmallVec<[OfferRecord; 1]>,
     proof: Option<Proof>,
     /// How the POST ended, and how long that took; none if its client left before.
     ended: Option<(DispatchOutcome, Duration)>,
@@ -36,8 +41,7 @@ pub(super) struct Record {
 
 /// A run as the journal names it.
 struct RunLabels {
-    /// The run, its deployment, its version.
-    names: PackedStrs<3>,
+    names: RunNames,
     cpu: f64,
     memory: f64,
     trace: Option<TraceParent>,
@@ -46,26 +50,39 @@ struct RunLabels {
 impl DispatchRecorder {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         let (since, in_flight) = (Instant::now(), InFlightGuard::new(shared));
-        let record = Record { since, run: None, offers: Vec::new(), proof: None, ended: None, in_flight };
+        let record =
+            Record { since, run: None, offers: SmallVec::new(), proof: None, ended: None, in_flight };
         Self { since, is_counted: false, record: Some(Box::new(record)), shared: shared.clone() }
     }
 
-    /// The body is complete: the POST's time and budget count from now. Returns this moment.
-    pub fn body_read(&mut self) -> Instant {
+    /// When the POST began or, if its body came later, when that was complete. The POST's time and budget count from then.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The body, which came later than the head, is complete.
+    pub fn body_read(&mut self) {
         self.since = Instant::now();
         if let Some(record) = &mut self.record {
             record.since = self.since;
         }
-        self.since
     }
 
     /// Names the run and its key, and the supervisor's trace if it is continued. Only a POST that names a run is recorded in
-    /// the journal.
-    pub fn name_run(&mut self, run: &str, key: KeyRef<'_>, trace: Option<TraceParent>) {
-        let names = PackedStrs::new([run, key.deployment, key.version]);
+    /// the journal. Names that are a part of `request` are not copied. Returns the run's name.
+    pub fn name_run(
+        &mut self,
+        request: &Bytes,
+        run: &str,
+        key: KeyRef<'_>,
+        trace: Option<TraceParent>,
+    ) -> Bytes {
+        let names = RunNames::new(request, [run, key.deployment, key.version]);
+        let name = names.run_bytes();
         if let Some(record) = &mut self.record {
             record.run = Some(RunLabels { names, cpu: key.cpu.get(), memory: key.memory.get(), trace });
         }
+        name
     }
 
     /// The POST ends without an offer, because it is refused. The journal, which may know a run of this name, gets no record.
@@ -73,16 +90,16 @@ impl DispatchRecorder {
         if let Some(record) = &mut self.record {
             record.run = None;
         }
-        self.count(outcome, None);
+        self.count(outcome, None, Instant::now());
     }
 
-    /// The POST has this outcome: it is counted now, before its client can see the answer, and recorded when this is dropped.
-    pub fn finish(&mut self, outcome: &Outcome) {
-        self.count(outcome.kind(), outcome.result.as_ref().ok().map(|hit| hit.proof));
+    /// The POST has this outcome now: it is counted, before its client can see the answer, and recorded when this is dropped.
+    pub fn finish(&mut self, outcome: &Outcome, now: Instant) {
+        self.count(outcome.kind(), outcome.result.as_ref().ok().map(|hit| hit.proof), now);
     }
 
-    fn count(&mut self, outcome: DispatchOutcome, proof: Option<Proof>) {
-        let took = self.since.elapsed();
+    fn count(&mut self, outcome: DispatchOutcome, proof: Option<Proof>, now: Instant) {
+        let took = now.saturating_duration_since(self.since);
         self.is_counted = true;
         self.shared.metrics.dispatched(outcome, took);
         if let Some(record) = &mut self.record {
@@ -105,7 +122,7 @@ impl DispatchRecorder {
 impl Drop for DispatchRecorder {
     fn drop(&mut self) {
         if !self.is_counted {
-            self.count(DispatchOutcome::Aborted, None);
+            self.count(DispatchOutcome::Aborted, None, Instant::now());
         }
     }
 }
@@ -118,7 +135,7 @@ impl Record {
 
     /// The run's name; empty if the POST has named none.
     pub(super) fn run_name(&self) -> &str {
-        self.run.as_ref().map_or("", |run| run.names.get(0))
+        self.run.as_ref().map_or("", |run| run.names.run())
     }
 
     /// One more waiter was offered the run, and this follows.
@@ -139,7 +156,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         let Some(RunLabels { names, cpu, memory, trace }) = self.run.take() else { return };
         let (outcome, took) = self.ended.unwrap_or_else(|| (DispatchOutcome::Aborted, self.since.elapsed()));
-        let (at, proof, offers) = (journal::unix_millis(), self.proof, std::mem::take(&mut self.offers));
+        let (at, proof, offers) = (journal::unix_millis(), self.proof, self.offers.drain(..).collect());
+        let names = PackedStrs::new([names.run(), names.deployment(), names.version()]);
         let record = journal::DispatchRecord { at, names, cpu, memory, outcome, proof, offers, took, trace };
         self.shared().journal.record(Event::Dispatch(Arc::new(record)));
     }

@@ -2,8 +2,11 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU64;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+
+use siphasher::sip128::{Hash128, SipHasher13};
+use smallvec::SmallVec;
 
 use crate::broker::{KeyRef, PayloadKind};
 use crate::exchange::ContentHash;
@@ -53,12 +56,21 @@ pub struct IdempotencyKey([u64; 2]);
 impl IdempotencyKey {
     /// The key of a run for this pool; the snapshot is empty where there is none.
     pub fn new(run: &str, snapshot: &str, key: KeyRef<'_>) -> Self {
-        /// The standard library's hash, with a secret key.
-        static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let (cpu, memory) = (key.cpu.get().to_bits(), key.memory.get().to_bits());
-        // Hash a tuple: concatenated strings could collide.
-        let whole = (run, snapshot, key.deployment, key.version, cpu, memory);
-        Self([0_u8, 1].map(|half| SECRET.hash_one((half, whole))))
+        static SECRET: LazyLock<SipHasher13> = LazyLock::new(|| {
+            // The standard library takes its keys from the system.
+            let word = || RandomState::new().hash_one(0);
+            SipHasher13::new_with_keys(word(), word())
+        });
+        let mut whole = SmallVec::<[u8; 256]>::new();
+        for text in [run, snapshot, key.deployment, key.version] {
+            // The lengths make it unambiguous: concatenated strings could collide.
+            whole.extend_from_slice(&text.len().to_le_bytes());
+            whole.extend_from_slice(text.as_bytes());
+        }
+        whole.extend_from_slice(&key.cpu.get().to_bits().to_le_bytes());
+        whole.extend_from_slice(&key.memory.get().to_bits().to_le_bytes());
+        let Hash128 { h1, h2 } = SECRET.hash(&whole);
+        Self([h1, h2])
     }
 }
 
@@ -93,7 +105,7 @@ pub struct Hit {
     /// What proves it.
     pub proof: Proof,
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Box<str>,
+    pub controller: Arc<str>,
 }
 
 /// The run's name is already that of a run with another payload.

@@ -146,8 +146,7 @@ impl<K: Hash + Eq + Copy, V> Generations<K, V> {
         (known.stored_at.elapsed() < ttl).then_some(known)
     }
 
-    fn store(&mut self, key: K, content: ContentHash, outcome: V) {
-        let stored_at = Instant::now();
+    fn store(&mut self, key: K, content: ContentHash, outcome: V, stored_at: Instant) {
         if self.current.len() >= CAPACITY / 2 {
             self.rotate(stored_at);
         }
@@ -166,13 +165,13 @@ impl<K: Hash + Eq + Copy, V> Generations<K, V> {
 pub struct LeaderGuard<K: Hash + Eq + Copy, V> {
     cache: Arc<IdempotencyCache<K, V>>,
     key: K,
-    outcome: Option<V>,
+    outcome: Option<(V, Instant)>,
 }
 
 impl<K: Hash + Eq + Copy, V> LeaderGuard<K, V> {
-    /// Stores the outcome for later POSTs with the same key.
-    pub fn complete(mut self, outcome: V) {
-        self.outcome = Some(outcome);
+    /// Stores the outcome, as of now, for later POSTs with the same key.
+    pub fn complete(mut self, outcome: V, now: Instant) {
+        self.outcome = Some((outcome, now));
     }
 }
 
@@ -180,8 +179,9 @@ impl<K: Hash + Eq + Copy, V> Drop for LeaderGuard<K, V> {
     fn drop(&mut self) {
         let mut generations = self.cache.generations.lock();
         let in_flight = generations.in_flight.remove(&self.key);
-        if let Some(outcome) = self.outcome.take() {
-            generations.store(self.key, in_flight.as_ref().and_then(|in_flight| in_flight.content), outcome);
+        if let Some((outcome, now)) = self.outcome.take() {
+            let content = in_flight.as_ref().and_then(|in_flight| in_flight.content);
+            generations.store(self.key, content, outcome, now);
         }
         drop(generations);
         if let Some(done) = in_flight.and_then(|in_flight| in_flight.done) {
@@ -202,7 +202,7 @@ mod tests {
         let Lookup::Leader(first) = cache.begin(&"run_1", None, TTL).await else {
             panic!("it is the first POST")
         };
-        first.complete("hit");
+        first.complete("hit", Instant::now());
         assert!(matches!(cache.begin(&"run_1", None, TTL).await, Lookup::Cached("hit")));
         assert!(matches!(cache.begin(&"run_2", None, TTL).await, Lookup::Leader(_)));
     }
@@ -217,7 +217,7 @@ mod tests {
         let third = cache.begin(&"run_1", None, TTL);
         drop(first);
         let Lookup::Leader(second) = second.await else { panic!("the first POST failed") };
-        second.complete("hit");
+        second.complete("hit", Instant::now());
         assert!(matches!(third.await, Lookup::Cached("hit")));
     }
 
@@ -231,7 +231,7 @@ mod tests {
 
     async fn post(cache: &Arc<IdempotencyCache<u32, ()>>, run: u32) {
         let Lookup::Leader(first) = cache.begin(&run, None, TTL).await else { panic!("{run} is a new run") };
-        first.complete(());
+        first.complete((), Instant::now());
     }
 
     #[tokio::test]
@@ -267,7 +267,7 @@ mod tests {
         let Lookup::Leader(first) = cache.begin(&"run_1", None, TTL).await else {
             panic!("it is the first POST")
         };
-        first.complete("hit");
+        first.complete("hit", Instant::now());
         assert!(matches!(cache.begin(&"run_1", None, Duration::ZERO).await, Lookup::Leader(_)));
         assert!(matches!(cache.begin(&"run_1", None, TTL).await, Lookup::Cached("hit")));
     }
@@ -280,7 +280,7 @@ mod tests {
             panic!("it is the first POST")
         };
         assert!(matches!(cache.begin(&"run_1", other, TTL).await, Lookup::Conflict), "while it is in flight");
-        first.complete("hit");
+        first.complete("hit", Instant::now());
         assert!(matches!(cache.begin(&"run_1", other, TTL).await, Lookup::Conflict));
         assert!(matches!(cache.begin(&"run_1", one, TTL).await, Lookup::Cached("hit")));
         assert!(

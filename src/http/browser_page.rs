@@ -22,7 +22,7 @@ pub(super) fn refuse(head: &RequestHead<'_>, problem: Problem) -> HttpResponse {
     HttpResponse {
         extra: Some(("content-security-policy", "default-src 'none'")),
         close: response.close,
-        ..HttpResponse::new(response.status, "text/html; charset=utf-8", PAGE)
+        ..HttpResponse::new(response.status, "text/html; charset=utf-8", PAGE.as_bytes())
     }
 }
 

@@ -3,19 +3,18 @@
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use hyper::Method;
 
-use super::dialect::PollRequest;
 use super::h1::{HeadParse, NO_FIELDS, parse, write_response};
-use super::request_loop::{HEAD_TIMEOUT, request_loop};
+use super::park::park;
+use super::request_loop::request_loop;
+use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
-use crate::broker::ParkRequest;
 use crate::metrics::{Listener, RejectReason};
-use crate::transport::{CloseReason, Connection, HeldPoll, HoldEnd, LongPoll, ParkedGuard, Waiter};
+use crate::transport::{Connection, HeldPoll, HoldEnd, ParkedGuard, return_buffer};
 
 /// Serves one connection until it is over, and then drops its `permit`.
 ///
@@ -30,16 +29,12 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
         let mut is_new = true;
         loop {
             let connection = permit.as_ref();
-            let time = if std::mem::take(&mut is_new) { HEAD_TIMEOUT } else { connection.idle_timeout() };
-            let poll = match next_poll(&state, listener, connection, time) {
+            let poll = match next_poll(&state, listener, connection, std::mem::take(&mut is_new)) {
                 NextPoll::Ready(poll) => poll,
-                NextPoll::Requests(requests) => match requests.await {
-                    ControlFlow::Continue(poll) => poll,
-                    ControlFlow::Break(()) => break,
-                },
+                NextPoll::Requests(requests) => requests.await,
             };
-            let ControlFlow::Continue(place) = park(&state, connection, *poll) else { break };
-            match HeldPoll::new(connection, place).await {
+            let ControlFlow::Continue(parked) = poll else { break };
+            match HeldPoll::new(connection, parked).await {
                 HoldEnd::NextRequest => {}
                 HoldEnd::Closed => break,
                 HoldEnd::Pipelined => {
@@ -55,95 +50,76 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
 
 /// Where the next poll of a connection comes from.
 enum NextPoll<'a> {
-    /// Its request was there already.
-    Ready(Box<PollRequest>),
+    /// Its request was there already. `Break` if the connection is over.
+    Ready(ControlFlow<(), ParkedGuard>),
     /// Other requests may come first. Boxed, so that all memory for them is freed while the poll is held.
-    Requests(Pin<Box<dyn Future<Output = ControlFlow<(), Box<PollRequest>>> + Send + 'a>>),
+    Requests(Pin<Box<dyn Future<Output = ControlFlow<(), ParkedGuard>> + Send + 'a>>),
 }
 
 fn next_poll<'a>(
     state: &'a Arc<HttpState>,
     listener: Listener,
     connection: &'a Arc<Connection>,
-    time: Duration,
+    is_new: bool,
 ) -> NextPoll<'a> {
     match try_ready_request(state, listener, connection) {
-        Ok(Action::Park(poll)) => NextPoll::Ready(poll),
-        Ok(Action::Respond(response)) => NextPoll::Requests(Box::pin(async move {
+        ReadyRequest::Poll(poll) => NextPoll::Ready(poll),
+        ReadyRequest::Answered(response) => NextPoll::Requests(Box::pin(async move {
             write_response(connection, response).await?;
-            request_loop(state, listener, connection, BytesMut::new(), connection.idle_timeout()).await
+            request_loop(state, listener, connection, BytesMut::new(), false).await
         })),
-        Ok(Action::Close) => NextPoll::Requests(Box::pin(std::future::ready(ControlFlow::Break(())))),
-        Err(begun) => NextPoll::Requests(Box::pin(request_loop(state, listener, connection, begun, time))),
+        ReadyRequest::Begun(begun) => {
+            NextPoll::Requests(Box::pin(request_loop(state, listener, connection, begun, is_new)))
+        }
     }
+}
+
+/// What is there of a connection's next request.
+enum ReadyRequest {
+    /// A poll, which is parked now. `Break` if the connection is over instead.
+    Poll(ControlFlow<(), ParkedGuard>),
+    /// A request with this response.
+    Answered(HttpResponse),
+    /// A dispatch, an incomplete request or nothing: the bytes read so far.
+    Begun(BytesMut),
 }
 
 /// Handles a request that is there already, unless it is a dispatch: a controller's next poll usually is, after each run on a
-/// kept connection. `Err` with the bytes read so far if there is no such request.
+/// kept connection.
 fn try_ready_request(
     state: &HttpState,
     listener: Listener,
-    connection: &Connection,
-) -> Result<Action, BytesMut> {
-    let mut bytes = BytesMut::new();
-    if connection.try_read(&mut bytes).is_err() {
+    connection: &Arc<Connection>,
+) -> ReadyRequest {
+    let mut buffer = BytesMut::new();
+    let read = connection.try_read(&mut buffer);
+    let bytes = buffer.freeze();
+    if read.is_err() {
         // The buffer is not kept for a request that may come much later.
-        return Err(BytesMut::new());
+        return_buffer(bytes);
+        return ReadyRequest::Begun(BytesMut::new());
     }
     let mut fields = NO_FIELDS;
-    let HeadParse::Complete(head, _) = parse(&bytes, &mut fields, || state.limits().body_limit) else {
-        return Err(bytes);
-    };
-    if head.method != Method::GET {
+    let ready = match parse(&bytes, &mut fields, || state.limits().body_limit) {
         // A dispatch takes its time, and its route counts it only once.
-        return Err(bytes);
-    }
-    let Routed::Now(mut action) = route(state, listener, connection.origin(), &head) else {
-        return Err(bytes);
-    };
-    if let Action::Respond(response) = &mut action {
-        response.close |= !head.is_reusable() || state.admission.closes_connections();
-    }
-    Ok(action)
-}
-
-/// Parks the poll. `Break` if a limit refuses it: then the connection is closed without a response, because any status would
-/// end a stock controller.
-fn park(
-    state: &Arc<HttpState>,
-    connection: &Arc<Connection>,
-    poll: PollRequest,
-) -> ControlFlow<(), ParkedGuard> {
-    if state.admission.is_short_of_memory() {
-        state.metrics.poll_refused();
-        return ControlFlow::Break(());
-    }
-    let now = state.exchange.now();
-    let PollRequest { key, accepts, controller, host, client, format, reusable, timeout, guard, grace } =
-        poll;
-    let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
-    let origin = client.origin();
-    let request = ParkRequest {
-        key,
-        accepts,
-        controller,
-        origin,
-        host,
-        offer_until: now.plus(timeout.saturating_sub(guard)),
-        deadline: now.plus(timeout + grace),
-        waiter: Waiter::LongPoll(LongPoll::new(connection.clone(), format, reusable, client.through_proxy)),
-    };
-    match state.exchange.park(request) {
-        Ok((place, replaced)) => {
-            if let Some(replaced) = replaced {
-                state.shared_names.record(&state.metrics, &replaced.controller, origin);
-                replaced.waiter.close(CloseReason::Replaced);
+        HeadParse::Complete(head, _) if head.method == Method::GET => {
+            match route(state, listener, connection.origin(), &head) {
+                Routed::Now(Action::Park(poll)) => Some(ReadyRequest::Poll(park(state, connection, &poll))),
+                Routed::Now(Action::Close) => Some(ReadyRequest::Poll(ControlFlow::Break(()))),
+                Routed::Now(Action::Respond(mut response)) => {
+                    response.close |= !head.is_reusable() || state.admission.closes_connections();
+                    Some(ReadyRequest::Answered(response))
+                }
+                Routed::Dispatch(_) => None,
             }
-            ControlFlow::Continue(place)
         }
-        Err(full) => {
-            tracing::debug!(limit = full.limit(), "a poll was closed without an answer");
-            ControlFlow::Break(())
+        _ => None,
+    };
+    match ready {
+        Some(ready) => {
+            return_buffer(bytes);
+            ready
         }
+        None => ReadyRequest::Begun(bytes.into()),
     }
 }

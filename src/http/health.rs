@@ -22,7 +22,7 @@ pub(super) fn check(
         "/livez" if public_livez => {
             let is_read = head.method == Method::HEAD || head.method == Method::GET;
             Some(if is_read {
-                HttpResponse::new(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
+                HttpResponse::new(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".as_bytes())
             } else {
                 Problem::method_not_allowed("GET, HEAD").into()
             })

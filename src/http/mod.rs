@@ -15,6 +15,7 @@ mod dialect;
 pub mod fuzz;
 mod h1;
 mod health;
+mod park;
 mod problem;
 mod request_loop;
 mod response;

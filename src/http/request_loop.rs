@@ -12,52 +12,54 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Version};
 use tokio::time::Instant;
 
-use super::dialect::{PollRequest, dispatch};
+use super::dialect::dispatch;
 use super::h1::{
     HeadParse, HeaderFields, HyperEnd, HyperRead, NO_FIELDS, RequestBody, RequestHead, discard, parse,
-    read_line, read_more, read_with_hyper, write_and_linger, write_response,
+    read_idle, read_line, read_more, read_with_hyper, write_and_linger, write_response,
 };
+use super::park::park;
 use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
 use crate::metrics::{Listener, RejectReason, Route};
-use crate::transport::Connection;
+use crate::transport::{Connection, ParkedGuard, return_buffer};
 
 /// A request's head must be complete within this time.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A plain request whose body is not complete after this time is left to hyper.
 const BODY_GRACE: Duration = Duration::from_millis(100);
 
 /// What follows a request.
 enum AfterRequest {
-    /// It is a poll, which is to be held.
-    Poll(Box<PollRequest>),
+    /// It was a poll, which is parked now.
+    Parked(ParkedGuard),
     /// It was answered; these bytes came after it.
     Unread(BytesMut),
 }
 
-/// Answers requests until a poll is to be held. `Break` if the connection is over. `received` is what was read of the first
-/// request; if that is nothing, the request has to begin within `time`.
+/// Answers requests until a poll is parked. `Break` if the connection is over. `received` is what was read of the first
+/// request. A new connection has to send its first head in time; later ones may be idle before each request.
 pub(super) async fn request_loop(
     state: &Arc<HttpState>,
     listener: Listener,
     connection: &Arc<Connection>,
     mut received: BytesMut,
-    mut time: Duration,
-) -> ControlFlow<(), Box<PollRequest>> {
+    is_new: bool,
+) -> ControlFlow<(), ParkedGuard> {
     // The silence of a new connection counts as part of the time for its first head.
-    let mut head_deadline = (time == HEAD_TIMEOUT).then(|| Instant::now() + HEAD_TIMEOUT);
+    let mut head_deadline = is_new.then(|| Instant::now() + HEAD_TIMEOUT);
     loop {
         if received.is_empty() {
-            // No buffer is allocated before there is something to read.
-            read_more(connection, &mut received, Instant::now() + time).await?;
+            // No buffer is taken before there is something to read.
+            match head_deadline {
+                Some(deadline) => read_more(connection, &mut received, deadline).await?,
+                None => read_idle(connection, &mut received).await?,
+            }
         }
-        let deadline = head_deadline.take().unwrap_or_else(|| Instant::now() + HEAD_TIMEOUT);
-        match handle_request(state, listener, connection, received, deadline).await? {
-            AfterRequest::Poll(poll) => return ControlFlow::Continue(poll),
+        match handle_request(state, listener, connection, received, head_deadline.take()).await? {
+            AfterRequest::Parked(parked) => return ControlFlow::Continue(parked),
             AfterRequest::Unread(unread) => received = unread,
         }
-        time = connection.idle_timeout();
         // A client that has sent many requests has one answered per turn, so that other connections of this thread get theirs.
         if !received.is_empty() || connection.may_have_more() {
             tokio::task::yield_now().await;
@@ -65,13 +67,13 @@ pub(super) async fn request_loop(
     }
 }
 
-/// Reads one request and answers it, unless it is a poll that is to be held. `Break` if the connection is over.
+/// Reads one request, and answers it or parks it. `Break` if the connection is over.
 async fn handle_request(
     state: &Arc<HttpState>,
     listener: Listener,
     connection: &Arc<Connection>,
     mut received: BytesMut,
-    head_deadline: Instant,
+    mut head_deadline: Option<Instant>,
 ) -> ControlFlow<(), AfterRequest> {
     let mut body_deadline = None;
     loop {
@@ -80,18 +82,14 @@ async fn handle_request(
         let validated = match parse(&bytes, &mut fields, || state.limits().body_limit) {
             HeadParse::Complete(head, body) => {
                 let body = bytes.slice(body);
-                return match handle_plain(state, listener, connection, head, body).await? {
-                    Action::Park(poll) => ControlFlow::Continue(AfterRequest::Poll(poll)),
-                    Action::Close => ControlFlow::Break(()),
-                    Action::Respond(response) => {
-                        write_response(connection, response).await?;
-                        ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()))
-                    }
-                };
+                let handled = handle_plain(state, listener, connection, head, body).await?;
+                return_buffer(bytes);
+                return ControlFlow::Continue(handled);
             }
             HeadParse::PartialHead => {
                 received = bytes.into();
-                read_line(connection, &mut received, head_deadline).await?;
+                let deadline = *head_deadline.get_or_insert_with(|| Instant::now() + HEAD_TIMEOUT);
+                read_line(connection, &mut received, deadline).await?;
                 continue;
             }
             HeadParse::PartialBody => {
@@ -114,26 +112,26 @@ async fn handle_request(
     }
 }
 
-/// Handles a plain request. `Break` if the client leaves before its response.
+/// Answers a plain request, or parks it. `Break` if the connection is over.
 async fn handle_plain(
     state: &Arc<HttpState>,
     listener: Listener,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     head: RequestHead<'_>,
     body: Bytes,
-) -> ControlFlow<(), Action> {
-    let is_reusable = head.is_reusable();
-    let mut action = match route(state, listener, connection.origin(), &head) {
-        Routed::Now(action) => action,
+) -> ControlFlow<(), AfterRequest> {
+    let mut response = match route(state, listener, connection.origin(), &head) {
+        Routed::Now(Action::Park(poll)) => return park(state, connection, &poll).map_continue(AfterRequest::Parked),
+        Routed::Now(Action::Close) => return ControlFlow::Break(()),
+        Routed::Now(Action::Respond(response)) => response,
         Routed::Dispatch(dialect) => {
-            let dispatched = dispatch(dialect, state, head, RequestBody::Whole(body));
-            Action::Respond(abort_on_disconnect(connection, pin!(dispatched)).await?)
+            let dispatched = dispatch(dialect, state, &head, RequestBody::Whole(body));
+            abort_on_disconnect(connection, pin!(dispatched)).await?
         }
     };
-    if let Action::Respond(response) = &mut action {
-        response.close |= !is_reusable || state.admission.closes_connections();
-    }
-    ControlFlow::Continue(action)
+    response.close |= !head.is_reusable() || state.admission.closes_connections();
+    write_response(connection, response).await?;
+    ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()))
 }
 
 /// Waits for a response. `Break` if the client leaves before it.
@@ -166,7 +164,9 @@ async fn handle_with_hyper(
         Err(HyperEnd::Closed) => return ControlFlow::Break(()),
     };
     match action {
-        Action::Park(poll) if unread.is_empty() => ControlFlow::Continue(AfterRequest::Poll(poll)),
+        Action::Park(poll) if unread.is_empty() => {
+            park(state, connection, &poll).map_continue(AfterRequest::Parked)
+        }
         Action::Park(_) => {
             state.metrics.poll_refused();
             state.metrics.rejected(RejectReason::Pipelined);
@@ -185,7 +185,7 @@ async fn handle_hyper_request(
     listener: Listener,
     connection: &Connection,
     request: Request<Incoming>,
-) -> Action {
+) -> Action<'static> {
     let (parts, body) = request.into_parts();
     let head = RequestHead {
         method: &parts.method,
@@ -197,7 +197,7 @@ async fn handle_hyper_request(
     let mut response = match route(state, listener, connection.origin(), &head) {
         Routed::Now(Action::Park(poll)) => {
             if discard(body).await {
-                return Action::Park(poll);
+                return Action::Park(poll.into_owned());
             }
             state.metrics.poll_refused();
             return Action::Close;
@@ -209,7 +209,7 @@ async fn handle_hyper_request(
             response.close = response.close || head.fields.has("expect") || !discard(body).await;
             response
         }
-        Routed::Dispatch(dialect) => dispatch(dialect, state, head, RequestBody::Stream(body)).await,
+        Routed::Dispatch(dialect) => dispatch(dialect, state, &head, RequestBody::Stream(body)).await,
     };
     response.close |= !head.is_reusable() || state.admission.closes_connections();
     response.omits_body = head.method == Method::HEAD;

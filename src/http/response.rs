@@ -1,14 +1,19 @@
 //! Owns a response with its whole body, and its bytes.
 
 use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use smallvec::SmallVec;
 
 use crate::dispatch::DispatchRecorder;
+use crate::transport::ResponseBuffer;
+
+/// The bytes of a body. Those of the response to a dispatch fit on the stack.
+pub type ResponseBody = SmallVec<[u8; 96]>;
 
 /// A response with its whole body.
 #[derive(Debug)]
@@ -17,8 +22,8 @@ pub struct HttpResponse {
     pub status: StatusCode,
     /// The body's media type.
     pub content_type: &'static str,
-    /// The body.
-    pub body: Bytes,
+    /// The body; a short one is not allocated.
+    pub body: ResponseBody,
     /// A header that the status requires, its name in lower case.
     pub extra: Option<(&'static str, &'static str)>,
     /// Whether the connection is closed after it.
@@ -31,7 +36,7 @@ pub struct HttpResponse {
 
 impl HttpResponse {
     /// A response after which the connection stays open.
-    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<ResponseBody>) -> Self {
         Self {
             status,
             content_type,
@@ -45,11 +50,11 @@ impl HttpResponse {
 
     /// 200 without a body.
     pub(super) fn empty() -> Self {
-        Self::new(StatusCode::OK, "text/plain; charset=utf-8", "")
+        Self::new(StatusCode::OK, "text/plain; charset=utf-8", ResponseBody::new())
     }
 
     /// A response with a JSON document.
-    pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
+    pub(super) fn json(status: StatusCode, body: impl Into<ResponseBody>) -> Self {
         Self::new(status, "application/json", body)
     }
 
@@ -60,7 +65,7 @@ impl HttpResponse {
     }
 
     /// Appends head and body. `keep_alive` is how many seconds the connection may be idle afterwards, if it stays open.
-    pub(super) fn write(&self, keep_alive: u64, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, keep_alive: u64, now: Instant, out: &mut ResponseBuffer) {
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(self.status.as_str().as_bytes());
         out.extend_from_slice(b" ");
@@ -77,7 +82,7 @@ impl HttpResponse {
             field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
         }
         out.extend_from_slice(b"\r\ndate: ");
-        date(out);
+        date(now, out);
         out.extend_from_slice(b"\r\n\r\n");
         if !self.omits_body {
             out.extend_from_slice(&self.body);
@@ -87,7 +92,7 @@ impl HttpResponse {
 
 impl From<HttpResponse> for Response<Full<Bytes>> {
     fn from(response: HttpResponse) -> Self {
-        let mut converted = Self::new(Full::new(response.body));
+        let mut converted = Self::new(Full::new(response.body.into_vec().into()));
         *converted.status_mut() = response.status;
         let headers = converted.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(response.content_type));
@@ -102,7 +107,7 @@ impl From<HttpResponse> for Response<Full<Bytes>> {
 }
 
 /// Appends `Keep-Alive` with the idle timeout in seconds if the connection stays open, else `Connection: close`.
-pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut Vec<u8>) {
+pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut ResponseBuffer) {
     match keep_alive {
         Some(seconds) => {
             out.extend_from_slice(b"\r\nkeep-alive: timeout=");
@@ -112,22 +117,36 @@ pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut Vec<u8>) {
     }
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+fn field(out: &mut ResponseBuffer, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
 }
 
-/// Appends the current date, which is formatted once a second.
-fn date(out: &mut Vec<u8>) {
-    thread_local!(static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) });
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE.with_borrow_mut(|(formatted, text)| {
-        if *formatted != second || text.is_empty() {
-            (*formatted, *text) = (second, httpdate::fmt_http_date(now));
-        }
-        out.extend_from_slice(text.as_bytes());
+/// Appends the current date. The wall clock is read, and the date formatted, once a second.
+fn date(now: Instant, out: &mut ResponseBuffer) {
+    thread_local!(static DATE: RefCell<Option<FormattedDate>> = const { RefCell::new(None) });
+    DATE.with_borrow_mut(|date| {
+        let date = match date {
+            Some(date) if now < date.ends => date,
+            expired => expired.insert(FormattedDate::at(now)),
+        };
+        out.extend_from_slice(date.text.as_bytes());
     });
+}
+
+struct FormattedDate {
+    text: String,
+    /// The end of its second.
+    ends: Instant,
+}
+
+impl FormattedDate {
+    fn at(now: Instant) -> Self {
+        let wall = SystemTime::now();
+        let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let left = Duration::from_secs(1) - Duration::from_nanos(since.subsec_nanos().into());
+        Self { text: httpdate::fmt_http_date(wall), ends: now + left }
+    }
 }

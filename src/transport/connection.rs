@@ -26,11 +26,9 @@ use super::handover::Handover;
 use super::idle::{Idle, IdleEntry, IdleQueue};
 use super::proof::ReadState;
 use super::proxy_protocol;
+use super::read_buffer::{CAPACITY, take_buffer};
 use super::socket::{self, TcpInfo};
 use super::tls::TlsSession;
-
-/// Most requests fit into one read of this size.
-const READ_BYTES: usize = 4096;
 
 /// The connections that are idle between two requests.
 pub type IdleConnections = IdleQueue<Connection>;
@@ -119,9 +117,19 @@ impl Connection {
         }
     }
 
+    /// The same on a connection that is idle until then; an error if that was too long.
+    pub async fn read_idle(self: &Arc<Self>, buf: &mut BytesMut) -> io::Result<usize> {
+        self.idle.insert(self);
+        let read = self.read(buf).await;
+        if self.handover.end_idle() { read } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+
     /// Reads the bytes that have come; `WouldBlock` if there are none.
     pub fn try_read(&self, buf: &mut BytesMut) -> io::Result<usize> {
-        buf.reserve(READ_BYTES);
+        if buf.capacity() == 0 {
+            *buf = take_buffer();
+        }
+        buf.reserve(CAPACITY);
         let capacity = buf.capacity() - buf.len();
         self.read_into(buf, capacity)
     }
@@ -210,7 +218,7 @@ impl Connection {
 
     /// Writes as much as the kernel takes now, and returns how much that was: 0 if it would block. After a partial write, the
     /// next call must begin with the rest.
-    pub(super) fn write_now(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn write_now(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let written = match &self.tls {
             Some(tls) => tls.write(&self.stream, parts),
             None => self.stream.try_write_vectored(parts),

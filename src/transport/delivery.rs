@@ -10,7 +10,7 @@ use crate::model::{Proof, Verdict};
 #[derive(Debug, Clone)]
 pub struct Run {
     /// The name that the supervisor or the broker gave it; printable ASCII.
-    pub id: Box<str>,
+    pub id: Bytes,
     /// The payload's media type, as a header value.
     pub content_type: Bytes,
     /// The bytes to relay, unchanged.

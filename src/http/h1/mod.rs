@@ -19,7 +19,7 @@ pub(in crate::http) use body::{RequestBody, discard, read_body};
 pub(in crate::http) use head::{HeaderFields, RequestHead};
 pub(in crate::http) use hyper_fallback::{HyperEnd, HyperRead, read_with_hyper};
 pub(in crate::http) use parse::{HeadParse, NO_FIELDS, parse};
-pub(in crate::http) use read::{read_line, read_more};
+pub(in crate::http) use read::{read_idle, read_line, read_more};
 pub(in crate::http) use validate::MAX_TARGET_BYTES;
 #[cfg(fuzzing)]
 pub(in crate::http) use validate::violation;

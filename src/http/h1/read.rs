@@ -1,12 +1,22 @@
 //! Owns reading more of a request from its connection, by a deadline.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::validate::MAX_HEAD_BYTES;
 use crate::transport::Connection;
+
+/// Reads the beginning of the next request on a connection that is idle until then. `Break` if the connection has ended, or
+/// was idle for too long.
+pub(in crate::http) async fn read_idle(connection: &Arc<Connection>, buffer: &mut BytesMut) -> ControlFlow<()> {
+    match connection.read_idle(buffer).await {
+        Ok(1..) => ControlFlow::Continue(()),
+        Ok(_) | Err(_) => ControlFlow::Break(()),
+    }
+}
 
 /// Reads what comes until the deadline. `Break` if nothing came, or the connection has ended.
 pub(in crate::http) async fn read_more(

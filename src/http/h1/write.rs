@@ -1,5 +1,6 @@
 //! Owns writing a response to its connection, and the end of a connection that the response closes.
 
+use std::io::{self, IoSlice};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::read::read_more;
 use crate::http::response::HttpResponse;
-use crate::transport::Connection;
+use crate::transport::{Connection, ResponseBuffer};
 
 /// The client must take a response within this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,14 +22,20 @@ pub(in crate::http) async fn write_response(
     connection: &Connection,
     response: HttpResponse,
 ) -> ControlFlow<()> {
-    let mut out = Vec::with_capacity(192 + response.body.len());
-    response.write(connection.keep_alive_seconds(), &mut out);
-    let written = timeout(WRITE_TIMEOUT, connection.write_all(&out)).await;
-    if written.is_ok_and(|result| result.is_ok()) && !response.close {
-        ControlFlow::Continue(())
-    } else {
-        ControlFlow::Break(())
-    }
+    let is_written = match write_now(connection, &response) {
+        Ok(rest) if rest.is_empty() => true,
+        Ok(rest) => timeout(WRITE_TIMEOUT, connection.write_all(&rest)).await.is_ok_and(|written| written.is_ok()),
+        Err(_) => false,
+    };
+    if is_written && !response.close { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
+/// Writes as much of a response as the kernel takes now, which is nearly always all of it, and returns the rest.
+fn write_now(connection: &Connection, response: &HttpResponse) -> io::Result<Vec<u8>> {
+    let mut bytes = ResponseBuffer::new();
+    response.write(connection.keep_alive_seconds(), &mut bytes);
+    let written = connection.write_now(&[IoSlice::new(&bytes)])?;
+    Ok(bytes[written..].to_vec())
 }
 
 /// Writes a response to a client that may still be sending. If the response closes the connection, what comes is read and

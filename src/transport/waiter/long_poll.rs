@@ -2,8 +2,11 @@
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use crate::model::{Proof, Verdict};
 use crate::transport::connection::Connection;
@@ -11,7 +14,7 @@ use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::handover::Disposition;
 use crate::transport::liveness::Liveness;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
-use crate::transport::response_format::{CloseReason, ResponseFormat};
+use crate::transport::response_format::{CloseReason, ResponseBuffer, ResponseFormat};
 
 /// At most this much of a payload is written at once, before other tasks have their turn.
 const MAX_WRITE_BYTES: usize = 256 * 1024;
@@ -41,27 +44,44 @@ impl LongPoll {
     }
 
     /// As [`Waiter::offer`](super::Waiter::offer).
-    pub(super) async fn offer(mut self, run: &Run, requirements: DeliveryRequirements) -> Delivery {
+    pub(super) fn offer(self, run: &Run, requirements: DeliveryRequirements) -> ControlFlow<Delivery, ProvingLongPoll> {
         if !self.is_free() {
-            return Delivery::not_sent(Verdict::Gone);
+            return Break(Delivery::not_sent(Verdict::Gone));
         }
         // Only a connection that closes after the run can show that the process has read it.
         let keeps_alive = self.reusable && requirements.proof != Proof::Received;
-        let mut head = Vec::with_capacity(192);
+        let mut head = ResponseBuffer::new();
         (self.format.head)(run, self.keep_alive(keeps_alive), &mut head);
-        let mut response = RunResponse { head: &head, payload: &run.payload, sent: 0 };
-        let mut delivery = match response.write(&self.connection) {
-            Err(_) => return Delivery::not_sent(Verdict::Gone),
-            Ok(_) if requirements.proof == Proof::Written && response.is_sent() => {
-                Delivery { verdict: Verdict::Written, nothing_sent: false, acked: false, by_budget: false }
-            }
-            Ok(_) => Box::pin(self.prove(requirements, &mut response)).await,
-        };
+        let mut response = RunResponse { head: &head, head_length: head.len(), payload: &run.payload, sent: 0 };
+        if response.write(&self.connection).is_err() {
+            return Break(Delivery::not_sent(Verdict::Gone));
+        }
+        if requirements.proof == Proof::Written && response.is_sent() {
+            let delivery =
+                Delivery { verdict: Verdict::Written, nothing_sent: false, acked: false, by_budget: false };
+            return Break(self.end(delivery, requirements.proof, keeps_alive));
+        }
+        let (sent, head_length) = (response.sent, head.len());
+        let unsent_head = if sent < head_length { head.as_slice().into() } else { Box::default() };
+        let payload = run.payload.clone();
+        Continue(ProvingLongPoll {
+            waiter: self,
+            requirements,
+            keeps_alive,
+            head: unsent_head,
+            head_length,
+            payload,
+            sent,
+        })
+    }
+
+    /// Hands the connection back after an offer with this result: to its next request, or to its end.
+    fn end(mut self, mut delivery: Delivery, required: Proof, keeps_alive: bool) -> Delivery {
         match delivery.verdict.proof() {
-            Some(proof) if proof >= requirements.proof => {
+            Some(proof) if proof >= required => {
                 if keeps_alive {
                     self.resolve(Disposition::KeepAlive);
-                } else if requirements.proof == Proof::Received {
+                } else if required == Proof::Received {
                     // The peer has closed its side already, so an ordinary close completes it.
                     self.resolve(Disposition::Close);
                 }
@@ -186,9 +206,34 @@ impl Drop for LongPoll {
     }
 }
 
+/// An offer whose response is written in part, or written and not proved yet.
+pub struct ProvingLongPoll {
+    waiter: LongPoll,
+    requirements: DeliveryRequirements,
+    keeps_alive: bool,
+    /// The head; empty if all of it was sent.
+    head: Box<[u8]>,
+    head_length: usize,
+    payload: Bytes,
+    /// Bytes that the kernel has taken.
+    sent: usize,
+}
+
+impl ProvingLongPoll {
+    /// As [`PendingProof::prove`](super::PendingProof::prove).
+    pub(super) async fn prove(self) -> Delivery {
+        let Self { waiter, requirements, keeps_alive, head, head_length, payload, sent } = self;
+        let mut response = RunResponse { head: &head, head_length, payload: &payload, sent };
+        let delivery = waiter.prove(requirements, &mut response).await;
+        waiter.end(delivery, requirements.proof, keeps_alive)
+    }
+}
+
 /// The response that carries a run, partly written.
 struct RunResponse<'a> {
+    /// The head; nothing is read of it once all of it was sent.
     head: &'a [u8],
+    head_length: usize,
     payload: &'a [u8],
     /// Bytes that the kernel has taken.
     sent: usize,
@@ -196,7 +241,7 @@ struct RunResponse<'a> {
 
 impl RunResponse<'_> {
     fn total(&self) -> usize {
-        self.head.len() + self.payload.len()
+        self.head_length + self.payload.len()
     }
 
     fn is_sent(&self) -> bool {
@@ -205,8 +250,8 @@ impl RunResponse<'_> {
 
     /// Writes as much of the rest as the kernel takes now, and returns how much that was.
     fn write(&mut self, connection: &Connection) -> io::Result<usize> {
-        let head = &self.head[self.sent.min(self.head.len())..];
-        let payload = &self.payload[self.sent.saturating_sub(self.head.len())..];
+        let head = self.head.get(self.sent..).unwrap_or_default();
+        let payload = &self.payload[self.sent.saturating_sub(self.head_length)..];
         let payload = &payload[..payload.len().min(MAX_WRITE_BYTES)];
         let written = connection.write_now(&[IoSlice::new(head), IoSlice::new(payload)])?;
         self.sent += written;

@@ -10,12 +10,13 @@
 mod long_poll;
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use super::delivery::{Delivery, DeliveryRequirements, Run};
 use super::liveness::Liveness;
 use super::response_format::CloseReason;
 use crate::model::Proof;
-pub use long_poll::LongPoll;
+pub use long_poll::{LongPoll, ProvingLongPoll};
 
 /// The exchange of these waiters.
 pub type Exchange = crate::exchange::Exchange<Waiter>;
@@ -29,18 +30,17 @@ pub enum Waiter {
 }
 
 impl Waiter {
-    /// Delivers a run and proves it as required, before the deadline. Unless the proof is reached, no byte of the run
-    /// is sent any more after this returns.
+    /// Writes as much of a run as the kernel takes now. `Break` if the offer has ended; `Continue` if its proof takes time.
+    /// Unless the required proof is reached, no byte of the run is sent any more after the offer has ended.
     ///
-    /// It runs in the caller's task: waking the waiter's own task would double the latency. (It is no async function,
-    /// which would store every argument twice.)
+    /// It runs in the caller's task: waking the waiter's own task would double the latency.
     pub fn offer(
         self,
         run: &Run,
         requirements: DeliveryRequirements,
-    ) -> impl Future<Output = Delivery> + Send {
+    ) -> ControlFlow<Delivery, PendingProof> {
         match self {
-            Self::LongPoll(waiter) => waiter.offer(run, requirements),
+            Self::LongPoll(waiter) => waiter.offer(run, requirements).map_continue(PendingProof::LongPoll),
         }
     }
 
@@ -69,6 +69,21 @@ impl Waiter {
     pub fn liveness(&self) -> Liveness {
         match self {
             Self::LongPoll(waiter) => waiter.liveness(),
+        }
+    }
+}
+
+/// An offer whose proof takes time.
+pub enum PendingProof {
+    /// Of a held GET.
+    LongPoll(ProvingLongPoll),
+}
+
+impl PendingProof {
+    /// Writes the rest, and proves the delivery before its deadline.
+    pub fn prove(self) -> impl Future<Output = Delivery> + Send {
+        match self {
+            Self::LongPoll(proving) => proving.prove(),
         }
     }
 }

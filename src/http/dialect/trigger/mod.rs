@@ -2,7 +2,6 @@
 
 mod message;
 
-use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use crate::dispatch::{IdempotencyKey, Outcome};
 use crate::http::client_addr::ClientAddr;
 use crate::http::h1::RequestHead;
 use crate::http::problem::Problem;
-use crate::http::response::HttpResponse;
+use crate::http::response::{HttpResponse, ResponseBody};
 use crate::http::state::HttpState;
 use crate::logging::Throttle;
 use crate::metrics::Route;
@@ -83,7 +82,7 @@ impl Dialect for Trigger {
             limits.connection_timeout.as_millis(),
             limits.keepalive.as_millis()
         );
-        HttpResponse::json(StatusCode::OK, body)
+        HttpResponse::json(StatusCode::OK, body.into_bytes())
     }
 
     /// The path names no key that could be checked.
@@ -93,6 +92,68 @@ impl Dialect for Trigger {
 
     /// `GET /warm-start`
     fn parse_poll(
+        &self,
+        state: &HttpState,
+        client: ClientAddr,
+        head: &RequestHead<'_>,
+    ) -> Result<Box<PollRequest>, Problem> {
+        parse_poll(state, client, head).inspect_err(|problem| {
+            // A controller without a valid key would never be matched: the status that makes it exit is deliberate.
+            // At most one line a second, so that strangers cannot fill a disk; the metrics count all.
+            static LINES: Throttle = Throttle::new();
+            if LINES.is_open() {
+                tracing::warn!(why = problem.detail(), "a poll was refused");
+            }
+        })
+    }
+
+    /// `POST /warm-start`. Everything is in the body.
+    fn parse_dispatch_head<'a>(&self, _: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem> {
+        Ok(DispatchHead::default())
+    }
+
+    fn parse_dispatch_body<'a>(
+        &self,
+        state: &HttpState,
+        _: DispatchHead<'a>,
+        body: &'a Bytes,
+    ) -> Result<ParsedDispatch<'a>, Problem> {
+        let check = state.limits().message_check;
+        let (payload, message) =
+            Message::in_body(body, check).map_err(|error| refuse_message(state, &error))?;
+        let idempotency_key =
+            message.key().map(|key| IdempotencyKey::new(message.run(), message.snapshot(), key));
+        let Message { deployment, version, cpu, memory, run, .. } = message;
+        Ok(ParsedDispatch {
+            key: deployment.map(|deployment| PoolKey { deployment, version, cpu, memory }),
+            run,
+            idempotency_key,
+            content: None,
+            payload_kind: PayloadKind::TriggerMessage,
+            content_type: Bytes::from_static(b"application/json"),
+            payload: body.slice_ref(payload.as_bytes()),
+            proof: None,
+            // The platform refuses a second start of a run, so a run that may be lost is offered again.
+            redeliver: true,
+            wait: Duration::ZERO,
+        })
+    }
+
+    fn render(&self, _: &RequestHead<'_>, _: &str, outcome: &Outcome) -> HttpResponse {
+        let mut body = ResponseBody::new();
+        let mut append = |parts: [&str; 4]| parts.iter().for_each(|part| body.extend_from_slice(part.as_bytes()));
+        let mut number = itoa::Buffer::new();
+        let offers = number.format(outcome.offers);
+        match &outcome.result {
+            Ok(hit) => append([r#"{"didWarmStart":true,"proof":""#, hit.proof.text(), r#"","offers":"#, offers]),
+            Err(miss) => append([r#"{"didWarmStart":false,"reason":""#, miss.text(), r#"","offers":"#, offers]),
+        }
+        body.push(b'}');
+        HttpResponse::json(StatusCode::OK, body)
+    }
+}
+
+fn parse_poll(
         &self,
         state: &HttpState,
         client: ClientAddr,
