@@ -3,6 +3,7 @@
 #![cfg(not(races))]
 
 use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -10,14 +11,14 @@ use std::thread;
 use std::time::Duration;
 
 use pilotlight::broker::{
-    AcceptedPayload, Filter, HostId, Key, Limits, MonotonicTime, Number, ParkRequest, SelectionPolicy,
+    AcceptedPayload, Filter, HostId, KeyRef, Limits, MonotonicTime, Number, ParkRequest, SelectionPolicy,
 };
 use pilotlight::exchange::{Exchange, IdempotencyCache, ParkedGuard, SuspectSweep};
 use pilotlight::journal::{Journal, JournalConfig};
 use pilotlight::metrics::Metrics;
 use pilotlight::model::PollEnd;
 
-const HOST: HostId = HostId { address: 1, name: None };
+const HOST: HostId = HostId { address: IpAddr::V4(Ipv4Addr::LOCALHOST), name: None };
 const SIGABRT: i32 = 6;
 const SURVIVED: &str = "other requests are served";
 
@@ -29,16 +30,17 @@ fn exchange_with_waiter() -> (Arc<Exchange<()>>, ParkedGuard<()>) {
     let exchange = Arc::new(Exchange::new(limits, SelectionPolicy::Newest, metrics, journal));
     let number = Number::new(1.0).unwrap();
     let request = ParkRequest {
-        key: Key { deployment: "d".into(), version: "1".into(), cpu: number, memory: number },
+        key: KeyRef { deployment: "d", version: "1", cpu: number, memory: number },
         accepts: AcceptedPayload::Any,
         controller: "".into(),
-        origin: [127, 0, 0, 1].into(),
         host: HOST,
         offer_until: MonotonicTime::from_micros(u64::MAX / 2),
         deadline: MonotonicTime::default(),
         waiter: (),
     };
-    let Ok((guard, None)) = exchange.park(request) else { panic!("there is no other waiter") };
+    let Ok((guard, None)) = exchange.park(request, exchange.now()) else {
+        panic!("there is no other waiter")
+    };
     exchange.suspect(HOST);
     (exchange, guard)
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use pilotlight::broker::{
@@ -21,10 +23,11 @@ fn key(text: &str) -> Key {
 
 /// `ADDRESS` is a host without a name, `ADDRESS:NAME` one with a name.
 fn host(text: &str) -> HostId {
-    let hash = |text: &str| text.bytes().fold(7_u64, |hash, byte| hash * 31 + u64::from(byte));
-    match text.split_once(':') {
-        Some((address, name)) => HostId { address: hash(address), name: Some(hash(name) << 32) },
-        None => HostId { address: hash(text), name: None },
+    let hash = |text: &str| text.bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31) + u32::from(byte));
+    let (address, name) = text.split_once(':').map_or((text, None), |(address, name)| (address, Some(name)));
+    HostId {
+        address: Ipv4Addr::from_bits(hash(address)).into(),
+        name: name.and_then(|name| NonZeroU64::new(hash(name).into())),
     }
 }
 
@@ -40,22 +43,22 @@ impl Scenario {
         MonotonicTime::from_micros(0).plus(self.now)
     }
 
-    /// `park NAME POOL [as CONTROLLER] [from IP] [on HOST] [any] [offered 50s] [held 52s]`
+    /// `park NAME POOL [as CONTROLLER] [on HOST] [any] [offered 50s] [held 52s]`
     fn park(&mut self, words: &[&str]) -> String {
         let option = |name: &str| words.iter().position(|word| *word == name).map(|at| words[at + 1]);
         let deadline = |name, default| {
             self.now().plus(option(name).map_or(default, |d| humantime::parse_duration(d).unwrap()))
         };
+        let key = key(words[1]);
         let request = ParkRequest {
-            key: key(words[1]),
+            key: key.as_ref(),
             accepts: if words.contains(&"any") {
                 AcceptedPayload::Any
             } else {
                 AcceptedPayload::TriggerMessage
             },
             controller: option("as").unwrap_or_default().into(),
-            origin: option("from").unwrap_or("10.0.0.1").parse().unwrap(),
-            host: host(option("on").unwrap_or(words[0])),
+            host: host(option("on").unwrap_or(if option("as").is_some() { "10.0.0.1" } else { words[0] })),
             offer_until: deadline("offered", Duration::from_secs(50)),
             deadline: deadline("held", Duration::from_secs(52)),
             waiter: words[0].to_owned(),
@@ -330,9 +333,9 @@ fn the_same_controllers_newest_poll_wins() {
 #[test]
 fn a_controller_of_another_origin_or_pool_is_not_replaced() {
     check(
-        "park a d/1/1/1 as one from 10.0.0.1 => parked
-         park b d/1/1/1 as one from 10.0.0.2 => parked
-         park c d/2/1/1 as one from 10.0.0.1 => parked
+        "park a d/1/1/1 as one on 10.0.0.1 => parked
+         park b d/1/1/1 as one on 10.0.0.2 => parked
+         park c d/2/1/1 as one on 10.0.0.1 => parked
          park d d/1/1/1 => parked
          park e d/1/1/1 => parked
          count => 5 in 2",

@@ -36,7 +36,7 @@ use pilotlight::model::{MissReason, Proof, Verdict};
 const SEEDS: u64 = 256;
 const STEPS: usize = 2000;
 const RECENT: Duration = Duration::from_secs(60);
-const HOSTS: u64 = 5;
+const HOSTS: u8 = 5;
 const BUDGET: Duration = Duration::from_millis(2500);
 /// How long an acknowledged run may stay unread.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
@@ -102,7 +102,7 @@ struct Waiter {
     controller: u64,
     offer_until: MonotonicTime,
     deadline: MonotonicTime,
-    host: u64,
+    host: u8,
     /// A claim found it too near its deadline, which is final.
     late: bool,
     /// A claim may have set it aside as suspect: once trusted again, it is not in the order of age.
@@ -121,12 +121,13 @@ struct Model {
     waiters: Vec<Waiter>,
     emptied: Vec<(Key, MonotonicTime)>,
     /// The suspect hosts, and since when.
-    suspects: Vec<(u64, MonotonicTime)>,
+    suspects: Vec<(u8, MonotonicTime)>,
 }
 
 impl Model {
-    fn admit(&self, key: &Key, controller: u64) -> Result<Option<usize>, LimitReached> {
-        let is_same = |w: &Waiter| controller != 0 && w.controller == controller && w.key == *key;
+    fn admit(&self, key: &Key, controller: u64, host: u8) -> Result<Option<usize>, LimitReached> {
+        let is_named = |w: &&Waiter| controller != 0 && w.controller == controller;
+        let is_same = |w: &Waiter| is_named(&w) && w.key == *key && w.host == host;
         let replaced = self.waiters.iter().position(is_same);
         let in_pool = self.waiters.iter().filter(|w| w.key == *key).count();
         match replaced {
@@ -229,10 +230,10 @@ struct Removal {
 struct Sweep {
     from: u32,
     /// The hosts that were suspect when it began, and since when.
-    suspects: Vec<(u64, MonotonicTime)>,
+    suspects: Vec<(u8, MonotonicTime)>,
     /// The waiters when it began.
     waiting: Vec<u64>,
-    found: Vec<(Suspicion, u64)>,
+    found: Vec<(Suspicion, u8)>,
 }
 
 struct Walk {
@@ -330,24 +331,23 @@ impl Walk {
 
     fn park(&mut self) {
         let key = self.key();
-        let controller = self.rng.u64(..8);
+        let controller = self.rng.u64(..4);
         let accepts = if self.rng.bool() { AcceptedPayload::TriggerMessage } else { AcceptedPayload::Any };
         let offer_until = self.now.plus(Duration::from_millis(self.rng.u64(..60_000)));
         let deadline = offer_until.plus(Duration::from_millis(self.rng.u64(..100_000)));
         // With a large step, many deadlines are equal.
         let deadline = MonotonicTime::from_micros(deadline.micros().next_multiple_of(self.deadline_step));
-        let host = self.rng.u64(..HOSTS);
-        let expected = self.model.admit(&key, controller);
+        let host = self.rng.u8(..HOSTS);
+        let expected = self.model.admit(&key, controller, host);
         self.names += 1;
         let name = self.names;
         self.counts.polls += 1;
         let parked = self.broker.park(
             ParkRequest {
-                key: key.clone(),
+                key: key.as_ref(),
                 accepts,
                 controller: if controller == 0 { "".into() } else { controller.to_string().into() },
-                origin: [127, 0, 0, 1].into(),
-                host: HostId { address: host, name: None },
+                host: HostId { address: [127, 0, 0, host].into(), name: None },
                 offer_until,
                 deadline,
                 waiter: name,
@@ -493,7 +493,7 @@ impl Walk {
     /// The result of an offer and how long it takes, by the state of the host.
     fn verdict(&mut self, waiter: &Waiter, until: MonotonicTime) -> Verdict {
         let chance = self.rng.u32(..40);
-        let (verdict, took) = match self.health[usize::try_from(waiter.host).unwrap()] {
+        let (verdict, took) = match self.health[usize::from(waiter.host)] {
             Health::Well if chance == 0 => (Verdict::Lost, 1),
             Health::Well if chance < 3 => (Verdict::Gone, 0),
             Health::Well => (Verdict::Received, 1),
@@ -530,14 +530,14 @@ impl Walk {
         assert_eq!(miss, if forgotten { self.model.miss_without_pool(key) } else { expected });
     }
 
-    fn suspect(&mut self, host: u64) {
-        self.broker.suspect(HostId { address: host, name: None }, self.now);
+    fn suspect(&mut self, host: u8) {
+        self.broker.suspect(HostId { address: [127, 0, 0, host].into(), name: None }, self.now);
         self.model.suspects.retain(|(other, _)| *other != host);
         self.model.suspects.push((host, self.now));
     }
 
-    fn trust(&mut self, host: u64) {
-        self.broker.trust(HostId { address: host, name: None });
+    fn trust(&mut self, host: u8) {
+        self.broker.trust(HostId { address: [127, 0, 0, host].into(), name: None });
         self.model.suspects.retain(|(other, _)| *other != host);
     }
 
@@ -550,7 +550,7 @@ impl Walk {
 
     /// Keepalive ends the connections of dead hosts: their waiters leave.
     fn keepalive(&mut self) {
-        let is_dead = |w: &&Waiter| self.health[usize::try_from(w.host).unwrap()] == Health::Dead;
+        let is_dead = |w: &&Waiter| self.health[usize::from(w.host)] == Health::Dead;
         let dead: Vec<Waiter> = self.model.waiters.iter().filter(is_dead).cloned().collect();
         for waiter in dead {
             self.leave_as(&waiter);
@@ -576,7 +576,7 @@ impl Walk {
             return;
         }
         let now = self.now;
-        let is_alive = |host: u64| self.health[usize::try_from(host).unwrap()] == Health::Well;
+        let is_alive = |host: u8| self.health[usize::from(host)] == Health::Well;
         for &(suspicion, host) in sweep.found.iter().filter(|(_, host)| is_alive(*host)) {
             self.broker.clear_suspicion(suspicion, now);
             self.model.suspects.retain(|&(other, since)| other != host || since != suspicion.since);

@@ -2,7 +2,8 @@
 //! which excludes preemption.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use pilotlight::broker::{
@@ -114,18 +115,19 @@ impl Round {
     }
 
     fn host(number: u32) -> HostId {
-        HostId { address: number.into(), name: Some(u64::from(number) | 1 << 40) }
+        let name = NonZeroU64::new(u64::from(number) | 1 << 40);
+        HostId { address: Ipv4Addr::from_bits(number).into(), name }
     }
 
     fn park(&mut self, held: Duration) {
         self.parked += 1;
         let deadline = self.now.plus(held);
         let number = self.parked % 200;
+        let key = self.keys[fastrand::usize(..self.keys.len())].clone();
         let request = ParkRequest {
-            key: self.keys[fastrand::usize(..self.keys.len())].clone(),
+            key: key.as_ref(),
             accepts: if fastrand::bool() { AcceptedPayload::TriggerMessage } else { AcceptedPayload::Any },
             controller: format!("controller_{}", self.parked).into(),
-            origin: IpAddr::V4(Ipv4Addr::from(number)),
             host: Self::host(number),
             offer_until: deadline,
             deadline,

@@ -1,6 +1,7 @@
 //! Owns the summaries of pools and waiters, and the audit of the core's invariants.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::chunks::Chunks;
@@ -30,7 +31,7 @@ pub struct WaiterSummary {
     /// Its pool's key.
     pub key: Key,
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Box<str>,
+    pub controller: Arc<str>,
     /// The address that its request came from.
     pub origin: IpAddr,
     /// How long it has waited.
@@ -68,10 +69,10 @@ impl<W> Registry<W> {
             filter.matches(key).then(|| WaiterSummary {
                 key: key.clone(),
                 controller: waiter.controller.clone(),
-                origin: waiter.origin,
+                origin: waiter.address,
                 held: now.since(waiter.since),
                 late: waiter.class == WaiterClass::Late || waiter.offer_until <= now,
-                suspect: suspects.contains(waiter.host, now),
+                suspect: suspects.contains(waiter.host(), now),
             })
         })
     }

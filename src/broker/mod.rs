@@ -90,17 +90,17 @@ impl<W> Broker<W> {
     }
 
     /// Adds a waiter, the newest of its pool; or returns the request because a limit is reached.
-    pub fn park(
+    pub fn park<'a>(
         &mut self,
-        request: ParkRequest<W>,
+        request: ParkRequest<'a, W>,
         now: MonotonicTime,
-    ) -> Result<ParkOutcome<W>, (LimitReached, ParkRequest<W>)> {
+    ) -> Result<ParkOutcome<W>, (LimitReached, ParkRequest<'a, W>)> {
         let now = self.advance_clock(now);
         let registry = &mut self.registry;
-        let hash = registry.hasher.hash_one(request.key.as_ref());
-        let found = registry.find_pool(hash, request.key.as_ref());
+        let hash = registry.hasher.hash_one(request.key);
+        let found = registry.find_pool(hash, request.key);
         let older =
-            found.and_then(|pool| registry.find_controller(pool, &request.controller, request.origin));
+            found.and_then(|pool| registry.find_controller(pool, &request.controller, request.host.address));
         if older.is_none()
             && let Err(limit) = self.check_limits(found)
         {
@@ -108,7 +108,7 @@ impl<W> Broker<W> {
         }
         // Inserted before the older waiter is removed, because a pool is closed with its last waiter.
         let registry = &mut self.registry;
-        let pool = found.unwrap_or_else(|| registry.open_pool(hash, request.key.clone()));
+        let pool = found.unwrap_or_else(|| registry.open_pool(hash, request.key));
         let id = registry.insert(pool, request, now);
         let replaced = older.map(|older| self.remove(older));
         self.registry.index_controller(id.slot);
@@ -172,7 +172,7 @@ impl<W> Broker<W> {
         let is_suspect = |host| suspects.contains(host, *now);
         pool.restore_trusted(waiters, suspects.cleared(), |host| !is_suspect(host), steps)?;
         while let Some(slot) = pool.pick(waiters, *policy, kind) {
-            if !is_suspect(waiters[slot].host) {
+            if !is_suspect(waiters[slot].host()) {
                 return Ok(Some(slot));
             }
             steps.spend()?;
@@ -196,7 +196,7 @@ impl<W> Broker<W> {
     /// The suspect waiters among the next `scan` slots, beginning at `from`; each row is made by `view`.
     pub fn suspects_page<V>(&self, from: u32, scan: u32, view: impl Fn(Suspicion, &W) -> V) -> Page<V> {
         page(&self.registry.waiters, from, scan, usize::MAX, |_, waiter| {
-            self.suspects.suspicion_of(waiter.host).map(|suspicion| view(suspicion, &waiter.waiter))
+            self.suspects.suspicion_of(waiter.host()).map(|suspicion| view(suspicion, &waiter.waiter))
         })
     }
 

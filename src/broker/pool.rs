@@ -91,7 +91,7 @@ impl Pool {
                 steps.spend()?;
                 self.unchecked[accepted as usize] -= 1;
                 let class =
-                    if is_trusted(waiters[slot].host) { WaiterClass::Trusted(accepted) } else { suspect };
+                    if is_trusted(waiters[slot].host()) { WaiterClass::Trusted(accepted) } else { suspect };
                 self.queues[suspect.index()].remove(waiters, slot);
                 waiters[slot].class = class;
                 self.queues[class.index()].push_front(waiters, slot);

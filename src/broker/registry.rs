@@ -10,7 +10,7 @@ use super::miss::MissIndex;
 use super::pool::Pool;
 use super::timer_wheel::TimerWheel;
 use super::waiter::{WaiterClass, WaiterEntry};
-use super::{Key, KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Sharded, WaiterId, Watermark};
+use super::{KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Sharded, WaiterId, Watermark};
 
 /// The parts of the index of controllers: at 100,000 waiters, a part that grows moves about 100 entries.
 const CONTROLLER_PARTS: usize = 1024;
@@ -54,23 +54,23 @@ impl<W> Registry<W> {
         self.by_key.part(hash).find(hash, |&pool| self.pools[pool].key.as_ref() == key).copied()
     }
 
-    pub(super) fn open_pool(&mut self, hash: u64, key: Key) -> u32 {
-        self.misses.pool_opened(&self.hasher, key.as_ref());
-        let pool = self.pools.insert(Pool::new(hash, key));
+    pub(super) fn open_pool(&mut self, hash: u64, key: KeyRef<'_>) -> u32 {
+        self.misses.pool_opened(&self.hasher, key);
+        let pool = self.pools.insert(Pool::new(hash, key.into()));
         let Self { pools, by_key, .. } = self;
         by_key.part_mut(hash).insert_unique(hash, pool, |&pool| pools[pool].hash);
         pool
     }
 
-    pub(super) fn insert(&mut self, pool: u32, request: ParkRequest<W>, now: MonotonicTime) -> WaiterId {
+    pub(super) fn insert(&mut self, pool: u32, request: ParkRequest<'_, W>, now: MonotonicTime) -> WaiterId {
         self.parked += 1;
         let slot = self.waiters.insert(WaiterEntry {
             serial: self.parked,
             pool,
             class: WaiterClass::Trusted(request.accepts),
             controller: request.controller,
-            origin: request.origin,
-            host: request.host,
+            address: request.host.address,
+            host_name: request.host.name,
             since: now,
             offer_until: request.offer_until,
             deadline: request.deadline.max(now),
@@ -88,7 +88,9 @@ impl<W> Registry<W> {
         self.unindex_controller(slot);
         let pool = self.waiters[slot].pool;
         self.pools[pool].remove(&mut self.waiters, slot);
-        let WaiterEntry { serial, waiter, controller, host, since, .. } = self.waiters.remove(slot);
+        let entry = self.waiters.remove(slot);
+        let host = entry.host();
+        let WaiterEntry { serial, waiter, controller, since, .. } = entry;
         if self.pools[pool].is_empty() {
             self.close_pool(pool);
         }
@@ -97,15 +99,15 @@ impl<W> Registry<W> {
         (serial, RemovedWaiter { waiter, controller, host, held: now.since(since) })
     }
 
-    pub(super) fn find_controller(&self, pool: u32, controller: &str, origin: IpAddr) -> Option<u32> {
+    pub(super) fn find_controller(&self, pool: u32, controller: &str, address: IpAddr) -> Option<u32> {
         if controller.is_empty() {
             return None;
         }
         let is_same = |&slot: &u32| {
             let waiter = &self.waiters[slot];
-            waiter.pool == pool && *waiter.controller == *controller && waiter.origin == origin
+            waiter.pool == pool && *waiter.controller == *controller && waiter.address == address
         };
-        let hash = self.hasher.hash_one((pool, controller, origin));
+        let hash = self.hasher.hash_one((pool, controller, address));
         self.by_controller.part(hash).find(hash, is_same).copied()
     }
 
@@ -153,5 +155,5 @@ impl<W> Registry<W> {
 }
 
 fn controller_hash<W>(hasher: &RandomState, waiter: &WaiterEntry<W>) -> u64 {
-    hasher.hash_one((waiter.pool, &*waiter.controller, waiter.origin))
+    hasher.hash_one((waiter.pool, &*waiter.controller, waiter.address))
 }

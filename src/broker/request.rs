@@ -1,9 +1,9 @@
 //! Owns the arguments and results of the core's operations.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AcceptedPayload, HostId, Key, KeyRef, MonotonicTime, PayloadKind};
+use super::{AcceptedPayload, HostId, KeyRef, MonotonicTime, PayloadKind};
 use crate::model::MissReason;
 
 /// Identifies one held request for ever: a serial is never used again.
@@ -19,16 +19,14 @@ pub struct Watermark(pub(super) u64);
 
 /// A held request that is to wait in a pool.
 #[derive(Debug)]
-pub struct ParkRequest<W> {
+pub struct ParkRequest<'a, W> {
     /// The pool to wait in.
-    pub key: Key,
+    pub key: KeyRef<'a>,
     /// The payloads that it accepts.
     pub accepts: AcceptedPayload,
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Box<str>,
-    /// The address that the request came from. A later request of the same controller, pool and origin replaces it.
-    pub origin: IpAddr,
-    /// The host that its controller runs on.
+    pub controller: Arc<str>,
+    /// The host that its controller runs on. A later request of the same controller and pool from its address replaces it.
     pub host: HostId,
     /// It is matched only before this time (the retire guard).
     pub offer_until: MonotonicTime,
@@ -44,7 +42,7 @@ pub struct RemovedWaiter<W> {
     /// The `waiter` of its [`ParkRequest`].
     pub waiter: W,
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Box<str>,
+    pub controller: Arc<str>,
     /// The host that its controller runs on.
     pub host: HostId,
     /// How long it has waited.

@@ -6,6 +6,8 @@
 //! From then on the name is refuted for a while: after another failure, the other addresses become suspect only if none of
 //! their waiters shows life in time.
 
+use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -20,13 +22,13 @@ const MAX_SUSPECTS: usize = 1024;
 /// A live host answers a probe within this time.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The host of a controller: fingerprints of its address and of its name, each of which identifies it.
+/// The host of a controller: its address, and a fingerprint of its name. Each of them identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostId {
     /// The address that its controllers connect from.
-    pub address: u64,
+    pub address: IpAddr,
     /// The name that its controllers give, if they give one.
-    pub name: Option<u64>,
+    pub name: Option<NonZeroU64>,
 }
 
 /// What is suspect, and since when.
@@ -46,8 +48,8 @@ impl Suspicion {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum SuspectId {
-    Address(u64),
-    Name(u64),
+    Address(IpAddr),
+    Name(NonZeroU64),
 }
 
 /// The state of a name.
@@ -61,8 +63,8 @@ enum NameState {
 
 #[derive(Default)]
 pub(super) struct SuspectSet {
-    addresses: HashMap<u64, MonotonicTime, RandomState>,
-    names: HashMap<u64, NameState, RandomState>,
+    addresses: HashMap<IpAddr, MonotonicTime, RandomState>,
+    names: HashMap<NonZeroU64, NameState, RandomState>,
     /// How many suspicions were cleared. A pool compares it with the count at its last check.
     cleared: u64,
 }
@@ -108,7 +110,7 @@ impl SuspectSet {
             && (self.addresses.contains_key(&host.address) || self.is_name_suspect(host.name, now))
     }
 
-    fn is_name_suspect(&self, name: Option<u64>, now: MonotonicTime) -> bool {
+    fn is_name_suspect(&self, name: Option<NonZeroU64>, now: MonotonicTime) -> bool {
         match name.and_then(|name| self.names.get(&name)) {
             Some(NameState::Suspect { .. }) => true,
             Some(NameState::Refuted { failed_again: Some(since), .. }) => now.since(*since) >= REPLY_TIMEOUT,
@@ -169,10 +171,16 @@ impl SuspectSet {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const FAILING: HostId = HostId { address: 1, name: Some(7) };
-    const OTHER: HostId = HostId { address: 2, name: Some(7) };
+    const FAILING: HostId = host(1, 7);
+    const OTHER: HostId = host(2, 7);
+
+    const fn host(address: u32, name: u64) -> HostId {
+        HostId { address: IpAddr::V4(Ipv4Addr::from_bits(address)), name: NonZeroU64::new(name) }
+    }
 
     fn at(millis: u64) -> MonotonicTime {
         MonotonicTime::from_micros(millis * 1000)
@@ -236,8 +244,8 @@ mod tests {
     #[test]
     fn the_number_of_suspects_is_bounded() {
         let mut suspects = SuspectSet::default();
-        for name in 0..5000 {
-            suspects.suspect(HostId { address: name, name: Some(name) }, at(0));
+        for number in 1..5000 {
+            suspects.suspect(host(number, number.into()), at(0));
         }
         assert_eq!((suspects.addresses.len(), suspects.names.len()), (MAX_SUSPECTS, MAX_SUSPECTS));
     }

@@ -37,18 +37,17 @@ impl Fixture {
 
     fn park(&mut self, pools: u32, number: u32, held: Duration) {
         let one = Number::parse("1").unwrap();
-        let version = (number % pools).to_string().into();
+        let version = (number % pools).to_string();
         let deadline = self.now.plus(held);
         let request = ParkRequest {
-            key: Key { deployment: "d".into(), version, cpu: one, memory: one },
+            key: KeyRef { deployment: "d", version: &version, cpu: one, memory: one },
             accepts: if number.is_multiple_of(2) {
                 AcceptedPayload::TriggerMessage
             } else {
                 AcceptedPayload::Any
             },
             controller: number.to_string().into(),
-            origin: [127, 0, 0, 1].into(),
-            host: HostId { address: 1 + u64::from(number % 2), name: None },
+            host: HostId { address: [127, 0, 0, 1 + u8::from(number % 2 == 1)].into(), name: None },
             offer_until: deadline,
             deadline,
             waiter: number,
@@ -119,7 +118,7 @@ fn suspects_are_set_aside_and_restored_a_few_at_a_time() {
     for pick in [SelectionPolicy::Newest, SelectionPolicy::Oldest] {
         let mut fixture = Fixture::new(pick);
         fixture.fill(1, Duration::from_secs(3600));
-        let hosts = [1, 2].map(|address| HostId { address, name: None });
+        let hosts = [1, 2].map(|last| HostId { address: [127, 0, 0, last].into(), name: None });
         for host in hosts {
             fixture.call(|broker, now| broker.suspect(host, now));
         }

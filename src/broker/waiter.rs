@@ -1,6 +1,8 @@
 //! Owns a waiter as the core keeps it, and its class.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use super::list::{Link, ListKind, ListNode};
 use super::timer_wheel::HasDeadline;
@@ -48,14 +50,21 @@ pub(super) struct WaiterEntry<W> {
     pub(super) serial: u64,
     pub(super) pool: u32,
     pub(super) class: WaiterClass,
-    pub(super) controller: Box<str>,
-    pub(super) origin: IpAddr,
-    pub(super) host: HostId,
+    pub(super) controller: Arc<str>,
+    pub(super) address: IpAddr,
+    pub(super) host_name: Option<NonZeroU64>,
     pub(super) since: MonotonicTime,
     pub(super) offer_until: MonotonicTime,
     pub(super) deadline: MonotonicTime,
     pub(super) links: [Link; 2],
     pub(super) waiter: W,
+}
+
+impl<W> WaiterEntry<W> {
+    /// The host. Its parts are fields of the entry, where they need less space than as a [`HostId`].
+    pub(super) fn host(&self) -> HostId {
+        HostId { address: self.address, name: self.host_name }
+    }
 }
 
 impl<W> ListNode for WaiterEntry<W> {

@@ -7,8 +7,9 @@ mod sync;
 mod waitlist;
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
@@ -112,20 +113,26 @@ impl<W> Exchange<W> {
 
     /// The core's time: microseconds since the exchange was made.
     pub fn now(&self) -> MonotonicTime {
-        self.core.now()
+        self.core.at(Instant::now())
+    }
+
+    /// The core's time at an instant that the caller has read.
+    pub fn at(&self, instant: Instant) -> MonotonicTime {
+        self.core.at(instant)
     }
 
     /// Adds a waiter. The caller must end the older waiter that it replaces, if there is one.
+    ///
+    /// Here and in [`claim`](Self::claim), `now` is the time when the caller last read the clock.
     pub fn park(
         self: &Arc<Self>,
-        mut request: ParkRequest<W>,
+        mut request: ParkRequest<'_, W>,
+        now: MonotonicTime,
     ) -> Result<(ParkedGuard<W>, Option<RemovedWaiter<W>>), LimitReached> {
-        let now = self.now();
-        let event =
-            self.journal.wants_polls().then(|| PollEvent::parked(request.key.as_ref(), &request.controller));
+        let event = self.journal.wants_polls().then(|| PollEvent::parked(request.key, &request.controller));
         let (result, notifies) = {
             let mut core = self.core.lock();
-            let notifies = core.waitlist.accepted_by(request.key.as_ref(), request.accepts);
+            let notifies = core.waitlist.accepted_by(request.key, request.accepts);
             if core.broker.draining().is_some() {
                 let held = HOLD_WHILE_DRAINING.mul_f64(1.0 + 2.0 * fastrand::f64());
                 request.deadline = request.deadline.min(now.plus(held));
@@ -151,8 +158,7 @@ impl<W> Exchange<W> {
     }
 
     /// Removes a waiter for a run. The caller must write to it, and end it.
-    pub fn claim(&self, request: &ClaimRequest<'_>) -> Claim<W> {
-        let now = self.now();
+    pub fn claim(&self, request: &ClaimRequest<'_>, now: MonotonicTime) -> Claim<W> {
         let claim = loop {
             let claim = self.core.lock().broker.claim(request, now, TAKEN_PER_LOCK);
             if let Ok(claim) = claim {
@@ -236,8 +242,8 @@ impl<W> Exchange<W> {
 
     /// The host of a controller, by its address and the name that it gives.
     pub fn host_id(&self, origin: IpAddr, name: &str) -> HostId {
-        let name = (!name.is_empty()).then(|| self.host_hasher.hash_one(name));
-        HostId { address: self.host_hasher.hash_one(origin), name }
+        let hash = || NonZeroU64::new(self.host_hasher.hash_one(name)).unwrap_or(NonZeroU64::MAX);
+        HostId { address: origin, name: (!name.is_empty()).then(hash) }
     }
 
     /// A host did not prove the run it was offered: its waiters are offered runs last.

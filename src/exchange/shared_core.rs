@@ -38,6 +38,11 @@ impl<W> SharedCore<W> {
     }
 
     pub(super) fn now(&self) -> MonotonicTime {
-        MonotonicTime::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+        self.at(Instant::now())
+    }
+
+    /// Zero for an instant before the epoch.
+    pub(super) fn at(&self, instant: Instant) -> MonotonicTime {
+        MonotonicTime::default().plus(instant.saturating_duration_since(self.epoch))
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn waiters(state: &HttpState, query: &str) -> Result<HttpResponse, Pr
         let Key { deployment, version, cpu, memory } = &waiter.key;
         json!({
             "deployment": deployment, "version": version, "cpu": cpu.get(), "memory": memory.get(),
-            "controller": waiter.controller, "origin": waiter.origin,
+            "controller": &*waiter.controller, "origin": waiter.origin,
             "held_seconds": waiter.held.as_secs_f64(), "late": waiter.late, "suspect": waiter.suspect,
         })
     };

@@ -24,7 +24,7 @@ async fn claim_or_wait(world: &World, payload_kind: PayloadKind) -> Result<usize
     let request = ClaimRequest { key: key.as_ref(), payload_kind };
     let entry = world.exchange.join_waitlist(&request);
     loop {
-        match world.exchange.claim(&request) {
+        match world.exchange.claim(&request, world.exchange.now()) {
             Claim::Matched(removed) => return Ok(world.record_removed(PollEnd::Matched, &removed)),
             Claim::Miss(MissReason::Draining) => return Err(MissReason::Draining),
             Claim::Miss(_) => entry.notified().await,

@@ -1,6 +1,7 @@
 //! Owns the setting of the exchange's races: an exchange, what happened to each waiter, the counts, and the schedulers.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use pilotlight::broker::{
@@ -133,7 +134,8 @@ pub fn key() -> Key {
 }
 
 pub fn host(number: usize) -> HostId {
-    HostId { address: number as u64, name: None }
+    let number = u32::try_from(number).unwrap();
+    HostId { address: Ipv4Addr::from_bits(number).into(), name: None }
 }
 
 impl World {
@@ -165,17 +167,19 @@ impl World {
             histories.push(History::default());
             histories.len() - 1
         };
+        let key = key();
+        // Waiters of one controller share a host, so that they replace each other.
+        let host = if controller.is_empty() { host(number) } else { host(1 << 16) };
         let request = ParkRequest {
-            key: key(),
+            key: key.as_ref(),
             accepts,
             controller: controller.into(),
-            origin: [127, 0, 0, 1].into(),
-            host: host(number),
+            host,
             offer_until: FAR,
             deadline,
             waiter: Token { number, histories: self.histories.clone() },
         };
-        let Ok((guard, replaced)) = self.exchange.park(request) else {
+        let Ok((guard, replaced)) = self.exchange.park(request, self.exchange.now()) else {
             self.record(PollEnd::Refused, number);
             return None;
         };
@@ -194,7 +198,7 @@ impl World {
     pub fn claim(&self) -> Option<usize> {
         let key = key();
         let request = ClaimRequest { key: key.as_ref(), payload_kind: PayloadKind::TriggerMessage };
-        match self.exchange.claim(&request) {
+        match self.exchange.claim(&request, self.exchange.now()) {
             Claim::Matched(removed) => Some(self.record_removed(PollEnd::Matched, &removed)),
             Claim::Miss(_) => None,
         }
