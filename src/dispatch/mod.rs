@@ -164,7 +164,7 @@ impl Dispatcher {
             .filter(|until| until > now)
             .map(|until| WaitingRun { entry: exchange.join_waitlist(request), until });
         loop {
-            match exchange.claim(request, *now) {
+            match exchange.claim(request, exchange.at(*now)) {
                 Claim::Matched(removed) => return Ok(removed),
                 Claim::Miss(reason) if !is_retryable(reason) => return Err(reason),
                 Claim::Miss(reason) => {

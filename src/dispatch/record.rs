@@ -20,7 +20,8 @@ use crate::model::{DispatchOutcome, Proof};
 /// aborted: its client has left.
 pub struct DispatchRecorder {
     since: Instant,
-    is_counted: bool,
+    /// When the POST was counted.
+    ended: Option<Instant>,
     /// None while an offer has it.
     record: Option<Box<Record>>,
     shared: Arc<Shared>,
@@ -52,12 +53,17 @@ impl DispatchRecorder {
         let (since, in_flight) = (Instant::now(), InFlightGuard::new(shared));
         let record =
             Record { since, run: None, offers: SmallVec::new(), proof: None, ended: None, in_flight };
-        Self { since, is_counted: false, record: Some(Box::new(record)), shared: shared.clone() }
+        Self { since, ended: None, record: Some(Box::new(record)), shared: shared.clone() }
     }
 
     /// When the POST began or, if its body came later, when that was complete. The POST's time and budget count from then.
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// When the POST had its outcome; none before.
+    pub fn ended(&self) -> Option<Instant> {
+        self.ended
     }
 
     /// The body, which came later than the head, is complete.
@@ -100,7 +106,7 @@ impl DispatchRecorder {
 
     fn count(&mut self, outcome: DispatchOutcome, proof: Option<Proof>, now: Instant) {
         let took = now.saturating_duration_since(self.since);
-        self.is_counted = true;
+        self.ended = Some(now);
         self.shared.metrics.dispatched(outcome, took);
         if let Some(record) = &mut self.record {
             (record.ended, record.proof) = (Some((outcome, took)), proof);
@@ -121,7 +127,7 @@ impl DispatchRecorder {
 
 impl Drop for DispatchRecorder {
     fn drop(&mut self) {
-        if !self.is_counted {
+        if self.ended.is_none() {
             self.count(DispatchOutcome::Aborted, None, Instant::now());
         }
     }
@@ -165,6 +171,6 @@ impl Drop for Record {
 
 impl fmt::Debug for DispatchRecorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DispatchRecorder").field("is_counted", &self.is_counted).finish_non_exhaustive()
+        f.debug_struct("DispatchRecorder").field("ended", &self.ended).finish_non_exhaustive()
     }
 }

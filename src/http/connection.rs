@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use hyper::Method;
@@ -29,11 +30,8 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
         let mut is_new = true;
         loop {
             let connection = permit.as_ref();
-            let poll = match next_poll(&state, listener, connection, std::mem::take(&mut is_new)) {
-                NextPoll::Ready(poll) => poll,
-                NextPoll::Requests(requests) => requests.await,
-            };
-            let ControlFlow::Continue(parked) = poll else { break };
+            let poll = next_poll(&state, listener, connection, std::mem::take(&mut is_new));
+            let ControlFlow::Continue(parked) = poll.await else { break };
             match HeldPoll::new(connection, parked).await {
                 HoldEnd::NextRequest => {}
                 HoldEnd::Closed => break,
@@ -48,12 +46,23 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
     }
 }
 
-/// Where the next poll of a connection comes from.
+/// The next poll of a connection, parked. `Break` if the connection is over.
 enum NextPoll<'a> {
-    /// Its request was there already. `Break` if the connection is over.
-    Ready(ControlFlow<(), ParkedGuard>),
+    /// Its request was there already; none once this was returned.
+    Ready(Option<ControlFlow<(), ParkedGuard>>),
     /// Other requests may come first. Boxed, so that all memory for them is freed while the poll is held.
     Requests(Pin<Box<dyn Future<Output = ControlFlow<(), ParkedGuard>> + Send + 'a>>),
+}
+
+impl Future for NextPoll<'_> {
+    type Output = ControlFlow<(), ParkedGuard>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Ready(poll) => poll.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Requests(requests) => requests.as_mut().poll(cx),
+        }
+    }
 }
 
 fn next_poll<'a>(
@@ -63,7 +72,7 @@ fn next_poll<'a>(
     is_new: bool,
 ) -> NextPoll<'a> {
     match try_ready_request(state, listener, connection) {
-        ReadyRequest::Poll(poll) => NextPoll::Ready(poll),
+        ReadyRequest::Poll(poll) => NextPoll::Ready(Some(poll)),
         ReadyRequest::Answered(response) => NextPoll::Requests(Box::pin(async move {
             write_response(connection, response).await?;
             request_loop(state, listener, connection, BytesMut::new(), false).await
@@ -86,11 +95,7 @@ enum ReadyRequest {
 
 /// Handles a request that is there already, unless it is a dispatch: a controller's next poll usually is, after each run on a
 /// kept connection.
-fn try_ready_request(
-    state: &HttpState,
-    listener: Listener,
-    connection: &Arc<Connection>,
-) -> ReadyRequest {
+fn try_ready_request(state: &HttpState, listener: Listener, connection: &Arc<Connection>) -> ReadyRequest {
     let mut buffer = BytesMut::new();
     let read = connection.try_read(&mut buffer);
     let bytes = buffer.freeze();
@@ -110,7 +115,7 @@ fn try_ready_request(
                     response.close |= !head.is_reusable() || state.admission.closes_connections();
                     Some(ReadyRequest::Answered(response))
                 }
-                Routed::Dispatch(_) => None,
+                Routed::Dispatch(..) => None,
             }
         }
         _ => None,

@@ -27,5 +27,5 @@ pub use admission::Admission;
 pub use connection::serve;
 pub use dialect::{Message, MessageError};
 pub use problem::Problem;
-pub use response::HttpResponse;
+pub use response::{HttpResponse, ResponseBody};
 pub use state::{HttpState, RequestLimits};

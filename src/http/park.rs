@@ -29,7 +29,6 @@ pub(super) fn park(
         key: key.as_ref(),
         accepts: *accepts,
         controller: (**controller).into(),
-        origin,
         host: *host,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(*timeout + *grace),

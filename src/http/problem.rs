@@ -262,6 +262,10 @@ impl From<Problem> for HttpResponse {
             document["delivered"] = false.into();
         }
         let Problem { status, extra, closes, .. } = problem;
-        Self { extra, close: closes, ..Self::new(status, "application/problem+json", document.to_string()) }
+        Self {
+            extra,
+            close: closes,
+            ..Self::new(status, "application/problem+json", document.to_string().into_bytes())
+        }
     }
 }

@@ -121,11 +121,13 @@ async fn handle_plain(
     body: Bytes,
 ) -> ControlFlow<(), AfterRequest> {
     let mut response = match route(state, listener, connection.origin(), &head) {
-        Routed::Now(Action::Park(poll)) => return park(state, connection, &poll).map_continue(AfterRequest::Parked),
+        Routed::Now(Action::Park(poll)) => {
+            return park(state, connection, &poll).map_continue(AfterRequest::Parked);
+        }
         Routed::Now(Action::Close) => return ControlFlow::Break(()),
         Routed::Now(Action::Respond(response)) => response,
-        Routed::Dispatch(dialect) => {
-            let dispatched = dispatch(dialect, state, &head, RequestBody::Whole(body));
+        Routed::Dispatch(dialect, limit) => {
+            let dispatched = dispatch(dialect, state, &head, RequestBody::Whole(body), limit);
             abort_on_disconnect(connection, pin!(dispatched)).await?
         }
     };
@@ -209,7 +211,9 @@ async fn handle_hyper_request(
             response.close = response.close || head.fields.has("expect") || !discard(body).await;
             response
         }
-        Routed::Dispatch(dialect) => dispatch(dialect, state, &head, RequestBody::Stream(body)).await,
+        Routed::Dispatch(dialect, limit) => {
+            dispatch(dialect, state, &head, RequestBody::Stream(body), limit).await
+        }
     };
     response.close |= !head.is_reusable() || state.admission.closes_connections();
     response.omits_body = head.method == Method::HEAD;

@@ -65,7 +65,8 @@ impl HttpResponse {
     }
 
     /// Appends head and body. `keep_alive` is how many seconds the connection may be idle afterwards, if it stays open.
-    pub(super) fn write(&self, keep_alive: u64, now: Instant, out: &mut ResponseBuffer) {
+    pub(super) fn write(&self, keep_alive: u64, out: &mut ResponseBuffer) {
+        let ended = self.recorder.as_ref().and_then(DispatchRecorder::ended);
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(self.status.as_str().as_bytes());
         out.extend_from_slice(b" ");
@@ -82,7 +83,7 @@ impl HttpResponse {
             field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
         }
         out.extend_from_slice(b"\r\ndate: ");
-        date(now, out);
+        date(ended.unwrap_or_else(Instant::now), out);
         out.extend_from_slice(b"\r\n\r\n");
         if !self.omits_body {
             out.extend_from_slice(&self.body);

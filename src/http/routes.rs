@@ -17,33 +17,38 @@ use crate::metrics::{AuthFailure, Listener, Route};
 use crate::model::{DispatchOutcome, MissReason};
 
 /// What is done with a request.
-pub(super) enum Action {
+pub(super) enum Action<'a> {
     /// It is answered.
     Respond(HttpResponse),
     /// It is held until a run comes.
-    Park(Box<PollRequest>),
+    Park(PollRequest<'a>),
     /// Its connection is closed without a response, because a stock controller would act on any status.
     Close,
 }
 
-impl From<Problem> for Action {
+impl From<Problem> for Action<'_> {
     fn from(problem: Problem) -> Self {
         Self::Respond(problem.into())
     }
 }
 
 /// A request that has found its route.
-pub(super) enum Routed {
+pub(super) enum Routed<'a> {
     /// What is done with it is known at once.
-    Now(Action),
-    /// It is a dispatch, which [`dialect::dispatch`] handles and counts.
-    Dispatch(&'static dyn Dialect),
+    Now(Action<'a>),
+    /// It is a dispatch, which [`dialect::dispatch`] handles and counts, with a body of at most this many bytes.
+    Dispatch(&'static dyn Dialect, usize),
 }
 
 /// Routes a request, and counts it unless it is a dispatch or is held: a held poll is counted when it ends.
-pub(super) fn route(state: &HttpState, listener: Listener, peer: IpAddr, head: &RequestHead<'_>) -> Routed {
+pub(super) fn route<'a>(
+    state: &HttpState,
+    listener: Listener,
+    peer: IpAddr,
+    head: &RequestHead<'a>,
+) -> Routed<'a> {
     let (route, action) = match find(state, listener, peer, head) {
-        (_, Routed::Dispatch(dialect)) => return Routed::Dispatch(dialect),
+        (_, dispatch @ Routed::Dispatch(..)) => return dispatch,
         (route, Routed::Now(action)) => (route, action),
     };
     if let Action::Respond(response) = &action {
@@ -63,10 +68,15 @@ pub(super) fn route(state: &HttpState, listener: Listener, peer: IpAddr, head: &
 }
 
 /// The one place where a request finds its route.
-fn find(state: &HttpState, listener: Listener, peer: IpAddr, head: &RequestHead<'_>) -> (Route, Routed) {
+fn find<'a>(
+    state: &HttpState,
+    listener: Listener,
+    peer: IpAddr,
+    head: &RequestHead<'a>,
+) -> (Route, Routed<'a>) {
     let dispatches = listener == Listener::Dispatch || !state.separate_dispatch;
     let polls = listener == Listener::Public;
-    let other = |action: Action| (Route::Other, Routed::Now(action));
+    let other = |action: Action<'a>| (Route::Other, Routed::Now(action));
     if head.path.len() + head.query.map_or(0, |query| 1 + query.len()) > MAX_TARGET_BYTES {
         return other(Problem::target_too_long().into());
     }
@@ -84,7 +94,7 @@ fn find(state: &HttpState, listener: Listener, peer: IpAddr, head: &RequestHead<
     }
     match (dialect::find(head.path), head.method) {
         (Some((dialect, Resource::Pool)), &Method::GET) if polls => {
-            let poll = |client| match dialect.parse_poll(state, client, head) {
+            let poll = |client| match dialect.parse_poll(state, &limits, client, head) {
                 Ok(poll) => Action::Park(poll),
                 Err(problem) => problem.into(),
             };
@@ -95,7 +105,8 @@ fn find(state: &HttpState, listener: Listener, peer: IpAddr, head: &RequestHead<
         }
         (Some((dialect, Resource::Pool)), &Method::POST) if dispatches => {
             let refused = refuse_dispatch(state, &limits, peer, head);
-            let routed = refused.map_or(Routed::Dispatch(dialect), |problem| Routed::Now(problem.into()));
+            let routed = refused
+                .map_or(Routed::Dispatch(dialect, limits.body_limit), |problem| Routed::Now(problem.into()));
             (dialect.dispatch_route(), routed)
         }
         (Some((dialect, Resource::Times)), &Method::GET) if polls => {
@@ -115,13 +126,13 @@ fn find(state: &HttpState, listener: Listener, peer: IpAddr, head: &RequestHead<
 }
 
 /// Handles a controller's request, unless its address may not poll: then its connection is closed.
-fn admit_controller(
+fn admit_controller<'a>(
     state: &HttpState,
     limits: &RequestLimits,
     peer: IpAddr,
-    head: &RequestHead<'_>,
-    handle: impl FnOnce(ClientAddr) -> Action,
-) -> Action {
+    head: &RequestHead<'a>,
+    handle: impl FnOnce(ClientAddr) -> Action<'a>,
+) -> Action<'a> {
     let client = ClientAddr::read(&limits.proxies, peer, head.fields);
     match limits.access.may_poll_from(client.client) {
         Ok(()) => handle(client),

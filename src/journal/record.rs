@@ -104,7 +104,7 @@ pub struct DispatchRecord {
 #[derive(Debug, Clone)]
 pub struct OfferRecord {
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Box<str>,
+    pub controller: Arc<str>,
     /// What is known of the delivery.
     pub verdict: Verdict,
     /// From the last byte of the POST to the match.

@@ -26,7 +26,7 @@ pub(super) fn contains(path: &str) -> bool {
 
 /// The response with a file of the console.
 pub(super) fn file(path: &str) -> Response<Full<Bytes>> {
-    let (_, media_type, text.as_bytes()) = FILES.into_iter().find(|file| file.0 == path).unwrap_or(FILES[0]);
+    let (_, media_type, text) = FILES.into_iter().find(|file| file.0 == path).unwrap_or(FILES[0]);
     let mut response = Response::from(HttpResponse::new(StatusCode::OK, media_type, text.as_bytes()));
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),

@@ -30,4 +30,4 @@ pub use prefixed_io::PrefixedIo;
 pub use read_buffer::return_buffer;
 pub use response_format::{CloseReason, CloseResponse, ResponseBuffer, ResponseFormat};
 pub use tls::TlsSession;
-pub use waiter::{Exchange, LongPoll, ParkedGuard, PendingProof, Waiter};
+pub use waiter::{Exchange, LongPoll, ParkedGuard, PendingProof, ProvingLongPoll, Waiter};

@@ -1,5 +1,7 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
+use std::time::Instant;
+
 use tracing::field::display;
 
 use super::interface::{Dialect, ParsedDispatch};
@@ -11,14 +13,15 @@ use crate::http::state::HttpState;
 use crate::model::MissReason;
 use crate::transport::Run;
 
-/// Dispatches a run, and counts the request.
+/// Dispatches a run, and counts the request. Its body has at most `body_limit` bytes.
 pub(in crate::http) async fn dispatch(
     dialect: &dyn Dialect,
     state: &HttpState,
-    head: RequestHead<'_>,
+    head: &RequestHead<'_>,
     body: RequestBody,
+    body_limit: usize,
 ) -> HttpResponse {
-    let response = read_and_dispatch(dialect, state, head, body).await;
+    let response = read_and_dispatch(dialect, state, head, body, body_limit).await;
     state.metrics.answered(dialect.dispatch_route(), response.status.as_u16());
     response
 }
@@ -26,24 +29,27 @@ pub(in crate::http) async fn dispatch(
 async fn read_and_dispatch(
     dialect: &dyn Dialect,
     state: &HttpState,
-    head: RequestHead<'_>,
+    head: &RequestHead<'_>,
     body: RequestBody,
+    body_limit: usize,
 ) -> HttpResponse {
     let mut recorder = state.dispatcher.begin();
-    let trace = state.trace_parent(&head);
-    let limit = state.limits().body_limit;
+    let is_whole = matches!(body, RequestBody::Whole(_));
     // A fault in the head is reported before the body is asked for.
-    let read = match dialect.parse_dispatch_head(&head) {
-        Ok(parsed) => read_body(&state.admission, &head, body, limit).await.map(|body| (parsed, body)),
-        Err(problem) if matches!(body, RequestBody::Whole(_)) => Err(problem),
+    let read = match dialect.parse_dispatch_head(head) {
+        Ok(parsed) => read_body(&state.admission, head, body, body_limit).await.map(|body| (parsed, body)),
+        Err(problem) if is_whole => Err(problem),
         Err(problem) => Err(problem.closing()),
     };
-    let since = recorder.body_read();
+    if !is_whole {
+        recorder.body_read();
+    }
     let (parsed_head, body) = match read {
         Ok(read) => read,
         Err(problem) => return refuse(problem, None, recorder),
     };
-    let parsed = match dialect.parse_dispatch_body(state, parsed_head, &body) {
+    let limits = state.limits();
+    let parsed = match dialect.parse_dispatch_body(state, &limits, parsed_head, &body) {
         Ok(parsed) => parsed,
         Err(problem) => return refuse(problem, None, recorder),
     };
@@ -52,21 +58,20 @@ async fn read_and_dispatch(
         parsed;
     let Some(key) = key else {
         let outcome = Outcome { offers: 0, result: Err(MissReason::NoDeployment) };
-        recorder.finish(&outcome);
-        return dialect.render(&head, "", &outcome).after(recorder);
+        recorder.finish(&outcome, Instant::now());
+        return dialect.render(head, "", &outcome).after(recorder);
     };
-    recorder.name_run(&run, key.as_ref(), trace);
-    let limits = state.limits();
+    let id = recorder.name_run(&body, &run, key.as_ref(), state.trace_parent(head));
     let request = DispatchRequest {
         key: key.as_ref(),
         payload_kind,
-        run: Run { id: run.as_ref().into(), content_type, payload },
+        run: Run { id, content_type, payload },
         proof: parsed.proof.unwrap_or(limits.proof),
         redeliver: parsed.redeliver,
         idempotency_key,
         content,
         wait: parsed.wait,
-        deadline: since + limits.dispatch_budget,
+        deadline: recorder.since() + limits.dispatch_budget,
         times: limits.dispatch_times(),
     };
     drop(limits);
@@ -77,7 +82,7 @@ async fn read_and_dispatch(
         proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
         reason = outcome.result.as_ref().err().map(|miss| miss.text()),
         "dispatched");
-    dialect.render(&head, &run, &outcome).after(recorder)
+    dialect.render(head, &run, &outcome).after(recorder)
 }
 
 /// `run` is the run's name, if it is known.

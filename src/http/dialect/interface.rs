@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::broker::{AcceptedPayload, HostId, Key, KeyRef, Number, PayloadKind};
+use crate::broker::{AcceptedPayload, HostId, KeyRef, Number, PayloadKind};
 use crate::dispatch::{IdempotencyKey, Outcome};
 use crate::exchange::ContentHash;
 use crate::http::client_addr::ClientAddr;
 use crate::http::h1::RequestHead;
 use crate::http::problem::Problem;
 use crate::http::response::HttpResponse;
-use crate::http::state::HttpState;
+use crate::http::state::{HttpState, RequestLimits};
 use crate::metrics::Route;
 use crate::model::Proof;
 use crate::transport::ResponseFormat;
@@ -37,12 +37,13 @@ pub(in crate::http) trait Dialect: Sync {
     fn check_pool(&self, head: &RequestHead<'_>) -> HttpResponse;
 
     /// Parses a poll, and checks its credential.
-    fn parse_poll(
+    fn parse_poll<'a>(
         &self,
         state: &HttpState,
+        limits: &RequestLimits,
         client: ClientAddr,
-        head: &RequestHead<'_>,
-    ) -> Result<Box<PollRequest>, Problem>;
+        head: &RequestHead<'a>,
+    ) -> Result<PollRequest<'a>, Problem>;
 
     /// Parses the head of a dispatch, before its body is read.
     fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem>;
@@ -51,6 +52,7 @@ pub(in crate::http) trait Dialect: Sync {
     fn parse_dispatch_body<'a>(
         &self,
         state: &HttpState,
+        limits: &RequestLimits,
         head: DispatchHead<'a>,
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem>;
@@ -69,11 +71,11 @@ pub(in crate::http) enum Resource {
 }
 
 /// A poll that can be parked.
-pub(in crate::http) struct PollRequest {
-    pub(in crate::http) key: Key,
+pub(in crate::http) struct PollRequest<'a> {
+    pub(in crate::http) key: PoolKey<'a>,
     pub(in crate::http) accepts: AcceptedPayload,
     /// The controller's name for itself; empty if it has none.
-    pub(in crate::http) controller: Box<str>,
+    pub(in crate::http) controller: Cow<'a, str>,
     pub(in crate::http) host: HostId,
     pub(in crate::http) client: ClientAddr,
     /// How the run or the end of the poll is written.
@@ -87,6 +89,16 @@ pub(in crate::http) struct PollRequest {
     pub(in crate::http) guard: Option<Duration>,
     /// How long it is held after its timeout.
     pub(in crate::http) grace: Duration,
+}
+
+impl PollRequest<'_> {
+    /// The same without the request that it was parsed from.
+    pub(in crate::http) fn into_owned(self) -> PollRequest<'static> {
+        let PoolKey { deployment, version, cpu, memory } = self.key;
+        let (deployment, version) = (deployment.into_owned().into(), version.into_owned().into());
+        let controller = self.controller.into_owned().into();
+        PollRequest { key: PoolKey { deployment, version, cpu, memory }, controller, ..self }
+    }
 }
 
 /// The parameters in the head of a dispatch. The default is for dialects that have all of them in the body.
@@ -130,7 +142,7 @@ pub(in crate::http) struct PoolKey<'a> {
 }
 
 impl PoolKey<'_> {
-    pub(super) fn as_ref(&self) -> KeyRef<'_> {
+    pub(in crate::http) fn as_ref(&self) -> KeyRef<'_> {
         KeyRef { deployment: &self.deployment, version: &self.version, cpu: self.cpu, memory: self.memory }
     }
 }

@@ -10,14 +10,14 @@ use percent_encoding::percent_decode_str;
 use super::interface::{Dialect, DispatchHead, ParsedDispatch, PollRequest, PoolKey, Resource};
 use super::run_response::write_run_head;
 use super::trigger::Message;
-use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
+use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
 use crate::dispatch::{IdempotencyKey, Outcome, content_hash};
 use crate::http::client_addr::ClientAddr;
 use crate::http::h1::RequestHead;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, write_keep_alive};
-use crate::http::state::HttpState;
+use crate::http::state::{HttpState, RequestLimits};
 use crate::metrics::Route;
 use crate::model::Proof;
 use crate::transport::{CloseReason, CloseResponse, ResponseBuffer, ResponseFormat};
@@ -69,25 +69,25 @@ impl Dialect for Native {
     }
 
     /// `GET /v1/pools/…`
-    fn parse_poll(
+    fn parse_poll<'a>(
         &self,
         state: &HttpState,
+        limits: &RequestLimits,
         client: ClientAddr,
-        head: &RequestHead<'_>,
-    ) -> Result<Box<PollRequest>, Problem> {
-        let limits = state.limits();
+        head: &RequestHead<'a>,
+    ) -> Result<PollRequest<'a>, Problem> {
         let max_timeout = limits.connection_timeout;
         let timeout = PoolQuery::parse(head.query, &["timeout"])?.timeout.unwrap_or(max_timeout);
         if timeout > max_timeout {
             let why = format!("is at most {} here", humantime::format_duration(max_timeout));
             return Err(Problem::bad_parameter("timeout", why));
         }
-        let PoolKey { deployment, version, cpu, memory } = parse_key(head.path)?;
+        let key = parse_key(head.path)?;
         let authorization = head.fields.values("authorization").next();
-        let authorized = limits.access.authorize_poll(authorization, &deployment, &version);
+        let authorized = limits.access.authorize_poll(authorization, &key.deployment, &key.version);
         authorized.map_err(|error| state.refuse_token("The Authorization header", error))?;
-        Ok(Box::new(PollRequest {
-            key: Key { deployment: deployment.into(), version: version.into(), cpu, memory },
+        Ok(PollRequest {
+            key,
             accepts: AcceptedPayload::Any,
             controller: parse_name(head, CONTROLLER)?.into(),
             host: state.exchange.host_id(client.origin(), ""),
@@ -97,7 +97,7 @@ impl Dialect for Native {
             timeout,
             guard: None,
             grace: Duration::ZERO,
-        }))
+        })
     }
 
     /// `POST /v1/pools/…`
@@ -116,7 +116,8 @@ impl Dialect for Native {
 
     fn parse_dispatch_body<'a>(
         &self,
-        state: &HttpState,
+        _: &HttpState,
+        limits: &RequestLimits,
         head: DispatchHead<'a>,
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem> {
@@ -124,7 +125,7 @@ impl Dialect for Native {
         let is_named = !run.is_empty();
         let idempotent = key.as_ref().filter(|_| is_named);
         // A stock controller exits on anything but a valid message.
-        let is_message = Message::parse(body, state.limits().message_check).is_some();
+        let is_message = Message::parse(body, limits.message_check).is_some();
         Ok(ParsedDispatch {
             idempotency_key: idempotent.map(|key| IdempotencyKey::new(run, "", key.as_ref())),
             content: if is_named { content_hash(body) } else { None },
@@ -146,7 +147,7 @@ impl Dialect for Native {
                 "delivered": true,
                 "proof": hit.proof.text(),
                 "offers": outcome.offers,
-                "controller": hit.controller,
+                "controller": &*hit.controller,
                 "run": run,
             }),
             Err(miss) => serde_json::json!({

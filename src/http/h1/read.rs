@@ -11,7 +11,10 @@ use crate::transport::Connection;
 
 /// Reads the beginning of the next request on a connection that is idle until then. `Break` if the connection has ended, or
 /// was idle for too long.
-pub(in crate::http) async fn read_idle(connection: &Arc<Connection>, buffer: &mut BytesMut) -> ControlFlow<()> {
+pub(in crate::http) async fn read_idle(
+    connection: &Arc<Connection>,
+    buffer: &mut BytesMut,
+) -> ControlFlow<()> {
     match connection.read_idle(buffer).await {
         Ok(1..) => ControlFlow::Continue(()),
         Ok(_) | Err(_) => ControlFlow::Break(()),

@@ -24,7 +24,9 @@ pub(in crate::http) async fn write_response(
 ) -> ControlFlow<()> {
     let is_written = match write_now(connection, &response) {
         Ok(rest) if rest.is_empty() => true,
-        Ok(rest) => timeout(WRITE_TIMEOUT, connection.write_all(&rest)).await.is_ok_and(|written| written.is_ok()),
+        Ok(rest) => {
+            timeout(WRITE_TIMEOUT, connection.write_all(&rest)).await.is_ok_and(|written| written.is_ok())
+        }
         Err(_) => false,
     };
     if is_written && !response.close { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

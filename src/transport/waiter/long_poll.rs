@@ -44,7 +44,11 @@ impl LongPoll {
     }
 
     /// As [`Waiter::offer`](super::Waiter::offer).
-    pub(super) fn offer(self, run: &Run, requirements: DeliveryRequirements) -> ControlFlow<Delivery, ProvingLongPoll> {
+    pub(super) fn offer(
+        self,
+        run: &Run,
+        requirements: DeliveryRequirements,
+    ) -> ControlFlow<Delivery, ProvingLongPoll> {
         if !self.is_free() {
             return Break(Delivery::not_sent(Verdict::Gone));
         }
@@ -52,7 +56,8 @@ impl LongPoll {
         let keeps_alive = self.reusable && requirements.proof != Proof::Received;
         let mut head = ResponseBuffer::new();
         (self.format.head)(run, self.keep_alive(keeps_alive), &mut head);
-        let mut response = RunResponse { head: &head, head_length: head.len(), payload: &run.payload, sent: 0 };
+        let mut response =
+            RunResponse { head: &head, head_length: head.len(), payload: &run.payload, sent: 0 };
         if response.write(&self.connection).is_err() {
             return Break(Delivery::not_sent(Verdict::Gone));
         }

@@ -34,11 +34,7 @@ impl Waiter {
     /// Unless the required proof is reached, no byte of the run is sent any more after the offer has ended.
     ///
     /// It runs in the caller's task: waking the waiter's own task would double the latency.
-    pub fn offer(
-        self,
-        run: &Run,
-        requirements: DeliveryRequirements,
-    ) -> ControlFlow<Delivery, PendingProof> {
+    pub fn offer(self, run: &Run, requirements: DeliveryRequirements) -> ControlFlow<Delivery, PendingProof> {
         match self {
             Self::LongPoll(waiter) => waiter.offer(run, requirements).map_continue(PendingProof::LongPoll),
         }

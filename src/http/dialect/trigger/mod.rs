@@ -11,13 +11,13 @@ use hyper::StatusCode;
 use super::interface::{Dialect, DispatchHead, ParsedDispatch, PollRequest, PoolKey, Resource};
 use super::run_response::write_run_head;
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
-use crate::broker::{AcceptedPayload, Key, Number, PayloadKind, check_part};
+use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::dispatch::{IdempotencyKey, Outcome};
 use crate::http::client_addr::ClientAddr;
 use crate::http::h1::RequestHead;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, ResponseBody};
-use crate::http::state::HttpState;
+use crate::http::state::{HttpState, RequestLimits};
 use crate::logging::Throttle;
 use crate::metrics::Route;
 use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
@@ -91,13 +91,14 @@ impl Dialect for Trigger {
     }
 
     /// `GET /warm-start`
-    fn parse_poll(
+    fn parse_poll<'a>(
         &self,
         state: &HttpState,
+        limits: &RequestLimits,
         client: ClientAddr,
-        head: &RequestHead<'_>,
-    ) -> Result<Box<PollRequest>, Problem> {
-        parse_poll(state, client, head).inspect_err(|problem| {
+        head: &RequestHead<'a>,
+    ) -> Result<PollRequest<'a>, Problem> {
+        parse_poll(state, limits, client, head).inspect_err(|problem| {
             // A controller without a valid key would never be matched: the status that makes it exit is deliberate.
             // At most one line a second, so that strangers cannot fill a disk; the metrics count all.
             static LINES: Throttle = Throttle::new();
@@ -115,12 +116,12 @@ impl Dialect for Trigger {
     fn parse_dispatch_body<'a>(
         &self,
         state: &HttpState,
+        limits: &RequestLimits,
         _: DispatchHead<'a>,
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem> {
-        let check = state.limits().message_check;
         let (payload, message) =
-            Message::in_body(body, check).map_err(|error| refuse_message(state, &error))?;
+            Message::in_body(body, limits.message_check).map_err(|error| refuse_message(state, &error))?;
         let idempotency_key =
             message.key().map(|key| IdempotencyKey::new(message.run(), message.snapshot(), key));
         let Message { deployment, version, cpu, memory, run, .. } = message;
@@ -140,97 +141,30 @@ impl Dialect for Trigger {
     }
 
     fn render(&self, _: &RequestHead<'_>, _: &str, outcome: &Outcome) -> HttpResponse {
-        let mut body = ResponseBody::new();
-        let mut append = |parts: [&str; 4]| parts.iter().for_each(|part| body.extend_from_slice(part.as_bytes()));
-        let mut number = itoa::Buffer::new();
-        let offers = number.format(outcome.offers);
-        match &outcome.result {
-            Ok(hit) => append([r#"{"didWarmStart":true,"proof":""#, hit.proof.text(), r#"","offers":"#, offers]),
-            Err(miss) => append([r#"{"didWarmStart":false,"reason":""#, miss.text(), r#"","offers":"#, offers]),
-        }
-        body.push(b'}');
-        HttpResponse::json(StatusCode::OK, body)
-    }
-}
-
-fn parse_poll(
-        &self,
-        state: &HttpState,
-        client: ClientAddr,
-        head: &RequestHead<'_>,
-    ) -> Result<Box<PollRequest>, Problem> {
-        parse_poll(state, client, head).inspect_err(|problem| {
-            // A controller without a valid key would never be matched: the status that makes it exit is deliberate.
-            // At most one line a second, so that strangers cannot fill a disk; the metrics count all.
-            static LINES: Throttle = Throttle::new();
-            if LINES.is_open() {
-                tracing::warn!(why = problem.detail(), "a poll was refused");
-            }
-        })
-    }
-
-    /// `POST /warm-start`. Everything is in the body.
-    fn parse_dispatch_head<'a>(&self, _: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem> {
-        Ok(DispatchHead::default())
-    }
-
-    fn parse_dispatch_body<'a>(
-        &self,
-        state: &HttpState,
-        _: DispatchHead<'a>,
-        body: &'a Bytes,
-    ) -> Result<ParsedDispatch<'a>, Problem> {
-        let check = state.limits().message_check;
-        let (payload, message) =
-            Message::in_body(body, check).map_err(|error| refuse_message(state, &error))?;
-        let idempotency_key =
-            message.key().map(|key| IdempotencyKey::new(message.run(), message.snapshot(), key));
-        let Message { deployment, version, cpu, memory, run, .. } = message;
-        Ok(ParsedDispatch {
-            key: deployment.map(|deployment| PoolKey { deployment, version, cpu, memory }),
-            run,
-            idempotency_key,
-            content: None,
-            payload_kind: PayloadKind::TriggerMessage,
-            content_type: Bytes::from_static(b"application/json"),
-            payload: body.slice_ref(payload.as_bytes()),
-            proof: None,
-            // The platform refuses a second start of a run, so a run that may be lost is offered again.
-            redeliver: true,
-            wait: Duration::ZERO,
-        })
-    }
-
-    fn render(&self, _: &RequestHead<'_>, _: &str, outcome: &Outcome) -> HttpResponse {
-        let Outcome { offers, result } = outcome;
-        let mut body = Vec::with_capacity(64);
-        // Writing into a Vec cannot fail.
-        let _ = match result {
-            Ok(hit) => {
-                let proof = hit.proof.text();
-                write!(body, r#"{{"didWarmStart":true,"proof":"{proof}","offers":{offers}}}"#)
-            }
-            Err(miss) => {
-                let reason = miss.text();
-                write!(body, r#"{{"didWarmStart":false,"reason":"{reason}","offers":{offers}}}"#)
-            }
+        let (mut body, mut offers) = (ResponseBody::new(), itoa::Buffer::new());
+        let parts = match &outcome.result {
+            Ok(hit) => [r#"{"didWarmStart":true,"proof":""#, hit.proof.text()],
+            Err(miss) => [r#"{"didWarmStart":false,"reason":""#, miss.text()],
         };
+        let rest = [r#"","offers":"#, offers.format(outcome.offers), "}"];
+        parts.iter().chain(&rest).for_each(|part| body.extend_from_slice(part.as_bytes()));
         HttpResponse::json(StatusCode::OK, body)
     }
 }
 
-fn parse_poll(
+fn parse_poll<'a>(
     state: &HttpState,
+    limits: &RequestLimits,
     client: ClientAddr,
-    head: &RequestHead<'_>,
-) -> Result<Box<PollRequest>, Problem> {
+    head: &RequestHead<'a>,
+) -> Result<PollRequest<'a>, Problem> {
     const NOT_SINGLE: &str = "occurs more than once, or is not printable ASCII";
     let text = |name: &'static str| match head.fields.single(name) {
         Ok(Some(text)) if !text.is_empty() => Ok(text),
         Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
         Err(()) => Err(Problem::bad_key(name, NOT_SINGLE)),
     };
-    let part = |name, text| check_part(text).map(Box::from).map_err(|error| Problem::bad_key(name, error));
+    let part = |name, text| check_part(text).map_err(|error| Problem::bad_key(name, error));
     let number =
         |name| text(name).and_then(|t| Number::parse(t).map_err(|error| Problem::bad_key(name, error)));
     let deployment = text(DEPLOYMENT)?;
@@ -238,25 +172,21 @@ fn parse_poll(
         return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
     }
     let version = text(VERSION)?;
-    let limits = state.limits();
     let deployment = limits.access.resolve_deployment(deployment, version).and_then(|resolved| {
         let is_supervisor =
             limits.access.is_supervisor_credential(head.fields.values("authorization").next());
         if is_supervisor { Err(TokenError::WrongRole) } else { Ok(resolved) }
     });
     let deployment = deployment.map_err(|error| state.refuse_token(DEPLOYMENT, error))?;
+    check_part(&deployment).map_err(|error| Problem::bad_key(DEPLOYMENT, error))?;
+    part(VERSION, version)?;
     let name = |name| match head.fields.single(name) {
         Ok(None | Some("")) => Ok(""),
-        Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_key(name, error)),
+        Ok(Some(text)) => part(name, text),
         Err(()) => Err(Problem::bad_key(name, NOT_SINGLE)),
     };
-    Ok(Box::new(PollRequest {
-        key: Key {
-            deployment: part(DEPLOYMENT, &deployment)?,
-            version: part(VERSION, version)?,
-            cpu: number(CPU)?,
-            memory: number(MEMORY)?,
-        },
+    Ok(PollRequest {
+        key: PoolKey { deployment, version: version.into(), cpu: number(CPU)?, memory: number(MEMORY)? },
         accepts: AcceptedPayload::TriggerMessage,
         controller: name(CONTROLLER)?.into(),
         host: state.exchange.host_id(client.origin(), name(INSTANCE)?),
@@ -266,7 +196,7 @@ fn parse_poll(
         timeout: limits.connection_timeout,
         guard: Some(RETIRE_GUARD),
         grace: GRACE,
-    }))
+    })
 }
 
 /// Counts a message on which a stock controller would exit. A platform that is newer than the broker may send no other
