@@ -93,16 +93,22 @@ impl<C> IdleQueue<C> {
 }
 
 impl<C: Idle> IdleQueue<C> {
-    /// A response was written, and the connection's task does not read yet: the connection is idle from now on.
+    /// A response was written, and no byte of the next request was read: the connection is idle from now on.
     pub(super) fn insert(&self, connection: &Arc<C>) {
         let now = self.now.load(Ordering::Relaxed);
         connection.begin_idle(now);
         // A read-modify-write instead of a load: either it sees that a sweep has just removed the entry, or that sweep
         // sees `now`.
-        if connection.entry().key.fetch_add(0, Ordering::AcqRel) == 0 {
+        let key = connection.entry().key.fetch_add(0, Ordering::AcqRel);
+        let due = self.expires_at(now);
+        // An entry is later than that only if the timeout has become shorter.
+        if key == 0 || tick_of(key) > due {
             let mut entries = self.entries.lock();
-            if connection.entry().key.load(Ordering::Relaxed) == 0 {
-                entries.insert(connection, self.expires_at(now));
+            let key = connection.entry().key.load(Ordering::Relaxed);
+            if key == 0 || tick_of(key) > due {
+                let later = entries.by_key.remove(&key);
+                drop(later);
+                entries.insert(connection, due);
             }
         }
     }
