@@ -1,7 +1,8 @@
-//! What the benchmark shares with the reliability tests (`tests/reliability`): processes of brokers, clients, their
-//! requests, and scrapes of the metrics.
+//! What the benchmark shares with its tests and with the reliability tests (`tests/reliability`): processes of brokers,
+//! clients, their requests, scrapes of the metrics, and what a request costs.
 
 pub mod client;
+pub mod count;
 pub mod implementation;
 pub mod requests;
 pub mod runtime;

@@ -9,9 +9,11 @@ mod overload;
 mod report;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use pilotlight_bench::count;
 use pilotlight_bench::implementation::{Implementation, PEERS};
 use pilotlight_bench::server::Server;
 use pilotlight_bench::stdout::print;
@@ -81,6 +83,12 @@ enum Measure {
         #[arg(long, default_value_t = 16_700)]
         each: usize,
     },
+    /// Instructions, allocations, clock reads and system calls per request of each kind, under valgrind and strace
+    Count {
+        /// The broker; without it, the one in the folder of this program
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
     /// Allocations per dispatch, by size
     Allocations,
     /// The longest time that the core's lock is held, by operation, in CPU time
@@ -135,6 +143,10 @@ fn main() -> anyhow::Result<()> {
         }
         Measure::Crowd { brokers, each } => {
             print(&format!("{:?}\n", load::crowd(&implementation(&cli)?, *brokers, *each, 2.0)?));
+        }
+        Measure::Count { program } => {
+            let built = Implementation::pilotlight("written")?.program;
+            print(&count::count_all(program.as_ref().unwrap_or(&built))?);
         }
         Measure::Allocations => print(&allocations::count()?.text()),
         Measure::Lock(options) => lock::measure(options),
