@@ -4,10 +4,10 @@ use std::ops::{Index, IndexMut};
 
 use slab::Slab;
 
-/// Entries per chunk. The first chunk grows by doubling, which copies at most half of these.
-const CHUNK: u32 = 1024;
+/// Entries per chunk. The first chunk grows by doubling, which copies at most half of these, and leaves little memory behind.
+const CHUNK: u32 = 256;
 /// An empty chunk with at most this capacity is kept.
-const MIN_RETAINED: usize = 256;
+const MIN_RETAINED: usize = 64;
 
 /// A slab whose entries never move once it has more than a chunk of them.
 pub(super) struct Chunks<T> {

@@ -70,8 +70,8 @@ impl<W> Registry<W> {
                 key: key.clone(),
                 controller: waiter.controller.clone(),
                 origin: waiter.address,
-                held: now.since(waiter.since),
-                late: waiter.class == WaiterClass::Late || waiter.offer_until <= now,
+                held: now.since(waiter.since()),
+                late: waiter.class == WaiterClass::Late || waiter.offer_until() <= now,
                 suspect: suspects.contains(waiter.host(), now),
             })
         })
@@ -108,7 +108,7 @@ impl<W> Registry<W> {
 /// The ages are those of the waiters at the ends of the queues, which are nearly in the order of age.
 fn summarize_pool<W>(pool: &Pool, waiters: &Chunks<WaiterEntry<W>>, now: MonotonicTime) -> PoolSummary {
     let ends = WaiterClass::ALL.map(|class| pool.queue(class)).map(|queue| [queue.front(), queue.back()]);
-    let held = ends.into_iter().flatten().flatten().map(|slot| now.since(waiters[slot].since));
+    let held = ends.into_iter().flatten().flatten().map(|slot| now.since(waiters[slot].since()));
     let (newest, oldest) = held
         .fold((Duration::MAX, Duration::ZERO), |(newest, oldest), held| (newest.min(held), oldest.max(held)));
     PoolSummary { key: pool.key.clone(), waiters: pool.len(), oldest, newest }

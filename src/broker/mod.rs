@@ -99,8 +99,11 @@ impl<W> Broker<W> {
         let registry = &mut self.registry;
         let hash = registry.hasher.hash_one(request.key);
         let found = registry.find_pool(hash, request.key);
-        let older =
-            found.and_then(|pool| registry.find_controller(pool, &request.controller, request.host.address));
+        let (controller, address) = (&*request.controller, request.host.address);
+        let controller_hash = registry.hash_controller(hash, controller, address);
+        let older = found
+            .zip(controller_hash)
+            .and_then(|(pool, hash)| registry.find_controller(hash, pool, controller, address));
         if older.is_none()
             && let Err(limit) = self.check_limits(found)
         {
@@ -111,7 +114,9 @@ impl<W> Broker<W> {
         let pool = found.unwrap_or_else(|| registry.open_pool(hash, request.key));
         let id = registry.insert(pool, request, now);
         let replaced = older.map(|older| self.remove(older));
-        self.registry.index_controller(id.slot);
+        if let Some(hash) = controller_hash {
+            self.registry.index_controller(hash, id.slot);
+        }
         self.registry.assert_conserved();
         Ok(ParkOutcome { id, replaced })
     }
@@ -119,7 +124,8 @@ impl<W> Broker<W> {
     /// Removes a waiter by its id, if it is still waiting.
     pub fn leave(&mut self, id: WaiterId, now: MonotonicTime) -> Option<RemovedWaiter<W>> {
         self.advance_clock(now);
-        let is_waiting = self.registry.waiters.get(id.slot).is_some_and(|waiter| waiter.serial == id.serial);
+        let is_waiting =
+            self.registry.waiters.get(id.slot).is_some_and(|waiter| waiter.serial() == id.serial);
         is_waiting.then(|| self.remove(id.slot))
     }
 
@@ -143,7 +149,7 @@ impl<W> Broker<W> {
         let mut steps = StepBudget(max_steps);
         while let Some(slot) = self.next_candidate(pool, request.payload_kind, &mut steps)? {
             let Registry { waiters, pools, .. } = &mut self.registry;
-            if waiters[slot].offer_until <= now {
+            if waiters[slot].offer_until() <= now {
                 // It waits until its deadline, but is no longer offered anything.
                 steps.spend()?;
                 pools[pool].reclassify(waiters, slot, WaiterClass::Late);
@@ -241,7 +247,7 @@ impl<W> Broker<W> {
         self.advance_clock(now);
         let Registry { waiters, pools, .. } = &self.registry;
         let Page { rows, next } = page(waiters, from, scan, max_removed, |slot, waiter| {
-            let is_selected = waiter.serial <= before.0 && filter.matches(&pools[waiter.pool].key);
+            let is_selected = waiter.serial() <= before.0 && filter.matches(&pools[waiter.pool].key);
             is_selected.then_some(slot)
         });
         Page { rows: rows.into_iter().map(|slot| self.remove(slot)).collect(), next }

@@ -61,7 +61,7 @@ impl Pool {
         self.queues[waiters[slot].class.index()].remove(waiters, slot);
         waiters[slot].class = class;
         let queue = &mut self.queues[class.index()];
-        let is_older = |back: u32| waiters[back].serial < waiters[slot].serial;
+        let is_older = |back: u32| waiters[back].serial() < waiters[slot].serial();
         if queue.back().is_none_or(is_older) {
             queue.push_back(waiters, slot);
         } else {
@@ -128,7 +128,7 @@ impl Pool {
         kind: PayloadKind,
         class: impl Fn(AcceptedPayload) -> WaiterClass,
     ) -> Option<u32> {
-        let serial = |slot: &u32| waiters[*slot].serial;
+        let serial = |slot: &u32| waiters[*slot].serial();
         let accepting = AcceptedPayload::ALL.into_iter().filter(|accepted| accepted.accepts(kind));
         let queues = accepting.map(|accepted| self.queue(class(accepted)));
         match policy {

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 use ahash::RandomState;
 
 use super::chunks::Chunks;
-use super::list::Link;
 use super::miss::MissIndex;
 use super::pool::Pool;
 use super::timer_wheel::TimerWheel;
-use super::waiter::{WaiterClass, WaiterEntry};
+use super::waiter::WaiterEntry;
 use super::{KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Sharded, WaiterId, Watermark};
 
 /// The parts of the index of controllers: at 100,000 waiters, a part that grows moves about 100 entries.
@@ -64,19 +63,7 @@ impl<W> Registry<W> {
 
     pub(super) fn insert(&mut self, pool: u32, request: ParkRequest<'_, W>, now: MonotonicTime) -> WaiterId {
         self.parked += 1;
-        let slot = self.waiters.insert(WaiterEntry {
-            serial: self.parked,
-            pool,
-            class: WaiterClass::Trusted(request.accepts),
-            controller: request.controller,
-            address: request.host.address,
-            host_name: request.host.name,
-            since: now,
-            offer_until: request.offer_until,
-            deadline: request.deadline.max(now),
-            links: [Link::UNLINKED; 2],
-            waiter: request.waiter,
-        });
+        let slot = self.waiters.insert(WaiterEntry::new(self.parked, pool, request, now));
         self.pools[pool].insert(&mut self.waiters, slot);
         self.timers.insert(&mut self.waiters, slot);
         WaiterId { slot, serial: self.parked }
@@ -89,35 +76,41 @@ impl<W> Registry<W> {
         let pool = self.waiters[slot].pool;
         self.pools[pool].remove(&mut self.waiters, slot);
         let entry = self.waiters.remove(slot);
-        let host = entry.host();
-        let WaiterEntry { serial, waiter, controller, since, .. } = entry;
         if self.pools[pool].is_empty() {
             self.close_pool(pool);
         }
         self.removed += 1;
         self.assert_conserved();
-        (serial, RemovedWaiter { waiter, controller, host, held: now.since(since) })
+        let (serial, host, held) = (entry.serial(), entry.host(), now.since(entry.since()));
+        (serial, RemovedWaiter { waiter: entry.waiter, controller: entry.controller, host, held })
     }
 
-    pub(super) fn find_controller(&self, pool: u32, controller: &str, address: IpAddr) -> Option<u32> {
-        if controller.is_empty() {
-            return None;
-        }
+    /// The hash of a controller in the pool of a key; none if it has no name.
+    pub(super) fn hash_controller(&self, key_hash: u64, controller: &str, address: IpAddr) -> Option<u64> {
+        (!controller.is_empty()).then(|| self.hasher.hash_one((key_hash, controller, address)))
+    }
+
+    pub(super) fn find_controller(
+        &self,
+        hash: u64,
+        pool: u32,
+        controller: &str,
+        address: IpAddr,
+    ) -> Option<u32> {
         let is_same = |&slot: &u32| {
             let waiter = &self.waiters[slot];
-            waiter.pool == pool && *waiter.controller == *controller && waiter.address == address
+            waiter.pool == pool && waiter.address == address && *waiter.controller == *controller
         };
-        let hash = self.hasher.hash_one((pool, controller, address));
         self.by_controller.part(hash).find(hash, is_same).copied()
     }
 
-    pub(super) fn index_controller(&mut self, slot: u32) {
-        let Self { waiters, hasher, by_controller, .. } = self;
-        let hash_of = |&slot: &u32| controller_hash(hasher, &waiters[slot]);
-        if !waiters[slot].controller.is_empty() {
-            let hash = hash_of(&slot);
-            by_controller.part_mut(hash).insert_unique(hash, slot, hash_of);
-        }
+    pub(super) fn index_controller(&mut self, hash: u64, slot: u32) {
+        let Self { waiters, pools, hasher, by_controller, .. } = self;
+        let hash_of = |&slot: &u32| {
+            let waiter = &waiters[slot];
+            hasher.hash_one((pools[waiter.pool].hash, &*waiter.controller, waiter.address))
+        };
+        by_controller.part_mut(hash).insert_unique(hash, slot, hash_of);
     }
 
     /// Takes out unused memory, for the caller to drop.
@@ -144,16 +137,11 @@ impl<W> Registry<W> {
     }
 
     fn unindex_controller(&mut self, slot: u32) {
-        if self.waiters[slot].controller.is_empty() {
-            return;
-        }
-        let hash = controller_hash(&self.hasher, &self.waiters[slot]);
+        let waiter = &self.waiters[slot];
+        let key_hash = self.pools[waiter.pool].hash;
+        let Some(hash) = self.hash_controller(key_hash, &waiter.controller, waiter.address) else { return };
         if let Ok(entry) = self.by_controller.part_mut(hash).find_entry(hash, |&other| other == slot) {
             entry.remove();
         }
     }
-}
-
-fn controller_hash<W>(hasher: &RandomState, waiter: &WaiterEntry<W>) -> u64 {
-    hasher.hash_one((waiter.pool, &*waiter.controller, waiter.address))
 }
