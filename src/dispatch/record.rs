@@ -13,7 +13,7 @@ use super::policy::Step;
 use super::request::Outcome;
 use super::shared::{InFlightGuard, Shared};
 use crate::broker::KeyRef;
-use crate::journal::{self, Event, OfferRecord, PackedStrs, TraceParent};
+use crate::journal::{DispatchEvent, OfferRecord, TraceParent};
 use crate::model::{DispatchOutcome, Proof};
 
 /// Accounts for one POST, from its head until its answer is written. Dropped before the POST has ended, it counts the POST as
@@ -160,12 +160,21 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Some(RunLabels { names, cpu, memory, trace }) = self.run.take() else { return };
+        let Some(RunLabels { names, cpu, memory, trace }) = &self.run else { return };
         let (outcome, took) = self.ended.unwrap_or_else(|| (DispatchOutcome::Aborted, self.since.elapsed()));
-        let (at, proof, offers) = (journal::unix_millis(), self.proof, self.offers.drain(..).collect());
-        let names = PackedStrs::new([names.run(), names.deployment(), names.version()]);
-        let record = journal::DispatchRecord { at, names, cpu, memory, outcome, proof, offers, took, trace };
-        self.shared().journal.record(Event::Dispatch(Arc::new(record)));
+        let dispatch = DispatchEvent {
+            ended: self.since + took,
+            run: names.run(),
+            deployment: names.deployment(),
+            version: names.version(),
+            cpu: *cpu,
+            memory: *memory,
+            outcome,
+            proof: self.proof,
+            took,
+            trace: *trace,
+        };
+        self.shared().journal.record_dispatch(&dispatch, self.offers.iter().map(OfferRecord::event));
     }
 }
 

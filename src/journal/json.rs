@@ -18,7 +18,7 @@ pub(super) fn verdict(record: &DispatchRecord, index: usize) -> String {
             run: record.names.get(0),
             controller: &offer.controller,
             verdict: offer.verdict.text(),
-            offer: index + 1,
+            offer: record.earlier_offers + index + 1,
             seconds: offer.took.as_secs_f64(),
         })
     })

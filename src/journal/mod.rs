@@ -1,17 +1,19 @@
 //! Owns the journal: a record of polls and dispatches for subscribers, the history and traces. It observes and never decides.
 //!
 //! ```text
-//! dispatch ─try_send─► the journal's thread ─► event log ─► subscribers of /events
-//!                             │  └───────────► traces (--otlp)
-//!                             └─try_send─────► history: in memory, or SQLite with a thread of its own (--history)
+//! dispatch ─bytes─► its thread's queue ─► the journal's thread ─► event log ─► subscribers of /events
+//!                                                │  └───────────► traces (--otlp)
+//!                                                └─try_send─────► history: in memory, or SQLite with a thread of its own (--history)
 //! ```
 //! No dispatch ever waits for the journal: what does not fit into a full queue is dropped and counted.
 
+mod codec;
 mod event_log;
 mod history;
 mod json;
 mod otlp;
 mod priority;
+mod queue;
 mod record;
 mod ring;
 mod row;
@@ -24,9 +26,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use parking_lot::Mutex;
@@ -37,8 +38,8 @@ use crate::metrics::Metrics;
 pub use event_log::{EventBatch, EventReader};
 pub use history::{HistoryQuery, QueryTimedOut};
 pub use record::{
-    DispatchRecord, DrainEvent, Event, EventKinds, OfferRecord, PackedStrs, PollEvent, PollPhase,
-    RetireEvent, unix_millis,
+    DispatchEvent, DispatchRecord, DrainEvent, Event, EventKinds, OfferEvent, OfferRecord, PackedStrs,
+    PollEvent, PollPhase, RetireEvent, unix_millis,
 };
 pub use row::DispatchRow;
 pub use trace_parent::TraceParent;
@@ -46,10 +47,8 @@ pub use trace_parent::TraceParent;
 use event_log::EventLog;
 use history::History;
 use otlp::Tracer;
+use queue::QueueWriter;
 use worker::JournalWorker;
-
-/// Events that wait for the journal's thread, which empties the queue at least every 10 ms.
-const QUEUE: usize = 16_384;
 
 /// Where the journal keeps and sends what it records.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +72,7 @@ impl JournalConfig {
 
 /// The journal, as the other modules see it.
 pub struct Journal {
-    sender: SyncSender<Event>,
+    queues: QueueWriter,
     log: Arc<EventLog>,
     history: Arc<History>,
     metrics: Arc<Metrics>,
@@ -118,7 +117,7 @@ impl Journal {
             .transpose()
             .context("--otlp cannot be used")?;
         let exports_traces = tracer.is_some();
-        let (sender, events) = sync_channel(QUEUE);
+        let (queues, events) = queue::open();
         let log = Arc::new(EventLog::new());
         let wanted_kinds = Arc::new(AtomicU32::new(0));
         let worker = JournalWorker {
@@ -131,14 +130,29 @@ impl Journal {
         };
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || worker.run())?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { sender, log, history, metrics, wanted_kinds, exports_traces, thread })
+        Ok(Self { queues, log, history, metrics, wanted_kinds, exports_traces, thread })
     }
 
-    /// Records an event. An event that does not fit into the queue is dropped and counted.
+    /// Records a dispatch with its offers, in order. It allocates nothing and takes no lock, except when a thread records its
+    /// first event. What does not fit into the thread's queue is dropped and counted.
+    pub fn record_dispatch<'a>(
+        &self,
+        dispatch: &DispatchEvent<'_>,
+        offers: impl ExactSizeIterator<Item = OfferEvent<'a>>,
+    ) {
+        // The offers that are only counted make no event.
+        for _ in codec::MAX_OFFERS..offers.len() {
+            self.metrics.event_dropped(false);
+        }
+        if !self.queues.push(dispatch.ended, |out| codec::put_dispatch(dispatch, offers, out)) {
+            self.metrics.event_dropped(true);
+        }
+    }
+
+    /// Records another event. One that does not fit into the thread's queue is dropped and counted.
     pub fn record(&self, event: Event) {
-        let is_dispatch = matches!(event, Event::Dispatch(_));
-        if self.sender.try_send(event).is_err() {
-            self.metrics.event_dropped(is_dispatch);
+        if !self.queues.push(Instant::now(), |out| codec::put_event(event, out)) {
+            self.metrics.event_dropped(false);
         }
     }
 
@@ -174,8 +188,7 @@ impl Journal {
     pub fn close(&self) {
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
-            // Sending fails only if the thread has panicked, which `join` reports.
-            let _ = self.sender.send(Event::Close);
+            self.queues.close();
             if thread.join().is_err() {
                 tracing::error!("the journal ended with a panic");
             }

@@ -1,7 +1,6 @@
 //! Owns what the journal records: dispatches with their offers, polls, drains and retirements, and the kinds of events.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitflags::bitflags;
 
@@ -9,19 +8,53 @@ use super::trace_parent::TraceParent;
 use crate::broker::{Filter, KeyRef};
 use crate::model::{DispatchOutcome, PollEnd, Proof, Verdict};
 
-/// A message to the journal's thread.
+/// Something other than a dispatch, as it is recorded.
 #[derive(Debug)]
 pub enum Event {
-    /// A run was posted, and its POST has ended.
-    Dispatch(Arc<DispatchRecord>),
     /// A poll was parked, or has ended.
-    Poll(Arc<PollEvent>),
+    Poll(PollEvent),
     /// The broker began to drain.
-    Drain(Arc<DrainEvent>),
+    Drain(DrainEvent),
     /// An operator retired pools.
-    Retire(Arc<RetireEvent>),
-    /// No event follows: the journal closes.
-    Close,
+    Retire(RetireEvent),
+}
+
+/// The POST of one run, as it is recorded. The offers of the run are recorded with it.
+#[derive(Debug, Clone, Copy)]
+pub struct DispatchEvent<'a> {
+    /// When it ended.
+    pub ended: Instant,
+    /// The run's name.
+    pub run: &'a str,
+    /// Its deployment.
+    pub deployment: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// vCPUs.
+    pub cpu: f64,
+    /// GB of memory.
+    pub memory: f64,
+    /// How it ended.
+    pub outcome: DispatchOutcome,
+    /// The proof of delivery, if the run was delivered.
+    pub proof: Option<Proof>,
+    /// From the last byte of the POST to its answer.
+    pub took: Duration,
+    /// The supervisor's trace, if it is continued.
+    pub trace: Option<TraceParent>,
+}
+
+/// One offer to one waiter, as it is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct OfferEvent<'a> {
+    /// The controller's name for itself; empty if it gave none.
+    pub controller: &'a str,
+    /// What is known of the delivery.
+    pub verdict: Verdict,
+    /// From the last byte of the POST to the match.
+    pub since: Duration,
+    /// From the match to the verdict.
+    pub took: Duration,
 }
 
 bitflags! {
@@ -77,7 +110,7 @@ impl<const N: usize> PackedStrs<N> {
     }
 }
 
-/// The POST of one run, and how it ended.
+/// The POST of one run, and how it ended, as the journal keeps it.
 #[derive(Debug, Clone)]
 pub struct DispatchRecord {
     /// When it ended, in milliseconds since 1970.
@@ -92,7 +125,9 @@ pub struct DispatchRecord {
     pub outcome: DispatchOutcome,
     /// The proof of delivery, if the run was delivered.
     pub proof: Option<Proof>,
-    /// One entry for each waiter that was offered the run, in order.
+    /// The number of offers before those in `offers`.
+    pub earlier_offers: usize,
+    /// The offers, in order; of very many, the last ones.
     pub offers: Vec<OfferRecord>,
     /// From the last byte of the POST to its answer.
     pub took: Duration,
@@ -111,6 +146,14 @@ pub struct OfferRecord {
     pub since: Duration,
     /// From the match to the verdict.
     pub took: Duration,
+}
+
+impl OfferRecord {
+    /// The offer, to be recorded.
+    pub fn event(&self) -> OfferEvent<'_> {
+        let &Self { ref controller, verdict, since, took } = self;
+        OfferEvent { controller, verdict, since, took }
+    }
 }
 
 /// A poll that was parked, or that has ended.
@@ -159,7 +202,7 @@ impl PollEvent {
     }
 
     fn event(controller: &str, phase: PollPhase) -> Event {
-        Event::Poll(Arc::new(Self { at: unix_millis(), controller: controller.into(), phase }))
+        Event::Poll(Self { at: unix_millis(), controller: controller.into(), phase })
     }
 }
 
@@ -175,7 +218,7 @@ pub struct DrainEvent {
 impl DrainEvent {
     /// The broker begins to drain with this number of waiters.
     pub fn began(waiters: usize) -> Event {
-        Event::Drain(Arc::new(Self { at: unix_millis(), waiters }))
+        Event::Drain(Self { at: unix_millis(), waiters })
     }
 }
 
@@ -193,7 +236,7 @@ pub struct RetireEvent {
 impl RetireEvent {
     /// Waiters were retired.
     pub fn done(filter: Filter, retired: usize) -> Event {
-        Event::Retire(Arc::new(Self { at: unix_millis(), filter, retired }))
+        Event::Retire(Self { at: unix_millis(), filter, retired })
     }
 }
 

@@ -53,7 +53,7 @@ impl From<&DispatchRecord> for DispatchRow {
             outcome: record.outcome.kind().text().into(),
             reason,
             proof: record.proof.map(|proof| proof.text().into()),
-            offers: u32::try_from(record.offers.len()).unwrap_or(u32::MAX),
+            offers: u32::try_from(record.earlier_offers + record.offers.len()).unwrap_or(u32::MAX),
             controller: delivered.map(|offer| offer.controller.to_string()),
             seconds: record.took.as_secs_f64(),
         }

@@ -18,6 +18,7 @@ pub(super) fn dispatch(run: &str, at: u64) -> DispatchRecord {
         memory: 0.5,
         outcome: DispatchOutcome::Aborted,
         proof: None,
+        earlier_offers: 0,
         offers: Vec::new(),
         took: Duration::from_millis(1),
         trace: None,
@@ -33,10 +34,19 @@ fn is_in_history(journal: &Journal, run: &str) -> bool {
     !journal.find(&query).unwrap().is_empty()
 }
 
+/// Records a dispatch, as one that ended now.
+pub(super) fn record_now(journal: &Journal, dispatch: &DispatchRecord) {
+    let &DispatchRecord { ref names, cpu, memory, outcome, proof, took, trace, .. } = dispatch;
+    let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index));
+    let ended = Instant::now();
+    let event = DispatchEvent { ended, run, deployment, version, cpu, memory, outcome, proof, took, trace };
+    journal.record_dispatch(&event, dispatch.offers.iter().map(OfferRecord::event));
+}
+
 /// Records a dispatch and waits until the journal's thread has processed it.
-fn record(journal: &Journal, dispatch: DispatchRecord) {
+fn record(journal: &Journal, dispatch: &DispatchRecord) {
     let run = dispatch.names.get(0).to_owned();
-    journal.record(Event::Dispatch(Arc::new(dispatch)));
+    record_now(journal, dispatch);
     let deadline = Instant::now() + PATIENCE;
     while !is_in_history(journal, &run) {
         assert!(Instant::now() < deadline, "{run} is not in the history");
@@ -46,7 +56,7 @@ fn record(journal: &Journal, dispatch: DispatchRecord) {
 
 /// Records a dispatch without an offer.
 fn record_run(journal: &Journal, run: &str) {
-    record(journal, dispatch(run, unix_millis()));
+    record(journal, &dispatch(run, 0));
 }
 
 async fn next(reader: &EventReader) -> String {
@@ -104,9 +114,9 @@ async fn a_verdict_stays_in_the_log_however_many_dispatches_without_an_offer_fol
     let reader = journal.subscribe(None, EventKinds::VERDICT).unwrap();
     let (verdict, time) = (Verdict::Written, Duration::ZERO);
     let offer = OfferRecord { controller: "one".into(), verdict, since: time, took: time };
-    record(&journal, DispatchRecord { offers: vec![offer], ..dispatch("run_1", unix_millis()) });
+    record(&journal, &DispatchRecord { offers: vec![offer], ..dispatch("run_1", 0) });
     for number in 0..CAPACITY {
-        journal.record(Event::Dispatch(Arc::new(dispatch(&format!("miss_{number}"), unix_millis()))));
+        record_now(&journal, &dispatch(&format!("miss_{number}"), 0));
     }
     record_run(&journal, "run_2");
     assert!(!is_in_history(&journal, "run_1"));
@@ -120,7 +130,7 @@ fn a_thread_that_ends_is_named() {
     let journal = open();
     assert_eq!(journal.stopped_thread(), None);
     // The thread ends although `close` was not called.
-    journal.sender.send(Event::Close).unwrap();
+    journal.queues.close();
     let deadline = Instant::now() + PATIENCE;
     while journal.stopped_thread() != Some("journal") {
         assert!(Instant::now() < deadline, "the thread goes on");

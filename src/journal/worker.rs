@@ -1,15 +1,16 @@
-//! Owns the journal's thread. It polls its channel at least a hundred times a second, so that recording an event wakes no thread.
+//! Owns the journal's thread. It looks into the queues a hundred times a second, so that recording an event wakes no thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use super::codec::{Recorded, decode};
 use super::event_log::{EventLog, LogEntry};
 use super::history::History;
 use super::otlp::Tracer;
 use super::priority::lower_priority;
-use super::record::{DispatchRecord, Event, EventKinds};
+use super::queue::{Batch, QueueReader};
+use super::record::{DispatchRecord, Event, EventKinds, unix_millis};
 use crate::metrics::Metrics;
 
 /// The pause between two batches while events arrive. It is short, because the thread then works through few events at a time:
@@ -18,11 +19,11 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(1);
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 /// For this long after the last subscriber of a kind has left, events of the kind are still logged, so that it can resume.
 const LINGER: Duration = Duration::from_secs(60);
-/// Events that are taken from the channel before subscribers are notified.
+/// Events that are read from one queue before subscribers are notified.
 const BATCH: usize = 4096;
 
 pub(super) struct JournalWorker {
-    pub(super) events: Receiver<Event>,
+    pub(super) events: QueueReader,
     pub(super) log: Arc<EventLog>,
     pub(super) history: Arc<History>,
     pub(super) tracer: Option<Tracer>,
@@ -32,17 +33,16 @@ pub(super) struct JournalWorker {
 }
 
 impl JournalWorker {
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         // Dispatches are more urgent than the record of them.
         lower_priority(10);
         let mut interest = Interest::default();
         loop {
-            let (events, is_last) = self.receive_batch();
-            // Determined after the events were received, so that a new subscriber misses none that came after it.
+            let Batch { events, has_more, is_last } = self.read_batch();
+            // Determined after the events were read, so that a new subscriber misses none that came after it.
             let wanted = interest.update(self.log.subscribed_kinds(), Instant::now());
             let skipped = if wanted.is_empty() { events.len() as u64 } else { 0 };
             self.wanted_kinds.store(wanted.bits(), Ordering::Relaxed);
-            let is_full = events.len() == BATCH;
             let interval = if events.is_empty() { IDLE_INTERVAL } else { BUSY_INTERVAL };
             let mut entries = Vec::new();
             for event in events {
@@ -55,29 +55,31 @@ impl JournalWorker {
             if is_last {
                 return;
             }
-            if !is_full {
+            if !has_more {
                 std::thread::sleep(interval);
             }
         }
     }
 
-    /// The events in the channel, at most [`BATCH`]; true if the journal closes after them.
-    fn receive_batch(&self) -> (Vec<Event>, bool) {
-        let mut events = Vec::new();
-        while events.len() < BATCH {
-            match self.events.try_recv() {
-                Ok(Event::Close) | Err(TryRecvError::Disconnected) => return (events, true),
-                Err(TryRecvError::Empty) => break,
-                Ok(event) => events.push(event),
+    /// The queued events, at most [`BATCH`] of each thread.
+    fn read_batch(&mut self) -> Batch<Recorded> {
+        let (now, wall) = (Instant::now(), unix_millis());
+        let age = |time| u64::try_from(now.saturating_duration_since(time).as_millis()).unwrap_or(u64::MAX);
+        self.events.read(BATCH, |time, bytes| {
+            let event = decode(wall.saturating_sub(age(time)), bytes);
+            if event.is_none() {
+                debug_assert!(false, "an event that no thread has written");
+                self.metrics.event_dropped(true);
             }
-        }
-        (events, false)
+            event
+        })
     }
 
     /// Adds the entries of the wanted kinds that an event makes. A dispatch also goes to the history and to traces.
-    fn process(&self, event: Event, wanted: EventKinds, entries: &mut Vec<LogEntry>) {
+    fn process(&self, event: Recorded, wanted: EventKinds, entries: &mut Vec<LogEntry>) {
         match event {
-            Event::Dispatch(record) => {
+            Recorded::Dispatch(record) => {
+                let record = Arc::new(record);
                 if let Some(tracer) = &self.tracer {
                     tracer.export(&record);
                 }
@@ -91,12 +93,16 @@ impl JournalWorker {
                     self.metrics.history_dropped(1);
                 }
             }
-            Event::Poll(event) if wanted.contains(EventKinds::POLL) => entries.push(LogEntry::Poll(event)),
-            Event::Drain(event) if wanted.contains(EventKinds::DRAIN) => entries.push(LogEntry::Drain(event)),
-            Event::Retire(event) if wanted.contains(EventKinds::RETIRE) => {
-                entries.push(LogEntry::Retire(event));
+            Recorded::Event(Event::Poll(event)) if wanted.contains(EventKinds::POLL) => {
+                entries.push(LogEntry::Poll(Arc::new(event)));
             }
-            Event::Poll(_) | Event::Drain(_) | Event::Retire(_) | Event::Close => {}
+            Recorded::Event(Event::Drain(event)) if wanted.contains(EventKinds::DRAIN) => {
+                entries.push(LogEntry::Drain(Arc::new(event)));
+            }
+            Recorded::Event(Event::Retire(event)) if wanted.contains(EventKinds::RETIRE) => {
+                entries.push(LogEntry::Retire(Arc::new(event)));
+            }
+            Recorded::Event(Event::Poll(_) | Event::Drain(_) | Event::Retire(_)) => {}
         }
     }
 }

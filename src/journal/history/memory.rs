@@ -24,16 +24,16 @@ impl MemoryHistory {
 
     pub(super) fn find(&self, query: &HistoryQuery) -> Vec<DispatchRow> {
         let records = self.0.lock();
-        let recent =
-            records.iter().rev().take_while(|record| query.since.is_none_or(|since| record.at >= since));
-        let found = recent.filter(|record| matches(query, record)).take(query.limit);
+        let found = records.iter().rev().filter(|record| matches(query, record)).take(query.limit);
         found.map(|record| DispatchRow::from(&**record)).collect()
     }
 }
 
 fn matches(query: &HistoryQuery, record: &DispatchRecord) -> bool {
     let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted == text);
-    is(&query.run, record.names.get(0))
+    // The records are not quite in the order of their times: that of a POST whose supervisor left comes with its last offer.
+    query.since.is_none_or(|since| record.at >= since)
+        && is(&query.run, record.names.get(0))
         && is(&query.deployment, record.names.get(1))
         && is(&query.outcome, record.outcome.kind().text())
 }

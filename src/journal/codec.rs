@@ -1,0 +1,253 @@
+//! Owns the bytes of a queued event. Only this process reads them, so their format has no version.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut};
+
+use super::record::{
+    DispatchEvent, DispatchRecord, DrainEvent, Event, OfferEvent, OfferRecord, PackedStrs, PollEvent,
+    PollPhase, RetireEvent,
+};
+use super::trace_parent::TraceParent;
+use crate::broker::{Filter, Number};
+use crate::model::{DispatchOutcome, MissReason, PollEnd, Proof, Verdict};
+
+/// The last offers of a dispatch, which are recorded in detail; of further ones only the number is. More are rare: each is a
+/// waiter whose connection had ended unnoticed.
+pub(super) const MAX_OFFERS: usize = 128;
+
+// The first byte of an event says what it is.
+const DISPATCH: u8 = 0;
+const PARKED: u8 = 1;
+const ENDED: u8 = 2;
+const DRAIN: u8 = 3;
+const RETIRE: u8 = 4;
+
+/// An event that was queued.
+#[derive(Debug)]
+pub(super) enum Recorded {
+    Dispatch(DispatchRecord),
+    Event(Event),
+}
+
+pub(super) fn put_dispatch<'a>(
+    dispatch: &DispatchEvent<'_>,
+    offers: impl ExactSizeIterator<Item = OfferEvent<'a>>,
+    out: &mut Vec<u8>,
+) {
+    let DispatchEvent { ended: _, run, deployment, version, cpu, memory, outcome, proof, took, trace } =
+        dispatch;
+    out.put_u8(DISPATCH);
+    for text in [run, deployment, version] {
+        put_text(text, out);
+    }
+    out.put_f64_ne(*cpu);
+    out.put_f64_ne(*memory);
+    put_outcome(*outcome, out);
+    out.put_u8(proof.map_or(0, |proof| 1 + proof as u8));
+    put_duration(*took, out);
+    put_trace(trace.as_ref(), out);
+    let earlier = offers.len().saturating_sub(MAX_OFFERS);
+    put_number(earlier, out);
+    put_number(offers.len() - earlier, out);
+    for OfferEvent { controller, verdict, since, took } in offers.skip(earlier) {
+        put_text(controller, out);
+        out.put_u8(verdict as u8);
+        put_duration(since, out);
+        put_duration(took, out);
+    }
+}
+
+pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
+    match event {
+        Event::Poll(PollEvent { at, controller, phase }) => {
+            out.put_u8(if matches!(phase, PollPhase::Parked { .. }) { PARKED } else { ENDED });
+            out.put_u64_ne(at);
+            put_text(&controller, out);
+            put_phase(&phase, out);
+        }
+        Event::Drain(DrainEvent { at, waiters }) => {
+            out.put_u8(DRAIN);
+            out.put_u64_ne(at);
+            put_number(waiters, out);
+        }
+        Event::Retire(RetireEvent { at, filter, retired }) => {
+            out.put_u8(RETIRE);
+            out.put_u64_ne(at);
+            for text in [filter.deployment, filter.version] {
+                out.put_u8(u8::from(text.is_some()));
+                put_text(&text.unwrap_or_default(), out);
+            }
+            for number in [filter.cpu, filter.memory] {
+                out.put_u8(u8::from(number.is_some()));
+                out.put_f64_ne(number.map_or(0.0, Number::get));
+            }
+            put_number(retired, out);
+        }
+    }
+}
+
+fn put_phase(phase: &PollPhase, out: &mut Vec<u8>) {
+    match phase {
+        PollPhase::Parked { names, cpu, memory } => {
+            put_text(names.get(0), out);
+            put_text(names.get(1), out);
+            out.put_f64_ne(*cpu);
+            out.put_f64_ne(*memory);
+        }
+        PollPhase::Ended { end, held } => {
+            out.put_u8(*end as u8);
+            put_duration(*held, out);
+        }
+    }
+}
+
+/// What was queued, with the time of a dispatch in milliseconds since 1970. None if the bytes are no event.
+pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
+    let tag = bytes.try_get_u8().ok()?;
+    if tag == DISPATCH {
+        return get_dispatch(at, &mut bytes).map(Recorded::Dispatch);
+    }
+    let at = bytes.try_get_u64_ne().ok()?;
+    let event = match tag {
+        PARKED => Event::Poll(get_poll(at, get_parked, &mut bytes)?),
+        ENDED => Event::Poll(get_poll(at, get_ended, &mut bytes)?),
+        DRAIN => Event::Drain(DrainEvent { at, waiters: get_number(&mut bytes)? }),
+        RETIRE => Event::Retire(get_retire(at, &mut bytes)?),
+        _ => return None,
+    };
+    Some(Recorded::Event(event))
+}
+
+fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
+    let names = PackedStrs::new([get_text(bytes)?, get_text(bytes)?, get_text(bytes)?]);
+    let (cpu, memory) = (bytes.try_get_f64_ne().ok()?, bytes.try_get_f64_ne().ok()?);
+    let outcome = get_outcome(bytes)?;
+    let proof = match bytes.try_get_u8().ok()? {
+        0 => None,
+        proof => Some(*Proof::ALL.get(usize::from(proof - 1))?),
+    };
+    let (took, trace) = (get_duration(bytes)?, get_trace(bytes)?);
+    let earlier_offers = get_number(bytes)?;
+    let offers = (0..get_number(bytes)?).map(|_| get_offer(bytes)).collect::<Option<Vec<_>>>()?;
+    Some(DispatchRecord { at, names, cpu, memory, outcome, proof, earlier_offers, offers, took, trace })
+}
+
+fn get_offer(bytes: &mut &[u8]) -> Option<OfferRecord> {
+    let controller = get_text(bytes)?.into();
+    let verdict = *Verdict::ALL.get(usize::from(bytes.try_get_u8().ok()?))?;
+    Some(OfferRecord { controller, verdict, since: get_duration(bytes)?, took: get_duration(bytes)? })
+}
+
+fn get_poll(
+    at: u64,
+    phase: impl FnOnce(&mut &[u8]) -> Option<PollPhase>,
+    bytes: &mut &[u8],
+) -> Option<PollEvent> {
+    Some(PollEvent { at, controller: get_text(bytes)?.into(), phase: phase(bytes)? })
+}
+
+fn get_parked(bytes: &mut &[u8]) -> Option<PollPhase> {
+    let names = PackedStrs::new([get_text(bytes)?, get_text(bytes)?]);
+    Some(PollPhase::Parked { names, cpu: bytes.try_get_f64_ne().ok()?, memory: bytes.try_get_f64_ne().ok()? })
+}
+
+fn get_ended(bytes: &mut &[u8]) -> Option<PollPhase> {
+    let end = *PollEnd::ALL.get(usize::from(bytes.try_get_u8().ok()?))?;
+    Some(PollPhase::Ended { end, held: get_duration(bytes)? })
+}
+
+fn get_retire(at: u64, bytes: &mut &[u8]) -> Option<RetireEvent> {
+    let mut texts = [None, None];
+    for text in &mut texts {
+        let is_some = bytes.try_get_u8().ok()? == 1;
+        let read = get_text(bytes)?;
+        *text = is_some.then(|| read.to_owned());
+    }
+    let mut numbers = [None, None];
+    for number in &mut numbers {
+        let is_some = bytes.try_get_u8().ok()? == 1;
+        let read = bytes.try_get_f64_ne().ok()?;
+        *number = if is_some { Some(Number::new(read).ok()?) } else { None };
+    }
+    let ([deployment, version], [cpu, memory]) = (texts, numbers);
+    Some(RetireEvent { at, filter: Filter { deployment, version, cpu, memory }, retired: get_number(bytes)? })
+}
+
+fn put_text(text: &str, out: &mut Vec<u8>) {
+    put_number(text.len(), out);
+    out.put_slice(text.as_bytes());
+}
+
+fn get_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    let (text, rest) = bytes.split_at_checked(get_number(bytes)?)?;
+    *bytes = rest;
+    std::str::from_utf8(text).ok()
+}
+
+/// Seven bits in each byte, from the lowest; all bytes but the last have the highest bit.
+fn put_number(mut number: usize, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.put_u8((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(number as u8);
+}
+
+fn get_number(bytes: &mut &[u8]) -> Option<usize> {
+    let mut number = 0;
+    for shift in (0..usize::BITS).step_by(7) {
+        let byte = bytes.try_get_u8().ok()?;
+        number |= usize::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn put_duration(duration: Duration, out: &mut Vec<u8>) {
+    out.put_u64_ne(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+}
+
+fn get_duration(bytes: &mut &[u8]) -> Option<Duration> {
+    bytes.try_get_u64_ne().ok().map(Duration::from_nanos)
+}
+
+fn put_outcome(outcome: DispatchOutcome, out: &mut Vec<u8>) {
+    out.put_u8(match outcome {
+        DispatchOutcome::Hit => 0,
+        DispatchOutcome::Refused => 1,
+        DispatchOutcome::Aborted => 2,
+        DispatchOutcome::Miss(reason) => 3 + reason as u8,
+    });
+}
+
+fn get_outcome(bytes: &mut &[u8]) -> Option<DispatchOutcome> {
+    Some(match bytes.try_get_u8().ok()? {
+        0 => DispatchOutcome::Hit,
+        1 => DispatchOutcome::Refused,
+        2 => DispatchOutcome::Aborted,
+        miss => DispatchOutcome::Miss(*MissReason::ALL.get(usize::from(miss - 3))?),
+    })
+}
+
+fn put_trace(trace: Option<&TraceParent>, out: &mut Vec<u8>) {
+    out.put_u8(u8::from(trace.is_some()));
+    if let Some(TraceParent { trace_id, span_id, flags }) = trace {
+        out.put_slice(trace_id);
+        out.put_slice(span_id);
+        out.put_u8(*flags);
+    }
+}
+
+fn get_trace(bytes: &mut &[u8]) -> Option<Option<TraceParent>> {
+    if bytes.try_get_u8().ok()? == 0 {
+        return Some(None);
+    }
+    let mut trace = TraceParent { trace_id: [0; 16], span_id: [0; 8], flags: 0 };
+    bytes.try_copy_to_slice(&mut trace.trace_id).ok()?;
+    bytes.try_copy_to_slice(&mut trace.span_id).ok()?;
+    trace.flags = bytes.try_get_u8().ok()?;
+    Some(Some(trace))
+}
