@@ -1,5 +1,6 @@
 //! Owns what the journal records: dispatches with their offers, polls, drains and retirements, and the kinds of events.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitflags::bitflags;
