@@ -18,6 +18,7 @@ mod record;
 mod request;
 mod shared;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,8 +87,15 @@ impl Dispatcher {
     ) -> Result<Option<Leader>, Result<Outcome, RunNameConflict>> {
         let DispatchRequest { idempotency_key, content, proof, deadline, times, .. } = request;
         let Some(key) = idempotency_key.filter(|_| !times.remember_for.is_zero()) else { return Ok(None) };
-        let lookup = self.0.idempotency.begin(&key, *content, times.remember_for);
-        match tokio::time::timeout_at((*deadline).into(), lookup).await {
+        let idempotency = &self.0.idempotency;
+        let lookup = match idempotency.try_begin(&key, *content, times.remember_for) {
+            Ok(lookup) => Ok(lookup),
+            Err(_) => {
+                let lookup = idempotency.begin(&key, *content, times.remember_for);
+                tokio::time::timeout_at((*deadline).into(), lookup).await
+            }
+        };
+        match lookup {
             // Another POST of the same run is still in flight.
             Err(_) => Err(Ok(Outcome { offers: 0, result: Err(MissReason::Unknown) })),
             Ok(Lookup::Leader(leader)) => Ok(Some(leader)),
@@ -133,8 +141,14 @@ impl Dispatcher {
                 Err(_) if task.offers > 0 => break Err(MissReason::Undelivered),
                 Err(reason) => break Err(reason),
             };
-            let (returned, offered) = task.offer(removed, now).await;
-            task = returned;
+            let offered = match task.offer(removed, now) {
+                ControlFlow::Break(ended) => ended,
+                ControlFlow::Continue(pending) => {
+                    let (returned, ended) = task.prove(pending).await;
+                    task = returned;
+                    ended
+                }
+            };
             now = offered.ended;
             match offered.step {
                 Step::Delivered(proof) => break Ok(Hit { proof, controller: offered.controller }),

@@ -40,6 +40,12 @@ struct Offered {
     matched: Instant,
 }
 
+/// An offer whose proof takes time.
+pub(super) struct PendingOffer {
+    offered: Offered,
+    proof: PendingProof,
+}
+
 /// What follows an offer, the controller that was offered the run, and when the offer ended.
 pub(super) struct OfferResult {
     pub(super) step: Step,
@@ -48,30 +54,29 @@ pub(super) struct OfferResult {
 }
 
 impl OfferTask {
-    /// Offers the run to this waiter, and returns the task after the offer. If the future is dropped early, the offer is
-    /// completed in a task of its own.
-    pub(super) async fn offer(
-        mut self,
+    /// Offers the run to this waiter. `Break` if the offer has ended; `Continue` if its proof takes time.
+    pub(super) fn offer(
+        &mut self,
         removed: RemovedWaiter<Waiter>,
         matched: Instant,
-    ) -> (Self, OfferResult) {
+    ) -> ControlFlow<OfferResult, PendingOffer> {
         self.offers += 1;
         let RemovedWaiter { waiter, controller, host, .. } = removed;
         let offered = Offered { controller, host, address: waiter.origin(), matched };
         match waiter.offer(&self.run, self.requirements) {
-            ControlFlow::Break(delivery) => {
-                let result = self.end(offered, delivery);
-                (self, result)
-            }
-            // Boxed only here: most offers that need no proof end at once.
-            ControlFlow::Continue(pending) => DetachOnDrop::new(self.prove(offered, pending)).await,
+            ControlFlow::Break(delivery) => ControlFlow::Break(self.end(offered, delivery)),
+            ControlFlow::Continue(proof) => ControlFlow::Continue(PendingOffer { offered, proof }),
         }
     }
 
-    async fn prove(mut self, offered: Offered, pending: PendingProof) -> (Self, OfferResult) {
-        let delivery = pending.prove().await;
-        let result = self.end(offered, delivery);
-        (self, result)
+    /// Completes an offer whose proof takes time. If the returned future is dropped early, the offer is completed in a task of
+    /// its own.
+    pub(super) fn prove(mut self, PendingOffer { offered, proof }: PendingOffer) -> DetachOnDrop {
+        DetachOnDrop(Some(Box::pin(async move {
+            let delivery = proof.prove().await;
+            let result = self.end(offered, delivery);
+            (self, result)
+        })))
     }
 
     /// Accounts for an offer that has ended.
@@ -159,13 +164,7 @@ fn may_have_been_relayed(inferred: &InferredProxies, address: IpAddr, delivery: 
 
 /// An offer in progress. If it is dropped before its end, because the POST's client has left, it continues in a task of its
 /// own.
-struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = (OfferTask, OfferResult)> + Send>>>);
-
-impl DetachOnDrop {
-    fn new(offer: impl Future<Output = (OfferTask, OfferResult)> + Send + 'static) -> Self {
-        Self(Some(Box::pin(offer)))
-    }
-}
+pub(super) struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = (OfferTask, OfferResult)> + Send>>>);
 
 impl Future for DetachOnDrop {
     type Output = (OfferTask, OfferResult);

@@ -27,6 +27,9 @@ pub enum Lookup<K: Hash + Eq + Copy, V> {
     Conflict,
 }
 
+/// Another POST with the same key is in flight, and notifies those that wait for its outcome.
+pub struct InFlightElsewhere(Arc<Notify>);
+
 /// Outcomes by idempotency key.
 pub struct IdempotencyCache<K, V> {
     generations: Mutex<Generations<K, V>>,
@@ -82,31 +85,39 @@ impl<K: Hash + Eq + Copy, V: Clone> IdempotencyCache<K, V> {
     /// Looks a key up; an outcome older than `ttl` is ignored. Waits for the outcome while another POST with this key is in
     /// flight. Other content under the same key is a conflict at once.
     pub async fn begin(self: &Arc<Self>, key: &K, content: ContentHash, ttl: Duration) -> Lookup<K, V> {
-        let differs = |known: ContentHash| content.is_some() && known.is_some() && content != known;
         loop {
-            let done = {
-                let mut generations = self.generations.lock();
-                if let Some(in_flight) = generations.in_flight.get_mut(key) {
-                    if differs(in_flight.content) {
-                        return Lookup::Conflict;
-                    }
-                    in_flight.done.get_or_insert_with(|| Arc::new(Notify::new())).clone()
-                } else if let Some(known) = generations.lookup(key, ttl) {
-                    let is_conflict = differs(known.content);
-                    return if is_conflict {
-                        Lookup::Conflict
-                    } else {
-                        Lookup::Cached(known.outcome.clone())
-                    };
-                } else {
-                    generations.in_flight.insert(*key, InFlight { content, done: None });
-                    return Lookup::Leader(LeaderGuard { cache: self.clone(), key: *key, outcome: None });
-                }
+            let done = match self.try_begin(key, content, ttl) {
+                Ok(lookup) => return lookup,
+                Err(InFlightElsewhere(done)) => done,
             };
             done.notified().await;
             // A notification reaches one POST only, so each passes it on to the next.
             done.notify_one();
         }
+    }
+
+    /// The same without waiting. An error while another POST with this key is in flight.
+    pub fn try_begin(
+        self: &Arc<Self>,
+        key: &K,
+        content: ContentHash,
+        ttl: Duration,
+    ) -> Result<Lookup<K, V>, InFlightElsewhere> {
+        let differs = |known: ContentHash| content.is_some() && known.is_some() && content != known;
+        let mut generations = self.generations.lock();
+        if let Some(in_flight) = generations.in_flight.get_mut(key) {
+            if differs(in_flight.content) {
+                return Ok(Lookup::Conflict);
+            }
+            let done = in_flight.done.get_or_insert_with(|| Arc::new(Notify::new()));
+            return Err(InFlightElsewhere(done.clone()));
+        }
+        if let Some(known) = generations.lookup(key, ttl) {
+            let is_conflict = differs(known.content);
+            return Ok(if is_conflict { Lookup::Conflict } else { Lookup::Cached(known.outcome.clone()) });
+        }
+        generations.in_flight.insert(*key, InFlight { content, done: None });
+        Ok(Lookup::Leader(LeaderGuard { cache: self.clone(), key: *key, outcome: None }))
     }
 }
 

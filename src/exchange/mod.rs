@@ -21,7 +21,7 @@ use crate::journal::{DrainEvent, Journal, PollEvent, RetireEvent};
 use crate::metrics::Metrics;
 use crate::model::PollEnd;
 
-pub use idempotency::{ContentHash, IdempotencyCache, LeaderGuard, Lookup};
+pub use idempotency::{ContentHash, IdempotencyCache, InFlightElsewhere, LeaderGuard, Lookup};
 use shared_core::{Core, SharedCore};
 pub use shared_core::{POOLS_PER_LOCK, SCANNED_PER_LOCK, TAKEN_PER_LOCK};
 use suspect_sweep::SuspectFlags;

@@ -10,7 +10,6 @@ use hyper::{Response, StatusCode};
 use smallvec::SmallVec;
 
 use crate::dispatch::DispatchRecorder;
-use crate::transport::ResponseBuffer;
 
 /// The bytes of a body. Those of the response to a dispatch fit on the stack.
 pub type ResponseBody = SmallVec<[u8; 96]>;
@@ -65,7 +64,7 @@ impl HttpResponse {
     }
 
     /// Appends head and body. `keep_alive` is how many seconds the connection may be idle afterwards, if it stays open.
-    pub(super) fn write(&self, keep_alive: u64, out: &mut ResponseBuffer) {
+    pub(super) fn write(&self, keep_alive: u64, out: &mut Vec<u8>) {
         let ended = self.recorder.as_ref().and_then(DispatchRecorder::ended);
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(self.status.as_str().as_bytes());
@@ -108,7 +107,7 @@ impl From<HttpResponse> for Response<Full<Bytes>> {
 }
 
 /// Appends `Keep-Alive` with the idle timeout in seconds if the connection stays open, else `Connection: close`.
-pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut ResponseBuffer) {
+pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut Vec<u8>) {
     match keep_alive {
         Some(seconds) => {
             out.extend_from_slice(b"\r\nkeep-alive: timeout=");
@@ -118,7 +117,7 @@ pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut ResponseBuffer
     }
 }
 
-fn field(out: &mut ResponseBuffer, name: &str, value: &[u8]) {
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
@@ -126,7 +125,7 @@ fn field(out: &mut ResponseBuffer, name: &str, value: &[u8]) {
 }
 
 /// Appends the current date. The wall clock is read, and the date formatted, once a second.
-fn date(now: Instant, out: &mut ResponseBuffer) {
+fn date(now: Instant, out: &mut Vec<u8>) {
     thread_local!(static DATE: RefCell<Option<FormattedDate>> = const { RefCell::new(None) });
     DATE.with_borrow_mut(|date| {
         let date = match date {

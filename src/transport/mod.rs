@@ -21,6 +21,7 @@ mod response_format;
 mod socket;
 mod tls;
 mod waiter;
+mod write_buffer;
 
 pub use connection::{Connection, IdleConnections};
 pub use delivery::{Delivery, DeliveryRequirements, Run};
@@ -28,6 +29,7 @@ pub use held_poll::{HeldPoll, HoldEnd};
 pub use liveness::{KEEPALIVE_IDLE, Liveness};
 pub use prefixed_io::PrefixedIo;
 pub use read_buffer::return_buffer;
-pub use response_format::{CloseReason, CloseResponse, ResponseBuffer, ResponseFormat};
+pub use response_format::{CloseReason, CloseResponse, ResponseFormat};
 pub use tls::TlsSession;
 pub use waiter::{Exchange, LongPoll, ParkedGuard, PendingProof, ProvingLongPoll, Waiter};
+pub use write_buffer::with_write_buffer;

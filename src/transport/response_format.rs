@@ -2,19 +2,14 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
 use super::delivery::Run;
-
-/// A response's head, or a short response: on the stack, unless it is unusually long.
-pub type ResponseBuffer = SmallVec<[u8; 512]>;
 
 /// Renders one dialect's responses. The statuses in them are the dialect's decision.
 #[derive(Debug)]
 pub struct ResponseFormat {
     /// Appends the head of the response that carries a run; the payload follows it in the same write. With `keep_alive`, the
     /// connection stays open, and the head announces for how many seconds it may be idle.
-    pub head: fn(run: &Run, keep_alive: Option<u64>, head: &mut ResponseBuffer),
+    pub head: fn(run: &Run, keep_alive: Option<u64>, head: &mut Vec<u8>),
     /// Renders the response to a poll that ends without a run; `keep_alive` as above.
     pub close_response: fn(reason: CloseReason, keep_alive: Option<u64>) -> CloseResponse,
 }

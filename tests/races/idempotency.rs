@@ -55,7 +55,7 @@ impl Platform {
         if this < self.failing {
             return Post::Failed;
         }
-        leader.complete(this);
+        leader.complete(this, std::time::Instant::now());
         Post::Delivered
     }
 

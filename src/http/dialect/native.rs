@@ -20,7 +20,7 @@ use crate::http::response::{HttpResponse, write_keep_alive};
 use crate::http::state::{HttpState, RequestLimits};
 use crate::metrics::Route;
 use crate::model::Proof;
-use crate::transport::{CloseReason, CloseResponse, ResponseBuffer, ResponseFormat};
+use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
 
 const PREFIX: &str = "/v1/pools/";
 const CONTROLLER: &str = "pilotlight-controller";
@@ -36,10 +36,10 @@ fn close_response(reason: CloseReason, keep_alive: Option<u64>) -> CloseResponse
     let last = |response: &'static [u8]| CloseResponse { bytes: response.into(), reusable: false };
     match reason {
         CloseReason::Expired => {
-            let mut response = ResponseBuffer::from_slice(b"HTTP/1.1 204 No Content");
+            let mut response = b"HTTP/1.1 204 No Content".to_vec();
             write_keep_alive(keep_alive, &mut response);
             response.extend_from_slice(b"\r\n\r\n");
-            CloseResponse { bytes: response.into_vec().into(), reusable: true }
+            CloseResponse { bytes: response.into(), reusable: true }
         }
         // 204 means that no run came, which is true of a drain as well: the client polls again.
         CloseReason::Drained => last(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"),

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::read::read_more;
 use crate::http::response::HttpResponse;
-use crate::transport::{Connection, ResponseBuffer};
+use crate::transport::{Connection, with_write_buffer};
 
 /// The client must take a response within this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,10 +34,11 @@ pub(in crate::http) async fn write_response(
 
 /// Writes as much of a response as the kernel takes now, which is nearly always all of it, and returns the rest.
 fn write_now(connection: &Connection, response: &HttpResponse) -> io::Result<Vec<u8>> {
-    let mut bytes = ResponseBuffer::new();
-    response.write(connection.keep_alive_seconds(), &mut bytes);
-    let written = connection.write_now(&[IoSlice::new(&bytes)])?;
-    Ok(bytes[written..].to_vec())
+    with_write_buffer(|bytes| {
+        response.write(connection.keep_alive_seconds(), bytes);
+        let written = connection.write_now(&[IoSlice::new(bytes)])?;
+        Ok(bytes[written..].to_vec())
+    })
 }
 
 /// Writes a response to a client that may still be sending. If the response closes the connection, what comes is read and

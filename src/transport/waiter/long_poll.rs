@@ -14,7 +14,8 @@ use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::handover::Disposition;
 use crate::transport::liveness::Liveness;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
-use crate::transport::response_format::{CloseReason, ResponseBuffer, ResponseFormat};
+use crate::transport::response_format::{CloseReason, ResponseFormat};
+use crate::transport::write_buffer::with_write_buffer;
 
 /// At most this much of a payload is written at once, before other tasks have their turn.
 const MAX_WRITE_BYTES: usize = 256 * 1024;
@@ -54,10 +55,20 @@ impl LongPoll {
         }
         // Only a connection that closes after the run can show that the process has read it.
         let keeps_alive = self.reusable && requirements.proof != Proof::Received;
-        let mut head = ResponseBuffer::new();
-        (self.format.head)(run, self.keep_alive(keeps_alive), &mut head);
-        let mut response =
-            RunResponse { head: &head, head_length: head.len(), payload: &run.payload, sent: 0 };
+        with_write_buffer(|head| {
+            (self.format.head)(run, self.keep_alive(keeps_alive), head);
+            self.write_run(head, run, requirements, keeps_alive)
+        })
+    }
+
+    fn write_run(
+        self,
+        head: &[u8],
+        run: &Run,
+        requirements: DeliveryRequirements,
+        keeps_alive: bool,
+    ) -> ControlFlow<Delivery, ProvingLongPoll> {
+        let mut response = RunResponse { head, head_length: head.len(), payload: &run.payload, sent: 0 };
         if response.write(&self.connection).is_err() {
             return Break(Delivery::not_sent(Verdict::Gone));
         }
@@ -67,13 +78,13 @@ impl LongPoll {
             return Break(self.end(delivery, requirements.proof, keeps_alive));
         }
         let (sent, head_length) = (response.sent, head.len());
-        let unsent_head = if sent < head_length { head.as_slice().into() } else { Box::default() };
+        let head = if sent < head_length { head.into() } else { Box::default() };
         let payload = run.payload.clone();
         Continue(ProvingLongPoll {
             waiter: self,
             requirements,
             keeps_alive,
-            head: unsent_head,
+            head,
             head_length,
             payload,
             sent,
