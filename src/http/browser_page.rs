@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::h1::RequestHead;
+use super::h1::{RequestHead, Signs};
 use super::problem::Problem;
 use super::response::HttpResponse;
 
@@ -28,11 +28,7 @@ pub(super) fn refuse(head: &RequestHead<'_>, problem: Problem) -> HttpResponse {
 
 /// Whether a browser will show the response as a page. Over plain HTTP, only the `Accept` header of browsers shows this.
 fn is_navigation(head: &RequestHead<'_>) -> bool {
-    let lists = |name, word: &[u8]| {
-        let is_word = |part: &[u8]| part.trim_ascii().eq_ignore_ascii_case(word);
-        head.fields.values(name).any(|value| value.split(|&byte| byte == b',' || byte == b';').any(is_word))
-    };
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
-    let has_mode = head.fields.has("sec-fetch-mode");
-    is_read && if has_mode { lists("sec-fetch-mode", b"navigate") } else { lists("accept", b"text/html") }
+    let sign = if head.fields.show(Signs::FETCH_MODE) { Signs::NAVIGATION } else { Signs::ACCEPTS_HTML };
+    is_read && head.fields.show(sign)
 }

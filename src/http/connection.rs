@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use hyper::Method;
 
-use super::h1::{HeadParse, NO_FIELDS, parse, write_response};
+use super::h1::{HeadParse, HeaderFields, parse, write_response};
 use super::park::park;
 use super::request_loop::request_loop;
 use super::response::HttpResponse;
@@ -104,7 +104,7 @@ fn try_ready_request(state: &HttpState, listener: Listener, connection: &Arc<Con
         return_buffer(bytes);
         return ReadyRequest::Begun(BytesMut::new());
     }
-    let mut fields = NO_FIELDS;
+    let mut fields = HeaderFields::default();
     let ready = match parse(&bytes, &mut fields, || state.limits().body_limit) {
         // A dispatch takes its time, and its route counts it only once.
         HeadParse::Complete(head, _) if head.method == Method::GET => {

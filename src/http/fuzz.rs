@@ -10,7 +10,7 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
 use super::dialect;
-use super::h1::{self, HeadParse, HeaderFields, NO_FIELDS, RequestBody, RequestHead};
+use super::h1::{self, FieldName, HeadParse, HeaderFields, RequestBody, RequestHead};
 use super::response::HttpResponse;
 use super::routes::{self, Action, Routed};
 use super::state::HttpState;
@@ -26,8 +26,12 @@ pub struct OwnedHead {
     pub path: String,
     /// What follows the first question mark.
     pub query: Option<String>,
-    /// In their order.
-    pub fields: Vec<(String, Vec<u8>)>,
+    /// The values that are kept, by their names in lower case.
+    pub values: Vec<(&'static str, Vec<u8>)>,
+    /// The names that occur more than once, where that matters.
+    pub repeated: Vec<&'static str>,
+    /// The names of the signs that its fields show.
+    pub signs: Vec<&'static str>,
     /// Whether another request may follow on its connection.
     pub reusable: bool,
 }
@@ -49,7 +53,7 @@ pub enum ParsedHead {
 
 /// Parses the head at the beginning of a buffer.
 pub fn parse_head(bytes: &[u8], body_limit: usize) -> ParsedHead {
-    let mut fields = NO_FIELDS;
+    let mut fields = HeaderFields::default();
     match h1::parse(bytes, &mut fields, || body_limit) {
         HeadParse::Complete(head, body) => ParsedHead::Complete(owned(&head), body),
         HeadParse::PartialHead => ParsedHead::PartialHead,
@@ -63,24 +67,28 @@ pub fn parse_head(bytes: &[u8], body_limit: usize) -> ParsedHead {
 pub fn is_valid_head(bytes: &[u8], body_limit: usize) -> bool {
     let mut fields = [EMPTY_HEADER; 100];
     let mut request = httparse::Request::new(&mut fields);
-    request.parse(bytes).is_ok_and(|status| status.is_complete())
-        && h1::violation(&request, || body_limit).is_none()
+    if !request.parse(bytes).is_ok_and(|status| status.is_complete()) {
+        return false;
+    }
+    let mut fields = HeaderFields::default();
+    fields.extend(request.headers.iter().map(|field| (field.name, field.value)));
+    h1::violation(&request, &fields, || body_limit).is_none()
 }
 
 fn owned(head: &RequestHead<'_>) -> OwnedHead {
-    let fields = match head.fields {
-        HeaderFields::List(list) => {
-            list.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()
-        }
-        HeaderFields::Map(map) => {
-            map.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
-        }
-    };
+    let fields = head.fields;
     OwnedHead {
         method: head.method.to_string(),
         path: head.path.to_owned(),
         query: head.query.map(str::to_owned),
-        fields,
+        values: fields.kept().map(|(name, value)| (name.text(), value.to_vec())).collect(),
+        repeated: fields
+            .kept()
+            .map(|(name, _)| name)
+            .filter(|&name| fields.is_repeated(name))
+            .map(FieldName::text)
+            .collect(),
+        signs: fields.signs().iter_names().map(|(name, _)| name).collect(),
         reusable: head.is_reusable(),
     }
 }
@@ -124,15 +132,20 @@ pub async fn handle(
     request: &Request<Bytes>,
     fields: RequestFields<'_>,
 ) -> Handled {
+    let fields = match fields {
+        RequestFields::List(list) => {
+            let mut fields = HeaderFields::default();
+            fields.extend(list.iter().map(|field| (field.name, field.value)));
+            fields
+        }
+        RequestFields::Map(map) => HeaderFields::from(map),
+    };
     let head = RequestHead {
         method: request.method(),
         path: request.uri().path(),
         query: request.uri().query(),
         is_http_11: true,
-        fields: match fields {
-            RequestFields::List(list) => HeaderFields::List(list),
-            RequestFields::Map(map) => HeaderFields::Map(map),
-        },
+        fields: &fields,
     };
     match routes::route(state, Listener::Public, peer, &head) {
         Routed::Now(Action::Respond(response)) => Handled::Responded(response),

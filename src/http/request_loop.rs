@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::dialect::dispatch;
 use super::h1::{
-    HeadParse, HeaderFields, HyperEnd, HyperRead, NO_FIELDS, RequestBody, RequestHead, discard, parse,
-    read_idle, read_line, read_more, read_with_hyper, write_and_linger, write_response,
+    HeadParse, HeaderFields, HyperEnd, HyperRead, RequestBody, RequestHead, Signs, discard, parse, read_idle,
+    read_line, read_more, read_with_hyper, write_and_linger, write_response,
 };
 use super::park::park;
 use super::response::HttpResponse;
@@ -78,7 +78,7 @@ async fn handle_request(
     let mut body_deadline = None;
     loop {
         let bytes = received.freeze();
-        let mut fields = NO_FIELDS;
+        let mut fields = HeaderFields::default();
         let validated = match parse(&bytes, &mut fields, || state.limits().body_limit) {
             HeadParse::Complete(head, body) => {
                 let body = bytes.slice(body);
@@ -189,12 +189,13 @@ async fn handle_hyper_request(
     request: Request<Incoming>,
 ) -> Action<'static> {
     let (parts, body) = request.into_parts();
+    let fields = HeaderFields::from(&parts.headers);
     let head = RequestHead {
         method: &parts.method,
         path: parts.uri.path(),
         query: parts.uri.query(),
         is_http_11: parts.version == Version::HTTP_11,
-        fields: HeaderFields::Map(&parts.headers),
+        fields: &fields,
     };
     let mut response = match route(state, listener, connection.origin(), &head) {
         Routed::Now(Action::Park(poll)) => {
@@ -208,7 +209,7 @@ async fn handle_hyper_request(
         Routed::Now(Action::Respond(mut response)) => {
             // A body that is not read would be taken for the next request. A client that expects to be asked for its body is
             // not asked.
-            response.close = response.close || head.fields.has("expect") || !discard(body).await;
+            response.close = response.close || head.fields.show(Signs::EXPECT) || !discard(body).await;
             response
         }
         Routed::Dispatch(dialect, limit) => {

@@ -7,7 +7,7 @@ use hyper::Method;
 
 use super::client_addr::ClientAddr;
 use super::dialect::{self, Dialect, PollRequest, Resource};
-use super::h1::{MAX_TARGET_BYTES, RequestHead};
+use super::h1::{FieldName, MAX_TARGET_BYTES, RequestHead, Signs};
 use super::problem::Problem;
 use super::response::HttpResponse;
 use super::state::{HttpState, RequestLimits};
@@ -80,7 +80,7 @@ fn find<'a>(
     if head.path.len() + head.query.map_or(0, |query| 1 + query.len()) > MAX_TARGET_BYTES {
         return other(Problem::target_too_long().into());
     }
-    if head.is_browser() {
+    if head.fields.show(Signs::BROWSER) {
         return other(Action::Respond(browser_page::refuse(head, Problem::browser())));
     }
     let pool_methods = match (polls, dispatches) {
@@ -169,7 +169,7 @@ fn refuse_dispatch(
     } else {
         Ok(())
     };
-    let has_bearer = || access.authorize_dispatch(head.fields.values("authorization").next());
+    let has_bearer = || access.authorize_dispatch(head.fields.value(FieldName::Authorization));
     if let Err(failure) = is_listed.and_then(|()| has_bearer()) {
         record_denial(state, failure, peer);
         state.metrics.dispatched(DispatchOutcome::Refused, Duration::ZERO);

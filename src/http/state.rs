@@ -7,7 +7,7 @@ use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
 
 use super::admission::Admission;
-use super::h1::RequestHead;
+use super::h1::{FieldName, RequestHead};
 use super::problem::Problem;
 use super::shared_names::SharedNameDetector;
 use crate::auth::{Authorizer, TokenError};
@@ -131,7 +131,7 @@ impl HttpState {
 
     /// The supervisor's trace, if traces are exported and this one can be continued.
     pub(super) fn trace_parent(&self, head: &RequestHead<'_>) -> Option<TraceParent> {
-        let header = self.journal.exports_traces().then(|| head.fields.single("traceparent"));
+        let header = self.journal.exports_traces().then(|| head.fields.single(FieldName::TraceParent));
         header?.ok().flatten().and_then(TraceParent::parse)
     }
 }

@@ -14,7 +14,7 @@ use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
 use crate::dispatch::{IdempotencyKey, Outcome, content_hash};
 use crate::http::client_addr::ClientAddr;
-use crate::http::h1::RequestHead;
+use crate::http::h1::{FieldName, RequestHead};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, write_keep_alive};
 use crate::http::state::{HttpState, RequestLimits};
@@ -23,8 +23,6 @@ use crate::model::Proof;
 use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
 
 const PREFIX: &str = "/v1/pools/";
-const CONTROLLER: &str = "pilotlight-controller";
-const RUN: &str = "pilotlight-run";
 
 /// How a poll of this dialect is answered.
 static RESPONSE_FORMAT: ResponseFormat = ResponseFormat {
@@ -83,13 +81,13 @@ impl Dialect for Native {
             return Err(Problem::bad_parameter("timeout", why));
         }
         let key = parse_key(head.path)?;
-        let authorization = head.fields.values("authorization").next();
+        let authorization = head.fields.value(FieldName::Authorization);
         let authorized = limits.access.authorize_poll(authorization, &key.deployment, &key.version);
         authorized.map_err(|error| state.refuse_token("The Authorization header", error))?;
         Ok(PollRequest {
             key,
             accepts: AcceptedPayload::Any,
-            controller: parse_name(head, CONTROLLER)?.into(),
+            controller: parse_name(head, FieldName::NativeController)?.into(),
             host: state.exchange.host_id(client.origin(), ""),
             client,
             format: &RESPONSE_FORMAT,
@@ -106,8 +104,8 @@ impl Dialect for Native {
         let query = PoolQuery::parse(head.query, &["wait", "redeliver", "proof"])?;
         Ok(DispatchHead {
             key: Some(key),
-            run: parse_name(head, RUN)?,
-            content_type: head.fields.values("content-type").next(),
+            run: parse_name(head, FieldName::NativeRun)?,
+            content_type: head.fields.value(FieldName::ContentType),
             proof: query.proof,
             redeliver: query.redeliver,
             wait: query.wait,
@@ -251,10 +249,11 @@ fn is_encoded(segment: &str) -> bool {
 }
 
 /// A name in a header: short printable text, at most once; empty if absent.
-fn parse_name<'a>(head: &RequestHead<'a>, header: &'static str) -> Result<&'a str, Problem> {
-    match head.fields.single(header) {
+fn parse_name<'a>(head: &RequestHead<'a>, field: FieldName) -> Result<&'a str, Problem> {
+    let name = field.text();
+    match head.fields.single(field) {
         Ok(None) => Ok(""),
-        Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_parameter(header, error)),
-        Err(()) => Err(Problem::bad_parameter(header, "occurs more than once, or is not printable ASCII")),
+        Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_parameter(name, error)),
+        Err(()) => Err(Problem::bad_parameter(name, "occurs more than once, or is not printable ASCII")),
     }
 }

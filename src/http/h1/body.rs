@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
+use super::field_names::Signs;
 use super::head::RequestHead;
 use crate::http::admission::{Admission, MemoryReservation};
 use crate::http::problem::Problem;
@@ -32,7 +33,7 @@ pub(in crate::http) async fn read_body(
     body: RequestBody,
     limit: usize,
 ) -> Result<Bytes, Problem> {
-    if head.fields.has("content-encoding") {
+    if head.fields.show(Signs::CONTENT_ENCODING) {
         return Err(Problem::encoded_body().closing());
     }
     let body = match body {

@@ -6,15 +6,14 @@
 
 use std::ops::Range;
 
-use httparse::Header;
 use hyper::Method;
 
+use super::field_names::{FieldName, Signs};
+use super::fields::HeaderFields;
 use super::validate::is_host;
 
 /// The most bytes of a plain request, head and body.
 const MAX_PLAIN_BYTES: usize = 16 * 1024;
-/// The most header fields of a plain request.
-pub(super) const MAX_PLAIN_FIELDS: usize = 24;
 
 /// Whether a parsed head is that of a plain request, and whether the request is complete.
 pub(super) enum FastPath<'a> {
@@ -26,23 +25,17 @@ pub(super) enum FastPath<'a> {
     Fallback,
 }
 
-/// A field of any of these names changes how the message is framed, or what it asks for.
-const NOT_PLAIN: [&str; 6] = ["transfer-encoding", "expect", "upgrade", "trailer", "te", "http2-settings"];
-
 /// Classifies a parsed head of `head_length` bytes in a buffer of `buffered` bytes. What is plain here is valid, too.
 pub(super) fn classify<'a>(
     request: &httparse::Request<'_, 'a>,
+    fields: &HeaderFields<'_>,
     head_length: usize,
     buffered: usize,
 ) -> FastPath<'a> {
-    let httparse::Request { method: Some(method), path: Some(target), version: Some(1), headers } = request
-    else {
+    let httparse::Request { method: Some(method), path: Some(target), version: Some(1), .. } = request else {
         return FastPath::Fallback;
     };
-    if headers.len() > MAX_PLAIN_FIELDS {
-        return FastPath::Fallback;
-    }
-    let Ok(body_length) = body_length(headers) else { return FastPath::Fallback };
+    let Ok(body_length) = body_length(fields) else { return FastPath::Fallback };
     let method = match (*method, body_length) {
         ("GET", None) => &Method::GET,
         ("POST", Some(_)) => &Method::POST,
@@ -64,26 +57,12 @@ pub(super) fn classify<'a>(
 
 /// The announced length of the body, if one is announced. `Err` if the fields are not those of a plain request: it has one
 /// valid Host, at most one Content-Length, and none of the fields that change the framing.
-fn body_length(headers: &[Header<'_>]) -> Result<Option<usize>, ()> {
-    let (mut host, mut content_length) = (None, None);
-    for Header { name, value } in headers {
-        let found = if name.eq_ignore_ascii_case("host") {
-            &mut host
-        } else if name.eq_ignore_ascii_case("content-length") {
-            &mut content_length
-        } else if NOT_PLAIN.iter().any(|other| name.eq_ignore_ascii_case(other)) {
-            return Err(());
-        } else {
-            continue;
-        };
-        if found.replace(*value).is_some() {
-            return Err(());
-        }
-    }
-    if !host.is_some_and(is_host) {
+fn body_length(fields: &HeaderFields<'_>) -> Result<Option<usize>, ()> {
+    let is_unframed = fields.transfer_codings().count == 0 && !fields.show(Signs::FRAMING | Signs::EXPECT);
+    if !is_unframed || !fields.only(FieldName::Host)?.is_some_and(is_host) {
         return Err(());
     }
-    let Some(length) = content_length else { return Ok(None) };
+    let Some(length) = fields.only(FieldName::ContentLength)? else { return Ok(None) };
     // More digits than this are more bytes than a plain request has.
     if length.len() > 5 || !length.iter().all(u8::is_ascii_digit) {
         return Err(());

@@ -1,13 +1,15 @@
 //! Owns HTTP/1.1 on a connection: bytes become a request, and a response becomes bytes. Knows no routes.
 //!
 //! ```text
-//! read ─► parse ─┬─ plain and complete ─────────────► RequestHead over the read buffer
-//!                ├─ valid, but not plain ─► hyper ──► RequestHead over hyper's map
+//! read ─► parse ─┬─ plain and complete ─────────────► RequestHead
+//!                ├─ valid, but not plain ─► hyper ──► RequestHead
 //!                └─ invalid ────────────────────────► Problem
 //! ```
 
 mod body;
 mod fast_path;
+mod field_names;
+mod fields;
 mod head;
 mod hyper_fallback;
 mod parse;
@@ -16,9 +18,11 @@ mod validate;
 mod write;
 
 pub(in crate::http) use body::{RequestBody, discard, read_body};
-pub(in crate::http) use head::{HeaderFields, RequestHead};
+pub(in crate::http) use field_names::{FieldName, Signs};
+pub(in crate::http) use fields::HeaderFields;
+pub(in crate::http) use head::RequestHead;
 pub(in crate::http) use hyper_fallback::{HyperEnd, HyperRead, read_with_hyper};
-pub(in crate::http) use parse::{HeadParse, NO_FIELDS, parse};
+pub(in crate::http) use parse::{HeadParse, parse};
 pub(in crate::http) use read::{read_idle, read_line, read_more};
 pub(in crate::http) use validate::MAX_TARGET_BYTES;
 #[cfg(fuzzing)]

@@ -6,20 +6,16 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
+use httparse::{Error, Request, Status};
 
-use super::fast_path::{FastPath, MAX_PLAIN_FIELDS, classify};
-use super::head::{HeaderFields, RequestHead};
+use super::fast_path::{FastPath, classify};
+use super::fields::HeaderFields;
+use super::head::RequestHead;
 use super::validate::{MAX_HEAD_BYTES, violation};
 use crate::http::problem::Problem;
 
 /// The most header fields of a head.
 const MAX_FIELDS: usize = 100;
-
-/// Space for the fields of a plain request. It is part of the future that handles the request, so it is too small for the
-/// largest accepted heads.
-pub(in crate::http) type PlainFields<'a> = [Header<'a>; MAX_PLAIN_FIELDS];
-pub(in crate::http) const NO_FIELDS: PlainFields<'static> = [EMPTY_HEADER; MAX_PLAIN_FIELDS];
 
 /// What a read buffer begins with.
 pub(in crate::http) enum HeadParse<'a> {
@@ -35,11 +31,11 @@ pub(in crate::http) enum HeadParse<'a> {
     Refused(Problem),
 }
 
-/// Parses and validates the head at the beginning of `bytes`. The fields of a complete plain request are
-/// copied to `fields`. `body_limit` is named in the refusal of a body whose announced length overflows.
+/// Parses and validates the head at the beginning of `bytes`. `fields` are empty before, and those of the head afterwards.
+/// `body_limit` is named in the refusal of a body whose announced length overflows.
 pub(in crate::http) fn parse<'a, 'b: 'a>(
     bytes: &'b [u8],
-    fields: &'a mut PlainFields<'b>,
+    fields: &'a mut HeaderFields<'b>,
     body_limit: impl FnOnce() -> usize,
 ) -> HeadParse<'a> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -50,15 +46,13 @@ pub(in crate::http) fn parse<'a, 'b: 'a>(
         Ok(_) | Err(Error::TooManyHeaders) => return HeadParse::Refused(Problem::head_too_large()),
         Err(error) => return HeadParse::Refused(Problem::malformed(error)),
     };
-    match classify(&request, head_length, bytes.len()) {
+    fields.extend(request.headers.iter().map(|header| (header.name, header.value)));
+    match classify(&request, fields, head_length, bytes.len()) {
         FastPath::Complete { method, path, query, body } => {
-            let fields = &mut fields[..request.headers.len()];
-            fields.copy_from_slice(request.headers);
-            let fields = HeaderFields::List(fields);
             HeadParse::Complete(RequestHead { method, path, query, is_http_11: true, fields }, body)
         }
         FastPath::PartialBody => HeadParse::PartialBody,
-        FastPath::Fallback => match violation(&request, body_limit) {
+        FastPath::Fallback => match violation(&request, fields, body_limit) {
             None => HeadParse::NeedsHyper,
             Some(problem) => HeadParse::Refused(problem),
         },

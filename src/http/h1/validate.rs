@@ -6,7 +6,8 @@ use std::net::Ipv6Addr;
 
 use httparse::Request;
 
-use super::head::HeaderFields;
+use super::field_names::FieldName;
+use super::fields::{HeaderFields, TransferCodings};
 use crate::http::problem::Problem;
 
 /// The largest accepted head, in bytes.
@@ -17,10 +18,10 @@ pub(in crate::http) const MAX_TARGET_BYTES: usize = 2048;
 /// The first rule that a parsed head violates. `body_limit` is named in the refusal of a body whose announced length overflows.
 pub(in crate::http) fn violation(
     request: &Request<'_, '_>,
+    fields: &HeaderFields<'_>,
     body_limit: impl FnOnce() -> usize,
 ) -> Option<Problem> {
     let is_http_11 = request.version == Some(1);
-    let fields = HeaderFields::List(request.headers);
     let problem = if request.path.is_some_and(hides_its_length) {
         Some(Problem::target_too_long())
     } else if !has_one_valid_host(fields, is_http_11) {
@@ -38,13 +39,8 @@ fn hides_its_length(target: &str) -> bool {
     target.len() > MAX_TARGET_BYTES && (!target.starts_with('/') || target.contains('#'))
 }
 
-fn has_one_valid_host(fields: HeaderFields<'_>, is_http_11: bool) -> bool {
-    let mut hosts = fields.values("host");
-    match (hosts.next(), hosts.next()) {
-        (None, _) => !is_http_11,
-        (Some(host), None) => is_host(host),
-        (Some(_), Some(_)) => false,
-    }
+fn has_one_valid_host(fields: &HeaderFields<'_>, is_http_11: bool) -> bool {
+    fields.only(FieldName::Host).is_ok_and(|host| host.map_or(!is_http_11, is_host))
 }
 
 /// Whether a Host is a name or an address, with an optional port.
@@ -64,15 +60,13 @@ pub(super) fn is_host(host: &[u8]) -> bool {
 
 /// What is wrong with the framing of the body, where hyper would accept it.
 fn framing_violation(
-    fields: HeaderFields<'_>,
+    fields: &HeaderFields<'_>,
     is_http_11: bool,
     body_limit: impl FnOnce() -> usize,
 ) -> Option<Problem> {
-    let mut lengths = fields.values("content-length");
-    let length = lengths.next();
-    let mut codings =
-        fields.values("transfer-encoding").flat_map(|value| value.split(|&byte| byte == b',')).peekable();
-    if codings.peek().is_none() {
+    let length = fields.value(FieldName::ContentLength);
+    let TransferCodings { count, ends_chunked, has_other } = fields.transfer_codings();
+    if count == 0 {
         // A valid number that is too large for hyper, which keeps the three largest values for other framings.
         let length =
             length.and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse::<u64>().ok());
@@ -80,23 +74,20 @@ fn framing_violation(
             .filter(|&length| length >= u64::MAX - 2)
             .map(|_| Problem::body_too_large(body_limit()));
     }
-    let is = |coding: &[u8], name: &str| coding.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
-    let is_chunked = |coding: &&[u8]| is(coding, "chunked");
-    let codings: Vec<&[u8]> = codings.collect();
     if length.is_some() || !is_http_11 {
         Some(Problem::malformed(
             "a request with a Transfer-Encoding must have no Content-Length, and must not be of HTTP/1.0",
         ))
-    } else if !codings.last().is_some_and(is_chunked) {
+    } else if !ends_chunked {
         Some(Problem::malformed(
             "the last Transfer-Encoding is not `chunked`, so the end of the body is unknown",
         ))
-    } else if codings.len() == 1 {
+    } else if count == 1 {
         None
-    } else if codings.iter().all(|coding| is_chunked(coding) || is(coding, "identity")) {
-        Some(Problem::malformed("the Transfer-Encoding must be `chunked`, once"))
-    } else {
+    } else if has_other {
         Some(Problem::unknown_coding())
+    } else {
+        Some(Problem::malformed("the Transfer-Encoding must be `chunked`, once"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod message;
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::dispatch::{IdempotencyKey, Outcome};
 use crate::http::client_addr::ClientAddr;
-use crate::http::h1::RequestHead;
+use crate::http::h1::{FieldName, RequestHead};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, ResponseBody};
 use crate::http::state::{HttpState, RequestLimits};
@@ -23,13 +24,6 @@ use crate::metrics::Route;
 use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
 
 pub use message::{Message, MessageError};
-
-const CONTROLLER: &str = "x-trigger-workload-controller-id";
-const DEPLOYMENT: &str = "x-trigger-deployment-id";
-const VERSION: &str = "x-trigger-deployment-version";
-const CPU: &str = "x-trigger-machine-cpu";
-const MEMORY: &str = "x-trigger-machine-memory";
-const INSTANCE: &str = "x-trigger-worker-instance-name";
 
 /// The client's timer starts before its request arrives here, so it is offered nothing for this long before its timeout.
 const RETIRE_GUARD: Duration = Duration::from_millis(250);
@@ -159,37 +153,42 @@ fn parse_poll<'a>(
     head: &RequestHead<'a>,
 ) -> Result<PollRequest<'a>, Problem> {
     const NOT_SINGLE: &str = "occurs more than once, or is not printable ASCII";
-    let text = |name: &'static str| match head.fields.single(name) {
+    let refuse = |field: FieldName, why: &dyn Display| Problem::bad_key(field.text(), why);
+    let text = |field| match head.fields.single(field) {
         Ok(Some(text)) if !text.is_empty() => Ok(text),
-        Ok(_) => Err(Problem::bad_key(name, "is missing or empty")),
-        Err(()) => Err(Problem::bad_key(name, NOT_SINGLE)),
+        Ok(_) => Err(refuse(field, &"is missing or empty")),
+        Err(()) => Err(refuse(field, &NOT_SINGLE)),
     };
-    let part = |name, text| check_part(text).map_err(|error| Problem::bad_key(name, error));
-    let number =
-        |name| text(name).and_then(|t| Number::parse(t).map_err(|error| Problem::bad_key(name, error)));
-    let deployment = text(DEPLOYMENT)?;
+    let part = |field, text| check_part(text).map_err(|error| refuse(field, &error));
+    let number = |field| text(field).and_then(|t| Number::parse(t).map_err(|error| refuse(field, &error)));
+    let deployment = text(FieldName::TriggerDeployment)?;
     if deployment.len() > MAX_TOKEN_BYTES {
-        return Err(Problem::bad_key(DEPLOYMENT, "is longer than 4096 bytes"));
+        return Err(refuse(FieldName::TriggerDeployment, &"is longer than 4096 bytes"));
     }
-    let version = text(VERSION)?;
+    let version = text(FieldName::TriggerVersion)?;
     let deployment = limits.access.resolve_deployment(deployment, version).and_then(|resolved| {
-        let is_supervisor =
-            limits.access.is_supervisor_credential(head.fields.values("authorization").next());
+        let authorization = head.fields.value(FieldName::Authorization);
+        let is_supervisor = limits.access.is_supervisor_credential(authorization);
         if is_supervisor { Err(TokenError::WrongRole) } else { Ok(resolved) }
     });
-    let deployment = deployment.map_err(|error| state.refuse_token(DEPLOYMENT, error))?;
-    check_part(&deployment).map_err(|error| Problem::bad_key(DEPLOYMENT, error))?;
-    part(VERSION, version)?;
-    let name = |name| match head.fields.single(name) {
+    let deployment =
+        deployment.map_err(|error| state.refuse_token(FieldName::TriggerDeployment.text(), error))?;
+    check_part(&deployment).map_err(|error| refuse(FieldName::TriggerDeployment, &error))?;
+    let name = |field| match head.fields.single(field) {
         Ok(None | Some("")) => Ok(""),
-        Ok(Some(text)) => part(name, text),
-        Err(()) => Err(Problem::bad_key(name, NOT_SINGLE)),
+        Ok(Some(text)) => part(field, text),
+        Err(()) => Err(refuse(field, &NOT_SINGLE)),
     };
     Ok(PollRequest {
-        key: PoolKey { deployment, version: version.into(), cpu: number(CPU)?, memory: number(MEMORY)? },
+        key: PoolKey {
+            deployment,
+            version: part(FieldName::TriggerVersion, version)?.into(),
+            cpu: number(FieldName::TriggerCpu)?,
+            memory: number(FieldName::TriggerMemory)?,
+        },
         accepts: AcceptedPayload::TriggerMessage,
-        controller: name(CONTROLLER)?.into(),
-        host: state.exchange.host_id(client.origin(), name(INSTANCE)?),
+        controller: name(FieldName::TriggerController)?.into(),
+        host: state.exchange.host_id(client.origin(), name(FieldName::TriggerInstance)?),
         client,
         format: &RESPONSE_FORMAT,
         reusable: head.is_reusable(),
