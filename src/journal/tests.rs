@@ -34,13 +34,16 @@ fn is_in_history(journal: &Journal, run: &str) -> bool {
     !journal.find(&query).unwrap().is_empty()
 }
 
-/// Records a dispatch, as one that ended now.
-pub(super) fn record_now(journal: &Journal, dispatch: &DispatchRecord) {
+/// A dispatch as it is recorded, if it ended now.
+pub(super) fn event(dispatch: &DispatchRecord) -> DispatchEvent<'_> {
     let &DispatchRecord { ref names, cpu, memory, outcome, proof, took, trace, .. } = dispatch;
     let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index));
     let ended = Instant::now();
-    let event = DispatchEvent { ended, run, deployment, version, cpu, memory, outcome, proof, took, trace };
-    journal.record_dispatch(&event, dispatch.offers.iter().map(OfferRecord::event));
+    DispatchEvent { ended, run, deployment, version, cpu, memory, outcome, proof, took, trace }
+}
+
+fn record_now(journal: &Journal, dispatch: &DispatchRecord) {
+    journal.record_dispatch(&event(dispatch), dispatch.offers.iter().map(OfferRecord::event));
 }
 
 /// Records a dispatch and waits until the journal's thread has processed it.
@@ -122,6 +125,68 @@ async fn a_verdict_stays_in_the_log_however_many_dispatches_without_an_offer_fol
     assert!(!is_in_history(&journal, "run_1"));
     let batch = next(&reader).await;
     assert!(batch.contains("\"run_1\""), "{batch}");
+    journal.close();
+}
+
+#[tokio::test]
+async fn every_dispatch_is_logged_or_counted_as_dropped() {
+    const DISPATCHES: u64 = 30_000;
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let journal = Journal::open(&JournalConfig::default(), metrics.clone()).unwrap();
+    let _reader = journal.subscribe(None, EventKinds::DISPATCH).unwrap();
+    // The journal has noticed the subscriber.
+    record_run(&journal, "run_1");
+    let large = dispatch(&"x".repeat(256), 0);
+    (1..DISPATCHES).for_each(|_| record_now(&journal, &large));
+    journal.close();
+    let mut again = next(&journal.subscribe(Some(&first_id()), EventKinds::DISPATCH).unwrap()).await;
+    let missed = again.find("{\"missed\":").map_or(0, |at| number_at(&again[at + 10..]));
+    again.truncate(again.find("\nevent: dispatch").unwrap());
+    let first = number_at(again.rsplit_once('-').unwrap().1);
+    assert_eq!(missed + 1, first, "{again}");
+    let logged = first - 1 + CAPACITY as u64;
+    let text = String::from_utf8(metrics.render((0, 0)).unwrap()).unwrap();
+    let metric = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let dropped = metric("pilotlight_events_dropped_total");
+    assert!(dropped > 0, "the queue was never full");
+    assert_eq!((logged + dropped, metric("pilotlight_history_dropped_total")), (DISPATCHES, dropped));
+}
+
+/// The number that a text begins with.
+fn number_at(text: &str) -> u64 {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text[..digits].parse().unwrap()
+}
+
+#[test]
+fn a_dispatch_has_the_time_of_its_end_however_late_it_is_read() {
+    let journal = open();
+    let ended = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+    let before = unix_millis();
+    let record = dispatch("run_1", 0);
+    let event = DispatchEvent { ended, ..event(&record) };
+    journal.record_dispatch(&event, std::iter::empty());
+    journal.close();
+    let query = HistoryQuery { limit: 1, ..HistoryQuery::default() };
+    let at = journal.find(&query).unwrap()[0].at;
+    assert!(at.abs_diff(before - 3_000) < 10, "{at} against {before}");
+}
+
+#[test]
+fn offers_that_are_only_counted_are_numbered_and_counted_as_dropped() {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let journal = Journal::open(&JournalConfig::default(), metrics.clone()).unwrap();
+    let (verdict, time) = (Verdict::Gone, Duration::ZERO);
+    let offer = OfferRecord { controller: "one".into(), verdict, since: time, took: time };
+    record(&journal, &DispatchRecord { offers: vec![offer; 1_000], ..dispatch("run_1", 0) });
+    let query = HistoryQuery { limit: 1, ..HistoryQuery::default() };
+    assert_eq!(journal.find(&query).unwrap()[0].offers, 1_000);
+    let text = String::from_utf8(metrics.render((0, 0)).unwrap()).unwrap();
+    let dropped = format!("pilotlight_events_dropped_total {}\n", 1_000 - codec::MAX_OFFERS);
+    assert!(text.contains(&dropped) && text.contains("pilotlight_history_dropped_total 0\n"), "{text}");
     journal.close();
 }
 

@@ -8,7 +8,7 @@ use super::codec::{Recorded, decode};
 use super::event_log::{EventLog, LogEntry};
 use super::history::History;
 use super::otlp::Tracer;
-use super::priority::lower_priority;
+use super::priority::{Urgency, lower_priority};
 use super::queue::{Batch, QueueReader};
 use super::record::{DispatchRecord, Event, EventKinds, unix_millis};
 use crate::metrics::Metrics;
@@ -35,7 +35,7 @@ pub(super) struct JournalWorker {
 impl JournalWorker {
     pub(super) fn run(mut self) {
         // Dispatches are more urgent than the record of them.
-        lower_priority(10);
+        lower_priority(Urgency::Some);
         let mut interest = Interest::default();
         loop {
             let Batch { events, has_more, is_last } = self.read_batch();

@@ -50,7 +50,7 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     // Harmless when refused with SystemCallErrorNumber=: systemd has set the limit of open files, and priorities are
     // optional.
     assert.deepEqual(values(service, "SystemCallErrorNumber"), ["EPERM"]);
-    const harmless = ["prlimit64", "setrlimit", "setpriority", "sched_setaffinity"];
+    const harmless = ["prlimit64", "setrlimit", "setpriority", "sched_setaffinity", "sched_setscheduler"];
 
     const folder = scratch();
     const [port, ops] = [await freePort(), await freePort()];

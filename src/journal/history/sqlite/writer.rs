@@ -12,7 +12,7 @@ use rusqlite::ErrorCode;
 
 use super::database::{DELETE_BATCH, Database};
 use super::retention::RetentionClock;
-use crate::journal::priority::lower_priority;
+use crate::journal::priority::{Urgency, lower_priority};
 use crate::journal::record::{DispatchRecord, unix_millis};
 use crate::metrics::Metrics;
 
@@ -79,7 +79,7 @@ impl Writer {
         closing: &AtomicBool,
     ) {
         // Every other thread is more urgent: this one may fall behind, and what its queue cannot hold is counted.
-        lower_priority(19);
+        lower_priority(Urgency::None);
         let is_closing = || closing.load(Ordering::Relaxed);
         let mut is_last = false;
         while !is_last {

@@ -1,16 +1,23 @@
 //! Owns the bytes of a queued event. Only this process reads them, so their format has no version.
 
-use std::time::Duration;
+mod fields;
+
+#[cfg(test)]
+mod tests;
 
 use bytes::{Buf, BufMut};
+
+use fields::{
+    get_duration, get_number, get_outcome, get_text, get_trace, put_duration, put_number, put_outcome,
+    put_text, put_trace,
+};
 
 use super::record::{
     DispatchEvent, DispatchRecord, DrainEvent, Event, OfferEvent, OfferRecord, PackedStrs, PollEvent,
     PollPhase, RetireEvent,
 };
-use super::trace_parent::TraceParent;
 use crate::broker::{Filter, Number};
-use crate::model::{DispatchOutcome, MissReason, PollEnd, Proof, Verdict};
+use crate::model::{PollEnd, Proof, Verdict};
 
 /// The last offers of a dispatch, which are recorded in detail; of further ones only the number is. More are rare: each is a
 /// waiter whose connection had ended unnoticed.
@@ -172,82 +179,4 @@ fn get_retire(at: u64, bytes: &mut &[u8]) -> Option<RetireEvent> {
     }
     let ([deployment, version], [cpu, memory]) = (texts, numbers);
     Some(RetireEvent { at, filter: Filter { deployment, version, cpu, memory }, retired: get_number(bytes)? })
-}
-
-fn put_text(text: &str, out: &mut Vec<u8>) {
-    put_number(text.len(), out);
-    out.put_slice(text.as_bytes());
-}
-
-fn get_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
-    let (text, rest) = bytes.split_at_checked(get_number(bytes)?)?;
-    *bytes = rest;
-    std::str::from_utf8(text).ok()
-}
-
-/// Seven bits in each byte, from the lowest; all bytes but the last have the highest bit.
-fn put_number(mut number: usize, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.put_u8((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.put_u8(number as u8);
-}
-
-fn get_number(bytes: &mut &[u8]) -> Option<usize> {
-    let mut number = 0;
-    for shift in (0..usize::BITS).step_by(7) {
-        let byte = bytes.try_get_u8().ok()?;
-        number |= usize::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
-}
-
-fn put_duration(duration: Duration, out: &mut Vec<u8>) {
-    out.put_u64_ne(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
-}
-
-fn get_duration(bytes: &mut &[u8]) -> Option<Duration> {
-    bytes.try_get_u64_ne().ok().map(Duration::from_nanos)
-}
-
-fn put_outcome(outcome: DispatchOutcome, out: &mut Vec<u8>) {
-    out.put_u8(match outcome {
-        DispatchOutcome::Hit => 0,
-        DispatchOutcome::Refused => 1,
-        DispatchOutcome::Aborted => 2,
-        DispatchOutcome::Miss(reason) => 3 + reason as u8,
-    });
-}
-
-fn get_outcome(bytes: &mut &[u8]) -> Option<DispatchOutcome> {
-    Some(match bytes.try_get_u8().ok()? {
-        0 => DispatchOutcome::Hit,
-        1 => DispatchOutcome::Refused,
-        2 => DispatchOutcome::Aborted,
-        miss => DispatchOutcome::Miss(*MissReason::ALL.get(usize::from(miss - 3))?),
-    })
-}
-
-fn put_trace(trace: Option<&TraceParent>, out: &mut Vec<u8>) {
-    out.put_u8(u8::from(trace.is_some()));
-    if let Some(TraceParent { trace_id, span_id, flags }) = trace {
-        out.put_slice(trace_id);
-        out.put_slice(span_id);
-        out.put_u8(*flags);
-    }
-}
-
-fn get_trace(bytes: &mut &[u8]) -> Option<Option<TraceParent>> {
-    if bytes.try_get_u8().ok()? == 0 {
-        return Some(None);
-    }
-    let mut trace = TraceParent { trace_id: [0; 16], span_id: [0; 8], flags: 0 };
-    bytes.try_copy_to_slice(&mut trace.trace_id).ok()?;
-    bytes.try_copy_to_slice(&mut trace.span_id).ok()?;
-    trace.flags = bytes.try_get_u8().ok()?;
-    Some(Some(trace))
 }

@@ -1,5 +1,8 @@
 //! Owns the queues between the threads that record events and the journal's thread: a ring of bytes for each recording thread.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};

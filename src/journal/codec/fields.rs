@@ -1,0 +1,87 @@
+//! Owns how each kind of field is written and read: texts, numbers, durations, outcomes, traces.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut};
+
+use crate::journal::trace_parent::TraceParent;
+use crate::model::{DispatchOutcome, MissReason};
+
+pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
+    put_number(text.len(), out);
+    out.put_slice(text.as_bytes());
+}
+
+pub(super) fn get_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    let length = get_number(bytes)?;
+    let (text, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    std::str::from_utf8(text).ok()
+}
+
+/// Seven bits in each byte, from the lowest; all bytes but the last have the highest bit.
+pub(super) fn put_number(mut number: usize, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.put_u8((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(number as u8);
+}
+
+pub(super) fn get_number(bytes: &mut &[u8]) -> Option<usize> {
+    let mut number = 0;
+    for shift in (0..usize::BITS).step_by(7) {
+        let byte = bytes.try_get_u8().ok()?;
+        number |= usize::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+pub(super) fn put_duration(duration: Duration, out: &mut Vec<u8>) {
+    out.put_u64_ne(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+}
+
+pub(super) fn get_duration(bytes: &mut &[u8]) -> Option<Duration> {
+    bytes.try_get_u64_ne().ok().map(Duration::from_nanos)
+}
+
+pub(super) fn put_outcome(outcome: DispatchOutcome, out: &mut Vec<u8>) {
+    out.put_u8(match outcome {
+        DispatchOutcome::Hit => 0,
+        DispatchOutcome::Refused => 1,
+        DispatchOutcome::Aborted => 2,
+        DispatchOutcome::Miss(reason) => 3 + reason as u8,
+    });
+}
+
+pub(super) fn get_outcome(bytes: &mut &[u8]) -> Option<DispatchOutcome> {
+    Some(match bytes.try_get_u8().ok()? {
+        0 => DispatchOutcome::Hit,
+        1 => DispatchOutcome::Refused,
+        2 => DispatchOutcome::Aborted,
+        miss => DispatchOutcome::Miss(*MissReason::ALL.get(usize::from(miss - 3))?),
+    })
+}
+
+pub(super) fn put_trace(trace: Option<&TraceParent>, out: &mut Vec<u8>) {
+    out.put_u8(u8::from(trace.is_some()));
+    if let Some(TraceParent { trace_id, span_id, flags }) = trace {
+        out.put_slice(trace_id);
+        out.put_slice(span_id);
+        out.put_u8(*flags);
+    }
+}
+
+pub(super) fn get_trace(bytes: &mut &[u8]) -> Option<Option<TraceParent>> {
+    if bytes.try_get_u8().ok()? == 0 {
+        return Some(None);
+    }
+    let mut trace = TraceParent { trace_id: [0; 16], span_id: [0; 8], flags: 0 };
+    bytes.try_copy_to_slice(&mut trace.trace_id).ok()?;
+    bytes.try_copy_to_slice(&mut trace.span_id).ok()?;
+    trace.flags = bytes.try_get_u8().ok()?;
+    Some(Some(trace))
+}

@@ -1,0 +1,143 @@
+//! Owns the tests of the codec: random events, the largest ones, and bytes that are no event.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::*;
+use crate::journal::tests::event;
+use crate::journal::trace_parent::TraceParent;
+use crate::model::{DispatchOutcome, MissReason};
+
+const AT: u64 = 1_700_000_000_000;
+const TEXTS: [&str; 5] = ["", "run_cm1a2b3c4d5e6f7g8h9i0j1k2", "20260821.3", "größe", "\u{1f6a2}"];
+
+fn any<T: Copy>(values: &[T], rng: &mut Rng) -> T {
+    values[rng.usize(..values.len())]
+}
+
+/// Usually a short text, now and then the longest that a name may be.
+fn any_text(rng: &mut Rng) -> String {
+    if rng.u8(..) < 16 { "x".repeat(256) } else { any(&TEXTS, rng).to_owned() }
+}
+
+fn any_duration(rng: &mut Rng) -> Duration {
+    Duration::from_nanos(rng.u64(..) >> rng.u32(..64))
+}
+
+fn any_offer(rng: &mut Rng) -> OfferRecord {
+    OfferRecord {
+        controller: any_text(rng).into(),
+        verdict: any(Verdict::ALL, rng),
+        since: any_duration(rng),
+        took: any_duration(rng),
+    }
+}
+
+fn any_dispatch(offers: usize, rng: &mut Rng) -> DispatchRecord {
+    let texts = [any_text(rng), any_text(rng), any_text(rng)];
+    let outcomes = [DispatchOutcome::Hit, DispatchOutcome::Refused, DispatchOutcome::Aborted];
+    let trace = TraceParent { trace_id: rng.u128(..).to_ne_bytes(), span_id: [7; 8], flags: rng.u8(..) };
+    DispatchRecord {
+        at: AT,
+        names: PackedStrs::new([&texts[0], &texts[1], &texts[2]]),
+        cpu: rng.f64(),
+        memory: rng.f64() * 1e9,
+        outcome: match rng.bool() {
+            true => any(&outcomes, rng),
+            false => DispatchOutcome::Miss(any(MissReason::ALL, rng)),
+        },
+        proof: rng.bool().then(|| any(Proof::ALL, rng)),
+        earlier_offers: 0,
+        offers: (0..offers).map(|_| any_offer(rng)).collect(),
+        took: any_duration(rng),
+        trace: rng.bool().then_some(trace),
+    }
+}
+
+fn any_event(rng: &mut Rng) -> Event {
+    let (at, controller) = (rng.u64(..), any_text(rng).into());
+    let number = |rng: &mut Rng| rng.bool().then(|| Number::new(rng.f64()).unwrap());
+    match rng.u8(..4) {
+        0 => {
+            let names = PackedStrs::new([any(&TEXTS, rng), any(&TEXTS, rng)]);
+            let phase = PollPhase::Parked { names, cpu: rng.f64(), memory: rng.f64() };
+            Event::Poll(PollEvent { at, controller, phase })
+        }
+        1 => {
+            let phase = PollPhase::Ended { end: any(PollEnd::ALL, rng), held: any_duration(rng) };
+            Event::Poll(PollEvent { at, controller, phase })
+        }
+        2 => Event::Drain(DrainEvent { at, waiters: rng.usize(..) }),
+        _ => {
+            let filter = Filter {
+                deployment: rng.bool().then(|| any_text(rng)),
+                version: rng.bool().then(|| any_text(rng)),
+                cpu: number(rng),
+                memory: number(rng),
+            };
+            Event::Retire(RetireEvent { at, filter, retired: rng.usize(..) >> rng.u32(..64) })
+        }
+    }
+}
+
+fn encode(record: &DispatchRecord) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_dispatch(&event(record), record.offers.iter().map(OfferRecord::event), &mut bytes);
+    bytes
+}
+
+fn decoded(bytes: &[u8]) -> String {
+    format!("{:?}", decode(AT, bytes))
+}
+
+#[test]
+fn what_is_decoded_is_what_was_recorded() {
+    let mut rng = Rng::with_seed(15);
+    for round in 0..2_000 {
+        let dispatch = any_dispatch(round % 5, &mut rng);
+        let bytes = encode(&dispatch);
+        assert_eq!(decoded(&bytes), format!("{:?}", Some(Recorded::Dispatch(dispatch))));
+
+        let other = any_event(&mut rng);
+        let expected = format!("Some(Event({other:?}))");
+        let mut bytes = Vec::new();
+        put_event(other, &mut bytes);
+        assert_eq!(decoded(&bytes), expected);
+    }
+}
+
+#[test]
+fn of_very_many_offers_the_last_are_kept_and_the_others_counted() {
+    let mut rng = Rng::with_seed(15);
+    for earlier in [0, 1, 5_000] {
+        let mut dispatch = any_dispatch(MAX_OFFERS + earlier, &mut rng);
+        let bytes = encode(&dispatch);
+        dispatch.offers.drain(..earlier);
+        dispatch.earlier_offers = earlier;
+        assert_eq!(decoded(&bytes), format!("{:?}", Some(Recorded::Dispatch(dispatch))));
+        assert!(bytes.len() < MAX_OFFERS * 300, "{}", bytes.len());
+    }
+}
+
+#[test]
+fn bytes_that_end_early_are_no_event() {
+    let mut rng = Rng::with_seed(15);
+    for _ in 0..50 {
+        let bytes = encode(&any_dispatch(2, &mut rng));
+        for end in 0..bytes.len() {
+            assert!(decode(AT, &bytes[..end]).is_none(), "{end} of {}", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn a_usual_dispatch_takes_about_150_bytes() {
+    let mut dispatch = any_dispatch(0, &mut Rng::with_seed(15));
+    dispatch.names = PackedStrs::new([TEXTS[1], "deployment_cm1a2b3c4d5e6f7g8h", TEXTS[2]]);
+    let since = Duration::from_micros(40);
+    let controller = "warm-7f9c6d5b8-x2k4q".into();
+    dispatch.offers = vec![OfferRecord { controller, verdict: Verdict::Written, since, took: since }];
+    dispatch.trace = None;
+    assert_eq!(encode(&dispatch).len(), 149);
+}
