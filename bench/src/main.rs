@@ -1,11 +1,14 @@
 //! Owns the bench's command line: which measurement runs, and against which server.
 
 mod allocations;
+mod allocator;
 mod json;
 mod load;
 mod lock;
+mod memory;
 mod observability_cost;
 mod overload;
+mod own_broker;
 mod report;
 
 use std::net::SocketAddr;
@@ -91,6 +94,8 @@ enum Measure {
     },
     /// Allocations per dispatch, by size
     Allocations,
+    /// What the memory of held connections consists of: live blocks by size, and what the allocator keeps beyond them
+    Memory(memory::MemoryOptions),
     /// The longest time that the core's lock is held, by operation, in CPU time
     Lock(lock::LockOptions),
     /// The cost of a history, of scrapes and of slow readers of events
@@ -111,7 +116,13 @@ enum Measure {
     },
     /// Holds polls until its input is closed: the client process of `crowd`
     #[command(hide = true)]
-    Keep { address: SocketAddr, count: usize },
+    Keep {
+        address: SocketAddr,
+        count: usize,
+        /// As fast as connections can be opened
+        #[arg(long)]
+        at_once: bool,
+    },
     /// The load of `dispatch` on a server that is running already: the client process of `allocations`
     #[command(hide = true)]
     Load { address: SocketAddr },
@@ -149,10 +160,11 @@ fn main() -> anyhow::Result<()> {
             print(&count::count_all(program.as_ref().unwrap_or(&built))?);
         }
         Measure::Allocations => print(&allocations::count()?.text()),
+        Measure::Memory(options) => memory::measure(options)?,
         Measure::Lock(options) => lock::measure(options),
         Measure::Watch { rounds, seconds, rate } => observability_cost::compare(*rounds, *seconds, *rate)?,
         Measure::Report { full } => report::write(*full)?,
-        Measure::Keep { address, count } => load::keep(*address, *count)?,
+        Measure::Keep { address, count, at_once } => load::keep(*address, *count, *at_once)?,
         Measure::Load { address } => allocations::load(*address)?,
     }
     Ok(())

@@ -101,9 +101,18 @@ impl Server {
 
     /// Its resident memory in bytes.
     pub fn resident(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        kilobytes(&status, "VmRSS:").context("no VmRSS")
+        resident_of(&self.child.id().to_string())
     }
+}
+
+/// The resident memory of this program in bytes.
+pub fn own_resident() -> anyhow::Result<u64> {
+    resident_of("self")
+}
+
+fn resident_of(process: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    kilobytes(&status, "VmRSS:").context("no VmRSS")
 }
 
 impl Drop for Server {

@@ -1,6 +1,7 @@
 //! Owns the churn: controllers that connect, poll and abort repeatedly, and the memory that this leaves in use.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,12 @@ pub(crate) fn churn(server: &Server, polls: usize) -> anyhow::Result<ChurnResult
 
 /// The number of waiters by pilotlight's metrics.
 pub(super) async fn waiter_count(server: &Server) -> Option<u64> {
-    Some(Scrape::fetch(server.ops?).await.ok()?.count("pilotlight_waiters"))
+    waiters(server.ops?).await.ok()
+}
+
+/// The same, by the metrics at this address.
+pub(crate) async fn waiters(ops: SocketAddr) -> anyhow::Result<u64> {
+    Ok(Scrape::fetch(ops).await?.count("pilotlight_waiters"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52")]

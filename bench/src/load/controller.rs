@@ -42,6 +42,6 @@ pub(super) async fn start_controllers(server: SocketAddr, shape: &LoadShape, tal
 }
 
 /// The time until the polls of this many controllers are held.
-pub(super) fn settling_time(controllers: usize) -> Duration {
+pub(crate) fn settling_time(controllers: usize) -> Duration {
     Duration::from_millis(300) + Duration::from_micros(150) * u32::try_from(controllers).unwrap_or(u32::MAX)
 }

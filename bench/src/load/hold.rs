@@ -1,8 +1,9 @@
 //! Owns the crowd: very many controllers that only wait, the cost of each, and the speed of dispatches meanwhile.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -86,18 +87,10 @@ pub(crate) fn crowd(
     each: usize,
     seconds: f64,
 ) -> anyhow::Result<CrowdResult> {
-    let program = std::env::current_exe()?;
     let mut standing = Vec::new();
     for _ in 0..brokers {
         let server = Server::start(implementation)?;
-        let mut holder = Command::new(&program)
-            .args(["keep", &server.address.to_string(), &each.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        let stdout = holder.stdout.take().context("no output from the holder")?;
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)?;
+        let holder = Holder::start(server.address, each, false)?;
         standing.push((server, holder));
     }
     let mut held = 0;
@@ -109,23 +102,44 @@ pub(crate) fn crowd(
         let shape = LoadShape { supervisors: 10, ..LoadShape::standard(seconds) };
         figures.push(dispatch(server, &shape)?);
     }
-    for (_, mut holder) in standing {
-        // The process ends when its input is closed.
-        drop(holder.stdin.take());
-        holder.wait()?;
+    for (_, holder) in standing {
+        holder.end()?;
     }
     Ok(CrowdResult { held: usize::try_from(held)?, figures })
 }
 
+/// A process that holds polls.
+pub(crate) struct Holder(Child);
+
+impl Holder {
+    /// Starts it, and returns when its polls are sent.
+    pub(crate) fn start(address: SocketAddr, count: usize, at_once: bool) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["keep", &address.to_string(), &count.to_string()]);
+        command.args(at_once.then_some("--at-once"));
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().context("no output from the holder")?).read_line(&mut line)?;
+        Ok(Self(holder))
+    }
+
+    /// Closes its input, and waits for its end.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        drop(self.0.stdin.take());
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
 /// The process that holds polls until its input is closed.
-pub(crate) fn keep(address: SocketAddr, count: usize) -> anyhow::Result<()> {
+pub(crate) fn keep(address: SocketAddr, count: usize, at_once: bool) -> anyhow::Result<()> {
     let crowd = block_on_local(async {
         let mut crowd = Vec::with_capacity(count);
         for number in 0..count {
             crowd.extend(open_polls(address, number..number + 1).await?);
             // Connections that are opened at the same time get their keepalive probes at the same time; more than this
             // overflow loopback's queue.
-            if number % 8 == 0 {
+            if !at_once && number % 8 == 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }

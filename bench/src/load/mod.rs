@@ -9,9 +9,10 @@ mod open;
 mod shape;
 mod stats;
 
-pub(crate) use churn::{ChurnResult, churn};
+pub(crate) use churn::{ChurnResult, churn, waiters};
 pub(crate) use closed::{dispatch, health, load_forever};
-pub(crate) use hold::{CrowdResult, HoldResult, crowd, hold, keep};
+pub(crate) use controller::settling_time;
+pub(crate) use hold::{CrowdResult, HoldResult, Holder, crowd, hold, keep};
 pub(crate) use measurement::{Measurement, median};
 pub(crate) use open::open;
 pub(crate) use shape::LoadShape;
