@@ -19,7 +19,8 @@ static CALLS: [AtomicU64; CALL_SIZES.len()] = [const { AtomicU64::new(0) }; CALL
 pub(crate) const CALL_SIZES: [usize; 6] = [32, 128, 512, 2048, 8192, usize::MAX];
 
 static COUNTS_BLOCKS: AtomicBool = AtomicBool::new(false);
-/// Live blocks by size in steps of eight bytes, and beyond the largest step their bytes. Blocks with a large alignment follow in a second row.
+/// Live blocks by size in steps of eight bytes, and beyond the largest step their bytes. Those with a large alignment are in the
+/// second row.
 static BLOCKS: [[AtomicI64; STEPS + 1]; 2] = [const { [const { AtomicI64::new(0) }; STEPS + 1] }; 2];
 const STEP: usize = 8;
 const STEPS: usize = 512;
@@ -108,6 +109,8 @@ pub(crate) fn count_calls<T>(work: impl FnOnce() -> T) -> (T, [u64; CALL_SIZES.l
 
 /// Counts live blocks from now on. Blocks that are allocated before and freed later are missing then.
 pub(crate) fn count_blocks() {
+    // The first backtrace reads tables, which would be taken for memory of what is measured.
+    drop(Backtrace::force_capture());
     COUNTS_BLOCKS.store(true, Ordering::Relaxed);
 }
 
