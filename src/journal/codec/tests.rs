@@ -139,5 +139,5 @@ fn a_usual_dispatch_takes_about_150_bytes() {
     let controller = "warm-7f9c6d5b8-x2k4q".into();
     dispatch.offers = vec![OfferRecord { controller, verdict: Verdict::Written, since, took: since }];
     dispatch.trace = None;
-    assert_eq!(encode(&dispatch).len(), 149);
+    assert_eq!(encode(&dispatch).len(), 139);
 }
