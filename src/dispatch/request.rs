@@ -6,12 +6,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use siphasher::sip128::{Hash128, SipHasher13};
-use smallvec::SmallVec;
 
 use crate::broker::{KeyRef, PayloadKind};
 use crate::exchange::ContentHash;
 use crate::model::{DispatchOutcome, MissReason, Proof};
-use crate::transport::Run;
+use crate::transport::{Run, with_write_buffer};
 
 /// A valid run, and what its supervisor allows.
 pub struct DispatchRequest<'a> {
@@ -61,15 +60,20 @@ impl IdempotencyKey {
             let word = || RandomState::new().hash_one(0);
             SipHasher13::new_with_keys(word(), word())
         });
-        let mut whole = SmallVec::<[u8; 256]>::new();
-        for text in [run, snapshot, key.deployment, key.version] {
-            // The lengths make it unambiguous: concatenated strings could collide.
-            whole.extend_from_slice(&text.len().to_le_bytes());
-            whole.extend_from_slice(text.as_bytes());
-        }
-        whole.extend_from_slice(&key.cpu.get().to_bits().to_le_bytes());
-        whole.extend_from_slice(&key.memory.get().to_bits().to_le_bytes());
-        let Hash128 { h1, h2 } = SECRET.hash(&whole);
+        let parts = [run, snapshot, key.deployment, key.version];
+        // The lengths make it unambiguous: concatenated strings could collide.
+        let [run, snapshot, deployment, version] = parts.map(str::len);
+        let numbers = [
+            (run as u64) << 32 | snapshot as u64,
+            (deployment as u64) << 32 | version as u64,
+            key.cpu.get().to_bits(),
+            key.memory.get().to_bits(),
+        ];
+        let Hash128 { h1, h2 } = with_write_buffer(|whole| {
+            numbers.iter().for_each(|number| whole.extend_from_slice(&number.to_le_bytes()));
+            parts.iter().for_each(|part| whole.extend_from_slice(part.as_bytes()));
+            SECRET.hash(whole)
+        });
         Self([h1, h2])
     }
 }

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::dispatch::DispatchRecorder;
 
 /// The bytes of a body. Those of the response to a dispatch fit on the stack.
-pub type ResponseBody = SmallVec<[u8; 96]>;
+pub type ResponseBody = SmallVec<[u8; 64]>;
 
 /// A response with its whole body.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use crate::http::response::{HttpResponse, ResponseBody};
 use crate::http::state::{HttpState, RequestLimits};
 use crate::logging::Throttle;
 use crate::metrics::Route;
-use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
+use crate::transport::{CloseReason, CloseResponse, ResponseFormat, with_write_buffer};
 
 pub use message::{Message, MessageError};
 
@@ -135,13 +135,16 @@ impl Dialect for Trigger {
     }
 
     fn render(&self, _: &RequestHead<'_>, _: &str, outcome: &Outcome) -> HttpResponse {
-        let (mut body, mut offers) = (ResponseBody::new(), itoa::Buffer::new());
         let parts = match &outcome.result {
             Ok(hit) => [r#"{"didWarmStart":true,"proof":""#, hit.proof.text()],
             Err(miss) => [r#"{"didWarmStart":false,"reason":""#, miss.text()],
         };
+        let mut offers = itoa::Buffer::new();
         let rest = [r#"","offers":"#, offers.format(outcome.offers), "}"];
-        parts.iter().chain(&rest).for_each(|part| body.extend_from_slice(part.as_bytes()));
+        let body = with_write_buffer(|body| {
+            parts.iter().chain(&rest).for_each(|part| body.extend_from_slice(part.as_bytes()));
+            ResponseBody::from_slice(body)
+        });
         HttpResponse::json(StatusCode::OK, body)
     }
 }
