@@ -10,10 +10,10 @@ use hyper::Method;
 
 use super::field_names::{FieldName, Signs};
 use super::fields::HeaderFields;
-use super::validate::is_host;
+use super::validate::{alphanumeric_and, decimal, is_host};
 
 /// The most bytes of a plain request, head and body.
-const MAX_PLAIN_BYTES: usize = 16 * 1024;
+const MAX_PLAIN_BYTES: u32 = 16 * 1024;
 
 /// Whether a parsed head is that of a plain request, and whether the request is complete.
 pub(super) enum FastPath<'a> {
@@ -45,13 +45,16 @@ pub(super) fn classify<'a>(
         return FastPath::Fallback;
     }
     let end = head_length + body_length.unwrap_or(0);
-    if end > MAX_PLAIN_BYTES || end < buffered {
+    if end > MAX_PLAIN_BYTES as usize || end < buffered {
         return FastPath::Fallback;
     }
     if end > buffered {
         return FastPath::PartialBody;
     }
-    let (path, query) = target.split_once('?').map_or((*target, None), |(path, query)| (path, Some(query)));
+    let (path, query) = match target.bytes().position(|byte| byte == b'?') {
+        Some(end) => (&target[..end], Some(&target[end + 1..])),
+        None => (*target, None),
+    };
     FastPath::Complete { method, path, query, body: head_length..end }
 }
 
@@ -63,15 +66,11 @@ fn body_length(fields: &HeaderFields<'_>) -> Result<Option<usize>, ()> {
         return Err(());
     }
     let Some(length) = fields.only(FieldName::ContentLength)? else { return Ok(None) };
-    // More digits than this are more bytes than a plain request has.
-    if length.len() > 5 || !length.iter().all(u8::is_ascii_digit) {
-        return Err(());
-    }
-    std::str::from_utf8(length).map_err(drop)?.parse().map(Some).map_err(drop)
+    decimal(length, MAX_PLAIN_BYTES).map(|length| Some(length as usize)).ok_or(())
 }
 
 /// Whether a target is in origin form, of bytes that every parser reads alike.
 fn is_plain_target(target: &str) -> bool {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%?=&+:,@".contains(&b);
-    target.starts_with('/') && target.bytes().all(is_plain)
+    static PLAIN: [bool; 256] = alphanumeric_and(b"/-._~%?=&+:,@");
+    target.starts_with('/') && target.bytes().all(|byte| PLAIN[usize::from(byte)])
 }

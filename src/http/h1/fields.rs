@@ -146,10 +146,8 @@ fn is_load_balancers(trace: &[u8]) -> bool {
 }
 
 fn printable(value: &[u8]) -> Option<&str> {
-    let is_printable = |byte: u8| byte == b'\t' || matches!(byte, b' '..=b'~');
-    // There is no early exit, so that the compiler checks many bytes at a time.
-    let is_text = value.iter().fold(true, |all, &byte| all & is_printable(byte));
-    is_text.then(|| std::str::from_utf8(value).ok()).flatten()
+    // Neither parser accepts a control character other than a tab.
+    std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
 }
 
 #[cfg(test)]

@@ -45,17 +45,45 @@ fn has_one_valid_host(fields: &HeaderFields<'_>, is_http_11: bool) -> bool {
 
 /// Whether a Host is a name or an address, with an optional port.
 pub(super) fn is_host(host: &[u8]) -> bool {
-    let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
-    let Ok(host) = std::str::from_utf8(host) else { return false };
-    if let Some(rest) = host.strip_prefix('[') {
-        let Some((address, port)) = rest.split_once(']') else { return false };
-        let is_valid_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    static IN_NAMES: [bool; 256] = alphanumeric_and(b"-._~");
+    let is_port = |port: &[u8]| decimal(port, u16::MAX.into()).is_some();
+    if let Some(rest) = host.strip_prefix(b"[") {
+        let Some((address, port)) = std::str::from_utf8(rest).ok().and_then(|rest| rest.split_once(']'))
+        else {
+            return false;
+        };
+        let is_valid_port =
+            port.is_empty() || port.strip_prefix(':').is_some_and(|port| is_port(port.as_bytes()));
         return is_valid_port && address.parse::<Ipv6Addr>().is_ok();
     }
-    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
-    let is_name =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
-    is_name && port.is_none_or(is_port)
+    let end = host.iter().position(|&byte| !IN_NAMES[usize::from(byte)]).unwrap_or(host.len());
+    let (name, rest) = host.split_at(end);
+    !name.is_empty() && (rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port))
+}
+
+/// A number of decimal digits, if it is not above `most`.
+pub(super) fn decimal(digits: &[u8], most: u32) -> Option<u32> {
+    let add = |number: u32, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| u32::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit).filter(|&number| number <= most)
+    };
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
+}
+
+/// A table of bytes: ASCII letters, digits, and the others.
+pub(super) const fn alphanumeric_and(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 /// What is wrong with the framing of the body, where hyper would accept it.
@@ -105,6 +133,16 @@ mod tests {
             "[::1]:", "a/b",
         ] {
             assert!(!is_host(invalid.as_bytes()), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_number_has_digits_only_and_a_bound() {
+        for (digits, number) in [("0", 0), ("65535", 65_535), ("0000000000080", 80)] {
+            assert_eq!(decimal(digits.as_bytes(), 65_535), Some(number), "{digits}");
+        }
+        for digits in ["", "+1", "-1", " 1", "1 ", "1x", "/", ":", "65536", "99999999999999999999"] {
+            assert_eq!(decimal(digits.as_bytes(), 65_535), None, "{digits}");
         }
     }
 }
