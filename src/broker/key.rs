@@ -84,7 +84,10 @@ pub fn check_part(text: &str) -> Result<&str, KeyError> {
     if text.len() > MAX_PART_BYTES {
         return Err(KeyError::TooLong);
     }
-    if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+    // All of them, without an early end: the text is short, and this is vectorized.
+    let is_printable =
+        text.bytes().fold(true, |is_so_far, b| is_so_far & (b.is_ascii_graphic() | (b == b' ')));
+    if !is_printable {
         return Err(KeyError::NotPrintable);
     }
     Ok(text)

@@ -3,8 +3,14 @@
 //! The schema is that of `@trigger.dev/core` 4.8. A stock controller exits on a message that fails it, so the broker
 //! refuses such a message first. `docs/decisions/003-strict-messages.md` says why.
 
+mod kind;
+mod learner;
 mod schema;
 mod shape;
+mod template;
+#[cfg(test)]
+mod template_tests;
+mod templates;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +25,7 @@ use thiserror::Error;
 use crate::broker::{KeyError, KeyRef, Number, check_part};
 use crate::config::MessageCheck;
 use crate::metrics::MessageField;
+use kind::{Described, Parts};
 use schema::DequeuedMessage;
 use shape::Object;
 
@@ -60,7 +67,7 @@ impl MessageError {
 }
 
 /// The parts of a message that the broker uses.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     pub(super) version: Cow<'a, str>,
     pub(super) deployment: Option<Cow<'a, str>>,
@@ -73,7 +80,32 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// Finds the message in a POST's body, and returns its text as it was sent.
     pub fn in_body(body: &'a [u8], check: MessageCheck) -> Result<(&'a str, Self), MessageError> {
-        let text = text(body)?;
+        let text = utf8(body)?;
+        if let Some(found) = Self::find_by_template(text, check) {
+            return Ok(found);
+        }
+        let (message, parsed) = Self::parse_body(text, check)?;
+        parsed.learn_from(text, message, check);
+        Ok((message, parsed))
+    }
+
+    /// The same for a body that differs from earlier ones only in its values; none for any other, which may be valid, too.
+    pub fn in_known_body(body: &'a [u8], check: MessageCheck) -> Option<(&'a str, Self)> {
+        Self::find_by_template(utf8(body).ok()?, check)
+    }
+
+    /// The same by the parser alone, as if there had been no body before.
+    pub fn in_new_body(body: &'a [u8], check: MessageCheck) -> Result<(&'a str, Self), MessageError> {
+        Self::parse_body(utf8(body)?, check)
+    }
+
+    fn find_by_template(body: &'a str, check: MessageCheck) -> Option<(&'a str, Self)> {
+        let (message, parts) = templates::read(body, check)?;
+        Some((message, Self::new(parts).ok()?))
+    }
+
+    fn parse_body(text: &'a str, check: MessageCheck) -> Result<(&'a str, Self), MessageError> {
+        check_depth(text)?;
         if let Some(parsed) = parse_sole_member(text, check) {
             return parsed;
         }
@@ -85,9 +117,24 @@ impl<'a> Message<'a> {
         Ok((message, Self::validate(parsed, check)?))
     }
 
+    /// Lets a template be learned, unless the body has more members than the message.
+    fn learn_from(&self, body: &str, message: &str, check: MessageCheck) {
+        if let Some(begin) = sole_member(body).map(|rest| body.len() - rest.len())
+            && is_end_of_body(&body[begin + message.len()..])
+        {
+            let range = begin..begin + message.len();
+            templates::learn(body, range, DequeuedMessage::KIND, check, |text, parts| {
+                text.as_bytes().as_ptr_range() == message.as_bytes().as_ptr_range()
+                    && Message::new(parts).is_ok_and(|learned| learned == *self)
+            });
+        }
+    }
+
     /// Parses bytes that are the message itself; none if they are anything else.
     pub fn parse(message: &'a [u8], check: MessageCheck) -> Option<Self> {
-        let parsed = serde_json::from_str(text(message).ok()?).ok()?;
+        let text = utf8(message).ok()?;
+        check_depth(text).ok()?;
+        let parsed = serde_json::from_str(text).ok()?;
         Self::validate(parsed, check).ok()
     }
 
@@ -97,14 +144,25 @@ impl<'a> Message<'a> {
         }
         let DequeuedMessage { background_worker, deployment, run, snapshot, .. } = message.0;
         let machine = run.0.machine.0;
-        let number = |field, value| Number::new(value).map_err(|error| MessageError::Key(field, error));
-        let message = Self {
+        Self::new(Parts {
             version: background_worker.0.version,
-            deployment: deployment.0.friendly_id.filter(|id| !id.is_empty()),
-            cpu: number(MessageField::Cpu, machine.cpu)?,
-            memory: number(MessageField::Memory, machine.memory)?,
+            deployment: deployment.0.friendly_id,
             run: run.0.friendly_id,
             snapshot: snapshot.0.friendly_id,
+            cpu: machine.cpu,
+            memory: machine.memory,
+        })
+    }
+
+    fn new(parts: Parts<'a>) -> Result<Self, MessageError> {
+        let number = |field, value| Number::new(value).map_err(|error| MessageError::Key(field, error));
+        let message = Self {
+            version: parts.version,
+            deployment: parts.deployment.filter(|id| !id.is_empty()),
+            cpu: number(MessageField::Cpu, parts.cpu)?,
+            memory: number(MessageField::Memory, parts.memory)?,
+            run: parts.run,
+            snapshot: parts.snapshot,
         };
         let part = |field, text| check_part(text).map(drop).map_err(|error| MessageError::Key(field, error));
         // A native controller gets the run's name in a header.
@@ -182,23 +240,39 @@ fn missing_field(error: &str) -> Option<&str> {
     error.strip_prefix("missing field `")?.split('`').next()
 }
 
+/// What JSON allows between tokens.
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// The rest of a body whose first member is the message, from there on.
+fn sole_member(body: &str) -> Option<&str> {
+    let rest = body.trim_start_matches(SPACE).strip_prefix('{')?.trim_start_matches(SPACE);
+    let rest = rest.strip_prefix("\"dequeuedMessage\"")?.trim_start_matches(SPACE).strip_prefix(':')?;
+    Some(rest.trim_start_matches(SPACE))
+}
+
+/// Whether nothing else is in the body after its message.
+fn is_end_of_body(rest: &str) -> bool {
+    rest.trim_start_matches(SPACE)
+        .strip_prefix('}')
+        .is_some_and(|end| end.trim_start_matches(SPACE).is_empty())
+}
+
 /// Parses a body whose only member is the message, as every stock supervisor writes it, in one pass. None for any other body,
 /// valid or not, which the general parser handles.
 fn parse_sole_member(body: &str, check: MessageCheck) -> Option<Result<(&str, Message<'_>), MessageError>> {
-    let space = [' ', '\t', '\r', '\n'];
-    let rest = body.trim_start_matches(space).strip_prefix('{')?.trim_start_matches(space);
-    let rest = rest.strip_prefix("\"dequeuedMessage\"")?.trim_start_matches(space).strip_prefix(':')?;
-    let rest = rest.trim_start_matches(space);
+    let rest = sole_member(body)?;
     let mut values = serde_json::Deserializer::from_str(rest).into_iter();
     let message = values.next()?.ok()?;
     let (text, after) = rest.split_at(values.byte_offset());
-    let end = after.trim_start_matches(space).strip_prefix('}')?.trim_start_matches(space);
-    end.is_empty().then(|| Message::validate(message, check).map(|message| (text, message)))
+    is_end_of_body(after).then(|| Message::validate(message, check).map(|message| (text, message)))
 }
 
-fn text(body: &[u8]) -> Result<&str, MessageError> {
-    let text = std::str::from_utf8(body).map_err(|_| MessageError::NotUtf8)?;
-    if shape::depth_exceeds(text, MAX_DEPTH) { Err(MessageError::TooDeep) } else { Ok(text) }
+fn utf8(body: &[u8]) -> Result<&str, MessageError> {
+    std::str::from_utf8(body).map_err(|_| MessageError::NotUtf8)
+}
+
+fn check_depth(text: &str) -> Result<(), MessageError> {
+    if shape::depth_exceeds(text, MAX_DEPTH) { Err(MessageError::TooDeep) } else { Ok(()) }
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
+use super::kind::{Described, Field, Kind, Part};
 use super::shape::{
     self, AnyObject, Anything, ArrayOf, Date, Object, Text, deserialize, non_null, string_enum,
 };
@@ -21,6 +22,10 @@ impl<'de> Deserialize<'de> for VersionOne {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         shape::literal("1", deserializer).map(|()| Self)
     }
+}
+
+impl Described for VersionOne {
+    const KIND: Kind = Kind::Literal;
 }
 
 string_enum!(ExecutionStatus: "RUN_CREATED", "QUEUED", "QUEUED_EXECUTING", "PENDING_EXECUTING", "EXECUTING",
@@ -49,6 +54,10 @@ deserialize! {
     }
 }
 
+impl Described for Waitpoints {
+    const KIND: Kind = Kind::Array(&Waitpoint::KIND);
+}
+
 impl DequeuedMessage<'_> {
     /// The first enumeration whose value is not in the schema, and the values that are.
     pub(super) fn unknown_value(&self) -> Option<(MessageField, &'static [&'static str])> {
@@ -74,13 +83,33 @@ type NonNull<T> = Option<T>;
 /// A field that is absent, `null` or of its type.
 type Nullish<T> = Option<T>;
 
+// A part that the broker uses has its name behind the type.
 macro_rules! shapes {
-    ($($name:ident $(<$life:lifetime>)? { $($(#[$meta:meta])* $field:ident: $kind:ty,)* })*) => {$(
+    ($($name:ident $(<$life:lifetime>)? {
+        $($(#[$meta:meta])* $field:ident: $kind:ty $(=> $part:ident)?,)*
+    })*) => {$(
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         #[allow(dead_code, reason = "most fields are checked, and not read")]
         pub(super) struct $name $(<$life>)? { $($(#[$meta])* pub(super) $field: $kind,)* }
-    )*};
+
+        impl $(<$life>)? Described for $name $(<$life>)? {
+            const KIND: Kind = Kind::Object(&[$(Field {
+                name: stringify!($field),
+                kind: <$kind as Described>::KIND,
+                part: shapes!(@part $($part)?),
+            },)*]);
+        }
+    )*
+
+        /// What serde and the description know of each object.
+        #[cfg(test)]
+        pub(super) fn objects() -> Vec<(Vec<String>, Kind)> {
+            vec![$((shape::names_of::<$name>(), $name::KIND)),*]
+        }
+    };
+    (@part) => { None };
+    (@part $part:ident) => { Some(Part::$part) };
 }
 
 shapes! {
@@ -113,7 +142,7 @@ shapes! {
     Snapshot<'a> {
         id: Text,
         #[serde(borrow)]
-        friendly_id: Cow<'a, str>,
+        friendly_id: Cow<'a, str> => Snapshot,
         execution_status: ExecutionStatus,
         description: Text,
         created_at: Date,
@@ -160,7 +189,7 @@ shapes! {
         id: Text,
         friendly_id: Text,
         #[serde(borrow)]
-        version: Cow<'a, str>,
+        version: Cow<'a, str> => Version,
         #[serde(default, deserialize_with = "non_null")]
         runtime: NonNull<Text>,
     }
@@ -168,14 +197,14 @@ shapes! {
         #[serde(default, deserialize_with = "non_null")]
         id: NonNull<Text>,
         #[serde(borrow, default, deserialize_with = "shape::non_null_text")]
-        friendly_id: NonNull<Cow<'a, str>>,
+        friendly_id: NonNull<Cow<'a, str>> => Deployment,
         #[serde(default, deserialize_with = "non_null")]
         image_platform: NonNull<Text>,
     }
     RunFields<'a> {
         id: Text,
         #[serde(borrow)]
-        friendly_id: Cow<'a, str>,
+        friendly_id: Cow<'a, str> => Run,
         is_test: bool,
         #[serde(default)]
         is_replay: bool,
@@ -188,8 +217,8 @@ shapes! {
     }
     Machine {
         name: MachineName,
-        cpu: f64,
-        memory: f64,
+        cpu: f64 => Cpu,
+        memory: f64 => Memory,
         cents_per_ms: f64,
     }
     Annotations {

@@ -7,6 +7,8 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
+use super::kind::{Described, Kind};
+
 /// The range of JavaScript's dates, in milliseconds from 1970.
 const MAX_DATE_MILLIS: f64 = 8.64e15;
 
@@ -71,9 +73,7 @@ deserialize! {
 deserialize! {
     Date: deserialize_any as "a date" {
         fn visit_str<E: Error>(self, text: &str) -> Result<Date, E> {
-            // JavaScript's dates have no leap seconds.
-            let is_date = humantime::parse_rfc3339(text).is_ok() && text.get(17..19) != Some("60");
-            if is_date { Ok(Date) } else { Err(E::custom("expected a date such as 2026-01-31T12:00:00.000Z")) }
+            if is_date(text) { Ok(Date) } else { Err(E::custom("expected a date such as 2026-01-31T12:00:00.000Z")) }
         }
         #[expect(clippy::cast_precision_loss, reason = "a bound need not be exact at the year 287396")]
         fn visit_u64<E: Error>(self, millis: u64) -> Result<Date, E> {
@@ -107,6 +107,36 @@ deserialize! {
     }
 }
 
+/// Whether the text is a date as the platform writes it.
+pub(super) fn is_date(text: &str) -> bool {
+    // JavaScript's dates have no leap seconds.
+    humantime::parse_rfc3339(text).is_ok() && text.get(17..19) != Some("60")
+}
+
+impl Described for Text {
+    const KIND: Kind = Kind::Text;
+}
+
+impl Described for Date {
+    const KIND: Kind = Kind::Date;
+}
+
+impl Described for AnyObject {
+    const KIND: Kind = Kind::Any;
+}
+
+impl Described for Anything {
+    const KIND: Kind = Kind::Any;
+}
+
+impl<T: Described> Described for ArrayOf<T> {
+    const KIND: Kind = Kind::Array(&T::KIND);
+}
+
+impl<T: Described> Described for Object<T> {
+    const KIND: Kind = T::KIND;
+}
+
 impl<'de> Deserialize<'de> for Anything {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         IgnoredAny::deserialize(deserializer).map(|_| Self)
@@ -129,6 +159,10 @@ macro_rules! string_enum {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 shape::one_of(Self::VALUES, deserializer).map(|is_known| Self { is_known })
             }
+        }
+
+        impl Described for $name {
+            const KIND: Kind = Kind::Word(Self::VALUES);
         }
     };
 }
@@ -220,4 +254,30 @@ fn openings(bytes: &[u8]) -> usize {
     // In ASCII the two brackets differ only in this bit.
     let in_chunk = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
     bytes.chunks(255).map(|chunk| usize::from(in_chunk(chunk))).sum()
+}
+
+/// The names by which serde knows the fields of an object.
+#[cfg(test)]
+pub(super) fn names_of<'de, T: Deserialize<'de>>() -> Vec<String> {
+    struct Names;
+    impl<'de> Deserializer<'de> for Names {
+        type Error = serde::de::value::Error;
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(Error::custom("not an object"))
+        }
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            names: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            Err(Error::custom(names.join(" ")))
+        }
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+    let names = T::deserialize(Names).err().expect("names end as an error").to_string();
+    names.split(' ').map(str::to_owned).collect()
 }
