@@ -3,9 +3,8 @@
 use std::ops::Range;
 
 use super::kind::{Field, Kind, Part};
-use super::template::{
-    Leaf, MAX_LEAVES, MAX_LITERAL_BYTES, Step, Template, number_bytes, plain_text_bytes, special_bytes,
-};
+use super::scan::{number_bytes, plain_text_bytes, special_bytes};
+use super::template::{Leaf, MAX_LEAVES, MAX_LITERAL_BYTES, Step, Template};
 use crate::config::MessageCheck;
 
 /// A name that is not in the schema is kept if it looks like one, up to this length.

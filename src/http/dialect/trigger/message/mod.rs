@@ -5,6 +5,7 @@
 
 mod kind;
 mod learner;
+mod scan;
 mod schema;
 mod shape;
 mod template;
@@ -272,7 +273,7 @@ fn utf8(body: &[u8]) -> Result<&str, MessageError> {
 }
 
 fn check_depth(text: &str) -> Result<(), MessageError> {
-    if shape::depth_exceeds(text, MAX_DEPTH) { Err(MessageError::TooDeep) } else { Ok(()) }
+    if scan::depth_exceeds(text, MAX_DEPTH) { Err(MessageError::TooDeep) } else { Ok(()) }
 }
 
 #[derive(Deserialize)]

@@ -225,37 +225,6 @@ pub(super) fn non_null_text<'de: 'a, 'a, D: Deserializer<'de>>(
     Kept::deserialize(deserializer).map(|kept| Some(kept.0))
 }
 
-/// Whether objects and arrays nest deeper than `max_depth`. The parser itself skips unknown values of any depth.
-pub(super) fn depth_exceeds(text: &str, max_depth: usize) -> bool {
-    let bytes = text.as_bytes();
-    // Each level needs an opening bracket, so this count alone is enough for nearly every body.
-    if openings(bytes) <= max_depth {
-        return false;
-    }
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => depth += 1,
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > max_depth {
-            return true;
-        }
-    }
-    false
-}
-
-/// Counts opening brackets. Each chunk is short enough for a sum in one byte, so that the count is vectorized.
-fn openings(bytes: &[u8]) -> usize {
-    // In ASCII the two brackets differ only in this bit.
-    let in_chunk = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
-    bytes.chunks(255).map(|chunk| usize::from(in_chunk(chunk))).sum()
-}
-
 /// The names by which serde knows the fields of an object.
 #[cfg(test)]
 pub(super) fn names_of<'de, T: Deserialize<'de>>() -> Vec<String> {

@@ -10,6 +10,7 @@ use std::ops::Range;
 use serde_json::from_str;
 
 use super::kind::{Part, Parts};
+use super::scan::{number_bytes, plain_text_bytes, special_bytes};
 use super::shape::{Date, is_date};
 
 /// A template has at most this many bytes that messages have in common.
@@ -171,41 +172,4 @@ fn number(token: &str) -> Option<f64> {
 
 fn number_text(token: &str) -> Option<&str> {
     (token.len() <= MAX_NUMBER_BYTES).then_some(token)
-}
-
-/// How many bytes at the beginning can be part of a number.
-pub(super) fn number_bytes(bytes: &[u8]) -> usize {
-    let is_of_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
-    bytes.iter().take_while(|byte| is_of_number(byte)).count()
-}
-
-/// How many bytes cannot be in a text without escapes: quotes, backslashes and control characters.
-pub(super) fn special_bytes(bytes: &[u8]) -> usize {
-    let is_special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
-    // Each chunk is short enough for a sum in one byte, and some vectors long.
-    let in_chunk =
-        |chunk: &[u8]| usize::from(chunk.iter().map(|byte| u8::from(is_special(byte))).sum::<u8>());
-    let (chunks, rest) = bytes.as_chunks::<128>();
-    chunks.iter().map(|chunk| in_chunk(chunk)).sum::<usize>() + in_chunk(rest)
-}
-
-/// How many bytes at the beginning are neither a quote, nor a backslash, nor a control character.
-pub(super) fn plain_text_bytes(bytes: &[u8]) -> usize {
-    const EACH: u64 = u64::MAX / 255;
-    let mut at = 0;
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let word = u64::from_le_bytes(*chunk);
-        // A subtraction sets the high bit of each byte that is too small, from the lowest such byte upwards.
-        let (quote, backslash) = (word ^ (EACH * u64::from(b'"')), word ^ (EACH * u64::from(b'\\')));
-        let control = word.wrapping_sub(EACH * 0x20) & !word;
-        let quote = quote.wrapping_sub(EACH) & !quote;
-        let backslash = backslash.wrapping_sub(EACH) & !backslash;
-        let special = (control | quote | backslash) & (EACH * 0x80);
-        if special != 0 {
-            return at + (special.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    let is_plain = |byte: &u8| !matches!(byte, 0..0x20 | b'"' | b'\\');
-    at + bytes[at..].iter().take_while(|byte| is_plain(byte)).count()
 }

@@ -1,7 +1,8 @@
 //! Owns the tests of templates: a body that differs from earlier ones in its values only is read as the parser reads it.
 
 use super::kind::{Field, Kind};
-use super::template::{MAX_LEAVES, plain_text_bytes, special_bytes};
+use super::scan::{plain_text_bytes, special_bytes};
+use super::template::MAX_LEAVES;
 use super::*;
 use MessageCheck::{Shape, Strict};
 

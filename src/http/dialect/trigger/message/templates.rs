@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::kind::{Kind, Parts};
 use super::learner;
-use super::template::{Template, special_bytes};
+use super::scan::special_bytes;
+use super::template::Template;
 use crate::config::MessageCheck;
 
 /// A thread keeps at most this many templates.
