@@ -36,6 +36,21 @@ impl<M, L: Label> Family<M, L> {
     }
 }
 
+/// No label: there is one metric.
+impl Label for () {
+    fn all() -> Vec<Self> {
+        vec![()]
+    }
+
+    fn index(self) -> usize {
+        0
+    }
+
+    fn values(self) -> Vec<&'static str> {
+        Vec::new()
+    }
+}
+
 /// A closed enumeration that is a label set by itself.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident $values:tt) => {

@@ -2,19 +2,19 @@
 
 mod labels;
 mod message_field;
+mod per_thread;
 mod process;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
-use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
-};
+use prometheus::{Encoder, Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use labels::Family;
 pub use labels::{AuthFailure, CodeClass, Label, Listener, RejectReason, Reload, Route, Tls};
 pub use message_field::MessageField;
+use per_thread::{Counters, Families, Histograms, PerThread};
 use process::Process;
 
 use crate::model::{DispatchKind, DispatchOutcome, PollEnd, Proof, Verdict};
@@ -31,41 +31,42 @@ const BYTES_BUCKETS: [f64; 8] = [512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0
 pub struct Metrics {
     registry: Registry,
     process: Process,
+    threads: Arc<PerThread>,
     /// 1 while the broker drains.
     pub draining: IntGauge,
     /// How far back the idempotency cache reaches, in seconds.
     pub idempotency_window: Gauge,
     connections: Family<IntGauge, (Listener, Tls)>,
-    accepted: Family<IntCounter, Listener>,
-    rejected: Family<IntCounter, RejectReason>,
+    accepted: Counters<Listener>,
+    rejected: Counters<RejectReason>,
     waiters: IntGauge,
     pools: IntGauge,
-    polls: Family<IntCounter, PollEnd>,
-    hold: Family<Histogram, PollEnd>,
-    dispatches: Family<IntCounter, DispatchOutcome>,
-    dispatch_seconds: Family<Histogram, DispatchKind>,
-    delivery_seconds: Family<Histogram, Proof>,
-    offers: Family<IntCounter, Verdict>,
-    redeliveries: IntCounter,
-    payload_bytes: Histogram,
-    requests: Family<IntCounter, (Route, CodeClass)>,
-    messages_refused: Family<IntCounter, MessageField>,
-    denied: Family<IntCounter, AuthFailure>,
-    reloads: Family<IntCounter, Reload>,
+    polls: Counters<PollEnd>,
+    hold: Histograms<PollEnd>,
+    dispatches: Counters<DispatchOutcome>,
+    dispatch_seconds: Histograms<DispatchKind>,
+    delivery_seconds: Histograms<Proof>,
+    offers: Counters<Verdict>,
+    redeliveries: Counters<()>,
+    payload_bytes: Histograms<()>,
+    requests: Counters<(Route, CodeClass)>,
+    messages_refused: Counters<MessageField>,
+    denied: Counters<AuthFailure>,
+    reloads: Counters<Reload>,
     certificate_expiry: IntGaugeVec,
-    history_dropped: IntCounter,
-    history_reopened: IntCounter,
-    otlp_failures: IntCounter,
-    events_dropped: IntCounter,
-    events_cut_off: IntCounter,
-    lag: Histogram,
+    history_dropped: Counters<()>,
+    history_reopened: Counters<()>,
+    otlp_failures: Counters<()>,
+    events_dropped: Counters<()>,
+    events_cut_off: Counters<()>,
+    lag: Histograms<()>,
 }
 
 impl Metrics {
     /// Registers every metric with every label value, so that no series appears late.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let make = MetricFactory(&registry);
+        let mut make = MetricFactory { registry: &registry, families: Families::default() };
         let process = Process::new(&registry)?;
         make.build_info()?;
         Ok(Self {
@@ -127,6 +128,7 @@ impl Metrics {
             events_cut_off: make
                 .counter("events_cut_off_total", "Readers of events that fell behind and were cut off.")?,
             lag: make.lag()?,
+            threads: make.families.register(&registry)?,
             process,
             registry,
         })
@@ -144,8 +146,9 @@ impl Metrics {
 
     /// A held poll ended.
     pub fn poll_ended(&self, end: PollEnd, held: Duration) {
-        self.polls.of(end).inc();
-        self.hold.of(end).observe(held.as_secs_f64());
+        let cells = self.threads.cells();
+        self.polls.add(cells, end, 1);
+        self.hold.observe_time(cells, end, held);
     }
 
     /// A poll was not held: a limit is reached, or its headers were invalid.
@@ -155,32 +158,34 @@ impl Metrics {
 
     /// A POST was answered, or its client closed the connection.
     pub fn dispatched(&self, outcome: DispatchOutcome, took: Duration) {
-        self.dispatches.of(outcome).inc();
-        self.dispatch_seconds.of(outcome.kind()).observe(took.as_secs_f64());
+        let cells = self.threads.cells();
+        self.dispatches.add(cells, outcome, 1);
+        self.dispatch_seconds.observe_time(cells, outcome.kind(), took);
     }
 
     /// A valid run came in.
     #[expect(clippy::cast_precision_loss, reason = "a size in bytes, far below 2^52")]
     pub fn payload(&self, bytes: usize) {
-        self.payload_bytes.observe(bytes as f64);
+        self.payload_bytes.observe(self.threads.cells(), (), bytes as f64);
     }
 
     /// An offer ended; `took` runs from the match to the verdict.
     pub fn offered(&self, verdict: Verdict, took: Duration) {
-        self.offers.of(verdict).inc();
+        let cells = self.threads.cells();
+        self.offers.add(cells, verdict, 1);
         if let Some(proof) = verdict.proof() {
-            self.delivery_seconds.of(proof).observe(took.as_secs_f64());
+            self.delivery_seconds.observe_time(cells, proof, took);
         }
     }
 
     /// A run is offered again after an offer that was sent and not proved.
     pub fn redelivered(&self) {
-        self.redeliveries.inc();
+        self.redeliveries.add(self.threads.cells(), (), 1);
     }
 
     /// A connection was accepted; it is counted as open until the guard is dropped.
     pub fn connected(&self, listener: Listener, is_tls: bool) -> OpenConnection {
-        self.accepted.of(listener).inc();
+        self.accepted.add(self.threads.cells(), listener, 1);
         let tls = if is_tls { Tls::True } else { Tls::False };
         let open = self.connections.of((listener, tls)).clone();
         open.inc();
@@ -189,7 +194,7 @@ impl Metrics {
 
     /// The settings were reloaded, or refused.
     pub fn reloaded(&self, result: Reload) {
-        self.reloads.of(result).inc();
+        self.reloads.add(self.threads.cells(), result, 1);
     }
 
     /// The listener's certificate expires at this time.
@@ -201,53 +206,54 @@ impl Metrics {
 
     /// A message was refused for this field.
     pub fn message_refused(&self, field: MessageField) {
-        self.messages_refused.of(field).inc();
+        self.messages_refused.add(self.threads.cells(), field, 1);
     }
 
     /// A request was not authorized.
     pub fn denied(&self, why: AuthFailure) {
-        self.denied.of(why).inc();
+        self.denied.add(self.threads.cells(), why, 1);
     }
 
     /// This many dispatches were dropped by the history.
     pub fn history_dropped(&self, dispatches: u64) {
-        self.history_dropped.inc_by(dispatches);
+        self.history_dropped.add(self.threads.cells(), (), dispatches);
     }
 
     /// The history's file was no longer at its path.
     pub fn history_reopened(&self) {
-        self.history_reopened.inc();
+        self.history_reopened.add(self.threads.cells(), (), 1);
     }
 
     /// This many spans reached no collector.
     pub fn otlp_failed(&self, spans: u64) {
-        self.otlp_failures.inc_by(spans);
+        self.otlp_failures.add(self.threads.cells(), (), spans);
     }
 
     /// The journal dropped an event; a dropped dispatch is missing in the history, too.
     pub fn event_dropped(&self, is_dispatch: bool) {
-        self.events_dropped.inc();
-        self.history_dropped.inc_by(u64::from(is_dispatch));
+        let cells = self.threads.cells();
+        self.events_dropped.add(cells, (), 1);
+        self.history_dropped.add(cells, (), u64::from(is_dispatch));
     }
 
     /// A reader of events fell behind and was disconnected.
     pub fn events_cut_off(&self) {
-        self.events_cut_off.inc();
+        self.events_cut_off.add(self.threads.cells(), (), 1);
     }
 
     /// A serving thread woke this much too late.
     pub fn lagged(&self, late: Duration) {
-        self.lag.observe(late.as_secs_f64());
+        self.lag.observe_time(self.threads.cells(), (), late);
     }
 
     /// A connection was not served.
     pub fn rejected(&self, reason: RejectReason) {
-        self.rejected.of(reason).inc();
+        self.rejected.add(self.threads.cells(), reason, 1);
     }
 
     /// A request was answered with this status.
     pub fn answered(&self, route: Route, status: u16) {
-        self.requests.of((route, CodeClass::of(status))).inc();
+        self.requests.add(self.threads.cells(), (route, CodeClass::of(status)), 1);
     }
 }
 
@@ -261,7 +267,10 @@ impl Drop for OpenConnection {
 }
 
 /// Makes and registers metrics, and adds the prefix to their names.
-struct MetricFactory<'a>(&'a Registry);
+struct MetricFactory<'a> {
+    registry: &'a Registry,
+    families: Families,
+}
 
 impl MetricFactory<'_> {
     fn opts(name: &str, help: &str) -> Opts {
@@ -269,7 +278,7 @@ impl MetricFactory<'_> {
     }
 
     fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
-        self.0.register(Box::new(collector.clone()))?;
+        self.registry.register(Box::new(collector.clone()))?;
         Ok(collector)
     }
 
@@ -304,7 +313,7 @@ impl MetricFactory<'_> {
         self.register(Gauge::with_opts(Self::opts("idempotency_window_seconds", help))?)
     }
 
-    fn lag(&self) -> Result<Histogram, prometheus::Error> {
+    fn lag(&mut self) -> Result<Histograms<()>, prometheus::Error> {
         let help = "How late a serving thread wakes: what its tasks wait for each other.";
         self.histogram("runtime_lag_seconds", help, &LAG_BUCKETS)
     }
@@ -318,37 +327,40 @@ impl MetricFactory<'_> {
         self.register(IntGauge::with_opts(Self::opts(name, help))?)
     }
 
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        self.register(IntCounter::with_opts(Self::opts(name, help))?)
+    fn counter(&mut self, name: &str, help: &str) -> Result<Counters<()>, prometheus::Error> {
+        self.families.counters(&Self::opts(name, help))
     }
 
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-        self.register(Histogram::with_opts(Self::histogram_opts(name, help, buckets))?)
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        buckets: &'static [f64],
+    ) -> Result<Histograms<()>, prometheus::Error> {
+        self.families.histograms(&Self::opts(name, help), buckets)
     }
 
-    fn histogram_opts(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
-        HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec())
+    fn with_labels(labels: &[&str], name: &str, help: &str) -> Opts {
+        Self::opts(name, help).variable_labels(labels.iter().map(|&label| label.into()).collect())
     }
 
     fn counters<L: Label>(
-        &self,
+        &mut self,
         labels: &[&str],
         name: &str,
         help: &str,
-    ) -> Result<Family<IntCounter, L>, prometheus::Error> {
-        Ok(Family::new(&self.register(IntCounterVec::new(Self::opts(name, help), labels)?)?))
+    ) -> Result<Counters<L>, prometheus::Error> {
+        self.families.counters(&Self::with_labels(labels, name, help))
     }
 
     fn histograms<L: Label>(
-        &self,
+        &mut self,
         labels: &[&str],
         name: &str,
         help: &str,
-        buckets: &[f64],
-    ) -> Result<Family<Histogram, L>, prometheus::Error> {
-        Ok(Family::new(
-            &self.register(HistogramVec::new(Self::histogram_opts(name, help, buckets), labels)?)?,
-        ))
+        buckets: &'static [f64],
+    ) -> Result<Histograms<L>, prometheus::Error> {
+        self.families.histograms(&Self::with_labels(labels, name, help), buckets)
     }
 }
 
