@@ -19,16 +19,22 @@ static CALLS: [AtomicU64; CALL_SIZES.len()] = [const { AtomicU64::new(0) }; CALL
 pub(crate) const CALL_SIZES: [usize; 6] = [32, 128, 512, 2048, 8192, usize::MAX];
 
 static COUNTS_BLOCKS: AtomicBool = AtomicBool::new(false);
-/// Live blocks by size in steps of eight bytes, and beyond the largest step their bytes. Those with a large alignment are in the
-/// second row.
-static BLOCKS: [[AtomicI64; STEPS + 1]; 2] = [const { [const { AtomicI64::new(0) }; STEPS + 1] }; 2];
+/// Live blocks by size in steps of eight bytes, and the bytes of larger ones by powers of two. Those with a large alignment are in
+/// the second row.
+static BLOCKS: [[AtomicI64; CLASSES]; 2] = [const { [const { AtomicI64::new(0) }; CLASSES] }; 2];
 const STEP: usize = 8;
 const STEPS: usize = 512;
+/// The first power of two of larger ones.
+const FIRST_LARGE: u32 = (STEPS * STEP).ilog2();
+const CLASSES: usize = STEPS + 32;
 /// Alignments above this one have a row of their own: mimalloc needs room for them.
 const USUAL_ALIGNMENT: usize = 16;
 
-/// The one of so many blocks of a size whose caller is kept. At the start of a crowd, others allocate the same sizes.
-const SAMPLED: i64 = 3000;
+/// Of the live blocks of a size, the callers of these are kept: two, because two may be allocated in turn, and not the first,
+/// because others allocate the same sizes at the start.
+const SAMPLED_BLOCKS: [i64; 2] = [2000, 2001];
+/// Of large ones, the caller of the one that makes so many bytes.
+const SAMPLED_BYTES: i64 = 1_000_000;
 static SAMPLES: Mutex<Vec<(usize, bool, Backtrace)>> = Mutex::new(Vec::new());
 
 thread_local! {
@@ -81,16 +87,24 @@ fn count_block(layout: Layout, by: i64) {
     if !COUNTS_BLOCKS.load(Ordering::Relaxed) {
         return;
     }
-    let is_aligned = layout.align() > USUAL_ALIGNMENT;
-    let row = &BLOCKS[usize::from(is_aligned)];
-    let step = layout.size().div_ceil(STEP);
-    let Some(blocks) = row[..STEPS].get(step) else {
-        row[STEPS].fetch_add(by * i64::try_from(layout.size()).unwrap_or(0), Ordering::Relaxed);
-        return;
+    let (size, is_aligned) = (layout.size(), layout.align() > USUAL_ALIGNMENT);
+    let step = size.div_ceil(STEP);
+    let is_large = step >= STEPS;
+    let (class, by) = if is_large {
+        let class = STEPS + (size.ilog2() - FIRST_LARGE) as usize;
+        (class.min(CLASSES - 1), by * i64::try_from(size).unwrap_or(0))
+    } else {
+        (step, by)
     };
-    if blocks.fetch_add(by, Ordering::Relaxed) + by == SAMPLED && by > 0 && !SAMPLES_NOW.replace(true) {
+    let before = BLOCKS[usize::from(is_aligned)][class].fetch_add(by, Ordering::Relaxed);
+    let is_sampled = if is_large {
+        before < SAMPLED_BYTES && before + by >= SAMPLED_BYTES
+    } else {
+        by > 0 && SAMPLED_BLOCKS.contains(&(before + by))
+    };
+    if is_sampled && !SAMPLES_NOW.replace(true) {
         let caller = Backtrace::force_capture();
-        SAMPLES.lock().unwrap_or_else(PoisonError::into_inner).push((step * STEP, is_aligned, caller));
+        SAMPLES.lock().unwrap_or_else(PoisonError::into_inner).push((class, is_aligned, caller));
         SAMPLES_NOW.set(false);
     }
 }
@@ -115,43 +129,46 @@ pub(crate) fn count_blocks() {
 }
 
 /// The live blocks of one size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Blocks {
-    /// The size that was asked for, rounded up to eight bytes; none for all large ones together.
-    pub(crate) size: Option<usize>,
+    /// The size that was asked for, rounded up to eight bytes; of large ones a power of two that is as large or larger.
+    pub(crate) size: usize,
     /// Whether they need a larger alignment than usual.
     pub(crate) is_aligned: bool,
-    /// How many there are; for large ones, their bytes.
+    /// How many there are; not counted for large ones.
     pub(crate) live: i64,
-}
-
-impl Blocks {
-    /// The bytes that mimalloc keeps for each: its class of sizes.
-    pub(crate) fn kept(self) -> usize {
-        // SAFETY: a pure function.
-        self.size.map_or(1, |size| unsafe { mi_good_size(size) })
-    }
+    /// The bytes that mimalloc keeps for them, by its classes of sizes.
+    pub(crate) kept: i64,
 }
 
 /// All live blocks, by size.
 pub(crate) fn live_blocks() -> Vec<Blocks> {
-    let mut all = Vec::with_capacity(2 * (STEPS + 1));
+    let mut all = Vec::with_capacity(2 * CLASSES);
     for (row, is_aligned) in BLOCKS.iter().zip([false, true]) {
-        for (step, live) in row.iter().enumerate() {
-            let size = (step < STEPS).then_some(step * STEP);
-            all.push(Blocks { size, is_aligned, live: live.load(Ordering::Relaxed) });
+        for (class, count) in row.iter().enumerate() {
+            let count = count.load(Ordering::Relaxed);
+            let (size, live, kept) = if class < STEPS {
+                // SAFETY: a pure function.
+                let kept = unsafe { mi_good_size(class * STEP) };
+                (class * STEP, count, count * i64::try_from(kept).unwrap_or(0))
+            } else {
+                (1 << (class - STEPS + FIRST_LARGE as usize) << 1, 0, count)
+            };
+            all.push(Blocks { size, is_aligned, live, kept });
         }
     }
     all
 }
 
-/// The function that allocated one of the blocks of this size, if there were enough of them.
-pub(crate) fn caller(size: usize, is_aligned: bool) -> Option<String> {
+/// The backtraces of some blocks of this size, if there were enough of them.
+pub(crate) fn callers(size: usize, is_aligned: bool) -> Vec<String> {
+    let class =
+        if size < STEPS * STEP { size / STEP } else { STEPS + (size.ilog2() - FIRST_LARGE) as usize - 1 };
     // To print a backtrace allocates much, and a sample of that would wait for the lock that is held here.
     SAMPLES_NOW.set(true);
     let samples = SAMPLES.lock().unwrap_or_else(PoisonError::into_inner);
-    let sample = samples.iter().find(|sample| (sample.0, sample.1) == (size, is_aligned));
-    let text = sample.map(|(_, _, backtrace)| backtrace.to_string());
+    let of_class = samples.iter().filter(|sample| (sample.0, sample.1) == (class, is_aligned));
+    let texts = of_class.map(|(_, _, backtrace)| backtrace.to_string()).collect();
     SAMPLES_NOW.set(false);
-    text
+    texts
 }

@@ -2,7 +2,7 @@
 //!
 //! The broker runs in this process, whose allocator counts; other processes hold the polls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -32,7 +32,7 @@ pub(crate) struct MemoryOptions {
 }
 
 /// A size and whether its blocks need a large alignment.
-type Class = (Option<usize>, bool);
+type Class = (usize, bool);
 
 /// What held connections have added to a process.
 #[derive(Default)]
@@ -46,7 +46,7 @@ struct Added {
 struct BlocksOfClass {
     live: i64,
     kept: i64,
-    caller: String,
+    callers: String,
 }
 
 pub(crate) fn measure(options: &MemoryOptions) -> anyhow::Result<()> {
@@ -103,12 +103,14 @@ fn hold(count: usize) -> anyhow::Result<(Added, Holder)> {
     let mut added =
         Added { held: signed(held), resident: signed(resident) - signed(idle), ..Added::default() };
     for (after, before) in after.into_iter().zip(before) {
-        let live = after.live - before.live;
         let Blocks { size, is_aligned, .. } = after;
-        let caller = size.and_then(|size| allocator::caller(size, is_aligned)).unwrap_or_default();
-        let kept = live * i64::try_from(after.kept())?;
-        let caller = caller_of(&caller).to_owned();
-        added.blocks.insert((size, is_aligned), BlocksOfClass { live, kept, caller });
+        let callers: BTreeSet<String> = allocator::callers(size, is_aligned)
+            .iter()
+            .map(|backtrace| caller_of(backtrace).to_owned())
+            .collect();
+        let callers = callers.into_iter().collect::<Vec<_>>().join(", ");
+        let (live, kept) = (after.live - before.live, after.kept - before.kept);
+        added.blocks.insert((size, is_aligned), BlocksOfClass { live, kept, callers });
     }
     Ok((added, holder))
 }
@@ -119,9 +121,8 @@ impl Added {
     /// All figures, one per line, for another process.
     fn lines(&self) -> String {
         let mut text = format!("{} {}\n", self.held, self.resident);
-        for ((size, is_aligned), BlocksOfClass { live, kept, caller }) in &self.blocks {
-            let size = size.map_or(-1, |size| i64::try_from(size).unwrap_or(-1));
-            let _ = writeln!(text, "{size} {is_aligned} {live} {kept} {caller}");
+        for ((size, is_aligned), BlocksOfClass { live, kept, callers }) in &self.blocks {
+            let _ = writeln!(text, "{size} {is_aligned} {live} {kept} {callers}");
         }
         text.push_str(END);
         text.push('\n');
@@ -137,11 +138,11 @@ impl Added {
         }
         let mut fields = line.splitn(5, ' ');
         let mut next = || fields.next().context("a field is missing");
-        let (size, is_aligned) = (next()?.parse::<i64>()?, next()?.parse()?);
-        let blocks = self.blocks.entry((usize::try_from(size).ok(), is_aligned)).or_default();
+        let class = (next()?.parse()?, next()?.parse()?);
+        let blocks = self.blocks.entry(class).or_default();
         blocks.live += next()?.parse::<i64>()?;
         blocks.kept += next()?.parse::<i64>()?;
-        next()?.clone_into(&mut blocks.caller);
+        next()?.clone_into(&mut blocks.callers);
         Ok(())
     }
 
@@ -149,23 +150,21 @@ impl Added {
     fn table(&self) -> String {
         let each = |all: i64| all as f64 / self.held as f64;
         let mut text = format!(
-            "{} held\n\n| bytes asked for | live blocks | per connection | bytes kept per connection | allocated by |\n|---|---|---|---|---|\n",
+            "{} held\n\n| bytes asked for | blocks per connection | bytes kept per connection | allocated by |\n|---|---|---|---|\n",
             self.held
         );
         let mut blocks: Vec<_> = self.blocks.iter().collect();
         blocks.sort_by_key(|(_, blocks)| -blocks.kept);
-        for ((size, is_aligned), BlocksOfClass { live, kept, caller }) in blocks {
+        for ((size, is_aligned), BlocksOfClass { live, kept, callers }) in blocks {
             if each(*kept).abs() < 0.5 {
                 continue;
             }
             let aligned = if *is_aligned { ", aligned" } else { "" };
-            let _ = match size {
-                Some(size) => {
-                    let per = each(*live);
-                    writeln!(text, "| {size}{aligned} | {live} | {per:.2} | {:.1} | {caller} |", each(*kept))
-                }
-                None => writeln!(text, "| larger{aligned} | | | {:.1} | |", each(*kept)),
+            let (size, per) = match live {
+                0 => (format!("up to {size}"), String::new()),
+                _ => (size.to_string(), format!("{:.2}", each(*live))),
             };
+            let _ = writeln!(text, "| {size}{aligned} | {per} | {:.1} | {callers} |", each(*kept));
         }
         let live: i64 = self.blocks.values().map(|blocks| blocks.kept).sum();
         let _ = writeln!(
@@ -182,8 +181,17 @@ impl Added {
 
 /// The function of ours or of a library that asked for a block, by a backtrace: the first that is not of the standard library.
 fn caller_of(backtrace: &str) -> &str {
-    const PASSED_OVER: [&str; 8] =
-        ["std::", "core::", "alloc::", "pilotlight_bench::", "hashbrown::", "__rust", "mi_", "_mi"];
+    const PASSED_OVER: [&str; 9] = [
+        "count_block",
+        "std::",
+        "core::",
+        "alloc::",
+        "pilotlight_bench::",
+        "hashbrown::",
+        "__rust",
+        "mi_",
+        "_mi",
+    ];
     let functions = backtrace.lines().filter_map(|line| line.trim().split_once(": ").map(|(_, name)| name));
     let mut named = functions.filter(|name| {
         let name = name.trim_start_matches(['<', '&']);

@@ -4,9 +4,11 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::task::Poll;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::requests::{dispatch_request, poll_request, set_snapshot_number};
@@ -20,6 +22,10 @@ const EMPTY_POOL: usize = 1;
 /// Parts of the two answers to a supervisor.
 const HIT: &[u8] = b"\"didWarmStart\":true";
 const MISS: &[u8] = b"\"didWarmStart\":false";
+
+/// A client pauses before what the broker might otherwise see earlier in one run and later in another. The broker needs less
+/// time than this under valgrind to handle what came before.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A kind of request.
 pub struct Scenario {
@@ -81,6 +87,8 @@ impl Scenario {
 /// A new connection of a controller, whose poll is sent.
 async fn poll(address: SocketAddr, number: usize) -> anyhow::Result<Client> {
     let mut client = Client::connect(address).await?;
+    // The broker accepts the connection before the request comes.
+    sleep(PAUSE).await;
     client.send(&poll_request(POOL, number)).await?;
     Ok(client)
 }
@@ -94,7 +102,8 @@ async fn dispatch(
     supervisor.post(POOL).await?;
     let Controller { number, mut client } = crowd.swap_remove(first_readable(crowd).await);
     if client.response().await?.closes {
-        // The end of the connection is the receipt.
+        // The end of the connection is the receipt, for which the broker waits already.
+        sleep(PAUSE).await;
         drop(client);
         supervisor.expect(HIT).await?;
         client = poll(address, number).await?;
