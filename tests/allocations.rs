@@ -21,9 +21,9 @@ fn recording_a_dispatch_allocates_only_the_first_time() {
     let record = |run: &str| {
         let dispatch = DispatchEvent {
             ended: Instant::now(),
-            run,
-            deployment: "deployment_cm1a2b3c4d5e6f7g8h",
-            version: "20260821.3",
+            run: run.as_bytes(),
+            deployment: b"deployment_cm1a2b3c4d5e6f7g8h",
+            version: b"20260821.3",
             cpu: 0.5,
             memory: 0.5,
             outcome: DispatchOutcome::Hit,

@@ -28,25 +28,19 @@ impl RunNames {
         Self { text: text.freeze(), run, deployment, version }
     }
 
+    /// The run's name.
     pub(super) fn run(&self) -> &str {
-        self.text_at(&self.run)
+        std::str::from_utf8(&self.text[self.run.clone()]).unwrap_or_default()
     }
 
-    pub(super) fn deployment(&self) -> &str {
-        self.text_at(&self.deployment)
-    }
-
-    pub(super) fn version(&self) -> &str {
-        self.text_at(&self.version)
-    }
-
-    /// The run's name as bytes that share the request's memory.
-    pub(super) fn run_bytes(&self) -> Bytes {
+    /// The run's name, which shares the request's memory.
+    pub(super) fn shared_run(&self) -> Bytes {
         self.text.slice(self.run.clone())
     }
 
-    fn text_at(&self, range: &Range<usize>) -> &str {
-        std::str::from_utf8(&self.text[range.clone()]).unwrap_or_default()
+    /// The three names as bytes, which are not checked again to be text.
+    pub(super) fn as_bytes(&self) -> [&[u8]; 3] {
+        [&self.run, &self.deployment, &self.version].map(|range| &self.text[range.clone()])
     }
 }
 
@@ -66,13 +60,13 @@ mod tests {
         let request = Bytes::from_static(b"run_1 deployment_1 20260821.3");
         let text = std::str::from_utf8(&request).unwrap();
         let names = RunNames::new(&request, [&text[..5], &text[6..18], &text[19..]]);
-        let all = |names: &RunNames| [names.run(), names.deployment(), names.version()].map(str::to_owned);
+        let all = |names: &RunNames| names.as_bytes().map(|name| String::from_utf8(name.to_vec()).unwrap());
         assert_eq!(all(&names), ["run_1", "deployment_1", "20260821.3"]);
-        assert_eq!(names.run_bytes().as_ptr(), request.as_ptr());
+        assert_eq!(names.shared_run().as_ptr(), request.as_ptr());
 
         let decoded = String::from("deployment 1");
         let names = RunNames::new(&request, [&text[..5], &decoded, &text[19..]]);
         assert_eq!(all(&names), ["run_1", "deployment 1", "20260821.3"]);
-        assert_eq!(names.run_bytes(), "run_1");
+        assert_eq!(names.shared_run(), "run_1");
     }
 }

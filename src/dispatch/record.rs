@@ -84,7 +84,7 @@ impl DispatchRecorder {
         trace: Option<TraceParent>,
     ) -> Bytes {
         let names = RunNames::new(request, [run, key.deployment, key.version]);
-        let name = names.run_bytes();
+        let name = names.shared_run();
         if let Some(record) = &mut self.record {
             record.run = Some(RunLabels { names, cpu: key.cpu.get(), memory: key.memory.get(), trace });
         }
@@ -162,11 +162,12 @@ impl Drop for Record {
     fn drop(&mut self) {
         let Some(RunLabels { names, cpu, memory, trace }) = &self.run else { return };
         let (outcome, took) = self.ended.unwrap_or_else(|| (DispatchOutcome::Aborted, self.since.elapsed()));
+        let [run, deployment, version] = names.as_bytes();
         let dispatch = DispatchEvent {
             ended: self.since + took,
-            run: names.run(),
-            deployment: names.deployment(),
-            version: names.version(),
+            run,
+            deployment,
+            version,
             cpu: *cpu,
             memory: *memory,
             outcome,

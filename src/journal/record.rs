@@ -25,12 +25,12 @@ pub enum Event {
 pub struct DispatchEvent<'a> {
     /// When it ended.
     pub ended: Instant,
-    /// The run's name.
-    pub run: &'a str,
-    /// Its deployment.
-    pub deployment: &'a str,
-    /// Its version.
-    pub version: &'a str,
+    /// The run's name, in UTF-8.
+    pub run: &'a [u8],
+    /// Its deployment, in UTF-8.
+    pub deployment: &'a [u8],
+    /// Its version, in UTF-8.
+    pub version: &'a [u8],
     /// vCPUs.
     pub cpu: f64,
     /// GB of memory.

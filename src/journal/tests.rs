@@ -37,7 +37,7 @@ fn is_in_history(journal: &Journal, run: &str) -> bool {
 /// A dispatch as it is recorded, if it ended now.
 pub(super) fn event(dispatch: &DispatchRecord) -> DispatchEvent<'_> {
     let &DispatchRecord { ref names, cpu, memory, outcome, proof, took, trace, .. } = dispatch;
-    let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index));
+    let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index).as_bytes());
     let ended = Instant::now();
     DispatchEvent { ended, run, deployment, version, cpu, memory, outcome, proof, took, trace }
 }

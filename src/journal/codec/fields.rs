@@ -7,9 +7,11 @@ use bytes::{Buf, BufMut};
 use crate::journal::trace_parent::TraceParent;
 use crate::model::{DispatchOutcome, MissReason};
 
-pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
+/// Appends text in UTF-8.
+pub(super) fn put_text(text: impl AsRef<[u8]>, out: &mut Vec<u8>) {
+    let text = text.as_ref();
     put_number(text.len(), out);
-    out.put_slice(text.as_bytes());
+    out.put_slice(text);
 }
 
 pub(super) fn get_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {

@@ -70,7 +70,7 @@ pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
         Event::Poll(PollEvent { at, controller, phase }) => {
             out.put_u8(if matches!(phase, PollPhase::Parked { .. }) { PARKED } else { ENDED });
             out.put_u64_ne(at);
-            put_text(&controller, out);
+            put_text(&*controller, out);
             put_phase(&phase, out);
         }
         Event::Drain(DrainEvent { at, waiters }) => {
@@ -83,7 +83,7 @@ pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
             out.put_u64_ne(at);
             for text in [filter.deployment, filter.version] {
                 out.put_u8(u8::from(text.is_some()));
-                put_text(&text.unwrap_or_default(), out);
+                put_text(text.unwrap_or_default(), out);
             }
             for number in [filter.cpu, filter.memory] {
                 out.put_u8(u8::from(number.is_some()));
