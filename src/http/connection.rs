@@ -74,7 +74,8 @@ fn next_poll<'a>(
     match try_ready_request(state, listener, connection) {
         ReadyRequest::Poll(poll) => NextPoll::Ready(Some(poll)),
         ReadyRequest::Answered(response) => NextPoll::Requests(Box::pin(async move {
-            write_response(connection, response).await?;
+            write_response(connection, &response).await?;
+            drop(response);
             request_loop(state, listener, connection, BytesMut::new(), false).await
         })),
         ReadyRequest::Begun(begun) => {

@@ -132,7 +132,7 @@ async fn handle_plain(
         }
     };
     response.close |= !head.is_reusable() || state.admission.closes_connections();
-    write_response(connection, response).await?;
+    write_response(connection, &response).await?;
     ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()))
 }
 

@@ -221,7 +221,10 @@ impl Connection {
     pub fn write_now(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let written = match &self.tls {
             Some(tls) => tls.write(&self.stream, parts),
-            None => self.stream.try_write_vectored(parts),
+            None => match parts {
+                [whole] => self.stream.try_write(whole),
+                parts => self.stream.try_write_vectored(parts),
+            },
         };
         match written {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),

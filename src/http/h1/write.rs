@@ -20,9 +20,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// Writes a response. `Break` if the connection is over with it.
 pub(in crate::http) async fn write_response(
     connection: &Connection,
-    response: HttpResponse,
+    response: &HttpResponse,
 ) -> ControlFlow<()> {
-    let is_written = match write_now(connection, &response) {
+    let is_written = match write_now(connection, response) {
         Ok(rest) if rest.is_empty() => true,
         Ok(rest) => {
             timeout(WRITE_TIMEOUT, connection.write_all(&rest)).await.is_ok_and(|written| written.is_ok())
@@ -48,7 +48,7 @@ pub(in crate::http) async fn write_and_linger(
     response: HttpResponse,
 ) -> ControlFlow<()> {
     let closes = response.close;
-    let written = write_response(connection, response).await;
+    let written = write_response(connection, &response).await;
     if closes {
         connection.shutdown_write();
         let deadline = Instant::now() + LINGER_TIME;
