@@ -104,6 +104,16 @@ impl<const N: usize> PackedStrs<N> {
         Self { text: text.into(), ends }
     }
 
+    /// The strings of these lengths, which `text` consists of.
+    pub(super) fn of(text: &str, lengths: [usize; N]) -> Self {
+        let mut end = 0;
+        let ends = lengths.map(|length| {
+            end += length;
+            u16::try_from(end).unwrap_or(u16::MAX)
+        });
+        Self { text: text.into(), ends }
+    }
+
     /// The string at this index.
     pub fn get(&self, index: usize) -> &str {
         let start = index.checked_sub(1).map_or(0, |previous| self.ends[previous]);

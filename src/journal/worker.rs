@@ -14,8 +14,8 @@ use super::record::{DispatchRecord, Event, EventKinds, unix_millis};
 use crate::metrics::Metrics;
 
 /// The pause between two batches while events arrive. It is short, because the thread then works through few events at a time:
-/// no dispatch on the same core waits long for it.
-const BUSY_INTERVAL: Duration = Duration::from_millis(1);
+/// a dispatch that waits for the core meanwhile does not wait long.
+const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 /// For this long after the last subscriber of a kind has left, events of the kind are still logged, so that it can resume.
 const LINGER: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ impl JournalWorker {
             self.wanted_kinds.store(wanted.bits(), Ordering::Relaxed);
             let interval = if events.is_empty() { IDLE_INTERVAL } else { BUSY_INTERVAL };
             let mut entries = Vec::new();
-            for event in events {
+            for (_, event) in events {
                 self.process(event, wanted, &mut entries);
             }
             // Skipped events are counted at once, so that a subscriber that resumes before the next event is notified of them.
@@ -63,10 +63,10 @@ impl JournalWorker {
 
     /// The queued events, at most [`BATCH`] of each thread.
     fn read_batch(&mut self) -> Batch<Recorded> {
-        let (now, wall) = (Instant::now(), unix_millis());
-        let age = |time| u64::try_from(now.saturating_duration_since(time).as_millis()).unwrap_or(u64::MAX);
-        self.events.read(BATCH, |time, bytes| {
-            let event = decode(wall.saturating_sub(age(time)), bytes);
+        let now = unix_millis();
+        self.events.read(BATCH, |age, bytes| {
+            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            let event = decode(now.saturating_sub(age), bytes);
             if event.is_none() {
                 debug_assert!(false, "an event that no thread has written");
                 self.metrics.event_dropped(true);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
+use crate::journal::record::PackedStrs;
 use crate::journal::trace_parent::TraceParent;
 use crate::model::{DispatchOutcome, MissReason};
 
@@ -19,6 +20,26 @@ pub(super) fn get_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     let (text, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
     std::str::from_utf8(text).ok()
+}
+
+/// The texts are together, so that they are checked and copied as one.
+pub(super) fn put_texts<const N: usize>(texts: [&str; N], out: &mut Vec<u8>) {
+    for text in texts {
+        put_number(text.len(), out);
+    }
+    for text in texts {
+        out.put_slice(text.as_bytes());
+    }
+}
+
+pub(super) fn get_texts<const N: usize>(bytes: &mut &[u8]) -> Option<PackedStrs<N>> {
+    let mut lengths = [0; N];
+    for length in &mut lengths {
+        *length = get_number(bytes)?;
+    }
+    let (texts, rest) = bytes.split_at_checked(lengths.iter().sum())?;
+    *bytes = rest;
+    Some(PackedStrs::of(std::str::from_utf8(texts).ok()?, lengths))
 }
 
 /// Seven bits in each byte, from the lowest; all bytes but the last have the highest bit.

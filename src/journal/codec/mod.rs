@@ -8,13 +8,13 @@ mod tests;
 use bytes::{Buf, BufMut};
 
 use fields::{
-    get_duration, get_number, get_outcome, get_text, get_trace, put_duration, put_number, put_outcome,
-    put_text, put_trace,
+    get_duration, get_number, get_outcome, get_text, get_texts, get_trace, put_duration, put_number,
+    put_outcome, put_text, put_texts, put_trace,
 };
 
 use super::record::{
-    DispatchEvent, DispatchRecord, DrainEvent, Event, OfferEvent, OfferRecord, PackedStrs, PollEvent,
-    PollPhase, RetireEvent,
+    DispatchEvent, DispatchRecord, DrainEvent, Event, OfferEvent, OfferRecord, PollEvent, PollPhase,
+    RetireEvent,
 };
 use crate::broker::{Filter, Number};
 use crate::model::{PollEnd, Proof, Verdict};
@@ -45,9 +45,7 @@ pub(super) fn put_dispatch<'a>(
     let DispatchEvent { ended: _, run, deployment, version, cpu, memory, outcome, proof, took, trace } =
         dispatch;
     out.put_u8(DISPATCH);
-    for text in [run, deployment, version] {
-        put_text(text, out);
-    }
+    put_texts([run, deployment, version], out);
     out.put_f64_ne(*cpu);
     out.put_f64_ne(*memory);
     put_outcome(*outcome, out);
@@ -97,8 +95,7 @@ pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
 fn put_phase(phase: &PollPhase, out: &mut Vec<u8>) {
     match phase {
         PollPhase::Parked { names, cpu, memory } => {
-            put_text(names.get(0), out);
-            put_text(names.get(1), out);
+            put_texts([names.get(0), names.get(1)], out);
             out.put_f64_ne(*cpu);
             out.put_f64_ne(*memory);
         }
@@ -127,7 +124,7 @@ pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
 }
 
 fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
-    let names = PackedStrs::new([get_text(bytes)?, get_text(bytes)?, get_text(bytes)?]);
+    let names = get_texts(bytes)?;
     let (cpu, memory) = (bytes.try_get_f64_ne().ok()?, bytes.try_get_f64_ne().ok()?);
     let outcome = get_outcome(bytes)?;
     let proof = match bytes.try_get_u8().ok()? {
@@ -136,7 +133,11 @@ fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
     };
     let (took, trace) = (get_duration(bytes)?, get_trace(bytes)?);
     let earlier_offers = get_number(bytes)?;
-    let offers = (0..get_number(bytes)?).map(|_| get_offer(bytes)).collect::<Option<Vec<_>>>()?;
+    let count = get_number(bytes)?;
+    let mut offers = Vec::with_capacity(count.min(MAX_OFFERS));
+    for _ in 0..count {
+        offers.push(get_offer(bytes)?);
+    }
     Some(DispatchRecord { at, names, cpu, memory, outcome, proof, earlier_offers, offers, took, trace })
 }
 
@@ -155,8 +156,9 @@ fn get_poll(
 }
 
 fn get_parked(bytes: &mut &[u8]) -> Option<PollPhase> {
-    let names = PackedStrs::new([get_text(bytes)?, get_text(bytes)?]);
-    Some(PollPhase::Parked { names, cpu: bytes.try_get_f64_ne().ok()?, memory: bytes.try_get_f64_ne().ok()? })
+    let names = get_texts(bytes)?;
+    let (cpu, memory) = (bytes.try_get_f64_ne().ok()?, bytes.try_get_f64_ne().ok()?);
+    Some(PollPhase::Parked { names, cpu, memory })
 }
 
 fn get_ended(bytes: &mut &[u8]) -> Option<PollPhase> {

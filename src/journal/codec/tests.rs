@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::*;
+use crate::journal::record::PackedStrs;
 use crate::journal::tests::event;
 use crate::journal::trace_parent::TraceParent;
 use crate::model::{DispatchOutcome, MissReason};

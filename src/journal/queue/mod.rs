@@ -52,7 +52,8 @@ struct ThreadQueue {
 
 /// The events of one read.
 pub(super) struct Batch<T> {
-    pub(super) events: Vec<T>,
+    /// Each with a number by which they are in order.
+    pub(super) events: Vec<(u64, T)>,
     /// A queue has more events than were wanted.
     pub(super) has_more: bool,
     /// The journal is closed, and these were the last events.
@@ -114,36 +115,32 @@ impl ThreadQueue {
 
 impl QueueReader {
     /// Reads the events that were queued before this call, at most `most` of each thread, in the order of their times. Those
-    /// of one thread stay in the order in which they were recorded. `decode` gets the time and the bytes of each.
+    /// of one thread stay in the order in which they were recorded. `decode` gets the age and the bytes of each.
     pub(super) fn read<T>(
         &mut self,
         most: usize,
-        mut decode: impl FnMut(Instant, &[u8]) -> Option<T>,
+        mut decode: impl FnMut(Duration, &[u8]) -> Option<T>,
     ) -> Batch<T> {
         // An event may follow from one of another thread, whose queue has been read by now, so neither is read that is
         // recorded from now on: the two are read next time, in order.
-        let mut until = nanos_between(self.opened, Instant::now());
+        let now = nanos_between(self.opened, Instant::now());
         let is_last = self.add_new_queues();
-        if is_last {
-            until = u64::MAX;
-        }
+        let (until, most) = if is_last { (u64::MAX, usize::MAX) } else { (now, most) };
         let (mut events, mut has_more) = (Vec::new(), false);
         for queue in &mut self.queues {
             let mut latest = 0;
-            let act = |nanos: u64, bytes: &[u8]| {
+            has_more |= read_queue(queue, &mut self.bytes, until, most, |nanos, bytes| {
                 latest = nanos.max(latest);
-                let event = decode(self.opened + Duration::from_nanos(nanos), bytes);
+                let event = decode(Duration::from_nanos(now.saturating_sub(nanos)), bytes);
                 events.extend(event.map(|event| (latest, event)));
-            };
-            let most = if is_last { usize::MAX } else { most };
-            has_more |= read_queue(queue, &mut self.bytes, until, most, act);
+            });
         }
         if self.queues.len() > 1 {
             events.sort_by_key(|&(time, _)| time);
         }
         // A thread that has ended leaves its queue to be read.
         self.queues.retain(|queue| !queue.is_abandoned() || queue.slots() > 0);
-        Batch { events: events.into_iter().map(|(_, event)| event).collect(), has_more, is_last }
+        Batch { events, has_more, is_last }
     }
 
     /// Adds the queues of threads that have recorded their first event; true if the journal is closed.
