@@ -35,7 +35,7 @@ fn set_priority(urgency: Urgency) -> Result<(), thread_priority::Error> {
     set_thread_priority_and_policy(thread_native_id(), priority, policy)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -8,11 +8,9 @@ use crate::journal::record::PackedStrs;
 use crate::journal::trace_parent::TraceParent;
 use crate::model::{DispatchOutcome, MissReason};
 
-/// Appends text in UTF-8.
-pub(super) fn put_text(text: impl AsRef<[u8]>, out: &mut Vec<u8>) {
-    let text = text.as_ref();
+pub(super) fn put_text(text: &str, out: &mut Vec<u8>) {
     put_number(text.len(), out);
-    out.put_slice(text);
+    out.put_slice(text.as_bytes());
 }
 
 pub(super) fn get_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
@@ -23,12 +21,12 @@ pub(super) fn get_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
 }
 
 /// The texts are together, so that they are checked and copied as one.
-pub(super) fn put_texts<const N: usize>(texts: [&str; N], out: &mut Vec<u8>) {
+pub(super) fn put_texts<const N: usize>(texts: [&[u8]; N], out: &mut Vec<u8>) {
     for text in texts {
         put_number(text.len(), out);
     }
     for text in texts {
-        out.put_slice(text.as_bytes());
+        out.put_slice(text);
     }
 }
 
@@ -44,11 +42,14 @@ pub(super) fn get_texts<const N: usize>(bytes: &mut &[u8]) -> Option<PackedStrs<
 
 /// Seven bits in each byte, from the lowest; all bytes but the last have the highest bit.
 pub(super) fn put_number(mut number: usize, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.put_u8((number & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = number.to_le_bytes();
         number >>= 7;
+        if number == 0 && low < 0x80 {
+            return out.put_u8(low);
+        }
+        out.put_u8(low | 0x80);
     }
-    out.put_u8(number as u8);
 }
 
 pub(super) fn get_number(bytes: &mut &[u8]) -> Option<usize> {
@@ -89,22 +90,24 @@ pub(super) fn get_outcome(bytes: &mut &[u8]) -> Option<DispatchOutcome> {
     })
 }
 
-pub(super) fn put_trace(trace: Option<&TraceParent>, out: &mut Vec<u8>) {
-    out.put_u8(u8::from(trace.is_some()));
-    if let Some(TraceParent { trace_id, span_id, flags }) = trace {
-        out.put_slice(trace_id);
-        out.put_slice(span_id);
-        out.put_u8(*flags);
-    }
+pub(super) fn put_trace(trace: &TraceParent, out: &mut Vec<u8>) {
+    out.put_slice(&trace.trace_id);
+    out.put_slice(&trace.span_id);
+    out.put_u8(trace.flags);
 }
 
-pub(super) fn get_trace(bytes: &mut &[u8]) -> Option<Option<TraceParent>> {
-    if bytes.try_get_u8().ok()? == 0 {
-        return Some(None);
-    }
+pub(super) fn get_trace(bytes: &mut &[u8]) -> Option<TraceParent> {
     let mut trace = TraceParent { trace_id: [0; 16], span_id: [0; 8], flags: 0 };
     bytes.try_copy_to_slice(&mut trace.trace_id).ok()?;
     bytes.try_copy_to_slice(&mut trace.span_id).ok()?;
     trace.flags = bytes.try_get_u8().ok()?;
-    Some(Some(trace))
+    Some(trace)
+}
+
+pub(super) fn put_flag(flag: bool, out: &mut Vec<u8>) {
+    out.put_u8(u8::from(flag));
+}
+
+pub(super) fn get_flag(bytes: &mut &[u8]) -> Option<bool> {
+    bytes.try_get_u8().ok().map(|flag| flag == 1)
 }

@@ -8,8 +8,8 @@ mod tests;
 use bytes::{Buf, BufMut};
 
 use fields::{
-    get_duration, get_number, get_outcome, get_text, get_texts, get_trace, put_duration, put_number,
-    put_outcome, put_text, put_texts, put_trace,
+    get_duration, get_flag, get_number, get_outcome, get_text, get_texts, get_trace, put_duration, put_flag,
+    put_number, put_outcome, put_text, put_texts, put_trace,
 };
 
 use super::record::{
@@ -51,7 +51,10 @@ pub(super) fn put_dispatch<'a>(
     put_outcome(*outcome, out);
     out.put_u8(proof.map_or(0, |proof| 1 + proof as u8));
     put_duration(*took, out);
-    put_trace(trace.as_ref(), out);
+    put_flag(trace.is_some(), out);
+    if let Some(trace) = trace {
+        put_trace(trace, out);
+    }
     let earlier = offers.len().saturating_sub(MAX_OFFERS);
     put_number(earlier, out);
     put_number(offers.len() - earlier, out);
@@ -68,7 +71,7 @@ pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
         Event::Poll(PollEvent { at, controller, phase }) => {
             out.put_u8(if matches!(phase, PollPhase::Parked { .. }) { PARKED } else { ENDED });
             out.put_u64_ne(at);
-            put_text(&*controller, out);
+            put_text(&controller, out);
             put_phase(&phase, out);
         }
         Event::Drain(DrainEvent { at, waiters }) => {
@@ -80,11 +83,11 @@ pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
             out.put_u8(RETIRE);
             out.put_u64_ne(at);
             for text in [filter.deployment, filter.version] {
-                out.put_u8(u8::from(text.is_some()));
-                put_text(text.unwrap_or_default(), out);
+                put_flag(text.is_some(), out);
+                put_text(&text.unwrap_or_default(), out);
             }
             for number in [filter.cpu, filter.memory] {
-                out.put_u8(u8::from(number.is_some()));
+                put_flag(number.is_some(), out);
                 out.put_f64_ne(number.map_or(0.0, Number::get));
             }
             put_number(retired, out);
@@ -95,7 +98,7 @@ pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
 fn put_phase(phase: &PollPhase, out: &mut Vec<u8>) {
     match phase {
         PollPhase::Parked { names, cpu, memory } => {
-            put_texts([names.get(0), names.get(1)], out);
+            put_texts([0, 1].map(|index| names.get(index).as_bytes()), out);
             out.put_f64_ne(*cpu);
             out.put_f64_ne(*memory);
         }
@@ -131,7 +134,8 @@ fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
         0 => None,
         proof => Some(*Proof::ALL.get(usize::from(proof - 1))?),
     };
-    let (took, trace) = (get_duration(bytes)?, get_trace(bytes)?);
+    let took = get_duration(bytes)?;
+    let trace = if get_flag(bytes)? { Some(get_trace(bytes)?) } else { None };
     let earlier_offers = get_number(bytes)?;
     let count = get_number(bytes)?;
     let mut offers = Vec::with_capacity(count.min(MAX_OFFERS));
@@ -169,13 +173,13 @@ fn get_ended(bytes: &mut &[u8]) -> Option<PollPhase> {
 fn get_retire(at: u64, bytes: &mut &[u8]) -> Option<RetireEvent> {
     let mut texts = [None, None];
     for text in &mut texts {
-        let is_some = bytes.try_get_u8().ok()? == 1;
+        let is_some = get_flag(bytes)?;
         let read = get_text(bytes)?;
         *text = is_some.then(|| read.to_owned());
     }
     let mut numbers = [None, None];
     for number in &mut numbers {
-        let is_some = bytes.try_get_u8().ok()? == 1;
+        let is_some = get_flag(bytes)?;
         let read = bytes.try_get_f64_ne().ok()?;
         *number = if is_some { Some(Number::new(read).ok()?) } else { None };
     }

@@ -44,9 +44,10 @@ fn any_dispatch(offers: usize, rng: &mut Rng) -> DispatchRecord {
         names: PackedStrs::new([&texts[0], &texts[1], &texts[2]]),
         cpu: rng.f64(),
         memory: rng.f64() * 1e9,
-        outcome: match rng.bool() {
-            true => any(&outcomes, rng),
-            false => DispatchOutcome::Miss(any(MissReason::ALL, rng)),
+        outcome: if rng.bool() {
+            any(&outcomes, rng)
+        } else {
+            DispatchOutcome::Miss(any(MissReason::ALL, rng))
         },
         proof: rng.bool().then(|| any(Proof::ALL, rng)),
         earlier_offers: 0,

@@ -5,7 +5,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut};
@@ -14,6 +14,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 /// Bytes that one thread can queue: about 6,000 dispatches. Pages that were never written take no memory.
 pub(super) const CAPACITY: usize = 1 << 20;
+/// New queues that wait for the reader. A thread that finds no room tries again with its next event.
+const NEW_QUEUES: usize = 1024;
 /// Most events take less. A longer one grows the buffer once.
 const EVENT_BYTES: usize = 1024;
 /// Before each event: its length in bytes, and its time in nanoseconds since the journal was opened.
@@ -30,7 +32,7 @@ pub(super) struct QueueWriter {
     journal: u64,
     opened: Instant,
     /// To where a new queue's reading side is sent; none if the journal is closed.
-    queues: Mutex<Option<Sender<Consumer<u8>>>>,
+    queues: Mutex<Option<SyncSender<Consumer<u8>>>>,
 }
 
 /// The reading side of all queues of one journal.
@@ -63,7 +65,7 @@ pub(super) struct Batch<T> {
 /// The two sides of a new journal's queues.
 pub(super) fn open() -> (QueueWriter, QueueReader) {
     static JOURNALS: AtomicU64 = AtomicU64::new(0);
-    let (opened, (sender, new_queues)) = (Instant::now(), channel());
+    let (opened, (sender, new_queues)) = (Instant::now(), sync_channel(NEW_QUEUES));
     let journal = JOURNALS.fetch_add(1, Ordering::Relaxed);
     let reader = QueueReader { opened, new_queues, queues: Vec::new(), bytes: Vec::new() };
     (QueueWriter { journal, opened, queues: Mutex::new(Some(sender)) }, reader)
@@ -84,12 +86,12 @@ impl QueueWriter {
         pushed.unwrap_or(false)
     }
 
-    /// Adds a queue to those of this thread; none if the journal is closed.
+    /// Adds a queue to those of this thread; none if the journal is closed, or too many threads have begun to record at once.
     #[cold]
     fn add_queue<'a>(&self, queues: &'a mut Vec<ThreadQueue>) -> Option<&'a mut ThreadQueue> {
         queues.retain(|queue| !queue.ring.is_abandoned());
         let (ring, reader) = RingBuffer::new(CAPACITY);
-        self.queues.lock().as_ref()?.send(reader).ok()?;
+        self.queues.lock().as_ref()?.try_send(reader).ok()?;
         queues.push(ThreadQueue { journal: self.journal, ring, bytes: Vec::with_capacity(EVENT_BYTES) });
         queues.last_mut()
     }
