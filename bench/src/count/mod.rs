@@ -7,6 +7,7 @@
 mod callgrind;
 mod conditions;
 mod counts;
+mod limits;
 mod run;
 mod scenario;
 mod text;
@@ -21,6 +22,7 @@ use anyhow::{Context, ensure};
 use callgrind::ThreadCounts;
 pub use conditions::Conditions;
 pub use counts::Counts;
+pub use limits::Limits;
 use run::Run;
 pub use scenario::{SCENARIOS, Scenario};
 pub use text::table;
