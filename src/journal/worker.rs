@@ -78,18 +78,14 @@ impl JournalWorker {
     /// Adds the entries of the wanted kinds that an event makes. A dispatch also goes to the history and to traces.
     fn process(&self, event: Recorded, wanted: EventKinds, entries: &mut Vec<LogEntry>) {
         match event {
-            Recorded::Dispatch(record) => {
-                let record = Arc::new(record);
-                if let Some(tracer) = &self.tracer {
-                    tracer.export(&record);
+            Recorded::Dispatch(dispatch) => {
+                let is_logged = wanted.intersects(EventKinds::VERDICT | EventKinds::DISPATCH);
+                let is_read = is_logged || self.tracer.is_some() || self.history.reads_dispatches();
+                let record = is_read.then(|| dispatch.decode().map(Arc::new)).flatten();
+                if let Some(record) = &record {
+                    self.publish(record, wanted, entries);
                 }
-                if wanted.contains(EventKinds::VERDICT) {
-                    entries.extend(verdicts(&record));
-                }
-                if wanted.contains(EventKinds::DISPATCH) {
-                    entries.push(LogEntry::Dispatch(record.clone()));
-                }
-                if !self.history.append(record) {
+                if !self.history.append(dispatch, record) {
                     self.metrics.history_dropped(1);
                 }
             }
@@ -103,6 +99,18 @@ impl JournalWorker {
                 entries.push(LogEntry::Retire(Arc::new(event)));
             }
             Recorded::Event(Event::Poll(_) | Event::Drain(_) | Event::Retire(_)) => {}
+        }
+    }
+
+    fn publish(&self, record: &Arc<DispatchRecord>, wanted: EventKinds, entries: &mut Vec<LogEntry>) {
+        if let Some(tracer) = &self.tracer {
+            tracer.export(record);
+        }
+        if wanted.contains(EventKinds::VERDICT) {
+            entries.extend(verdicts(record));
+        }
+        if wanted.contains(EventKinds::DISPATCH) {
+            entries.push(LogEntry::Dispatch(record.clone()));
         }
     }
 }

@@ -33,8 +33,27 @@ const RETIRE: u8 = 4;
 /// An event that was queued.
 #[derive(Debug)]
 pub(super) enum Recorded {
-    Dispatch(DispatchRecord),
+    Dispatch(RecordedDispatch),
     Event(Event),
+}
+
+/// A dispatch as it was queued. Nobody asks for most of them, so each is decoded only when it is wanted.
+#[derive(Debug, Clone)]
+pub(super) struct RecordedDispatch {
+    at: u64,
+    bytes: Box<[u8]>,
+}
+
+impl RecordedDispatch {
+    /// When it ended, in milliseconds since 1970.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// None if the bytes are no dispatch.
+    pub(super) fn decode(&self) -> Option<DispatchRecord> {
+        get_dispatch(self.at, &mut &*self.bytes)
+    }
 }
 
 pub(super) fn put_dispatch<'a>(
@@ -109,11 +128,12 @@ fn put_phase(phase: &PollPhase, out: &mut Vec<u8>) {
     }
 }
 
-/// What was queued, with the time of a dispatch in milliseconds since 1970. None if the bytes are no event.
+/// What was queued, with the time of a dispatch in milliseconds since 1970. None if the bytes are no event; those of a dispatch
+/// are not decoded yet.
 pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
     let tag = bytes.try_get_u8().ok()?;
     if tag == DISPATCH {
-        return get_dispatch(at, &mut bytes).map(Recorded::Dispatch);
+        return Some(Recorded::Dispatch(RecordedDispatch { at, bytes: bytes.into() }));
     }
     let at = bytes.try_get_u64_ne().ok()?;
     let event = match tag {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::codec::RecordedDispatch;
 use super::record::DispatchRecord;
 use super::row::DispatchRow;
 use crate::metrics::Metrics;
@@ -36,14 +37,19 @@ impl History {
         SqliteHistory::open(path, age, size, metrics).map(Self::Sqlite)
     }
 
-    /// Adds a dispatch. False if the queue to the file is full.
-    pub(super) fn append(&self, record: Arc<DispatchRecord>) -> bool {
+    /// Whether each dispatch is decoded to be added.
+    pub(super) const fn reads_dispatches(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
+    /// Adds a dispatch; `record` is the same decoded, if it was. False if the queue to the file is full.
+    pub(super) fn append(&self, dispatch: RecordedDispatch, record: Option<Arc<DispatchRecord>>) -> bool {
         match self {
             Self::Memory(memory) => {
-                memory.append(record);
+                memory.append(dispatch);
                 true
             }
-            Self::Sqlite(sqlite) => sqlite.append(record),
+            Self::Sqlite(sqlite) => record.is_some_and(|record| sqlite.append(record)),
         }
     }
 
