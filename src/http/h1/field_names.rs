@@ -167,11 +167,10 @@ mod tests {
     #[test]
     fn kept_fields_have_their_own_names() {
         for (position, (name, found)) in KNOWN.into_iter().enumerate() {
-            match found {
-                Use::First(field) | Use::Forwarded(field) => {
-                    assert_eq!((field as usize, field.text()), (position, name));
-                }
-                _ => assert!(position >= FieldName::COUNT, "{name}"),
+            if let Use::First(field) | Use::Forwarded(field) = found {
+                assert_eq!((field as usize, field.text()), (position, name));
+            } else {
+                assert!(position >= FieldName::COUNT, "{name}");
             }
         }
     }
