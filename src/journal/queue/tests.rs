@@ -31,8 +31,9 @@ fn a_full_queue_refuses_and_what_it_took_is_read_in_order() {
     let event = HEADER + size_of::<u64>();
     // Twice, so that the second time the events do not begin at the start of the ring.
     for round in 0..2 {
-        let taken = (0..).take_while(|&number| push(&queues, number)).count();
-        assert_eq!(taken, CAPACITY / event, "{round}");
+        let fits = CAPACITY / event;
+        let taken = (0..2 * fits as u64).take_while(|&number| push(&queues, number)).count();
+        assert_eq!(taken, fits, "{round}");
         assert!(!push(&queues, 0));
         assert_eq!(numbers(&mut reader), (0..taken as u64).collect::<Vec<_>>());
         assert!((0..1_000).all(|number| push(&queues, number)), "there is room again");
@@ -88,7 +89,9 @@ fn threads_that_record_at_once_lose_nothing_and_keep_their_order() {
     while threads.iter().any(|thread| !thread.is_finished()) {
         check(events(read(&mut reader, 100)));
     }
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     check(numbers(&mut reader));
     assert_eq!(next, (1..=THREADS).map(|thread| thread * EACH).collect::<Vec<_>>());
     numbers(&mut reader);
@@ -118,7 +121,9 @@ fn an_event_follows_those_that_it_was_caused_by() {
     }
     all.extend(numbers(&mut reader));
     assert_eq!(all, (0..TURNS).collect::<Vec<_>>());
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
 }
 
 #[test]
