@@ -116,7 +116,7 @@ mod tests {
     fn instructions_have_a_wider_margin_under_another_compiler() {
         let table = limits("1", 1000.0, 10.0);
         assert_eq!(table.exceeded_by(&limits("1", 1049.0, 10.0)), Vec::<String>::new());
-        let line = "miss: user instructions 1051.0, in the table 1000.0, allowed 1050.0";
+        let line = "miss: user instructions 1051, in the table 1000, allowed 1050.0";
         assert_eq!(table.exceeded_by(&limits("1", 1051.0, 10.0)), [line]);
         assert_eq!(table.exceeded_by(&limits("2", 1099.0, 10.0)), Vec::<String>::new());
         assert_eq!(table.exceeded_by(&limits("2", 1101.0, 10.0)).len(), 1);
