@@ -69,8 +69,7 @@ impl Limits {
                     continue;
                 };
                 let allowed = if name == INSTRUCTIONS { limit * margin } else { limit * MARGIN + SLACK };
-                // Also if it is not a number.
-                if !(count <= allowed) {
+                if count.is_nan() || count > allowed {
                     lines.push(format!("{what}: {name} {count}, in the table {limit}, allowed {allowed:.1}"));
                 }
             }

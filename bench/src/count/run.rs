@@ -39,7 +39,7 @@ impl Run<'_> {
         let output = folder.0.join("out");
         let option = format!("--callgrind-out-file={}", output.display());
         let tool = ["valgrind", "--quiet", "--tool=callgrind", "--separate-threads=yes", &option];
-        let (threads, lasted) = self.run(&tool, |child| Ok(child))?;
+        let (threads, lasted) = self.run(&tool, Ok)?;
         let mut by_thread = BTreeMap::new();
         // Valgrind numbers threads in the order in which they begin, as the kernel does.
         for (number, (_, name)) in (1..).zip(threads) {
@@ -117,10 +117,10 @@ fn system_calls(text: &str, thread: u32) -> BTreeMap<String, f64> {
     let mut calls = BTreeMap::new();
     let prefix = format!("{thread} ");
     for line in text.lines().filter_map(|line| line.strip_prefix(&prefix)) {
-        if let Some((name, _)) = line.trim_start().split_once('(') {
-            if !name.starts_with("<...") {
-                *calls.entry(name.to_owned()).or_default() += 1.0;
-            }
+        if let Some((name, _)) = line.trim_start().split_once('(')
+            && !name.starts_with("<...")
+        {
+            *calls.entry(name.to_owned()).or_default() += 1.0;
         }
     }
     calls

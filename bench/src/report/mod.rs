@@ -1,17 +1,21 @@
 //! Owns the report: alternating rounds over all that is measured, written with plots.
 
+mod counted;
 mod machine;
 mod peers;
 mod plots;
 mod results;
 mod rounds;
 mod scope;
+mod second_targets;
 mod targets;
 mod text;
 
 use std::path::Path;
 use std::time::Instant;
 
+use anyhow::ensure;
+use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::stdout::print;
 
 use scope::ReportScope;
@@ -20,8 +24,12 @@ use scope::ReportScope;
 pub(crate) fn write(full: bool) -> anyhow::Result<()> {
     let plan = if full { ReportScope::full() } else { ReportScope::quick() };
     let begun = Instant::now();
+    for built in [Implementation::peer("floor", false)?, Implementation::pilotlight("written")?] {
+        let program = built.program.display();
+        ensure!(built.program.exists(), "build {program} first: cargo build --profile dist --workspace");
+    }
     print("installing the peers\n");
-    let peers = peers::install()?;
+    let peers = peers::install();
     let results = rounds::run(&plan, &peers)?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let plots = folder.join("plots");

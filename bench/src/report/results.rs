@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::counted::Counted;
 use crate::load::{ChurnResult, CrowdResult, HoldResult, Measurement, median};
 
 /// The rounds of one subject, in the same order as those of all subjects.
@@ -28,6 +29,8 @@ pub(super) struct Results {
     pub(super) binary: u64,
     pub(super) allocations: String,
     pub(super) calls: Option<String>,
+    /// Only in a full report.
+    pub(super) counted: Option<Counted>,
 }
 
 /// The median over a series' rounds; NaN if there is no such series.

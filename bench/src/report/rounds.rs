@@ -6,6 +6,7 @@ use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::{self, Server};
 use pilotlight_bench::stdout::print;
 
+use super::counted::Counted;
 use super::results::{Results, Series, median_of};
 use super::scope::ReportScope;
 use crate::allocations;
@@ -35,6 +36,7 @@ pub(super) fn run(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<
         binary: std::fs::metadata(pilotlight()?.program)?.len(),
         allocations: allocations::count()?.text(),
         calls: calls(),
+        counted: plan.full.then(Counted::new).transpose()?,
         closed,
     })
 }

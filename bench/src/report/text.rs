@@ -20,7 +20,7 @@ pub(super) fn report(
     let kind = if *full { "full" } else { "quick" };
     let mut text = format!(
         "# What pilotlight costs, beside what people would use instead\n\n\
-         Written by `cargo run --profile dist -p pilotlight-bench -- report{}` in {:.0} min ({kind}: {rounds} rounds of {seconds} s for each \
+         Written by `cargo build --profile dist --workspace && target/dist/pilotlight-bench report{}` in {:.0} min ({kind}: {rounds} rounds of {seconds} s for each \
          row). Every subject has its turn in each round; figures are medians, with the spread from the lowest round to the \
          highest; ratios are medians of the ratios within a round, as the machine's pace drifts between them.\n\n{machine}\n",
         if *full { " --full" } else { "" },
@@ -56,6 +56,16 @@ pub(super) fn report(
         results.allocations,
         results.calls.as_deref().unwrap_or("not counted, strace is absent")
     );
+    if let Some(counted) = &results.counted {
+        let _ = writeln!(
+            text,
+            "Counted by `pilotlight-bench count`, as the difference of runs with different numbers of requests, each sent after the one \
+             before it was handled; the serving thread, and beside it the journal's.\n\n{}\n\
+             ## The memory of a held poll, by block\n\nBy `pilotlight-bench memory`.\n\n{}\n\
+             ## The core's lock\n\nBy `pilotlight-bench lock`.\n\n```text\n{}```\n",
+            counted.requests_table, counted.memory, counted.lock
+        );
+    }
     text.push_str(notes);
     text
 }
