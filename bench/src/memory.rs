@@ -179,23 +179,12 @@ impl Added {
     }
 }
 
-/// The function of ours or of a library that asked for a block, by a backtrace: the first that is not of the standard library.
+/// The function of the broker or of its runtime that asked for a block, by a backtrace.
 fn caller_of(backtrace: &str) -> &str {
-    const PASSED_OVER: [&str; 9] = [
-        "count_block",
-        "std::",
-        "core::",
-        "alloc::",
-        "pilotlight_bench::",
-        "hashbrown::",
-        "__rust",
-        "mi_",
-        "_mi",
-    ];
     let functions = backtrace.lines().filter_map(|line| line.trim().split_once(": ").map(|(_, name)| name));
     let mut named = functions.filter(|name| {
         let name = name.trim_start_matches(['<', '&']);
-        !PASSED_OVER.iter().any(|passed| name.starts_with(passed))
+        name.starts_with("pilotlight::") || name.starts_with("tokio::")
     });
     named.next().unwrap_or_default()
 }
