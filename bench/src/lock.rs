@@ -14,6 +14,8 @@ use pilotlight::exchange::{POOLS_PER_LOCK, SCANNED_PER_LOCK, TAKEN_PER_LOCK};
 use pilotlight_bench::stdout::print;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::contention;
+
 /// Controllers per host.
 const PER_HOST: u32 = 500;
 
@@ -25,6 +27,9 @@ pub(crate) struct LockOptions {
     /// How many rounds; the report has the shortest and the longest of each operation's longest holds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Instead, measure how many claims and parkings there are per second with each of these numbers of threads
+    #[arg(long, value_delimiter = ',')]
+    threads: Vec<usize>,
 }
 
 /// As large as the real waiter in the core.
@@ -52,7 +57,10 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-pub(crate) fn measure(options: &LockOptions) {
+pub(crate) fn measure(options: &LockOptions) -> anyhow::Result<()> {
+    if !options.threads.is_empty() {
+        return contention::measure(&options.threads, options.rounds);
+    }
     for pools in [1, 5000] {
         let mut rounds: Vec<BTreeMap<&'static str, Holds>> = Vec::new();
         for seed in 0..options.rounds.max(1) {
@@ -70,6 +78,7 @@ pub(crate) fn measure(options: &LockOptions) {
             print(&format!("{what:<28}{:>9}{average:>9.2}{shortest:>10.1}{worst:>8.1}\n", holds.count));
         }
     }
+    Ok(())
 }
 
 impl Round {

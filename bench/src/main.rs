@@ -2,6 +2,7 @@
 
 mod allocations;
 mod allocator;
+mod contention;
 mod json;
 mod load;
 mod lock;
@@ -161,7 +162,7 @@ fn main() -> anyhow::Result<()> {
         }
         Measure::Allocations => print(&allocations::count()?.text()),
         Measure::Memory(options) => memory::measure(options)?,
-        Measure::Lock(options) => lock::measure(options),
+        Measure::Lock(options) => lock::measure(options)?,
         Measure::Watch { rounds, seconds, rate } => observability_cost::compare(*rounds, *seconds, *rate)?,
         Measure::Report { full } => report::write(*full)?,
         Measure::Keep { address, count, at_once } => load::keep(*address, *count, *at_once)?,
