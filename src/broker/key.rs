@@ -85,8 +85,7 @@ pub fn check_part(text: &str) -> Result<&str, KeyError> {
         return Err(KeyError::TooLong);
     }
     // All of them, without an early end: the text is short, and this is vectorized.
-    let is_printable =
-        text.bytes().fold(true, |is_so_far, b| is_so_far & (b.is_ascii_graphic() | (b == b' ')));
+    let is_printable = text.bytes().fold(true, |is_so_far, b| is_so_far & matches!(b, b' '..=b'~'));
     if !is_printable {
         return Err(KeyError::NotPrintable);
     }

@@ -53,10 +53,9 @@ pub(super) fn number_bytes(bytes: &[u8]) -> usize {
 
 /// How many bytes cannot be in a text without escapes: quotes, backslashes and control characters.
 pub(super) fn special_bytes(bytes: &[u8]) -> usize {
-    let is_special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
     // Each chunk is short enough for a sum in one byte, and some vectors long.
     let in_chunk =
-        |chunk: &[u8]| usize::from(chunk.iter().map(|byte| u8::from(is_special(byte))).sum::<u8>());
+        |chunk: &[u8]| usize::from(chunk.iter().map(|byte| u8::from(is_special(*byte))).sum::<u8>());
     let (chunks, rest) = bytes.as_chunks::<128>();
     chunks.iter().map(|chunk| in_chunk(chunk)).sum::<usize>() + in_chunk(rest)
 }
@@ -78,6 +77,9 @@ pub(super) fn plain_text_bytes(bytes: &[u8]) -> usize {
         }
         at += 8;
     }
-    let is_plain = |byte: &u8| !matches!(byte, 0..0x20 | b'"' | b'\\');
-    at + bytes[at..].iter().take_while(|byte| is_plain(byte)).count()
+    at + bytes[at..].iter().take_while(|byte| !is_special(**byte)).count()
+}
+
+fn is_special(byte: u8) -> bool {
+    matches!(byte, 0..0x20 | b'"' | b'\\')
 }
