@@ -88,12 +88,12 @@ impl Dispatcher {
         let DispatchRequest { idempotency_key, content, proof, deadline, times, .. } = request;
         let Some(key) = idempotency_key.filter(|_| !times.remember_for.is_zero()) else { return Ok(None) };
         let idempotency = &self.0.idempotency;
-        let lookup = match idempotency.try_begin(&key, *content, times.remember_for) {
-            Ok(lookup) => Ok(lookup),
-            Err(_) => {
-                let lookup = idempotency.begin(&key, *content, times.remember_for);
-                tokio::time::timeout_at((*deadline).into(), lookup).await
-            }
+        // Nearly always no other POST of the run is in flight, and then no timer is needed.
+        let lookup = if let Ok(lookup) = idempotency.try_begin(&key, *content, times.remember_for) {
+            Ok(lookup)
+        } else {
+            let lookup = idempotency.begin(&key, *content, times.remember_for);
+            tokio::time::timeout_at((*deadline).into(), lookup).await
         };
         match lookup {
             // Another POST of the same run is still in flight.

@@ -164,10 +164,13 @@ fn may_have_been_relayed(inferred: &InferredProxies, address: IpAddr, delivery: 
 
 /// An offer in progress. If it is dropped before its end, because the POST's client has left, it continues in a task of its
 /// own.
-pub(super) struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = (OfferTask, OfferResult)> + Send>>>);
+pub(super) struct DetachOnDrop(Option<Pin<Box<dyn Future<Output = ProvedOffer> + Send>>>);
+
+/// The task after an offer, and what follows the offer.
+type ProvedOffer = (OfferTask, OfferResult);
 
 impl Future for DetachOnDrop {
-    type Output = (OfferTask, OfferResult);
+    type Output = ProvedOffer;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(offer) = &mut self.0 else { return Poll::Pending };

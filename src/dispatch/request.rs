@@ -70,8 +70,12 @@ impl IdempotencyKey {
             key.memory.get().to_bits(),
         ];
         let Hash128 { h1, h2 } = with_write_buffer(|whole| {
-            numbers.iter().for_each(|number| whole.extend_from_slice(&number.to_le_bytes()));
-            parts.iter().for_each(|part| whole.extend_from_slice(part.as_bytes()));
+            for number in numbers {
+                whole.extend_from_slice(&number.to_le_bytes());
+            }
+            for part in parts {
+                whole.extend_from_slice(part.as_bytes());
+            }
             SECRET.hash(whole)
         });
         Self([h1, h2])

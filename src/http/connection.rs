@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use hyper::Method;
 
-use super::h1::{HeadParse, HeaderFields, parse, write_response};
+use super::h1::{HeadParse, HeaderFields, RequestHead, parse, write_response};
 use super::park::park;
 use super::request_loop::request_loop;
 use super::response::HttpResponse;
@@ -109,23 +109,33 @@ fn try_ready_request(state: &HttpState, listener: Listener, connection: &Arc<Con
     let ready = match parse(&bytes, &mut fields, || state.limits().body_limit) {
         // A dispatch takes its time, and its route counts it only once.
         HeadParse::Complete(head, _) if head.method == Method::GET => {
-            match route(state, listener, connection.origin(), &head) {
-                Routed::Now(Action::Park(poll)) => Some(ReadyRequest::Poll(park(state, connection, &poll))),
-                Routed::Now(Action::Close) => Some(ReadyRequest::Poll(ControlFlow::Break(()))),
-                Routed::Now(Action::Respond(mut response)) => {
-                    response.close |= !head.is_reusable() || state.admission.closes_connections();
-                    Some(ReadyRequest::Answered(response))
-                }
-                Routed::Dispatch(..) => None,
-            }
+            answer_or_park(state, listener, connection, &head)
         }
-        _ => None,
+        HeadParse::Complete(..)
+        | HeadParse::PartialHead
+        | HeadParse::PartialBody
+        | HeadParse::NeedsHyper
+        | HeadParse::Refused(_) => None,
     };
-    match ready {
-        Some(ready) => {
-            return_buffer(bytes);
-            ready
+    let Some(ready) = ready else { return ReadyRequest::Begun(bytes.into()) };
+    return_buffer(bytes);
+    ready
+}
+
+/// None if the request is a dispatch.
+fn answer_or_park(
+    state: &HttpState,
+    listener: Listener,
+    connection: &Arc<Connection>,
+    head: &RequestHead<'_>,
+) -> Option<ReadyRequest> {
+    Some(match route(state, listener, connection.origin(), head) {
+        Routed::Now(Action::Park(poll)) => ReadyRequest::Poll(park(state, connection, &poll)),
+        Routed::Now(Action::Close) => ReadyRequest::Poll(ControlFlow::Break(())),
+        Routed::Now(Action::Respond(mut response)) => {
+            response.close |= !head.is_reusable() || state.admission.closes_connections();
+            ReadyRequest::Answered(response)
         }
-        None => ReadyRequest::Begun(bytes.into()),
-    }
+        Routed::Dispatch(..) => return None,
+    })
 }

@@ -146,7 +146,7 @@ impl FormattedDate {
     fn at(now: Instant) -> Self {
         let wall = SystemTime::now();
         let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = Duration::from_secs(1) - Duration::from_nanos(since.subsec_nanos().into());
+        let left = Duration::from_nanos(u64::from(1_000_000_000 - since.subsec_nanos()));
         Self { text: httpdate::fmt_http_date(wall), ends: now + left }
     }
 }

@@ -60,7 +60,9 @@ mod tests {
         }
         assert_eq!(SPARE.with_borrow(Vec::len), 0);
         let many: Vec<BytesMut> = (0..2 * KEPT).map(|_| take_buffer()).collect();
-        many.into_iter().for_each(|buffer| return_buffer(buffer.freeze()));
+        for buffer in many {
+            return_buffer(buffer.freeze());
+        }
         assert_eq!(SPARE.with_borrow(Vec::len), KEPT);
     }
 }
