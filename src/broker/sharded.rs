@@ -12,6 +12,17 @@ impl<T> Sharded<T> {
         Self((0..parts).map(|_| HashTable::new()).collect())
     }
 
+    /// A table of these parts, whose number is a power of two. All of them are empty.
+    pub(crate) fn of(parts: Vec<HashTable<T>>) -> Self {
+        debug_assert!(parts.len().is_power_of_two() && parts.iter().all(HashTable::is_empty));
+        Self(parts.into())
+    }
+
+    /// Its parts, with their entries.
+    pub(crate) fn into_parts(self) -> Vec<HashTable<T>> {
+        self.0.into()
+    }
+
     /// The part for entries with this hash.
     pub(crate) fn part(&self, hash: u64) -> &HashTable<T> {
         &self.0[self.part_index(hash)]

@@ -190,10 +190,15 @@ impl Dispatcher {
         }
     }
 
-    /// Gives back memory for runs that are forgotten, and measures how far back runs are remembered. Called often.
-    pub fn shrink(&self, remember_for: Duration) {
+    /// Clears some of the memory of runs that are forgotten. To be called often.
+    pub fn clear_forgotten(&self) {
+        self.0.idempotency.clear_retired();
+    }
+
+    /// Forgets runs that are too old, and measures how far back runs are remembered.
+    pub fn forget_old(&self, remember_for: Duration) {
         let Shared { idempotency, metrics, .. } = &*self.0;
-        idempotency.shrink(remember_for);
+        idempotency.expire(remember_for);
         metrics.idempotency_window.set(idempotency.window(remember_for).as_secs_f64());
     }
 }

@@ -102,10 +102,15 @@ impl HttpState {
         }
     }
 
-    /// Gives back unused memory.
+    /// Gives back unused memory, and forgets old runs.
     pub fn shrink(&self) {
         self.exchange.shrink();
-        self.dispatcher.shrink(self.limits().remember_runs);
+        self.dispatcher.forget_old(self.limits().remember_runs);
+    }
+
+    /// Clears some of the memory of runs that are forgotten. To be called often.
+    pub fn clear_forgotten_runs(&self) {
+        self.dispatcher.clear_forgotten();
     }
 
     /// The current limits.

@@ -50,6 +50,7 @@ pub(super) fn run(
             Liveness::acked_within,
         );
         state.idle.sweep();
+        state.clear_forgotten_runs();
         if ticks.is_multiple_of(TICKS_PER_MEMORY_CHECK) {
             state.admission.set_memory_left(memory.remaining().unwrap_or(u64::MAX));
         }
