@@ -81,7 +81,7 @@ fn rate(threads: usize) -> anyhow::Result<f64> {
     Ok(f64::from(total) / start.elapsed().as_secs_f64())
 }
 
-fn park(exchange: &Arc<Exchange<Token>>, key: &Key, controller: Arc<str>) -> anyhow::Result<()> {
+fn park(exchange: &Arc<Exchange<Token>>, key: &Key, controller: Box<str>) -> anyhow::Result<()> {
     let now = exchange.now();
     let until = now.plus(Duration::from_secs(50));
     let request = ParkRequest {

@@ -1,7 +1,6 @@
 //! Owns the summaries of pools and waiters, and the audit of the core's invariants.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::chunks::Chunks;
@@ -31,7 +30,7 @@ pub struct WaiterSummary {
     /// Its pool's key.
     pub key: Key,
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Arc<str>,
+    pub controller: Box<str>,
     /// The address that its request came from.
     pub origin: IpAddr,
     /// How long it has waited.

@@ -1,6 +1,5 @@
 //! Owns the arguments and results of the core's operations.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AcceptedPayload, HostId, KeyRef, MonotonicTime, PayloadKind};
@@ -25,7 +24,7 @@ pub struct ParkRequest<'a, W> {
     /// The payloads that it accepts.
     pub accepts: AcceptedPayload,
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Arc<str>,
+    pub controller: Box<str>,
     /// The host that its controller runs on. A later request of the same controller and pool from its address replaces it.
     pub host: HostId,
     /// It is matched only before this time (the retire guard).
@@ -42,7 +41,7 @@ pub struct RemovedWaiter<W> {
     /// The `waiter` of its [`ParkRequest`].
     pub waiter: W,
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Arc<str>,
+    pub controller: Box<str>,
     /// The host that its controller runs on.
     pub host: HostId,
     /// How long it has waited.

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use super::list::{Link, ListKind, ListNode};
 use super::timer_wheel::HasDeadline;
@@ -49,7 +48,7 @@ impl WaiterClass {
 /// A waiter in the slab. There are as many as held polls, so a test states the size.
 pub(super) struct WaiterEntry<W> {
     pub(super) waiter: W,
-    pub(super) controller: Arc<str>,
+    pub(super) controller: Box<str>,
     host_name: Option<NonZeroU64>,
     links: [Link; 2],
     pub(super) pool: u32,
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     /// A waiter as large as the long poll: two pointers and a few flags.
-    type Token = (Arc<()>, &'static (), [bool; 3]);
+    type Token = (Box<()>, &'static (), [bool; 3]);
 
     /// What the slab stores.
     #[expect(dead_code, reason = "only its size counts")]

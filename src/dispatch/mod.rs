@@ -115,6 +115,7 @@ impl Dispatcher {
         recorder: &mut DispatchRecorder,
     ) -> Outcome {
         let DispatchRequest { key, payload_kind, run, proof, redeliver, wait, deadline, times, .. } = request;
+        let names_controller = request.names_controller;
         let policy = DeliveryPolicy::new(proof, redeliver);
         let reserve = policy.proof_reserve(times.read_timeout, times.budget);
         let last_offer = deadline.checked_sub(reserve).unwrap_or(deadline);
@@ -129,7 +130,7 @@ impl Dispatcher {
             debug_assert!(false, "one POST is dispatched twice");
             return Outcome { offers: 0, result: Err(MissReason::Undelivered) };
         };
-        let mut task = OfferTask { run, requirements, policy, offers: 0, leader, record };
+        let mut task = OfferTask { run, requirements, policy, names_controller, offers: 0, leader, record };
         let mut now = Instant::now();
         let wait_until = (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer));
         let result = loop {

@@ -25,6 +25,8 @@ pub(super) struct OfferTask {
     pub(super) run: Run,
     pub(super) requirements: DeliveryRequirements,
     pub(super) policy: DeliveryPolicy,
+    /// Whether the answer names the controller that got the run.
+    pub(super) names_controller: bool,
     /// How many waiters have been offered the run.
     pub(super) offers: u32,
     /// Held until other POSTs of this run may be answered.
@@ -34,7 +36,7 @@ pub(super) struct OfferTask {
 
 /// The waiter of an offer, and the time of its match.
 struct Offered {
-    controller: Arc<str>,
+    controller: Box<str>,
     host: HostId,
     address: IpAddr,
     matched: Instant,
@@ -46,10 +48,10 @@ pub(super) struct PendingOffer {
     proof: PendingProof,
 }
 
-/// What follows an offer, the controller that was offered the run, and when the offer ended.
+/// What follows an offer, the controller that was offered the run if the answer names it, and when the offer ended.
 pub(super) struct OfferResult {
     pub(super) step: Step,
-    pub(super) controller: Arc<str>,
+    pub(super) controller: Option<Arc<str>>,
     pub(super) ended: Instant,
 }
 
@@ -108,15 +110,16 @@ impl OfferTask {
             nothing_sent: delivery.nothing_sent,
             may_have_been_relayed,
         });
-        self.record.add_offer(OfferRecord { controller: controller.clone(), verdict, since, took }, step);
-        self.cache(step, &controller, ended);
-        OfferResult { step, controller, ended }
+        let named = self.names_controller.then(|| Arc::from(&*controller));
+        self.record.add_offer(OfferRecord { controller, verdict, since, took }, step);
+        self.cache(step, named.as_ref(), ended);
+        OfferResult { step, controller: named, ended }
     }
 
     /// A run that a waiter has, or may have, is not offered again: its later POSTs get the same outcome.
-    fn cache(&mut self, step: Step, controller: &Arc<str>, now: Instant) {
+    fn cache(&mut self, step: Step, controller: Option<&Arc<str>>, now: Instant) {
         let result = match step {
-            Step::Delivered(proof) => Ok(Hit { proof, controller: controller.clone() }),
+            Step::Delivered(proof) => Ok(Hit { proof, controller: controller.cloned() }),
             Step::GiveUp(MissReason::Unknown) => Err(MissReason::Unknown),
             Step::OfferAgain | Step::GiveUp(_) => return,
         };

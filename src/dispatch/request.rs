@@ -28,6 +28,8 @@ pub struct DispatchRequest<'a> {
     pub idempotency_key: Option<IdempotencyKey>,
     /// A hash of the payload; none if it is not compared. Two POSTs with equal keys conflict if their hashes differ.
     pub content: ContentHash,
+    /// Whether the answer names the controller. Its name is then kept for as long as the run is remembered.
+    pub names_controller: bool,
     /// How long to wait for a controller to come.
     pub wait: Duration,
     /// The POST is answered by then.
@@ -112,8 +114,8 @@ impl Outcome {
 pub struct Hit {
     /// What proves it.
     pub proof: Proof,
-    /// The controller's name for itself; empty if it gave none.
-    pub controller: Arc<str>,
+    /// The controller's name for itself, if the answer names it; empty if the controller gave none.
+    pub controller: Option<Arc<str>>,
 }
 
 /// The run's name is already that of a run with another payload.

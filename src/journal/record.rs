@@ -1,6 +1,5 @@
 //! Owns what the journal records: dispatches with their offers, polls, drains and retirements, and the kinds of events.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitflags::bitflags;
@@ -150,7 +149,7 @@ pub struct DispatchRecord {
 #[derive(Debug, Clone)]
 pub struct OfferRecord {
     /// The controller's name for itself; empty if it gave none.
-    pub controller: Arc<str>,
+    pub controller: Box<str>,
     /// What is known of the delivery.
     pub verdict: Verdict,
     /// From the last byte of the POST to the match.

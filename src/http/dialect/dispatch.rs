@@ -70,6 +70,7 @@ async fn read_and_dispatch(
         redeliver: parsed.redeliver,
         idempotency_key,
         content,
+        names_controller: dialect.names_controller(),
         wait: parsed.wait,
         deadline: recorder.since() + limits.dispatch_budget,
         times: limits.dispatch_times(),

@@ -57,6 +57,9 @@ pub(in crate::http) trait Dialect: Sync {
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem>;
 
+    /// Whether the response to a dispatch names the controller.
+    fn names_controller(&self) -> bool;
+
     /// The response to a dispatch. `run` is empty if the dispatch named no pool.
     fn render(&self, head: &RequestHead<'_>, run: &str, outcome: &Outcome) -> HttpResponse;
 }

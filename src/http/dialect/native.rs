@@ -139,13 +139,17 @@ impl Dialect for Native {
         })
     }
 
+    fn names_controller(&self) -> bool {
+        true
+    }
+
     fn render(&self, _: &RequestHead<'_>, run: &str, outcome: &Outcome) -> HttpResponse {
         let body = match &outcome.result {
             Ok(hit) => serde_json::json!({
                 "delivered": true,
                 "proof": hit.proof.text(),
                 "offers": outcome.offers,
-                "controller": &*hit.controller,
+                "controller": hit.controller.as_deref().unwrap_or_default(),
                 "run": run,
             }),
             Err(miss) => serde_json::json!({

@@ -50,6 +50,8 @@ pub(super) struct MemoryBudget {
     machine: Option<u64>,
     cgroup: Option<Cgroup>,
     looked_up: Instant,
+    /// Whether less than half of each budget was used at the last measurement.
+    is_ample: bool,
 }
 
 impl MemoryBudget {
@@ -71,7 +73,8 @@ impl MemoryBudget {
 
     fn in_root(root: &Path, configured: Option<u64>, machine: Option<u64>) -> Self {
         let root = root.to_owned();
-        Self { cgroup: Cgroup::find(&root), root, configured, machine, looked_up: Instant::now() }
+        let cgroup = Cgroup::find(&root);
+        Self { root, configured, machine, cgroup, looked_up: Instant::now(), is_ample: false }
     }
 
     /// How many more bytes the process may use; `None` if no limit is known.
@@ -83,12 +86,17 @@ impl MemoryBudget {
         let charged = self.cgroup.as_ref().and_then(Cgroup::charged);
         let limit = self.cgroup.as_ref().and_then(|cgroup| cgroup.limit);
         let cgroup_budget = limit.map(|limit| self.cgroup_budget(limit));
-        let in_cgroup = cgroup_budget.zip(charged).map(|(budget, charged)| budget.saturating_sub(charged));
         let own_charge = charged.filter(|_| self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_exclusive));
         let own_budget = self.configured.or_else(|| self.machine.map(usable_share));
         let used = own_charge.or_else(|| self.resident());
-        let own = own_budget.zip(used).map(|(budget, used)| budget.saturating_sub(used));
-        [in_cgroup, own].into_iter().flatten().min()
+        let budgets = [cgroup_budget.zip(charged), own_budget.zip(used)].into_iter().flatten();
+        self.is_ample = budgets.clone().all(|(budget, used)| used < budget / 2);
+        budgets.map(|(budget, used)| budget.saturating_sub(used)).min()
+    }
+
+    /// Whether so much was left at the last measurement that the next one can wait.
+    pub(super) fn is_ample(&self) -> bool {
+        self.is_ample
     }
 
     /// The charge up to which a cgroup with this limit may be used: more than the usable share only if that is configured.

@@ -77,6 +77,19 @@ impl Tree {
     }
 }
 
+#[test]
+fn memory_is_ample_while_less_than_half_of_every_budget_is_used() {
+    let tree = Tree::new("0::/broker\n", V2);
+    tree.v2("/broker", "max\n", "max\n", 30, "1\n2\n");
+    for (configured, limit, is_ample) in [(19, 1000, false), (30, 1000, true), (30, 24, false)] {
+        tree.file("sys/fs/cgroup/broker/memory.max", &bytes(limit));
+        let mut budget = MemoryBudget::in_root(tree.root(), Some(configured * MIB), Some(MACHINE));
+        assert!(!budget.is_ample(), "nothing is known before the first measurement");
+        budget.remaining();
+        assert_eq!(budget.is_ample(), is_ample, "{configured} {limit}");
+    }
+}
+
 fn bytes(mib: u64) -> String {
     format!("{}\n", mib * MIB)
 }

@@ -134,6 +134,10 @@ impl Dialect for Trigger {
         })
     }
 
+    fn names_controller(&self) -> bool {
+        false
+    }
+
     fn render(&self, _: &RequestHead<'_>, _: &str, outcome: &Outcome) -> HttpResponse {
         let parts = match &outcome.result {
             Ok(hit) => [r#"{"didWarmStart":true,"proof":""#, hit.proof.text()],
