@@ -1,8 +1,11 @@
-//! Owns a run's names: as ranges of the request that they came in, so that they are not copied.
+//! Owns a run's names: as ranges of the body that they came in, so that they are not copied.
 
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+
+/// Names are copied from a larger body, so that a slow reader of the answer does not keep it in memory.
+const MAX_SHARED_BYTES: usize = 16 * 1024;
 
 /// A run's name, its deployment and its version.
 #[derive(Clone)]
@@ -14,11 +17,13 @@ pub(super) struct RunNames {
 }
 
 impl RunNames {
-    /// The names are copied only if one of them is no part of `request`, as after decoding.
-    pub(super) fn new(request: &Bytes, [run, deployment, version]: [&str; 3]) -> Self {
-        let ranges = (range_in(request, run), range_in(request, deployment), range_in(request, version));
-        if let (Some(run), Some(deployment), Some(version)) = ranges {
-            return Self { text: request.clone(), run, deployment, version };
+    /// The names are copied if one of them is no part of the request's `body`, as those in a head, or if that is large.
+    pub(super) fn new(body: &Bytes, [run, deployment, version]: [&str; 3]) -> Self {
+        let ranges = (range_in(body, run), range_in(body, deployment), range_in(body, version));
+        if let (Some(run), Some(deployment), Some(version)) = ranges
+            && body.len() <= MAX_SHARED_BYTES
+        {
+            return Self { text: body.clone(), run, deployment, version };
         }
         let mut text = BytesMut::with_capacity(run.len() + deployment.len() + version.len());
         let [run, deployment, version] = [run, deployment, version].map(|name| {
@@ -68,5 +73,11 @@ mod tests {
         let names = RunNames::new(&request, [&text[..5], &decoded, &text[19..]]);
         assert_eq!(all(&names), ["run_1", "deployment 1", "20260821.3"]);
         assert_eq!(names.shared_run(), "run_1");
+
+        let large = Bytes::from("x".repeat(MAX_SHARED_BYTES + 1));
+        let text = std::str::from_utf8(&large).unwrap();
+        let names = RunNames::new(&large, [&text[..5], &text[6..18], &text[19..29]]);
+        assert_eq!(names.as_bytes().map(<[u8]>::len), [5, 12, 10]);
+        assert!(large.try_into_mut().is_ok(), "nothing refers to it");
     }
 }

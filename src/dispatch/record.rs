@@ -75,15 +75,15 @@ impl DispatchRecorder {
     }
 
     /// Names the run and its key, and the supervisor's trace if it is continued. Only a POST that names a run is recorded in
-    /// the journal. Names that are a part of `request` are not copied. Returns the run's name.
+    /// the journal. Names that are a part of a short `body` are not copied. Returns the run's name.
     pub fn name_run(
         &mut self,
-        request: &Bytes,
+        body: &Bytes,
         run: &str,
         key: KeyRef<'_>,
         trace: Option<TraceParent>,
     ) -> Bytes {
-        let names = RunNames::new(request, [run, key.deployment, key.version]);
+        let names = RunNames::new(body, [run, key.deployment, key.version]);
         let name = names.shared_run();
         if let Some(record) = &mut self.record {
             record.run = Some(RunLabels { names, cpu: key.cpu.get(), memory: key.memory.get(), trace });

@@ -100,10 +100,15 @@ fn try_ready_request(state: &HttpState, listener: Listener, connection: &Arc<Con
     let mut buffer = BytesMut::new();
     let read = connection.try_read(&mut buffer);
     let bytes = buffer.freeze();
-    if read.is_err() {
+    if bytes.is_empty() {
         // The buffer is not kept for a request that may come much later.
         return_buffer(bytes);
-        return ReadyRequest::Begun(BytesMut::new());
+        let has_ended = read.is_ok();
+        return if has_ended {
+            ReadyRequest::Poll(ControlFlow::Break(()))
+        } else {
+            ReadyRequest::Begun(BytesMut::new())
+        };
     }
     let mut fields = HeaderFields::default();
     let ready = match parse(&bytes, &mut fields, || state.limits().body_limit) {

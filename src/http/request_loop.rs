@@ -82,9 +82,9 @@ async fn handle_request(
         let validated = match parse(&bytes, &mut fields, || state.limits().body_limit) {
             HeadParse::Complete(head, body) => {
                 let body = bytes.slice(body);
-                let handled = handle_plain(state, listener, connection, head, body).await?;
+                let handled = handle_plain(state, listener, connection, head, body).await;
                 return_buffer(bytes);
-                return ControlFlow::Continue(handled);
+                return handled;
             }
             HeadParse::PartialHead => {
                 received = bytes.into();

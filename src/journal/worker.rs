@@ -1,4 +1,4 @@
-//! Owns the journal's thread. It looks into the queues a hundred times a second, so that recording an event wakes no thread.
+//! Owns the journal's thread. It looks into the queues every 10 ms, and every 2 ms while events come, so that recording an event wakes no thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -129,7 +129,10 @@ impl Connection {
         if buf.capacity() == 0 {
             *buf = take_buffer();
         }
-        buf.reserve(CAPACITY);
+        // The rest of a usual request still fits into the rest of the buffer.
+        if buf.capacity() - buf.len() < CAPACITY / 2 {
+            buf.reserve(CAPACITY);
+        }
         let capacity = buf.capacity() - buf.len();
         self.read_into(buf, capacity)
     }
@@ -181,11 +184,6 @@ impl Connection {
             }
             self.writable().await?;
         }
-    }
-
-    /// How long it may be idle between two requests.
-    pub fn idle_timeout(&self) -> Duration {
-        self.idle.timeout()
     }
 
     /// The idle timeout that is announced to its client, in whole seconds.

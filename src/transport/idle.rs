@@ -1,7 +1,8 @@
 //! Owns the connections that are idle between two requests, and closes those that exceed the idle timeout.
 //!
-//! A delivery does not wake the connection's own task, so that task cannot set a timer. A delivery only stores the time; the
-//! connection has one entry in a queue, and is checked when that entry is due.
+//! A delivery does not wake the connection's own task, so that task cannot set a timer; and a timer for each request of a
+//! supervisor would cost more than the rest of its wait. So only the time is stored when a connection becomes idle; it has one
+//! entry in a queue, and is checked when that entry is due.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -27,6 +27,8 @@ pub(super) struct TransferCodings {
     pub(super) has_other: bool,
 }
 
+const _: () = assert!(FieldName::COUNT <= u16::BITS as usize, "each has a bit in `repeated`");
+
 impl<'a> HeaderFields<'a> {
     /// Whether the fields show this.
     pub(in crate::http) fn show(&self, sign: Signs) -> bool {

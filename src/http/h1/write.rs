@@ -49,12 +49,15 @@ pub(in crate::http) async fn write_and_linger(
 ) -> ControlFlow<()> {
     let closes = response.close;
     let written = write_response(connection, &response).await;
+    // Its record is complete now, and nothing of its request is needed any more.
+    drop(response);
     if closes {
         connection.shutdown_write();
         let deadline = Instant::now() + LINGER_TIME;
         let mut discarded = 0;
+        let mut bytes = BytesMut::new();
         while discarded < LINGER_BYTES {
-            let mut bytes = BytesMut::new();
+            bytes.clear();
             read_more(connection, &mut bytes, deadline).await?;
             discarded += bytes.len();
         }

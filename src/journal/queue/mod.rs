@@ -12,7 +12,7 @@ use bytes::{Buf, BufMut};
 use parking_lot::Mutex;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-/// Bytes that one thread can queue: about 6,000 dispatches. Pages that were never written take no memory.
+/// Bytes that one thread can queue: about 6,900 dispatches. Pages that were never written take no memory.
 pub(super) const CAPACITY: usize = 1 << 20;
 /// New queues that wait for the reader. A thread that finds no room tries again with its next event.
 const NEW_QUEUES: usize = 1024;

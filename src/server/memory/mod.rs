@@ -21,6 +21,8 @@ use crate::allocator;
 
 /// The share of a limit that is used before the broker refuses requests.
 const USABLE_SHARE: (u64, u64) = (4, 5);
+/// So much is not used up within a second, by peers that connect or by bodies that are not read.
+const AMPLE_BYTES: u64 = 1 << 30;
 /// How often the cgroup and its limits are looked up: a container can be resized while it runs.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a thread returns its free memory to the system.
@@ -50,7 +52,7 @@ pub(super) struct MemoryBudget {
     machine: Option<u64>,
     cgroup: Option<Cgroup>,
     looked_up: Instant,
-    /// Whether less than half of each budget was used at the last measurement.
+    /// Whether half of each budget, and at least [`AMPLE_BYTES`], was left at the last measurement.
     is_ample: bool,
 }
 
@@ -90,7 +92,8 @@ impl MemoryBudget {
         let own_budget = self.configured.or_else(|| self.machine.map(usable_share));
         let used = own_charge.or_else(|| self.resident());
         let budgets = [cgroup_budget.zip(charged), own_budget.zip(used)].into_iter().flatten();
-        self.is_ample = budgets.clone().all(|(budget, used)| used < budget / 2);
+        self.is_ample =
+            budgets.clone().all(|(budget, used)| budget.saturating_sub(used) >= AMPLE_BYTES.max(budget / 2));
         budgets.map(|(budget, used)| budget.saturating_sub(used)).min()
     }
 

@@ -78,12 +78,15 @@ impl Tree {
 }
 
 #[test]
-fn memory_is_ample_while_less_than_half_of_every_budget_is_used() {
+fn memory_is_ample_while_half_of_every_budget_and_a_gibibyte_is_left() {
     let tree = Tree::new("0::/broker\n", V2);
-    tree.v2("/broker", "max\n", "max\n", 30, "1\n2\n");
-    for (configured, limit, is_ample) in [(19, 1000, false), (30, 1000, true), (30, 24, false)] {
+    tree.v2("/broker", "max\n", "max\n", 1020, "1\n2\n");
+    // The cgroup is charged 1,000 MiB without file pages, and the process has 10 MiB.
+    for (configured, limit, is_ample) in
+        [(3000, 9000, true), (1000, 9000, false), (1100, 9000, true), (3000, 3200, true), (3000, 2400, false)]
+    {
         tree.file("sys/fs/cgroup/broker/memory.max", &bytes(limit));
-        let mut budget = MemoryBudget::in_root(tree.root(), Some(configured * MIB), Some(MACHINE));
+        let mut budget = MemoryBudget::in_root(tree.root(), Some(configured * MIB), Some(8 * MACHINE));
         assert!(!budget.is_ample(), "nothing is known before the first measurement");
         budget.remaining();
         assert_eq!(budget.is_ample(), is_ample, "{configured} {limit}");

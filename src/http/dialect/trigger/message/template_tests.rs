@@ -331,6 +331,28 @@ fn no_value_is_kept() {
 }
 
 #[test]
+fn no_name_of_a_body_that_came_once_is_kept() {
+    warm(&stock(), Strict);
+    for name in ["firstAndOnly", "secondAndOnly"] {
+        let body = stock().replace("tracestate", name);
+        Message::in_body(body.as_bytes(), Strict).unwrap();
+        assert!(!String::from_utf8(templates::kept_bytes()).unwrap().contains(name), "{name}");
+    }
+}
+
+#[test]
+fn a_body_without_a_template_keeps_no_other_shape_from_being_learned() {
+    let post = |body: &str| drop(Message::in_body(body.as_bytes(), Strict).unwrap());
+    post(&stock());
+    // It has as many quotes as the stock body, and a name that no template keeps.
+    post(&stock().replace("tracestate", "a/b"));
+    for _ in 0..100 {
+        post(&stock());
+    }
+    assert!(known(&stock(), Strict).is_some());
+}
+
+#[test]
 fn a_template_is_small() {
     let numbers =
         |count: usize| stock().replace("\"tracestate\"", &format!("\"n\":[{}1],\"t\"", "1,".repeat(count)));

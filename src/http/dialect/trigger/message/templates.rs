@@ -13,6 +13,8 @@ use crate::config::MessageCheck;
 const MAX_TEMPLATES: usize = 4;
 /// Bodies of this many shapes may alternate, and each is still learned.
 const MAX_RECENT: usize = 4;
+/// After a body of which no template can be made, so many with its count of special bytes are left to the parser.
+const PASSED_OVER: u8 = 64;
 
 thread_local! {
     static TEMPLATES: RefCell<Templates> = RefCell::new(Templates::new(MessageCheck::Strict));
@@ -31,8 +33,9 @@ enum Shape {
     #[default]
     Unknown,
     Hash(u64),
-    /// There is no template for it.
-    Unlearnable,
+    /// There was no template for the last one; so many more are passed over before the next try, as another shape may have
+    /// the same count.
+    Unlearnable(u8),
 }
 
 struct Templates {
@@ -52,7 +55,7 @@ pub(super) fn read(body: &str, check: MessageCheck) -> Option<(&str, Parts<'_>)>
     TEMPLATES.with_borrow_mut(|templates| templates.of(check).read(body))
 }
 
-/// Notes a body that the parser has accepted under this check, and keeps a template once two bodies had the same shape. A
+/// Notes a body that the parser has accepted under this check, and keeps a template once a shape was repeated: at its third body. A
 /// template is given up unless it reads this very body as the parser did.
 pub(super) fn learn(
     body: &str,
@@ -71,16 +74,24 @@ pub(super) fn learn(
             templates.recent[0] = Recent { special_bytes, shape: Shape::Unknown };
             return;
         };
-        if known.shape == Shape::Unlearnable {
+        if let Shape::Unlearnable(left @ 1..) = &mut known.shape {
+            *left -= 1;
             return;
         }
         let learned = learner::learn(body, message, schema, check, draft);
-        let shape = learned.map_or(Shape::Unlearnable, |()| Shape::Hash(draft.shape(&templates.hasher)));
+        let unlearnable = Shape::Unlearnable(PASSED_OVER);
+        let shape = learned.map_or(unlearnable, |()| Shape::Hash(draft.shape(&templates.hasher)));
         let is_repeated = std::mem::replace(&mut known.shape, shape) == shape && learned.is_some();
-        if is_repeated && draft.read(body).is_some_and(|(text, parts)| is_as_parsed(text, parts)) {
-            *known = Recent::default();
-            templates.keep_draft();
+        if is_repeated {
+            if draft.read(body).is_some_and(|(text, parts)| is_as_parsed(text, parts)) {
+                *known = Recent::default();
+                templates.keep_draft();
+            } else {
+                known.shape = unlearnable;
+            }
         }
+        // A name in it may come from this body alone.
+        templates.draft.literals.clear();
     });
 }
 
@@ -113,7 +124,7 @@ impl Templates {
         Some(found)
     }
 
-    /// A new template takes the last place, until it matches. Shapes that only come twice so displace each other only.
+    /// A new template takes the last place, until it matches. Shapes that do not come again so displace each other only.
     fn keep_draft(&mut self) {
         self.kept.truncate(MAX_TEMPLATES - 1);
         self.kept.push(self.draft.clone());
