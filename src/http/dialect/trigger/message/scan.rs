@@ -83,3 +83,29 @@ pub(super) fn plain_text_bytes(bytes: &[u8]) -> usize {
 fn is_special(byte: u8) -> bool {
     matches!(byte, 0..0x20 | b'"' | b'\\')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_no_text_has_are_found_wherever_they_are() {
+        for byte in 0..=255_u8 {
+            let is_special = byte < 0x20 || byte == b'"' || byte == b'\\';
+            for length in [1, 7, 8, 9, 31, 128, 129, 300] {
+                for at in [0, length / 2, length - 1] {
+                    // The neighbours differ by one bit from what is searched for.
+                    let mut text = vec![b"\x20\x23\x5d\xa2\x80\xff"[at % 6]; length];
+                    text[at] = byte;
+                    assert_eq!(special_bytes(&text), usize::from(is_special), "{byte} at {at} of {length}");
+                    assert_eq!(
+                        plain_text_bytes(&text),
+                        if is_special { at } else { length },
+                        "{byte} at {at} of {length}"
+                    );
+                }
+            }
+        }
+        assert_eq!(special_bytes(&[b'"'; 4000]), 4000);
+    }
+}

@@ -1,7 +1,6 @@
 //! Owns the tests of templates: a body that differs from earlier ones in its values only is read as the parser reads it.
 
 use super::kind::{Field, Kind};
-use super::scan::{plain_text_bytes, special_bytes};
 use super::template::MAX_LEAVES;
 use super::*;
 use MessageCheck::{Shape, Strict};
@@ -390,25 +389,4 @@ fn the_description_of_the_schema_has_serdes_own_names() {
     }
     let field = Field { name: "r#a_bc_d", kind: Kind::Any, part: None };
     assert!(field.is_named(b"aBcD") && !field.is_named(b"a_bc_d") && !field.is_named(b"aBcd"));
-}
-
-#[test]
-fn bytes_that_no_text_has_are_found_wherever_they_are() {
-    for byte in 0..=255_u8 {
-        let is_special = byte < 0x20 || byte == b'"' || byte == b'\\';
-        for length in [1, 7, 8, 9, 31, 128, 129, 300] {
-            for at in [0, length / 2, length - 1] {
-                // The neighbours differ by one bit from what is searched for.
-                let mut text = vec![b"\x20\x23\x5d\xa2\x80\xff"[at % 6]; length];
-                text[at] = byte;
-                assert_eq!(special_bytes(&text), usize::from(is_special), "{byte} at {at} of {length}");
-                assert_eq!(
-                    plain_text_bytes(&text),
-                    if is_special { at } else { length },
-                    "{byte} at {at} of {length}"
-                );
-            }
-        }
-    }
-    assert_eq!(special_bytes(&[b'"'; 4000]), 4000);
 }
