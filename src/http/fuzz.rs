@@ -151,17 +151,17 @@ pub async fn handle(
         Routed::Now(Action::Respond(response)) => Handled::Responded(response),
         Routed::Now(Action::Close) => Handled::Closed,
         Routed::Now(Action::Park(poll)) => Handled::Parked(Box::new(ParkedPoll {
-            key: poll.key,
+            key: poll.key.as_ref().into(),
             controller: poll.controller.into(),
             origin: poll.client.origin(),
             through_proxy: poll.client.through_proxy,
             reusable: poll.reusable,
             timeout: poll.timeout,
         })),
-        Routed::Dispatch(found) => {
+        Routed::Dispatch(found, limit) => {
             debug_assert_eq!(head.method, Method::POST, "only POSTs dispatch");
             let body = RequestBody::Whole(request.body().clone());
-            Handled::Responded(dialect::dispatch(found, state, head, body).await)
+            Handled::Responded(dialect::dispatch(found, state, &head, body, limit).await)
         }
     }
 }
