@@ -13,7 +13,7 @@ const helped = ["serve", "demo", "check", "config"].map((command) => ok(binary, 
 const flags = new Set([...settings, ...[...helped.matchAll(/--([a-z][a-z-]*)/g)].map(([, name]) => name)]);
 
 /** Variables of this project's tests and build, which the broker does not read. */
-const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRITE_DOCS"].map((name) => `PILOTLIGHT_${name}`));
+const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRITE_COUNTS", "WRITE_DOCS"].map((name) => `PILOTLIGHT_${name}`));
 /** Flags of other programs that the guides name without their command. */
 const FOREIGN = new Set(["--profile", "--release", "--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
 /** Metrics that exist only with TLS, or with a cluster; alert rules may use them. */
