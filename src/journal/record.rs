@@ -252,6 +252,11 @@ impl RetireEvent {
 
 /// The wall clock, in milliseconds since 1970.
 pub fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    millis_since_1970(SystemTime::now())
+}
+
+/// A time of the wall clock, in milliseconds since 1970.
+pub(super) fn millis_since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

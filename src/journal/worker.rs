@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::codec::{Recorded, decode};
 use super::event_log::{EventLog, LogEntry};
@@ -10,7 +10,7 @@ use super::history::History;
 use super::otlp::Tracer;
 use super::priority::{Urgency, lower_priority};
 use super::queue::{Batch, QueueReader};
-use super::record::{DispatchRecord, Event, EventKinds, unix_millis};
+use super::record::{DispatchRecord, Event, EventKinds, millis_since_1970};
 use crate::metrics::Metrics;
 
 /// The pause between two batches while events arrive. It is short, because the thread then works through few events at a time:
@@ -63,10 +63,9 @@ impl JournalWorker {
 
     /// The queued events, at most [`BATCH`] of each thread.
     fn read_batch(&mut self) -> Batch<Recorded> {
-        let now = unix_millis();
+        let now = SystemTime::now();
         self.events.read(BATCH, |age, bytes| {
-            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            let event = decode(now.saturating_sub(age), bytes);
+            let event = decode(millis_since_1970(now.checked_sub(age).unwrap_or(now)), bytes);
             if event.is_none() {
                 debug_assert!(false, "an event that no thread has written");
                 self.metrics.event_dropped(true);

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Time is counted in ticks of this length, so a connection may be closed this much too late.
+/// Time is counted in ticks of this length, so a connection may be closed two of them too late.
 const TICK: Duration = Duration::from_millis(50);
+/// A sweep counts at most this many ticks since the one before: in a longer pause of the process or of housekeeping, a
+/// connection that becomes idle would be noted as idle since its beginning.
+const MAX_TICKS_PER_SWEEP: u32 = 2;
 /// After this many connections the queue's lock is released for others.
 const BATCH: usize = 256;
 /// The timeout that is announced to clients is this much shorter: otherwise they could send a request while we close.
@@ -36,7 +39,9 @@ pub trait Idle {
 /// The connections that are idle, and their timeout.
 pub struct IdleQueue<C> {
     epoch: Instant,
-    /// The tick of the last sweep.
+    /// The tick of the last sweep, by the clock.
+    swept: AtomicU32,
+    /// The tick of the last sweep, without the rest of long pauses.
     now: AtomicU32,
     timeout: AtomicU32,
     entries: Mutex<Entries<C>>,
@@ -57,9 +62,9 @@ struct Entries<C> {
 
 impl<C> Default for IdleQueue<C> {
     fn default() -> Self {
-        let (now, timeout) = (AtomicU32::new(1), AtomicU32::new(u32::MAX));
+        let (swept, now, timeout) = (AtomicU32::new(0), AtomicU32::new(1), AtomicU32::new(u32::MAX));
         let entries = Mutex::new(Entries { serial: 0, by_key: BTreeMap::new() });
-        Self { epoch: Instant::now(), now, timeout, entries }
+        Self { epoch: Instant::now(), swept, now, timeout, entries }
     }
 }
 
@@ -96,7 +101,8 @@ impl<C> IdleQueue<C> {
 impl<C: Idle> IdleQueue<C> {
     /// A response was written, and no byte of the next request was read: the connection is idle from now on.
     pub(super) fn insert(&self, connection: &Arc<C>) {
-        let now = self.now.load(Ordering::Relaxed);
+        // A part of the present tick is over already.
+        let now = self.now.load(Ordering::Relaxed) + 1;
         connection.begin_idle(now);
         // A read-modify-write instead of a load: either it sees that a sweep has just removed the entry, or that sweep
         // sees `now`.
@@ -117,8 +123,7 @@ impl<C: Idle> IdleQueue<C> {
     /// Closes the connections that exceed the timeout, and returns their number. To be called every tick: it also sets the
     /// time that [`IdleQueue::insert`] stores.
     pub fn sweep(&self) -> usize {
-        let now = ticks(self.epoch.elapsed()).max(1);
-        self.now.store(now, Ordering::Relaxed);
+        let now = self.advance(ticks(self.epoch.elapsed()));
         let mut closed = 0;
         loop {
             let due = self.take_due(now);
@@ -131,6 +136,14 @@ impl<C: Idle> IdleQueue<C> {
                 return closed;
             }
         }
+    }
+
+    /// Advances the time to a sweep at this tick by the clock, and returns it.
+    fn advance(&self, clock: u32) -> u32 {
+        let passed = clock.saturating_sub(self.swept.swap(clock, Ordering::Relaxed));
+        let now = self.now.load(Ordering::Relaxed) + passed.min(MAX_TICKS_PER_SWEEP);
+        self.now.store(now, Ordering::Relaxed);
+        now
     }
 
     /// Removes a batch of entries that are due. Returns each connection, with the tick since which it is idle if it exceeds
@@ -173,4 +186,31 @@ fn tick_of(key: u64) -> u32 {
 
 fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Never;
+
+    impl Idle for Never {
+        fn entry(&self) -> &IdleEntry {
+            unreachable!("there is no connection")
+        }
+        fn begin_idle(&self, _: u32) {}
+        fn idle_since(&self) -> Option<u32> {
+            None
+        }
+        fn close_idle(&self, _: u32) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_pause_counts_as_two_ticks() {
+        let queue = IdleQueue::<Never>::default();
+        let times = [1, 2, 2, 4, 100, 101].map(|clock| queue.advance(clock));
+        assert_eq!(times, [2, 3, 3, 5, 7, 8]);
+    }
 }
