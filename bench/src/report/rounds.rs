@@ -177,8 +177,12 @@ fn calls() -> Option<String> {
         .filter(|(_, name)| *name != "total")
         .collect();
     // Each dispatch writes twice.
-    let dispatches =
-        rows.iter().filter(|(_, name)| name.starts_with("write")).map(|(calls, _)| calls).sum::<f64>() / 2.0;
+    let dispatches = rows
+        .iter()
+        .filter(|(_, name)| *name == "sendto" || *name == "writev")
+        .map(|(calls, _)| calls)
+        .sum::<f64>()
+        / 2.0;
     let each = rows.iter().map(|(calls, name)| format!("{name} {:.2}", calls / dispatches));
     (dispatches > 0.0).then(|| each.collect::<Vec<_>>().join(", "))
 }
