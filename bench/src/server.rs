@@ -11,6 +11,10 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::implementation::Implementation;
 
+/// Pilotlight's arguments for listeners on ports that the system chooses, and for logs that are not JSON.
+pub(crate) const ANY_PORTS: [&str; 6] =
+    ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"];
+
 /// A server in its own process, killed when this value is dropped.
 pub struct Server {
     /// Its process.
@@ -62,7 +66,7 @@ impl Server {
     fn start_process(implementation: &Implementation, stderr: Stdio) -> anyhow::Result<Self> {
         let mut command = Command::new(&implementation.program);
         if implementation.is_pilotlight {
-            command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"]);
+            command.args(ANY_PORTS);
             command.args(["--max-waiters-per-pool", "1000000", "--connection-timeout", "299s"]);
         }
         command

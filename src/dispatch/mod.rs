@@ -68,14 +68,11 @@ impl Dispatcher {
         request: DispatchRequest<'_>,
         recorder: &mut DispatchRecorder,
     ) -> Result<Outcome, RunNameConflict> {
-        let outcome = match self.find_cached(&request).await {
+        let (outcome, ended) = match self.find_cached(&request).await {
             Ok(leader) => self.deliver(request, leader, recorder).await,
-            Err(cached) => {
-                let outcome = cached?;
-                recorder.finish(&outcome, Instant::now());
-                outcome
-            }
+            Err(cached) => (cached?, Instant::now()),
         };
+        recorder.finish(&outcome, ended);
         Ok(outcome)
     }
 
@@ -108,12 +105,13 @@ impl Dispatcher {
         }
     }
 
+    /// Offers the run to waiters until the policy ends it. Returns when that was, too.
     async fn deliver(
         &self,
         request: DispatchRequest<'_>,
         leader: Option<Leader>,
         recorder: &mut DispatchRecorder,
-    ) -> Outcome {
+    ) -> (Outcome, Instant) {
         let DispatchRequest { key, payload_kind, run, proof, redeliver, wait, deadline, times, .. } = request;
         let names_controller = request.names_controller;
         let policy = DeliveryPolicy::new(proof, redeliver);
@@ -126,12 +124,12 @@ impl Dispatcher {
             until: deadline,
         };
         let claim = ClaimRequest { key, payload_kind };
+        let mut now = Instant::now();
         let Some(record) = recorder.take_record() else {
             debug_assert!(false, "one POST is dispatched twice");
-            return Outcome { offers: 0, result: Err(MissReason::Undelivered) };
+            return (Outcome { offers: 0, result: Err(MissReason::Undelivered) }, now);
         };
         let mut task = OfferTask { run, requirements, policy, names_controller, offers: 0, leader, record };
-        let mut now = Instant::now();
         let wait_until = (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer));
         let result = loop {
             if now > last_offer + LAST_CLAIM_DELAY {
@@ -159,9 +157,7 @@ impl Dispatcher {
         };
         let OfferTask { record, offers, .. } = task;
         recorder.put_record(record);
-        let outcome = Outcome { offers, result };
-        recorder.finish(&outcome, now);
-        outcome
+        (Outcome { offers, result }, now)
     }
 
     /// Claims a waiter. If there is none, waits for one to be parked, at most until `wait_until`. `now` is the time of the

@@ -113,7 +113,7 @@ impl<W> Exchange<W> {
 
     /// The core's time: microseconds since the exchange was made.
     pub fn now(&self) -> MonotonicTime {
-        self.core.at(Instant::now())
+        self.core.now()
     }
 
     /// The core's time at an instant that the caller has read.

@@ -138,7 +138,7 @@ fn answer_or_park(
         Routed::Now(Action::Park(poll)) => ReadyRequest::Poll(park(state, connection, &poll)),
         Routed::Now(Action::Close) => ReadyRequest::Poll(ControlFlow::Break(())),
         Routed::Now(Action::Respond(mut response)) => {
-            response.close |= !head.is_reusable() || state.admission.closes_connections();
+            response.close |= state.closes_after(head);
             ReadyRequest::Answered(response)
         }
         Routed::Dispatch(..) => return None,

@@ -131,7 +131,7 @@ async fn handle_plain(
             abort_on_disconnect(connection, pin!(dispatched)).await?
         }
     };
-    response.close |= !head.is_reusable() || state.admission.closes_connections();
+    response.close |= state.closes_after(&head);
     write_response(connection, &response).await?;
     ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()))
 }
@@ -216,7 +216,7 @@ async fn handle_hyper_request(
             dispatch(dialect, state, &head, RequestBody::Stream(body), limit).await
         }
     };
-    response.close |= !head.is_reusable() || state.admission.closes_connections();
+    response.close |= state.closes_after(&head);
     response.omits_body = head.method == Method::HEAD;
     Action::Respond(response)
 }

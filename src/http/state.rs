@@ -113,6 +113,11 @@ impl HttpState {
         self.dispatcher.clear_forgotten();
     }
 
+    /// Whether the connection ends with the response to this request.
+    pub(super) fn closes_after(&self, head: &RequestHead<'_>) -> bool {
+        !head.is_reusable() || self.admission.closes_connections()
+    }
+
     /// The current limits.
     pub fn limits(&self) -> Guard<Arc<RequestLimits>> {
         self.limits.load()

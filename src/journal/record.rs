@@ -95,16 +95,11 @@ pub struct PackedStrs<const N: usize> {
 impl<const N: usize> PackedStrs<N> {
     /// Packs the strings. Their lengths are limited where they are received; together they are far below 64 KiB.
     pub fn new(strings: [&str; N]) -> Self {
-        let mut text = String::with_capacity(strings.iter().map(|string| string.len()).sum());
-        let ends = strings.map(|string| {
-            text.push_str(string);
-            u16::try_from(text.len()).unwrap_or(u16::MAX)
-        });
-        Self { text: text.into(), ends }
+        Self::of(strings.concat(), strings.map(str::len))
     }
 
     /// The strings of these lengths, which `text` consists of.
-    pub(super) fn of(text: &str, lengths: [usize; N]) -> Self {
+    pub(super) fn of(text: impl Into<Box<str>>, lengths: [usize; N]) -> Self {
         let mut end = 0;
         let ends = lengths.map(|length| {
             end += length;

@@ -109,10 +109,11 @@ impl<C: Idle> IdleQueue<C> {
         let key = connection.entry().key.fetch_add(0, Ordering::AcqRel);
         let due = self.expires_at(now);
         // An entry is later than that only if the timeout has become shorter.
-        if key == 0 || tick_of(key) > due {
+        let is_too_late = |key| key == 0 || tick_of(key) > due;
+        if is_too_late(key) {
             let mut entries = self.entries.lock();
             let key = connection.entry().key.load(Ordering::Relaxed);
-            if key == 0 || tick_of(key) > due {
+            if is_too_late(key) {
                 let later = entries.by_key.remove(&key);
                 drop(later);
                 entries.insert(connection, due);

@@ -1,4 +1,4 @@
-//! Owns the write buffer of each thread, in which a head or a short response is rendered without an allocation.
+//! Owns the write buffer of each thread, in which a head, a short response or what is hashed is rendered without an allocation.
 
 use std::cell::RefCell;
 

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::callgrind::ThreadCounts;
 use super::scenario::Scenario;
 use crate::runtime::block_on_local;
-use crate::server::Server;
+use crate::server::{ANY_PORTS, Server};
 
 /// The longest time that a broker may take to end.
 const ENDING_TIME: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ impl Run<'_> {
     ) -> anyhow::Result<(Vec<(u32, String)>, Duration)> {
         let mut command = Command::new(tool[0]);
         command.args(&tool[1..]).arg(self.program).args(["--threads", "1", "--proof", self.scenario.proof]);
-        command.args(["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "text"]);
+        command.args(ANY_PORTS);
         command.args(["--connection-timeout", "299s", "--drain-window", "0s"]);
         let mut server = Server::spawn(command).with_context(|| format!("no broker under {}", tool[0]))?;
         let broker = broker_of(server.pid())?;

@@ -59,7 +59,7 @@ async fn read_and_dispatch(
     let Some(key) = key else {
         let outcome = Outcome { offers: 0, result: Err(MissReason::NoDeployment) };
         recorder.finish(&outcome, Instant::now());
-        return dialect.render(head, "", &outcome).after(recorder);
+        return dialect.render("", &outcome).after(recorder);
     };
     let id = recorder.name_run(&body, &run, key.as_ref(), state.trace_parent(head));
     let request = DispatchRequest {
@@ -83,7 +83,7 @@ async fn read_and_dispatch(
         proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
         reason = outcome.result.as_ref().err().map(|miss| miss.text()),
         "dispatched");
-    dialect.render(head, &run, &outcome).after(recorder)
+    dialect.render(&run, &outcome).after(recorder)
 }
 
 /// `run` is the run's name, if it is known.

@@ -61,7 +61,7 @@ pub(in crate::http) trait Dialect: Sync {
     fn names_controller(&self) -> bool;
 
     /// The response to a dispatch. `run` is empty if the dispatch named no pool.
-    fn render(&self, head: &RequestHead<'_>, run: &str, outcome: &Outcome) -> HttpResponse;
+    fn render(&self, run: &str, outcome: &Outcome) -> HttpResponse;
 }
 
 /// What a path of a dialect names.

@@ -143,7 +143,7 @@ impl Dialect for Native {
         true
     }
 
-    fn render(&self, _: &RequestHead<'_>, run: &str, outcome: &Outcome) -> HttpResponse {
+    fn render(&self, run: &str, outcome: &Outcome) -> HttpResponse {
         let body = match &outcome.result {
             Ok(hit) => serde_json::json!({
                 "delivered": true,

@@ -138,7 +138,7 @@ impl Dialect for Trigger {
         false
     }
 
-    fn render(&self, _: &RequestHead<'_>, _: &str, outcome: &Outcome) -> HttpResponse {
+    fn render(&self, _: &str, outcome: &Outcome) -> HttpResponse {
         let parts = match &outcome.result {
             Ok(hit) => [r#"{"didWarmStart":true,"proof":""#, hit.proof.text()],
             Err(miss) => [r#"{"didWarmStart":false,"reason":""#, miss.text()],
