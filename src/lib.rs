@@ -3,12 +3,14 @@
 //!
 //! Layers, from the bottom up; imports point down only (`tests/architecture.rs` checks it):
 //! 0 [`model`], [`broker`], [`collector`], [`address`], [`allocator`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`],
-//! [`auth`] · 2 [`transport`] · 3 [`dispatch`] · 4 [`http`] · 5 [`ops`] · 6 [`server`] · 7 [`commands`] and `main`.
+//! [`auth`] · 2 [`transport`] · 3 [`dispatch`] · 4 [`cluster`] · 5 [`http`] · 6 [`ops`] · 7 [`server`] · 8 [`commands`] and
+//! `main`.
 
 pub mod address;
 pub mod allocator;
 pub mod auth;
 pub mod broker;
+pub mod cluster;
 pub mod collector;
 pub mod commands;
 pub mod config;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use imports::Sources;
 
 /// The layers of `src`, from the lowest. A module may import from lower layers, and from the named modules of its own layer.
-const LAYERS: [(&str, usize, &[&str]); 18] = [
+const LAYERS: [(&str, usize, &[&str]); 19] = [
     ("model", 0, &[]),
     ("broker", 0, &["model"]),
     ("address", 0, &[]),
@@ -26,11 +26,12 @@ const LAYERS: [(&str, usize, &[&str]); 18] = [
     ("exchange", 1, &["metrics", "journal"]),
     ("transport", 2, &[]),
     ("dispatch", 3, &[]),
-    ("http", 4, &[]),
-    ("ops", 5, &[]),
-    ("server", 6, &[]),
-    ("commands", 7, &[]),
-    ("main", 8, &[]),
+    ("cluster", 4, &[]),
+    ("http", 5, &[]),
+    ("ops", 6, &[]),
+    ("server", 7, &[]),
+    ("commands", 8, &[]),
+    ("main", 9, &[]),
 ];
 
 /// A crate whose imports are checked.

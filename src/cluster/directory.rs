@@ -1,0 +1,215 @@
+//! Owns what is known of the other brokers: who they are, which pools they have, and which of them a run is forwarded to. It is
+//! pure, without clock or connection.
+//!
+//! A row belongs to the broker that holds the waiters, and vanishes with it. A row's count is spent by each forward on its way,
+//! so that one waiter is not stormed by a hundred runs.
+
+mod peer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+
+use super::codec::{BrokerId, Row, Waiters};
+use super::digest::{Digest, PoolDigest};
+use crate::broker::{MonotonicTime, PayloadKind};
+use crate::model::MissReason;
+use peer::Peer;
+pub use peer::PeerSummary;
+
+/// A broker that is silent for this long is hidden, with its rows,
+pub const HIDDEN_AFTER: Duration = Duration::from_secs(3);
+/// and forgotten after this long.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// The other brokers.
+#[derive(Default)]
+pub struct Directory {
+    peers: HashMap<BrokerId, Peer, RandomState>,
+    /// How many rows have each fingerprint of a deployment or a version.
+    prints: HashMap<u32, u32, RandomState>,
+    /// Silence is judged as of this time.
+    judged_at: MonotonicTime,
+}
+
+/// A broker that a run is forwarded to. The caller must end it with [`Directory::end`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The broker.
+    pub id: BrokerId,
+    /// Its name for people.
+    pub name: Arc<str>,
+    /// The round trip of its first answers, smoothed.
+    pub round_trip: Duration,
+}
+
+/// How a forward ended, as far as the directory is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CandidateEnd {
+    /// It answered, and its pool has this many waiters as of this change.
+    Answered {
+        /// Claimable waiters.
+        waiters: Waiters,
+        /// The number of the last change that they contain.
+        number: u64,
+    },
+    /// It answered that it does not take the forward in, or the forward was not sent.
+    NotTaken,
+    /// It did not answer in time.
+    Silent,
+    /// NATS knows no receiver of its subject.
+    NoReceiver,
+}
+
+impl Directory {
+    /// A heartbeat. Returns whether a snapshot of this broker is missing.
+    pub fn heartbeat(
+        &mut self,
+        from: BrokerId,
+        name: &str,
+        number: u64,
+        sent: u64,
+        now: MonotonicTime,
+    ) -> bool {
+        let peer = self.peers.entry(from).or_insert_with(|| Peer::new(name, sent, now));
+        peer.heartbeat(name, number, sent, now)
+    }
+
+    /// A change of some rows. Returns whether a snapshot of this broker is missing; nothing is known of a broker before its
+    /// first heartbeat. The rows that have waiters now are added to `filled`.
+    pub fn changes(&mut self, from: BrokerId, number: u64, rows: &[Row], filled: &mut Vec<Row>) -> bool {
+        let Some(peer) = self.peers.get_mut(&from) else { return false };
+        if peer.contains_change(number) {
+            return peer.needs_snapshot();
+        }
+        peer.apply(rows, number, &mut self.prints, filled);
+        peer.changed(number)
+    }
+
+    /// A page of a snapshot. The rows that have waiters are added to `filled`.
+    pub fn snapshot(
+        &mut self,
+        from: BrokerId,
+        number: u64,
+        (page, is_last): (u32, bool),
+        rows: &[Row],
+        filled: &mut Vec<Row>,
+    ) {
+        // A broker that misses nothing knows more than an older snapshot.
+        let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.wants_snapshot(number)) else { return };
+        peer.apply(rows, number, &mut self.prints, filled);
+        peer.snapshot_page(number, page, is_last, &mut self.prints);
+    }
+
+    /// From now on silence is judged as of this time, and brokers that are silent for long are forgotten. Not to be called while
+    /// messages are still unread after a pause of this process: it would take its own silence for theirs.
+    pub fn judge_silence(&mut self, now: MonotonicTime) {
+        let Self { peers, prints, judged_at } = self;
+        *judged_at = now;
+        peers.retain(|_, peer| {
+            let is_kept = now.since(peer.heard) < FORGOTTEN_AFTER;
+            if !is_kept {
+                peer.clear(prints);
+            }
+            is_kept
+        });
+    }
+
+    /// The broker to forward a run to, other than those `tried`: the one with more waiters of two that are picked at random, or
+    /// one that has left a forward unanswered only if there is no other. One of its waiters is spent until the forward ends.
+    pub fn choose(
+        &mut self,
+        pool: Digest,
+        kind: PayloadKind,
+        tried: &[BrokerId],
+        mut random: impl FnMut(usize) -> usize,
+    ) -> Option<Candidate> {
+        let mut found: Vec<(BrokerId, bool, u32)> = Vec::new();
+        for (&id, peer) in &self.peers {
+            if peer.is_visible(self.judged_at) && !tried.contains(&id) {
+                let waiters = peer.available(pool, kind);
+                if waiters > 0 {
+                    found.push((id, peer.is_doubtful(), waiters));
+                }
+            }
+        }
+        if found.iter().any(|&(_, is_doubtful, _)| !is_doubtful) {
+            found.retain(|&(_, is_doubtful, _)| !is_doubtful);
+        }
+        if found.is_empty() {
+            return None;
+        }
+        // The map's own order must not decide, so that a seed repeats a simulation.
+        found.sort_unstable();
+        let first = found.swap_remove(random(found.len()));
+        let second = if found.is_empty() { first } else { found[random(found.len())] };
+        let (id, ..) = if second.2 > first.2 { second } else { first };
+        let peer = self.peers.get_mut(&id)?;
+        peer.spend(pool);
+        Some(Candidate { id, name: peer.name.clone(), round_trip: peer.round_trip })
+    }
+
+    /// A forward to this candidate has ended: its waiter is no longer spent, and what its owner said is noted.
+    pub fn end(&mut self, id: BrokerId, pool: Digest, end: CandidateEnd) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.end(pool, end, &mut self.prints);
+        }
+    }
+
+    /// The first answer of this broker came after this time.
+    pub fn answered_after(&mut self, id: BrokerId, took: Duration) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.measure(took);
+        }
+    }
+
+    /// How old a message of this broker is; none if no heartbeat of it was heard.
+    pub fn age(&self, from: BrokerId, sent: u64, now: MonotonicTime) -> Option<Duration> {
+        self.peers.get(&from).map(|peer| peer.clock.age(sent, now))
+    }
+
+    /// Why no broker has a waiter for this pool: the local reason, or a nearer one of another broker.
+    pub fn miss(&self, pool: &PoolDigest, local: MissReason) -> MissReason {
+        let [deployment, version] = pool.prints;
+        let has = |print| self.prints.contains_key(&print);
+        match local {
+            MissReason::NoPool | MissReason::WrongVersion | MissReason::WrongMachine
+                if self.peers.values().any(|peer| peer.has_row(pool.key)) =>
+            {
+                MissReason::AllTaken
+            }
+            MissReason::NoPool | MissReason::WrongVersion if has(version) => MissReason::WrongMachine,
+            MissReason::NoPool if has(deployment) => MissReason::WrongVersion,
+            other => other,
+        }
+    }
+
+    /// The brokers of which a snapshot is missing.
+    pub fn without_snapshot(&self) -> impl Iterator<Item = BrokerId> {
+        self.peers.iter().filter(|(_, peer)| peer.needs_snapshot()).map(|(&id, _)| id)
+    }
+
+    /// Whether this broker is known and not silent.
+    pub fn is_visible(&self, id: BrokerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.is_visible(self.judged_at))
+    }
+
+    /// The other brokers, in the order of their names.
+    pub fn peers(&self) -> Vec<PeerSummary> {
+        let mut all: Vec<_> = self.peers.iter().map(|(&id, peer)| peer.summary(id, self.judged_at)).collect();
+        all.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
+        all
+    }
+
+    /// The waiters of this pool at this broker, as it announced them.
+    pub fn waiters(&self, id: BrokerId, pool: Digest) -> Waiters {
+        self.peers.get(&id).map_or([0; 2], |peer| peer.waiters(pool))
+    }
+
+    /// How many rows there are.
+    pub fn rows_len(&self) -> usize {
+        self.peers.values().map(Peer::rows_len).sum()
+    }
+}

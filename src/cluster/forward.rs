@@ -1,0 +1,106 @@
+//! Owns the rules of one forward: how long its origin waits for the two answers, and when its owner finds it too old. It is pure.
+//!
+//! ```text
+//! origin: sent ── first answer ──► claimed ── verdict ──► ended
+//!           │ silence                 │ silence
+//!           └──────────────┬──────────┘
+//!                          ▼
+//!                  an unproven offer: the run may be delivered
+//! ```
+//! An owner whose verdict comes soon sends it without `claimed` before.
+
+use std::time::Duration;
+
+use super::codec::{Answer, Forward, Forwarded, KNOWN_FEATURES, NotTaken};
+use crate::dispatch::DeliveryPolicy;
+
+/// An owner answers `claimed` if it has no verdict after this time.
+pub const VERDICT_SOON: Duration = Duration::from_millis(10);
+/// A longer payload is sent when a waiter is claimed, in bytes.
+pub const MAX_EARLY_PAYLOAD: usize = 64 * 1024;
+/// The payload must arrive this soon after a waiter was claimed; else the waiter is gone.
+pub const PAYLOAD_WITHIN: Duration = Duration::from_millis(100);
+/// The bounds of the wait for the first answer.
+const FIRST_ANSWER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+
+/// How long to wait for the first answer of an owner that is this far away.
+pub fn first_answer_within(round_trip: Duration) -> Duration {
+    let [least, most] = FIRST_ANSWER;
+    (4 * round_trip + Duration::from_millis(50)).clamp(least, most)
+}
+
+/// The time that an owner has left for the forward, whose message is this old; an error if it must not claim a waiter. `age` is
+/// none if the owner knows nothing of the sender's clock.
+pub fn time_left(
+    forward: &Forward<'_>,
+    policy: &DeliveryPolicy,
+    age: Option<Duration>,
+) -> Result<Duration, NotTaken> {
+    if forward.features & !KNOWN_FEATURES != 0 {
+        return Err(NotTaken::Unsupported);
+    }
+    let age = age.ok_or(NotTaken::Stale)?;
+    let budget = Duration::from_micros(forward.budget);
+    let reserve = policy.proof_reserve(Duration::from_micros(forward.read_timeout), budget);
+    let left = budget.saturating_sub(age);
+    let is_awaited = age < Duration::from_micros(forward.answer_within);
+    if is_awaited && left >= reserve && !left.is_zero() { Ok(left) } else { Err(NotTaken::Stale) }
+}
+
+/// The origin's view of one forward.
+#[derive(Debug)]
+pub struct OriginForward {
+    /// The rest of the time for the verdict, counted from the sending.
+    verdict_within: Duration,
+    is_payload_later: bool,
+    is_claimed: bool,
+}
+
+/// What an origin does next.
+#[derive(Debug, PartialEq)]
+pub enum OriginStep<'a> {
+    /// It sends the payload, if `sends_payload`, and waits for the verdict until this long after the sending of the forward.
+    Wait {
+        /// Whether the payload is sent now.
+        sends_payload: bool,
+        /// The time since the forward was sent.
+        until: Duration,
+    },
+    /// The forward has ended.
+    Ended(OriginEnd<'a>),
+}
+
+/// How a forward ended for its origin.
+#[derive(Debug, PartialEq)]
+pub enum OriginEnd<'a> {
+    /// With a verdict, or a miss.
+    Forwarded(Forwarded<'a>),
+    /// Nothing was claimed.
+    NotTaken(NotTaken),
+    /// NATS knows no receiver.
+    NoReceiver,
+    /// No answer came in time: the run may be delivered.
+    Silent,
+}
+
+impl OriginForward {
+    /// A forward that was just sent. Its verdict is waited for this long.
+    pub fn new(verdict_within: Duration, is_payload_later: bool) -> Self {
+        Self { verdict_within, is_payload_later, is_claimed: false }
+    }
+
+    /// An answer has arrived.
+    pub fn answered<'a>(&mut self, answer: Answer<'a>) -> OriginStep<'a> {
+        match answer {
+            Answer::Claimed => {
+                let sends_payload = self.is_payload_later && !self.is_claimed;
+                self.is_claimed = true;
+                OriginStep::Wait { sends_payload, until: self.verdict_within }
+            }
+            Answer::Forwarded(forwarded) => OriginStep::Ended(OriginEnd::Forwarded(forwarded)),
+            Answer::NotTaken(why) => OriginStep::Ended(OriginEnd::NotTaken(why)),
+            // No owner answers a forward with these.
+            Answer::Earlier(_) | Answer::Page { .. } => OriginStep::Ended(OriginEnd::Silent),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Owns this broker's part in the cluster: what it hears of the others and announces to them. It is pure: time, chance and
+//! messages come in, messages go out.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+
+use super::claims::Claims;
+use super::codec::{Announcement, BrokerId, News, Row, Unreadable, decode, encode};
+use super::digest::Digest;
+use super::directory::Directory;
+use super::own_pools::{OwnPools, ROWS_PER_MESSAGE};
+use crate::broker::MonotonicTime;
+
+/// How often a broker says that it is there.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// A broker sends its snapshot at most once in this time, whoever asks, and is asked again after a random part of this more.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+/// The first request waits for a random part of this time: another broker's request may come first.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(100);
+/// A tick that is later than this follows a pause of the process. Silence is not judged for as long after it, so that what has
+/// arrived meanwhile is read first.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Own heartbeats that are remembered to know them from those of a cloned machine.
+const SENT_REMEMBERED: usize = 16;
+/// The most runs in one announcement of claims.
+const RUNS_PER_MESSAGE: usize = 4096;
+
+/// This broker in its cluster.
+pub struct Member {
+    id: BrokerId,
+    name: Box<str>,
+    /// What the others have.
+    pub directory: Directory,
+    /// What this broker has.
+    pub own: OwnPools,
+    /// Which broker claimed a waiter for which named run.
+    pub claims: Claims,
+    /// Named runs for which a waiter was claimed here, to be announced.
+    claimed: VecDeque<Digest>,
+    remember_for: Duration,
+    ticked: MonotonicTime,
+    judges_from: MonotonicTime,
+    heartbeat_due: MonotonicTime,
+    /// When the latest heartbeats were sent.
+    sent: VecDeque<u64>,
+    /// When each broker of which a snapshot is missing is asked next.
+    requests: HashMap<BrokerId, MonotonicTime, RandomState>,
+    is_snapshot_wanted: bool,
+    snapshot_from: MonotonicTime,
+    has_left: bool,
+}
+
+/// What a message to all brokers has brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Pools in which another broker has waiters now.
+    pub filled: Vec<Row>,
+    /// Another process has this broker's id: its machine was cloned. This broker needs a new one.
+    pub is_cloned: bool,
+}
+
+impl Member {
+    /// A broker that has said nothing yet. Named runs are remembered for this long.
+    pub fn new(id: BrokerId, name: &str, remember_for: Duration, now: MonotonicTime) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            directory: Directory::default(),
+            own: OwnPools::default(),
+            claims: Claims::default(),
+            claimed: VecDeque::new(),
+            remember_for,
+            ticked: now,
+            judges_from: now,
+            heartbeat_due: now,
+            sent: VecDeque::new(),
+            requests: HashMap::default(),
+            is_snapshot_wanted: false,
+            snapshot_from: now,
+            has_left: false,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> BrokerId {
+        self.id
+    }
+
+    /// Its name for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Goes on under another id: the others hear of a new broker.
+    pub fn change_id(&mut self, id: BrokerId, now: MonotonicTime) {
+        self.id = id;
+        self.sent.clear();
+        self.heartbeat_due = now;
+    }
+
+    /// A waiter was claimed here for this named run.
+    pub fn claimed(&mut self, run: Digest) {
+        self.claimed.push_back(run);
+    }
+
+    /// What is due: to be called at least ten times a second, and soon after a change. `random` returns a part of a duration.
+    pub fn tick(&mut self, now: MonotonicTime, mut random: impl FnMut(Duration) -> Duration) -> Vec<Vec<u8>> {
+        if now.since(self.ticked) > PAUSE {
+            self.judges_from = now.plus(PAUSE);
+        }
+        self.ticked = now;
+        if now >= self.judges_from {
+            self.directory.judge_silence(now);
+        }
+        let mut out = Vec::new();
+        while !self.has_left
+            && let Some((number, rows)) = self.own.announcement(now)
+        {
+            out.push(self.message(News::Changes { number, rows }));
+        }
+        while !self.claimed.is_empty() {
+            let runs = self.claimed.drain(..self.claimed.len().min(RUNS_PER_MESSAGE)).collect();
+            out.push(self.message(News::Claimed { runs }));
+        }
+        if now >= self.heartbeat_due {
+            self.heartbeat_due = now.plus(HEARTBEAT_INTERVAL);
+            if self.sent.len() == SENT_REMEMBERED {
+                self.sent.pop_front();
+            }
+            self.sent.push_back(now.micros());
+            out.push(self.message(News::Heartbeat {
+                name: &self.name,
+                number: self.own.number(),
+                sent: now.micros(),
+            }));
+        }
+        if self.is_snapshot_wanted && now >= self.snapshot_from {
+            self.is_snapshot_wanted = false;
+            self.snapshot_from = now.plus(SNAPSHOT_INTERVAL);
+            self.snapshot(&mut out);
+        }
+        self.request_snapshots(now, &mut random, &mut out);
+        out
+    }
+
+    /// Tells the others that this broker has no pools any more, and will have none.
+    pub fn leave(&mut self) -> Vec<u8> {
+        self.has_left = true;
+        let number = self.own.clear();
+        self.message(News::Snapshot { number, page: 0, is_last: true, rows: Vec::new() })
+    }
+
+    /// A message to all brokers has arrived.
+    pub fn hear(&mut self, bytes: &[u8], now: MonotonicTime) -> Result<Heard, Unreadable> {
+        let (Announcement { from, news }, _) = decode(bytes)?;
+        let mut heard = Heard::default();
+        if from == self.id {
+            heard.is_cloned = matches!(news, News::Heartbeat { sent, .. } if !self.sent.contains(&sent));
+            return Ok(heard);
+        }
+        match news {
+            News::Heartbeat { name, number, sent } => {
+                self.directory.heartbeat(from, name, number, sent, now);
+            }
+            News::Changes { number, rows } => {
+                self.directory.changes(from, number, &rows, &mut heard.filled);
+            }
+            News::Snapshot { number, page, is_last, rows } => {
+                self.directory.snapshot(from, number, (page, is_last), &rows, &mut heard.filled);
+            }
+            News::SnapshotWanted { of } if of == self.id => self.is_snapshot_wanted = true,
+            // One request is enough: its answer goes to all.
+            News::SnapshotWanted { of } => {
+                if let Some(next) = self.requests.get_mut(&of) {
+                    *next = now.plus(SNAPSHOT_INTERVAL);
+                }
+            }
+            News::Claimed { runs } => {
+                for run in runs {
+                    self.claims.add(run, from, self.remember_for, now);
+                }
+            }
+        }
+        Ok(heard)
+    }
+
+    fn snapshot(&mut self, out: &mut Vec<Vec<u8>>) {
+        let rows = if self.has_left { Vec::new() } else { self.own.rows() };
+        let number = self.own.number();
+        let pages = rows.len().div_ceil(ROWS_PER_MESSAGE).max(1);
+        for page in 0..pages {
+            let rows = rows.iter().skip(page * ROWS_PER_MESSAGE).take(ROWS_PER_MESSAGE).copied().collect();
+            let is_last = page + 1 == pages;
+            let page = u32::try_from(page).unwrap_or(u32::MAX);
+            out.push(self.message(News::Snapshot { number, page, is_last, rows }));
+        }
+    }
+
+    fn request_snapshots(
+        &mut self,
+        now: MonotonicTime,
+        random: &mut impl FnMut(Duration) -> Duration,
+        out: &mut Vec<Vec<u8>>,
+    ) {
+        let mut missing: Vec<_> = self.directory.without_snapshot().collect();
+        missing.sort_unstable();
+        self.requests.retain(|id, _| missing.binary_search(id).is_ok());
+        for of in missing {
+            let next = self.requests.entry(of).or_insert_with(|| now.plus(random(FIRST_REQUEST_WITHIN)));
+            if now >= *next {
+                *next = now.plus(SNAPSHOT_INTERVAL + random(SNAPSHOT_INTERVAL));
+                out.push(self.message(News::SnapshotWanted { of }));
+            }
+        }
+    }
+
+    fn message(&self, news: News<'_>) -> Vec<u8> {
+        encode(&Announcement { from: self.id, news }, &[])
+    }
+}
