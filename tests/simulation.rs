@@ -453,18 +453,11 @@ impl Walk {
             let verdict = self.verdict(&waiter, until);
             *self.counts.verdicts.entry(verdict).or_default() += 1;
             self.counts.offers += 1;
-            match verdict {
-                Verdict::Received => self.trust(waiter.host),
-                Verdict::Lost | Verdict::Unacked => {
-                    self.suspect(waiter.host);
-                    failed.push(waiter.host);
-                }
-                Verdict::Written
-                | Verdict::Acked
-                | Verdict::Hop
-                | Verdict::Gone
-                | Verdict::Frozen
-                | Verdict::Slow => {}
+            if verdict == Verdict::Received {
+                self.trust(waiter.host);
+            } else if matches!(verdict, Verdict::Lost | Verdict::Unacked) {
+                self.suspect(waiter.host);
+                failed.push(waiter.host);
             }
             let nothing_sent = verdict == Verdict::Gone;
             if !nothing_sent {

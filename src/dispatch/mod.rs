@@ -133,11 +133,11 @@ impl Dispatcher {
         let wait_until = (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer));
         let result = loop {
             if now > last_offer + LAST_CLAIM_DELAY {
-                break Err(MissReason::Undelivered);
+                break Err(task.policy.unproven_reason());
             }
             let removed = match self.claim_or_wait(&claim, wait_until, &mut now).await {
                 Ok(removed) => removed,
-                Err(_) if task.offers > 0 => break Err(MissReason::Undelivered),
+                Err(_) if task.offers > 0 => break Err(task.policy.unproven_reason()),
                 Err(reason) => break Err(reason),
             };
             let offered = match task.offer(removed, now) {
@@ -211,6 +211,7 @@ fn is_retryable(reason: MissReason) -> bool {
         MissReason::Draining
         | MissReason::Undelivered
         | MissReason::Unknown
+        | MissReason::TooLargeToForward
         | MissReason::NoDeployment
         | MissReason::Overloaded => false,
     }

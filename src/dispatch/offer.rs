@@ -89,7 +89,7 @@ impl OfferTask {
         let shared = self.record.shared();
         let verdict = delivery.verdict;
         shared.metrics.offered(verdict, took);
-        if self.policy.is_redelivering() && verdict != Verdict::Gone {
+        if self.policy.is_redelivering() && verdict.is_attempt() {
             shared.metrics.redelivered();
         }
         if verdict == Verdict::Received {
@@ -98,7 +98,12 @@ impl OfferTask {
         match verdict {
             Verdict::Received | Verdict::Hop | Verdict::Acked => shared.exchange.trust(host),
             Verdict::Unacked | Verdict::Lost => shared.exchange.suspect(host),
-            Verdict::Written | Verdict::Gone | Verdict::Frozen | Verdict::Slow => {}
+            Verdict::Written
+            | Verdict::Gone
+            | Verdict::Frozen
+            | Verdict::Slow
+            | Verdict::Stale
+            | Verdict::Silent => {}
         }
         let may_have_been_relayed = may_have_been_relayed(&shared.inferred_proxies, address, delivery);
         if delivery.by_budget || verdict == Verdict::Slow {

@@ -18,6 +18,8 @@ pub struct DeliveryPolicy {
     proof: Proof,
     redeliver: bool,
     unproven: u32,
+    /// Another broker did not answer, so that the run may be delivered whatever follows.
+    is_silent: bool,
 }
 
 /// How one offer ended.
@@ -46,7 +48,7 @@ impl DeliveryPolicy {
     /// The rules of a POST that asks for this `proof`. With `redeliver`, a second waiter may get the run although a
     /// first one may have it already.
     pub fn new(proof: Proof, redeliver: bool) -> Self {
-        Self { proof, redeliver, unproven: 0 }
+        Self { proof, redeliver, unproven: 0, is_silent: false }
     }
 
     /// Whether an offer was sent before and not proved, so that the next one is a redelivery.
@@ -63,12 +65,14 @@ impl DeliveryPolicy {
         if !nothing_sent && (!self.redeliver || may_have_been_relayed) {
             return Step::GiveUp(MissReason::Unknown);
         }
-        self.unproven += u32::from(verdict != Verdict::Gone);
-        if self.unproven > MAX_REDELIVERIES {
-            Step::GiveUp(MissReason::Undelivered)
-        } else {
-            Step::OfferAgain
-        }
+        self.unproven += u32::from(verdict.is_attempt());
+        self.is_silent |= verdict == Verdict::Silent;
+        if self.unproven > MAX_REDELIVERIES { Step::GiveUp(self.unproven_reason()) } else { Step::OfferAgain }
+    }
+
+    /// Why a run misses that was offered, and that no waiter can be offered any more.
+    pub fn unproven_reason(&self) -> MissReason {
+        if self.is_silent { MissReason::Unknown } else { MissReason::Undelivered }
     }
 
     /// How much of the budget must be left when an offer begins: the time for its proof, at most half of the whole budget.
@@ -115,6 +119,23 @@ mod tests {
         let mut policy = DeliveryPolicy::new(Proof::Received, true);
         let end = OfferEnd { verdict: Verdict::Lost, nothing_sent: false, may_have_been_relayed: true };
         assert_eq!(policy.after(end), Step::GiveUp(MissReason::Unknown));
+    }
+
+    #[test]
+    fn a_stale_forward_sent_nothing_and_a_silent_one_may_have_delivered_the_run() {
+        let stale = OfferEnd { verdict: Verdict::Stale, nothing_sent: true, may_have_been_relayed: false };
+        let silent = OfferEnd { verdict: Verdict::Silent, nothing_sent: false, may_have_been_relayed: false };
+        let mut once = DeliveryPolicy::new(Proof::Received, false);
+        assert_eq!(once.after(stale), Step::OfferAgain);
+        assert_eq!(once.unproven_reason(), MissReason::Undelivered);
+        assert_eq!(once.after(silent), Step::GiveUp(MissReason::Unknown));
+
+        let mut again = DeliveryPolicy::new(Proof::Received, true);
+        assert_eq!((again.after(stale), again.is_redelivering()), (Step::OfferAgain, false));
+        assert_eq!((again.after(silent), again.is_redelivering()), (Step::OfferAgain, true));
+        assert_eq!(again.after(UNACKED), Step::OfferAgain);
+        assert_eq!(again.after(UNACKED), Step::GiveUp(MissReason::Unknown), "one of them was silent");
+        assert_eq!(again.unproven_reason(), MissReason::Unknown);
     }
 
     #[test]

@@ -22,6 +22,8 @@ closed_enum! {
         Undelivered = "undelivered",
         /// One waiter may have the run: its proof did not come, and the run must not be offered again.
         Unknown = "unknown",
+        /// Only other brokers of the cluster have waiters for the run, and it is too large to be forwarded to them.
+        TooLargeToForward = "too_large_to_forward",
         /// The run names no deployment.
         NoDeployment = "no_deployment",
         /// A limit of POSTs or of memory is reached; the status is 429.

@@ -3,12 +3,14 @@
 //! The texts are a contract: responses, metrics, events and the history contain them.
 
 mod closed_enum;
+mod forward;
 mod miss_reason;
 mod outcome;
 mod poll_end;
 mod proof;
 
 pub(crate) use closed_enum::closed_enum;
+pub use forward::{ForwardOutcome, TakenOutcome};
 pub use miss_reason::MissReason;
 pub use outcome::{DispatchKind, DispatchOutcome};
 pub use poll_end::PollEnd;

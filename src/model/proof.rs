@@ -37,6 +37,10 @@ closed_enum! {
         Frozen = "frozen",
         /// The peer reads, but too slowly for the POST's budget.
         Slow = "slow",
+        /// Another broker of the cluster has the waiter, and found the forwarded run too old to offer it; nothing was sent.
+        Stale = "stale",
+        /// Another broker of the cluster has the waiter, and did not answer; the run may be delivered.
+        Silent = "silent",
     }
 }
 
@@ -48,7 +52,29 @@ impl Verdict {
             Self::Acked => Some(Proof::Acked),
             Self::Received => Some(Proof::Received),
             Self::Hop => Some(Proof::Hop),
-            Self::Gone | Self::Lost | Self::Unacked | Self::Frozen | Self::Slow => None,
+            Self::Gone
+            | Self::Lost
+            | Self::Unacked
+            | Self::Frozen
+            | Self::Slow
+            | Self::Stale
+            | Self::Silent => None,
+        }
+    }
+
+    /// Whether the run went on its way to a waiter: the next offer after it, if there is one, is a redelivery.
+    pub const fn is_attempt(self) -> bool {
+        match self {
+            Self::Gone | Self::Stale => false,
+            Self::Written
+            | Self::Acked
+            | Self::Received
+            | Self::Hop
+            | Self::Lost
+            | Self::Unacked
+            | Self::Frozen
+            | Self::Slow
+            | Self::Silent => true,
         }
     }
 }

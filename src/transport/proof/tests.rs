@@ -235,6 +235,11 @@ fn assert_correct(required: Proof, events: &[(u64, Event)]) {
         Verdict::Lost => assert!(by_then(Event::Reset), "{context}"),
         Verdict::Unacked => assert!(!by_then(Event::Ack) && at >= 200, "{context}"),
         Verdict::Frozen => assert!(by_then(Event::Ack) && !by_then(Event::Fin) && at >= T_READ, "{context}"),
-        Verdict::Written | Verdict::Hop | Verdict::Gone | Verdict::Slow => panic!("{context}"),
+        Verdict::Written
+        | Verdict::Hop
+        | Verdict::Gone
+        | Verdict::Slow
+        | Verdict::Stale
+        | Verdict::Silent => panic!("{context}"),
     }
 }
