@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod lab;
+pub mod nats;
 pub mod proxy;
 pub mod ways;
 
