@@ -174,15 +174,16 @@ impl Directory {
     pub fn miss(&self, pool: &PoolDigest, local: MissReason) -> MissReason {
         let [deployment, version] = pool.prints;
         let has = |print| self.prints.contains_key(&print);
-        match local {
-            MissReason::NoPool | MissReason::WrongVersion | MissReason::WrongMachine
-                if self.peers.values().any(|peer| peer.has_row(pool.key)) =>
-            {
-                MissReason::AllTaken
-            }
-            MissReason::NoPool | MissReason::WrongVersion if has(version) => MissReason::WrongMachine,
-            MissReason::NoPool if has(deployment) => MissReason::WrongVersion,
-            other => other,
+        let is_other_version = matches!(local, MissReason::NoPool | MissReason::WrongVersion);
+        let is_other_key = is_other_version || local == MissReason::WrongMachine;
+        if is_other_key && self.peers.values().any(|peer| peer.has_row(pool.key)) {
+            MissReason::AllTaken
+        } else if is_other_version && has(version) {
+            MissReason::WrongMachine
+        } else if local == MissReason::NoPool && has(deployment) {
+            MissReason::WrongVersion
+        } else {
+            local
         }
     }
 

@@ -8,37 +8,39 @@
 //!                  ▼           ▼                 ▼
 //!               cached        miss            give up
 //! ```
-//! It depends on no dialect and no HTTP status. The policy decides, the offer acts, the recorder accounts for both.
+//! It depends on no dialect and no HTTP status. The policy decides, the offer acts, the recorder accounts for both. What is not
+//! found here may be found at another broker ([`RemotePools`]).
 
+mod deliver;
 mod inferred_proxies;
 mod names;
 mod offer;
 mod policy;
 mod record;
+mod remote;
 mod request;
 mod shared;
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::broker::{Claim, ClaimRequest, RemovedWaiter};
-use crate::exchange::{Lookup, WaitlistEntry};
-use crate::journal::Journal;
+use crate::broker::KeyRef;
+use crate::exchange::{ContentHash, Lookup};
+use crate::journal::{Journal, OfferRecord};
 use crate::metrics::Metrics;
 use crate::model::MissReason;
-use crate::transport::{DeliveryRequirements, Exchange, Waiter};
+use crate::transport::Exchange;
 
-use offer::OfferTask;
+use deliver::{EndedDelivery, RunToDeliver, deliver};
 pub use policy::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
 pub use record::DispatchRecorder;
-pub use request::{
-    DispatchRequest, DispatchTimes, Hit, IdempotencyKey, Outcome, RunNameConflict, content_hash,
+use record::Record;
+pub use remote::{
+    EarlierOutcome, ForwardEnd, ForwardResult, ForwardedRun, PendingForward, RemotePools, RemoteRun,
+    RemoteSearch,
 };
-use shared::{Leader, Shared};
-
-/// How much later than the end of the wait the last claim may be made.
-const LAST_CLAIM_DELAY: Duration = Duration::from_millis(20);
+pub use request::{DispatchRequest, DispatchTimes, Hit, IdempotencyKey, Outcome, RunNameConflict};
+use shared::{Flight, Leader, Shared};
 
 /// Dispatches runs. Clones share everything.
 #[derive(Clone)]
@@ -50,6 +52,27 @@ impl Dispatcher {
         Self(Arc::new(Shared::new(exchange, metrics, journal)))
     }
 
+    /// From now on, a run without a waiter here may get one of other brokers. Only the first call has an effect.
+    pub fn set_remote_pools(&self, remote: Arc<dyn RemotePools>) {
+        let _ = self.0.remote.set(remote);
+    }
+
+    /// By what this run is remembered. The snapshot is empty where there is none.
+    pub fn idempotency_key(&self, run: &str, snapshot: &str, key: KeyRef<'_>) -> IdempotencyKey {
+        match self.0.remote.get() {
+            None => IdempotencyKey::new(run, snapshot, key),
+            Some(remote) => remote.idempotency_key(run, snapshot, key),
+        }
+    }
+
+    /// By what the payload of a named run is compared.
+    pub fn content_hash(&self, payload: &[u8]) -> ContentHash {
+        match self.0.remote.get() {
+            None => request::content_hash(payload),
+            Some(remote) => remote.content_hash(payload),
+        }
+    }
+
     /// A POST has arrived: from now on it is in flight.
     pub fn begin(&self) -> DispatchRecorder {
         DispatchRecorder::new(&self.0)
@@ -57,7 +80,12 @@ impl Dispatcher {
 
     /// The number of POSTs in flight: those without an outcome yet, and those whose client has left during an offer.
     pub fn in_flight(&self) -> usize {
-        self.0.in_flight()
+        self.0.in_flight(Flight::Post)
+    }
+
+    /// The number of runs in flight that other brokers have forwarded.
+    pub fn forwards_in_flight(&self) -> usize {
+        self.0.in_flight(Flight::Forward)
     }
 
     /// Delivers a run before its deadline, and once only, however often it is posted within the time that runs are
@@ -68,12 +96,58 @@ impl Dispatcher {
         request: DispatchRequest<'_>,
         recorder: &mut DispatchRecorder,
     ) -> Result<Outcome, RunNameConflict> {
-        let (outcome, ended) = match self.find_cached(&request).await {
-            Ok(leader) => self.deliver(request, leader, recorder).await,
-            Err(cached) => (cached?, Instant::now()),
+        let leader = match self.find_cached(&request).await {
+            Ok(leader) => leader,
+            Err(cached) => return recorder.finish_cached(cached),
         };
+        let leader = match self.find_earlier(&request, leader).await {
+            Ok(leader) => leader,
+            Err(earlier) => return recorder.finish_cached(earlier),
+        };
+        let Some(record) = recorder.take_record() else {
+            debug_assert!(false, "one POST is dispatched twice");
+            return Ok(Outcome { offers: 0, result: Err(MissReason::Undelivered) });
+        };
+        let run = RunToDeliver { request, leader, record, forwarded: None };
+        let EndedDelivery { outcome, ended, record, .. } = deliver(&self.0, run).await;
+        recorder.put_record(record);
         recorder.finish(&outcome, ended);
         Ok(outcome)
+    }
+
+    /// Delivers a run that another broker has forwarded to a waiter of this one. That broker accounts for the POST.
+    pub async fn dispatch_forwarded(
+        &self,
+        request: DispatchRequest<'_>,
+        forwarded: ForwardedRun,
+    ) -> Result<ForwardedOutcome, RunNameConflict> {
+        let unproven = forwarded.unproven;
+        let record = Record::of_forward(&self.0);
+        let leader = match self.find_cached(&request).await {
+            Ok(leader) => leader,
+            Err(cached) => {
+                return cached.map(|outcome| ForwardedOutcome { outcome, offers: Vec::new(), unproven });
+            }
+        };
+        let run = RunToDeliver { request, leader, record: Box::new(record), forwarded: Some(forwarded) };
+        let EndedDelivery { outcome, unproven, mut record, .. } = deliver(&self.0, run).await;
+        Ok(ForwardedOutcome { outcome, offers: record.take_offers(), unproven })
+    }
+
+    /// How an earlier POST of a run ended, once it has: none if none is known here by then.
+    pub async fn earlier_outcome(
+        &self,
+        key: IdempotencyKey,
+        content: ContentHash,
+        remember_for: Duration,
+        deadline: Instant,
+    ) -> Option<Result<Outcome, RunNameConflict>> {
+        let lookup = self.0.idempotency.begin(&key, content, remember_for);
+        match tokio::time::timeout_at(deadline.into(), lookup).await.ok()? {
+            Lookup::Leader(_) => None,
+            Lookup::Cached((offers, result)) => Some(Ok(Outcome { offers, result })),
+            Lookup::Conflict => Some(Err(RunNameConflict)),
+        }
     }
 
     /// Determines whether this POST offers its run, either as its leader or because runs are not remembered. If not, its
@@ -96,95 +170,29 @@ impl Dispatcher {
             // Another POST of the same run is still in flight.
             Err(_) => Err(Ok(Outcome { offers: 0, result: Err(MissReason::Unknown) })),
             Ok(Lookup::Leader(leader)) => Ok(Some(leader)),
-            // The run was delivered, but not proved as far as this POST asks.
-            Ok(Lookup::Cached((offers, Ok(hit)))) if hit.proof < *proof => {
-                Err(Ok(Outcome { offers, result: Err(MissReason::Unknown) }))
-            }
-            Ok(Lookup::Cached((offers, result))) => Err(Ok(Outcome { offers, result })),
+            Ok(Lookup::Cached((offers, result))) => Err(Ok(Outcome { offers, result }.proved_for(*proof))),
             Ok(Lookup::Conflict) => Err(Err(RunNameConflict)),
         }
     }
 
-    /// Offers the run to waiters until the policy ends it. Returns when that was, too.
-    async fn deliver(
+    /// The outcome of an earlier POST of a named run at another broker, if that has claimed a waiter for it. It is remembered here,
+    /// too.
+    async fn find_earlier(
         &self,
-        request: DispatchRequest<'_>,
+        request: &DispatchRequest<'_>,
         leader: Option<Leader>,
-        recorder: &mut DispatchRecorder,
-    ) -> (Outcome, Instant) {
-        let DispatchRequest { key, payload_kind, run, proof, redeliver, wait, deadline, times, .. } = request;
-        let names_controller = request.names_controller;
-        let policy = DeliveryPolicy::new(proof, redeliver);
-        let reserve = policy.proof_reserve(times.read_timeout, times.budget);
-        let last_offer = deadline.checked_sub(reserve).unwrap_or(deadline);
-        let requirements = DeliveryRequirements {
-            proof,
-            read_timeout: times.read_timeout,
-            taken_by: last_offer,
-            until: deadline,
+    ) -> Result<Option<Leader>, Result<Outcome, RunNameConflict>> {
+        let (Some(remote), Some(key), Some(_)) =
+            (self.0.remote.get(), request.idempotency_key.filter(|_| leader.is_some()), request.content)
+        else {
+            return Ok(leader);
         };
-        let claim = ClaimRequest { key, payload_kind };
-        let mut now = Instant::now();
-        let Some(record) = recorder.take_record() else {
-            debug_assert!(false, "one POST is dispatched twice");
-            return (Outcome { offers: 0, result: Err(MissReason::Undelivered) }, now);
-        };
-        let mut task = OfferTask { run, requirements, policy, names_controller, offers: 0, leader, record };
-        let wait_until = (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer));
-        let result = loop {
-            if now > last_offer + LAST_CLAIM_DELAY {
-                break Err(task.policy.unproven_reason());
-            }
-            let removed = match self.claim_or_wait(&claim, wait_until, &mut now).await {
-                Ok(removed) => removed,
-                Err(_) if task.offers > 0 => break Err(task.policy.unproven_reason()),
-                Err(reason) => break Err(reason),
-            };
-            let offered = match task.offer(removed, now) {
-                ControlFlow::Break(ended) => ended,
-                ControlFlow::Continue(pending) => {
-                    let (returned, ended) = task.prove(pending).await;
-                    task = returned;
-                    ended
-                }
-            };
-            now = offered.ended;
-            match offered.step {
-                Step::Delivered(proof) => break Ok(Hit { proof, controller: offered.controller }),
-                Step::GiveUp(reason) => break Err(reason),
-                Step::OfferAgain => {}
-            }
-        };
-        let OfferTask { record, offers, .. } = task;
-        recorder.put_record(record);
-        (Outcome { offers, result }, now)
-    }
-
-    /// Claims a waiter. If there is none, waits for one to be parked, at most until `wait_until`. `now` is the time of the
-    /// first claim, and becomes that of the last one.
-    async fn claim_or_wait(
-        &self,
-        request: &ClaimRequest<'_>,
-        wait_until: Option<Instant>,
-        now: &mut Instant,
-    ) -> Result<RemovedWaiter<Waiter>, MissReason> {
-        let exchange = &self.0.exchange;
-        // The entry precedes the first claim, so that a waiter parked in between is not missed. It ends with the match, so that
-        // the next run on the waitlist claims at once.
-        let mut entry = wait_until
-            .filter(|until| until > now)
-            .map(|until| WaitingRun { entry: exchange.join_waitlist(request), until });
-        loop {
-            match exchange.claim(request, exchange.at(*now)) {
-                Claim::Matched(removed) => return Ok(removed),
-                Claim::Miss(reason) if !is_retryable(reason) => return Err(reason),
-                Claim::Miss(reason) => {
-                    let Some(waiting) = entry.take() else { return Err(reason) };
-                    entry = waiting.wait().await;
-                    *now = Instant::now();
-                }
-            }
+        let Some(earlier) = remote.earlier(key, request.content, request.deadline) else { return Ok(leader) };
+        let earlier = earlier.await;
+        if let (Ok(Outcome { offers, result }), Some(leader)) = (&earlier, leader) {
+            leader.complete((*offers, result.clone()), Instant::now());
         }
+        Err(earlier.map(|outcome| outcome.proved_for(request.proof)))
     }
 
     /// Clears some of the memory of runs that are forgotten. To be called often.
@@ -200,33 +208,13 @@ impl Dispatcher {
     }
 }
 
-/// Whether waiting for a controller could turn this miss into a hit.
-fn is_retryable(reason: MissReason) -> bool {
-    match reason {
-        MissReason::NoPool
-        | MissReason::WrongVersion
-        | MissReason::WrongMachine
-        | MissReason::AllTaken
-        | MissReason::NotAMessage => true,
-        MissReason::Draining
-        | MissReason::Undelivered
-        | MissReason::Unknown
-        | MissReason::TooLargeToForward
-        | MissReason::NoDeployment
-        | MissReason::Overloaded => false,
-    }
-}
-
-/// A run on the waitlist, and when it leaves it.
-struct WaitingRun {
-    entry: WaitlistEntry<Waiter>,
-    until: Instant,
-}
-
-impl WaitingRun {
-    /// Waits until a waiter is parked. None if its time is over: the next claim is the last one.
-    async fn wait(self) -> Option<Self> {
-        let notified = tokio::time::timeout_at(self.until.into(), self.entry.notified()).await;
-        notified.is_ok().then_some(self)
-    }
+/// How a forwarded run ended here.
+#[derive(Debug)]
+pub struct ForwardedOutcome {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The offers, in order; none if the run is answered like an earlier POST.
+    pub offers: Vec<OfferRecord>,
+    /// Offers of the whole POST that were sent and not proved.
+    pub unproven: u32,
 }

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use super::inferred_proxies::InferredProxies;
 use super::policy::{DeliveryPolicy, OfferEnd, Step};
 use super::record::Record;
+use super::remote::{ForwardEnd, ForwardResult, ForwardedRun, PendingForward};
 use super::request::Hit;
 use super::shared::Leader;
 use crate::broker::{HostId, RemovedWaiter};
@@ -19,6 +20,10 @@ use crate::journal::OfferRecord;
 use crate::logging::Throttle;
 use crate::model::{MissReason, Verdict};
 use crate::transport::{Delivery, DeliveryRequirements, PendingProof, Run, Waiter};
+
+/// Another broker did not answer, so that one of its waiters may have the run.
+const SILENT: OfferEnd =
+    OfferEnd { verdict: Verdict::Silent, nothing_sent: false, may_have_been_relayed: false };
 
 /// A run that is being offered, with all that an offer needs to outlive its POST.
 pub(super) struct OfferTask {
@@ -81,6 +86,57 @@ impl OfferTask {
         })))
     }
 
+    /// Completes a forward to another broker. If the returned future is dropped early, it is completed in a task of its own.
+    pub(super) fn forward(mut self, pending: PendingForward) -> DetachOnDrop {
+        DetachOnDrop(Some(Box::pin(async move {
+            let end = pending.await;
+            let result = self.end_forward(end);
+            (self, result)
+        })))
+    }
+
+    /// Accounts for a forward that has ended. The other broker has counted its offers.
+    fn end_forward(&mut self, ForwardEnd { offers, result }: ForwardEnd) -> OfferResult {
+        let ended = Instant::now();
+        let (step, controller) = match result {
+            ForwardResult::Delivered(hit) => (Step::Delivered(hit.proof), hit.controller),
+            ForwardResult::Miss { unproven } => (self.policy.after_miss(unproven), None),
+            ForwardResult::Unknown => (Step::GiveUp(MissReason::Unknown), None),
+            ForwardResult::Silent => (self.policy.after(SILENT), None),
+        };
+        self.offers += u32::try_from(offers.len()).unwrap_or(u32::MAX);
+        for offer in offers {
+            self.record.add_offer(offer, step);
+        }
+        self.cache(step, controller.as_ref(), ended);
+        OfferResult { step, controller, ended }
+    }
+
+    /// Waits for the payload of a forwarded run, now that a waiter is claimed. An error if it does not come.
+    pub(super) async fn receive_payload(&mut self, forwarded: ForwardedRun) -> Result<(), MissReason> {
+        let ForwardedRun { claimed, payload, .. } = forwarded;
+        // An error means that nobody waits for it.
+        let _ = claimed.send(());
+        let Some((payload, within)) = payload else { return Ok(()) };
+        match tokio::time::timeout(within, payload).await {
+            Ok(Ok(payload)) => {
+                self.run.payload = payload;
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => Err(MissReason::Undelivered),
+        }
+    }
+
+    /// Accounts for a waiter to which nothing was sent, because the payload did not come. Its connection is closed.
+    pub(super) fn end_without_payload(&mut self, removed: RemovedWaiter<Waiter>, matched: Instant) {
+        let took = matched.elapsed();
+        let since = matched.saturating_duration_since(self.record.since());
+        self.record.shared().metrics.offered(Verdict::Gone, took);
+        self.offers += 1;
+        let offer = OfferRecord { controller: removed.controller, verdict: Verdict::Gone, since, took };
+        self.record.add_offer(offer, Step::OfferAgain);
+    }
+
     /// Accounts for an offer that has ended.
     fn end(&mut self, offered: Offered, delivery: Delivery) -> OfferResult {
         let Offered { controller, host, address, matched } = offered;
@@ -130,6 +186,13 @@ impl OfferTask {
         };
         if let Some(leader) = self.leader.take() {
             leader.complete((self.offers, result), now);
+        }
+    }
+
+    /// A run that no waiter can be offered any more, but that one may have, is not offered again either.
+    pub(super) fn cache_unknown(&mut self, result: &Result<Hit, MissReason>, now: Instant) {
+        if let Err(MissReason::Unknown) = result {
+            self.cache(Step::GiveUp(MissReason::Unknown), None, now);
         }
     }
 

@@ -51,6 +51,33 @@ impl DeliveryPolicy {
         Self { proof, redeliver, unproven: 0, is_silent: false }
     }
 
+    /// The same rules at the broker that a run is forwarded to, after this many offers that were sent and not proved.
+    #[must_use]
+    pub fn resumed(self, unproven: u32) -> Self {
+        Self { unproven, ..self }
+    }
+
+    /// The weakest proof that counts as a delivery.
+    pub fn proof(&self) -> Proof {
+        self.proof
+    }
+
+    /// Whether another waiter may get the run although one may have it already.
+    pub fn redelivers(&self) -> bool {
+        self.redeliver
+    }
+
+    /// How many offers were sent and not proved.
+    pub fn unproven(&self) -> u32 {
+        self.unproven
+    }
+
+    /// Another broker has offered the run in vain; this many offers of the whole POST were sent and not proved.
+    pub fn after_miss(&mut self, unproven: u32) -> Step {
+        self.unproven = unproven.max(self.unproven);
+        if self.unproven > MAX_REDELIVERIES { Step::GiveUp(self.unproven_reason()) } else { Step::OfferAgain }
+    }
+
     /// Whether an offer was sent before and not proved, so that the next one is a redelivery.
     pub fn is_redelivering(&self) -> bool {
         self.unproven > 0

@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 
 use super::names::RunNames;
 use super::policy::Step;
-use super::request::Outcome;
-use super::shared::{InFlightGuard, Shared};
+use super::request::{Outcome, RunNameConflict};
+use super::shared::{Flight, InFlightGuard, Shared};
 use crate::broker::KeyRef;
 use crate::journal::{DispatchEvent, OfferRecord, TraceParent};
 use crate::model::{DispatchOutcome, Proof};
@@ -50,7 +50,7 @@ struct RunLabels {
 
 impl DispatchRecorder {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        let (since, in_flight) = (Instant::now(), InFlightGuard::new(shared));
+        let (since, in_flight) = (Instant::now(), InFlightGuard::new(shared, Flight::Post));
         let record =
             Record { since, run: None, offers: SmallVec::new(), proof: None, ended: None, in_flight };
         Self { since, ended: None, record: Some(Box::new(record)), shared: shared.clone() }
@@ -115,6 +115,16 @@ impl DispatchRecorder {
         }
     }
 
+    /// The POST is answered like an earlier one.
+    pub(super) fn finish_cached(
+        &mut self,
+        cached: Result<Outcome, RunNameConflict>,
+    ) -> Result<Outcome, RunNameConflict> {
+        let outcome = cached?;
+        self.finish(&outcome, Instant::now());
+        Ok(outcome)
+    }
+
     /// Gives the record to an offer, which gives it back by [`DispatchRecorder::put_record`].
     pub(super) fn take_record(&mut self) -> Option<Box<Record>> {
         self.record.take()
@@ -134,6 +144,18 @@ impl Drop for DispatchRecorder {
 }
 
 impl Record {
+    /// Of a run that another broker has forwarded. It is not written to the journal, because that broker records the POST.
+    pub(super) fn of_forward(shared: &Arc<Shared>) -> Self {
+        let in_flight = InFlightGuard::new(shared, Flight::Forward);
+        let since = Instant::now();
+        Self { since, run: None, offers: SmallVec::new(), proof: None, ended: None, in_flight }
+    }
+
+    /// The offers so far.
+    pub(super) fn take_offers(&mut self) -> Vec<OfferRecord> {
+        std::mem::take(&mut self.offers).into_vec()
+    }
+
     /// When the last byte of the POST arrived.
     pub(super) fn since(&self) -> Instant {
         self.since

@@ -55,8 +55,20 @@ pub struct DispatchTimes {
 pub struct IdempotencyKey([u64; 2]);
 
 impl IdempotencyKey {
+    /// A key that all brokers of a cluster derive from the run.
+    pub const fn of_digest(digest: [u8; 16]) -> Self {
+        let digest = u128::from_ne_bytes(digest);
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        Self([(digest >> 64) as u64, digest as u64])
+    }
+
+    /// The digest of which it was made.
+    pub const fn digest(self) -> [u8; 16] {
+        ((self.0[0] as u128) << 64 | self.0[1] as u128).to_ne_bytes()
+    }
+
     /// The key of a run for this pool; the snapshot is empty where there is none.
-    pub fn new(run: &str, snapshot: &str, key: KeyRef<'_>) -> Self {
+    pub(super) fn new(run: &str, snapshot: &str, key: KeyRef<'_>) -> Self {
         static SECRET: LazyLock<SipHasher13> = LazyLock::new(|| {
             // The standard library takes its keys from the system.
             let word = || RandomState::new().hash_one(0);
@@ -85,7 +97,7 @@ impl IdempotencyKey {
 }
 
 /// A hash of the payload. Two payloads have the same one by chance once in 2^63.
-pub fn content_hash(payload: &[u8]) -> ContentHash {
+pub(super) fn content_hash(payload: &[u8]) -> ContentHash {
     static SECRET: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
     NonZeroU64::new(SECRET.hash_one(payload) | 1)
 }
@@ -100,6 +112,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The same for a POST that asks for this proof: a run that was delivered, but not proved so far, may be delivered.
+    #[must_use]
+    pub(super) fn proved_for(self, proof: Proof) -> Self {
+        match self.result {
+            Ok(hit) if hit.proof < proof => Self { result: Err(MissReason::Unknown), ..self },
+            result => Self { result, ..self },
+        }
+    }
+
     /// The same without the details, for metrics and the journal.
     pub fn kind(&self) -> DispatchOutcome {
         match self.result {

@@ -1,9 +1,10 @@
-//! Owns what all dispatches share, and how many POSTs are in flight.
+//! Owns what all dispatches share, and how many POSTs and forwards are in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::inferred_proxies::InferredProxies;
+use super::remote::RemoteSlot;
 use super::request::{Hit, IdempotencyKey};
 use crate::exchange::{IdempotencyCache, LeaderGuard};
 use crate::journal::Journal;
@@ -24,7 +25,10 @@ pub(super) struct Shared {
     pub(super) journal: Arc<Journal>,
     pub(super) idempotency: Arc<IdempotencyCache<IdempotencyKey, CachedOutcome>>,
     pub(super) inferred_proxies: InferredProxies,
-    in_flight: AtomicUsize,
+    /// The waiters of other brokers, if this one is in a cluster.
+    pub(super) remote: RemoteSlot,
+    posts: AtomicUsize,
+    forwards: AtomicUsize,
 }
 
 impl Shared {
@@ -35,32 +39,51 @@ impl Shared {
             journal,
             idempotency: Arc::default(),
             inferred_proxies: InferredProxies::default(),
-            in_flight: AtomicUsize::new(0),
+            remote: RemoteSlot::new(),
+            posts: AtomicUsize::new(0),
+            forwards: AtomicUsize::new(0),
         }
     }
 
-    /// POSTs in flight.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+    /// How many are in flight.
+    pub(super) fn in_flight(&self, what: Flight) -> usize {
+        self.count(what).load(Ordering::Relaxed)
+    }
+
+    fn count(&self, what: Flight) -> &AtomicUsize {
+        match what {
+            Flight::Post => &self.posts,
+            Flight::Forward => &self.forwards,
+        }
     }
 }
 
-/// One POST in flight, until it is released or dropped.
+/// What is counted while it is in flight.
+#[derive(Clone, Copy)]
+pub(super) enum Flight {
+    /// A POST of a client.
+    Post,
+    /// A run that another broker has forwarded.
+    Forward,
+}
+
+/// One POST or forward in flight, until it is released or dropped.
 pub(super) struct InFlightGuard {
     shared: Arc<Shared>,
+    what: Flight,
     is_released: bool,
 }
 
 impl InFlightGuard {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { shared: shared.clone(), is_released: false }
+    pub(super) fn new(shared: &Arc<Shared>, what: Flight) -> Self {
+        shared.count(what).fetch_add(1, Ordering::Relaxed);
+        Self { shared: shared.clone(), what, is_released: false }
     }
 
-    /// The POST is not in flight any more.
+    /// It is not in flight any more.
     pub(super) fn release(&mut self) {
         if !std::mem::replace(&mut self.is_released, true) {
-            self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.shared.count(self.what).fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -12,7 +12,7 @@ use super::run_response::write_run_head;
 use super::trigger::Message;
 use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
-use crate::dispatch::{IdempotencyKey, Outcome, content_hash};
+use crate::dispatch::Outcome;
 use crate::http::client_addr::ClientAddr;
 use crate::http::h1::{FieldName, RequestHead};
 use crate::http::problem::Problem;
@@ -114,7 +114,7 @@ impl Dialect for Native {
 
     fn parse_dispatch_body<'a>(
         &self,
-        _: &HttpState,
+        state: &HttpState,
         limits: &RequestLimits,
         head: DispatchHead<'a>,
         body: &'a Bytes,
@@ -125,8 +125,8 @@ impl Dialect for Native {
         // A stock controller exits on anything but a valid message.
         let is_message = Message::parse(body, limits.message_check).is_some();
         Ok(ParsedDispatch {
-            idempotency_key: idempotent.map(|key| IdempotencyKey::new(run, "", key.as_ref())),
-            content: if is_named { content_hash(body) } else { None },
+            idempotency_key: idempotent.map(|key| state.dispatcher.idempotency_key(run, "", key.as_ref())),
+            content: if is_named { state.dispatcher.content_hash(body) } else { None },
             run: if is_named { run.into() } else { format!("run_{:016x}", fastrand::u64(..)).into() },
             key,
             payload_kind: if is_message { PayloadKind::TriggerMessage } else { PayloadKind::Opaque },

@@ -13,7 +13,7 @@ use super::interface::{Dialect, DispatchHead, ParsedDispatch, PollRequest, PoolK
 use super::run_response::write_run_head;
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
-use crate::dispatch::{IdempotencyKey, Outcome};
+use crate::dispatch::Outcome;
 use crate::http::client_addr::ClientAddr;
 use crate::http::h1::{FieldName, RequestHead};
 use crate::http::problem::Problem;
@@ -117,7 +117,7 @@ impl Dialect for Trigger {
         let (payload, message) =
             Message::in_body(body, limits.message_check).map_err(|error| refuse_message(state, &error))?;
         let idempotency_key =
-            message.key().map(|key| IdempotencyKey::new(message.run(), message.snapshot(), key));
+            message.key().map(|key| state.dispatcher.idempotency_key(message.run(), message.snapshot(), key));
         let Message { deployment, version, cpu, memory, run, .. } = message;
         Ok(ParsedDispatch {
             key: deployment.map(|deployment| PoolKey { deployment, version, cpu, memory }),
