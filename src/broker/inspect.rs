@@ -9,7 +9,7 @@ use super::pool::Pool;
 use super::registry::Registry;
 use super::suspects::SuspectSet;
 use super::waiter::{WaiterClass, WaiterEntry};
-use super::{Filter, Key, MonotonicTime, Page};
+use super::{ChangedPool, Filter, Key, MonotonicTime, Page};
 
 /// One pool.
 #[derive(Debug, Clone)]
@@ -52,6 +52,10 @@ impl<W> Registry<W> {
         page(&self.pools, from, scan, usize::MAX, |_, pool| {
             filter.matches(&pool.key).then(|| summarize_pool(pool, &self.waiters, now))
         })
+    }
+
+    pub(super) fn claimable_page(&self, from: u32, scan: u32) -> Page<ChangedPool> {
+        page(&self.pools, from, scan, usize::MAX, |_, pool| Some(ChangedPool::open(pool)))
     }
 
     pub(super) fn waiters_page(

@@ -31,6 +31,7 @@ pub(super) trait ListNode {
 pub(super) enum ListKind {
     Pool,
     Deadline,
+    Feed,
 }
 
 /// The ends of one list; its nodes are in the slab.

@@ -20,6 +20,7 @@
 //! - **I9** a match has equal canonical keys.
 
 mod chunks;
+mod feed;
 mod inspect;
 mod key;
 mod limits;
@@ -40,12 +41,13 @@ mod waiter;
 
 use crate::model::MissReason;
 
+pub use feed::ChangedPool;
 pub use inspect::{PoolSummary, WaiterSummary};
 pub use key::{Filter, Key, KeyError, KeyRef, Number, check_part};
 pub use limits::{LimitReached, Limits, SelectionPolicy};
 pub use page::Page;
 use page::page;
-pub use payload::{AcceptedPayload, PayloadKind};
+pub use payload::{AcceptedPayload, Claimable, PayloadKind};
 use pool::StepBudget;
 use registry::Registry;
 pub use request::{
@@ -55,7 +57,6 @@ pub(crate) use sharded::Sharded;
 use suspects::SuspectSet;
 pub use suspects::{HostId, Suspicion};
 pub use time::MonotonicTime;
-use waiter::WaiterClass;
 
 /// A drain, and how many waiters it has still to remove.
 #[derive(Debug, Clone, Copy)]
@@ -148,14 +149,13 @@ impl<W> Broker<W> {
         };
         let mut steps = StepBudget(max_steps);
         while let Some(slot) = self.next_candidate(pool, request.payload_kind, &mut steps)? {
-            let Registry { waiters, pools, .. } = &mut self.registry;
-            if waiters[slot].offer_until() <= now {
+            if self.registry.waiters[slot].offer_until() <= now {
                 // It waits until its deadline, but is no longer offered anything.
                 steps.spend()?;
-                pools[pool].reclassify(waiters, slot, WaiterClass::Late);
+                self.registry.set_late(slot);
                 continue;
             }
-            debug_assert!(pools[pool].key.as_ref() == request.key, "I9");
+            debug_assert!(self.registry.pools[pool].key.as_ref() == request.key, "I9");
             let removed = self.remove(slot);
             if self.registry.pools.get(pool).is_none() {
                 self.registry.misses.pool_emptied(hash, now);
@@ -300,6 +300,33 @@ impl<W> Broker<W> {
         max_rows: usize,
     ) -> Page<WaiterSummary> {
         self.registry.waiters_page(&self.suspects, filter, now, from, scan, max_rows)
+    }
+
+    /// From now on each change of a pool is noted for [`Self::take_changed_pools`]: that a waiter came, was removed, or was
+    /// found too near its deadline. Pools without a change since then are not noted.
+    pub fn watch_pools(&mut self) {
+        self.registry.feed.watch();
+    }
+
+    /// Whether a change was noted since the last call while no other one was waiting to be taken.
+    pub fn take_changes_begun(&mut self) -> bool {
+        self.registry.feed.take_begun()
+    }
+
+    /// The rows of at most `max` changed pools, each as it is now. Also returns whether there are more of them. The caller
+    /// takes them often: the key of a closed pool is kept until then.
+    pub fn take_changed_pools(&mut self, max: usize) -> (Vec<ChangedPool>, bool) {
+        self.registry.take_changed_pools(max)
+    }
+
+    /// How many waiters of this pool could be claimed. A waiter whose time is over counts until a claim finds it so.
+    pub fn claimable(&self, key: KeyRef<'_>) -> Claimable {
+        self.registry.claimable(key)
+    }
+
+    /// The rows of all pools among the next `scan` slots, beginning at `from`.
+    pub fn claimable_page(&self, from: u32, scan: u32) -> Page<ChangedPool> {
+        self.registry.claimable_page(from, scan)
     }
 
     /// Checks the whole structure, by the invariants' numbers. Costs O(waiters): for tests.

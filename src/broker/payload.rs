@@ -14,6 +14,9 @@ impl PayloadKind {
     pub const ALL: [Self; 2] = [Self::TriggerMessage, Self::Opaque];
 }
 
+/// How many waiters could be claimed, for each kind of payload.
+pub type Claimable = [u32; PayloadKind::ALL.len()];
+
 /// The kinds of payload that a waiter accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptedPayload {

@@ -1,9 +1,9 @@
 //! Owns one pool: all waiters with one key, in a queue for each class.
 
 use super::chunks::Chunks;
-use super::list::{IntrusiveList, ListKind};
+use super::list::{IntrusiveList, Link, ListKind, ListNode};
 use super::waiter::{WaiterClass, WaiterEntry};
-use super::{AcceptedPayload, BudgetSpent, HostId, Key, PayloadKind, SelectionPolicy};
+use super::{AcceptedPayload, BudgetSpent, Claimable, HostId, Key, PayloadKind, SelectionPolicy};
 
 /// How many waiters may still be moved before the lock must be released.
 pub(super) struct StepBudget(pub(super) usize);
@@ -23,12 +23,33 @@ pub(super) struct Pool {
     cleared: u64,
     /// How many waiters in each suspect queue are still to be checked.
     unchecked: [u32; AcceptedPayload::ALL.len()],
+    /// Whether the pool is in the feed of changed pools, and between which others.
+    pub(super) is_in_feed: bool,
+    feed_link: Link,
+}
+
+impl ListNode for Pool {
+    fn link(&mut self, _: ListKind) -> &mut Link {
+        &mut self.feed_link
+    }
+
+    fn next(&self, _: ListKind) -> Link {
+        self.feed_link
+    }
 }
 
 impl Pool {
     pub(super) fn new(hash: u64, key: Key) -> Self {
         let queues = [IntrusiveList::new(ListKind::Pool); WaiterClass::ALL.len()];
-        Self { hash, key, queues, cleared: 0, unchecked: [0; AcceptedPayload::ALL.len()] }
+        Self {
+            hash,
+            key,
+            queues,
+            cleared: 0,
+            unchecked: [0; AcceptedPayload::ALL.len()],
+            is_in_feed: false,
+            feed_link: Link::UNLINKED,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -142,6 +163,17 @@ impl Pool {
         AcceptedPayload::ALL.into_iter().filter(|accepted| !accepted.accepts(kind)).any(|accepted| {
             let classes = [WaiterClass::Trusted(accepted), WaiterClass::Suspect(accepted)];
             classes.iter().any(|&class| !self.queue(class).is_empty())
+        })
+    }
+
+    /// How many waiters accept each kind of payload, besides the late ones.
+    pub(super) fn claimable(&self) -> Claimable {
+        let ready = AcceptedPayload::ALL.map(|accepted| {
+            let [trusted, suspect] = [WaiterClass::Trusted(accepted), WaiterClass::Suspect(accepted)];
+            (accepted, self.queue(trusted).len() + self.queue(suspect).len())
+        });
+        PayloadKind::ALL.map(|kind| {
+            ready.iter().filter(|(accepted, _)| accepted.accepts(kind)).map(|(_, waiters)| waiters).sum()
         })
     }
 

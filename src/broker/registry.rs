@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use ahash::RandomState;
 
 use super::chunks::Chunks;
+use super::feed::{ChangedPool, ClosedPool, PoolFeed};
 use super::miss::MissIndex;
 use super::pool::Pool;
 use super::timer_wheel::TimerWheel;
-use super::waiter::WaiterEntry;
-use super::{KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Sharded, WaiterId, Watermark};
+use super::waiter::{WaiterClass, WaiterEntry};
+use super::{Claimable, KeyRef, MonotonicTime, ParkRequest, RemovedWaiter, Sharded, WaiterId, Watermark};
 
 /// The parts of the index of controllers: at 100,000 waiters, a part that grows moves about 100 entries.
 const CONTROLLER_PARTS: usize = 1024;
@@ -24,6 +25,7 @@ pub(super) struct Registry<W> {
     pub(super) by_controller: Sharded<u32>,
     pub(super) misses: MissIndex,
     pub(super) timers: TimerWheel,
+    pub(super) feed: PoolFeed,
     /// How many waiters were ever inserted; the serial of the latest.
     parked: u64,
     /// How many waiters were ever removed.
@@ -40,6 +42,7 @@ impl<W> Registry<W> {
             by_controller: Sharded::new(CONTROLLER_PARTS),
             misses: MissIndex::new(POOL_PARTS),
             timers: TimerWheel::new(),
+            feed: PoolFeed::new(),
             parked: 0,
             removed: 0,
         }
@@ -66,6 +69,7 @@ impl<W> Registry<W> {
         let slot = self.waiters.insert(WaiterEntry::new(self.parked, pool, request, now));
         self.pools[pool].insert(&mut self.waiters, slot);
         self.timers.insert(&mut self.waiters, slot);
+        self.feed.add(&mut self.pools, pool);
         WaiterId { slot, serial: self.parked }
     }
 
@@ -78,11 +82,20 @@ impl<W> Registry<W> {
         let entry = self.waiters.remove(slot);
         if self.pools[pool].is_empty() {
             self.close_pool(pool);
+        } else {
+            self.feed.add(&mut self.pools, pool);
         }
         self.removed += 1;
         self.assert_conserved();
         let (serial, host, held) = (entry.serial(), entry.host(), now.since(entry.since()));
         (serial, RemovedWaiter { waiter: entry.waiter, controller: entry.controller, host, held })
+    }
+
+    /// A waiter is too near its deadline to be offered anything.
+    pub(super) fn set_late(&mut self, slot: u32) {
+        let pool = self.waiters[slot].pool;
+        self.pools[pool].reclassify(&mut self.waiters, slot, WaiterClass::Late);
+        self.feed.add(&mut self.pools, pool);
     }
 
     /// The hash of a controller in the pool of a key; none if it has no name.
@@ -113,6 +126,27 @@ impl<W> Registry<W> {
         by_controller.part_mut(hash).insert_unique(hash, slot, hash_of);
     }
 
+    /// Takes at most `max` entries off the feed, which can make fewer rows. Also returns whether there are more.
+    pub(super) fn take_changed_pools(&mut self, max: usize) -> (Vec<ChangedPool>, bool) {
+        let mut rows = Vec::new();
+        for _ in 0..max {
+            if let Some(pool) = self.feed.take_open(&mut self.pools) {
+                rows.push(ChangedPool::open(&self.pools[pool]));
+            } else if let Some(ClosedPool { hash, key, .. }) = self.feed.take_closed() {
+                let is_open = self.find_pool(hash, key.as_ref()).is_some();
+                rows.extend((!is_open).then(|| ChangedPool::closed(key)));
+            } else {
+                break;
+            }
+        }
+        (rows, !self.feed.is_empty())
+    }
+
+    pub(super) fn claimable(&self, key: KeyRef<'_>) -> Claimable {
+        let pool = self.find_pool(self.hasher.hash_one(key), key);
+        pool.map_or_else(Claimable::default, |pool| self.pools[pool].claimable())
+    }
+
     /// Takes out unused memory, for the caller to drop.
     pub(super) fn shrink(&mut self) -> impl Sized + use<W> {
         (
@@ -121,6 +155,7 @@ impl<W> Registry<W> {
             self.by_key.shrink(),
             self.by_controller.shrink(),
             self.misses.shrink(),
+            self.feed.shrink(),
         )
     }
 
@@ -129,7 +164,7 @@ impl<W> Registry<W> {
     }
 
     fn close_pool(&mut self, pool: u32) {
-        let Pool { hash, key, .. } = self.pools.remove(pool);
+        let Pool { hash, key, .. } = self.feed.close(&mut self.pools, pool);
         if let Ok(entry) = self.by_key.part_mut(hash).find_entry(hash, |&other| other == pool) {
             entry.remove();
         }

@@ -73,6 +73,18 @@ impl Fixture {
         }
     }
 
+    /// Takes the rows of all changed pools, and returns how many there are.
+    fn take_changed(&mut self) -> usize {
+        let mut taken = 0;
+        loop {
+            let (rows, continues) = self.call(|broker, _| broker.take_changed_pools(64));
+            taken += rows.len();
+            if !continues {
+                return taken;
+            }
+        }
+    }
+
     fn pages<V>(&mut self, mut page: impl FnMut(&mut Broker<u32>, MonotonicTime, u32) -> Page<V>) -> usize {
         let (mut from, mut rows) = (Some(0), 0);
         while let Some(slot) = from {
@@ -87,8 +99,12 @@ impl Fixture {
 
 #[test]
 fn no_call_accesses_many_entries() {
-    for pools in [1, 5000] {
+    for (pools, is_watched) in [(1, false), (5000, false), (5000, true)] {
         let mut fixture = Fixture::new(SelectionPolicy::Newest);
+        if is_watched {
+            fixture.broker.watch_pools();
+        }
+        let changed = if is_watched { pools as usize } else { 0 };
         fixture.fill(pools, Duration::from_secs(3600));
         assert!(fixture.max_accessed <= 512, "an index moves {} entries at once", fixture.max_accessed);
         let all = Filter::default();
@@ -96,6 +112,8 @@ fn no_call_accesses_many_entries() {
             fixture.pages(|broker, now, from| broker.waiters_page(&all, now, from, SCAN, MAX_REMOVED));
         assert_eq!(waiters, WAITERS as usize);
         assert_eq!(fixture.pages(|broker, now, from| broker.pools_page(&all, now, from, 64)), pools as usize);
+        let claimable = fixture.pages(|broker, _, from| broker.claimable_page(from, 64));
+        assert_eq!((claimable, fixture.take_changed()), (pools as usize, changed));
         assert!(fixture.claim().1);
         let before = fixture.broker.watermark();
         let one = Filter { version: Some("0".to_owned()), ..Filter::default() };
@@ -108,6 +126,7 @@ fn no_call_accesses_many_entries() {
             broker.remove_parked_before(before, &all, now, from, SCAN, MAX_REMOVED)
         });
         assert_eq!((fixture.broker.waiters_len(), fixture.broker.pools_len()), (0, 0));
+        assert_eq!(fixture.take_changed(), changed, "each has closed");
         drop(fixture.call(|broker, _| broker.shrink()));
         fixture.broker.audit().unwrap();
     }

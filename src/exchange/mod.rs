@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::broker::{
-    Claim, ClaimRequest, Drain, Filter, HostId, Key, LimitReached, Limits, MonotonicTime, Page, ParkOutcome,
-    ParkRequest, PayloadKind, PoolSummary, RemovedWaiter, SelectionPolicy, WaiterId, WaiterSummary,
+    ChangedPool, Claim, ClaimRequest, Claimable, Drain, Filter, HostId, Key, KeyRef, LimitReached, Limits,
+    MonotonicTime, Page, ParkOutcome, ParkRequest, PayloadKind, PoolSummary, RemovedWaiter, SelectionPolicy,
+    WaiterId, WaiterSummary,
 };
 use crate::journal::{DrainEvent, Journal, PollEvent, RetireEvent};
 use crate::metrics::Metrics;
@@ -288,30 +289,40 @@ impl<W> Exchange<W> {
 
     /// All pools that the filter selects.
     pub fn pools(&self, filter: &Filter) -> Vec<PoolSummary> {
-        let mut rows = Vec::new();
-        let mut from = Some(0);
-        while let Some(slot) = from {
-            let now = self.now();
-            let page = self.core.lock().broker.pools_page(filter, now, slot, POOLS_PER_LOCK);
-            rows.extend(page.rows);
-            from = page.next;
-        }
-        rows
+        self.core.pools(filter)
     }
 
     /// At most `max_rows` waiters that the filter selects, from the slot where the last page ended.
     pub fn waiters(&self, filter: &Filter, from: usize, max_rows: usize) -> Page<WaiterSummary> {
-        let max_rows = max_rows.max(1);
-        let mut found = Page { rows: Vec::new(), next: Some(u32::try_from(from).unwrap_or(u32::MAX)) };
-        while let Some(slot) = found.next.filter(|_| found.rows.len() < max_rows) {
-            let now = self.now();
-            // The filter may select few waiters, so the number of slots to scan does not depend on the rows wanted.
-            let wanted = (max_rows - found.rows.len()).min(TAKEN_PER_LOCK);
-            let page = self.core.lock().broker.waiters_page(filter, now, slot, SCANNED_PER_LOCK, wanted);
-            found.rows.extend(page.rows);
-            found.next = page.next;
-        }
-        found
+        self.core.waiters(filter, from, max_rows)
+    }
+
+    /// From now on, changes of pools are noted for [`take_changed_pools`](Self::take_changed_pools). To be called before the
+    /// first waiter is parked.
+    pub fn watch_pools(&self) {
+        self.core.lock().broker.watch_pools();
+    }
+
+    /// Returns when a pool has changed since no change was left to take. For one caller at a time, which then takes all.
+    pub async fn pools_changed(&self) {
+        self.core.pools_changed().await;
+    }
+
+    /// The rows of at most `max` pools that have changed since their row was last taken, each as it is now. Fewer than `max`
+    /// if there are no more. The key of a closed pool is kept until it is taken, so the caller takes them often.
+    pub fn take_changed_pools(&self, max: usize) -> Vec<ChangedPool> {
+        self.core.take_changed_pools(max)
+    }
+
+    /// How many waiters of this pool a run could claim, by the kind of its payload.
+    pub fn claimable(&self, key: KeyRef<'_>) -> Claimable {
+        self.core.lock().broker.claimable(key)
+    }
+
+    /// The rows of some pools, beginning at slot `from`, as [`take_changed_pools`](Self::take_changed_pools) has them. A pool
+    /// that opens between two pages may be in none: it is among the changed ones.
+    pub fn claimable_page(&self, from: u32) -> Page<ChangedPool> {
+        self.core.lock().broker.claimable_page(from, POOLS_PER_LOCK)
     }
 
     /// Checks the whole core, by the invariants' numbers.

@@ -1,11 +1,13 @@
 //! Owns the one lock around the core, and the clock that gives the core its time.
 
-use std::ops::DerefMut;
+use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
-use super::sync::Mutex;
+use super::sync::{Mutex, Notify};
 use super::waitlist::Waitlist;
-use crate::broker::{Broker, Limits, MonotonicTime, SelectionPolicy};
+use crate::broker::{
+    Broker, ChangedPool, Filter, Limits, MonotonicTime, Page, PoolSummary, SelectionPolicy, WaiterSummary,
+};
 
 /// How many slots are scanned before the lock is released for other threads.
 pub const SCANNED_PER_LOCK: u32 = 256;
@@ -25,16 +27,19 @@ pub(super) struct Core<W> {
 pub(super) struct SharedCore<W> {
     core: Mutex<Core<W>>,
     epoch: Instant,
+    /// Notified when the feed of changed pools is no longer empty.
+    pools_changed: Notify,
 }
 
 impl<W> SharedCore<W> {
     pub(super) fn new(limits: Limits, policy: SelectionPolicy) -> Self {
         let core = Core { broker: Broker::new(limits, policy), waitlist: Waitlist::new(), drained_to: 0 };
-        Self { core: Mutex::new(core), epoch: Instant::now() }
+        Self { core: Mutex::new(core), epoch: Instant::now(), pools_changed: Notify::new() }
     }
 
     pub(super) fn lock(&self) -> impl DerefMut<Target = Core<W>> {
-        self.core.lock()
+        let wake = WakeOnDrop { is_due: false, notify: &self.pools_changed };
+        Guard { core: self.core.lock(), wake }
     }
 
     pub(super) fn now(&self) -> MonotonicTime {
@@ -44,5 +49,87 @@ impl<W> SharedCore<W> {
     /// Zero for an instant before the epoch.
     pub(super) fn at(&self, instant: Instant) -> MonotonicTime {
         MonotonicTime::default().plus(instant.saturating_duration_since(self.epoch))
+    }
+
+    pub(super) fn pools(&self, filter: &Filter) -> Vec<PoolSummary> {
+        let mut rows = Vec::new();
+        let mut from = Some(0);
+        while let Some(slot) = from {
+            let now = self.now();
+            let page = self.lock().broker.pools_page(filter, now, slot, POOLS_PER_LOCK);
+            rows.extend(page.rows);
+            from = page.next;
+        }
+        rows
+    }
+
+    pub(super) fn waiters(&self, filter: &Filter, from: usize, max_rows: usize) -> Page<WaiterSummary> {
+        let max_rows = max_rows.max(1);
+        let mut found = Page { rows: Vec::new(), next: Some(u32::try_from(from).unwrap_or(u32::MAX)) };
+        while let Some(slot) = found.next.filter(|_| found.rows.len() < max_rows) {
+            let now = self.now();
+            // The filter may select few waiters, so the number of slots to scan does not depend on the rows wanted.
+            let wanted = (max_rows - found.rows.len()).min(TAKEN_PER_LOCK);
+            let page = self.lock().broker.waiters_page(filter, now, slot, SCANNED_PER_LOCK, wanted);
+            found.rows.extend(page.rows);
+            found.next = page.next;
+        }
+        found
+    }
+
+    pub(super) fn take_changed_pools(&self, max: usize) -> Vec<ChangedPool> {
+        let mut rows = Vec::new();
+        let mut continues = true;
+        while continues && rows.len() < max {
+            let wanted = (max - rows.len()).min(POOLS_PER_LOCK as usize);
+            let page;
+            (page, continues) = self.lock().broker.take_changed_pools(wanted);
+            rows.extend(page);
+        }
+        rows
+    }
+
+    pub(super) async fn pools_changed(&self) {
+        self.pools_changed.notified().await;
+    }
+}
+
+/// The lock while it is held.
+struct Guard<'a, W, G: DerefMut<Target = Core<W>>> {
+    /// Declared first, so that the lock is released before the wake.
+    core: G,
+    wake: WakeOnDrop<'a>,
+}
+
+impl<W, G: DerefMut<Target = Core<W>>> Deref for Guard<'_, W, G> {
+    type Target = Core<W>;
+
+    fn deref(&self) -> &Core<W> {
+        &self.core
+    }
+}
+
+impl<W, G: DerefMut<Target = Core<W>>> DerefMut for Guard<'_, W, G> {
+    fn deref_mut(&mut self) -> &mut Core<W> {
+        &mut self.core
+    }
+}
+
+impl<W, G: DerefMut<Target = Core<W>>> Drop for Guard<'_, W, G> {
+    fn drop(&mut self) {
+        self.wake.is_due = self.core.broker.take_changes_begun();
+    }
+}
+
+struct WakeOnDrop<'a> {
+    is_due: bool,
+    notify: &'a Notify,
+}
+
+impl Drop for WakeOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.is_due {
+            self.notify.notify_one();
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod handover;
 mod idempotency;
+mod pool_feed;
 mod waitlist;
 mod ways_out;
 mod world;
