@@ -33,7 +33,8 @@ pub fn init(as_json: bool, default: &str) -> WorkerGuard {
     // RUST_LOG is added to the default, so that a typing error in it does not silence the broker.
     #[expect(clippy::disallowed_methods, reason = "every program with this log reads this variable")]
     let from_environment = std::env::var("RUST_LOG").unwrap_or_default();
-    let levels = parse_levels(&format!("{default},{from_environment}"));
+    // The broker reports itself what its NATS client would log; RUST_LOG can add the client's own lines.
+    let levels = parse_levels(&format!("{default},async_nats=off,{from_environment}"));
     let on_terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(on_terminal);
     if as_json {

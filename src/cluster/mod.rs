@@ -9,5 +9,12 @@ pub mod codec;
 pub mod digest;
 pub mod directory;
 pub mod forward;
+pub mod link;
+mod link_config;
 pub mod member;
 pub mod own_pools;
+mod preflight;
+pub mod subjects;
+
+pub use link_config::{Credentials, LinkConfig};
+pub use preflight::{NatsReport, preflight};

@@ -8,6 +8,7 @@ use clap::Command;
 use super::{capacity, process};
 use crate::collector::Collector;
 use crate::config::{ParsedSettings, SettingSource, Settings, misspelt_variables, values};
+use crate::nats_url::NatsUrl;
 use crate::server::{Preflight, preflight, raise_open_files};
 
 pub(super) fn check(
@@ -24,8 +25,12 @@ pub(super) fn check(
             SettingSource::Environment => "environment",
             SettingSource::Flag => "flag",
         };
-        // The URL may contain a password.
-        let value = if flag == "otlp" && value != "-" { Collector::redact(&value) } else { value };
+        // URLs may contain passwords.
+        let value = match flag {
+            "otlp" if value != "-" => Collector::redact(&value),
+            "nats" if value != "-" => value.split(',').map(NatsUrl::redact).collect::<Vec<_>>().join(","),
+            _ => value,
+        };
         let _ = writeln!(text, "{flag:<24} {value:<24} {source}");
     }
     let open_files = raise_open_files();

@@ -41,12 +41,14 @@ impl Settings {
             waiting,
             delivery,
             limits,
+            cluster,
             records,
             process,
         } = self;
         waiting.validate()?;
         delivery.validate()?;
         limits.validate()?;
+        cluster.validate()?;
         records.validate()?;
         process.validate()?;
         proxies.validate()?;

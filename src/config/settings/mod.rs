@@ -1,6 +1,7 @@
 //! Owns the list of settings: one struct per help heading, and what all settings have in common.
 
 mod access;
+mod cluster;
 mod delivery;
 mod limits;
 mod listeners;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use clap::{Arg, Args};
 
 pub use access::AccessSettings;
+pub use cluster::ClusterSettings;
 pub use delivery::{CAN_PROVE, DeliverySettings, MessageCheck, PickOrder, ProofLevel};
 pub use limits::LimitSettings;
 pub use listeners::ListenerSettings;
@@ -59,6 +61,10 @@ pub struct Settings {
     /// Sizes, counts and rates beyond which the broker refuses.
     #[command(flatten)]
     pub limits: LimitSettings,
+
+    /// Several brokers that dispatch as one.
+    #[command(flatten)]
+    pub cluster: ClusterSettings,
 
     /// The history and traces of dispatches.
     #[command(flatten)]
