@@ -154,7 +154,11 @@ impl Scenario {
                 if left { "some suspect".to_owned() } else { "none suspect".to_owned() }
             }
             ("drain", []) => {
-                self.broker.drain();
+                self.broker.begin_drain();
+                String::new()
+            }
+            ("stop", []) => {
+                self.broker.stop_matching();
                 String::new()
             }
             ("drained", [limit]) => {
@@ -388,6 +392,7 @@ fn a_draining_broker_matches_no_run_and_removes_all_waiters() {
         "park a d/1/1/1 => parked
          park b e/1/1/1 => parked
          drain
+         stop
          claim d/1/1/1 => draining
          park c d/1/1/1 => parked
          undrained => 2
@@ -396,6 +401,30 @@ fn a_draining_broker_matches_no_run_and_removes_all_waiters() {
          drained 2 => b c
          undrained => 0
          count => 0 in 0",
+    );
+}
+
+#[test]
+fn a_drain_that_goes_on_matching_ends_as_any_other() {
+    check(
+        "park a d/1/1/1 => parked
+         park b d/1/1/1 => parked
+         park c d/1/1/1 => parked
+         drain
+         undrained => 3
+         claim d/1/1/1 => c
+         undrained => 2
+         drained 1 => a
+         park d d/1/1/1 => parked
+         undrained => 1
+         claim d/1/1/1 => d
+         claim d/1/1/1 => b
+         claim d/1/1/1 => all_taken
+         undrained => 0
+         park e d/1/1/1 => parked
+         stop
+         claim d/1/1/1 => draining
+         drained 1 => e",
     );
 }
 

@@ -118,6 +118,7 @@ struct Model {
     limits: Limits,
     policy: SelectionPolicy,
     draining: bool,
+    matching: bool,
     waiters: Vec<Waiter>,
     emptied: Vec<(Key, MonotonicTime)>,
     /// The suspect hosts, and since when.
@@ -271,6 +272,7 @@ impl Walk {
             limits,
             policy,
             draining: false,
+            matching: true,
             waiters: Vec::new(),
             emptied: Vec::new(),
             suspects: Vec::new(),
@@ -388,8 +390,8 @@ impl Walk {
         let (claim, candidates, now) = loop {
             let now = self.now;
             self.broker.forget_old_suspects(now);
-            let is_draining = self.model.draining;
-            let candidates = if is_draining { Vec::new() } else { self.model.candidates(key, kind, now) };
+            let is_matching = self.model.matching;
+            let candidates = if is_matching { self.model.candidates(key, kind, now) } else { Vec::new() };
             let max_steps = self.rng.usize(1..4);
             match self.broker.claim(&ClaimRequest { key: key.as_ref(), payload_kind: kind }, now, max_steps) {
                 Ok(claim) => break (claim, candidates, now),
@@ -499,7 +501,7 @@ impl Walk {
     }
 
     fn check_miss(&mut self, key: &Key, kind: PayloadKind, miss: MissReason) {
-        if self.model.draining {
+        if !self.model.matching {
             return assert_eq!(miss, MissReason::Draining);
         }
         // The claim checked all waiters that accept the run, and found them too near their deadline.
@@ -663,9 +665,13 @@ impl Walk {
 
     fn drain_rarely(&mut self) {
         if self.rng.u32(..200) == 0 && !self.model.draining {
-            self.broker.drain();
+            self.broker.begin_drain();
             self.model.draining = true;
             self.drained = self.model.waiters.iter().map(|w| w.name).collect();
+        }
+        if self.model.draining && self.rng.u32(..4) == 0 {
+            self.broker.stop_matching();
+            self.model.matching = false;
         }
         if self.rng.u32(..10) == 0 {
             drop(self.broker.shrink());

@@ -245,7 +245,7 @@ impl Round {
     fn drain(&mut self, waiters: u32) {
         self.hold("shrink", |broker, _| broker.shrink());
         self.fill(waiters);
-        self.hold("begin a drain", |broker, _| broker.drain());
+        self.hold("begin a drain", |broker, _| broker.begin_drain());
         self.remove_waiting("drain", &Filter::default());
         self.hold("shrink", |broker, _| broker.shrink());
     }

@@ -72,6 +72,7 @@ pub struct Broker<W> {
     limits: Limits,
     policy: SelectionPolicy,
     draining: Option<Drain>,
+    is_matching: bool,
     now: MonotonicTime,
     registry: Registry<W>,
     suspects: SuspectSet,
@@ -84,6 +85,7 @@ impl<W> Broker<W> {
             limits,
             policy,
             draining: None,
+            is_matching: true,
             now: MonotonicTime::default(),
             registry: Registry::new(),
             suspects: SuspectSet::default(),
@@ -139,7 +141,7 @@ impl<W> Broker<W> {
         max_steps: usize,
     ) -> Result<Claim<W>, BudgetSpent> {
         let now = self.advance_clock(now);
-        if self.draining.is_some() {
+        if !self.is_matching {
             return Ok(Claim::Miss(MissReason::Draining));
         }
         let registry = &self.registry;
@@ -259,10 +261,15 @@ impl<W> Broker<W> {
         self.registry.shrink()
     }
 
-    /// From now on every claim misses with [`MissReason::Draining`]. A drain cannot be undone.
-    pub fn drain(&mut self) {
+    /// Begins a drain that goes on matching. A drain cannot be undone.
+    pub fn begin_drain(&mut self) {
         let drain = Drain { before: self.watermark(), waiting: self.waiters_len() };
         self.draining.get_or_insert(drain);
+    }
+
+    /// From now on every claim misses with [`MissReason::Draining`].
+    pub fn stop_matching(&mut self) {
+        self.is_matching = false;
     }
 
     /// A mark between the waiters parked so far and those parked later.
@@ -270,7 +277,7 @@ impl<W> Broker<W> {
         self.registry.watermark()
     }
 
-    /// The drain; none before [`Self::drain`].
+    /// The drain; none before [`Self::begin_drain`].
     pub fn draining(&self) -> Option<Drain> {
         self.draining
     }

@@ -121,7 +121,7 @@ fn no_call_accesses_many_entries() {
             broker.remove_parked_before(before, &one, now, from, SCAN, MAX_REMOVED)
         });
         assert_eq!(removed, (WAITERS / pools) as usize - 1);
-        fixture.call(|broker, _| broker.drain());
+        fixture.call(|broker, _| broker.begin_drain());
         fixture.pages(|broker, now, from| {
             broker.remove_parked_before(before, &all, now, from, SCAN, MAX_REMOVED)
         });

@@ -193,23 +193,35 @@ impl<W> Exchange<W> {
         retired
     }
 
-    /// From now on every claim is a miss.
+    /// Begins a drain without matching: from now on every claim is a miss.
     pub fn drain(&self) {
+        self.begin_drain();
+        self.stop_matching();
+    }
+
+    /// Begins a drain: [`drain_share`](Self::drain_share) removes the waiters, and claims match until
+    /// [`stop_matching`](Self::stop_matching).
+    pub fn begin_drain(&self) {
         let waiters = {
             let mut core = self.core.lock();
-            core.broker.drain();
+            core.broker.begin_drain();
             core.broker.waiters_len()
         };
         self.journal.record(DrainEvent::began(waiters));
-        // A run that joins the waitlist from now on finds the drain with its first claim.
+        self.metrics.draining.set(1);
+    }
+
+    /// From now on every claim of a draining broker is a miss.
+    pub fn stop_matching(&self) {
+        self.core.lock().broker.stop_matching();
+        // A run that joins the waitlist from now on misses with its first claim.
         let part = |index| self.core.lock().waitlist.part(index);
         for notify in (0..).map_while(part).flatten() {
             notify.notify_one();
         }
-        self.metrics.draining.set(1);
     }
 
-    /// Whether every claim is a miss because the broker ends.
+    /// Whether the broker drains, with or without matching.
     pub fn is_draining(&self) -> bool {
         self.core.lock().broker.draining().is_some()
     }

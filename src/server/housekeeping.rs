@@ -41,7 +41,7 @@ pub(super) fn run(
         heartbeat.beat();
         let is_draining = exchange.is_draining();
         if is_draining {
-            // A draining broker claims no waiter, so an expired poll is sent to another broker like all others.
+            // A draining broker ends, so an expired poll is sent to another broker like all others.
             exchange.expire(PollEnd::Drained, close_drained);
         } else {
             exchange.expire(PollEnd::Expired, |removed| removed.waiter.close(CloseReason::Expired));

@@ -150,3 +150,18 @@ fn a_drain_notifies_every_waiting_run() {
         assert!(results.iter().flatten().count() <= 1, "I1: one waiter parked: {results:?}");
     });
 }
+
+/// A run that waits during such a drain gets a waiter that comes late, or is notified when no claim matches any more.
+#[test]
+fn a_drain_that_goes_on_matching_notifies_every_waiting_run_at_its_end() {
+    explore_worlds(|world| {
+        world.exchange.begin_drain();
+        let runs = [TriggerMessage, Opaque].map(|kind| spawn_run(world, kind));
+        let poll = spawn_poll(world, AcceptedPayload::TriggerMessage);
+        poll.join().unwrap();
+        world.exchange.stop_matching();
+        let [message, opaque] = runs.map(|run| run.join().unwrap());
+        assert!(matches!(message, Ok(0) | Err(MissReason::Draining)), "{message:?}");
+        assert_eq!(opaque, Err(MissReason::Draining), "I9");
+    });
+}

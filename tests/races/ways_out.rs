@@ -15,11 +15,12 @@ enum Rival {
     Leave,
     Expire,
     Drain,
+    DrainWhileMatching,
     Retire,
     Replace,
 }
 
-use Rival::{Claim, Drain, Expire, Leave, Replace, Retire};
+use Rival::{Claim, Drain, DrainWhileMatching, Expire, Leave, Replace, Retire};
 
 impl Rival {
     /// Tries to remove waiters, and returns their numbers.
@@ -32,6 +33,7 @@ impl Rival {
             }
             Expire => world.expire(),
             Drain => world.drain(),
+            DrainWhileMatching => world.drain_while_matching(),
             Retire => world.retire(),
             Replace => {
                 // The world records the replaced waiter.
@@ -84,6 +86,11 @@ fn claim_against_expiry() {
 #[test]
 fn claim_against_drain() {
     exactly_one_wins(&[Claim, Drain]);
+}
+
+#[test]
+fn claim_against_a_drain_that_goes_on_matching() {
+    exactly_one_wins(&[Claim, DrainWhileMatching]);
 }
 
 #[test]

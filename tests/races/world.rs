@@ -246,6 +246,18 @@ impl World {
         numbers
     }
 
+    /// Drains as the broker of a cluster does: claims match until the first share of the waiters is removed.
+    pub fn drain_while_matching(&self) -> Vec<usize> {
+        let mut numbers = Vec::new();
+        let mut record = |removed| numbers.push(self.record_removed(PollEnd::Drained, &removed));
+        self.exchange.begin_drain();
+        self.exchange.drain_share(|waiting| waiting.div_ceil(2), &mut record);
+        self.exchange.drain_share(|waiting| waiting, &mut record);
+        self.exchange.stop_matching();
+        self.exchange.drain_all(record);
+        numbers
+    }
+
     /// Checks the whole core while other threads run.
     pub fn audit(&self) {
         self.exchange.audit().unwrap();
