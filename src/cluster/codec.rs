@@ -5,6 +5,9 @@
 //! counted and ignored. What a later version adds to a forward is announced in [`Forward::features`], so that an owner that does
 //! not know it can say so.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -111,9 +114,11 @@ pub enum Direct<'a> {
         content: Option<u64>,
         /// How long the answer is waited for, in microseconds.
         within: u64,
+        /// How long runs are remembered, in microseconds.
+        remember_for: u64,
     },
     /// A question of an operator.
-    Operator(#[serde(borrow)] OperatorRequest<'a>),
+    Operator(OperatorRequest),
 }
 
 /// A run on its way to another broker.
@@ -127,6 +132,8 @@ pub struct Forward<'a> {
     pub features: u32,
     /// The run's name.
     pub run: &'a str,
+    /// The digest of the pool's key.
+    pub pool: Digest,
     /// The pool's key.
     pub deployment: &'a str,
     /// See `deployment`.
@@ -167,12 +174,17 @@ pub struct Forward<'a> {
 
 /// What an operator asks all brokers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OperatorRequest<'a> {
+pub struct OperatorRequest {
     /// What is asked.
     pub what: OperatorQuestion,
-    /// Which pools.
-    #[serde(borrow)]
-    pub filter: PoolFilter<'a>,
+    /// Only of pools with this deployment.
+    pub deployment: Option<String>,
+    /// Only of pools with this version.
+    pub version: Option<String>,
+    /// Only of pools with this cpu figure.
+    pub cpu: Option<f64>,
+    /// Only of pools with this memory figure.
+    pub memory: Option<f64>,
 }
 
 /// What is asked of the selected pools.
@@ -187,19 +199,6 @@ pub enum OperatorQuestion {
     },
     /// To retire the waiters.
     Retire,
-}
-
-/// Selects pools by any subset of a key's four parts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct PoolFilter<'a> {
-    /// Only this deployment.
-    pub deployment: Option<&'a str>,
-    /// Only this version.
-    pub version: Option<&'a str>,
-    /// Only this cpu figure.
-    pub cpu: Option<f64>,
-    /// Only this memory figure.
-    pub memory: Option<f64>,
 }
 
 /// An answer to a [`Direct`] message.
@@ -220,8 +219,7 @@ pub enum Answer<'a> {
         /// Whether it is the last one.
         is_last: bool,
         /// The rows.
-        #[serde(borrow)]
-        rows: OperatorRows<'a>,
+        rows: OperatorRows,
     },
 }
 
@@ -249,7 +247,11 @@ pub struct Forwarded<'a> {
     /// The proof, as its place in [`crate::model::Proof::ALL`]; or the reason of the miss, as its place in
     /// [`crate::model::MissReason::ALL`].
     pub result: Result<u8, u8>,
-    /// The waiters that the pool had when the forward began to look for one, less those that it took.
+    /// The controller that has the run, if the answer of the POST names it.
+    pub controller: Option<&'a str>,
+    /// How long the owner had the forward, in microseconds.
+    pub handled: u64,
+    /// The claimable waiters that the pool has now.
     pub waiters: Waiters,
     /// The number of the last change that `waiters` contains.
     pub number: u64,
@@ -291,43 +293,52 @@ pub enum EarlierEnd<'a> {
 
 /// Rows for an operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum OperatorRows<'a> {
+pub enum OperatorRows {
     /// Pools.
-    #[serde(borrow)]
-    Pools(Vec<PoolRow<'a>>),
+    Pools(Vec<PoolRow>),
     /// Waiters.
-    #[serde(borrow)]
-    Waiters(Vec<WaiterRow<'a>>),
+    Waiters(Vec<WaiterRow>),
     /// So many waiters were retired.
     Retired(u64),
 }
 
+/// A pool's key, as operators see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RowKey {
+    /// The deployment.
+    pub deployment: String,
+    /// The version.
+    pub version: String,
+    /// vCPUs.
+    pub cpu: f64,
+    /// GB of memory.
+    pub memory: f64,
+}
+
 /// A pool, as operators see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PoolRow<'a> {
-    /// Its key: deployment, version, cpu, memory.
-    #[serde(borrow)]
-    pub key: (&'a str, &'a str, f64, f64),
+pub struct PoolRow {
+    /// Its key.
+    pub key: RowKey,
     /// How many waiters it has.
     pub waiters: u64,
-    /// How long the first one has waited, in microseconds.
-    pub oldest: u64,
-    /// How long the last one has waited, in microseconds.
-    pub newest: u64,
+    /// How long the first one has waited.
+    pub oldest: Duration,
+    /// How long the last one has waited.
+    pub newest: Duration,
 }
 
 /// A waiter, as operators see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WaiterRow<'a> {
-    /// Its pool's key: deployment, version, cpu, memory.
-    #[serde(borrow)]
-    pub key: (&'a str, &'a str, f64, f64),
+pub struct WaiterRow {
+    /// Its pool's key.
+    pub key: RowKey,
     /// The controller's name for itself.
-    pub controller: &'a str,
+    pub controller: String,
     /// The address that it came from.
-    pub origin: &'a str,
-    /// How long it has waited, in microseconds.
-    pub held: u64,
+    pub origin: IpAddr,
+    /// How long it has waited.
+    pub held: Duration,
     /// Whether it is too near its deadline to be offered a run.
     pub late: bool,
     /// Whether its host did not prove its last run.

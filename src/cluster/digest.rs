@@ -58,6 +58,15 @@ impl PoolDigest {
     }
 }
 
+/// The digest of a run for this pool; the snapshot is empty where there is none.
+pub fn run_digest(run: &str, snapshot: &str, key: KeyRef<'_>) -> Digest {
+    let mut text = PoolDigest::of(key).key.bytes().to_vec();
+    text.extend_from_slice(&(run.len() as u64).to_le_bytes());
+    text.extend_from_slice(run.as_bytes());
+    text.extend_from_slice(snapshot.as_bytes());
+    Digest(first(&text))
+}
+
 fn fingerprint(text: &[u8]) -> u32 {
     u32::from_le_bytes(first(text))
 }

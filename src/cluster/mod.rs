@@ -2,6 +2,13 @@
 //!
 //! A broker announces its own pools to all others, and forwards a run for which it has no waiter to one broker that has. The
 //! directory, this broker's announcements and the rules of a forward are pure; `tests/cluster_simulation.rs` drives them.
+//!
+//! ```text
+//! dispatch ─► router ─► search ─ forward ─► NATS ─► owner ─► dispatch of the other broker
+//!                ▲         ▲ └──── answers ◄── inbox ◄── NATS ◄─┘
+//!                │         └ directory (pure)
+//! service (a thread): hears and announces for `member` (pure), wakes `watchers`, takes forwards in
+//! ```
 
 pub mod claims;
 mod clock;
@@ -9,12 +16,129 @@ pub mod codec;
 pub mod digest;
 pub mod directory;
 pub mod forward;
+mod gather;
+mod inbox;
 pub mod link;
 mod link_config;
 pub mod member;
 pub mod own_pools;
+mod owner;
 mod preflight;
+mod router;
+mod search;
+mod service;
+mod shared;
 pub mod subjects;
+mod watchers;
 
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::dispatch::Dispatcher;
+use crate::metrics::Metrics;
+use crate::transport::Exchange;
+use codec::OperatorRequest;
+use directory::PeerSummary;
+pub use gather::BrokerAnswer;
 pub use link_config::{Credentials, LinkConfig};
+use member::Member;
+use owner::Owner;
 pub use preflight::{NatsReport, preflight};
+use router::Router;
+use shared::{Shared, random_id};
+use subjects::Subjects;
+
+/// What an announcement takes to reach the other brokers, at most, as a rule.
+const ANNOUNCED_WITHIN: Duration = Duration::from_millis(50);
+
+/// How this broker takes part in a cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// How to connect to NATS.
+    pub link: LinkConfig,
+    /// This broker's name for people.
+    pub name: String,
+    /// The most forwards of other brokers in progress at once.
+    pub max_forwards: usize,
+    /// The most bytes of their payloads together.
+    pub max_forward_bytes: usize,
+    /// Named runs are remembered for at least this long.
+    pub remember_runs: Duration,
+}
+
+/// The cluster, as the rest of the broker sees it.
+pub struct Cluster {
+    shared: Arc<Shared>,
+    owner: Arc<Owner>,
+    link: LinkConfig,
+}
+
+impl Cluster {
+    /// From now on, runs without a waiter here may get one of other brokers, once [`Self::serve`] has connected. To be called
+    /// before the first waiter is parked and the first run is dispatched.
+    pub fn join(
+        config: ClusterConfig,
+        exchange: Arc<Exchange>,
+        metrics: Arc<Metrics>,
+        dispatcher: &Dispatcher,
+    ) -> Self {
+        exchange.watch_pools();
+        let ClusterConfig { link, name, max_forwards, max_forward_bytes, remember_runs } = config;
+        let member = Member::new(random_id(), &name, remember_runs, exchange.now());
+        let shared = Arc::new(Shared {
+            subjects: Subjects::new(&link.cluster),
+            member: Mutex::new(member),
+            exchange,
+            metrics,
+            inbox: Arc::default(),
+            watchers: Arc::default(),
+            link: OnceLock::new(),
+            has_news: Notify::new(),
+        });
+        dispatcher.set_remote_pools(Arc::new(Router(shared.clone())));
+        let owner = Owner::new(shared.clone(), dispatcher.clone(), max_forwards, max_forward_bytes);
+        Self { shared, owner: Arc::new(owner), link }
+    }
+
+    /// Connects to NATS, as soon as it is there, and takes part in the cluster until the returned future is dropped. To be run
+    /// on a thread of its own. An error if the settings cannot be used.
+    pub async fn serve(&self) -> anyhow::Result<()> {
+        let id = self.shared.member.lock().id();
+        let (link, inbound) = link::open(&self.link, id)?;
+        let _ = self.shared.link.set(link);
+        service::serve(self.shared.clone(), self.owner.clone(), inbound).await;
+        Ok(())
+    }
+
+    /// Tells the other brokers that this one has no pools any more, and waits until they know it.
+    pub async fn leave(&self) {
+        let message = self.shared.member.lock().leave();
+        let Some(link) = self.shared.link() else { return };
+        if link.publish(self.shared.subjects.directory(), None, message.into()).is_ok() {
+            tokio::time::sleep(ANNOUNCED_WITHIN).await;
+        }
+    }
+
+    /// Whether the connection to NATS is up.
+    pub fn is_connected(&self) -> bool {
+        self.shared.link().is_some()
+    }
+
+    /// This broker's name for people.
+    pub fn name(&self) -> String {
+        self.shared.member.lock().name().to_owned()
+    }
+
+    /// The other brokers.
+    pub fn peers(&self) -> Vec<PeerSummary> {
+        self.shared.member.lock().directory.peers()
+    }
+
+    /// Asks all other brokers. Those that are known and do not answer within two seconds are named in the answer.
+    pub async fn ask(&self, request: OperatorRequest) -> Vec<BrokerAnswer> {
+        gather::ask(&self.shared, request).await
+    }
+}

@@ -146,6 +146,11 @@ impl OwnPools {
         self.number
     }
 
+    /// Whether a pool is to be announced at once.
+    pub fn has_news(&self) -> bool {
+        !self.grown.is_empty()
+    }
+
     /// When an announcement is due at the latest; none if nothing lingers.
     pub fn next_due(&self) -> Option<MonotonicTime> {
         if self.grown.is_empty() {

@@ -36,8 +36,8 @@ pub use policy::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
 pub use record::DispatchRecorder;
 use record::Record;
 pub use remote::{
-    EarlierOutcome, ForwardEnd, ForwardResult, ForwardedRun, PendingForward, RemotePools, RemoteRun,
-    RemoteSearch,
+    EarlierOutcome, EarlierRun, ForwardEnd, ForwardResult, ForwardedRun, PendingForward, RemotePools,
+    RemoteRun, RemoteSearch,
 };
 pub use request::{DispatchRequest, DispatchTimes, Hit, IdempotencyKey, Outcome, RunNameConflict};
 use shared::{Flight, Leader, Shared};
@@ -135,15 +135,10 @@ impl Dispatcher {
     }
 
     /// How an earlier POST of a run ended, once it has: none if none is known here by then.
-    pub async fn earlier_outcome(
-        &self,
-        key: IdempotencyKey,
-        content: ContentHash,
-        remember_for: Duration,
-        deadline: Instant,
-    ) -> Option<Result<Outcome, RunNameConflict>> {
-        let lookup = self.0.idempotency.begin(&key, content, remember_for);
-        match tokio::time::timeout_at(deadline.into(), lookup).await.ok()? {
+    pub async fn earlier_outcome(&self, run: &EarlierRun) -> Option<Result<Outcome, RunNameConflict>> {
+        let EarlierRun { key, content, remember_for, deadline } = run;
+        let lookup = self.0.idempotency.begin(key, *content, *remember_for);
+        match tokio::time::timeout_at((*deadline).into(), lookup).await.ok()? {
             Lookup::Leader(_) => None,
             Lookup::Cached((offers, result)) => Some(Ok(Outcome { offers, result })),
             Lookup::Conflict => Some(Err(RunNameConflict)),
@@ -182,13 +177,15 @@ impl Dispatcher {
         request: &DispatchRequest<'_>,
         leader: Option<Leader>,
     ) -> Result<Option<Leader>, Result<Outcome, RunNameConflict>> {
-        let (Some(remote), Some(key), Some(_)) =
-            (self.0.remote.get(), request.idempotency_key.filter(|_| leader.is_some()), request.content)
+        let DispatchRequest { idempotency_key, content, deadline, times, .. } = *request;
+        let (Some(remote), Some(key)) = (self.0.remote.get(), idempotency_key.filter(|_| leader.is_some()))
         else {
             return Ok(leader);
         };
-        let Some(earlier) = remote.earlier(key, request.content, request.deadline) else { return Ok(leader) };
-        let earlier = earlier.await;
+        let run = EarlierRun { key, content, remember_for: times.remember_for, deadline };
+        let earlier = if content.is_some() { remote.earlier(&run) } else { None };
+        let Some(earlier) = earlier else { return Ok(leader) };
+        let Some(earlier) = earlier.await else { return Ok(leader) };
         if let (Ok(Outcome { offers, result }), Some(leader)) = (&earlier, leader) {
             leader.complete((*offers, result.clone()), Instant::now());
         }

@@ -30,14 +30,26 @@ pub trait RemotePools: Send + Sync {
     /// A waiter of this broker was claimed for a run whose name counts at all brokers.
     fn claimed(&self, run: IdempotencyKey);
 
-    /// How an earlier POST of a run ended for which another broker has claimed a waiter; none if there is none. The answer comes
-    /// before the deadline.
-    fn earlier(&self, run: IdempotencyKey, content: ContentHash, deadline: Instant)
-    -> Option<EarlierOutcome>;
+    /// How an earlier POST of a run ended for which another broker has claimed a waiter; none if there is none. It ends before the
+    /// deadline.
+    fn earlier(&self, run: &EarlierRun) -> Option<EarlierOutcome>;
 }
 
-/// The outcome of an earlier POST at another broker, once it is known.
-pub type EarlierOutcome = Pin<Box<dyn Future<Output = Result<Outcome, RunNameConflict>> + Send>>;
+/// A named run that may have been posted before.
+#[derive(Debug, Clone, Copy)]
+pub struct EarlierRun {
+    /// By what it is remembered.
+    pub key: IdempotencyKey,
+    /// A hash of the payload that is posted now.
+    pub content: ContentHash,
+    /// Runs are remembered for this long.
+    pub remember_for: Duration,
+    /// The outcome is waited for until then.
+    pub deadline: Instant,
+}
+
+/// The outcome of an earlier POST at another broker, once it is known; none if it has delivered the run to nobody.
+pub type EarlierOutcome = Pin<Box<dyn Future<Output = Option<Result<Outcome, RunNameConflict>>> + Send>>;
 
 /// The search for a waiter of another broker, for one run.
 pub trait RemoteSearch: Send {

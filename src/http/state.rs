@@ -11,6 +11,7 @@ use super::h1::{FieldName, RequestHead};
 use super::problem::Problem;
 use super::shared_names::SharedNameDetector;
 use crate::auth::{Authorizer, TokenError};
+use crate::cluster::{Cluster, ClusterConfig};
 use crate::config::MessageCheck;
 use crate::dispatch::{DispatchTimes, Dispatcher};
 use crate::journal::{Journal, TraceParent};
@@ -30,7 +31,10 @@ pub struct HttpState {
     limits: ArcSwap<RequestLimits>,
     /// Whether POSTs have a listener of their own.
     pub(super) separate_dispatch: bool,
-    pub(super) dispatcher: Dispatcher,
+    /// Dispatches runs.
+    pub dispatcher: Dispatcher,
+    /// The other brokers, if this one is in a cluster.
+    pub cluster: Option<Arc<Cluster>>,
     pub(super) shared_names: SharedNameDetector,
     /// Decides which requests are refused because of load.
     pub admission: Admission,
@@ -96,9 +100,29 @@ impl HttpState {
             journal,
             limits: ArcSwap::from_pointee(limits),
             separate_dispatch,
+            cluster: None,
             shared_names: SharedNameDetector::default(),
             admission: Admission::default(),
             idle: Arc::default(),
+        }
+    }
+
+    /// The same as a part of a cluster, if there is one.
+    #[must_use]
+    pub fn in_cluster(self, config: Option<ClusterConfig>) -> Self {
+        let join =
+            |config| Cluster::join(config, self.exchange.clone(), self.metrics.clone(), &self.dispatcher);
+        let cluster = config.map(join).map(Arc::new);
+        Self { cluster, ..self }
+    }
+
+    /// Begins a drain. In a cluster, this broker goes on matching: the waiters that it still has are matched until each is sent
+    /// to another broker.
+    pub fn drain(&self) {
+        if self.cluster.is_some() {
+            self.exchange.begin_drain();
+        } else {
+            self.exchange.drain();
         }
     }
 

@@ -1,5 +1,6 @@
 //! Owns every metric's name, labels and buckets. No behaviour depends on a metric.
 
+mod cluster;
 mod labels;
 mod message_field;
 mod per_thread;
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::core::Collector;
 use prometheus::{Encoder, Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+pub use cluster::{ClusterMetrics, DropReason};
 use labels::Family;
 pub use labels::{AuthFailure, CodeClass, Label, Listener, RejectReason, Reload, Route, Tls};
 pub use message_field::MessageField;
@@ -32,6 +34,7 @@ pub struct Metrics {
     registry: Registry,
     process: Process,
     threads: Arc<PerThread>,
+    pub cluster: ClusterMetrics,
     /// 1 while the broker drains.
     pub draining: IntGauge,
     /// How far back the idempotency cache reaches, in seconds.
@@ -70,6 +73,11 @@ impl Metrics {
         let process = Process::new(&registry)?;
         make.build_info()?;
         Ok(Self {
+            cluster: ClusterMetrics {
+                connected: make.gauge("cluster_connected", "x")?,
+                brokers: make.gauge("cluster_brokers", "x")?,
+                directory_age: Gauge::new("pilotlight_cluster_directory_age_seconds", "x")?,
+            },
             draining: make.gauge("draining", "1 while the broker ends politely.")?,
             idempotency_window: make.idempotency_window()?,
             connections: make.gauges(&["listener", "tls"], "connections", "Open connections.")?,

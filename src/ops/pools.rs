@@ -60,7 +60,7 @@ pub(super) fn retire(state: &HttpState, query: &str) -> Result<HttpResponse, Pro
 
 pub(super) fn drain(state: &HttpState) -> HttpResponse {
     tracing::info!("draining, as an operator asked");
-    state.exchange.drain();
+    state.drain();
     json_response(&json!({ "draining": true, "waiters": state.exchange.counts().0 }))
 }
 

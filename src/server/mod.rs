@@ -10,6 +10,7 @@
 
 mod accept;
 mod certificate;
+mod cluster;
 mod connection_limit;
 mod context;
 mod health;
@@ -97,7 +98,11 @@ impl Server {
         let exchange =
             Arc::new(Exchange::new(limits, settings.delivery.pick.into(), metrics.clone(), journal.clone()));
         let separate_dispatch = !dispatch.is_empty();
-        let state = Arc::new(HttpState::new(exchange, metrics, journal, request_limits, separate_dispatch));
+        let bound: Vec<_> = addresses.iter().map(|address| address.endpoint.clone()).collect();
+        let cluster = cluster::cluster_config(settings, &bound)?;
+        let state =
+            HttpState::new(exchange, metrics, journal, request_limits, separate_dispatch).in_cluster(cluster);
+        let state = Arc::new(state);
         state.idle.set_timeout(settings.waiting.idle_timeout);
         let limits = ConnectionLimits {
             connections: settings.limits.public_connections(open_files),
@@ -157,6 +162,10 @@ impl Server {
             housekeeping::run(&state, drain_window, memory, &heartbeat, &phases);
             Ok(())
         })?;
+        if let Some(cluster) = context.state.cluster.clone() {
+            let phases = phase.subscribe();
+            running.spawn("cluster", move || cluster::run_thread(&cluster, phases))?;
+        }
         let ops = OpsListener::all(ops_addresses, &context, &public, &health, &ops_slots, &mut files)?;
         let serve_ops = async {
             // If the timeout ends first, `/readyz` answers that the broker is starting.

@@ -52,10 +52,15 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     let shown = humantime::format_duration(window);
     tracing::info!(window = %shown, waiters = state.exchange.counts().0, "draining");
     state.admission.set_ending();
-    // 1. The broker is not ready any more, and dispatches are answered "draining".
-    state.exchange.drain();
+    // 1. The broker is not ready any more. Alone, it answers dispatches "draining"; in a cluster it goes on matching.
+    state.drain();
     // 2. Housekeeping ends the held polls, spread over the window. New polls are held meanwhile.
     until(Instant::now() + window, || state.exchange.counts().0 == 0).await;
+    if let Some(cluster) = &state.cluster {
+        // The other brokers do not forward to this one any more, and it forwards what it still gets.
+        cluster.leave().await;
+        state.exchange.stop_matching();
+    }
     // 3. New connections to a socket that outlives this process wait there for the next process.
     let _ = phase.send(Phase::Draining);
     // 4. Late polls end, too, on new connections and on idle ones.
@@ -66,7 +71,7 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     }
     // 5. Unfinished dispatches end within their budget, also those whose client has disconnected.
     let deadline = Instant::now() + state.limits().dispatch_budget + LATE_REQUESTS;
-    until(deadline, || state.posts_in_flight() == 0).await;
+    until(deadline, || state.posts_in_flight() == 0 && state.dispatcher.forwards_in_flight() == 0).await;
 }
 
 async fn until(deadline: Instant, done: impl Fn() -> bool) {

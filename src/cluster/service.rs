@@ -1,0 +1,130 @@
+//! Owns the cluster's thread: it hears the other brokers, announces what is due, and takes their forwards in.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::codec::Unreadable;
+use super::digest::PoolDigest;
+use super::link::{Inbound, Received};
+use super::owner::Owner;
+use super::shared::{Shared, random_id};
+use crate::metrics::DropReason;
+
+/// What is due is looked for this often,
+const TICK: Duration = Duration::from_millis(50);
+/// and this soon after a change, so that changes at once make one announcement.
+const BATCH: Duration = Duration::from_millis(5);
+/// The most changed pools that are read from the core at a time.
+const CHANGES_AT_ONCE: usize = 1024;
+
+/// Serves the cluster until the future that runs it is dropped.
+pub(super) async fn serve(shared: Arc<Shared>, owner: Arc<Owner>, mut inbound: Inbound) {
+    let mut tasks = JoinSet::new();
+    let mut next_tick = Instant::now();
+    loop {
+        tokio::select! {
+            received = inbound.next() => hear(&shared, &owner, &mut inbound, received, &mut tasks).await,
+            () = tokio::time::sleep_until(next_tick.into()) => {
+                tick(&shared);
+                next_tick = Instant::now() + TICK;
+            }
+            () = shared.exchange.pools_changed() => next_tick = next_tick.min(Instant::now() + BATCH),
+            () = shared.has_news.notified() => next_tick = next_tick.min(Instant::now() + BATCH),
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "handling a message of another broker panicked");
+                }
+            }
+        }
+    }
+}
+
+async fn hear(
+    shared: &Arc<Shared>,
+    owner: &Arc<Owner>,
+    inbound: &mut Inbound,
+    received: Received,
+    tasks: &mut JoinSet<()>,
+) {
+    let metrics = &shared.metrics.cluster;
+    match received {
+        Received::Direct { reply, payload } => {
+            tasks.spawn(owner.clone().handle(reply, payload, Instant::now()));
+        }
+        Received::Answer { token, payload } => {
+            if !shared.inbox.deliver(token, payload) {
+                metrics.late_answer();
+            }
+        }
+        Received::Directory(payload) => {
+            let now = shared.now();
+            let heard = shared.member.lock().hear(&payload, now);
+            match heard {
+                Ok(heard) => {
+                    for row in &heard.filled {
+                        shared.watchers.announced(row);
+                    }
+                    if heard.is_cloned {
+                        take_new_id(shared, inbound).await;
+                    }
+                }
+                Err(Unreadable::ForeignVersion) => metrics.dropped(DropReason::ForeignVersion),
+                Err(Unreadable::Malformed) => metrics.dropped(DropReason::Malformed),
+            }
+        }
+        Received::Connected => metrics.connected.set(1),
+        Received::Disconnected => metrics.connected.set(0),
+        Received::SlowConsumer(messages) => metrics.dropped_many(DropReason::SlowConsumer, messages),
+        Received::MalformedAnswer => metrics.dropped(DropReason::Malformed),
+        // It was logged.
+        Received::ServerError(_) => {}
+    }
+}
+
+/// Another process has this broker's id, because its machine was cloned while it ran.
+async fn take_new_id(shared: &Shared, inbound: &mut Inbound) {
+    let id = random_id();
+    tracing::warn!("another broker has this one's id: its machine was cloned; going on under a new id");
+    if let Err(error) = inbound.change_id(id).await {
+        tracing::error!(%error, "the new id could not be used");
+        return;
+    }
+    let now = shared.now();
+    shared.member.lock().change_id(id, now);
+}
+
+fn tick(shared: &Shared) {
+    loop {
+        let changes = shared.exchange.take_changed_pools(CHANGES_AT_ONCE);
+        let is_last = changes.len() < CHANGES_AT_ONCE;
+        let now = shared.now();
+        let mut member = shared.member.lock();
+        for pool in changes {
+            member.own.set(PoolDigest::of(pool.key.as_ref()), pool.waiters, now);
+        }
+        if is_last {
+            break;
+        }
+    }
+    // What is not sent now is announced when the connection is back: nothing must be delivered late.
+    let Some(link) = shared.link() else { return };
+    let now = shared.now();
+    let (messages, visible, age) = {
+        let mut member = shared.member.lock();
+        let messages = member.tick(now, |most| most.mul_f64(fastrand::f64()));
+        let peers = member.directory.peers();
+        let visible = peers.iter().filter(|peer| peer.is_visible);
+        let age = visible.clone().map(|peer| peer.silent_for).max().unwrap_or_default();
+        (messages, visible.count(), age)
+    };
+    let metrics = &shared.metrics.cluster;
+    metrics.brokers.set(i64::try_from(visible).unwrap_or(i64::MAX));
+    metrics.directory_age.set(age.as_secs_f64());
+    for message in messages {
+        if link.publish(shared.subjects.directory(), None, message.into()).is_err() {
+            metrics.dropped(DropReason::NotConnected);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Owns the broker's part in a cluster, as the server runs it: what its settings mean, and its thread.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use super::phase::Phase;
+use crate::cluster::{Cluster, ClusterConfig, Credentials, LinkConfig};
+use crate::config::{ClusterSettings, Endpoint, Settings};
+use crate::nats_url::NatsUrl;
+
+/// Payloads of forwards in progress have this much memory, or as much as this many of the largest.
+const FORWARD_BYTES: usize = 64 * 1024 * 1024;
+const LARGEST_FORWARDS: usize = 4;
+
+/// How to connect to the cluster's NATS; none without `--nats`.
+pub(super) fn link_config(settings: &ClusterSettings) -> anyhow::Result<Option<LinkConfig>> {
+    if settings.nats.is_empty() {
+        return Ok(None);
+    }
+    let servers = settings.nats.iter().map(|url| NatsUrl::parse(url));
+    let servers = servers.collect::<Result<_, _>>().map_err(|why| anyhow::anyhow!("--nats {why}"))?;
+    let ClusterSettings {
+        nats_creds, nats_token_file, nats_user, nats_password_file, nats_nkey_file, ..
+    } = settings.clone();
+    let password = nats_user.zip(nats_password_file).map(|(user, file)| Credentials::Password { user, file });
+    let credentials = nats_creds
+        .map(Credentials::CredsFile)
+        .or(nats_token_file.map(Credentials::TokenFile))
+        .or(password)
+        .or(nats_nkey_file.map(Credentials::NkeyFile))
+        .unwrap_or(Credentials::None);
+    let (cluster, ca) = (settings.cluster.clone(), settings.nats_ca.clone());
+    Ok(Some(LinkConfig { servers, cluster, credentials, ca }))
+}
+
+/// How this broker takes part in a cluster; none without `--nats`. `public` are its addresses for clients.
+pub(super) fn cluster_config(
+    settings: &Settings,
+    public: &[Endpoint],
+) -> anyhow::Result<Option<ClusterConfig>> {
+    let Some(link) = link_config(&settings.cluster)? else { return Ok(None) };
+    let body_limit = usize::try_from(settings.limits.body_limit.as_u64()).unwrap_or(usize::MAX);
+    Ok(Some(ClusterConfig {
+        link,
+        name: broker_name(public),
+        max_forwards: settings.cluster.max_forwards,
+        max_forward_bytes: FORWARD_BYTES.max(body_limit.saturating_mul(LARGEST_FORWARDS)),
+        remember_runs: settings.delivery.remember_runs,
+    }))
+}
+
+/// The name of this broker for people: those of its machine and its first port.
+fn broker_name(public: &[Endpoint]) -> String {
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let port = public.iter().find_map(|endpoint| match endpoint {
+        Endpoint::Ip(address) => Some(address.port()),
+        Endpoint::Unix(_) => None,
+    });
+    port.map_or(machine.clone(), |port| format!("{machine}:{port}"))
+}
+
+/// Takes part in the cluster until the phase is `Stopped`.
+pub(super) fn run_thread(cluster: &Arc<Cluster>, mut phases: watch::Receiver<Phase>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            ended = cluster.serve() => ended.context("the cluster cannot be joined"),
+            // An error means that the server is gone: then this thread ends as well.
+            _ = phases.wait_for(|phase| *phase == Phase::Stopped) => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    done
+}
