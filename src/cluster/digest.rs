@@ -60,10 +60,16 @@ impl PoolDigest {
 
 /// The digest of a run for this pool; the snapshot is empty where there is none.
 pub fn run_digest(run: &str, snapshot: &str, key: KeyRef<'_>) -> Digest {
-    let mut text = PoolDigest::of(key).key.bytes().to_vec();
-    text.extend_from_slice(&(run.len() as u64).to_le_bytes());
-    text.extend_from_slice(run.as_bytes());
-    text.extend_from_slice(snapshot.as_bytes());
+    let KeyRef { deployment, version, cpu, memory } = key;
+    let parts = [run, snapshot, deployment, version];
+    let mut text = Vec::with_capacity(48 + parts.iter().map(|part| part.len()).sum::<usize>());
+    for part in parts {
+        text.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        text.extend_from_slice(part.as_bytes());
+    }
+    for number in [cpu, memory] {
+        text.extend_from_slice(&number.get().to_bits().to_le_bytes());
+    }
     Digest(first(&text))
 }
 
