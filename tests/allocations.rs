@@ -14,6 +14,7 @@ fn recording_a_dispatch_allocates_only_the_first_time() {
     let journal = Journal::open(&JournalConfig::default(), Arc::new(Metrics::new().unwrap())).unwrap();
     let offer = OfferEvent {
         controller: "warm-7f9c6d5b8-x2k4q",
+        broker: None,
         verdict: Verdict::Written,
         since: Duration::from_micros(40),
         took: Duration::from_micros(20),

@@ -133,7 +133,8 @@ impl OfferTask {
         let since = matched.saturating_duration_since(self.record.since());
         self.record.shared().metrics.offered(Verdict::Gone, took);
         self.offers += 1;
-        let offer = OfferRecord { controller: removed.controller, verdict: Verdict::Gone, since, took };
+        let offer =
+            OfferRecord { controller: removed.controller, broker: None, verdict: Verdict::Gone, since, took };
         self.record.add_offer(offer, Step::OfferAgain);
     }
 
@@ -172,7 +173,7 @@ impl OfferTask {
             may_have_been_relayed,
         });
         let named = self.names_controller.then(|| Arc::from(&*controller));
-        self.record.add_offer(OfferRecord { controller, verdict, since, took }, step);
+        self.record.add_offer(OfferRecord { controller, broker: None, verdict, since, took }, step);
         self.cache(step, named.as_ref(), ended);
         OfferResult { step, controller: named, ended }
     }

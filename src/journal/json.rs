@@ -17,6 +17,7 @@ pub(super) fn verdict(record: &DispatchRecord, index: usize) -> String {
             at: record.at,
             run: record.names.get(0),
             controller: &offer.controller,
+            broker: offer.broker.as_deref(),
             verdict: offer.verdict.text(),
             offer: record.earlier_offers + index + 1,
             seconds: offer.took.as_secs_f64(),
@@ -64,6 +65,7 @@ struct VerdictJson<'a> {
     at: u64,
     run: &'a str,
     controller: &'a str,
+    broker: Option<&'a str>,
     verdict: &'static str,
     /// Counted from 1.
     offer: usize,

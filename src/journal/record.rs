@@ -49,6 +49,8 @@ pub struct DispatchEvent<'a> {
 pub struct OfferEvent<'a> {
     /// The controller's name for itself; empty if it gave none.
     pub controller: &'a str,
+    /// The name of the other broker of the cluster that has made the offer; none if this one has.
+    pub broker: Option<&'a str>,
     /// What is known of the delivery.
     pub verdict: Verdict,
     /// From the last byte of the POST to the match.
@@ -145,6 +147,8 @@ pub struct DispatchRecord {
 pub struct OfferRecord {
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
+    /// The name of the other broker of the cluster that has made the offer; none if this one has.
+    pub broker: Option<Box<str>>,
     /// What is known of the delivery.
     pub verdict: Verdict,
     /// From the last byte of the POST to the match.
@@ -156,8 +160,8 @@ pub struct OfferRecord {
 impl OfferRecord {
     /// The offer, to be recorded.
     pub fn event(&self) -> OfferEvent<'_> {
-        let &Self { ref controller, verdict, since, took } = self;
-        OfferEvent { controller, verdict, since, took }
+        let &Self { ref controller, ref broker, verdict, since, took } = self;
+        OfferEvent { controller, broker: broker.as_deref(), verdict, since, took }
     }
 }
 

@@ -32,6 +32,8 @@ pub struct DispatchRow {
     pub offers: u32,
     /// The controller that got the run.
     pub controller: Option<String>,
+    /// The other broker of the cluster at which that controller waited; none if it waited at this one.
+    pub broker: Option<String>,
     /// From the last byte of the POST to its answer.
     pub seconds: f64,
 }
@@ -55,6 +57,7 @@ impl From<&DispatchRecord> for DispatchRow {
             proof: record.proof.map(|proof| proof.text().into()),
             offers: u32::try_from(record.earlier_offers + record.offers.len()).unwrap_or(u32::MAX),
             controller: delivered.map(|offer| offer.controller.to_string()),
+            broker: delivered.and_then(|offer| offer.broker.as_deref()).map(str::to_owned),
             seconds: record.took.as_secs_f64(),
         }
     }

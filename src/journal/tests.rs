@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::event_log::epoch;
 use super::ring::CAPACITY;
 use super::*;
-use crate::model::{DispatchOutcome, PollEnd, Verdict};
+use crate::model::{DispatchOutcome, PollEnd, Proof, Verdict};
+use record::unix_millis;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,6 +25,18 @@ pub(super) fn dispatch(run: &str, at: u64) -> DispatchRecord {
         offers: Vec::new(),
         took: Duration::from_millis(1),
         trace: None,
+    }
+}
+
+/// A run that a waiter of this broker did not prove, and one of another broker did.
+pub(super) fn delivered_elsewhere(run: &str, broker: &str) -> DispatchRecord {
+    let (since, took) = (Duration::from_millis(1), Duration::from_millis(2));
+    let offer = |broker, verdict| OfferRecord { controller: "one".into(), broker, verdict, since, took };
+    DispatchRecord {
+        outcome: DispatchOutcome::Hit,
+        proof: Some(Proof::Received),
+        offers: vec![offer(None, Verdict::Frozen), offer(Some(broker.into()), Verdict::Received)],
+        ..dispatch(run, unix_millis())
     }
 }
 
@@ -116,7 +131,7 @@ async fn a_verdict_stays_in_the_log_however_many_dispatches_without_an_offer_fol
     let journal = open();
     let reader = journal.subscribe(None, EventKinds::VERDICT).unwrap();
     let (verdict, time) = (Verdict::Written, Duration::ZERO);
-    let offer = OfferRecord { controller: "one".into(), verdict, since: time, took: time };
+    let offer = OfferRecord { controller: "one".into(), broker: None, verdict, since: time, took: time };
     record(&journal, &DispatchRecord { offers: vec![offer], ..dispatch("run_1", 0) });
     for number in 0..CAPACITY {
         record_now(&journal, &dispatch(&format!("miss_{number}"), 0));
@@ -189,7 +204,7 @@ fn offers_that_are_only_counted_are_numbered_and_counted_as_dropped() {
     let metrics = Arc::new(Metrics::new().unwrap());
     let journal = Journal::open(&JournalConfig::default(), metrics.clone()).unwrap();
     let (verdict, time) = (Verdict::Gone, Duration::ZERO);
-    let offer = OfferRecord { controller: "one".into(), verdict, since: time, took: time };
+    let offer = OfferRecord { controller: "one".into(), broker: None, verdict, since: time, took: time };
     record(&journal, &DispatchRecord { offers: vec![offer; 1_000], ..dispatch("run_1", 0) });
     let query = HistoryQuery { limit: 1, ..HistoryQuery::default() };
     assert_eq!(journal.find(&query).unwrap()[0].offers, 1_000);
@@ -212,4 +227,26 @@ fn a_thread_that_ends_is_named() {
     }
     journal.close();
     assert_eq!(journal.stopped_thread(), None, "it was closed");
+}
+
+#[tokio::test]
+async fn what_another_broker_offered_is_recorded_with_its_name() {
+    let journal = open();
+    let reader = journal.subscribe(None, EventKinds::VERDICT | EventKinds::DISPATCH).unwrap();
+    record(&journal, &delivered_elsewhere("run_1", "b2:7070"));
+    record(&journal, &DispatchRecord { proof: None, ..delivered_elsewhere("run_2", "b2:7070") });
+    let mut brokers = Vec::new();
+    while brokers.len() < 6 {
+        let batch = next(&reader).await;
+        let events = batch.lines().filter_map(|line| line.strip_prefix("data: "));
+        brokers.extend(events.map(|json| serde_json::from_str::<Value>(json).unwrap()["broker"].clone()));
+    }
+    let brokers: Vec<_> = brokers.iter().map(Value::as_str).collect();
+    let other = Some("b2:7070");
+    assert_eq!(brokers, [None, other, other, None, other, None], "two offers, then their dispatch");
+    let query = HistoryQuery { limit: 2, ..HistoryQuery::default() };
+    let rows = journal.find(&query).unwrap();
+    let brokers: Vec<_> = rows.iter().map(|row| row.broker.as_deref()).collect();
+    assert_eq!(brokers, [None, other], "the latest first: it was not delivered");
+    journal.close();
 }

@@ -92,6 +92,32 @@ test("a run shows within a second of its dispatch", browsed, async (t) => {
   assert.deepEqual(complaints, []);
 });
 
+test("a run that a waiter of another broker got shows the name of that broker", browsed, async (t) => {
+  const { page, complaints } = await open(t);
+  const at = Date.now();
+  const offer = { at, run: "run_far", offer: 1, seconds: 0.002, controller: "one", broker: null, verdict: "frozen" };
+  const rest = { deployment: "d", version: "1", cpu: 0.5, memory: 0.5, reason: null, proof: "received", offers: 2 };
+  const events = [
+    ["verdict", offer],
+    ["verdict", { ...offer, offer: 2, controller: "two", broker: "<b>b2:7070</b>", verdict: "received" }],
+    ["dispatch", { ...rest, at, run: "run_far", outcome: "hit", controller: "two", broker: "<b>b2:7070</b>", seconds: 0.01 }],
+    ["dispatch", { ...rest, at, run: "run_near", outcome: "hit", controller: "three", broker: null, seconds: 0.01 }],
+    ["dispatch", { ...rest, at, run: "run_nameless", outcome: "hit", controller: "", broker: "b3:7070", seconds: 0.01 }],
+  ];
+  const body = events.map(([event, data]) => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`).join("");
+  await page.route(/\/events\?/, (route) => route.fulfill({ contentType: "text/event-stream", body }), { times: 1 });
+  await page.reload();
+  const far = dispatched(page, "run_far");
+  await far.getByText("→ two at <b>b2:7070</b>", { exact: true }).waitFor({ timeout: 5_000 });
+  const titles = await far.locator(".verdict").evaluateAll((marks) => marks.map((mark) => mark.title));
+  assert.match(titles[0], /; one$/);
+  assert.match(titles[1], /; two at <b>b2:7070<\/b>$/);
+  await dispatched(page, "run_near").getByText("→ three", { exact: true }).waitFor({ timeout: 5_000 });
+  await dispatched(page, "run_nameless").getByText("→ at b3:7070", { exact: true }).waitFor({ timeout: 5_000 });
+  await text(page, "status", /^live$/);
+  assert.deepEqual(complaints, []);
+});
+
 test("the console works below a path, behind a proxy", { skip: browsed.skip || needs("nginx").skip }, async (t) => {
   const { broker, page, complaints, wait, post, address, asked } = await open(t, { path: "/a/pilotlight" });
   const waiter = wait("hello");

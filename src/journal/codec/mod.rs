@@ -30,6 +30,9 @@ const ENDED: u8 = 2;
 const DRAIN: u8 = 3;
 const RETIRE: u8 = 4;
 
+/// Added to an offer's verdict if the name of another broker follows.
+const OF_OTHER_BROKER: u8 = 0x80;
+
 /// An event that was queued.
 #[derive(Debug)]
 pub(super) enum Recorded {
@@ -77,9 +80,12 @@ pub(super) fn put_dispatch<'a>(
     let earlier = offers.len().saturating_sub(MAX_OFFERS);
     put_number(earlier, out);
     put_number(offers.len() - earlier, out);
-    for OfferEvent { controller, verdict, since, took } in offers.skip(earlier) {
+    for OfferEvent { controller, broker, verdict, since, took } in offers.skip(earlier) {
         put_text(controller, out);
-        out.put_u8(verdict as u8);
+        out.put_u8(verdict as u8 | if broker.is_some() { OF_OTHER_BROKER } else { 0 });
+        if let Some(broker) = broker {
+            put_text(broker, out);
+        }
         put_duration(since, out);
         put_duration(took, out);
     }
@@ -167,8 +173,10 @@ fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
 
 fn get_offer(bytes: &mut &[u8]) -> Option<OfferRecord> {
     let controller = get_text(bytes)?.into();
-    let verdict = *Verdict::ALL.get(usize::from(bytes.try_get_u8().ok()?))?;
-    Some(OfferRecord { controller, verdict, since: get_duration(bytes)?, took: get_duration(bytes)? })
+    let verdict = bytes.try_get_u8().ok()?;
+    let broker = if verdict & OF_OTHER_BROKER == 0 { None } else { Some(get_text(bytes)?.into()) };
+    let verdict = *Verdict::ALL.get(usize::from(verdict & !OF_OTHER_BROKER))?;
+    Some(OfferRecord { controller, broker, verdict, since: get_duration(bytes)?, took: get_duration(bytes)? })
 }
 
 fn get_poll(

@@ -29,6 +29,7 @@ fn any_duration(rng: &mut Rng) -> Duration {
 fn any_offer(rng: &mut Rng) -> OfferRecord {
     OfferRecord {
         controller: any_text(rng).into(),
+        broker: rng.bool().then(|| any_text(rng).into()),
         verdict: any(Verdict::ALL, rng),
         since: any_duration(rng),
         took: any_duration(rng),
@@ -122,7 +123,7 @@ fn of_very_many_offers_the_last_are_kept_and_the_others_counted() {
         dispatch.offers.drain(..earlier);
         dispatch.earlier_offers = earlier;
         assert_eq!(decoded(&bytes), Some(format!("{dispatch:?}")));
-        assert!(bytes.len() < MAX_OFFERS * 300, "{}", bytes.len());
+        assert!(bytes.len() < MAX_OFFERS * 600, "{}", bytes.len());
     }
 }
 
@@ -143,7 +144,8 @@ fn a_usual_dispatch_takes_about_150_bytes() {
     dispatch.names = PackedStrs::new([TEXTS[1], "deployment_cm1a2b3c4d5e6f7g8h", TEXTS[2]]);
     let since = Duration::from_micros(40);
     let controller = "warm-7f9c6d5b8-x2k4q".into();
-    dispatch.offers = vec![OfferRecord { controller, verdict: Verdict::Written, since, took: since }];
+    dispatch.offers =
+        vec![OfferRecord { controller, broker: None, verdict: Verdict::Written, since, took: since }];
     dispatch.trace = None;
     assert_eq!(encode(&dispatch).len(), 139);
 }

@@ -14,7 +14,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
 
-use super::record::DispatchRecord;
+use super::record::{DispatchRecord, OfferRecord};
 use super::row::DispatchRow;
 use super::trace_parent::TraceParent;
 use crate::collector::Collector;
@@ -55,30 +55,20 @@ impl Tracer {
         }
         let end = UNIX_EPOCH + Duration::from_millis(record.at);
         let start = end.checked_sub(record.took).unwrap_or(end);
-        let row = DispatchRow::from(record);
-        let mut attributes = vec![
-            KeyValue::new("pilotlight.run", row.run),
-            KeyValue::new("pilotlight.deployment", row.deployment),
-            KeyValue::new("pilotlight.version", row.version),
-            KeyValue::new("pilotlight.outcome", row.outcome.into_owned()),
-            KeyValue::new("pilotlight.offers", i64::from(row.offers)),
-        ];
-        attributes.extend(row.reason.map(|reason| KeyValue::new("pilotlight.reason", reason.into_owned())));
-        attributes.extend(row.proof.map(|proof| KeyValue::new("pilotlight.proof", proof.into_owned())));
         let mut span = self
             .sdk
             .span_builder("dispatch")
             .with_kind(SpanKind::Server)
             .with_start_time(start)
-            .with_attributes(attributes)
+            .with_attributes(attributes_of(DispatchRow::from(record)))
             .start_with_context(&self.sdk, &parent_context(record.trace));
         for offer in &record.offers {
-            let controller = || KeyValue::new("pilotlight.controller", offer.controller.to_string());
+            let waiter = attributes_of_waiter(offer);
             let matched = start + offer.since;
-            span.add_event_with_timestamp("match", matched, vec![controller()]);
-            span.add_event_with_timestamp("offer", matched, vec![controller()]);
+            span.add_event_with_timestamp("match", matched, waiter.clone());
+            span.add_event_with_timestamp("offer", matched, waiter.clone());
             let verdict = KeyValue::new("pilotlight.verdict", offer.verdict.text());
-            span.add_event_with_timestamp("proof", matched + offer.took, vec![controller(), verdict]);
+            span.add_event_with_timestamp("proof", matched + offer.took, [waiter, vec![verdict]].concat());
         }
         if record.proof.is_some() {
             span.set_status(Status::Ok);
@@ -100,6 +90,28 @@ impl Drop for Tracer {
     }
 }
 
+fn attributes_of(row: DispatchRow) -> Vec<KeyValue> {
+    let always = [
+        KeyValue::new("pilotlight.run", row.run),
+        KeyValue::new("pilotlight.deployment", row.deployment),
+        KeyValue::new("pilotlight.version", row.version),
+        KeyValue::new("pilotlight.outcome", row.outcome.into_owned()),
+        KeyValue::new("pilotlight.offers", i64::from(row.offers)),
+    ];
+    let sometimes = [
+        row.reason.map(|reason| KeyValue::new("pilotlight.reason", reason.into_owned())),
+        row.proof.map(|proof| KeyValue::new("pilotlight.proof", proof.into_owned())),
+        row.broker.map(|broker| KeyValue::new("pilotlight.broker", broker)),
+    ];
+    always.into_iter().chain(sometimes.into_iter().flatten()).collect()
+}
+
+fn attributes_of_waiter(offer: &OfferRecord) -> Vec<KeyValue> {
+    let controller = KeyValue::new("pilotlight.controller", offer.controller.to_string());
+    let broker = offer.broker.as_deref().map(|broker| KeyValue::new("pilotlight.broker", broker.to_owned()));
+    [Some(controller), broker].into_iter().flatten().collect()
+}
+
 fn parent_context(parent: Option<TraceParent>) -> Context {
     let Some(TraceParent { trace_id, span_id, flags }) = parent else { return Context::new() };
     Context::new().with_remote_span_context(SpanContext::new(
@@ -109,4 +121,19 @@ fn parent_context(parent: Option<TraceParent>) -> Context {
         true,
         TraceState::default(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::tests::delivered_elsewhere;
+
+    #[test]
+    fn a_span_and_its_offers_name_the_other_broker() {
+        let record = delivered_elsewhere("run_1", "b2:7070");
+        let broker = KeyValue::new("pilotlight.broker", "b2:7070");
+        assert!(attributes_of((&record).into()).contains(&broker));
+        let of_offers: Vec<_> = record.offers.iter().map(attributes_of_waiter).collect();
+        assert!(!of_offers[0].contains(&broker) && of_offers[1].contains(&broker), "{of_offers:?}");
+    }
 }

@@ -220,22 +220,29 @@ function drawRecent() {
 function recentRow(record) {
   const time = element("time", { datetime: new Date(record.at).toISOString() }, clock.format(record.at));
   if (record.event) return element("li", {}, time, element("span", { class: "event" }, record.event));
-  const { outcome, run, deployment, version, reason, controller, known } = record;
+  const { outcome, run, deployment, version, reason, known } = record;
   const verdicts = element("span", { class: "verdicts" }, ...known.verdicts.map(verdictMark));
   const about = element("div", { class: "about" });
   const why = reason ?? (outcome === "hit" ? null : outcome);
   if (why) about.append(element("span", { class: "why", title: why }, words.get(why) ?? why));
   if (deployment) about.append(element("span", {}, `${deployment} · ${version} · ${machine(record)}`));
-  if (controller) about.append(element("span", {}, `→ ${controller}`));
+  const waiter = waiterOf(record);
+  if (waiter) about.append(element("span", {}, `→ ${waiter}`));
   about.append(verdicts);
   const mark = element("span", { class: `outcome ${outcome}`, title: words.get(outcome) ?? "" }, outcome);
   return known.row = element("li", { "data-testid": "dispatch-row" }, time, mark,
     element("span", { class: "run" }, run || "–"), element("span", { class: "took" }, took(record.seconds)), about);
 }
 
-function verdictMark({ verdict, seconds, controller }) {
+/** The controller, and the other broker of the cluster at which it waited. */
+function waiterOf({ controller, broker }) {
+  return [controller, broker && `at ${broker}`].filter(Boolean).join(" ");
+}
+
+function verdictMark(offer) {
+  const { verdict, seconds } = offer;
   const kind = PROOFS.includes(verdict) ? "proof" : "failed";
-  const title = [words.get(verdict), controller].filter(Boolean).join("; ");
+  const title = [words.get(verdict), waiterOf(offer)].filter(Boolean).join("; ");
   return element("span", { class: `verdict ${kind}`, title }, `${verdict} ${took(seconds)}`);
 }
 

@@ -51,7 +51,7 @@ impl Database {
         let transaction = self.connection.transaction()?;
         {
             let mut insert = transaction.prepare_cached(&format!(
-                "INSERT INTO dispatches ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO dispatches ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             ))?;
             for record in batch {
                 let row = DispatchRow::from(&**record);
@@ -67,7 +67,8 @@ impl Database {
                     row.proof,
                     row.offers,
                     row.controller,
-                    row.seconds
+                    row.seconds,
+                    row.broker
                 ])?;
             }
         }

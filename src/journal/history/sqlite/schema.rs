@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-/// The version of the layout; a file of another version is refused.
+/// The version of the layout; a file of another version is refused. A column that may be NULL changes no version: a broker
+/// that does not know the column uses the file as before.
 const VERSION: i64 = 1;
 /// Every column, in the order in which they are read and written.
 pub(super) const COLUMNS: &str =
+    "at, run, deployment, version, cpu, memory, outcome, reason, proof, offers, controller, seconds, broker";
+/// The columns that the first files had.
+const FIRST_COLUMNS: &str =
     "at, run, deployment, version, cpu, memory, outcome, reason, proof, offers, controller, seconds";
 /// Characters of a path that have to be encoded in a URI of SQLite's.
 const IN_URI: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
@@ -32,7 +36,7 @@ pub(super) fn preflight(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets the connection up for writing. Creates the table in an empty file.
+/// Sets the connection up for writing. Creates the table in an empty file, and adds the columns that an older file lacks.
 pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
     let is_empty = is_empty(connection)?;
     if is_empty {
@@ -49,12 +53,26 @@ pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
              CREATE TABLE dispatches (
                 id INTEGER PRIMARY KEY, at INTEGER NOT NULL, run TEXT NOT NULL, deployment TEXT NOT NULL,
                 version TEXT NOT NULL, cpu REAL NOT NULL, memory REAL NOT NULL, outcome TEXT NOT NULL, reason TEXT,
-                proof TEXT, offers INTEGER NOT NULL, controller TEXT, seconds REAL NOT NULL) STRICT;
+                proof TEXT, offers INTEGER NOT NULL, controller TEXT, seconds REAL NOT NULL, broker TEXT) STRICT;
              CREATE INDEX dispatches_run ON dispatches (run);
              CREATE INDEX dispatches_at ON dispatches (at);
              PRAGMA user_version = {VERSION};
              COMMIT;"
         ))?;
+    }
+    add_columns(connection)
+}
+
+fn add_columns(connection: &Connection) -> anyhow::Result<()> {
+    let has_broker = "SELECT count(*) FROM pragma_table_info('dispatches') WHERE name = 'broker'";
+    let has_broker = || connection.query_row(has_broker, [], |row| row.get(0));
+    if !has_broker()? {
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        // Another process may have added it meanwhile.
+        if !has_broker()? {
+            transaction.execute("ALTER TABLE dispatches ADD COLUMN broker TEXT", [])?;
+        }
+        transaction.commit()?;
     }
     Ok(())
 }
@@ -72,6 +90,6 @@ fn is_empty(connection: &Connection) -> anyhow::Result<bool> {
         )
     };
     ensure!(version == VERSION, other());
-    connection.prepare(&format!("SELECT {COLUMNS} FROM dispatches")).with_context(other)?;
+    connection.prepare(&format!("SELECT {FIRST_COLUMNS} FROM dispatches")).with_context(other)?;
     Ok(false)
 }

@@ -65,5 +65,6 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<DispatchRow> {
         offers: row.get(9)?,
         controller: row.get(10)?,
         seconds: row.get(11)?,
+        broker: row.get(12)?,
     })
 }

@@ -8,7 +8,7 @@ use super::writer::BATCH;
 use super::*;
 use crate::journal::history::query::QueryTimedOut;
 use crate::journal::record::unix_millis;
-use crate::journal::tests::dispatch;
+use crate::journal::tests::{delivered_elsewhere, dispatch};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -260,7 +260,7 @@ fn a_query_that_no_row_matches_times_out_and_an_indexed_one_is_answered() {
         .execute_batch(&format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
              INSERT INTO dispatches ({COLUMNS})
-             SELECT i, 'run_' || i, 'd', 'v', 1, 1, 'miss', NULL, NULL, 0, NULL, 0 FROM n"
+             SELECT i, 'run_' || i, 'd', 'v', 1, 1, 'miss', NULL, NULL, 0, NULL, 0, NULL FROM n"
         ))
         .unwrap();
     let deadline = Instant::now();
@@ -283,4 +283,53 @@ fn a_query_that_no_row_matches_times_out_and_an_indexed_one_is_answered() {
     ] {
         assert_eq!(ask(&query).unwrap().len(), 1, "{query:?}");
     }
+}
+
+/// A file as the first brokers made it, with one row.
+fn create_first_layout(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL;
+             CREATE TABLE dispatches (
+                id INTEGER PRIMARY KEY, at INTEGER NOT NULL, run TEXT NOT NULL, deployment TEXT NOT NULL,
+                version TEXT NOT NULL, cpu REAL NOT NULL, memory REAL NOT NULL, outcome TEXT NOT NULL, reason TEXT,
+                proof TEXT, offers INTEGER NOT NULL, controller TEXT, seconds REAL NOT NULL) STRICT;
+             CREATE INDEX dispatches_run ON dispatches (run);
+             CREATE INDEX dispatches_at ON dispatches (at);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    connection
+}
+
+#[test]
+fn a_file_of_an_older_broker_gets_the_new_column_and_the_older_broker_still_writes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let older = create_first_layout(&path);
+    let now = i64::try_from(unix_millis()).unwrap();
+    let mut insert = older
+        .prepare(
+            "INSERT INTO dispatches (at, run, deployment, version, cpu, memory, outcome, reason, proof, offers,
+             controller, seconds) VALUES (?, ?, 'd', 'v', 1, 1, 'hit', NULL, 'received', 1, 'one', 0.1)",
+        )
+        .unwrap();
+    insert.execute((now, "run_1")).unwrap();
+    preflight(&path).unwrap();
+    let columns =
+        |connection: &Connection| connection.prepare("SELECT * FROM dispatches").unwrap().column_count();
+    assert_eq!(columns(&older), 13, "a check changes nothing");
+
+    let mut newer = writer(&path, 1024 * MIB);
+    newer.try_write(&[Arc::new(delivered_elsewhere("run_2", "b2:7070"))]).unwrap();
+    insert.execute((now, "run_3")).unwrap();
+    drop(newer);
+    let newer = writer(&path, 1024 * MIB);
+    assert_eq!(columns(connection(&newer)), 14, "opened again, it gets no further column");
+    preflight(&path).unwrap();
+    let query = HistoryQuery { limit: 10, ..HistoryQuery::default() };
+    let rows = find(&path, &query, Instant::now() + QUERY_TIMEOUT).unwrap();
+    let shown: Vec<_> = rows.iter().map(|row| (&*row.run, row.broker.as_deref())).collect();
+    assert_eq!(shown, [("run_3", None), ("run_2", Some("b2:7070")), ("run_1", None)]);
 }
