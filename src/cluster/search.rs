@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::codec::{Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, decode};
+use super::codec::{Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, RemoteOffer, decode};
 use super::digest::{Digest, PoolDigest};
 use super::directory::{Candidate, CandidateEnd};
 use super::forward::{MAX_EARLY_PAYLOAD, OriginEnd, OriginForward, OriginStep, first_answer_within};
@@ -224,7 +224,8 @@ impl Pending {
         if let Some(verdict) = verdict {
             self.shared.metrics.offered(verdict, took);
             let since = self.sent.saturating_duration_since(self.since);
-            offers.push(OfferRecord { controller: "".into(), verdict, since, took });
+            let broker = Some((*self.candidate.name).into());
+            offers.push(OfferRecord { controller: "".into(), broker, verdict, since, took });
         }
         ForwardEnd { offers, result }
     }
@@ -272,11 +273,12 @@ impl Pending {
     }
 
     /// An offer of the other broker, with times as from here.
-    fn record(&self, offer: &super::codec::RemoteOffer<'_>) -> OfferRecord {
+    fn record(&self, offer: &RemoteOffer<'_>) -> OfferRecord {
         let before = self.sent.saturating_duration_since(self.since);
         let verdict = Verdict::ALL.get(usize::from(offer.verdict)).copied().unwrap_or(Verdict::Silent);
         OfferRecord {
             controller: offer.controller.into(),
+            broker: Some((*self.candidate.name).into()),
             verdict,
             since: before + Duration::from_micros(offer.since),
             took: Duration::from_micros(offer.took),
