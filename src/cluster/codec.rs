@@ -74,7 +74,7 @@ pub enum News<'a> {
     },
     /// A snapshot of this broker is wanted.
     SnapshotWanted {
-        /// The broker that is asked for it.
+        /// The broker that is asked for it; zero for every broker.
         of: BrokerId,
     },
     /// It has claimed a waiter for each of these named runs.

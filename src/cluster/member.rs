@@ -25,6 +25,8 @@ const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Own heartbeats that are remembered to know them from those of a cloned machine.
 const SENT_REMEMBERED: usize = 16;
+/// A request for a snapshot that concerns every broker.
+const EVERYONE: BrokerId = 0;
 /// The most runs in one announcement of claims.
 const RUNS_PER_MESSAGE: usize = 4096;
 
@@ -58,6 +60,8 @@ pub struct Member {
 pub struct Heard {
     /// Pools in which another broker has waiters now.
     pub filled: Vec<Row>,
+    /// Something is due: a tick should follow soon.
+    pub is_answer_due: bool,
     /// Another process has this broker's id: its machine was cloned. This broker needs a new one.
     pub is_cloned: bool,
 }
@@ -101,6 +105,12 @@ impl Member {
         self.heartbeat_due = now;
     }
 
+    /// What this broker says when its connection is up: the others answer at once with what they have.
+    pub fn greet(&mut self, now: MonotonicTime) -> Vec<u8> {
+        self.heartbeat_due = now;
+        self.message(News::SnapshotWanted { of: EVERYONE })
+    }
+
     /// A waiter was claimed here for this named run.
     pub fn claimed(&mut self, run: Digest) {
         self.claimed.push_back(run);
@@ -116,15 +126,7 @@ impl Member {
             self.directory.judge_silence(now);
         }
         let mut out = Vec::new();
-        while !self.has_left
-            && let Some((number, rows)) = self.own.announcement(now)
-        {
-            out.push(self.message(News::Changes { number, rows }));
-        }
-        while !self.claimed.is_empty() {
-            let runs = self.claimed.drain(..self.claimed.len().min(RUNS_PER_MESSAGE)).collect();
-            out.push(self.message(News::Claimed { runs }));
-        }
+        // First, because changes of a broker that was not heard yet are ignored.
         if now >= self.heartbeat_due {
             self.heartbeat_due = now.plus(HEARTBEAT_INTERVAL);
             if self.sent.len() == SENT_REMEMBERED {
@@ -136,6 +138,15 @@ impl Member {
                 number: self.own.number(),
                 sent: now.micros(),
             }));
+        }
+        while !self.has_left
+            && let Some((number, rows)) = self.own.announcement(now)
+        {
+            out.push(self.message(News::Changes { number, rows }));
+        }
+        while !self.claimed.is_empty() {
+            let runs = self.claimed.drain(..self.claimed.len().min(RUNS_PER_MESSAGE)).collect();
+            out.push(self.message(News::Claimed { runs }));
         }
         if self.is_snapshot_wanted && now >= self.snapshot_from {
             self.is_snapshot_wanted = false;
@@ -171,7 +182,16 @@ impl Member {
             News::Snapshot { number, page, is_last, rows } => {
                 self.directory.snapshot(from, number, (page, is_last), &rows, &mut heard.filled);
             }
-            News::SnapshotWanted { of } if of == self.id => self.is_snapshot_wanted = true,
+            News::SnapshotWanted { of: EVERYONE } => {
+                // It has not heard a heartbeat of this broker, and ignores a snapshot until then.
+                self.heartbeat_due = now;
+                self.is_snapshot_wanted = true;
+                heard.is_answer_due = true;
+            }
+            News::SnapshotWanted { of } if of == self.id => {
+                self.is_snapshot_wanted = true;
+                heard.is_answer_due = true;
+            }
             // One request is enough: its answer goes to all.
             News::SnapshotWanted { of } => {
                 if let Some(next) = self.requests.get_mut(&of) {

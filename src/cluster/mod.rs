@@ -32,7 +32,7 @@ pub mod subjects;
 mod watchers;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -51,6 +51,10 @@ use router::Router;
 use shared::{Shared, random_id};
 use subjects::Subjects;
 
+/// So long after the start, or after the first connection, a broker is ready without having heard of the others: they may be
+/// absent, or NATS.
+const READY_AFTER: Duration = Duration::from_secs(2);
+const READY_AFTER_GREETING: Duration = Duration::from_millis(300);
 /// What an announcement takes to reach the other brokers, at most, as a rule.
 const ANNOUNCED_WITHIN: Duration = Duration::from_millis(50);
 
@@ -74,6 +78,7 @@ pub struct Cluster {
     shared: Arc<Shared>,
     owner: Arc<Owner>,
     link: LinkConfig,
+    started: Instant,
 }
 
 impl Cluster {
@@ -96,11 +101,12 @@ impl Cluster {
             inbox: Arc::default(),
             watchers: Arc::default(),
             link: OnceLock::new(),
+            met_since: OnceLock::new(),
             has_news: Notify::new(),
         });
         dispatcher.set_remote_pools(Arc::new(Router(shared.clone())));
         let owner = Owner::new(shared.clone(), dispatcher.clone(), max_forwards, max_forward_bytes);
-        Self { shared, owner: Arc::new(owner), link }
+        Self { shared, owner: Arc::new(owner), link, started: Instant::now() }
     }
 
     /// Connects to NATS, as soon as it is there, and takes part in the cluster until the returned future is dropped. To be run
@@ -120,6 +126,14 @@ impl Cluster {
         if link.publish(self.shared.subjects.directory(), None, message.into()).is_ok() {
             tokio::time::sleep(ANNOUNCED_WITHIN).await;
         }
+    }
+
+    /// Whether this broker has heard of the others, or has waited for them long enough: before, runs would miss here although another
+    /// broker has a waiter.
+    pub fn is_ready(&self) -> bool {
+        let greeted = self.shared.met_since.get();
+        greeted.is_some_and(|since| since.elapsed() >= READY_AFTER_GREETING)
+            || self.started.elapsed() >= READY_AFTER
     }
 
     /// Whether the connection to NATS is up.

@@ -66,6 +66,9 @@ async fn hear(
                     for row in &heard.filled {
                         shared.watchers.announced(row);
                     }
+                    if heard.is_answer_due {
+                        shared.has_news.notify_one();
+                    }
                     if heard.is_cloned {
                         take_new_id(shared, inbound).await;
                     }
@@ -74,12 +77,34 @@ async fn hear(
                 Err(Unreadable::Malformed) => metrics.dropped(DropReason::Malformed),
             }
         }
-        Received::Connected => metrics.connected.set(1),
-        Received::Disconnected => metrics.connected.set(0),
+        Received::Connected => {
+            metrics.connected.set(1);
+            greet(shared);
+        }
+        Received::Disconnected => {
+            metrics.connected.set(0);
+            metrics.brokers.set(0);
+        }
         Received::SlowConsumer(messages) => metrics.dropped_many(DropReason::SlowConsumer, messages),
         Received::MalformedAnswer => metrics.dropped(DropReason::Malformed),
         // It was logged.
         Received::ServerError(_) => {}
+    }
+}
+
+/// The connection is up: the others say what they have.
+fn greet(shared: &Shared) {
+    let greeting = shared.member.lock().greet(shared.now());
+    announce(shared, greeting);
+    shared.has_news.notify_one();
+    let _ = shared.met_since.set(Instant::now());
+}
+
+fn announce(shared: &Shared, message: Vec<u8>) {
+    let link = shared.link();
+    let sent = link.map(|link| link.publish(shared.subjects.directory(), None, message.into()));
+    if !matches!(sent, Some(Ok(()))) {
+        shared.metrics.cluster.dropped(DropReason::NotConnected);
     }
 }
 
@@ -109,7 +134,9 @@ fn tick(shared: &Shared) {
         }
     }
     // What is not sent now is announced when the connection is back: nothing must be delivered late.
-    let Some(link) = shared.link() else { return };
+    if shared.link().is_none() {
+        return;
+    }
     let now = shared.now();
     let (messages, visible, age) = {
         let mut member = shared.member.lock();
@@ -123,8 +150,6 @@ fn tick(shared: &Shared) {
     metrics.brokers.set(i64::try_from(visible).unwrap_or(i64::MAX));
     metrics.directory_age.set(age.as_secs_f64());
     for message in messages {
-        if link.publish(shared.subjects.directory(), None, message.into()).is_err() {
-            metrics.dropped(DropReason::NotConnected);
-        }
+        announce(shared, message);
     }
 }

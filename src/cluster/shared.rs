@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) watchers: Arc<Watchers>,
     /// The connection to NATS, once the cluster's thread has opened it.
     pub(super) link: OnceLock<Link>,
+    /// When the other brokers were first asked what they have.
+    pub(super) met_since: OnceLock<Instant>,
     /// Wakes the cluster's thread: there is something to announce.
     pub(super) has_news: Notify,
 }

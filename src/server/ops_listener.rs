@@ -38,12 +38,15 @@ impl OpsListener {
         slots: &Arc<ConnectionSlots>,
         files: &mut Vec<Option<SocketFile>>,
     ) -> anyhow::Result<Vec<Self>> {
-        let health = health.clone();
+        let (health, cluster) = (health.clone(), context.state.cluster.clone());
+        let not_joined = move || cluster.as_ref().is_some_and(|cluster| !cluster.is_ready());
         let ops_state = OpsState {
             http_state: context.state.clone(),
             public: public.clone(),
             is_local: false,
-            readiness: Arc::new(move || health.not_ready_reason()),
+            readiness: Arc::new(move || {
+                health.not_ready_reason().or_else(|| not_joined().then_some("joining the cluster\n"))
+            }),
             large_responses: Arc::default(),
         };
         let mut listeners = Vec::with_capacity(addresses.len());
