@@ -34,6 +34,7 @@ pub struct Metrics {
     registry: Registry,
     process: Process,
     threads: Arc<PerThread>,
+    /// Those of the cluster.
     pub cluster: ClusterMetrics,
     /// 1 while the broker drains.
     pub draining: IntGauge,
@@ -73,11 +74,7 @@ impl Metrics {
         let process = Process::new(&registry)?;
         make.build_info()?;
         Ok(Self {
-            cluster: ClusterMetrics {
-                connected: make.gauge("cluster_connected", "x")?,
-                brokers: make.gauge("cluster_brokers", "x")?,
-                directory_age: Gauge::new("pilotlight_cluster_directory_age_seconds", "x")?,
-            },
+            cluster: ClusterMetrics::new(&registry)?,
             draining: make.gauge("draining", "1 while the broker ends politely.")?,
             idempotency_window: make.idempotency_window()?,
             connections: make.gauges(&["listener", "tls"], "connections", "Open connections.")?,
