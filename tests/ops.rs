@@ -122,6 +122,29 @@ async fn drain_redirects_all_waiters_and_later_polls() {
 }
 
 #[tokio::test]
+async fn a_drain_sends_controllers_to_the_origin_that_is_set_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pilotlight.toml");
+    std::fs::write(&file, "redirect-to = \"http://first:7070\"\n").unwrap();
+    let broker = Broker::start(&["--drain-window", "0s", "--config", file.to_str().unwrap()]);
+    let pool = Pool::small("d1");
+    let mut controller = broker.held_poll(&pool, "c1").await;
+    let mut native = broker.client().await;
+    native.send(format!("GET {} HTTP/1.1\r\nhost: b\r\n\r\n", pool.path())).await;
+    broker.wait_for_waiters(2).await;
+    std::fs::write(&file, "redirect-to = \"https://Second.example.org/\"\n").unwrap();
+    broker.signal(Signal::HUP);
+    broker.wait_for_metric("pilotlight_config_reloads_total{result=\"done\"}", 1).await;
+    assert_eq!(broker.operate("POST", "/drain").await.0, 200);
+    let answer = controller.answer().await;
+    let location = "https://second.example.org/warm-start";
+    assert_eq!((answer.status, answer.header("location")), (307, Some(location)));
+    assert!(controller.is_closed_silently().await);
+    let answer = native.answer().await;
+    assert_eq!((answer.status, answer.header("location")), (204, None), "its client polls its own URL again");
+}
+
+#[tokio::test]
 async fn a_late_poll_at_a_drained_broker_is_held_for_seconds_before_its_redirect() {
     let broker = Broker::start(&["--drain-window", "0s"]);
     let pool = Pool::small("d1");

@@ -8,8 +8,10 @@
 //! - A message keeps the buffer alive in which it was read, up to 64 KiB. Who keeps a part of a payload copies it.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -178,22 +180,22 @@ impl Inbound {
             if let Some(event) = self.next_event() {
                 return event;
             }
-            let Subscriptions { direct, directory, answers } = &mut self.subscriptions;
-            // In random order, so that none of the subscriptions keeps the others waiting.
-            let received = tokio::select! {
-                Some(Message { reply, payload, .. }) = direct.next() => {
-                    Some(Received::Direct { reply: reply.map(|reply| reply.to_string()), payload })
-                }
-                Some(Message { payload, .. }) = directory.next() => {
-                    // `pilotlight check` sends an empty one to see whether it may.
-                    (!payload.is_empty()).then_some(Received::Directory(payload))
-                }
-                Some(message) = answers.next() => Some(answer(message)),
-                () = self.events.changed.notified() => None,
+            let (kind, message) = tokio::select! {
+                message = self.subscriptions.next() => message,
+                () = self.events.changed.notified() => continue,
             };
-            if let Some(received) = received {
-                return received;
-            }
+            let Message { subject, reply, payload, status, .. } = message;
+            return match kind {
+                Kind::Direct => Received::Direct { reply: reply.map(|reply| reply.to_string()), payload },
+                // `pilotlight check` sends an empty one to see whether it may.
+                Kind::Directory if payload.is_empty() => continue,
+                Kind::Directory => Received::Directory(payload),
+                Kind::Answer => {
+                    let Some(token) = answered_token(&subject) else { return Received::MalformedAnswer };
+                    let is_refusal = status == Some(StatusCode::NO_RESPONDERS);
+                    Received::Answer { token, payload: (!is_refusal).then_some(payload) }
+                }
+            };
         }
     }
 
@@ -255,28 +257,47 @@ impl Inbound {
     }
 }
 
-fn answer(message: Message) -> Received {
-    let Some(token) = answered_token(&message.subject) else { return Received::MalformedAnswer };
-    let is_refusal = message.status == Some(StatusCode::NO_RESPONDERS);
-    Received::Answer { token, payload: (!is_refusal).then_some(message.payload) }
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Direct,
+    Directory,
+    Answer,
 }
 
 /// The subscriptions of one broker. There are no others, however many pools it has.
 #[derive(Debug)]
 struct Subscriptions {
-    direct: Subscriber,
-    directory: Subscriber,
-    answers: Subscriber,
+    each: [(Kind, Subscriber); 3],
+    /// Whose turn it is.
+    turn: usize,
 }
 
 impl Subscriptions {
     async fn open(client: &Client, subjects: &Subjects, id: u128) -> anyhow::Result<Self> {
+        // A queue group, because two plain subscribers with one id would each get a copy.
+        let direct = client.queue_subscribe(subjects.direct(id), format!("{id:032x}")).await?;
+        let directory = client.subscribe(subjects.directory()).await?;
+        let answers = client.subscribe(subjects.answers(id)).await?;
         Ok(Self {
-            // A queue group, because two plain subscribers with one id would each get a copy.
-            direct: client.queue_subscribe(subjects.direct(id), format!("{id:032x}")).await?,
-            directory: client.subscribe(subjects.directory()).await?,
-            answers: client.subscribe(subjects.answers(id)).await?,
+            each: [(Kind::Direct, direct), (Kind::Directory, directory), (Kind::Answer, answers)],
+            turn: 0,
         })
+    }
+
+    /// The next message. The subscriptions take turns, so that none keeps the others waiting.
+    async fn next(&mut self) -> (Kind, Message) {
+        poll_fn(|context| {
+            for _ in 0..self.each.len() {
+                let place = self.turn % self.each.len();
+                self.turn = place + 1;
+                let (kind, subscriber) = &mut self.each[place];
+                if let Poll::Ready(Some(message)) = subscriber.poll_next_unpin(context) {
+                    return Poll::Ready((*kind, message));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 

@@ -30,13 +30,11 @@ pub struct NatsReport {
     pub max_payload: usize,
     /// All subjects of the cluster.
     pub subjects: String,
-    /// Permissions that a broker needs and does not have.
-    pub refused: Vec<String>,
     /// Subjects of others that the credentials may subscribe to.
     pub excess: Vec<&'static str>,
 }
 
-/// Connects as a broker would, and tries its permissions.
+/// Connects as a broker would, and tries its permissions. It is an error if one is missing that a broker needs.
 pub fn preflight(config: &LinkConfig) -> anyhow::Result<NatsReport> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let until = Instant::now() + TIMEOUT;
@@ -67,14 +65,15 @@ async fn probe(config: &LinkConfig, until: Instant) -> anyhow::Result<NatsReport
         _ => anyhow::Error::from(error),
     })?;
     let info = client.server_info();
-    let refusals = try_permissions(&client, &Subjects::new(&config.cluster), &mut errors, until).await?;
+    let Permissions { refused, excess } =
+        try_permissions(&client, &Subjects::new(&config.cluster), &mut errors, until).await?;
+    anyhow::ensure!(refused.is_empty(), "the credentials may not {}", refused.join(", nor "));
     Ok(NatsReport {
         servers: config.shown_servers(),
         version: info.version,
         max_payload: client.max_payload(),
         subjects: Subjects::new(&config.cluster).all(),
-        refused: refusals.refused,
-        excess: refusals.excess,
+        excess,
     })
 }
 

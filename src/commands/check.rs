@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use bytesize::ByteSize;
 use clap::Command;
 
 use super::{capacity, process};
+use crate::cluster::NatsReport;
 use crate::collector::Collector;
 use crate::config::{ParsedSettings, SettingSource, Settings, misspelt_variables, values};
 use crate::nats_url::NatsUrl;
@@ -38,7 +40,7 @@ pub(super) fn check(
     let listeners = settings.process.check_open_files(open_files).and_then(|()| settings.validate());
     let listeners = listeners.map_err(anyhow::Error::from);
     match listeners.and_then(|listeners| preflight(settings, &listeners)) {
-        Ok(Preflight { certificate_ends, ops_certificate_ends, taken }) => {
+        Ok(Preflight { certificate_ends, ops_certificate_ends, taken, nats }) => {
             for (name, ends) in [
                 ("the public certificate", certificate_ends),
                 ("the operators' certificate", ops_certificate_ends),
@@ -48,8 +50,12 @@ pub(super) fn check(
                 }
             }
             text.push_str("\ntoken, certificate and history files: OK\n");
+            let mut warnings = misspelt_variables(command);
+            if let Some(nats) = nats {
+                text.push_str(&nats_report(&nats));
+                warnings.extend(nats_warnings(&nats, settings.limits.body_limit));
+            }
             text.push_str(&address_report(&taken));
-            let warnings = misspelt_variables(command);
             if !warnings.is_empty() {
                 let _ = writeln!(text, "\nwarnings:\n  {}", warnings.join("\n  "));
             }
@@ -60,6 +66,30 @@ pub(super) fn check(
             Err(error)
         }
     }
+}
+
+fn nats_report(nats: &NatsReport) -> String {
+    let NatsReport { servers, version, max_payload, subjects, .. } = nats;
+    let max_payload = ByteSize::b(*max_payload as u64);
+    format!("NATS {servers}: version {version}, messages up to {max_payload}\nNATS subjects {subjects}: OK\n")
+}
+
+fn nats_warnings(nats: &NatsReport, body_limit: ByteSize) -> Vec<String> {
+    let NatsReport { max_payload, subjects, excess, .. } = nats;
+    let mut warnings = Vec::new();
+    if !excess.is_empty() {
+        warnings.push(format!(
+            "the credentials for NATS may subscribe to {}; a broker needs {subjects} only",
+            excess.join(" and ")
+        ));
+    }
+    let max_payload = ByteSize::b(*max_payload as u64);
+    if max_payload < body_limit {
+        warnings.push(format!(
+            "runs over {max_payload} (NATS' max_payload) reach no controllers at other brokers; --body-limit is {body_limit}"
+        ));
+    }
+    warnings
 }
 
 /// Addresses in use are fine during a check before a restart or a reload: the running broker has them.

@@ -5,6 +5,7 @@ mod endpoint;
 mod environment;
 mod error;
 mod file;
+mod origin;
 mod parse;
 mod reload;
 mod render;

@@ -23,6 +23,7 @@ const RELOADABLE: &[&str] = &[
     "connection-timeout",
     "keepalive",
     "idle-timeout",
+    "redirect-to",
     "proof",
     "proof-timeout",
     "dispatch-budget",

@@ -49,6 +49,8 @@ pub struct RequestLimits {
     pub connection_timeout: Duration,
     /// Advertised to controllers; zero turns warm starts off.
     pub keepalive: Duration,
+    /// The origin to which a drain sends stock controllers; None for the one that they polled.
+    pub redirect_to: Option<String>,
     /// Every POST is answered within this time, counted from its last byte.
     pub dispatch_budget: Duration,
     /// The largest accepted body, in bytes.

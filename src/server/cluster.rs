@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use super::phase::Phase;
 use crate::cluster::{Cluster, ClusterConfig, Credentials, LinkConfig};
 use crate::config::{ClusterSettings, Endpoint, Settings};
-use crate::nats_url::NatsUrl;
 
 /// Payloads of forwards in progress have this much memory, or as much as this many of the largest.
 const FORWARD_BYTES: usize = 64 * 1024 * 1024;
@@ -16,11 +15,10 @@ const LARGEST_FORWARDS: usize = 4;
 
 /// How to connect to the cluster's NATS; none without `--nats`.
 pub(super) fn link_config(settings: &ClusterSettings) -> anyhow::Result<Option<LinkConfig>> {
-    if settings.nats.is_empty() {
+    let servers = settings.servers()?;
+    if servers.is_empty() {
         return Ok(None);
     }
-    let servers = settings.nats.iter().map(|url| NatsUrl::parse(url));
-    let servers = servers.collect::<Result<_, _>>().map_err(|why| anyhow::anyhow!("--nats {why}"))?;
     let ClusterSettings {
         nats_creds, nats_token_file, nats_user, nats_password_file, nats_nkey_file, ..
     } = settings.clone();

@@ -42,7 +42,7 @@ pub(super) fn run(
         let is_draining = exchange.is_draining();
         if is_draining {
             // A draining broker ends, so an expired poll is sent to another broker like all others.
-            exchange.expire(PollEnd::Drained, close_drained);
+            exchange.expire(PollEnd::Drained, |removed| close_drained(state, removed));
         } else {
             exchange.expire(PollEnd::Expired, |removed| removed.waiter.close(CloseReason::Expired));
         }
@@ -68,15 +68,15 @@ pub(super) fn run(
         if is_draining {
             // Waiters that were parked when the drain began end within its window. Later polls have a short time of their own.
             let left = (*drain_began.get_or_insert(now) + drain_window).saturating_duration_since(now);
-            exchange.drain_share(|waiters| share(waiters, left), close_drained);
+            exchange.drain_share(|waiters| share(waiters, left), |removed| close_drained(state, removed));
         }
         std::thread::sleep(TICK);
     }
 }
 
 /// Answers a poll so that its controller connects to another broker.
-pub(super) fn close_drained(removed: RemovedWaiter<Waiter>) {
-    removed.waiter.close(CloseReason::Drained);
+pub(super) fn close_drained(state: &HttpState, removed: RemovedWaiter<Waiter>) {
+    removed.waiter.close(CloseReason::Drained { redirect_to: state.limits().redirect_to.as_deref() });
 }
 
 /// How many waiters end in this tick, so that all have ended at the end of the window.

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use anyhow::Context;
 
 use super::tls::Certificates;
-use super::{listen, reload};
+use super::{cluster, listen, reload};
+use crate::cluster::NatsReport;
 use crate::config::{Listeners, Settings};
 use crate::journal;
 
@@ -18,6 +19,8 @@ pub struct Preflight {
     pub ops_certificate_ends: Option<SystemTime>,
     /// Addresses that another process listens on, with their flags.
     pub taken: Vec<String>,
+    /// What the broker may do at its cluster's NATS, if it is in a cluster.
+    pub nats: Option<NatsReport>,
 }
 
 /// Checks files and addresses as a start would. An address in use is not an error: the running broker may have these
@@ -31,6 +34,8 @@ pub fn preflight(settings: &Settings, listeners: &Listeners) -> anyhow::Result<P
     }
     let Certificates { public, ops } = certificates;
     journal::preflight(&settings.into())?;
+    let nats = cluster::link_config(&settings.cluster)?;
+    let nats = nats.map(|config| crate::cluster::preflight(&config)).transpose()?;
     let mut taken = Vec::new();
     for (flag, all) in listeners.by_flag() {
         for endpoint in all {
@@ -49,5 +54,6 @@ pub fn preflight(settings: &Settings, listeners: &Listeners) -> anyhow::Result<P
         certificate_ends: public.map(|certificate| certificate.expires_at),
         ops_certificate_ends: ops.map(|certificate| certificate.expires_at),
         taken,
+        nats,
     })
 }

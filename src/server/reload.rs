@@ -22,6 +22,7 @@ pub(super) fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimit
     Ok(RequestLimits {
         connection_timeout: settings.waiting.connection_timeout,
         keepalive: settings.waiting.keepalive,
+        redirect_to: settings.waiting.redirect_origin()?,
         dispatch_budget: settings.delivery.dispatch_budget,
         body_limit: usize::try_from(settings.limits.body_limit.as_u64()).unwrap_or(usize::MAX),
         proof: settings.delivery.proof.into(),

@@ -66,7 +66,7 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     // 4. Late polls end, too, on new connections and on idle ones.
     let last = Instant::now() + LATE_REQUESTS;
     while Instant::now() < last {
-        state.exchange.drain_all(close_drained);
+        state.exchange.drain_all(|removed| close_drained(state, removed));
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
     // 5. Unfinished dispatches end within their budget, also those whose client has disconnected.

@@ -11,7 +11,7 @@ pub struct ResponseFormat {
     /// connection stays open, and the head announces for how many seconds it may be idle.
     pub head: fn(run: &Run, keep_alive: Option<u64>, head: &mut Vec<u8>),
     /// Renders the response to a poll that ends without a run; `keep_alive` as above.
-    pub close_response: fn(reason: CloseReason, keep_alive: Option<u64>) -> CloseResponse,
+    pub close_response: fn(reason: CloseReason<'_>, keep_alive: Option<u64>) -> CloseResponse,
 }
 
 /// The response to a poll that ends without a run.
@@ -25,11 +25,14 @@ pub struct CloseResponse {
 
 /// Why a poll ends without a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseReason {
+pub enum CloseReason<'a> {
     /// Its timeout has passed.
     Expired,
     /// The broker is draining: the controller should poll elsewhere.
-    Drained,
+    Drained {
+        /// The origin at which it should; None for the same one.
+        redirect_to: Option<&'a str>,
+    },
     /// An operator has retired the controller: it should not poll again.
     Retired,
     /// The same controller polls on a newer connection.

@@ -43,7 +43,7 @@ pub struct ClusterSettings {
     #[arg(long, value_name = "FILE")]
     pub nats_nkey_file: Option<PathBuf>,
 
-    /// Trust only these authorities for the certificates of NATS servers (PEM) [default: the system's]
+    /// Demand TLS of NATS servers, and trust only these authorities (PEM) for their certificates [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
 
@@ -53,6 +53,12 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
+    /// The servers of NATS; none if the broker is alone.
+    pub fn servers(&self) -> Result<Vec<NatsUrl>, ConfigError> {
+        let servers = self.nats.iter().map(|text| NatsUrl::parse(text)).collect::<Result<_, _>>();
+        servers.map_err(|reason| ConfigError::invalid(format!("--nats {reason}")))
+    }
+
     pub(in crate::config) fn validate(&self) -> Result<(), ConfigError> {
         check_not_zero("max-forwards", Some(self.max_forwards))?;
         let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
@@ -61,12 +67,7 @@ impl ClusterSettings {
                 "--cluster must be 1 to {MAX_NAME} letters, digits, - and _: it is a part of NATS subjects"
             )));
         }
-        let mut users = Vec::new();
-        for text in &self.nats {
-            let url = NatsUrl::parse(text);
-            let url = url.map_err(|reason| ConfigError::invalid(format!("--nats {reason}")))?;
-            users.extend(url.user);
-        }
+        let users: Vec<_> = self.servers()?.into_iter().filter_map(|server| server.user).collect();
         if users.len() > 1 && users.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err(ConfigError::invalid(
                 "--nats has URLs with different credentials; the broker has one identity in a cluster",

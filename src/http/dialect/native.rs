@@ -30,7 +30,7 @@ static RESPONSE_FORMAT: ResponseFormat = ResponseFormat {
     close_response,
 };
 
-fn close_response(reason: CloseReason, keep_alive: Option<u64>) -> CloseResponse {
+fn close_response(reason: CloseReason<'_>, keep_alive: Option<u64>) -> CloseResponse {
     let last = |response: &'static [u8]| CloseResponse { bytes: response.into(), reusable: false };
     match reason {
         CloseReason::Expired => {
@@ -39,8 +39,11 @@ fn close_response(reason: CloseReason, keep_alive: Option<u64>) -> CloseResponse
             response.extend_from_slice(b"\r\n\r\n");
             CloseResponse { bytes: response.into(), reusable: true }
         }
-        // 204 means that no run came, which is true of a drain as well: the client polls again.
-        CloseReason::Drained => last(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"),
+        // 204 means that no run came, which is true of a drain as well: the client polls its own URL again. Not every client of
+        // this dialect follows a redirect, or would send its token along to another origin, so `redirect_to` is not for it.
+        CloseReason::Drained { redirect_to: _ } => {
+            last(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        }
         CloseReason::Retired => last(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
         CloseReason::Replaced => last(b""),
     }

@@ -121,7 +121,7 @@ impl LongPoll {
     }
 
     /// As [`Waiter::close`](super::Waiter::close).
-    pub(super) fn close(mut self, reason: CloseReason) {
+    pub(super) fn close(mut self, reason: CloseReason<'_>) {
         let response = (self.format.close_response)(reason, self.keep_alive(self.reusable));
         if response.bytes.is_empty() || !self.is_free() {
             return;

@@ -41,7 +41,7 @@ impl Waiter {
     }
 
     /// Ends the wait without a run.
-    pub fn close(self, reason: CloseReason) {
+    pub fn close(self, reason: CloseReason<'_>) {
         match self {
             Self::LongPoll(waiter) => waiter.close(reason),
         }

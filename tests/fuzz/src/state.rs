@@ -92,6 +92,7 @@ pub fn http_state(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: us
         proxies,
         proxy_protocol: false,
         message_check: MessageCheck::Strict,
+        redirect_to: None,
         public_livez: true,
         max_posts: 1000,
         max_post_rate: None,

@@ -37,10 +37,17 @@ static RESPONSE_FORMAT: ResponseFormat = ResponseFormat {
 };
 
 /// A stock controller exits on any status but 307, after which it polls again, and 410, which is meant to make it exit.
-fn close_response(reason: CloseReason, _: Option<u64>) -> CloseResponse {
+fn close_response(reason: CloseReason<'_>, _: Option<u64>) -> CloseResponse {
     let response: &[u8] = match reason {
         CloseReason::Expired | CloseReason::Replaced => b"",
-        CloseReason::Drained => {
+        CloseReason::Drained { redirect_to: Some(origin) } => {
+            let response = format!(
+                "HTTP/1.1 307 Temporary Redirect\r\nlocation: {origin}/warm-start\r\ncontent-length: 0\r\n\
+                 connection: close\r\n\r\n"
+            );
+            return CloseResponse { bytes: response.into_bytes().into(), reusable: false };
+        }
+        CloseReason::Drained { redirect_to: None } => {
             b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /warm-start\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         }
         CloseReason::Retired => b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
