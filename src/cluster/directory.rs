@@ -6,6 +6,7 @@
 
 mod peer;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,15 @@ use super::digest::{Digest, PoolDigest};
 use crate::broker::{MonotonicTime, PayloadKind};
 use crate::model::MissReason;
 use peer::Peer;
-pub use peer::PeerSummary;
+pub use peer::{CandidateEnd, HIDDEN_AFTER};
 
-/// A broker that is silent for this long is hidden, with its rows,
-pub const HIDDEN_AFTER: Duration = Duration::from_secs(3);
-/// and forgotten after this long.
+/// A broker that is silent for this long is forgotten.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// A pool that a run emptied less than this time ago is reported as "all taken" instead of "no pool".
+const RECENTLY_EMPTIED: Duration = Duration::from_secs(60);
+/// How many emptied pools are remembered.
+const EMPTIED_POOLS: usize = 256;
 
 /// The other brokers.
 #[derive(Default)]
@@ -32,6 +36,8 @@ pub struct Directory {
     prints: HashMap<u32, u32, RandomState>,
     /// Silence is judged as of this time.
     judged_at: MonotonicTime,
+    /// Pools of which a forwarded run took the last waiter, the latest last.
+    emptied: VecDeque<(Digest, MonotonicTime)>,
 }
 
 /// A broker that a run is forwarded to. The caller must end it with [`Directory::end`].
@@ -45,22 +51,19 @@ pub struct Candidate {
     pub round_trip: Duration,
 }
 
-/// How a forward ended, as far as the directory is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CandidateEnd {
-    /// It answered, and its pool has this many waiters as of this change.
-    Answered {
-        /// Claimable waiters.
-        waiters: Waiters,
-        /// The number of the last change that they contain.
-        number: u64,
-    },
-    /// It answered that it does not take the forward in, or the forward was not sent.
-    NotTaken,
-    /// It did not answer in time.
-    Silent,
-    /// NATS knows no receiver of its subject.
-    NoReceiver,
+/// Another broker, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSummary {
+    /// Its id.
+    pub id: BrokerId,
+    /// Its name for people.
+    pub name: Arc<str>,
+    /// How long ago its last heartbeat arrived.
+    pub silent_for: Duration,
+    /// Whether runs are forwarded to it.
+    pub is_visible: bool,
+    /// How many pools it has announced.
+    pub pools: usize,
 }
 
 impl Directory {
@@ -106,7 +109,7 @@ impl Directory {
     /// From now on silence is judged as of this time, and brokers that are silent for long are forgotten. Not to be called while
     /// messages are still unread after a pause of this process: it would take its own silence for theirs.
     pub fn judge_silence(&mut self, now: MonotonicTime) {
-        let Self { peers, prints, judged_at } = self;
+        let Self { peers, prints, judged_at, .. } = self;
         *judged_at = now;
         peers.retain(|_, peer| {
             let is_kept = now.since(peer.heard) < FORGOTTEN_AFTER;
@@ -158,6 +161,14 @@ impl Directory {
         }
     }
 
+    /// A forwarded run took a pool's last waiter.
+    pub fn emptied(&mut self, pool: Digest, now: MonotonicTime) {
+        if self.emptied.len() == EMPTIED_POOLS {
+            self.emptied.pop_front();
+        }
+        self.emptied.push_back((pool, now));
+    }
+
     /// The first answer of this broker came after this time.
     pub fn answered_after(&mut self, id: BrokerId, took: Duration) {
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -176,7 +187,12 @@ impl Directory {
         let has = |print| self.prints.contains_key(&print);
         let is_other_version = matches!(local, MissReason::NoPool | MissReason::WrongVersion);
         let is_other_key = is_other_version || local == MissReason::WrongMachine;
-        if is_other_key && self.peers.values().any(|peer| peer.has_row(pool.key)) {
+        let is_recent = |(emptied, at): &(Digest, MonotonicTime)| {
+            *emptied == pool.key && self.judged_at.since(*at) < RECENTLY_EMPTIED
+        };
+        let was_there =
+            || self.peers.values().any(|peer| peer.has_row(pool.key)) || self.emptied.iter().any(is_recent);
+        if is_other_key && was_there() {
             MissReason::AllTaken
         } else if is_other_version && has(version) {
             MissReason::WrongMachine
@@ -198,8 +214,13 @@ impl Directory {
     }
 
     /// The other brokers, in the order of their names.
-    pub fn peers(&self) -> Vec<PeerSummary> {
-        let mut all: Vec<_> = self.peers.iter().map(|(&id, peer)| peer.summary(id, self.judged_at)).collect();
+    pub fn peers(&self, now: MonotonicTime) -> Vec<PeerSummary> {
+        let summary = |(&id, peer): (&BrokerId, &Peer)| {
+            let (name, pools) = (peer.name.clone(), peer.rows_len());
+            let is_visible = peer.is_visible(self.judged_at);
+            PeerSummary { id, name, silent_for: now.since(peer.heard), is_visible, pools }
+        };
+        let mut all: Vec<_> = self.peers.iter().map(summary).collect();
         all.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
         all
     }

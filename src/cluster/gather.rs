@@ -28,7 +28,7 @@ pub struct BrokerAnswer {
 
 /// Asks all other brokers.
 pub(super) async fn ask(shared: &Arc<Shared>, request: OperatorRequest) -> Vec<BrokerAnswer> {
-    let peers = shared.member.lock().directory.peers();
+    let peers = shared.member.lock().directory.peers(shared.now());
     let deadline = Instant::now() + ANSWER_WITHIN;
     let question = Direct::Operator(request);
     let asked: Vec<_> =

@@ -148,7 +148,7 @@ impl Cluster {
 
     /// The other brokers.
     pub fn peers(&self) -> Vec<PeerSummary> {
-        self.shared.member.lock().directory.peers()
+        self.shared.member.lock().directory.peers(self.shared.now())
     }
 
     /// Asks all other brokers. Those that are known and do not answer within two seconds are named in the answer.

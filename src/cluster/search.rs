@@ -206,7 +206,15 @@ impl Pending {
 
     fn finish(&self, end: OriginEnd<'_>, took: Duration) -> ForwardEnd {
         let (outcome, candidate_end, result, mut offers) = self.interpret(end);
-        self.shared.member.lock().directory.end(self.candidate.id, self.pool, candidate_end);
+        {
+            let now = self.shared.now();
+            let mut member = self.shared.member.lock();
+            member.directory.end(self.candidate.id, self.pool, candidate_end);
+            let is_empty = matches!(candidate_end, CandidateEnd::Answered { waiters: [0, 0], .. });
+            if is_empty && outcome == ForwardOutcome::Delivered {
+                member.directory.emptied(self.pool, now);
+            }
+        }
         self.shared.metrics.cluster.forwarded(outcome, took);
         let verdict = match outcome {
             ForwardOutcome::Silent => Some(Verdict::Silent),

@@ -141,7 +141,7 @@ fn tick(shared: &Shared) {
     let (messages, visible, age) = {
         let mut member = shared.member.lock();
         let messages = member.tick(now, |most| most.mul_f64(fastrand::f64()));
-        let peers = member.directory.peers();
+        let peers = member.directory.peers(now);
         let visible = peers.iter().filter(|peer| peer.is_visible);
         let age = visible.clone().map(|peer| peer.silent_for).max().unwrap_or_default();
         (messages, visible.count(), age)

@@ -6,12 +6,13 @@ use std::time::Duration;
 use ahash::RandomState;
 use hashbrown::HashMap;
 
-use super::{CandidateEnd, HIDDEN_AFTER};
 use crate::broker::{MonotonicTime, PayloadKind};
 use crate::cluster::clock::ClockOffset;
-use crate::cluster::codec::{BrokerId, Row, Waiters};
+use crate::cluster::codec::{Row, Waiters};
 use crate::cluster::digest::Digest;
 
+/// A broker that is silent for this long is hidden, with its rows.
+pub const HIDDEN_AFTER: Duration = Duration::from_secs(3);
 /// Before any answer: a message through NATS takes less within one region.
 const ASSUMED_ROUND_TRIP: Duration = Duration::from_millis(2);
 /// Of a new measurement, this part is taken over.
@@ -53,19 +54,22 @@ struct PeerRow {
     spent: u32,
 }
 
-/// Another broker, as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerSummary {
-    /// Its id.
-    pub id: BrokerId,
-    /// Its name for people.
-    pub name: Arc<str>,
-    /// How long ago its last heartbeat arrived.
-    pub silent_for: Duration,
-    /// Whether runs are forwarded to it.
-    pub is_visible: bool,
-    /// How many pools it has announced.
-    pub pools: usize,
+/// How a forward ended, as far as the directory is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CandidateEnd {
+    /// It answered, and its pool has this many waiters as of this change.
+    Answered {
+        /// Claimable waiters.
+        waiters: Waiters,
+        /// The number of the last change that they contain.
+        number: u64,
+    },
+    /// It answered that it does not take the forward in, or the forward was not sent.
+    NotTaken,
+    /// It did not answer in time.
+    Silent,
+    /// NATS knows no receiver of its subject.
+    NoReceiver,
 }
 
 impl Peer {
@@ -226,16 +230,6 @@ impl Peer {
 
     pub(super) fn rows_len(&self) -> usize {
         self.rows.len()
-    }
-
-    pub(super) fn summary(&self, id: BrokerId, now: MonotonicTime) -> PeerSummary {
-        PeerSummary {
-            id,
-            name: self.name.clone(),
-            silent_for: now.since(self.heard),
-            is_visible: self.is_visible(now),
-            pools: self.rows.len(),
-        }
     }
 
     fn remove(&mut self, pool: Digest, prints: &mut Prints) {
