@@ -34,6 +34,24 @@ pub fn parse_net(text: &str) -> Result<IpNet, String> {
         .ok_or_else(|| "a network of IPv4-mapped addresses needs a prefix of at least 96".to_owned())
 }
 
+/// Parses the server of a URL: a host name or an IP address (IPv6 in brackets), and its port if it has one. The name becomes
+/// lower case. None if it is malformed.
+pub fn parse_server(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
+        let (address, port) = bracketed.split_once(']')?;
+        (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), port)
+    } else {
+        let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        ((!host.is_empty() && host.bytes().all(is_name)).then(|| host.to_ascii_lowercase())?, port)
+    };
+    let Some(digits) = port.strip_prefix(':') else { return port.is_empty().then_some((host, None)) };
+    // `parse` would accept a sign.
+    let digits = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+    let port = digits.and_then(|digits| digits.parse().ok()).filter(|port| *port != 0)?;
+    Some((host, Some(port)))
+}
+
 /// Parses a node of a forwarding header (RFC 7239): an address, with or without a port, quotes, brackets and a zone. None if
 /// it is malformed or no client's address, such as `unknown`, `_hidden` and `0.0.0.0`.
 pub fn parse_node(text: &str) -> Option<IpAddr> {

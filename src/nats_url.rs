@@ -1,9 +1,10 @@
 //! Owns the URL of a NATS server: how it is parsed, and what of it may be shown.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 
 use percent_encoding::percent_decode_str;
+
+use crate::address::parse_server;
 
 /// The port of a URL without one.
 const DEFAULT_PORT: u16 = 4222;
@@ -55,7 +56,7 @@ impl NatsUrl {
         }
         let (host, port) = parse_server(server).ok_or(malformed)?;
         let user = user.map(parse_user).transpose()?;
-        Ok(Self { needs_tls, host, port, user })
+        Ok(Self { needs_tls, host, port: port.unwrap_or(DEFAULT_PORT), user })
     }
 
     /// The text of a setting without what may be secret in it; a placeholder if it is not a URL.
@@ -77,24 +78,6 @@ impl fmt::Debug for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-/// Parses a host with an optional port.
-fn parse_server(text: &str) -> Option<(String, u16)> {
-    let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
-        let (address, port) = bracketed.split_once(']')?;
-        (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), port)
-    } else {
-        let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-        let is_name = !host.is_empty()
-            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-        (is_name.then(|| host.to_ascii_lowercase())?, port)
-    };
-    let Some(port) = port.strip_prefix(':') else { return port.is_empty().then_some((host, DEFAULT_PORT)) };
-    // `parse` would accept a sign.
-    let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let port = port.and_then(|port| port.parse().ok()).filter(|port| *port != 0)?;
-    Some((host, port))
 }
 
 fn parse_user(text: &str) -> Result<UrlUser, &'static str> {

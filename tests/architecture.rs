@@ -17,7 +17,7 @@ const LAYERS: [(&str, usize, &[&str]); 20] = [
     ("broker", 0, &["model"]),
     ("address", 0, &[]),
     ("collector", 0, &[]),
-    ("nats_url", 0, &[]),
+    ("nats_url", 0, &["address"]),
     ("allocator", 0, &[]),
     ("logging", 0, &[]),
     ("metrics", 1, &[]),

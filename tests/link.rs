@@ -1,14 +1,16 @@
 //! Owns what the connection to NATS promises, against a real nats-server: nothing waits, nothing that was refused is delivered
 //! later, order is kept, and what is lost is reported.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test may panic")]
+#![allow(clippy::needless_pass_by_value, reason = "texts and numbers are given alike")]
 
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use pilotlight::cluster::link::{
     self, CLIENT_CAPACITY, Inbound, Link, NotSent, Received, SUBSCRIPTION_CAPACITY,
 };
@@ -88,6 +90,18 @@ async fn mark(client: &async_nats::Client, all: &mut Subscriber) -> Vec<Bytes> {
     }
 }
 
+/// Waits until this payload has been seen, and returns all that arrived.
+async fn wait_until_seen(client: &async_nats::Client, all: &mut Subscriber, wanted: &Bytes) -> Vec<Bytes> {
+    let seen = async {
+        let mut seen = Vec::new();
+        while !seen.contains(wanted) {
+            seen.extend(mark(client, all).await);
+        }
+        seen
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("it does not arrive")
+}
+
 #[tokio::test]
 async fn a_message_an_announcement_and_an_answer_arrive() {
     let Some(server) = NatsServer::start("") else { return };
@@ -141,9 +155,7 @@ async fn two_brokers_with_one_id_share_its_messages_and_hear_each_others_announc
     let mut direct = Vec::new();
     let mut announced = Vec::new();
     for inbound in [&mut at_one, &mut at_clone] {
-        while let Ok(received) =
-            tokio::time::timeout(std::time::Duration::from_millis(500), inbound.next()).await
-        {
+        while let Ok(received) = tokio::time::timeout(Duration::from_millis(500), inbound.next()).await {
             match received {
                 Received::Direct { payload, .. } => direct.push(payload),
                 Received::Directory(payload) => announced.push(payload),
@@ -209,7 +221,7 @@ async fn nats_may_come_after_the_broker_and_go_and_come_back() {
     assert_eq!(next(&mut inbound).await, Received::Connected);
     let (client, mut all) = observer(&server).await;
     publish("first").unwrap();
-    while mark(&client, &mut all).await.is_empty() {}
+    wait_until_seen(&client, &mut all, &bytes("first")).await;
     server.stop();
     assert_eq!(next(&mut inbound).await, Received::Disconnected);
     assert_eq!(publish("while it is down"), Err(NotSent::NotConnected));
@@ -223,11 +235,8 @@ async fn nats_may_come_after_the_broker_and_go_and_come_back() {
         next(&mut inbound).await,
         Received::Direct { reply: None, payload: bytes("subscribed again") }
     );
-    let mut seen = Vec::new();
-    while seen.iter().filter(|payload| **payload != "subscribed again").count() == 0 {
-        seen.extend(mark(&client, &mut all).await);
-    }
-    assert!(seen.contains(&bytes("second")) && !seen.contains(&bytes("while it is down")), "{seen:?}");
+    let seen = wait_until_seen(&client, &mut all, &bytes("second")).await;
+    assert!(!seen.contains(&bytes("while it is down")), "{seen:?}");
 }
 
 #[tokio::test]
@@ -242,13 +251,18 @@ async fn publishing_never_waits_for_the_connections_task() {
     let sent = results.iter().filter(|result| result.is_ok()).count();
     assert_eq!(sent, CLIENT_CAPACITY);
     assert!(results[CLIENT_CAPACITY..].iter().all(|result| *result == Err(NotSent::WouldWait)));
-    let mut arrived = Vec::new();
-    while arrived.len() < sent {
-        arrived.extend(mark(&client, &mut all).await);
-    }
+    let arrived = wait_until_seen(&client, &mut all, &bytes(sent - 1)).await;
     assert_eq!(arrived, (0..sent).map(bytes).collect::<Vec<_>>(), "what was refused is not delivered");
     link.publish(subjects().directory(), None, bytes("again")).unwrap();
-    assert!(tokio::time::timeout(std::time::Duration::from_millis(50), inbound.next()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(50), inbound.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_task_that_has_used_up_its_turn_can_still_publish() {
+    let Some(server) = NatsServer::start("") else { return };
+    let (link, _inbound) = connected(&server, 1).await;
+    while tokio::task::coop::consume_budget().now_or_never().is_some() {}
+    link.publish(subjects().directory(), None, bytes("x")).unwrap();
 }
 
 #[tokio::test]
@@ -258,7 +272,9 @@ async fn a_paused_server_is_noticed_and_gets_nothing_that_was_refused() {
     server.pause();
     let (mut accepted, mut would_wait) = (BTreeSet::new(), 0);
     let mut number = 0;
+    let until = Instant::now() + PATIENCE;
     while link.is_connected() {
+        assert!(Instant::now() < until, "the pause is not noticed");
         for _ in 0..100 {
             number += 1;
             let payload = Bytes::from(format!("{number:0>30000}"));
@@ -268,7 +284,7 @@ async fn a_paused_server_is_noticed_and_gets_nothing_that_was_refused() {
                 Err(refused) => panic!("{refused}"),
             }
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(would_wait > 0, "the buffers are full long before the pause is noticed");
     assert_eq!(next(&mut inbound).await, Received::Disconnected);
@@ -281,9 +297,7 @@ async fn a_paused_server_is_noticed_and_gets_nothing_that_was_refused() {
     late.extend(mark(&client, &mut all).await);
     assert!(late.iter().all(|payload| accepted.contains(payload)), "{} arrived late", late.len());
     link.publish(subjects().directory(), None, bytes("after it")).unwrap();
-    while !late.contains(&bytes("after it")) {
-        late.extend(mark(&client, &mut all).await);
-    }
+    late.extend(wait_until_seen(&client, &mut all, &bytes("after it")).await);
     eprintln!("{} of {} accepted messages arrived after the pause", late.len() - 1, accepted.len());
 }
 
@@ -296,7 +310,7 @@ async fn a_message_over_the_servers_limit_is_refused() {
     assert_eq!(publish(1025), Err(NotSent::TooLarge));
     let (client, mut all) = observer(&server).await;
     publish(1024).unwrap();
-    while mark(&client, &mut all).await.is_empty() {}
+    wait_until_seen(&client, &mut all, &Bytes::from(vec![b'x'; 1024])).await;
     server.configure("max_payload: 2048");
     server.restart();
     assert_eq!(next(&mut inbound).await, Received::Disconnected);
@@ -306,17 +320,16 @@ async fn a_message_over_the_servers_limit_is_refused() {
 
 #[tokio::test]
 async fn what_is_not_read_in_time_is_dropped_and_counted() {
+    const SENT: usize = 3000;
     let Some(server) = NatsServer::start("") else { return };
     let (_one, mut at_one) = connected(&server, 1).await;
     let (client, mut all) = observer(&server).await;
-    const SENT: usize = 3000;
     for number in 0..SENT {
         client.publish(subjects().direct(1), bytes(number)).await.unwrap();
     }
     mark(&client, &mut all).await;
     let (mut arrived, mut dropped) = (Vec::new(), 0);
-    while let Ok(received) = tokio::time::timeout(std::time::Duration::from_millis(500), at_one.next()).await
-    {
+    while let Ok(received) = tokio::time::timeout(Duration::from_millis(500), at_one.next()).await {
         match received {
             Received::Direct { payload, .. } => arrived.push(payload),
             Received::SlowConsumer(count) => dropped += usize::try_from(count).unwrap(),

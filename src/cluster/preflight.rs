@@ -60,9 +60,11 @@ async fn probe(config: &LinkConfig, until: Instant) -> anyhow::Result<NatsReport
         }
         std::future::ready(())
     });
-    let client = options.connect(config.addresses()?).await.map_err(|error| match error.kind() {
-        ConnectErrorKind::AuthorizationViolation => anyhow::anyhow!("it refuses the credentials"),
-        _ => anyhow::Error::from(error),
+    let client = options.connect(config.addresses()?).await.map_err(|error| {
+        if error.kind() == ConnectErrorKind::AuthorizationViolation {
+            return anyhow::anyhow!("it refuses the credentials");
+        }
+        error.into()
     })?;
     let info = client.server_info();
     let Permissions { refused, excess } =

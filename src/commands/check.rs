@@ -52,8 +52,8 @@ pub(super) fn check(
             text.push_str("\ntoken, certificate and history files: OK\n");
             let mut warnings = misspelt_variables(command);
             if let Some(nats) = nats {
-                text.push_str(&nats_report(&nats));
-                warnings.extend(nats_warnings(&nats, settings.limits.body_limit));
+                text.push_str(&nats_report(&nats, settings.limits.body_limit));
+                warnings.extend(nats_warning(&nats));
             }
             text.push_str(&address_report(&taken));
             if !warnings.is_empty() {
@@ -68,28 +68,23 @@ pub(super) fn check(
     }
 }
 
-fn nats_report(nats: &NatsReport) -> String {
+fn nats_report(nats: &NatsReport, body_limit: ByteSize) -> String {
     let NatsReport { servers, version, max_payload, subjects, .. } = nats;
     let max_payload = ByteSize::b(*max_payload as u64);
-    format!("NATS {servers}: version {version}, messages up to {max_payload}\nNATS subjects {subjects}: OK\n")
+    let larger = if max_payload < body_limit {
+        "\nlarger runs reach the controllers of this broker only; see NATS' max_payload"
+    } else {
+        ""
+    };
+    format!(
+        "NATS {servers}: version {version}, messages up to {max_payload}{larger}\nNATS subjects {subjects}: OK\n"
+    )
 }
 
-fn nats_warnings(nats: &NatsReport, body_limit: ByteSize) -> Vec<String> {
-    let NatsReport { max_payload, subjects, excess, .. } = nats;
-    let mut warnings = Vec::new();
-    if !excess.is_empty() {
-        warnings.push(format!(
-            "the credentials for NATS may subscribe to {}; a broker needs {subjects} only",
-            excess.join(" and ")
-        ));
-    }
-    let max_payload = ByteSize::b(*max_payload as u64);
-    if max_payload < body_limit {
-        warnings.push(format!(
-            "runs over {max_payload} (NATS' max_payload) reach no controllers at other brokers; --body-limit is {body_limit}"
-        ));
-    }
-    warnings
+fn nats_warning(nats: &NatsReport) -> Option<String> {
+    let NatsReport { subjects, excess, .. } = nats;
+    let excess = (!excess.is_empty()).then(|| excess.join(" and "))?;
+    Some(format!("the credentials for NATS may subscribe to {excess}; a broker needs {subjects} only"))
 }
 
 /// Addresses in use are fine during a check before a restart or a reload: the running broker has them.

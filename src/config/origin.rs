@@ -1,6 +1,6 @@
 //! Owns the parsing of an origin: a scheme, a host and perhaps a port, without a path.
 
-use std::net::Ipv6Addr;
+use crate::address::parse_server;
 
 /// Parses an origin such as `https://warm.example.org`, and returns it in its canonical form. The error says what is wrong; it
 /// does not quote the text, which may contain a password by mistake.
@@ -18,30 +18,8 @@ pub(super) fn parse(text: &str) -> Result<String, &'static str> {
             "has a path or a query: controllers are sent to /warm-start at an origin; give the origin only",
         );
     }
-    let (host, port) = match server.strip_prefix('[') {
-        Some(bracketed) => {
-            let (address, port) = bracketed.split_once(']').ok_or(malformed)?;
-            (format!("[{}]", address.parse::<Ipv6Addr>().map_err(|_| malformed)?), port)
-        }
-        None => {
-            let (host, port) = server.split_at(server.find(':').unwrap_or(server.len()));
-            (host.to_ascii_lowercase(), port)
-        }
-    };
-    let is_host = host.starts_with('[')
-        || !host.is_empty()
-            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    let digits = port.strip_prefix(':').unwrap_or("0");
-    let port_number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-    let port_number = port_number.and_then(|digits| digits.parse::<u16>().ok()).ok_or(malformed)?;
-    if !is_host || (port_number == 0) != port.is_empty() {
-        return Err(malformed);
-    }
-    Ok(if port.is_empty() {
-        format!("{scheme}://{host}")
-    } else {
-        format!("{scheme}://{host}:{port_number}")
-    })
+    let (host, port) = parse_server(server).ok_or(malformed)?;
+    Ok(port.map_or_else(|| format!("{scheme}://{host}"), |port| format!("{scheme}://{host}:{port}")))
 }
 
 #[cfg(test)]

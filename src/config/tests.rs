@@ -98,6 +98,50 @@ fn the_proxy_protocol_needs_trusted_proxies() {
 }
 
 #[test]
+fn the_settings_of_a_cluster_must_fit_together() {
+    let nats = ["--nats", "nats://one:4222,tls://two"];
+    let (settings, _) = parse_with(None, &nats).unwrap();
+    let servers: Vec<_> = settings.cluster.servers().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["nats://one:4222", "tls://two:4222"]);
+    assert!(parse_with(None, &["--cluster", "a-B_9"]).is_ok());
+    let longest = "x".repeat(64);
+    assert!(parse_with(None, &["--cluster", &longest]).is_ok());
+    let (file, too_long) = ("/run/secret", format!("{longest}x"));
+    for name in ["", "a.b", "a b", "*", ">", "ä", &too_long] {
+        let message = refusal(None, &["--cluster", name]);
+        assert!(message.contains("--cluster must be 1 to 64 letters"), "{message}");
+    }
+    for (arguments, hint) in [
+        (&["--nats-creds", file][..], "--nats-creds needs --nats"),
+        (&["--nats-token-file", file], "--nats-token-file needs --nats"),
+        (&["--nats-user", "u", "--nats-password-file", file], "--nats-user needs --nats"),
+        (&["--nats-nkey-file", file], "--nats-nkey-file needs --nats"),
+        (&["--nats-ca", file], "--nats-ca needs --nats"),
+        (&["--nats", "nats://h", "--nats-user", "u"], "set both or neither"),
+        (&["--nats", "nats://h", "--nats-password-file", file], "set both or neither"),
+        (
+            &["--nats", "nats://h", "--nats-creds", file, "--nats-nkey-file", file],
+            "--nats-creds and --nats-nkey-file are",
+        ),
+        (
+            &["--nats", "nats://t@h", "--nats-token-file", file],
+            "a URL with credentials and --nats-token-file are",
+        ),
+        (&["--nats", "nats://t@h,nats://u@h"], "different credentials"),
+        (&["--nats", "nats://h,"], "--nats is not a URL"),
+        (&["--nats", "nats://user:secret@h:0"], "--nats is not a URL"),
+        (&["--max-forwards", "0"], "--max-forwards must be at least 1"),
+        (&["--redirect-to", "https://user:secret@h"], "--redirect-to has a user"),
+        (&["--redirect-to", "https://h/warm-start"], "--redirect-to has a path"),
+    ] {
+        let message = refusal(None, arguments);
+        assert!(message.contains(hint) && !message.contains("secret@"), "{arguments:?}: {message}");
+    }
+    let one_user = "nats = [\"nats://u:p@one\", \"nats://u:p@two\"]\nnats-ca = \"/run/ca.pem\"\n";
+    assert!(parse_with(Some(one_user), &[]).is_ok());
+}
+
+#[test]
 fn a_public_address_without_authentication_is_refused_unless_allowed() {
     for flag in ["--listen", "--dispatch-listen", "--ops-listen"] {
         let message = refusal(None, &[flag, "0.0.0.0:0"]);
