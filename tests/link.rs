@@ -32,7 +32,7 @@ fn config(url: &str, credentials: Credentials) -> LinkConfig {
 }
 
 fn open(server: &NatsServer, id: u128) -> (Link, Inbound) {
-    link::open(&config(&server.url(), Credentials::None), id).unwrap()
+    link::open(&config(&server.url(), Credentials::None), id, 0).unwrap()
 }
 
 /// A connection that is up, with subscriptions in force.
@@ -348,7 +348,7 @@ async fn a_refusal_of_the_server_is_reported() {
     );
     let Some(server) = NatsServer::start(&permissions) else { return };
     let url = format!("nats://u:s3cret@{}", server.address);
-    let (link, mut inbound) = link::open(&config(&url, Credentials::None), 1).unwrap();
+    let (link, mut inbound) = link::open(&config(&url, Credentials::None), 1, 0).unwrap();
     assert_eq!(next(&mut inbound).await, Received::Connected);
     link.publish(subjects().directory(), None, bytes("x")).unwrap();
     let Received::ServerError(error) = next(&mut inbound).await else { panic!("no error") };

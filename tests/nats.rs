@@ -30,7 +30,7 @@ fn config(url: &str, credentials: Credentials) -> LinkConfig {
 fn connect(config: &LinkConfig) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (_link, mut inbound) = link::open(config, 1).unwrap();
+        let (_link, mut inbound) = link::open(config, 1, 0).unwrap();
         let first = tokio::time::timeout(PATIENCE, inbound.next()).await;
         assert_eq!(first, Ok(Received::Connected));
     });
@@ -185,7 +185,7 @@ fn check_says_what_the_broker_finds_at_its_nats_and_disturbs_no_broker() {
     let Some(server) = NatsServer::start("max_payload: 65536") else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (link, mut inbound) = runtime.block_on(async {
-        let (link, mut inbound) = link::open(&config(&server.url(), Credentials::None), 1).unwrap();
+        let (link, mut inbound) = link::open(&config(&server.url(), Credentials::None), 1, 0).unwrap();
         assert_eq!(inbound.next().await, Received::Connected);
         (link, inbound)
     });

@@ -127,6 +127,7 @@ pub enum Received {
 #[derive(Debug)]
 pub struct Inbound {
     client: Client,
+    thread: usize,
     subjects: Subjects,
     servers: String,
     subscriptions: Subscriptions,
@@ -141,7 +142,10 @@ pub struct Inbound {
 
 /// Starts to connect, and subscribes under this id. NATS may be absent: the connection comes when NATS does. Must be called
 /// within a runtime, where the connection's tasks run from then on; it waits for nothing.
-pub fn open(config: &LinkConfig, id: u128) -> anyhow::Result<(Link, Inbound)> {
+///
+/// Each serving thread has a connection of its own: messages to the broker reach any of them, the answers to a thread's messages
+/// reach that thread, and thread 0 hears the directory and writes to the log.
+pub fn open(config: &LinkConfig, id: u128, thread: usize) -> anyhow::Result<(Link, Inbound)> {
     let events = Arc::new(Events::default());
     let heard = events.clone();
     let options = config
@@ -157,10 +161,11 @@ pub fn open(config: &LinkConfig, id: u128) -> anyhow::Result<(Link, Inbound)> {
     let connect = options.connect(config.addresses()?).now_or_never();
     let client = connect.context("NATS' client has waited")?.context("--nats cannot be used")?;
     let subjects = Subjects::new(&config.cluster);
-    let subscribe = Subscriptions::open(&client, &subjects, id).now_or_never();
+    let subscribe = Subscriptions::open(&client, &subjects, id, thread).now_or_never();
     let subscriptions = subscribe.context("NATS' client has waited")??;
     let inbound = Inbound {
         client: client.clone(),
+        thread,
         subjects,
         servers: config.shown_servers(),
         subscriptions,
@@ -202,7 +207,7 @@ impl Inbound {
     /// Takes another id: from now on messages to the old one are lost. Waits for room in the connection's queue, at most until
     /// NATS is there.
     pub async fn change_id(&mut self, id: u128) -> anyhow::Result<()> {
-        self.subscriptions = Subscriptions::open(&self.client, &self.subjects, id).await?;
+        self.subscriptions = Subscriptions::open(&self.client, &self.subjects, id, self.thread).await?;
         Ok(())
     }
 
@@ -217,17 +222,21 @@ impl Inbound {
             self.was_connected = false;
             // This line is the first about this interruption.
             self.trouble = LogLimit(Some(Instant::now()));
-            tracing::warn!(
-                servers = self.servers,
-                "the connection to NATS is lost; the broker dispatches alone"
-            );
+            if self.thread == 0 {
+                tracing::warn!(
+                    servers = self.servers,
+                    "the connection to NATS is lost; the broker dispatches alone"
+                );
+            }
             return Some(Received::Disconnected);
         }
         if is_connected && !self.was_connected {
             (self.was_connected, self.connections) = (true, connections);
             self.trouble = LogLimit::default();
-            let info = self.client.server_info();
-            tracing::info!(server = info.server_name, version = info.version, "connected to NATS");
+            if self.thread == 0 {
+                let info = self.client.server_info();
+                tracing::info!(server = info.server_name, version = info.version, "connected to NATS");
+            }
             return Some(Received::Connected);
         }
         None
@@ -237,6 +246,7 @@ impl Inbound {
         let mut pending = self.events.pending.lock();
         if let Some(reason) = pending.failure.take()
             && !self.was_connected
+            && self.thread == 0
             && self.trouble.is_open()
         {
             tracing::warn!(
@@ -250,11 +260,16 @@ impl Inbound {
             return Some(Received::SlowConsumer(dropped));
         }
         let error = pending.errors.pop_front()?;
-        if self.refusals.is_open() {
+        if self.thread == 0 && self.refusals.is_open() {
             tracing::warn!(error, "NATS reports an error");
         }
         Some(Received::ServerError(error))
     }
+}
+
+/// The id under which the answers to messages of one thread arrive.
+pub(super) fn answers_id(id: u128, thread: usize) -> u128 {
+    id.wrapping_add(thread as u128)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -267,21 +282,21 @@ enum Kind {
 /// The subscriptions of one broker. There are no others, however many pools it has.
 #[derive(Debug)]
 struct Subscriptions {
-    each: [(Kind, Subscriber); 3],
+    each: Vec<(Kind, Subscriber)>,
     /// Whose turn it is.
     turn: usize,
 }
 
 impl Subscriptions {
-    async fn open(client: &Client, subjects: &Subjects, id: u128) -> anyhow::Result<Self> {
+    async fn open(client: &Client, subjects: &Subjects, id: u128, thread: usize) -> anyhow::Result<Self> {
         // A queue group, because two plain subscribers with one id would each get a copy.
         let direct = client.queue_subscribe(subjects.direct(id), format!("{id:032x}")).await?;
-        let directory = client.subscribe(subjects.directory()).await?;
-        let answers = client.subscribe(subjects.answers(id)).await?;
-        Ok(Self {
-            each: [(Kind::Direct, direct), (Kind::Directory, directory), (Kind::Answer, answers)],
-            turn: 0,
-        })
+        let answers = client.subscribe(subjects.answers(answers_id(id, thread))).await?;
+        let mut each = vec![(Kind::Direct, direct), (Kind::Answer, answers)];
+        if thread == 0 {
+            each.push((Kind::Directory, client.subscribe(subjects.directory()).await?));
+        }
+        Ok(Self { each, turn: 0 })
     }
 
     /// The next message. The subscriptions take turns, so that none keeps the others waiting.

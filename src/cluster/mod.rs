@@ -7,7 +7,7 @@
 //! dispatch ─► router ─► search ─ forward ─► NATS ─► owner ─► dispatch of the other broker
 //!                ▲         ▲ └──── answers ◄── inbox ◄── NATS ◄─┘
 //!                │         └ directory (pure)
-//! service (a thread): hears and announces for `member` (pure), wakes `watchers`, takes forwards in
+//! service (on each serving thread): takes forwards in; the first one hears and announces for `member` (pure), wakes `watchers`
 //! ```
 
 pub mod claims;
@@ -35,7 +35,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
@@ -48,7 +48,8 @@ use member::Member;
 use owner::Owner;
 pub use preflight::{NatsReport, preflight};
 use router::Router;
-use shared::{Shared, random_id};
+use service::Service;
+use shared::{Shared, random_id, set_thread};
 use subjects::Subjects;
 
 /// So long after the start, or after the first connection, a broker is ready without having heard of the others: they may be
@@ -65,6 +66,8 @@ pub struct ClusterConfig {
     pub link: LinkConfig,
     /// This broker's name for people.
     pub name: String,
+    /// How many threads serve.
+    pub threads: usize,
     /// The most forwards of other brokers in progress at once.
     pub max_forwards: usize,
     /// The most bytes of their payloads together.
@@ -91,8 +94,9 @@ impl Cluster {
         dispatcher: &Dispatcher,
     ) -> Self {
         exchange.watch_pools();
-        let ClusterConfig { link, name, max_forwards, max_forward_bytes, remember_runs } = config;
-        let member = Member::new(random_id(), &name, remember_runs, exchange.now());
+        let ClusterConfig { link, name, threads, max_forwards, max_forward_bytes, remember_runs } = config;
+        let id = random_id();
+        let member = Member::new(id, &name, remember_runs, exchange.now());
         let shared = Arc::new(Shared {
             subjects: Subjects::new(&link.cluster),
             member: Mutex::new(member),
@@ -100,7 +104,8 @@ impl Cluster {
             metrics,
             inbox: Arc::default(),
             watchers: Arc::default(),
-            link: OnceLock::new(),
+            links: (0..threads).map(|_| OnceLock::new()).collect(),
+            id: watch::Sender::new(id),
             met_since: OnceLock::new(),
             has_news: Notify::new(),
         });
@@ -109,20 +114,24 @@ impl Cluster {
         Self { shared, owner: Arc::new(owner), link, started: Instant::now() }
     }
 
-    /// Connects to NATS, as soon as it is there, and takes part in the cluster until the returned future is dropped. To be run
-    /// on a thread of its own. An error if the settings cannot be used.
-    pub async fn serve(&self) -> anyhow::Result<()> {
-        let id = self.shared.member.lock().id();
-        let (link, inbound) = link::open(&self.link, id)?;
-        let _ = self.shared.link.set(link);
-        service::serve(self.shared.clone(), self.owner.clone(), inbound).await;
+    /// Connects the serving thread with this number to NATS, as soon as it is there, and takes part in the cluster until the
+    /// returned future is dropped. To be run on that thread. An error if the settings cannot be used.
+    pub async fn serve(&self, thread: usize) -> anyhow::Result<()> {
+        set_thread(thread);
+        let id = self.shared.id.subscribe();
+        let (link, inbound) = link::open(&self.link, *id.borrow(), thread)?;
+        if let Some(slot) = self.shared.links.get(thread) {
+            let _ = slot.set(link);
+        }
+        let service = Service { shared: self.shared.clone(), owner: self.owner.clone(), thread };
+        service.run(inbound, id).await;
         Ok(())
     }
 
     /// Tells the other brokers that this one has no pools any more, and waits until they know it.
     pub async fn leave(&self) {
         let message = self.shared.member.lock().leave();
-        let Some(link) = self.shared.link() else { return };
+        let Some((_, link)) = self.shared.link() else { return };
         if link.publish(self.shared.subjects.directory(), None, message.into()).is_ok() {
             tokio::time::sleep(ANNOUNCED_WITHIN).await;
         }
@@ -138,7 +147,7 @@ impl Cluster {
 
     /// Whether the connection to NATS is up.
     pub fn is_connected(&self) -> bool {
-        self.shared.link().is_some()
+        self.shared.is_connected()
     }
 
     /// This broker's name for people.

@@ -280,7 +280,8 @@ impl Owner {
         if question.reply.is_empty() {
             return;
         }
-        let sent = self.shared.link().map(|link| link.publish(question.reply.clone(), None, answer.into()));
+        let sent =
+            self.shared.link().map(|(_, link)| link.publish(question.reply.clone(), None, answer.into()));
         if !matches!(sent, Some(Ok(()))) {
             self.shared.metrics.cluster.dropped(DropReason::NotConnected);
         }

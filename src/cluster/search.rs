@@ -46,7 +46,7 @@ impl Search {
 
 impl RemoteSearch for Search {
     fn forward(&mut self, run: &RemoteRun<'_>) -> Option<PendingForward> {
-        let link = self.shared.link()?;
+        let (_, link) = self.shared.link()?;
         let size = HEAD_BYTES + run.run.payload.len() + run.run.content_type.len() + run.run.id.len();
         let (from, candidate) = {
             let mut member = self.shared.member.lock();

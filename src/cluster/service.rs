@@ -1,11 +1,13 @@
-//! Owns the cluster's thread: it hears the other brokers, announces what is due, and takes their forwards in.
+//! Owns a serving thread's part in the cluster: it takes forwards in, and the first thread hears the other brokers and announces
+//! what is due.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::codec::Unreadable;
+use super::codec::{BrokerId, Unreadable};
 use super::digest::PoolDigest;
 use super::link::{Inbound, Received};
 use super::owner::Owner;
@@ -19,76 +21,104 @@ const BATCH: Duration = Duration::from_millis(5);
 /// The most changed pools that are read from the core at a time.
 const CHANGES_AT_ONCE: usize = 1024;
 
-/// Serves the cluster until the future that runs it is dropped.
-pub(super) async fn serve(shared: Arc<Shared>, owner: Arc<Owner>, mut inbound: Inbound) {
-    let mut tasks = JoinSet::new();
-    let mut next_tick = Instant::now();
-    loop {
-        tokio::select! {
-            received = inbound.next() => hear(&shared, &owner, &mut inbound, received, &mut tasks).await,
-            () = tokio::time::sleep_until(next_tick.into()) => {
-                tick(&shared);
-                next_tick = Instant::now() + TICK;
-            }
-            () = shared.exchange.pools_changed() => next_tick = next_tick.min(Instant::now() + BATCH),
-            () = shared.has_news.notified() => next_tick = next_tick.min(Instant::now() + BATCH),
-            Some(ended) = tasks.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "handling a message of another broker panicked");
+/// A serving thread's part in the cluster.
+pub(super) struct Service {
+    pub(super) shared: Arc<Shared>,
+    pub(super) owner: Arc<Owner>,
+    /// The thread's number. The first one hears and announces.
+    pub(super) thread: usize,
+}
+
+impl Service {
+    /// Serves until the future is dropped. `id` is that of the broker.
+    pub(super) async fn run(self, mut inbound: Inbound, mut id: watch::Receiver<BrokerId>) {
+        let mut tasks = JoinSet::new();
+        let mut next_tick = Instant::now();
+        loop {
+            tokio::select! {
+                received = inbound.next() => self.hear(received, &mut tasks),
+                () = self.is_due(&mut next_tick) => tick(&self.shared),
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "handling a message of another broker panicked");
+                    }
+                }
+                Ok(()) = id.changed() => {
+                    let id = *id.borrow_and_update();
+                    if let Err(error) = inbound.change_id(id).await {
+                        tracing::error!(%error, "the new id could not be used");
+                    }
                 }
             }
         }
     }
-}
 
-async fn hear(
-    shared: &Arc<Shared>,
-    owner: &Arc<Owner>,
-    inbound: &mut Inbound,
-    received: Received,
-    tasks: &mut JoinSet<()>,
-) {
-    let metrics = &shared.metrics.cluster;
-    match received {
-        Received::Direct { reply, payload } => {
-            tasks.spawn(owner.clone().handle(reply, payload, Instant::now()));
+    /// Returns when something is to be announced. Dropping the future loses nothing.
+    async fn is_due(&self, next_tick: &mut Instant) {
+        if self.thread > 0 {
+            return std::future::pending().await;
         }
-        Received::Answer { token, payload } => {
-            if !shared.inbox.deliver(token, payload) {
-                metrics.late_answer();
-            }
-        }
-        Received::Directory(payload) => {
-            let now = shared.now();
-            let heard = shared.member.lock().hear(&payload, now);
-            match heard {
-                Ok(heard) => {
-                    for row in &heard.filled {
-                        shared.watchers.announced(row);
-                    }
-                    if heard.is_answer_due {
-                        shared.has_news.notify_one();
-                    }
-                    if heard.is_cloned {
-                        take_new_id(shared, inbound).await;
-                    }
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until((*next_tick).into()) => {
+                    *next_tick = Instant::now() + TICK;
+                    return;
                 }
-                Err(Unreadable::ForeignVersion) => metrics.dropped(DropReason::ForeignVersion),
-                Err(Unreadable::Malformed) => metrics.dropped(DropReason::Malformed),
+                () = self.shared.exchange.pools_changed() => {}
+                () = self.shared.has_news.notified() => {}
             }
+            *next_tick = (*next_tick).min(Instant::now() + BATCH);
         }
-        Received::Connected => {
-            metrics.connected.set(1);
-            greet(shared);
+    }
+
+    fn hear(&self, received: Received, tasks: &mut JoinSet<()>) {
+        let metrics = &self.shared.metrics.cluster;
+        match received {
+            Received::Direct { reply, payload } => {
+                tasks.spawn(self.owner.clone().handle(reply, payload, Instant::now()));
+            }
+            Received::Answer { token, payload } => {
+                if !self.shared.inbox.deliver(token, payload) {
+                    metrics.late_answer();
+                }
+            }
+            Received::Directory(payload) => self.hear_news(&payload),
+            Received::Connected => {
+                metrics.connected.set(self.shared.is_connected().into());
+                if self.thread == 0 {
+                    greet(&self.shared);
+                }
+            }
+            Received::Disconnected => {
+                metrics.connected.set(0);
+                metrics.brokers.set(0);
+            }
+            Received::SlowConsumer(messages) => metrics.dropped_many(DropReason::SlowConsumer, messages),
+            Received::MalformedAnswer => metrics.dropped(DropReason::Malformed),
+            // It was logged.
+            Received::ServerError(_) => {}
         }
-        Received::Disconnected => {
-            metrics.connected.set(0);
-            metrics.brokers.set(0);
+    }
+
+    fn hear_news(&self, payload: &[u8]) {
+        let shared = &self.shared;
+        let now = shared.now();
+        let heard = shared.member.lock().hear(payload, now);
+        match heard {
+            Ok(heard) => {
+                for row in &heard.filled {
+                    shared.watchers.announced(row);
+                }
+                if heard.is_answer_due {
+                    shared.has_news.notify_one();
+                }
+                if heard.is_cloned {
+                    take_new_id(shared);
+                }
+            }
+            Err(Unreadable::ForeignVersion) => shared.metrics.cluster.dropped(DropReason::ForeignVersion),
+            Err(Unreadable::Malformed) => shared.metrics.cluster.dropped(DropReason::Malformed),
         }
-        Received::SlowConsumer(messages) => metrics.dropped_many(DropReason::SlowConsumer, messages),
-        Received::MalformedAnswer => metrics.dropped(DropReason::Malformed),
-        // It was logged.
-        Received::ServerError(_) => {}
     }
 }
 
@@ -102,22 +132,18 @@ fn greet(shared: &Shared) {
 
 fn announce(shared: &Shared, message: Vec<u8>) {
     let link = shared.link();
-    let sent = link.map(|link| link.publish(shared.subjects.directory(), None, message.into()));
+    let sent = link.map(|(_, link)| link.publish(shared.subjects.directory(), None, message.into()));
     if !matches!(sent, Some(Ok(()))) {
         shared.metrics.cluster.dropped(DropReason::NotConnected);
     }
 }
 
 /// Another process has this broker's id, because its machine was cloned while it ran.
-async fn take_new_id(shared: &Shared, inbound: &mut Inbound) {
-    let id = random_id();
+fn take_new_id(shared: &Shared) {
     tracing::warn!("another broker has this one's id: its machine was cloned; going on under a new id");
-    if let Err(error) = inbound.change_id(id).await {
-        tracing::error!(%error, "the new id could not be used");
-        return;
-    }
-    let now = shared.now();
-    shared.member.lock().change_id(id, now);
+    let id = random_id();
+    shared.member.lock().change_id(id, shared.now());
+    shared.id.send_replace(id);
 }
 
 fn tick(shared: &Shared) {

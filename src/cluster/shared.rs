@@ -1,22 +1,33 @@
 //! Owns what the threads of the broker share of the cluster.
 
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::codec::{BrokerId, Direct, encode};
 use super::inbox::{Answers, Inbox};
-use super::link::{Link, NotSent};
+use super::link::{Link, NotSent, answers_id};
 use super::member::Member;
 use super::subjects::Subjects;
 use super::watchers::Watchers;
 use crate::broker::MonotonicTime;
 use crate::metrics::Metrics;
 use crate::transport::Exchange;
+
+thread_local! {
+    /// Which connection to NATS this thread uses.
+    static THREAD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// From now on, this thread uses the connection with this number.
+pub(super) fn set_thread(number: usize) {
+    THREAD.set(number);
+}
 
 /// What the threads of the broker share of the cluster.
 pub(super) struct Shared {
@@ -26,11 +37,13 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) watchers: Arc<Watchers>,
-    /// The connection to NATS, once the cluster's thread has opened it.
-    pub(super) link: OnceLock<Link>,
+    /// The connections to NATS, by serving thread, once each thread has opened its own.
+    pub(super) links: Box<[OnceLock<Link>]>,
+    /// This broker's id, for the threads to follow if it changes.
+    pub(super) id: watch::Sender<BrokerId>,
     /// When the other brokers were first asked what they have.
     pub(super) met_since: OnceLock<Instant>,
-    /// Wakes the cluster's thread: there is something to announce.
+    /// Wakes the thread that announces: there is something to announce.
     pub(super) has_news: Notify,
 }
 
@@ -40,9 +53,17 @@ impl Shared {
         self.exchange.at(Instant::now())
     }
 
-    /// The connection to NATS, while it is up.
-    pub(super) fn link(&self) -> Option<&Link> {
-        self.link.get().filter(|link| link.is_connected())
+    /// The number of this thread's connection to NATS, and the connection while it is up. Threads that do not serve use the
+    /// first one.
+    pub(super) fn link(&self) -> Option<(usize, &Link)> {
+        let thread = THREAD.get();
+        let link = self.links.get(thread)?.get().filter(|link| link.is_connected())?;
+        Some((thread, link))
+    }
+
+    /// Whether all connections to NATS are up.
+    pub(super) fn is_connected(&self) -> bool {
+        self.links.iter().all(|link| link.get().is_some_and(Link::is_connected))
     }
 
     /// Sends a message to another broker. The answers to it arrive at `answers`.
@@ -53,8 +74,8 @@ impl Shared {
         message: &Direct<'_>,
         payload: &[u8],
     ) -> Result<(), NotSent> {
-        let link = self.link().ok_or(NotSent::NotConnected)?;
-        let id = self.member.lock().id();
+        let (thread, link) = self.link().ok_or(NotSent::NotConnected)?;
+        let id = answers_id(self.member.lock().id(), thread);
         let reply = self.subjects.answer(id, answers.token);
         link.publish(self.subjects.direct(to), Some(reply), Bytes::from(encode(message, payload)))
     }

@@ -40,6 +40,7 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs one serving thread: accepts from its sockets until the phase is `Stopped`. An error if a socket cannot be accepted
 /// from any more.
 pub(super) fn run_thread(
+    number: usize,
     context: &ListenerContext,
     sockets: Vec<ThreadSocket>,
     health: &Arc<Health>,
@@ -52,6 +53,9 @@ pub(super) fn run_thread(
         let metrics = context.state.metrics.clone();
         tasks.spawn(async move { match measure_lag(&metrics, &heartbeat).await {} });
         tasks.spawn(async { match memory::purge_periodically().await {} });
+        if let Some(cluster) = context.state.cluster.clone() {
+            tasks.spawn(async move { cluster.serve(number).await.context("the cluster cannot be joined") });
+        }
         for socket in sockets {
             tasks.spawn(accept(socket, context.clone(), health.begin_accepting(), phases.clone()));
         }

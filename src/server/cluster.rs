@@ -1,12 +1,6 @@
-//! Owns the broker's part in a cluster, as the server runs it: what its settings mean, and its thread.
+//! Owns what the settings of a cluster mean.
 
-use std::sync::Arc;
-
-use anyhow::Context;
-use tokio::sync::watch;
-
-use super::phase::Phase;
-use crate::cluster::{Cluster, ClusterConfig, Credentials, LinkConfig};
+use crate::cluster::{ClusterConfig, Credentials, LinkConfig};
 use crate::config::{ClusterSettings, Endpoint, Settings};
 
 /// Payloads of forwards in progress have this much memory, or as much as this many of the largest.
@@ -43,6 +37,7 @@ pub(super) fn cluster_config(
     Ok(Some(ClusterConfig {
         link,
         name: broker_name(public),
+        threads: settings.process.thread_count(),
         max_forwards: settings.cluster.max_forwards,
         max_forward_bytes: FORWARD_BYTES.max(body_limit.saturating_mul(LARGEST_FORWARDS)),
         remember_runs: settings.delivery.remember_runs,
@@ -57,18 +52,4 @@ fn broker_name(public: &[Endpoint]) -> String {
         Endpoint::Unix(_) => None,
     });
     port.map_or(machine.clone(), |port| format!("{machine}:{port}"))
-}
-
-/// Takes part in the cluster until the phase is `Stopped`.
-pub(super) fn run_thread(cluster: &Arc<Cluster>, mut phases: watch::Receiver<Phase>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(async {
-        tokio::select! {
-            ended = cluster.serve() => ended.context("the cluster cannot be joined"),
-            // An error means that the server is gone: then this thread ends as well.
-            _ = phases.wait_for(|phase| *phase == Phase::Stopped) => Ok(()),
-        }
-    });
-    runtime.shutdown_background();
-    done
 }

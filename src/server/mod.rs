@@ -154,7 +154,7 @@ impl Server {
             let sockets: Vec<_> = sockets.iter_mut().filter_map(Vec::pop).collect();
             let (context, phases, health) = (context.clone(), phases.clone(), health.clone());
             let heartbeat = health.heartbeat(number);
-            let work = move || accept::run_thread(&context, sockets, &health, heartbeat, &phases);
+            let work = move || accept::run_thread(number, &context, sockets, &health, heartbeat, &phases);
             running.spawn(&name, work)?;
         }
         let (state, heartbeat) = (context.state.clone(), health.heartbeat(threads));
@@ -162,10 +162,6 @@ impl Server {
             housekeeping::run(&state, drain_window, memory, &heartbeat, &phases);
             Ok(())
         })?;
-        if let Some(cluster) = context.state.cluster.clone() {
-            let phases = phase.subscribe();
-            running.spawn("cluster", move || cluster::run_thread(&cluster, phases))?;
-        }
         let ops = OpsListener::all(ops_addresses, &context, &public, &health, &ops_slots, &mut files)?;
         let serve_ops = async {
             // If the timeout ends first, `/readyz` answers that the broker is starting.
