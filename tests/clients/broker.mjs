@@ -68,15 +68,22 @@ export class Broker {
     await until(`${count} waiters`, async () => (await this.waiters()) === count, milliseconds);
   }
 
+  /** The value of one metric, named with its labels as they are printed. */
+  async metric(name) {
+    const text = await fetch(`http://127.0.0.1:${this.ops}/metrics`).then((answer) => answer.text());
+    const line = text.split("\n").find((line) => line.startsWith(`${name} `));
+    return Number(line?.split(" ").at(-1));
+  }
+
   async retire(deployment) {
     await fetch(`http://127.0.0.1:${this.ops}/retire?deployment=${deployment}`, { method: "POST" });
   }
 
   /** Posts a run as a supervisor does; the message's text is relayed unchanged. */
-  async post(message) {
+  async post(message, headers = {}) {
     const answer = await fetch(`${this.url}/warm-start`, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", ...headers },
       body: `{"dequeuedMessage":${message}}`,
     });
     return { status: answer.status, ...(await answer.json()) };
