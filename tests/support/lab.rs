@@ -72,6 +72,22 @@ impl Lab {
         Self { name, nodes: Vec::new() }
     }
 
+    /// Packets to and from this port of the broker's machine are lost.
+    pub fn lose_port(&self, port: u16) {
+        Self::on_the_port("-A", port);
+    }
+
+    /// Packets to and from this port arrive again.
+    pub fn heal_port(&self, port: u16) {
+        Self::on_the_port("-D", port);
+    }
+
+    fn on_the_port(change: &str, port: u16) {
+        for end in ["--dport", "--sport"] {
+            run(&format!("iptables {change} INPUT -i lo -p tcp {end} {port} -j DROP"));
+        }
+    }
+
     /// Connects another machine to the broker's.
     pub fn node(&mut self) -> Node {
         let number = self.nodes.len();

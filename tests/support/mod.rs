@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
 pub mod client;
+pub mod cluster;
+pub mod fleet;
 pub mod lab;
 pub mod nats;
+pub mod nats_client;
 pub mod proxy;
+pub mod relay;
 pub mod ways;
 
 use std::io::{BufRead, BufReader};
