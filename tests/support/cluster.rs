@@ -12,6 +12,11 @@ use super::client::{Answer, Client};
 use super::nats::NatsServer;
 use super::{Broker, PATIENCE, Pool};
 
+/// Whether a broker is connected to NATS.
+pub const CONNECTED: &str = "pilotlight_cluster_connected";
+/// How many others a broker sees.
+pub const SEEN: &str = "pilotlight_cluster_brokers";
+
 /// Where each broker's public listener is, by its number; a broker that is started anew has other ports.
 pub type Addresses = Arc<Mutex<Vec<std::net::SocketAddr>>>;
 
@@ -71,10 +76,11 @@ impl Cluster {
         self.settle_among(&all).await;
     }
 
-    /// Waits until each of these brokers sees the others of them, and no more.
+    /// Waits until each of these brokers is connected and sees the others of them, and no more.
     pub async fn settle_among(&self, brokers: &[usize]) {
         for &at in brokers {
-            self.brokers[at].wait_for_metric("pilotlight_cluster_brokers", brokers.len() as u64 - 1).await;
+            self.brokers[at].wait_for_metric(CONNECTED, 1).await;
+            self.brokers[at].wait_for_metric(SEEN, brokers.len() as u64 - 1).await;
         }
     }
 
