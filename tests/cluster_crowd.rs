@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::cluster::{Cluster, wait_until_known_at};
-use support::fleet::{Dialect, Fleet, Supervisor};
+use support::fleet::{Account, Dialect, Fleet, Posted, Supervisor};
 use support::nats::NatsServer;
 use support::relay::Relay;
 use support::{Broker, Pool};
@@ -65,6 +65,34 @@ async fn each_of_10_000_runs_whose_waiters_are_at_other_brokers_is_received_once
     assert!(account.hit_rate() > 0.9, "{account:?}");
     let forwarded = cluster.metric("pilotlight_cluster_forwards_total{outcome=\"delivered\"}").await;
     assert_eq!(forwarded, account.hits as u64, "every hit was one of another broker");
+}
+
+/// The judge of the tests in this file.
+#[test]
+fn what_no_answer_allows_is_wrong() {
+    let judged = |dialect, answer: &str, received| {
+        let answer = (!answer.is_empty()).then(|| serde_json::from_str(answer).unwrap());
+        let (run, begun, took) = ("run".to_owned(), Instant::now(), Duration::ZERO);
+        Account::default().add(&Posted { run, at: 0, dialect, begun, took, answer }, received).is_ok()
+    };
+    let hit = r#"{"delivered": true, "proof": "received", "offers": 1}"#;
+    let second = r#"{"didWarmStart": true, "proof": "received", "offers": 2}"#;
+    let [unknown, miss, none] = [("unknown", 1), ("no_pool", 0), ("unknown", 0)].map(|(reason, offers)| {
+        format!(r#"{{"delivered": false, "reason": "{reason}", "offers": {offers}}}"#)
+    });
+    for (dialect, answer, allowed) in [
+        (Dialect::Native, hit, &[1][..]),
+        (Dialect::Trigger, second, &[1, 2]),
+        (Dialect::Native, second, &[1]),
+        (Dialect::Native, &unknown, &[0, 1]),
+        (Dialect::Native, &miss, &[0]),
+        (Dialect::Native, &none, &[]),
+        (Dialect::Native, "", &[0, 1]),
+        (Dialect::Trigger, "", &[0, 1, 2]),
+    ] {
+        let found: Vec<_> = (0..3).filter(|&received| judged(dialect, answer, received)).collect();
+        assert_eq!(found, allowed, "{dialect:?} {answer}");
+    }
 }
 
 /// A cluster whose brokers reach NATS through relays, which can be frozen.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use pilotlight::cluster::codec::{Announcement, News, decode, encode};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::client::Client;
@@ -208,6 +209,45 @@ async fn two_clusters_on_one_nats_do_not_mix() {
     reaches(&cluster.brokers[first], &pool, &mut there).await;
     assert!(here.is_held().await);
     reaches(&cluster.brokers[0], &pool, &mut here).await;
+}
+
+/// A cloned machine: another process has a broker's id. The stranger's heartbeat is that of the broker, sent at a time when the
+/// broker sent none.
+#[tokio::test]
+async fn a_broker_that_hears_itself_takes_another_id_and_stays_one_of_them() {
+    let Some(cluster) = Cluster::start(2).await else { return };
+    let (origin, pool) = (&cluster.brokers[0], Pool::small("d1"));
+    let mut stranger = NatsClient::connect(cluster.nats.address).await;
+    stranger.subscribe("pilotlight.v1.>").await;
+    let mut away = cluster.held_native_poll(1, &pool, "away").await;
+    let cloned = loop {
+        let message = stranger.next().await;
+        if message.subject != "pilotlight.v1.directory" {
+            continue;
+        }
+        let (Announcement { from, news }, _) = decode(&message.payload).unwrap();
+        if let News::Heartbeat { name, number, sent } = news
+            && *name == cluster.name_of(1)
+        {
+            let news = News::Heartbeat { name, number, sent: sent - 1 };
+            stranger.publish(&message.subject, "", &encode(&Announcement { from, news }, &[])).await;
+            break from;
+        }
+    };
+    let renamed = async |client: &mut NatsClient| loop {
+        let message = client.next().await;
+        if message.subject == "pilotlight.v1.directory" {
+            let (Announcement { from, news }, _) = decode(&message.payload).unwrap();
+            if matches!(news, News::Heartbeat { name, .. } if *name == cluster.name_of(1)) && from != cloned {
+                return;
+            }
+        }
+    };
+    renamed(&mut stranger).await;
+    reaches(origin, &pool, &mut away).await;
+    let mut here = native_poll(origin, &pool, "here").await;
+    reaches(&cluster.brokers[1], &pool, &mut here).await;
+    cluster.settle().await;
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ impl Ledger {
 
 impl Account {
     /// Adds a POST whose run was received so often; the error says what is wrong with that.
-    fn add(&mut self, post: &Posted, received: usize) -> Result<(), &'static str> {
+    pub fn add(&mut self, post: &Posted, received: usize) -> Result<(), &'static str> {
         let may_be_offered_again =
             post.dialect == Dialect::Trigger && (post.offers() > 1 || post.answer.is_none());
         if received > 1 {
