@@ -12,6 +12,7 @@ use support::client::Client;
 use support::cluster::{
     Cluster, dispatch, native_get, native_poll, native_post, outcome, wait_until_known_at,
 };
+use support::nats::NatsServer;
 use support::{Broker, Pool, post};
 
 const DELIVERED: &str = "pilotlight_cluster_forwards_total{outcome=\"delivered\"}";
@@ -71,8 +72,10 @@ async fn a_controller_that_waits_at_the_same_broker_comes_first() {
         away.push(cluster.held_native_poll(1, &pool, &format!("away-{number}")).await);
     }
     let _here = native_poll(&cluster.brokers[0], &pool, "here").await;
-    let answer = dispatch(&cluster.brokers[0], &pool, "", "", b"first").await.json();
+    let answer = dispatch(&cluster.brokers[0], &pool, "", "job-1", b"first").await.json();
     assert_eq!(answer["controller"], "here");
+    let row = history(&cluster.brokers[0], "job-1").await;
+    assert!(row["broker"].is_null(), "it names other brokers only: {row}");
     assert_eq!(cluster.metric(DELIVERED).await, 0);
     let answer = dispatch(&cluster.brokers[0], &pool, "", "", b"second").await.json();
     assert!(answer["controller"].as_str().unwrap().starts_with("away-"), "{answer}");
@@ -152,6 +155,22 @@ async fn a_payload_of_any_size_is_relayed_byte_for_byte_or_refused_with_a_reason
     let mut here = native_poll(origin, &pool, "here").await;
     let (answer, run) = tokio::join!(dispatch(origin, &pool, "", "", &large), here.answer());
     assert_eq!((outcome(&answer.json()), run.body.len()), ((true, "received", 1), large.len()));
+}
+
+#[tokio::test]
+async fn the_largest_payload_is_what_the_nats_server_takes() {
+    let Some(nats) = NatsServer::start("max_payload: 100000") else { return };
+    let mut cluster = Cluster::empty(nats, "written", &[]);
+    for _ in 0..2 {
+        cluster.join(&[]);
+    }
+    cluster.settle().await;
+    let (origin, pool) = (&cluster.brokers[0], Pool::small("d1"));
+    let mut away = cluster.held_native_poll(1, &pool, "away").await;
+    let answer = dispatch(origin, &pool, "", "", &[b'x'; 100_001]).await.json();
+    assert_eq!(outcome(&answer), (false, "too_large_to_forward", 0));
+    let (answer, run) = tokio::join!(dispatch(origin, &pool, "", "", &[b'x'; 98_000]), away.answer());
+    assert_eq!((outcome(&answer.json()), run.body.len()), ((true, "written", 1), 98_000));
 }
 
 #[tokio::test]

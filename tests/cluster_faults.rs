@@ -135,6 +135,38 @@ async fn what_nats_holds_back_while_it_is_paused_claims_nobody_later() {
     reaches(origin, &pool, &mut away).await;
 }
 
+/// A link with a round trip that is longer than the first forwards are waited for.
+#[tokio::test]
+async fn a_slow_link_costs_a_few_runs_until_its_round_trip_is_known() {
+    let Some(nats) = NatsServer::start("") else { return };
+    let (near, delay) = (SocketAddr::from(([127, 0, 0, 1], 0)), Duration::from_millis(70));
+    let relay = Relay::slow(near, nats.address, delay).await;
+    let mut cluster = Cluster::empty(nats, "written", &[]);
+    cluster.join(&[]);
+    let far = Broker::run(&mut cluster.command(&format!("nats://{}", relay.address), &[]));
+    cluster.brokers.push(far);
+    cluster.settle().await;
+    let (origin, pool) = (&cluster.brokers[0], Pool::small("d1"));
+    let mut held = Vec::new();
+    for number in 0..24 {
+        held.push(native_poll(&cluster.brokers[1], &pool, &format!("c{number}")).await);
+    }
+    wait_until_known_at(origin, &pool).await;
+    let (mut unknown, mut hits) = (0, 0);
+    while hits < 5 {
+        let answer = post(origin, &pool, "?wait=2s").await;
+        match answer["reason"].as_str() {
+            None => hits += 1,
+            Some("unknown") => unknown += 1,
+            Some(_) => {}
+        }
+        assert!(unknown <= 8, "it never learns: {answer}");
+    }
+    assert!(unknown >= 1, "the link is not slow enough for this test");
+    origin.wait_for_metric(LATE, unknown).await;
+    serves_its_own(&cluster.brokers[1]).await;
+}
+
 /// Every message that was seen, changed in ways that make it worthless.
 fn broken(message: &NatsMessage, random: &mut fastrand::Rng) -> Vec<Vec<u8>> {
     let NatsMessage { payload, .. } = message;
@@ -189,6 +221,34 @@ async fn a_foreign_version_and_garbage_are_counted_and_change_nothing() {
     assert_eq!(cluster.metric(CONNECTED).await, 2);
     cluster.settle().await;
     reaches(origin, &pool, &mut away).await;
+}
+
+/// NATS ends the connection of a client that does not read.
+#[tokio::test]
+async fn a_broker_that_nats_drops_as_a_slow_consumer_comes_back() {
+    let Some(nats) = NatsServer::start("max_pending: 1048576\nwrite_deadline: \"1s\"") else { return };
+    let mut cluster = Cluster::empty(nats, "written", &[]);
+    for _ in 0..2 {
+        cluster.join(&[]);
+    }
+    cluster.settle().await;
+    let pool = Pool::small("d1");
+    let mut stranger = NatsClient::connect(cluster.nats.address).await;
+    stranger.subscribe("pilotlight.v1.to.*").await;
+    let mut away = cluster.held_native_poll(1, &pool, "away").await;
+    reaches(&cluster.brokers[0], &pool, &mut away).await;
+    let subject = stranger.next().await.subject;
+    let mut away = cluster.held_native_poll(1, &pool, "away").await;
+    cluster.brokers[1].stop().await;
+    for _ in 0..60 {
+        stranger.publish(&subject, "", &vec![255; 500_000]).await;
+    }
+    stranger.flush().await;
+    cluster.brokers[0].wait_for_metric(SEEN, 0).await;
+    cluster.resume(1);
+    cluster.settle().await;
+    assert!(away.is_held().await);
+    reaches(&cluster.brokers[0], &pool, &mut away).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! Owns a relay of TCP connections that can be frozen: nothing passes and nothing ends, as in a network that is partitioned.
+//! Owns a relay of TCP connections that is slow, or frozen: nothing passes and nothing ends, as in a partitioned network.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,6 +20,11 @@ pub struct Relay {
 impl Relay {
     /// Relays what comes to this address.
     pub async fn between(listen: SocketAddr, target: SocketAddr) -> Self {
+        Self::slow(listen, target, Duration::ZERO).await
+    }
+
+    /// Relays what comes to this address, each way after this delay.
+    pub async fn slow(listen: SocketAddr, target: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind(listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         let is_frozen = Arc::new(watch::Sender::new(false));
@@ -33,8 +39,8 @@ impl Relay {
                     let ((near_read, near_write), (far_read, far_write)) =
                         (near.into_split(), far.into_split());
                     tokio::join!(
-                        pass(near_read, far_write, frozen.clone()),
-                        pass(far_read, near_write, frozen)
+                        pass(near_read, far_write, frozen.clone(), delay),
+                        pass(far_read, near_write, frozen, delay)
                     );
                 });
             }
@@ -52,9 +58,17 @@ impl Relay {
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut frozen: watch::Receiver<bool>) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut frozen: watch::Receiver<bool>,
+    delay: Duration,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = from.read(&mut buffer).await {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         if frozen.wait_for(|frozen| !frozen).await.is_err() || length == 0 {
             break;
         }
