@@ -7,6 +7,7 @@ import { createInterface } from "node:readline";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Broker, binary, run, until } from "./broker.mjs";
+import { BalancedCluster, needsNats } from "./cluster.mjs";
 import { Controller, Workload } from "./controller.mjs";
 
 const python = spawnSync("python3", ["-c", "import sys; sys.exit(sys.version_info < (3, 10))"]).status === 0;
@@ -237,8 +238,7 @@ test("a killed broker under load loses no run and ends no controller", handed, a
   assert.ok(seen["longest time without a broker, ms"] < RESTART_SEC + 2_000);
 });
 
-test("real controllers outlive a restart under load", handed, async () => {
-  const broker = await HeldBroker.start("--drain-window", "1s");
+async function realControllersOutlive(broker) {
   const workload = new Workload();
   await workload.start();
   const controllers = [1, 2, 3].map((number) => new Controller(broker, workload, `runner_${number}`));
@@ -266,4 +266,10 @@ test("real controllers outlive a restart under load", handed, async () => {
     workload.stop();
     await broker.stop();
   }
-});
+}
+
+test("real controllers outlive a restart under load", handed, async () =>
+  realControllersOutlive(await HeldBroker.start("--drain-window", "1s")));
+
+test("real controllers outlive a rolling restart of three brokers under load", { skip: needsNats }, async () =>
+  realControllersOutlive(await BalancedCluster.start("--drain-window", "1s")));
