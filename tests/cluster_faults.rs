@@ -429,7 +429,7 @@ async fn an_origin_that_dies_after_it_has_forwarded_loses_its_answer_only() {
     // It is delivered, or found to be stale; either way it is counted, and the broker goes on.
     let owner = &cluster.brokers[1];
     let ended = async || owner.metric(&taken("delivered")).await + owner.metric(&taken("stale")).await;
-    let (_, received) =
+    let ((), received) =
         tokio::join!(owner.wait_until("the forward has ended", async || ended().await == 1), away.answer());
     assert_eq!(received.body, b"a run");
     serves_its_own(owner).await;

@@ -106,6 +106,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Some(answer)
     }
 
+    /// The next response, or none if the connection ends before it is complete, as that of a process that is killed.
+    pub async fn whole_answer(&mut self) -> Option<Answer> {
+        while !self.has_whole_answer() {
+            if !self.more().await {
+                return None;
+            }
+        }
+        self.try_answer().await
+    }
+
+    fn has_whole_answer(&self) -> bool {
+        let Some(end) = self.read.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+        let head = String::from_utf8_lossy(&self.read[..end]);
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        self.read.len() >= end + 4 + length.map_or(0, |length| length.parse().unwrap())
+    }
+
     async fn try_head(&mut self) -> Option<Answer> {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {

@@ -197,9 +197,7 @@ pub async fn controller(
         if client.stream.write_all(request.as_bytes()).await.is_err() {
             continue;
         }
-        // In a task of its own: the client panics if an answer is cut off, as by a broker that is killed.
-        let polled = tokio::spawn(async move { (client.try_answer().await, client) }).await;
-        let Ok((Some(answer), client)) = polled else {
+        let Some(answer) = client.whole_answer().await else {
             tokio::time::sleep(RECONNECT).await;
             continue;
         };
@@ -253,14 +251,13 @@ impl Supervisor {
         let mut client = connect(self.kept[at].take(), &self.addresses, at).await?;
         let begun = Instant::now();
         let is_sent = client.stream.write_all(&request).await.is_ok();
-        let answered = tokio::spawn(async move { (client.try_answer().await, client) }).await;
-        let (answer, client) = answered.map_or((None, None), |(answer, client)| (answer, Some(client)));
+        let answer = client.whole_answer().await;
         let took = begun.elapsed();
         if !is_sent && answer.is_none() {
             return None;
         }
         if answer.as_ref().is_some_and(|answer| answer.header("connection") != Some("close")) {
-            self.kept[at] = client;
+            self.kept[at] = Some(client);
         }
         let answer = answer.map(|answer| answer.json());
         let posted = Posted { run: run.to_owned(), at, dialect, begun, took, answer };

@@ -74,17 +74,20 @@ impl Lab {
 
     /// Packets to and from this port of the broker's machine are lost.
     pub fn lose_port(&self, port: u16) {
-        Self::on_the_port("-A", port);
+        self.on_the_port("-A", port);
     }
 
     /// Packets to and from this port arrive again.
     pub fn heal_port(&self, port: u16) {
-        Self::on_the_port("-D", port);
+        self.on_the_port("-D", port);
     }
 
-    fn on_the_port(change: &str, port: u16) {
+    fn on_the_port(&self, change: &str, port: u16) {
         for end in ["--dport", "--sport"] {
-            run(&format!("iptables {change} INPUT -i lo -p tcp {end} {port} -j DROP"));
+            run(&format!(
+                "ip netns exec {} iptables {change} INPUT -i lo -p tcp {end} {port} -j DROP",
+                self.name
+            ));
         }
     }
 
