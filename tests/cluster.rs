@@ -169,7 +169,8 @@ async fn the_largest_payload_is_what_the_nats_server_takes() {
     let mut away = cluster.held_native_poll(1, &pool, "away").await;
     let answer = dispatch(origin, &pool, "", "", &vec![b'x'; 100_001]).await.json();
     assert_eq!(outcome(&answer), (false, "too_large_to_forward", 0));
-    let (answer, run) = tokio::join!(dispatch(origin, &pool, "", "", &vec![b'x'; 98_000]), away.answer());
+    let large = vec![b'x'; 98_000];
+    let (answer, run) = tokio::join!(dispatch(origin, &pool, "", "", &large), away.answer());
     assert_eq!((outcome(&answer.json()), run.body.len()), ((true, "written", 1), 98_000));
 }
 
