@@ -182,7 +182,7 @@ impl Directory {
     }
 
     /// Why no broker has a waiter for this pool: the local reason, or a nearer one of another broker.
-    pub fn miss(&self, pool: &PoolDigest, local: MissReason) -> MissReason {
+    pub fn miss(&self, pool: &PoolDigest, kind: PayloadKind, local: MissReason) -> MissReason {
         let [deployment, version] = pool.prints;
         let has = |print| self.prints.contains_key(&print);
         let is_other_version = matches!(local, MissReason::NoPool | MissReason::WrongVersion);
@@ -192,7 +192,13 @@ impl Directory {
         };
         let was_there =
             || self.peers.values().any(|peer| peer.has_row(pool.key)) || self.emptied.iter().any(is_recent);
-        if is_other_key && was_there() {
+        let accepts_other_kind = || {
+            let visible = self.peers.values().filter(|peer| peer.is_visible(self.judged_at));
+            visible.map(|peer| peer.waiters(pool.key)).any(|all| all[kind as usize] == 0 && all != [0; 2])
+        };
+        if (is_other_key || local == MissReason::AllTaken) && accepts_other_kind() {
+            MissReason::NotAMessage
+        } else if is_other_key && was_there() {
             MissReason::AllTaken
         } else if is_other_version && has(version) {
             MissReason::WrongMachine

@@ -110,7 +110,7 @@ impl RemoteSearch for Search {
         if self.is_too_large {
             MissReason::TooLargeToForward
         } else {
-            self.shared.member.lock().directory.miss(&self.pool, local)
+            self.shared.member.lock().directory.miss(&self.pool, self.kind, local)
         }
     }
 
