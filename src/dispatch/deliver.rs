@@ -158,7 +158,12 @@ impl WaiterSearch<'_> {
                 }
             }
             let Some(waiting) = entry.take().filter(|_| is_retryable) else {
-                return Found::Nowhere(self.remote.as_ref().map_or(reason, |remote| remote.miss(reason)));
+                return Found::Nowhere(match &self.remote {
+                    None => reason,
+                    // A drain in a cluster goes on matching: the core does not say why nobody is left.
+                    Some(_) if exchange.is_draining() => MissReason::Draining,
+                    Some(remote) => remote.miss(reason),
+                });
             };
             entry = waiting.wait(self.remote.as_deref_mut()).await;
             *now = Instant::now();
