@@ -15,6 +15,11 @@ use crate::cluster::digest::Digest;
 pub const HIDDEN_AFTER: Duration = Duration::from_secs(3);
 /// Before any answer: a message through NATS takes less within one region.
 const ASSUMED_ROUND_TRIP: Duration = Duration::from_millis(2);
+/// After a silence the round trip is assumed to be at least this, and twice as long as before: the broker may be farther away than
+/// its answers were waited for, and a late answer tells nothing.
+const SILENT_ROUND_TRIP: Duration = Duration::from_millis(50);
+/// The longest such assumption.
+const MAX_SILENT_ROUND_TRIP: Duration = Duration::from_millis(200);
 /// Of a new measurement, this part is taken over.
 const SMOOTHING: u32 = 8;
 /// A broker that leaves this many forwards unanswered is hidden until its next heartbeat.
@@ -211,7 +216,11 @@ impl Peer {
         match end {
             CandidateEnd::Answered { .. } => self.silences = 0,
             CandidateEnd::NotTaken => {}
-            CandidateEnd::Silent => self.silences += 1,
+            CandidateEnd::Silent => {
+                self.silences += 1;
+                let assumed = (self.round_trip * 2).clamp(SILENT_ROUND_TRIP, MAX_SILENT_ROUND_TRIP);
+                self.round_trip = self.round_trip.max(assumed);
+            }
             CandidateEnd::NoReceiver => self.is_unreachable = true,
         }
     }
