@@ -12,7 +12,7 @@ use support::cluster::{Cluster, native_poll};
 use support::{Broker, Pool};
 
 /// What answers say of brokers that did not answer in time.
-const UNANSWERED: &str = "unanswered";
+const UNANSWERED: &str = "missing";
 
 async fn ask(broker: &Broker, method: &str, target: &str) -> Value {
     let (status, body) = broker.operate(method, target).await;

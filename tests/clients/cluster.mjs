@@ -119,7 +119,8 @@ export class BalancedCluster {
 
   async retire(deployment) {
     const ops = this.brokers[0].ops;
-    await fetch(`http://127.0.0.1:${ops}/retire?deployment=${deployment}&cluster=true`, { method: "POST" });
+    const answer = await fetch(`http://127.0.0.1:${ops}/retire?deployment=${deployment}&cluster=true`, { method: "POST" });
+    if (!answer.ok) throw new Error(await answer.text());
   }
 
   /** On a connection of its own, which the balancer gives to the next broker. */
