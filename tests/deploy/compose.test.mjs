@@ -1,4 +1,4 @@
-// Owns the tests of deploy/compose: the overlay fits Trigger.dev's compose files, and its parts are consistent.
+// Owns the tests of deploy/compose: the overlays fit Trigger.dev's compose files, and their parts are consistent.
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
@@ -23,28 +23,48 @@ networks:
 const compose = run("docker", ["compose", "version"]).status === 0 ? ["docker", "compose"] : ["docker-compose"];
 const skip = without(compose[0]);
 
+const folder = scratch();
+writeFileSync(join(folder, "trigger.yml"), TRIGGER);
+const settings = { WARM_START_DIR: root.replace(/\/$/, ""), WORKLOAD_TOKEN_SECRET: "secret", GRAFANA_PASSWORD: "password" };
+
+/** What compose makes of Trigger.dev's file and these overlays. */
+function config(env, ...overlays) {
+  const files = ["trigger.yml", ...overlays.map((name) => join(root, "deploy/compose", name))];
+  const args = [...compose.slice(1), ...files.flatMap((file) => ["-f", file]), "config"];
+  return run(compose[0], args, { cwd: folder, env: { PATH: process.env.PATH, ...env } });
+}
+
+/** It must succeed with these settings, and must not without any one of them. */
+function needsAll(settings, ...overlays) {
+  const { status, out } = config(settings, ...overlays);
+  assert.equal(status, 0, out);
+  for (const name of Object.keys(settings)) {
+    const { status, out } = config({ ...settings, [name]: "" }, ...overlays);
+    assert.ok(status !== 0 && out.includes(name), `${name}: ${out}`);
+  }
+}
+
+/** Every file that is mounted or built from exists, and every secret is declared. */
+function hasItsFiles({ services, secrets }) {
+  for (const [name, { volumes = [], secrets: wanted = [], build, environment = {} }] of Object.entries(services)) {
+    const sources = volumes.map((volume) => volume.source ?? volume.split(":")[0]).filter((source) => source.startsWith("/"));
+    for (const source of sources) assert.ok(existsSync(source), `${name}: ${source}`);
+    for (const secret of wanted) assert.ok(secrets[secret.source ?? secret].file.startsWith(join(root, "deploy/compose/secrets/")), name);
+    for (const path of Object.values(environment).filter((value) => /^\/run\/secrets\//.test(value))) {
+      assert.ok(wanted.some((secret) => path === `/run/secrets/${secret.source ?? secret}`), `${name}: ${path}`);
+    }
+    if (build) assert.ok(existsSync(join(build.context, build.dockerfile)), build.dockerfile);
+  }
+}
+
 describe("the overlay over Trigger.dev's compose file", { skip }, () => {
-  const folder = scratch();
-  writeFileSync(join(folder, "trigger.yml"), TRIGGER);
-  const settings = { WARM_START_DIR: root.replace(/\/$/, ""), WORKLOAD_TOKEN_SECRET: "secret", GRAFANA_PASSWORD: "password" };
-  const config = (env) =>
-    run(compose[0], [...compose.slice(1), "-f", "trigger.yml", "-f", join(root, "deploy/compose/pilotlight.yml"), "config"], {
-      cwd: folder,
-      env: { PATH: process.env.PATH, ...env },
-    });
   const whole = () => {
-    const { status, out, stdout } = config(settings);
+    const { status, out, stdout } = config(settings, "pilotlight.yml");
     assert.equal(status, 0, out);
     return parse(stdout);
   };
 
-  test("compose takes it, and refuses it without what only its user knows", () => {
-    whole();
-    for (const name of Object.keys(settings)) {
-      const { status, out } = config({ ...settings, [name]: "" });
-      assert.ok(status !== 0 && out.includes(name), `${name}: ${out}`);
-    }
-  });
+  test("compose takes it, and refuses it without what only its user knows", () => needsAll(settings, "pilotlight.yml"));
 
   test("the supervisor keeps what it had", () => {
     const { supervisor } = whole().services;
@@ -76,18 +96,7 @@ describe("the overlay over Trigger.dev's compose file", { skip }, () => {
     assert.ok(services.pilotlight.networks.pilotlight.ipv4_address.startsWith(subnet.replace("0/24", "")));
   });
 
-  test("every file that is mounted or built from exists, and every secret is declared", () => {
-    const { services, secrets } = whole();
-    for (const [name, { volumes = [], secrets: wanted = [], build, environment = {} }] of Object.entries(services)) {
-      const sources = volumes.map((volume) => volume.source ?? volume.split(":")[0]).filter((source) => source.startsWith("/"));
-      for (const source of sources) assert.ok(existsSync(source), `${name}: ${source}`);
-      for (const secret of wanted) assert.ok(secrets[secret.source ?? secret].file.startsWith(join(root, "deploy/compose/secrets/")), name);
-      for (const path of Object.values(environment).filter((value) => /^\/run\/secrets\//.test(value))) {
-        assert.ok(wanted.some((secret) => path === `/run/secrets/${secret.source ?? secret}`), `${name}: ${path}`);
-      }
-      if (build) assert.ok(existsSync(join(build.context, build.dockerfile)), build.dockerfile);
-    }
-  });
+  test("every file that is mounted or built from exists, and every secret is declared", () => hasItsFiles(whole()));
 
   test("a broker has its drain window before it is killed", () => {
     assert.ok(Number.parseInt(whole().services.pilotlight.stop_grace_period, 10) > 10);
@@ -115,6 +124,78 @@ describe("the overlay over Trigger.dev's compose file", { skip }, () => {
   });
 });
 
-test("promtool takes Prometheus' configuration", { skip: without("promtool") }, () => {
-  ok("promtool", ["check", "config", "--syntax-only", join(root, "deploy/compose/prometheus.yml")]);
+describe("the overlay with two brokers", { skip }, () => {
+  const both = { ...settings, WARM_START_NATS_PASSWORD: "1234" };
+  const overlays = ["pilotlight.yml", "cluster.yml"];
+  const whole = () => {
+    const { status, out, stdout } = config(both, ...overlays);
+    assert.equal(status, 0, out);
+    return parse(stdout);
+  };
+
+  test("compose takes it, and refuses it without what only its user knows", () => needsAll(both, ...overlays));
+
+  test("every file that is mounted or built from exists, and every secret is declared", () => hasItsFiles(whole()));
+
+  test("the second broker is as the first, but for its address and its names", () => {
+    const { pilotlight: first, "pilotlight-b": second } = whole().services;
+    const addresses = [first, second].map(({ networks }) => networks.pilotlight.ipv4_address);
+    assert.equal(new Set(addresses).size, 2);
+    for (const [index, { networks, environment }] of [first, second].entries()) {
+      for (const name of ["DISPATCH", "OPS"]) assert.ok(environment[`PILOTLIGHT_${name}_LISTEN`].startsWith(`${addresses[index]}:`), name);
+      assert.deepEqual([Object.keys(networks).sort(), networks.pilotlight.aliases], [["cluster", "pilotlight", "supervisor"], ["pilotlight-dispatch"]]);
+    }
+    const plain = (service) => JSON.stringify(service).replaceAll(addresses[1], addresses[0]);
+    for (const service of [first, second]) {
+      delete service.networks;
+      delete service.environment.PILOTLIGHT_REDIRECT_TO;
+    }
+    assert.equal(plain(second), plain(first));
+  });
+
+  test("runners find both by one name, and each sends its controllers to the other", () => {
+    const { services } = whole();
+    const poll = new URL(services.supervisor.environment.TRIGGER_WARM_START_URL).hostname;
+    const names = (service) => [service, ...(services[service].networks.supervisor?.aliases ?? [])];
+    for (const [one, other] of [["pilotlight", "pilotlight-b"], ["pilotlight-b", "pilotlight"]]) {
+      assert.ok(names(one).includes(poll), one);
+      const { hostname, port } = new URL(services[one].environment.PILOTLIGHT_REDIRECT_TO);
+      assert.ok(names(other).includes(hostname) && !names(one).includes(hostname) && port === "7070", `${one}: ${hostname}`);
+    }
+  });
+
+  test("only the brokers reach NATS, whose password is text even if it looks like a number", () => {
+    const { services, networks } = whole();
+    assert.equal(networks.cluster.internal, true);
+    const there = Object.entries(services).filter(([, { networks }]) => "cluster" in networks).map(([name]) => name);
+    assert.deepEqual([there.sort(), Object.keys(services.nats.networks)], [["nats", "pilotlight", "pilotlight-b"], ["cluster"]]);
+    assert.equal(services.nats.environment.NATS_PASSWORD, '"1234"');
+    assert.equal(services.nats.command.join(" "), `--config ${services.nats.volumes[0].target ?? services.nats.volumes[0].split(":")[1]}`);
+  });
+
+  test("Prometheus scrapes both, by names that it can resolve", () => {
+    const { services } = whole();
+    const mounted = services.prometheus.volumes.map((volume) => volume.source ?? volume.split(":")[0]);
+    assert.ok(mounted.includes(join(root, "deploy/compose/prometheus-cluster.yml")) && !mounted.includes(join(root, "deploy/compose/prometheus.yml")));
+    const scrape = parse(read("deploy/compose/prometheus-cluster.yml"));
+    const [{ static_configs: [{ targets }], ...job }] = scrape.scrape_configs;
+    for (const target of targets) {
+      const [name, port] = target.split(":");
+      assert.ok(services[name].environment.PILOTLIGHT_OPS_LISTEN.endsWith(`:${port}`), target);
+    }
+    assert.equal(targets.length, 2);
+    const single = parse(read("deploy/compose/prometheus.yml"));
+    const [{ static_configs, ...sameJob }] = single.scrape_configs;
+    assert.deepEqual([{ ...scrape, scrape_configs: [] }, job], [{ ...single, scrape_configs: [] }, sameJob]);
+  });
+
+  test("a broker has its drain window before it is killed", () => {
+    for (const name of ["pilotlight", "pilotlight-b"]) assert.ok(Number.parseInt(whole().services[name].stop_grace_period, 10) > 20, name);
+  });
+});
+
+test("promtool takes Prometheus' configurations", { skip: without("promtool") }, () => {
+  for (const name of ["prometheus.yml", "prometheus-cluster.yml"]) {
+    ok("promtool", ["check", "config", "--syntax-only", join(root, "deploy/compose", name)]);
+  }
 });

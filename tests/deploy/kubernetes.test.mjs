@@ -1,13 +1,13 @@
 // Owns the tests of deploy/kustomize and deploy/helm: every manifest passes strict schemas, and the manifests are
-// consistent.
+// consistent. Those of a cluster alone are in cluster.test.mjs.
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
 import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
 import { ServiceMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor";
 import { parse } from "yaml";
-import { everyComponent, join, kustomization, ok, read, render, root, scratch, snippets } from "./tools.mjs";
+import { everyComponent, join, kustomization, ok, OVERLAYS, read, render, root, scratch, snippets } from "./tools.mjs";
 
 const NEWEST = "1.37.0";
 /** The first version that has preStop.sleep without a feature gate. */
@@ -22,7 +22,9 @@ const copy = kustomization();
 const rendered = {
   base: render(join(copy, "base")),
   example: render(join(copy, "overlays/example")),
-  whole: render(everyComponent(copy)),
+  "whole example": render(everyComponent(copy, "example")),
+  cluster: render(join(copy, "overlays/cluster")),
+  "whole cluster": render(everyComponent(copy, "cluster")),
 };
 const seconds = (text) => Number(/^(\d+)s$/.exec(text)[1]);
 const includes = (labels, wanted) => Object.entries(wanted).every(([key, value]) => labels?.[key] === value);
@@ -50,7 +52,9 @@ function strictly(objects) {
 }
 
 for (const [name, objects] of Object.entries(rendered)) {
-  const all = (kind) => objects.filter((object) => object.kind === kind);
+  const isCluster = name.endsWith("cluster");
+  /** The broker's objects of a kind. */
+  const all = (kind) => objects.filter((object) => object.kind === kind && object.metadata.labels?.["app.kubernetes.io/name"] !== "nats");
   const [deployment] = all("Deployment");
   const { spec: pod, metadata } = deployment.spec.template;
   const [container] = pod.containers;
@@ -107,15 +111,20 @@ for (const [name, objects] of Object.entries(rendered)) {
     });
 
     test("every file that a setting names is mounted from a secret's key", () => {
-      const keys = { tls: ["tls.crt", "tls.key"], secrets: ["token-secret", "ops-token"] };
+      const keys = { tls: ["tls.crt", "tls.key"], secrets: ["token-secret", "ops-token"], nats: ["nats-password"] };
       for (const [variable, path] of Object.entries(env).filter(([, value]) => value.startsWith("/"))) {
         const mount = container.volumeMounts.find(({ mountPath }) => path.startsWith(`${mountPath}/`));
         assert.ok(keys[mount?.name]?.includes(path.slice(mount.mountPath.length + 1)), `${variable}=${path}`);
       }
       if (name === "base") return;
+      const volumes = isCluster ? ["secrets", "nats"] : ["secrets"];
+      assert.equal(all("Secret").length, volumes.length);
+      for (const [index, volume] of volumes.entries()) {
+        const { data, metadata } = all("Secret")[index];
+        assert.deepEqual(Object.keys(data).sort(), [...keys[volume]].sort());
+        assert.equal(pod.volumes.find(({ name }) => name === volume).secret.secretName, metadata.name);
+      }
       const [secret] = all("Secret");
-      assert.deepEqual(Object.keys(secret.data).sort(), [...keys.secrets].sort());
-      assert.equal(pod.volumes.find((volume) => volume.name === "secrets").secret.secretName, secret.metadata.name);
       const [{ spec }] = all("ServiceMonitor");
       const { credentials } = spec.endpoints[0].authorization;
       assert.ok(secret.data[credentials.key] && credentials.name === secret.metadata.name, JSON.stringify(credentials));
@@ -140,17 +149,20 @@ for (const [name, objects] of Object.entries(rendered)) {
   });
 }
 
-test("the whole example has every component; the example has no scaler, and one replica", () => {
-  const kinds = (objects) => objects.map(({ kind }) => kind);
-  assert.equal(readdirSync(join(root, "deploy/kustomize/components")).length, readFileSync(join(copy, "overlays/whole/kustomization.yaml"), "utf8").match(/^ {2}- \.\.\/\.\.\/components/gm).length);
-  assert.ok(kinds(rendered.whole).includes("ScaledObject"));
-  assert.ok(!kinds(rendered.example).includes("ScaledObject"));
-  assert.equal(rendered.example.find(({ kind }) => kind === "Deployment").spec.replicas, 1);
+test("the whole overlays have every component; only a cluster can have a scaler, and several replicas", () => {
+  const scalers = (objects) => objects.filter(({ kind }) => kind === "ScaledObject").length;
+  const named = OVERLAYS.flatMap((overlay) => [...readFileSync(join(copy, `overlays/whole-${overlay}/kustomization.yaml`), "utf8").matchAll(/^ {2}- \.\.\/\.\.\/components\/(\S+)/gm)].map(([, component]) => component));
+  assert.deepEqual([...new Set(named)].sort(), readdirSync(join(root, "deploy/kustomize/components")).sort());
+  assert.deepEqual(Object.values(rendered).map(scalers), [0, 0, 0, 0, 1]);
+  const replicas = Object.values(rendered).map((objects) => objects.find(({ kind }) => kind === "Deployment").spec.replicas);
+  assert.deepEqual(replicas, [1, 1, 1, 3, 3]);
 });
 
-test("the README makes the secrets that the example names", () => {
+test("the README makes the secrets that the overlays name", () => {
   const made = snippets("deploy/kustomize/README.md").map(({ text }) => text).join("");
-  for (const [, path] of read("deploy/kustomize/overlays/example/kustomization.yaml").matchAll(/- (secrets\/\S+)/g)) assert.ok(made.includes(`> ${path}`), path);
+  for (const overlay of OVERLAYS) {
+    for (const [, path] of read(`deploy/kustomize/overlays/${overlay}/kustomization.yaml`).matchAll(/- (secrets\/\S+)/g)) assert.ok(made.includes(`> ${path}`), path);
+  }
 });
 
 describe("Helm values", () => {

@@ -1,13 +1,14 @@
 // Owns the tests of deploy/systemd and deploy/sysctl.d: systemd accepts the units, and the broker works in their sandbox.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { chmodSync, cpSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { freePort, until } from "../clients/broker.mjs";
 import { binary, existsSync, files, join, ok, read, root, run, scratch, without } from "./tools.mjs";
 
 const units = files("deploy/systemd", /\.(service|socket)$/);
 const service = read("deploy/systemd/pilotlight.service");
+const dropIn = read("deploy/systemd/cluster.conf");
 /** The values of a key, in a unit that has no line continuations. */
 const values = (unit, key) => [...unit.matchAll(new RegExp(`^${key}=(.*)$`, "gm"))].map(([, value]) => value);
 const sockets = units.filter((unit) => unit.endsWith(".socket"));
@@ -24,6 +25,21 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     writeFileSync(copies.find((copy) => copy.endsWith(".service")), service.replace("/usr/local/bin/pilotlight", binary));
     const { status, out } = run("systemd-analyze", ["verify", ...copies]);
     assert.deepEqual([status, out], [0, ""]);
+  });
+
+  test("takes the drop-in of a cluster without a word", () => {
+    const folder = scratch();
+    const unit = join(folder, "pilotlight.service");
+    writeFileSync(unit, service.replace("/usr/local/bin/pilotlight", binary).replace(/^(Requires|After)=.*$/gm, ""));
+    mkdirSync(`${unit}.d`);
+    const verify = (text) => {
+      writeFileSync(join(`${unit}.d`, "cluster.conf"), text);
+      return run("systemd-analyze", ["verify", unit]);
+    };
+    const { status, out } = verify(dropIn);
+    assert.deepEqual([status, out], [0, ""]);
+    // systemd reads it: an error in it is found.
+    assert.match(verify(dropIn.replace("LoadCredential=", "LoadCredentials=")).out, /cluster\.conf:\d+: Unknown key/);
   });
 
   test("finds the exposure that the README states", () => {
@@ -103,6 +119,18 @@ test("the broker has its drain window before it is killed, and its files from sy
   assert.ok(Number.parseInt(values(service, "TimeoutStopSec")[0], 10) >= Number(window) + 5);
   assert.ok(Number(values(service, "LimitNOFILE")[0]) <= Number(sysctl["fs.nr_open"]));
   assert.ok(Number(sysctl["fs.nr_open"]) < Number(sysctl["fs.file-max"]));
+});
+
+test("the drop-in's files are installed, its secret is the credential that it names, and its window fits", () => {
+  const readme = read("deploy/systemd/README.md");
+  for (const [from, to] of [["cluster.conf", "/etc/systemd/system/pilotlight.service.d/cluster.conf"], ["cluster.env", values(dropIn, "EnvironmentFile")[0]]]) {
+    assert.ok(readme.includes(`install -m 0644 ${from} ${to}`), from);
+  }
+  const [[credential, file]] = values(dropIn, "LoadCredential").map((value) => value.split(":"));
+  assert.ok(readme.includes(`cat > ${file})`), file);
+  assert.ok(values(dropIn, "Environment").includes(`PILOTLIGHT_NATS_PASSWORD_FILE=%d/${credential}`));
+  const [, window] = /^PILOTLIGHT_DRAIN_WINDOW=(\d+)s$/m.exec(read("deploy/systemd/cluster.env"));
+  assert.ok(Number.parseInt(values(service, "TimeoutStopSec")[0], 10) >= Number(window) + 10);
 });
 
 test("the README installs every file, and makes the group that the service is in", () => {

