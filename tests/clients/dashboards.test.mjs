@@ -7,6 +7,7 @@ import { after, before, describe, test } from "node:test";
 import { Broker, until } from "./broker.mjs";
 import { fill, LATER, load, matchers } from "./dashboard.mjs";
 import { Load, SHOWN } from "./load.mjs";
+import { missing as withoutNats, Nats } from "./nats.mjs";
 import { draw } from "./preview/draw.mjs";
 import { missing, Prometheus } from "./prometheus.mjs";
 
@@ -18,14 +19,15 @@ const WARM = 10;
 /** The previews in docs/images show a whole wave of the load. */
 const SCRAPES = previews ? 32 : 12;
 
-describe("the dashboards", { skip: missing }, () => {
-  let broker, crowd, prometheus, window, metrics;
+describe("the dashboards", { skip: missing || withoutNats }, () => {
+  let nats, broker, other, crowd, prometheus, window, metrics;
   const read = async () => (await fetch(`http://127.0.0.1:${broker.ops}/metrics`)).text();
 
   before(async () => {
-    broker = await Broker.start();
-    crowd = new Load(broker);
-    prometheus = await Prometheus.start(broker);
+    nats = await Nats.start();
+    [broker, other] = [await Broker.start("--nats", nats.url), await Broker.start("--nats", nats.url)];
+    crowd = new Load(broker, other);
+    prometheus = await Prometheus.start(broker, other);
     let lacking;
     const shown = async () => {
       metrics = await read();
@@ -42,7 +44,7 @@ describe("the dashboards", { skip: missing }, () => {
   after(async () => {
     await crowd?.stop();
     await prometheus?.stop();
-    await broker?.stop();
+    for (const one of [broker, other, nats]) await one?.stop();
   });
 
   /** Each panel with its data; a sentence for each expression that has none. */
@@ -101,7 +103,7 @@ describe("the dashboards", { skip: missing }, () => {
   test("the values that expressions select exist", async () => {
     const { groups } = await prometheus.get("rules");
     const rules = groups.flatMap(({ rules }) => rules);
-    assert.ok(rules.length >= 11);
+    assert.ok(rules.length >= 14);
     const panels = ["overview", "capacity"].flatMap((name) => load(name).panels.flatMap(({ targets = [] }) => targets));
     const expressions = [...panels.map(({ expr }) => expr), ...rules.map(({ query }) => query)];
     for (const { metric, label, values } of expressions.flatMap(matchers).filter(({ metric }) => !LATER.test(metric))) {
@@ -130,8 +132,9 @@ describe("the dashboards", { skip: missing }, () => {
     assert.match(line, /\.\d+$/);
   });
 
-  test("the variables find the broker", async () => {
+  test("the variables find the brokers", async () => {
     const series = await prometheus.get("series", { "match[]": "pilotlight_build_info" });
-    assert.deepEqual(series.map(({ job, instance }) => ({ job, instance })), [{ job: "pilotlight", instance: "broker-1" }]);
+    const found = series.map(({ job, instance }) => `${job} ${instance}`).sort();
+    assert.deepEqual(found, ["pilotlight broker-1", "pilotlight broker-2"]);
   });
 });

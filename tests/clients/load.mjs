@@ -1,4 +1,5 @@
-// Owns a small load that produces every metric: hits at every level of proof, misses of several reasons, failures, a crowd.
+// Owns a small load that produces every metric: hits at every level of proof, misses of several reasons, failures, a crowd, and
+// runs that find their controllers at another broker.
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -26,6 +27,8 @@ export const SHOWN = [
   ...["written", "acked", "received", "hop", "lost", "frozen"].map((verdict) => `pilotlight_offers_total{verdict="${verdict}"}`),
   ...["matched", "client_gone", "expired", "retired"].map((end) => `pilotlight_polls_total{end="${end}"}`),
   "pilotlight_redeliveries_total",
+  "pilotlight_cluster_brokers",
+  'pilotlight_cluster_forwards_total{outcome="delivered"}',
 ];
 
 export class Load {
@@ -35,13 +38,17 @@ export class Load {
   posts = 0;
   misses = 0;
 
-  constructor(broker) {
+  /** The load of a broker; `other` is another one of its cluster. */
+  constructor(broker, other) {
     this.broker = broker;
+    this.other = other;
     this.begun = Date.now();
     this.tasks = [
       ...Array.from({ length: 24 }, (_, number) => this.controller(`app-${number % 4}`, number % 12 < 4 ? ["via: 1.1 proxy"] : [])),
+      ...Array.from({ length: 4 }, () => this.controller("far", [], this.other)),
       ...Array.from({ length: 6 }, () => this.idler()),
       this.forever(30, () => this.dispatch()),
+      this.forever(100, () => this.post(`far/${MACHINE}`)),
       this.forever(250, () => this.miss()),
       this.forever(3_000, () => this.fail()),
       this.forever(2_500, () => this.again()),
@@ -65,8 +72,8 @@ export class Load {
     }
   }
 
-  open(localAddress) {
-    const socket = connect({ port: this.broker.port, host: HOST, localAddress }).setNoDelay();
+  open(localAddress, broker = this.broker) {
+    const socket = connect({ port: broker.port, host: HOST, localAddress }).setNoDelay();
     this.sockets.add(socket);
     socket.on("error", () => {});
     socket.once("close", () => this.sockets.delete(socket));
@@ -110,9 +117,9 @@ export class Load {
   }
 
   /** A controller that reads each run and polls again after 200 ms. */
-  async controller(name, headers) {
+  async controller(name, headers, broker) {
     while (!this.stopped) {
-      const socket = this.open();
+      const socket = this.open(undefined, broker);
       await this.ask(socket, this.poll(`${name}/${MACHINE}`, "?timeout=20s", headers));
       socket.destroy();
       await sleep(200);

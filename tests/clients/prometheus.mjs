@@ -1,4 +1,4 @@
-// Owns Prometheus for the tests: the real program in a folder of its own, which scrapes one broker each second.
+// Owns Prometheus for the tests: the real program in a folder of its own, which scrapes brokers each second.
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,22 +10,23 @@ export const dashboards = new URL("../../dashboards/", import.meta.url).pathname
 /** Why the tests with Prometheus cannot run here, or false. */
 export const missing = spawnSync("prometheus", ["--version"]).status !== 0 && "prometheus is not installed";
 
-const config = (broker) => `
+const target = ({ ops }, index) => `{ targets: ["127.0.0.1:${ops}"], labels: { instance: "broker-${index + 1}" } }`;
+const config = (brokers) => `
 global: { scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 5s }
 rule_files: ["${dashboards}alerts.yml"]
 scrape_configs:
   - job_name: pilotlight
-    static_configs: [{ targets: ["127.0.0.1:${broker.ops}"], labels: { instance: "broker-1" } }]
+    static_configs: [${brokers.map(target).join(", ")}]
 `;
 
 export class Prometheus {
-  static async start(broker) {
+  static async start(...brokers) {
     const prometheus = new Prometheus();
     prometheus.folder = mkdtempSync(join(tmpdir(), "prometheus-"));
     const port = await freePort();
     prometheus.url = `http://127.0.0.1:${port}/api/v1/`;
     const file = join(prometheus.folder, "prometheus.yml");
-    writeFileSync(file, config(broker));
+    writeFileSync(file, config(brokers));
     const flags = [
       `--config.file=${file}`,
       `--storage.tsdb.path=${prometheus.folder}/data`,
@@ -59,14 +60,14 @@ export class Prometheus {
     return data;
   }
 
-  /** Waits for this many successful scrapes; returns the times of the first and the last, in seconds. */
+  /** Waits for this many successful scrapes of each broker; returns the times of the first and the last, in seconds. */
   async scrapes(count, milliseconds) {
     const samples = await until(
       `${count} scrapes`,
       async () => {
         const { result } = await this.get("query", { query: 'up{job="pilotlight"}[10m]' });
-        const good = (result[0]?.values ?? []).filter(([, up]) => up === "1");
-        return good.length >= count && good;
+        const good = result.map(({ values }) => values.filter(([, up]) => up === "1"));
+        return good.length && good.every((samples) => samples.length >= count) && good.flat().sort(([one], [other]) => one - other);
       },
       milliseconds,
     );

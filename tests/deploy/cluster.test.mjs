@@ -6,7 +6,7 @@ import { after, describe, test } from "node:test";
 import { parse } from "yaml";
 import { Broker, freePort, until } from "../clients/broker.mjs";
 import { missing, Nats } from "../clients/nats.mjs";
-import { join, kustomization, read, render, scratch } from "./tools.mjs";
+import { join, kustomization, ok, read, render, scratch, without } from "./tools.mjs";
 
 const PASSWORD = "3e5f00d00d00d00d00d00d00d00d00d0";
 const user = { user: "pilotlight", password: PASSWORD };
@@ -33,6 +33,16 @@ async function start(options) {
 test("the permissions are the same everywhere, and are explained", () => {
   const own = authorization(read("deploy/nats/nats.conf"));
   for (const text of [configuration, read("docs/cluster.md")]) assert.equal(authorization(text), own);
+});
+
+test("haproxy takes the balancer's configuration, which checks readiness over HTTP", { skip: without("haproxy") }, () => {
+  const [, text] = /^```haproxy\n([\s\S]*?)^```$/m.exec(read("docs/cluster.md"));
+  assert.match(text, /^ *option httpchk GET \/readyz$/m);
+  assert.doesNotMatch(text, /on-marked-down/);
+  const file = join(scratch(), "haproxy.cfg");
+  writeFileSync(file, text);
+  const out = ok("haproxy", ["-c", "-f", file]);
+  assert.match(out, /valid/);
 });
 
 describe("NATS on Kubernetes", () => {
