@@ -52,15 +52,19 @@ impl Client {
     }
 }
 
-/// Waits until this many controllers wait.
-pub(super) async fn wait_for_waiters(ops: SocketAddr, count: usize, timeout: Duration) -> anyhow::Result<()> {
+/// Waits until this many controllers wait at all these brokers together.
+pub(super) async fn wait_for_waiters(
+    ops: &[SocketAddr],
+    count: usize,
+    timeout: Duration,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + timeout;
-    let mut client = Client::new(ops);
     loop {
-        let request = Request::get("/pools").header("host", ops.to_string()).body(Full::default())?;
-        let (_, body) = client.send(request).await.context("the broker does not answer")?;
-        let pools: serde_json::Value = serde_json::from_slice(&body)?;
-        let waiters = pools["waiters"].as_u64().unwrap_or_default();
+        let mut waiters = 0;
+        for &broker in ops {
+            let pools: serde_json::Value = serde_json::from_slice(&get(broker, "/pools").await?)?;
+            waiters += pools["waiters"].as_u64().unwrap_or_default();
+        }
         if waiters >= count as u64 {
             return Ok(());
         }
@@ -69,4 +73,34 @@ pub(super) async fn wait_for_waiters(ops: SocketAddr, count: usize, timeout: Dur
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Waits until each of these brokers sees all others.
+pub(super) async fn wait_for_each_other(ops: &[SocketAddr], timeout: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + timeout;
+    for &broker in ops.iter().filter(|_| ops.len() > 1) {
+        loop {
+            let metrics = get(broker, "/metrics").await?;
+            let seen = String::from_utf8_lossy(&metrics)
+                .lines()
+                .find_map(|line| line.strip_prefix("pilotlight_cluster_brokers ")?.parse::<usize>().ok());
+            if seen.is_some_and(|seen| seen + 1 >= ops.len()) {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "the brokers have not found each other within {}: does nats-server run where --nats says?",
+                    humantime::format_duration(timeout)
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn get(ops: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    let request = Request::get(path).header("host", ops.to_string()).body(Full::default())?;
+    let (_, body) = Client::new(ops).send(request).await.context("the broker does not answer")?;
+    Ok(body)
 }

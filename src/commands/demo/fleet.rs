@@ -18,20 +18,31 @@ pub(super) const POOLS: [(&str, &str, &str); 4] = [
     ("20260821.4", "0.50", "0.50"),
     ("20260821.4", "1", "2.0"),
 ];
-pub(super) const DEPLOYMENT: &str = "deployment_demo";
 
 /// How long a run takes, and how long a controller waits after a failed poll.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One controller, which polls until it is cancelled.
-pub(super) async fn controller(broker: SocketAddr, number: usize, timeout: Duration, ledger: Arc<Ledger>) {
+/// The broker at which this controller waits. Each pool waits at few brokers, so that most runs have to find it from another one.
+pub(super) fn broker_of(number: usize, brokers: usize) -> usize {
+    let (pool, round) = (number % POOLS.len(), number / POOLS.len());
+    (pool + POOLS.len() * (round % brokers.div_ceil(POOLS.len()))) % brokers
+}
+
+/// One controller, which polls its broker (by number and address) until it is cancelled.
+pub(super) async fn controller(
+    (place, broker): (usize, SocketAddr),
+    number: usize,
+    timeout: Duration,
+    deployment: Arc<str>,
+    ledger: Arc<Ledger>,
+) {
     let mut client = Client::new(broker);
     loop {
         // As in the stock client, a timer of the client's own ends an idle poll: it drops the connection and polls on a new one.
-        match tokio::time::timeout(timeout, client.send(poll(broker, number))).await {
+        match tokio::time::timeout(timeout, client.send(poll(broker, number, &deployment))).await {
             Ok(Ok((StatusCode::OK, message))) => {
                 if let Some(run) = run_of(&message) {
-                    ledger.received(&run);
+                    ledger.received(&run, place);
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -41,14 +52,14 @@ pub(super) async fn controller(broker: SocketAddr, number: usize, timeout: Durat
     }
 }
 
-fn poll(broker: SocketAddr, number: usize) -> Request<Full<Bytes>> {
+fn poll(broker: SocketAddr, number: usize, deployment: &str) -> Request<Full<Bytes>> {
     let (version, cpu, memory) = POOLS[number % POOLS.len()];
     let mut request = Request::new(Full::default());
     *request.uri_mut() = hyper::Uri::from_static("/warm-start");
     for (name, value) in [
         ("host", broker.to_string()),
         ("x-trigger-workload-controller-id", format!("controller_demo_{number}")),
-        ("x-trigger-deployment-id", DEPLOYMENT.to_owned()),
+        ("x-trigger-deployment-id", deployment.to_owned()),
         ("x-trigger-deployment-version", version.to_owned()),
         ("x-trigger-machine-cpu", cpu.to_owned()),
         ("x-trigger-machine-memory", memory.to_owned()),
@@ -64,4 +75,29 @@ fn poll(broker: SocketAddr, number: usize) -> Request<Full<Bytes>> {
 fn run_of(message: &Bytes) -> Option<String> {
     let message: serde_json::Value = serde_json::from_slice(message).ok()?;
     message["run"]["friendlyId"].as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_broker_has_controllers_and_no_pool_is_everywhere() {
+        for brokers in 2..=32 {
+            let mut places = vec![Vec::new(); POOLS.len()];
+            for number in 0..200 {
+                places[number % POOLS.len()].push(broker_of(number, brokers));
+            }
+            let all: std::collections::BTreeSet<_> = places.iter().flatten().collect();
+            assert_eq!(all.len(), brokers, "{brokers}");
+            for pool in &mut places {
+                pool.sort_unstable();
+                pool.dedup();
+                assert!(
+                    pool.len() <= brokers.div_ceil(POOLS.len()) && pool.len() < brokers,
+                    "{brokers}: {pool:?}"
+                );
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Owns `pilotlight demo`: a broker, simulated controllers and a supervisor in one process, and a summary of their runs.
+//! Owns `pilotlight demo`: brokers, simulated controllers and a supervisor in one process, and a summary of their runs.
 
 mod client;
 mod fleet;
@@ -13,11 +13,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::process;
-use crate::config::{Endpoint, ListenerSettings, Listeners, ProcessSettings, Settings};
+use crate::config::{
+    ConfigError, Endpoint, ListenerSettings, Listeners, ProcessSettings, RecordSettings, Settings,
+};
 use crate::server::{InheritedSockets, Server, Signal, raise_open_files};
 use ledger::Ledger;
 
@@ -33,6 +37,9 @@ pub(super) struct Options {
     /// How long to post runs
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = humantime::parse_duration)]
     duration: Duration,
+    /// How many brokers to run, as one cluster; more than one need --nats
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=32))]
+    brokers: usize,
     /// Print the console's URL first
     #[arg(long)]
     open_console: bool,
@@ -40,12 +47,50 @@ pub(super) struct Options {
 
 /// How long to wait for the last runs to arrive.
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to wait for all controllers to poll before the first run is posted.
+/// How long to wait for the brokers to find each other, and for all controllers to poll, before the first run is posted.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<ExitCode> {
+    if options.brokers > 1 && settings.cluster.nats.is_empty() {
+        return Err(ConfigError::Invalid(format!(
+            "--brokers {} needs --nats, over which the brokers find each other: start `nats-server`, and add --nats \
+             nats://127.0.0.1:4222",
+            options.brokers
+        ))
+        .into());
+    }
+    let settings = with_free_ports(settings);
+    let listeners = settings.validate()?;
+    let open_files = raise_open_files();
+    process::runtime()?.block_on(async {
+        let (mut brokers, mut running, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..options.brokers {
+            let settings = if number == 0 { settings.clone() } else { without_history(&settings) };
+            let server = Server::bind(&settings, &listeners, open_files, InheritedSockets::default())?;
+            brokers.push(Addresses::of(&server)?);
+            let (end, signals) = mpsc::channel(1);
+            running.push(server.run(signals));
+            ends.push(end);
+        }
+        let ledger = Arc::new(Ledger::new(options.brokers));
+        let demo = async {
+            let played = play(&brokers, &settings, options, &ledger).await;
+            for end in ends {
+                // If a server has failed already, nothing receives this; its own error is returned below.
+                let _ = end.send(Signal::End).await;
+            }
+            played
+        };
+        let (served, played) = tokio::join!(join_all(running), demo);
+        served.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        played?;
+        summarize(&ledger, options)
+    })
+}
+
+fn with_free_ports(settings: &Settings) -> Settings {
     let free_port = Endpoint::Ip(([127, 0, 0, 1], 0).into());
-    let settings = Settings {
+    Settings {
         listeners: ListenerSettings {
             listen: vec![free_port.clone().into()],
             dispatch_listen: Vec::new(),
@@ -54,68 +99,58 @@ pub(super) fn demo(settings: &Settings, options: &Options) -> anyhow::Result<Exi
         },
         process: ProcessSettings { drain_window: Duration::ZERO, ..settings.process.clone() },
         ..settings.clone()
-    };
-    let listeners = settings.validate()?;
-    let open_files = raise_open_files();
-    process::runtime()?.block_on(async {
-        let server = Server::bind(&settings, &listeners, open_files, InheritedSockets::default())?;
-        let Listeners { public, ops, .. } = server.listeners();
-        let address = |all: &[Endpoint]| {
-            all.first().and_then(Endpoint::ip).context("the demo's broker has no TCP address")
-        };
-        let addresses = Addresses { public: address(&public)?, ops: address(&ops)? };
-        let (end, signals) = mpsc::channel(1);
-        let ledger = Arc::new(Ledger::default());
-        let demo = async {
-            let played = play(&addresses, &settings, options, &ledger).await;
-            // If the server has failed already, nothing receives this; its own error is returned below.
-            let _ = end.send(Signal::End).await;
-            played
-        };
-        let (served, played) = tokio::join!(server.run(signals), demo);
-        served?;
-        played?;
-        summarize(&ledger, options)
-    })
+    }
 }
 
-/// The addresses of the demo's broker.
+/// One file has the history of one broker: the first.
+fn without_history(settings: &Settings) -> Settings {
+    Settings { records: RecordSettings { history: None, ..settings.records.clone() }, ..settings.clone() }
+}
+
+/// The addresses of one of the demo's brokers.
+#[derive(Debug, Clone, Copy)]
 struct Addresses {
     public: SocketAddr,
     ops: SocketAddr,
 }
 
+impl Addresses {
+    fn of(server: &Server) -> anyhow::Result<Self> {
+        let Listeners { public, ops, .. } = server.listeners();
+        let address = |all: &[Endpoint]| {
+            all.first().and_then(Endpoint::ip).context("the demo's broker has no TCP address")
+        };
+        Ok(Self { public: address(&public)?, ops: address(&ops)? })
+    }
+}
+
 async fn play(
-    addresses: &Addresses,
+    brokers: &[Addresses],
     settings: &Settings,
     options: &Options,
     ledger: &Arc<Ledger>,
 ) -> anyhow::Result<()> {
-    if options.open_console {
-        process::print(&format!("console: http://{}/\n", addresses.ops));
-    }
-    process::print(&format!(
-        "broker: http://{} · operators: http://{} · {} controllers · {} runs a second · {}\n",
-        addresses.public,
-        addresses.ops,
-        options.controllers,
-        options.rate,
-        humantime::format_duration(options.duration)
-    ));
+    greet(brokers, options);
+    let ops: Vec<_> = brokers.iter().map(|broker| broker.ops).collect();
+    client::wait_for_each_other(&ops, WARM_UP_TIMEOUT).await?;
+    let public: Arc<[SocketAddr]> = brokers.iter().map(|broker| broker.public).collect();
+    // Demos that share NATS must not get each other's runs.
+    let deployment: Arc<str> = match brokers.len() {
+        1 => "deployment_demo".into(),
+        _ => format!("deployment_demo_{:08x}", fastrand::u32(..)).into(),
+    };
     let mut tasks = JoinSet::new();
     for number in 0..options.controllers {
-        tasks.spawn(fleet::controller(
-            addresses.public,
-            number,
-            settings.waiting.connection_timeout,
-            ledger.clone(),
-        ));
+        let (ledger, deployment) = (ledger.clone(), deployment.clone());
+        let broker = fleet::broker_of(number, public.len());
+        let timeout = settings.waiting.connection_timeout;
+        tasks.spawn(fleet::controller((broker, public[broker]), number, timeout, deployment, ledger));
     }
-    client::wait_for_waiters(addresses.ops, options.controllers, WARM_UP_TIMEOUT).await?;
+    client::wait_for_waiters(&ops, options.controllers, WARM_UP_TIMEOUT).await?;
     let begun = Instant::now();
-    let posting = supervisor::post_at_rate(addresses.public, options.rate, options.duration, ledger.clone());
+    let supervisor = supervisor::Supervisor::new(public, deployment, ledger.clone());
     tokio::select! {
-        () = posting => {}
+        () = supervisor.post_at_rate(options.rate, options.duration) => {}
         never = report(ledger, begun) => match never {},
     }
     ledger.wait_for_receipts(RECEIPT_TIMEOUT).await;
@@ -124,6 +159,26 @@ async fn play(
     }
     tasks.shutdown().await;
     Ok(())
+}
+
+fn greet(brokers: &[Addresses], options: &Options) {
+    if let (true, Some(first)) = (options.open_console, brokers.first()) {
+        process::print(&format!("console: http://{}/\n", first.ops));
+    }
+    let load = format!(
+        "{} controllers · {} runs a second · {}\n",
+        options.controllers,
+        options.rate,
+        humantime::format_duration(options.duration)
+    );
+    if let [Addresses { public, ops }] = brokers {
+        process::print(&format!("broker: http://{public} · operators: http://{ops} · {load}"));
+        return;
+    }
+    for (number, Addresses { public, ops }) in brokers.iter().enumerate() {
+        process::print(&format!("broker {}: http://{public} · operators: http://{ops}\n", number + 1));
+    }
+    process::print(&format!("{} brokers · {load}", brokers.len()));
 }
 
 /// Prints the figures every second: one live line on a terminal, a line each elsewhere.

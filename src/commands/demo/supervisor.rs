@@ -14,43 +14,62 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::client::Client;
-use super::fleet::{DEPLOYMENT, POOLS};
+use super::fleet::POOLS;
 use super::ledger::Ledger;
 
-/// Posts at a fixed rate, even while earlier posts are unanswered; returns when all are answered.
-pub(super) async fn post_at_rate(broker: SocketAddr, rate: u32, duration: Duration, ledger: Arc<Ledger>) {
-    let idle = Arc::new(Mutex::new(Vec::new()));
-    let mut posts = JoinSet::new();
-    let mut interval = tokio::time::interval(Duration::from_secs(1) / rate);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let begun = Instant::now();
-    for number in 0_usize.. {
-        interval.tick().await;
-        if begun.elapsed() >= duration {
-            break;
-        }
-        while posts.try_join_next().is_some() {}
-        posts.spawn(post(broker, number, idle.clone(), ledger.clone()));
-    }
-    posts.join_all().await;
+/// Posts to all brokers in turn.
+pub(super) struct Supervisor {
+    brokers: Arc<[SocketAddr]>,
+    deployment: Arc<str>,
+    ledger: Arc<Ledger>,
+    /// For each broker the connections that no post uses.
+    idle: Box<[Mutex<Vec<Client>>]>,
 }
 
-async fn post(broker: SocketAddr, number: usize, idle: Arc<Mutex<Vec<Client>>>, ledger: Arc<Ledger>) {
-    let run = format!("run_demo_{number}");
-    let mut request = Request::new(Full::from(message(&run, number)));
-    *request.method_mut() = hyper::Method::POST;
-    *request.uri_mut() = hyper::Uri::from_static("/warm-start");
-    request.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
-    if let Ok(host) = broker.to_string().parse() {
-        request.headers_mut().insert("host", host);
+impl Supervisor {
+    pub(super) fn new(brokers: Arc<[SocketAddr]>, deployment: Arc<str>, ledger: Arc<Ledger>) -> Arc<Self> {
+        let idle = brokers.iter().map(|_| Mutex::default()).collect();
+        Arc::new(Self { brokers, deployment, ledger, idle })
     }
-    let mut client = idle.lock().pop().unwrap_or_else(|| Client::new(broker));
-    let begun = Instant::now();
-    let answer = client.send(request).await;
-    let hit = answer.as_ref().is_ok_and(|(_, body)| did_warm_start(body));
-    ledger.answered(&run, hit, begun.elapsed());
-    if answer.is_ok() {
-        idle.lock().push(client);
+
+    /// Posts at a fixed rate, even while earlier posts are unanswered; returns when all are answered.
+    pub(super) async fn post_at_rate(self: Arc<Self>, rate: u32, duration: Duration) {
+        let mut posts = JoinSet::new();
+        let mut interval = tokio::time::interval(Duration::from_secs(1) / rate);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let begun = Instant::now();
+        for number in 0_usize.. {
+            interval.tick().await;
+            if begun.elapsed() >= duration {
+                break;
+            }
+            while posts.try_join_next().is_some() {}
+            posts.spawn(self.clone().post(number));
+        }
+        posts.join_all().await;
+    }
+
+    async fn post(self: Arc<Self>, number: usize) {
+        // Each broker gets one run of each pool, and then it is the next one's turn.
+        let place = number / POOLS.len() % self.brokers.len();
+        let (broker, idle) = (self.brokers[place], &self.idle[place]);
+        let run = format!("run_demo_{number}");
+        let mut request = Request::new(Full::from(message(&run, number, &self.deployment)));
+        *request.method_mut() = hyper::Method::POST;
+        *request.uri_mut() = hyper::Uri::from_static("/warm-start");
+        let json = hyper::header::HeaderValue::from_static("application/json");
+        request.headers_mut().insert(CONTENT_TYPE, json);
+        if let Ok(host) = broker.to_string().parse() {
+            request.headers_mut().insert("host", host);
+        }
+        let mut client = idle.lock().pop().unwrap_or_else(|| Client::new(broker));
+        let begun = Instant::now();
+        let answer = client.send(request).await;
+        let hit = answer.as_ref().is_ok_and(|(_, body)| did_warm_start(body));
+        self.ledger.answered(&run, place, hit, begun.elapsed());
+        if answer.is_ok() {
+            idle.lock().push(client);
+        }
     }
 }
 
@@ -58,11 +77,11 @@ fn did_warm_start(body: &Bytes) -> bool {
     serde_json::from_slice::<Value>(body).is_ok_and(|answer| answer["didWarmStart"] == true)
 }
 
-fn message(run: &str, number: usize) -> Bytes {
+fn message(run: &str, number: usize, deployment: &str) -> Bytes {
     let mut message: Value = serde_json::from_str(include_str!("message.json")).unwrap_or_default();
     let (version, cpu, memory) = POOLS[number % POOLS.len()];
     let number_of = |text: &str| text.parse::<f64>().unwrap_or_default();
-    message["deployment"]["friendlyId"] = DEPLOYMENT.into();
+    message["deployment"]["friendlyId"] = deployment.into();
     message["backgroundWorker"]["version"] = version.into();
     message["run"]["friendlyId"] = run.into();
     message["run"]["machine"]["cpu"] = number_of(cpu).into();
