@@ -56,8 +56,8 @@ describe("NATS on Kubernetes", () => {
     }
     assert.equal(find("Service", "nats-routes").spec.clusterIP, "None");
     assert.equal(set.spec.serviceName, "nats-routes");
-    const routes = server.args.at(-1).split(",").map((url) => new URL(url.replace("$(PASSWORD)", "x")).host);
-    assert.deepEqual(routes, Array.from({ length: set.spec.replicas }, (_, number) => `nats-${number}.nats-routes:${ports.routes}`));
+    const routes = Array.from({ length: set.spec.replicas }, (_, number) => `nats://route:$(PASSWORD)@nats-${number}.nats-routes:${ports.routes}`);
+    assert.deepEqual(server.args.at(-1).split(","), routes);
     assert.deepEqual([...configuration.matchAll(/^ *(?:port|http): (\d+)$/gm)].map(([, port]) => Number(port)), [ports.client, ports.monitor, ports.routes]);
     assert.equal(find("PodDisruptionBudget", "nats").spec.maxUnavailable, 1);
   });
