@@ -219,6 +219,13 @@ impl Directory {
         self.peers.get(&id).is_some_and(|peer| peer.is_visible(self.judged_at))
     }
 
+    /// How long ago the last heartbeat came of the broker that has been silent longest, of those that have pools, hidden or not. A
+    /// broker that has left has none.
+    pub fn oldest_news(&self, now: MonotonicTime) -> Duration {
+        let with_pools = self.peers.values().filter(|peer| peer.rows_len() > 0);
+        with_pools.map(|peer| now.since(peer.heard)).max().unwrap_or_default()
+    }
+
     /// The other brokers, in the order of their names.
     pub fn peers(&self, now: MonotonicTime) -> Vec<PeerSummary> {
         let summary = |(&id, peer): (&BrokerId, &Peer)| {
@@ -239,5 +246,33 @@ impl Directory {
     /// How many rows there are.
     pub fn rows_len(&self) -> usize {
         self.peers.values().map(Peer::rows_len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_as_old_as_its_oldest_rows_until_their_broker_leaves_or_is_forgotten() {
+        let mut directory = Directory::default();
+        let at = |seconds: u64| MonotonicTime::from_micros(seconds * 1_000_000);
+        let row = Row { pool: PoolDigest { key: Digest::new([1; 16]), prints: [1, 2] }, waiters: [1, 1] };
+        for id in [1, 2, 3] {
+            directory.heartbeat(id, "broker", 0, 0, at(0));
+        }
+        assert_eq!(directory.oldest_news(at(2)), Duration::ZERO, "nobody has pools");
+        for id in [1, 2] {
+            directory.changes(id, 1, &[row], &mut Vec::new());
+        }
+        directory.heartbeat(1, "broker", 1, 4_000_000, at(4));
+        directory.judge_silence(at(5));
+        assert!(!directory.is_visible(2));
+        assert_eq!(directory.oldest_news(at(6)), Duration::from_secs(6), "hidden rows are old rows");
+        directory.heartbeat(1, "broker", 1, 59_000_000, at(59));
+        directory.judge_silence(at(61));
+        assert_eq!(directory.oldest_news(at(61)), Duration::from_secs(2), "the second is forgotten");
+        directory.snapshot(1, 2, (0, true), &[], &mut Vec::new());
+        assert_eq!(directory.oldest_news(at(70)), Duration::ZERO, "the first has left");
     }
 }

@@ -94,6 +94,7 @@ impl Cluster {
         dispatcher: &Dispatcher,
     ) -> Self {
         exchange.watch_pools();
+        metrics.cluster.expose_connection();
         let ClusterConfig { link, name, threads, max_forwards, max_forward_bytes, remember_runs } = config;
         let id = random_id();
         let member = Member::new(id, &name, remember_runs, exchange.now());

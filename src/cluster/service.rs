@@ -159,22 +159,21 @@ fn tick(shared: &Shared) {
             break;
         }
     }
-    // What is not sent now is announced when the connection is back: nothing must be delivered late.
-    if shared.link().is_none() {
-        return;
-    }
     let now = shared.now();
-    let (messages, visible, age) = {
-        let mut member = shared.member.lock();
-        let messages = member.tick(now, |most| most.mul_f64(fastrand::f64()));
-        let peers = member.directory.peers(now);
-        let visible = peers.iter().filter(|peer| peer.is_visible);
-        let age = visible.clone().map(|peer| peer.silent_for).max().unwrap_or_default();
-        (messages, visible.count(), age)
-    };
     let metrics = &shared.metrics.cluster;
-    metrics.brokers.set(i64::try_from(visible).unwrap_or(i64::MAX));
-    metrics.directory_age.set(age.as_secs_f64());
+    let messages = {
+        let mut member = shared.member.lock();
+        metrics.directory_age.set(member.directory.oldest_news(now).as_secs_f64());
+        // What is not sent now is announced when the connection is back: nothing must be delivered late.
+        if shared.link().is_none() {
+            metrics.brokers.set(0);
+            return;
+        }
+        let messages = member.tick(now, |most| most.mul_f64(fastrand::f64()));
+        let visible = member.directory.peers(now).iter().filter(|peer| peer.is_visible).count();
+        metrics.brokers.set(i64::try_from(visible).unwrap_or(i64::MAX));
+        messages
+    };
     for message in messages {
         announce(shared, message);
     }

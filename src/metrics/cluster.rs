@@ -1,4 +1,5 @@
-//! Owns the metrics of a cluster. Their series exist, as zero, without a cluster, too.
+//! Owns the metrics of a cluster. Their series exist, as zero, without a cluster, too, except that of the connection: an alert says
+//! that it is down.
 
 use std::time::Duration;
 
@@ -29,16 +30,17 @@ label! {
 
 /// The metrics of a cluster.
 pub struct ClusterMetrics {
-    /// 1 while the connection to NATS is up.
+    /// 1 while the connection to NATS is up. Exposed after [`Self::expose_connection`].
     pub connected: IntGauge,
     /// How many other brokers are seen.
     pub brokers: IntGauge,
-    /// How many seconds ago the last heartbeat came of the broker that has been silent longest, of those that are seen; 0
+    /// How many seconds ago the last heartbeat came of the broker that has been silent longest, of those that have pools; 0
     /// without others.
     pub directory_age: Gauge,
     forwards: Family<IntCounter, ForwardOutcome>,
     forward_seconds: Histogram,
     late_answers: IntCounter,
+    registry: Registry,
     taken: Family<IntCounter, TakenOutcome>,
     dropped: Family<IntCounter, DropReason>,
 }
@@ -47,10 +49,7 @@ impl ClusterMetrics {
     /// Registers every metric with every label value.
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            connected: register(
-                registry,
-                IntGauge::with_opts(opts("connected", "1 while the connection to NATS is up."))?,
-            )?,
+            connected: IntGauge::with_opts(opts("connected", "1 while the connection to NATS is up."))?,
             brokers: register(
                 registry,
                 IntGauge::with_opts(opts("brokers", "Other brokers of the cluster that are seen."))?,
@@ -59,7 +58,7 @@ impl ClusterMetrics {
                 registry,
                 Gauge::with_opts(opts(
                     "directory_age_seconds",
-                    "Age of the oldest last heartbeat of the other brokers that are seen.",
+                    "Age of the oldest last heartbeat of the other brokers that have pools.",
                 ))?,
             )?,
             forwards: counters(registry, "outcome", "forwards_total", "Runs forwarded to another broker.")?,
@@ -77,6 +76,7 @@ impl ClusterMetrics {
                     "Answers to forwards that were no longer waited for.",
                 ))?,
             )?,
+            registry: registry.clone(),
             taken: counters(
                 registry,
                 "outcome",
@@ -90,6 +90,12 @@ impl ClusterMetrics {
                 "Messages between brokers that were dropped.",
             )?,
         })
+    }
+
+    /// This broker belongs to a cluster. Without one there is no `cluster_connected`: an alert would fire for every single broker.
+    pub fn expose_connection(&self) {
+        // It fails only if it was exposed before.
+        let _ = self.registry.register(Box::new(self.connected.clone()));
     }
 
     /// A forward ended. `took` runs from the time when it was sent, and does not count if it was not.
@@ -147,6 +153,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_a_broker_of_a_cluster_says_whether_it_is_connected() {
+        let registry = Registry::new();
+        let metrics = ClusterMetrics::new(&registry).unwrap();
+        let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        assert!(!text().contains("cluster_connected"), "{}", text());
+        metrics.expose_connection();
+        assert!(text().contains("\npilotlight_cluster_connected 0\n"), "{}", text());
+        metrics.connected.set(1);
+        metrics.expose_connection();
+        assert!(text().contains("\npilotlight_cluster_connected 1\n"), "{}", text());
+    }
+
+    #[test]
     fn every_series_is_zero_until_something_is_counted() {
         let registry = Registry::new();
         let metrics = ClusterMetrics::new(&registry).unwrap();
@@ -163,7 +182,6 @@ mod tests {
             ("late_answers_total", 1),
             ("messages_dropped_total{reason=\"slow_consumer\"}", 7),
             ("messages_dropped_total{reason=\"foreign_version\"}", 1),
-            ("connected", 1),
             ("brokers", 2),
             ("directory_age_seconds", 3),
         ];
@@ -178,7 +196,6 @@ mod tests {
         metrics.late_answer();
         metrics.dropped_many(DropReason::SlowConsumer, 7);
         metrics.dropped(DropReason::ForeignVersion);
-        metrics.connected.set(1);
         metrics.brokers.set(2);
         metrics.directory_age.set(3.0);
         let after = text();
