@@ -7,7 +7,7 @@ const COLUMNS = 24;
 /** Standard metrics of the process collector of the `prometheus` crate. */
 const PROCESS = ["resident_memory_bytes", "virtual_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds", "start_time_seconds"];
 /** Metrics that operations.md names and the broker does not have yet: alert rules may use them, panels may not. */
-export const LATER = /^pilotlight_(cluster|tls|config)_/;
+export const LATER = /^pilotlight_(tls|config)_/;
 
 export function load(name) {
   return JSON.parse(readFileSync(join(dashboards, `${name}.json`), "utf8"));
@@ -44,7 +44,8 @@ export function known() {
   const names = new Set(PROCESS.map((name) => `process_${name}`));
   const folder = new URL("../../src/metrics/", import.meta.url).pathname;
   for (const file of readdirSync(folder, { recursive: true }).filter((file) => file.endsWith(".rs"))) {
-    for (const [, name] of readFileSync(join(folder, file), "utf8").matchAll(/"([a-z][a-z_]*)"/g)) names.add(`pilotlight_${name}`);
+    const prefix = file === "cluster.rs" ? "pilotlight_cluster_" : "pilotlight_";
+    for (const [, name] of readFileSync(join(folder, file), "utf8").matchAll(/"([a-z][a-z_]*)"/g)) names.add(prefix + name);
   }
   return names;
 }

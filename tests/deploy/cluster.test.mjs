@@ -6,7 +6,7 @@ import { after, describe, test } from "node:test";
 import { parse } from "yaml";
 import { Broker, freePort, until } from "../clients/broker.mjs";
 import { missing, Nats } from "../clients/nats.mjs";
-import { join, kustomization, ok, read, render, scratch, without } from "./tools.mjs";
+import { binary, join, kustomization, ok, read, render, scratch, without } from "./tools.mjs";
 
 const PASSWORD = "3e5f00d00d00d00d00d00d00d00d00d0";
 const user = { user: "pilotlight", password: PASSWORD };
@@ -163,6 +163,9 @@ describe("the user of a cluster", { skip: missing }, () => {
       });
     assert.ok(env.length >= 3, JSON.stringify(env));
     const flags = env.map(([name, value]) => `--${name.replace("PILOTLIGHT_", "").toLowerCase().replaceAll("_", "-")}=${value}`);
+    const checked = ok(binary, ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", ...flags, "check"]);
+    assert.match(checked, /^NATS subjects pilotlight\.v1\.>: OK$/m);
+    assert.doesNotMatch(checked, /credentials for NATS|max_payload/);
     const brokers = [await Broker.start(...flags), await Broker.start(...flags)];
     try {
       const path = "/v1/pools/app/v1/1/1";

@@ -17,7 +17,7 @@ const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRI
 /** Flags of other programs that the guides name without their command. */
 const FOREIGN = new Set(["--profile", "--release", "--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
 /** Metrics that exist only with TLS, or with a cluster; alert rules may use them. */
-const SLEEPING = /^pilotlight_(tls|cluster)_/;
+const SLEEPING = /^pilotlight_(tls_|cluster_connected$)/;
 
 const texts = [...guides(), ...files("deploy", /(?<!\.md)$/), ...files("dashboards", /\.ya?ml$/)];
 
