@@ -27,6 +27,7 @@ export const SHOWN = [
   ...["written", "acked", "received", "hop", "lost", "frozen"].map((verdict) => `pilotlight_offers_total{verdict="${verdict}"}`),
   ...["matched", "client_gone", "expired", "retired"].map((end) => `pilotlight_polls_total{end="${end}"}`),
   "pilotlight_redeliveries_total",
+  "pilotlight_cluster_connected",
   "pilotlight_cluster_brokers",
   'pilotlight_cluster_forwards_total{outcome="delivered"}',
 ];
