@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { chmodSync, cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { freePort, until } from "../clients/broker.mjs";
+import { missing as withoutNats, Nats } from "../clients/nats.mjs";
 import { binary, existsSync, files, join, ok, read, root, run, scratch, without } from "./tools.mjs";
 
 const units = files("deploy/systemd", /\.(service|socket)$/);
@@ -49,7 +50,7 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     assert.ok(Number(exposure) <= Number(stated), `${exposure}, stated ${stated}\n${out}`);
   });
 
-  test("lets through every system call that the broker makes", { skip: without("strace") }, async () => {
+  test("lets through every system call that the broker makes", { skip: without("strace") }, async (t) => {
     const expand = (name) =>
       ok("systemd-analyze", ["syscall-filter", name])
         .split("\n")
@@ -72,6 +73,12 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     const [port, ops] = [await freePort(), await freePort()];
     const log = join(folder, "calls");
     const flags = ["--listen", `127.0.0.1:${port}`, "--ops-listen", `127.0.0.1:${ops}`, "--history", join(folder, "history.sqlite"), "--drain-window", "100ms"];
+    if (!withoutNats) {
+      const nats = await Nats.start();
+      t.after(() => nats.stop());
+      // By name, because resolving one makes system calls, too.
+      flags.push("--nats", nats.url.replace("127.0.0.1", "localhost"));
+    }
     // Runs as an unprivileged user, like the service: as root, SQLite makes more system calls (fchown). The folder is this
     // test's own.
     const own = join(folder, "pilotlight");
@@ -83,6 +90,8 @@ describe("systemd", { skip: without("systemd-analyze") }, () => {
     const url = `http://127.0.0.1:${port}/v1/pools/app/v1/1/1`;
     await until("the broker is ready", () => fetch(`http://127.0.0.1:${ops}/readyz`).then((answer) => answer.ok, () => false));
     const wait = fetch(`${url}?timeout=5s`).then((answer) => answer.text());
+    const connected = () => fetch(`http://127.0.0.1:${ops}/metrics`).then((answer) => answer.text()).then((text) => text.includes("pilotlight_cluster_connected 1"));
+    if (!withoutNats) await until("it is connected to NATS", connected);
     const dispatch = await fetch(`${url}?wait=2s`, { method: "POST", body: "run" }).then((answer) => answer.json());
     assert.deepEqual([await wait, dispatch.delivered], ["run", true]);
     await fetch(`http://127.0.0.1:${ops}/metrics`).then((answer) => answer.text());
