@@ -72,11 +72,14 @@ impl Client {
                 bail!("the server closed the connection");
             }
             let Some(end) = memchr::memmem::find(&self.read, b"\r\n\r\n") else { continue };
-            let length = content_length(&self.read[..end]).context("no content-length")?;
+            let status =
+                self.read.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+            let length = match status {
+                Some(NO_CONTENT) => 0,
+                _ => content_length(&self.read[..end]).context("no content-length")?,
+            };
             ensure!(self.read.len() <= end + 4 + length, "more than one response");
             if self.read.len() == end + 4 + length {
-                let status =
-                    self.read.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
                 let closes =
                     value(&self.read[..end], b"onnection: ").is_some_and(|v| v.starts_with(b"close"));
                 self.is_ending = closes;
@@ -85,6 +88,9 @@ impl Client {
         }
     }
 }
+
+/// The status of a response that has no body, and no length either.
+const NO_CONTENT: u16 = 204;
 
 fn content_length(head: &[u8]) -> Option<usize> {
     let digits = value(head, b"ontent-length: ").or_else(|| value(head, b"ontent-Length: "))?;

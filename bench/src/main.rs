@@ -2,6 +2,7 @@
 
 mod allocations;
 mod allocator;
+mod cluster;
 mod contention;
 mod json;
 mod load;
@@ -87,6 +88,8 @@ enum Measure {
         #[arg(long, default_value_t = 16_700)]
         each: usize,
     },
+    /// Runs that one broker forwards to another: latencies, also around an owner's silence and death, and CPU time
+    Cluster(cluster::ClusterOptions),
     /// Instructions, allocations, clock reads and system calls per request of each kind, under valgrind and strace
     Count {
         /// The broker; without it, the one in the folder of this program
@@ -156,6 +159,7 @@ fn main() -> anyhow::Result<()> {
         Measure::Crowd { brokers, each } => {
             print(&format!("{:?}\n", load::crowd(&implementation(&cli)?, *brokers, *each, 2.0)?));
         }
+        Measure::Cluster(options) => cluster::measure(known_proof(&cli)?, options)?,
         Measure::Count { program } => {
             let built = Implementation::pilotlight("written")?.program;
             print(&count::count_all(program.as_ref().unwrap_or(&built))?);
@@ -173,9 +177,13 @@ fn main() -> anyhow::Result<()> {
 
 fn implementation(cli: &Cli) -> anyhow::Result<Implementation> {
     if cli.against == "pilotlight" {
-        let proof = ["written", "acked", "received"].into_iter().find(|&proof| proof == cli.proof);
-        return Implementation::pilotlight(proof.context("a proof is written, acked or received")?);
+        return Implementation::pilotlight(known_proof(cli)?);
     }
     let name = PEERS.into_iter().find(|&name| name == cli.against);
     Implementation::peer(name.with_context(|| format!("a peer is one of {}", PEERS.join(", ")))?, cli.fresh)
+}
+
+fn known_proof(cli: &Cli) -> anyhow::Result<&'static str> {
+    let proof = ["written", "acked", "received"].into_iter().find(|&proof| proof == cli.proof);
+    proof.context("a proof is written, acked or received")
 }

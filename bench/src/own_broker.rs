@@ -1,10 +1,11 @@
 //! Owns a broker that runs in this process, so that this process's allocator serves it.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use pilotlight_bench::server::free_addresses;
 
 /// Its addresses.
 pub(crate) struct OwnBroker {
@@ -17,9 +18,7 @@ const START_TIME: Duration = Duration::from_secs(10);
 
 /// Starts it on a thread of its own, which ends with the process, and returns once it serves.
 pub(crate) fn start() -> anyhow::Result<OwnBroker> {
-    let [address, ops] =
-        [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?].map(|free| free.local_addr());
-    let (address, ops) = (address?, ops?);
+    let [address, ops] = free_addresses()?;
     let arguments = format!(
         "pilotlight serve --listen {address} --ops-listen {ops} --proof written --threads 1 \
          --connection-timeout 299s --max-waiters-per-pool 1000000 --log-format json"

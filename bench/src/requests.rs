@@ -23,6 +23,20 @@ pub fn poll_request_from(worker: &str, pool: usize, controller: usize) -> Vec<u8
     .into_bytes()
 }
 
+/// A poll in the native dialect, of a controller with the same name.
+pub fn native_poll_request(pool: usize, controller: usize) -> Vec<u8> {
+    format!(
+        "GET {} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\n\
+         pilotlight-controller: controller_{controller:08}-0000-4000-8000-000000000000\r\n\r\n",
+        native_target(pool)
+    )
+    .into_bytes()
+}
+
+fn native_target(pool: usize) -> String {
+    format!("/v1/pools/deployment_{pool:04}/20260821.3/0.5/0.5")
+}
+
 /// A stock supervisor's POST.
 pub fn dispatch_request(pool: usize) -> Vec<u8> {
     post("/warm-start", "", &format!("{{\"dequeuedMessage\":{}}}", payload(pool, None)))
@@ -54,8 +68,7 @@ pub fn dispatch_request_of(pool: usize, run: u64) -> Vec<u8> {
 
 /// The same run in the native dialect.
 pub fn native_dispatch_request_of(pool: usize, run: u64) -> Vec<u8> {
-    let target = format!("/v1/pools/deployment_{pool:04}/20260821.3/0.5/0.5");
-    post(&target, &format!("pilotlight-run: {}\r\n", run_name(run)), &payload(pool, Some(run)))
+    post(&native_target(pool), &format!("pilotlight-run: {}\r\n", run_name(run)), &payload(pool, Some(run)))
 }
 
 fn run_name(run: u64) -> String {

@@ -1,12 +1,12 @@
 //! Owns the server under test: a process of its own, pinned to a core of its own, and the resources it has used.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::implementation::Implementation;
@@ -100,13 +100,26 @@ impl Server {
 
     /// The CPU time that the process has used so far, by the kernel's accounting.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        cpu_of(&format!("/proc/{}/stat", self.child.id()))
+        cpu_of_process(self.child.id())
     }
 
     /// Its resident memory in bytes.
     pub fn resident(&self) -> anyhow::Result<u64> {
         resident_of(&self.child.id().to_string())
     }
+}
+
+/// The CPU time that a process has used so far, by the kernel's accounting.
+pub fn cpu_of_process(id: u32) -> anyhow::Result<Duration> {
+    cpu_of(&format!("/proc/{id}/stat"))
+}
+
+/// Loopback addresses whose ports were free a moment ago.
+pub fn free_addresses<const COUNT: usize>() -> anyhow::Result<[SocketAddr; COUNT]> {
+    // All are bound before the first is given back, so they differ.
+    let bound = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
+    let addresses = bound.iter().map(TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
+    addresses.try_into().map_err(|_| anyhow!("not as many addresses as were asked for"))
 }
 
 /// The resident memory of this program in bytes.

@@ -11,16 +11,27 @@ use pilotlight_bench::server::Server;
 use super::controller::start_controllers;
 use super::measurement::Measurement;
 use super::shape::LoadShape;
-use super::stats::{LoadStats, Shared, check_receipts, measure_for};
+use super::stats::{LoadStats, Measured, Shared, check_receipts, measure_for};
 
 /// Runs dispatches in a closed loop.
 pub(crate) fn dispatch(server: &Server, shape: &LoadShape) -> anyhow::Result<Measurement> {
+    let measured = Measured { servers: &[server], nats: None };
+    dispatch_between(&measured, server.address, server.address, shape)
+}
+
+/// The same with controllers that wait at one address, and supervisors that post to another.
+pub(crate) fn dispatch_between(
+    measured: &Measured<'_>,
+    waiting_at: SocketAddr,
+    posted_to: SocketAddr,
+    shape: &LoadShape,
+) -> anyhow::Result<Measurement> {
     let tally = LoadStats::new()?;
     block_on_local(async {
-        start_controllers(server.address, shape, &tally).await;
+        start_controllers(waiting_at, shape, &tally).await;
         let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
         let figures =
-            run_supervisors(server, server.address, shape, posts, "\"didWarmStart\":true", &tally).await?;
+            run_supervisors(measured, posted_to, shape, posts, "\"didWarmStart\":true", &tally).await?;
         check_receipts(&tally)?;
         Ok(figures)
     })
@@ -30,11 +41,12 @@ pub(crate) fn dispatch(server: &Server, shape: &LoadShape) -> anyhow::Result<Mea
 pub(crate) fn health(server: &Server, shape: &LoadShape) -> anyhow::Result<Measurement> {
     let tally = LoadStats::new()?;
     let address = server.ops.unwrap_or(server.address);
-    block_on_local(run_supervisors(server, address, shape, vec![health_request()], "ok", &tally))
+    let measured = Measured { servers: &[server], nats: None };
+    block_on_local(run_supervisors(&measured, address, shape, vec![health_request()], "ok", &tally))
 }
 
 async fn run_supervisors(
-    server: &Server,
+    measured: &Measured<'_>,
     address: SocketAddr,
     shape: &LoadShape,
     requests: Vec<Vec<u8>>,
@@ -47,7 +59,7 @@ async fn run_supervisors(
             tokio::task::spawn_local(work)
         })
         .collect();
-    let figures = measure_for(server, tally, shape.seconds).await?;
+    let figures = measure_for(measured, tally, shape.seconds).await?;
     for supervisor in supervisors {
         supervisor.await??;
     }

@@ -5,11 +5,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::ensure;
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::poll_request;
 
 use super::shape::LoadShape;
-use super::stats::Shared;
+use super::stats::{LoadStats, Shared};
 
 /// Polls for ever. If a run closes its connection, the close comes before the next connection, because it is the receipt.
 async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Shared) -> anyhow::Result<()> {
@@ -30,6 +31,34 @@ async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Sh
             drop(client);
             client = Client::connect(server).await?;
         }
+    }
+}
+
+/// Controllers whose receipts are counted, pool by pool and broker by broker.
+pub(crate) struct CountedReceipts(Shared);
+
+/// More pools than a measurement has, so that a controller's number gives its pool.
+const POOLS: usize = 1000;
+
+impl CountedReceipts {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self(LoadStats::new()?))
+    }
+
+    /// Starts so many controllers of one pool, which poll until the runtime ends or the server does.
+    pub(crate) fn start_controllers(&self, server: SocketAddr, pool: usize, count: usize) {
+        for number in 0..count {
+            // The port is different for each broker, and so are the controllers' numbers.
+            let number = (usize::from(server.port()) * count + number) * POOLS + pool;
+            tokio::task::spawn_local(keep_polling(server, number, POOLS, self.0.clone()));
+        }
+    }
+
+    /// An error if a run went to the wrong pool.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let wrong = self.0.borrow().wrong;
+        ensure!(wrong == 0, "{wrong} runs went to the wrong pool");
+        Ok(())
     }
 }
 

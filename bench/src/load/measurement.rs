@@ -4,8 +4,10 @@
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Measurement {
     pub(crate) rate: f64,
-    /// The server's CPU per dispatch.
+    /// The server's CPU per dispatch; that of all servers together if there are several.
     pub(crate) cpu: f64,
+    /// That of nats-server, if there is one.
+    pub(crate) nats_cpu: f64,
     /// This program's CPU per dispatch.
     pub(crate) own_cpu: f64,
     pub(crate) p50: f64,
@@ -27,7 +29,7 @@ pub(crate) struct Refused {
 impl Measurement {
     /// The result as a line of text.
     pub(crate) fn line(&self, name: &str) -> String {
-        let Self { rate, cpu, own_cpu, p50, p99, p999, misses, refused } = self;
+        let Self { rate, cpu, own_cpu, p50, p99, p999, misses, refused, .. } = self;
         let refused = match refused.rate {
             0.0 => String::new(),
             rate => format!("  refused {rate:.0}/s"),

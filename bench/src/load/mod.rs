@@ -10,9 +10,10 @@ mod shape;
 mod stats;
 
 pub(crate) use churn::{ChurnResult, churn, waiters};
-pub(crate) use closed::{dispatch, health, load_forever};
-pub(crate) use controller::settling_time;
+pub(crate) use closed::{dispatch, dispatch_between, health, load_forever};
+pub(crate) use controller::{CountedReceipts, settling_time};
 pub(crate) use hold::{CrowdResult, HoldResult, Holder, crowd, hold, keep};
 pub(crate) use measurement::{Measurement, median};
 pub(crate) use open::open;
 pub(crate) use shape::LoadShape;
+pub(crate) use stats::Measured;

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::controller::start_controllers;
 use super::measurement::Measurement;
 use super::shape::LoadShape;
-use super::stats::{LoadStats, check_receipts, measure_for};
+use super::stats::{LoadStats, Measured, check_receipts, measure_for};
 
 /// The status with which a broker refuses a run because of load.
 const TOO_MANY: u16 = 429;
@@ -69,7 +69,8 @@ pub(crate) fn open(server: &Server, shape: &LoadShape, rate: f64) -> anyhow::Res
             });
         }
         let pace = tokio::task::spawn_local(pace(due, Duration::from_secs_f64(1.0 / rate)));
-        let figures = measure_for(server, &tally, shape.seconds).await?;
+        let measured = Measured { servers: &[server], nats: None };
+        let figures = measure_for(&measured, &tally, shape.seconds).await?;
         pace.abort();
         tokio::time::sleep(Duration::from_millis(300)).await;
         check_receipts(&tally)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use hdrhistogram::Histogram;
+use pilotlight_bench::nats::NatsServer;
 use pilotlight_bench::server::{Server, own_cpu};
 
 use super::measurement::{Measurement, Refused};
@@ -63,28 +64,42 @@ pub(super) type Shared = Rc<RefCell<LoadStats>>;
 /// The time before counting starts.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
-/// Measures a server for a while, under a load that is running already.
+/// The processes whose CPU time is measured.
+pub(crate) struct Measured<'a> {
+    pub(crate) servers: &'a [&'a Server],
+    pub(crate) nats: Option<&'a NatsServer>,
+}
+
+impl Measured<'_> {
+    fn cpu(&self) -> anyhow::Result<[Duration; 3]> {
+        let servers = self.servers.iter().map(|server| server.cpu()).sum::<anyhow::Result<Duration>>()?;
+        Ok([servers, self.nats.map_or(Ok(Duration::ZERO), NatsServer::cpu)?, own_cpu()?])
+    }
+}
+
+/// Measures servers for a while, under a load that is running already.
 pub(super) async fn measure_for(
-    server: &Server,
+    measured: &Measured<'_>,
     tally: &Shared,
     seconds: f64,
 ) -> anyhow::Result<Measurement> {
     tokio::time::sleep(WARM_UP).await;
-    let (cpu, own, begun) = (server.cpu()?, own_cpu()?, Instant::now());
+    let (cpu_before, begun) = (measured.cpu()?, Instant::now());
     tally.borrow_mut().counting = true;
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     let mut tally = tally.borrow_mut();
     tally.counting = false;
     tally.over = true;
-    let (took, cpu, own) =
-        (begun.elapsed().as_secs_f64(), server.cpu()?.saturating_sub(cpu), own_cpu()?.saturating_sub(own));
+    let (took, cpu_now) = (begun.elapsed().as_secs_f64(), measured.cpu()?);
     let dispatches = f64::from(u32::try_from(tally.took.len())?);
+    let each = |now: Duration, before| now.saturating_sub(before).as_secs_f64() * 1e6 / dispatches;
     ensure!(dispatches > 0.0, "no request was answered");
     let LoadStats { took: times, refused, .. } = &*tally;
     Ok(Measurement {
         rate: dispatches / took,
-        cpu: cpu.as_secs_f64() * 1e6 / dispatches,
-        own_cpu: own.as_secs_f64() * 1e6 / dispatches,
+        cpu: each(cpu_now[0], cpu_before[0]),
+        nats_cpu: each(cpu_now[1], cpu_before[1]),
+        own_cpu: each(cpu_now[2], cpu_before[2]),
         p50: percentile(times, 50.0),
         p99: percentile(times, 99.0),
         p999: percentile(times, 99.9),

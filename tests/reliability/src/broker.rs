@@ -2,7 +2,7 @@
 
 use pilotlight_bench::stdout::print;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::scrape::Scrape;
-use pilotlight_bench::server::Server;
+use pilotlight_bench::server::{Server, free_addresses};
 
 /// How the broker is started.
 #[derive(Debug, Clone)]
@@ -58,7 +58,7 @@ pub(crate) struct RestartableBroker {
 
 impl RestartableBroker {
     pub(crate) fn start(start: BrokerOptions) -> anyhow::Result<Self> {
-        let (address, ops) = (free_port()?, free_port()?);
+        let [address, ops] = free_addresses()?;
         let log = Arc::default();
         let server = spawn(&start, address, ops, &log)?;
         Ok(Self { start, server, address, ops, log })
@@ -103,11 +103,6 @@ impl RestartableBroker {
     pub(crate) fn open_files(&self) -> anyhow::Result<u64> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count() as u64)
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// The kernel may keep the ports of a killed broker busy for a moment.

@@ -57,13 +57,15 @@ pub(crate) struct Post {
     pub(crate) pool: usize,
     pub(crate) dialect: Dialect,
     pub(crate) mode: SendMode,
+    /// The number of the broker that it was sent to.
+    pub(crate) broker: usize,
     /// Before its first byte, after its last byte, and when its outcome was known.
     pub(crate) sent: u64,
     pub(crate) whole: u64,
     pub(crate) done: u64,
     /// It was the first POST on its connection.
     pub(crate) is_fresh: bool,
-    /// The number of broker restarts before it.
+    /// The number of that broker's restarts before it.
     pub(crate) generation: u64,
     pub(crate) outcome: Outcome,
     pub(crate) offers: u64,
@@ -82,11 +84,11 @@ impl Post {
 
 /// All supervisors, and the POSTs that have not been taken yet.
 pub(crate) struct Supervisors {
-    pub(crate) address: SocketAddr,
+    pub(crate) brokers: Vec<SocketAddr>,
     pools: usize,
     /// The share of runs that are posted in the native dialect.
     native: f64,
-    pub(crate) generation: Cell<u64>,
+    generations: RefCell<Vec<u64>>,
     pub(crate) in_flight: Cell<usize>,
     pub(crate) posts: RefCell<Vec<Post>>,
     pub(crate) rng: RefCell<fastrand::Rng>,
@@ -99,12 +101,12 @@ pub(crate) struct Supervisors {
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Supervisors {
-    pub(crate) fn new(address: SocketAddr, pools: usize, native: f64, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(brokers: Vec<SocketAddr>, pools: usize, native: f64, seed: u64) -> Rc<Self> {
         Rc::new(Self {
-            address,
+            generations: RefCell::new(vec![0; brokers.len()]),
+            brokers,
             pools,
             native,
-            generation: Cell::new(0),
             in_flight: Cell::new(0),
             posts: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
@@ -114,11 +116,14 @@ impl Supervisors {
         })
     }
 
-    /// Starts supervisors that together post `rate` runs a second. They are paused at first.
+    /// Starts supervisors that together post `rate` runs a second. They are paused at first. Each posts to one broker, so that
+    /// a broker that does not answer holds up no run of another.
     pub(crate) fn start(self: &Rc<Self>, supervisors: u32, rate: f64) {
         let interval = Duration::from_secs_f64(f64::from(supervisors) / rate);
         for number in 0..supervisors {
-            tokio::task::spawn_local(supervise(self.clone(), interval, interval * number / supervisors));
+            let offset = interval * number / supervisors;
+            let broker = number as usize % self.brokers.len();
+            tokio::task::spawn_local(supervise(self.clone(), broker, interval, offset));
         }
     }
 
@@ -129,6 +134,16 @@ impl Supervisors {
     pub(crate) fn resume(&self) {
         self.paused.set(false);
         self.go_on.notify_waiters();
+    }
+
+    /// How often a broker was restarted so far.
+    pub(crate) fn generation(&self, broker: usize) -> u64 {
+        self.generations.borrow()[broker]
+    }
+
+    /// Counts a restart.
+    pub(crate) fn broker_restarted(&self, broker: usize) {
+        self.generations.borrow_mut()[broker] += 1;
     }
 
     /// The number, the pool and the dialect of a new run.
@@ -144,6 +159,7 @@ impl Supervisors {
     pub(crate) async fn post(
         &self,
         kept: &mut Option<Client>,
+        broker: usize,
         (run, pool, dialect): (u64, usize, Dialect),
         mode: SendMode,
     ) {
@@ -152,11 +168,11 @@ impl Supervisors {
         let is_fresh = client.is_none();
         let client = match client {
             Some(client) => Ok(client),
-            None => Client::connect(self.address).await,
+            None => Client::connect(self.brokers[broker]).await,
         };
         // While no broker listens, there is no POST to record.
         if let Ok(mut client) = client {
-            let (era, sent) = (self.generation.get(), unix_micros());
+            let (generation, sent) = (self.generation(broker), unix_micros());
             let bytes = match dialect {
                 Dialect::Trigger => dispatch_request_of(pool, run),
                 Dialect::Native => native_dispatch_request_of(pool, run),
@@ -179,11 +195,12 @@ impl Supervisors {
                 pool,
                 dialect,
                 mode,
+                broker,
                 sent,
                 whole,
                 done,
                 is_fresh,
-                generation: era,
+                generation,
                 outcome,
                 offers,
             };
@@ -200,7 +217,7 @@ fn sending_time(mode: SendMode) -> Duration {
     }
 }
 
-async fn supervise(desk: Rc<Supervisors>, interval: Duration, offset: Duration) {
+async fn supervise(desk: Rc<Supervisors>, broker: usize, interval: Duration, offset: Duration) {
     let mut ticks = tokio::time::interval_at(Instant::now() + offset, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut client = None;
@@ -211,7 +228,7 @@ async fn supervise(desk: Rc<Supervisors>, interval: Duration, offset: Duration) 
             client = None;
             desk.go_on.notified().await;
         }
-        desk.post(&mut client, desk.next_run(), SendMode::Whole).await;
+        desk.post(&mut client, broker, desk.next_run(), SendMode::Whole).await;
         if client.is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -68,6 +68,7 @@ mod tests {
             pool: 0,
             dialect,
             mode,
+            broker: 0,
             sent: 0,
             whole: 0,
             done: 0,

@@ -47,7 +47,7 @@ pub(super) async fn inject(stage: Rc<Testbed>, fault: Fault) -> anyhow::Result<(
             sleep(millis(time)).await;
             stage.broker.borrow().signal(Signal::CONT);
             sleep(Duration::from_millis(300)).await;
-            stage.disturbed(Affected::Broker, from);
+            stage.disturbed(Affected::Broker(0), from);
         }
     }
     Ok(())
@@ -90,7 +90,7 @@ async fn posts(stage: &Rc<Testbed>, way: SendMode, count: usize) {
     let each = (0..count).map(|_| {
         let stage = stage.clone();
         tokio::task::spawn_local(async move {
-            stage.supervisors.post(&mut None, stage.supervisors.next_run(), way).await;
+            stage.supervisors.post(&mut None, 0, stage.supervisors.next_run(), way).await;
         })
     });
     for post in each.collect::<Vec<_>>() {
@@ -107,7 +107,7 @@ async fn post_twice(stage: &Rc<Testbed>, dialect: Dialect, count: usize) {
             let wait = Duration::from_micros(stage.supervisors.rng.borrow_mut().u64(..5000));
             both.push(tokio::task::spawn_local(async move {
                 sleep(wait).await;
-                stage.supervisors.post(&mut None, (run, pool, dialect), SendMode::Whole).await;
+                stage.supervisors.post(&mut None, 0, (run, pool, dialect), SendMode::Whole).await;
             }));
         }
     }
@@ -134,7 +134,7 @@ async fn send_invalid_bytes(stage: &Testbed, count: usize) {
                 _ => b"OPTIONS * HTTP/1.1\r\nhost: x\r\nhost: y\r\ncontent-length: +5\r\n\r\n".to_vec(),
             }
         };
-        let Ok(mut stream) = TcpStream::connect(stage.supervisors.address).await else { continue };
+        let Ok(mut stream) = TcpStream::connect(stage.supervisors.brokers[0]).await else { continue };
         let _ = stream.write_all(&bytes).await;
         let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut [0; 512])).await;
     }
@@ -175,7 +175,7 @@ async fn exhaust_descriptors(stage: &Testbed, time: Duration) -> anyhow::Result<
 async fn connect(stage: &Testbed, count: usize) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..count {
-        let connecting = TcpStream::connect(stage.supervisors.address);
+        let connecting = TcpStream::connect(stage.supervisors.brokers[0]);
         match tokio::time::timeout(Duration::from_millis(200), connecting).await {
             Ok(Ok(stream)) => streams.push(stream),
             Ok(Err(_)) | Err(_) => break,
@@ -201,6 +201,6 @@ async fn restart(stage: &Testbed, is_polite: bool) -> anyhow::Result<()> {
     stage.broker_killed();
     stage.broker.borrow_mut().restart()?;
     sleep(ACCEPT_RECOVERY).await;
-    stage.disturbed(Affected::Broker, from);
+    stage.disturbed(Affected::Broker(0), from);
     Ok(())
 }

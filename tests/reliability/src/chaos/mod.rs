@@ -84,18 +84,20 @@ pub(crate) fn run(options: &ChaosOptions) -> anyhow::Result<()> {
         options.rate
     ));
     block_on_local(async {
-        let desk = Supervisors::new(broker.address, options.pools, NATIVE, options.seed);
+        let desk = Supervisors::new(vec![broker.address], options.pools, NATIVE, options.seed);
         let model = fleet::FleetOptions {
-            address: broker.address,
+            brokers: vec![broker.address],
             serial: 0,
             count: options.controllers / options.fleets,
             pools: options.pools,
             timeout: TIMEOUT,
             aborts: 0.0,
             silent: 0.0,
+            native: 0.0,
             seed: options.seed,
         };
-        let oracle = Oracle::new(Rules { budget: BUDGET, margin: MARGIN, timeout: TIMEOUT * 1000 });
+        let oracle =
+            Oracle::new(Rules { budget: BUDGET, margin: MARGIN, timeout: TIMEOUT * 1000, is_cluster: false });
         let stage = Testbed::new(desk, broker, oracle, model);
         tokio::task::spawn_local(watch_scheduling(stage.clone()));
         stage.supervisors.start(SUPERVISORS, options.rate);

@@ -92,7 +92,7 @@ impl Testbed {
     /// The broker was killed, and its counters are gone.
     pub(super) fn broker_killed(&self) {
         self.collect();
-        self.supervisors.generation.set(self.supervisors.generation.get() + 1);
+        self.supervisors.broker_restarted(0);
         *self.counters.borrow_mut() = ExpectedCounters::default();
         *self.since.borrow_mut() = unix_micros();
     }
@@ -102,7 +102,7 @@ impl Testbed {
         let (mut oracle, mut account) = (self.oracle.borrow_mut(), self.counters.borrow_mut());
         let (mut polls, since) = (self.polls.borrow_mut(), *self.since.borrow());
         for post in self.supervisors.posts.take() {
-            if post.generation == self.supervisors.generation.get() {
+            if post.generation == self.supervisors.generation(0) {
                 account.record_post(&post);
             }
             oracle.record_post(post);
@@ -119,6 +119,7 @@ impl Testbed {
                 }
                 Event::Leaving
                 | Event::ConnectionEnded
+                | Event::NoRun
                 | Event::Redirected
                 | Event::Status(_)
                 | Event::WrongPool(_)

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::context::FleetContext;
 use super::protocol::{Action, Event, Instruction};
 use pilotlight_bench::client::Client;
-use pilotlight_bench::requests::{poll_request_from, run_and_pool};
+use pilotlight_bench::requests::{native_poll_request, poll_request_from, run_and_pool};
 
 /// One of the places for controllers in a process. A controller that falls silent is replaced in its slot.
 pub(super) struct Slot {
@@ -64,7 +64,7 @@ pub(super) async fn run_slot(crew: Rc<FleetContext>, slot: Rc<Slot>) {
     loop {
         let client = match kept.take() {
             Some(client) => Ok(client),
-            None => Client::connect_from(crew.source(), crew.options.address).await,
+            None => Client::connect_from(crew.source(), crew.broker()).await,
         };
         match client {
             Ok(client) => match poll_once(&crew, &slot, controller, pool, client).await {
@@ -96,8 +96,12 @@ async fn poll_once(
     mut client: Client,
 ) -> PollEnd {
     let number = usize::try_from(controller).unwrap_or(usize::MAX);
-    let worker = format!("worker_{}", crew.options.serial);
-    if client.send(&poll_request_from(&worker, pool, number)).await.is_err() {
+    let poll = if crew.is_native(slot.place) {
+        native_poll_request(pool, number)
+    } else {
+        poll_request_from(&format!("worker_{}", crew.options.serial), pool, number)
+    };
+    if client.send(&poll).await.is_err() {
         return PollEnd::Over;
     }
     FleetContext::report(controller, Event::PollSent(pool));
@@ -141,6 +145,7 @@ async fn read_response(controller: u64, pool: usize, client: &mut Client) -> Opt
     let what = match (answer.status, run_and_pool(answer.body)) {
         (200, Some((run, of))) if of == pool => Event::Received(run),
         (200, Some((run, _))) => Event::WrongPool(run),
+        (204, _) => Event::NoRun,
         (307, _) => Event::Redirected,
         (status, _) => Event::Status(status),
     };

@@ -37,9 +37,11 @@ pub(crate) struct FleetProcess {
 impl FleetProcess {
     /// Starts a process whose controllers begin at once.
     pub(crate) fn start(options: &FleetOptions, ear: &ReportQueue) -> anyhow::Result<Self> {
-        let FleetOptions { address, serial, count, pools, timeout, aborts, silent, seed } = options;
+        let FleetOptions { brokers, serial, count, pools, timeout, aborts, silent, native, seed } = options;
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["fleet", &address.to_string(), "--serial", &serial.to_string()])
+            .arg("fleet")
+            .args(brokers.iter().map(ToString::to_string))
+            .args(["--serial", &serial.to_string(), "--native", &native.to_string()])
             .args(["--count", &count.to_string(), "--pools", &pools.to_string()])
             .args(["--timeout", &timeout.to_string(), "--seed", &seed.to_string()])
             .args(["--aborts", &aborts.to_string(), "--silent", &silent.to_string()])

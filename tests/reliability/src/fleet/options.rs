@@ -7,7 +7,9 @@ use clap::Args;
 /// How many controllers a fleet has, and how they behave.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FleetOptions {
-    pub(crate) address: SocketAddr,
+    /// The brokers; each new connection goes to any of them
+    #[arg(required = true)]
+    pub(crate) brokers: Vec<SocketAddr>,
     /// Which process this is: part of its controllers' names and its address
     #[arg(long)]
     pub(crate) serial: u64,
@@ -24,6 +26,9 @@ pub(crate) struct FleetOptions {
     /// The share of polls whose controller falls silent forever, and is replaced
     #[arg(long, default_value_t = 0.0)]
     pub(crate) silent: f64,
+    /// The share of controllers that wait in the native dialect
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) native: f64,
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
 }

@@ -30,6 +30,8 @@ pub(crate) enum Event {
     Leaving,
     /// The broker closed its connection without a response.
     ConnectionEnded,
+    /// The broker answered, in the native dialect, that no run came.
+    NoRun,
     /// The broker answered with a redirect.
     Redirected,
     /// The broker answered with a status after which a stock controller exits.
@@ -55,6 +57,7 @@ impl Report {
             Event::Received(run) => ("received", run),
             Event::Leaving => ("leaves", 0),
             Event::ConnectionEnded => ("cut", 0),
+            Event::NoRun => ("nothing", 0),
             Event::Redirected => ("elsewhere", 0),
             Event::Status(status) => ("status", status.into()),
             Event::WrongPool(run) => ("wrong", run),
@@ -74,6 +77,7 @@ impl Report {
             "received" => Event::Received(number),
             "leaves" => Event::Leaving,
             "cut" => Event::ConnectionEnded,
+            "nothing" => Event::NoRun,
             "elsewhere" => Event::Redirected,
             "status" => Event::Status(u16::try_from(number).ok()?),
             "wrong" => Event::WrongPool(number),
@@ -153,6 +157,7 @@ mod tests {
             Event::Received(u64::MAX),
             Event::Leaving,
             Event::ConnectionEnded,
+            Event::NoRun,
             Event::Redirected,
             Event::Status(429),
             Event::WrongPool(7),

@@ -39,17 +39,17 @@ impl Oracle {
             return;
         }
         let hits: Vec<&Post> = posts.iter().filter(|post| post.is_hit()).collect();
-        let eras = distinct(posts.iter().map(|post| post.generation));
         // A run that is posted twice is delivered once per broker process, whose memory does not survive a restart.
-        let delivered = distinct(hits.iter().map(|post| post.generation));
+        let delivered = distinct(hits.iter().copied().map(process));
+        // In a cluster, each of several brokers may answer with the one outcome that one of them has come to.
+        let least = if self.rules.is_cluster { delivered.min(1) } else { delivered };
         for post in &hits {
-            self.judge_hit(post, receipts, delivered);
+            self.judge_hit(post, receipts, least);
         }
         let allowed: u64 = match dialect {
             Dialect::Trigger => posts.iter().map(possible_receipts).sum(),
             Dialect::Native => {
-                let may = posts.iter().filter(|post| possible_receipts(post) > 0).map(|post| post.generation);
-                distinct(may).min(eras) as u64
+                distinct(posts.iter().filter(|post| possible_receipts(post) > 0).map(process)) as u64
             }
         };
         if receipts.len() as u64 > allowed {
@@ -61,6 +61,32 @@ impl Oracle {
             );
         } else if dialect == Dialect::Trigger {
             self.judge_surplus(number, run, delivered);
+        } else if self.rules.is_cluster && receipts.len() > 1 {
+            self.judge_posted_twice(number, run);
+        }
+    }
+
+    /// I1 for a native run that was posted to several brokers: they tell each other at once whose it is, so only POSTs at
+    /// the same time may both be delivered, or those at brokers that could not talk.
+    fn judge_posted_twice(&mut self, number: u64, run: &Run) {
+        let Run { posts, receipts, judged } = run;
+        let processes = distinct(posts.iter().map(process));
+        let last_sent = posts.iter().map(|post| post.sent).max().unwrap_or(0);
+        let first_done = posts.iter().map(|post| post.done).min().unwrap_or(0);
+        let apart = |trouble: &Disturbance| match trouble.affected {
+            Affected::Broker(_) | Affected::Nats | Affected::Harness => true,
+            Affected::NewConnections | Affected::Fleet(_) | Affected::Killed(_) | Affected::Controller(_) => {
+                false
+            }
+        };
+        let first_sent = posts.iter().map(|post| post.sent).min().unwrap_or(0);
+        let is_explained = last_sent <= first_done + ANNOUNCEMENT_TIME
+            || self.disturbances_between(first_sent, last_sent).any(apart);
+        if processes < 2 || !is_explained {
+            let posts: Vec<_> = posts.iter().map(|post| (post.sent, post.done, &post.outcome)).collect();
+            self.fail("I1", &format!("native run {number} was received {} times: {posts:?}", receipts.len()));
+        } else if judged.is_none() {
+            self.totals.posted_twice += receipts.len() as u64 - 1;
         }
     }
 
@@ -80,7 +106,8 @@ impl Oracle {
             Affected::Killed(fleet) => {
                 controller.is_none_or(|controller| controller / IDS_PER_FLEET == fleet)
             }
-            Affected::Broker
+            Affected::Broker(_)
+            | Affected::Nats
             | Affected::NewConnections
             | Affected::Fleet(_)
             | Affected::Controller(_)
@@ -103,7 +130,17 @@ impl Oracle {
         let Run { posts, receipts, judged } = run;
         let first = posts.iter().map(|post| post.sent).min().unwrap_or(0);
         let mut proved = delivered;
-        let mut unanswered = posts.iter().filter(|post| !post.is_answered()).count();
+        // `unknown` says that a controller may have the run.
+        let is_open = |post: &&Post| {
+            !post.is_answered() || matches!(&post.outcome, Outcome::Miss(reason) if **reason == *"unknown")
+        };
+        let mut unanswered = posts.iter().filter(is_open).count();
+        // An offer at another broker is repeated if no answer comes back, though its controller may be healthy.
+        let mut repeated: u64 = if self.rules.is_cluster {
+            posts.iter().filter(|post| post.is_hit()).map(|post| post.offers.saturating_sub(1)).sum()
+        } else {
+            0
+        };
         // The proved receipt is that of a healthy controller.
         let (sick, healthy): (Vec<&Receipt>, Vec<&Receipt>) =
             receipts.iter().partition(|receipt| self.was_failing(receipt, first));
@@ -112,6 +149,9 @@ impl Oracle {
                 proved -= 1;
             } else if unanswered > 0 {
                 unanswered -= 1;
+            } else if repeated > 0 {
+                repeated -= 1;
+                self.totals.unanswered_offers += u64::from(judged.is_none());
             } else {
                 let outcomes: Vec<_> = posts.iter().map(|post| (&post.outcome, post.offers)).collect();
                 let controller = receipt.controller;
@@ -135,22 +175,23 @@ impl Oracle {
         self.disturbances_between(since, receipt.at + LATER).any(|trouble| match trouble.affected {
             Affected::Fleet(fleet) | Affected::Killed(fleet) => receipt.controller / IDS_PER_FLEET == fleet,
             Affected::Controller(controller) => controller == receipt.controller,
-            Affected::Broker | Affected::Harness => true,
+            Affected::Broker(_) | Affected::Nats | Affected::Harness => true,
             Affected::NewConnections => false,
         })
     }
 
     /// I12: every POST is answered in time while a broker is running.
     fn judge_answer(&mut self, post: &Post) {
-        let Post { run, dialect, mode, sent, whole, done, outcome, .. } = post;
+        let Post { run, dialect, mode, broker, sent, whole, done, outcome, .. } = post;
         if *outcome == Outcome::Abandoned || matches!(mode, SendMode::CutInBody | SendMode::CutBeforeResponse)
         {
             return;
         }
         // A body that arrives too slowly is refused.
         let is_slow = matches!(mode, SendMode::Slow(10_000..));
-        let had_trouble =
-            self.disturbances_between(*sent, *done).any(|trouble| trouble.affected == Affected::Broker);
+        let had_trouble = self
+            .disturbances_between(*sent, *done)
+            .any(|trouble| trouble.affected == Affected::Broker(*broker));
         match outcome {
             Outcome::Status(408) | Outcome::NoResponse if is_slow => return,
             Outcome::NoResponse if had_trouble => return,
@@ -170,9 +211,10 @@ impl Oracle {
             Outcome::Hit(..) | Outcome::Miss(_) | Outcome::TimedOut | Outcome::Abandoned => {}
         }
         let excused = self.disturbed_for(*whole, *done, |whose| match whose {
-            Affected::Broker | Affected::Harness => true,
+            Affected::Broker(other) => other == *broker,
+            Affected::Harness => true,
             Affected::NewConnections => post.is_fresh,
-            Affected::Fleet(_) | Affected::Killed(_) | Affected::Controller(_) => false,
+            Affected::Nats | Affected::Fleet(_) | Affected::Killed(_) | Affected::Controller(_) => false,
         });
         let took = (done - whole).saturating_sub(excused);
         if took > self.rules.budget + self.rules.margin {
@@ -193,7 +235,8 @@ impl Oracle {
         }
         let since = post.sent.saturating_sub(PARKING_TIME);
         let doubt = |trouble: &Disturbance| {
-            matches!(trouble.affected, Affected::Broker | Affected::NewConnections | Affected::Harness)
+            use Affected::{Broker, Harness, Nats, NewConnections};
+            matches!(trouble.affected, Broker(_) | Nats | NewConnections | Harness)
         };
         if self.disturbances_between(since, post.done).any(doubt) {
             return;
@@ -202,7 +245,7 @@ impl Oracle {
             let fleet = stand.controller / IDS_PER_FLEET;
             let suffers = |trouble: &Disturbance| match trouble.affected {
                 Affected::Fleet(other) | Affected::Killed(other) => other == fleet,
-                Affected::Broker | Affected::NewConnections | Affected::Harness => {
+                Affected::Broker(_) | Affected::Nats | Affected::NewConnections | Affected::Harness => {
                     trouble.from < stand.from + PARKING_TIME
                 }
                 Affected::Controller(_) => false,
@@ -225,6 +268,10 @@ impl Oracle {
 /// close of its connection, which is the proof.
 const LATER: u64 = 600_000;
 
+/// A broker has told the others of a run that it has taken within this many microseconds: a batch of 10 ms, and a busy
+/// machine.
+const ANNOUNCEMENT_TIME: u64 = 150_000;
+
 /// How many controllers may have received a byte of this POST's run.
 fn possible_receipts(post: &Post) -> u64 {
     match &post.outcome {
@@ -239,6 +286,11 @@ fn possible_receipts(post: &Post) -> u64 {
     }
 }
 
-fn distinct(numbers: impl Iterator<Item = u64>) -> usize {
-    numbers.collect::<std::collections::BTreeSet<u64>>().len()
+/// The broker's process that a POST was sent to.
+fn process(post: &Post) -> (usize, u64) {
+    (post.broker, post.generation)
+}
+
+fn distinct(processes: impl Iterator<Item = (usize, u64)>) -> usize {
+    processes.collect::<std::collections::BTreeSet<_>>().len()
 }

@@ -17,8 +17,10 @@ pub(crate) struct Disturbance {
 /// The participants that a disturbance affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Affected {
-    /// The broker was stopped, draining, dead or starting.
-    Broker,
+    /// The broker with this number was stopped, draining, dead, starting, or cut off from others.
+    Broker(usize),
+    /// NATS was stopped, dead or starting, so that the brokers of a cluster could not reach each other.
+    Nats,
     /// The broker did not accept new connections in time.
     NewConnections,
     /// A fleet's process was stopped or not scheduled.
@@ -57,6 +59,10 @@ pub(crate) struct Totals {
     pub(crate) receipts: u64,
     /// Second receipts that are explained by the dialect and a failing controller.
     pub(crate) duplicates: u64,
+    /// Second receipts of healthy controllers, after an offer at another broker of which no answer came back in time.
+    pub(crate) unanswered_offers: u64,
+    /// Second receipts of native runs that were posted to two brokers at the same time, or while these could not talk.
+    pub(crate) posted_twice: u64,
     /// Receipts of runs that were answered `false`, with the same explanation.
     pub(crate) read_though_false: u64,
     /// Hits without a receipt where a process was killed between the POST and its response.
@@ -73,6 +79,8 @@ pub(crate) struct Rules {
     pub(crate) margin: u64,
     /// When a controller ends its poll.
     pub(crate) timeout: u64,
+    /// Whether runs are posted to several brokers that answer as one.
+    pub(crate) is_cluster: bool,
 }
 
 pub(crate) struct Oracle {
@@ -131,7 +139,9 @@ impl Oracle {
         match what {
             Event::PollSent(pool) => self.held_polls.begin(controller, pool, at),
             Event::Leaving => self.held_polls.end(controller, Some(at)),
-            Event::ConnectionEnded | Event::Redirected => self.held_polls.end(controller, None),
+            Event::ConnectionEnded | Event::NoRun | Event::Redirected => {
+                self.held_polls.end(controller, None);
+            }
             Event::Unhealthy => {
                 self.held_polls.mark_unhealthy(controller, at);
                 self.disturbed(Disturbance {

@@ -23,6 +23,7 @@ fn post((outcome, offers): (Outcome, u64)) -> Post {
         pool: 3,
         dialect: Dialect::Trigger,
         mode: SendMode::Whole,
+        broker: 0,
         sent: START,
         whole: START,
         done: START + SECOND,
@@ -51,7 +52,8 @@ fn during(whose: Affected) -> Disturbance {
 
 /// Judges the records, and returns the invariants that failed.
 fn check(posts: &[Post], heard: &[Report], troubles: &[Disturbance], failed: &[&str]) -> Totals {
-    let mut oracle = Oracle::new(Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND });
+    let mut oracle =
+        Oracle::new(Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND, is_cluster: false });
     for trouble in troubles {
         oracle.disturbed(*trouble);
     }
@@ -80,7 +82,7 @@ fn i1_a_second_healthy_receipt_is_a_breach() {
     check(&[post(hit(1))], &both, &[], &["I1"]);
     check(&[post(hit(2))], &both, &[], &["I1"]);
     check(&[native(hit(1))], &both, &[], &["I1"]);
-    check(&[native((Outcome::NoResponse, 0))], &both, &[during(Affected::Broker)], &["I1"]);
+    check(&[native((Outcome::NoResponse, 0))], &both, &[during(Affected::Broker(0))], &["I1"]);
 }
 
 #[test]
@@ -109,7 +111,8 @@ fn i1_a_run_that_was_not_posted_is_a_breach() {
 
 #[test]
 fn i1_a_run_of_long_ago_is_not_received_again() {
-    let mut oracle = Oracle::new(Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND });
+    let mut oracle =
+        Oracle::new(Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND, is_cluster: false });
     oracle.record_report(receipt(HEALTHY));
     oracle.record_post(post(hit(1)));
     oracle.settle(START + 100 * SECOND);
@@ -188,19 +191,19 @@ fn i11_a_waiter_is_not_overlooked() {
     check(&nobody, &[stands, said(HEALTHY, START + 1, Event::Unhealthy)], &[], &[]);
     check(&nobody, &[said(HEALTHY, START - 18 * SECOND - 1, Event::PollSent(3))], &[], &[]);
     check(&nobody, &[stands], &[during(Affected::Fleet(1))], &[]);
-    check(&nobody, &[stands], &[during(Affected::Broker)], &[]);
+    check(&nobody, &[stands], &[during(Affected::Broker(0))], &[]);
 }
 
 #[test]
 fn i12_an_answer_comes_in_time_while_there_is_a_broker() {
     let slow = Post { done: START + 4 * SECOND, ..post(miss("undelivered", 3)) };
     check(std::slice::from_ref(&slow), &[], &[], &["I12"]);
-    let stopped = Disturbance { affected: Affected::Broker, from: START + SECOND, to: START + 3 * SECOND };
+    let stopped = Disturbance { affected: Affected::Broker(0), from: START + SECOND, to: START + 3 * SECOND };
     check(&[slow], &[], &[stopped], &[]);
     check(&[post((Outcome::TimedOut, 0))], &[], &[], &[]);
     check(&[Post { done: START + 10 * SECOND, ..post((Outcome::TimedOut, 0)) }], &[], &[], &["I12"]);
     check(&[post((Outcome::NoResponse, 0))], &[], &[], &["I12"]);
-    check(&[post((Outcome::NoResponse, 0))], &[], &[during(Affected::Broker)], &[]);
+    check(&[post((Outcome::NoResponse, 0))], &[], &[during(Affected::Broker(0))], &[]);
     let door = during(Affected::NewConnections);
     check(&[Post { is_fresh: true, ..post((Outcome::NoResponse, 0)) }], &[], &[door], &[]);
     check(&[post((Outcome::NoResponse, 0))], &[], &[door], &["I12"]);

@@ -54,7 +54,8 @@ pub(crate) struct SoakOptions {
 const SUPERVISORS: u32 = 64;
 /// The poll timeout that /connect returns, in milliseconds: the broker's default.
 const TIMEOUT: u64 = 50_000;
-const RULES: Rules = Rules { budget: 2_000_000, margin: 1_500_000, timeout: TIMEOUT * 1000 };
+const RULES: Rules =
+    Rules { budget: 2_000_000, margin: 1_500_000, timeout: TIMEOUT * 1000, is_cluster: false };
 /// A run is judged this long after its POST, in microseconds.
 const RIPE: u64 = 5_000_000;
 /// Memory is stable then: the remembered runs after 3 minutes, the allocator's last pages after 13.
@@ -93,19 +94,20 @@ pub(crate) fn run(options: &SoakOptions) -> anyhow::Result<()> {
     let arguments = [&["--proof".to_owned(), "received".to_owned()], &*options.arguments].concat();
     let broker = RestartableBroker::start(BrokerOptions { files: None, timeout: TIMEOUT, arguments })?;
     let model = fleet::FleetOptions {
-        address: broker.address,
+        brokers: vec![broker.address],
         serial: 0,
         count: options.held / usize::try_from(options.fleets)?,
         pools: options.pools,
         timeout: TIMEOUT,
         aborts: options.aborts,
         silent: options.silent,
+        native: 0.0,
         seed: options.seed,
     };
     block_on_local(async {
         let histogram = || Histogram::new_with_bounds(1, 1_000_000, 3);
         let mut soak = Soak {
-            supervisors: Supervisors::new(broker.address, options.pools, 0.0, options.seed),
+            supervisors: Supervisors::new(vec![broker.address], options.pools, 0.0, options.seed),
             reports: ReportQueue::default(),
             broker,
             oracle: Oracle::new(RULES),
