@@ -49,6 +49,12 @@ impl Scrape {
         self.sum(prefix).round() as u64
     }
 
+    /// What follows `prefix` up to the next quote, in every sample's name: the values of a label.
+    pub fn labels(&self, prefix: &str) -> Vec<String> {
+        let rests = self.0.keys().filter_map(|name| name.strip_prefix(prefix));
+        rests.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect()
+    }
+
     /// The upper bound of the bucket that contains a quantile of a histogram, over all its labels.
     pub fn quantile(&self, histogram: &str, quantile: f64) -> f64 {
         let prefix = format!("{histogram}_bucket{{");
@@ -80,6 +86,7 @@ mod tests {
              t_bucket{o=\"miss\",le=\"0.1\"} 90\nt_bucket{o=\"miss\",le=\"1\"} 90\n",
         );
         assert_eq!((scrape.count("x"), scrape.count("x{a=\"1\"}")), (5, 2));
+        assert_eq!(scrape.labels("x{a=\""), ["1", "2"]);
         assert!((scrape.quantile("t", 0.5) - 0.1).abs() < 1e-9);
         assert!((scrape.quantile("t", 0.999) - 1.0).abs() < 1e-9);
     }

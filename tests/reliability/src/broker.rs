@@ -72,6 +72,11 @@ impl RestartableBroker {
         self.server.resident()
     }
 
+    /// The CPU time that the present process has used so far.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        self.server.cpu()
+    }
+
     /// Whether the process exists. A stopped process does.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.server.child.try_wait(), Ok(None))

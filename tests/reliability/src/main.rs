@@ -2,8 +2,14 @@
 
 mod broker;
 mod chaos;
+mod cluster;
+mod cluster_chaos;
+mod cluster_crowd;
 mod fleet;
+mod namespace;
 mod oracle;
+mod rolling_restart;
+mod scheduling;
 mod soak;
 mod storm;
 mod supervisors;
@@ -25,6 +31,12 @@ enum Test {
     Soak(soak::SoakOptions),
     /// Sends requests of every kind, many of them malformed; afterwards the broker has to work and to have released what it used
     Storm(storm::StormOptions),
+    /// Faults of brokers, NATS and controllers of a cluster at random; an oracle accounts for every run
+    ClusterChaos(cluster_chaos::ClusterChaosOptions),
+    /// A hundred thousand controllers of one pool at six brokers, and runs posted to any of them
+    ClusterCrowd(cluster_crowd::ClusterCrowdOptions),
+    /// Drains and restarts each broker of a cluster in turn, behind a balancer, under stock controllers
+    RollingRestart(rolling_restart::RollingRestartOptions),
     /// Controllers in a process of their own, started by `chaos` and `soak`
     #[command(hide = true)]
     Fleet(fleet::FleetOptions),
@@ -36,6 +48,9 @@ fn main() -> anyhow::Result<()> {
         Test::Chaos(options) => chaos::run(&options),
         Test::Soak(options) => soak::run(&options),
         Test::Storm(shape) => storm::run(&shape),
+        Test::ClusterChaos(options) => cluster_chaos::run(&options),
+        Test::ClusterCrowd(options) => cluster_crowd::run(&options),
+        Test::RollingRestart(options) => rolling_restart::run(&options),
         Test::Fleet(options) => fleet::run(options),
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::schedule::Fault;
 use super::testbed::Testbed;
-use crate::fleet::{Instruction, unix_micros};
+use crate::fleet::{Hit, Instruction, REPLACEMENT_DELAY, unix_micros};
 use crate::oracle::Affected;
 use crate::supervisors::{Dialect, SendMode};
 
@@ -25,11 +25,14 @@ pub(super) async fn inject(stage: Rc<Testbed>, fault: Fault) -> anyhow::Result<(
     *stage.injected.borrow_mut().entry(fault.kind()).or_default() += 1;
     let millis = Duration::from_millis;
     match fault {
-        Fault::StopFleet { fleet, millis: time } => stop_fleet(&stage, fleet, millis(time)).await,
+        Fault::StopFleet { fleet, millis: time } => {
+            let Hit { serial, from } = stage.fleets.pause(fleet, millis(time)).await;
+            stage.disturbed(Affected::Fleet(serial), from);
+        }
         Fault::KillFleet { fleet } => kill_fleet(&stage, fleet).await?,
         Fault::Misbehave { fleet, what, count, millis } => {
             let order = Instruction { action: what, count, millis };
-            stage.fleets.borrow_mut()[fleet].instruct(order);
+            stage.fleets.instruct(fleet, order);
             sleep(Duration::from_millis(millis)).await;
         }
         Fault::Posts { way, count } => posts(&stage, way, count).await,
@@ -53,37 +56,12 @@ pub(super) async fn inject(stage: Rc<Testbed>, fault: Fault) -> anyhow::Result<(
     Ok(())
 }
 
-async fn stop_fleet(stage: &Testbed, fleet: usize, time: Duration) {
-    let (from, serial) = {
-        let fleets = stage.fleets.borrow();
-        fleets[fleet].signal(Signal::STOP);
-        (unix_micros(), fleets[fleet].serial)
-    };
-    sleep(time).await;
-    if let Some(fleet) = stage.fleets.borrow().iter().find(|fleet| fleet.serial == serial) {
-        fleet.signal(Signal::CONT);
-    }
-    stage.disturbed(Affected::Fleet(serial), from);
-}
-
 async fn kill_fleet(stage: &Testbed, fleet: usize) -> anyhow::Result<()> {
-    let serial = {
-        let mut fleets = stage.fleets.borrow_mut();
-        if fleets[fleet].is_killed() {
-            // It was killed already, and the new process has not been started yet.
-            return Ok(());
-        }
-        let from = unix_micros();
-        fleets[fleet].kill();
-        stage.disturbed(Affected::Killed(fleets[fleet].serial), from);
-        fleets[fleet].serial
-    };
+    let Some(Hit { serial, from }) = stage.fleets.kill(fleet) else { return Ok(()) };
+    stage.disturbed(Affected::Killed(serial), from);
     stage.fleet_killed(serial);
-    // In production, too, a machine is replaced after a delay.
-    sleep(Duration::from_millis(300)).await;
-    let started = stage.start_fleet()?;
-    stage.fleets.borrow_mut()[fleet] = started;
-    Ok(())
+    sleep(REPLACEMENT_DELAY).await;
+    stage.fleets.replace(fleet)
 }
 
 async fn posts(stage: &Rc<Testbed>, way: SendMode, count: usize) {

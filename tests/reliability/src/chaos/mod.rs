@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
-use rustix::process::Signal;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::broker::{BrokerOptions, RestartableBroker};
 use crate::fleet::{self, unix_micros};
 use crate::oracle::{Affected, Oracle, Rules};
+use crate::scheduling::watch_scheduling;
 use crate::supervisors::Supervisors;
 use inject::inject;
 use pilotlight_bench::runtime::block_on_local;
@@ -61,8 +61,6 @@ const MARGIN: u64 = 1_500_000;
 const NATIVE: f64 = 0.3;
 /// A run is judged this long after its POST, in microseconds. Controllers that paused reading have read by then.
 const RIPE: u64 = 8_000_000;
-/// This program counts as disturbed if a sleep ends this late.
-const LATE: Duration = Duration::from_millis(150);
 
 /// Runs the test; an error if any invariant was violated.
 pub(crate) fn run(options: &ChaosOptions) -> anyhow::Result<()> {
@@ -99,7 +97,8 @@ pub(crate) fn run(options: &ChaosOptions) -> anyhow::Result<()> {
         let oracle =
             Oracle::new(Rules { budget: BUDGET, margin: MARGIN, timeout: TIMEOUT * 1000, is_cluster: false });
         let stage = Testbed::new(desk, broker, oracle, model);
-        tokio::task::spawn_local(watch_scheduling(stage.clone()));
+        let watched = stage.clone();
+        tokio::task::spawn_local(watch_scheduling(move |from| watched.disturbed(Affected::Harness, from)));
         stage.supervisors.start(SUPERVISORS, options.rate);
         let (before, after) = run_phases(&stage, &phases, options.fleets as u64).await?;
         match after.check(&before) {
@@ -155,8 +154,7 @@ async fn run_faults(stage: &Rc<Testbed>, phase: &Phase, begun: Instant) -> anyho
     for fault in faults {
         fault.await??;
     }
-    // Also continues a process that was started in place of a stopped one.
-    stage.fleets.borrow().iter().for_each(|fleet| fleet.signal(Signal::CONT));
+    stage.fleets.resume_all();
     Ok(())
 }
 
@@ -216,16 +214,4 @@ fn print_summary(stage: &Testbed) -> anyhow::Result<()> {
     print(&text);
     ensure!(failed == 0, "{failed} failures");
     Ok(())
-}
-
-/// Records when this program was not scheduled: the lateness of others is not judged then.
-async fn watch_scheduling(stage: Rc<Testbed>) {
-    const PACE: Duration = Duration::from_millis(20);
-    loop {
-        let (begun, from) = (Instant::now(), unix_micros());
-        sleep(PACE).await;
-        if begun.elapsed() > PACE + LATE {
-            stage.disturbed(Affected::Harness, from);
-        }
-    }
 }

@@ -6,21 +6,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::counters::ExpectedCounters;
 use crate::broker::RestartableBroker;
-use crate::fleet::{Action, Event, FleetOptions, FleetProcess, Instruction, ReportQueue, unix_micros};
+use crate::fleet::{Event, FleetGroup, FleetOptions, unix_micros};
 use crate::oracle::{Affected, Disturbance, Oracle};
 use crate::supervisors::Supervisors;
 
 /// The participants of the test.
 pub(super) struct Testbed {
     pub(super) supervisors: Rc<Supervisors>,
-    pub(super) reports: ReportQueue,
     pub(super) broker: RefCell<RestartableBroker>,
-    pub(super) fleets: RefCell<Vec<FleetProcess>>,
+    pub(super) fleets: FleetGroup,
     pub(super) oracle: RefCell<Oracle>,
     pub(super) injected: RefCell<BTreeMap<&'static str, u64>>,
     counters: RefCell<ExpectedCounters>,
@@ -29,9 +27,6 @@ pub(super) struct Testbed {
     since: RefCell<u64>,
     /// Held by the one fault that acts on the broker's process.
     pub(super) broker_lock: tokio::sync::Mutex<()>,
-    model: FleetOptions,
-    /// Whether there are no fleets.
-    is_empty: RefCell<bool>,
 }
 
 impl Testbed {
@@ -44,38 +39,20 @@ impl Testbed {
     ) -> Rc<Self> {
         Rc::new(Self {
             supervisors: desk,
-            reports: ReportQueue::default(),
             broker: broker.into(),
-            fleets: RefCell::default(),
+            fleets: FleetGroup::new(model),
             oracle: oracle.into(),
             injected: RefCell::default(),
             counters: RefCell::default(),
             polls: RefCell::default(),
             since: RefCell::new(0),
             broker_lock: tokio::sync::Mutex::default(),
-            model,
-            is_empty: RefCell::new(true),
         })
     }
 
     /// Starts this many fleets.
     pub(super) fn start_fleets(&self, fleets: u64) -> anyhow::Result<()> {
-        for _ in 0..fleets {
-            let fleet = self.start_fleet()?;
-            self.fleets.borrow_mut().push(fleet);
-        }
-        *self.is_empty.borrow_mut() = false;
-        Ok(())
-    }
-
-    pub(super) fn start_fleet(&self) -> anyhow::Result<FleetProcess> {
-        thread_local!(static SERIAL: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
-        let serial = SERIAL.get() + 1;
-        SERIAL.set(serial);
-        FleetProcess::start(
-            &FleetOptions { serial, seed: self.model.seed + serial, ..self.model.clone() },
-            &self.reports,
-        )
+        (0..fleets).try_for_each(|_| self.fleets.start())
     }
 
     pub(super) fn disturbed(&self, whose: Affected, from: u64) {
@@ -85,7 +62,7 @@ impl Testbed {
     /// A fleet's process was killed: takes its last reports, and removes its controllers.
     pub(super) fn fleet_killed(&self, serial: u64) {
         self.collect();
-        self.counters.borrow_mut().polls_unheard += self.model.count as u64;
+        self.counters.borrow_mut().polls_unheard += self.fleets.controllers_each();
         self.oracle.borrow_mut().remove_fleet(serial);
     }
 
@@ -107,7 +84,7 @@ impl Testbed {
             }
             oracle.record_post(post);
         }
-        for heard in self.reports.take() {
+        for heard in self.fleets.take_reports() {
             match heard.what {
                 Event::PollSent(_) => {
                     polls.insert(heard.controller, heard.at);
@@ -161,17 +138,9 @@ impl Testbed {
 
     /// Stops all fleets. Returns the resources that the idle broker still uses.
     pub(super) async fn stop_fleets(&self) -> anyhow::Result<Leftover> {
-        let order = Instruction { action: Action::Exit, count: 1, millis: 0 };
-        let fleets = std::mem::take(&mut *self.fleets.borrow_mut());
-        for mut fleet in fleets {
-            fleet.signal(Signal::CONT);
-            fleet.instruct(order);
-            // It is idle, so no report is lost.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            fleet.kill();
-            self.fleet_killed(fleet.serial);
+        for serial in self.fleets.end_all().await {
+            self.fleet_killed(serial);
         }
-        *self.is_empty.borrow_mut() = true;
         let deadline = Instant::now() + QUIET_TIME;
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;

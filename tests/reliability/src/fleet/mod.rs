@@ -2,11 +2,13 @@
 
 mod context;
 mod controller;
+mod group;
 mod handle;
 mod options;
 mod process;
 mod protocol;
 
+pub(crate) use group::{FleetGroup, Hit, REPLACEMENT_DELAY};
 pub(crate) use handle::{FleetProcess, ReportQueue};
 pub(crate) use options::FleetOptions;
 pub(crate) use process::run;
