@@ -15,14 +15,12 @@ const PROOFS: [&str; 2] = ["written", "received"];
 pub(super) fn compare(rounds: usize, seconds: f64) -> anyhow::Result<()> {
     print("CPU time of the brokers per run, in microseconds: medians of alternating rounds\n");
     for proof in PROOFS {
-        let alone = Server::start_unpinned(&Implementation::pilotlight(proof)?)?;
-        let pair = Brokers::start(2, proof)?;
         for supervisors in IN_FLIGHT {
             let shape = LoadShape { supervisors, ..LoadShape::standard(seconds) };
             let (mut lone, mut forwarded) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
-                lone.push(dispatch_alone(&alone, &shape)?);
-                forwarded.push(dispatch_forwarded(&pair, &shape)?);
+                lone.push(dispatch_alone(proof, &shape)?);
+                forwarded.push(dispatch_forwarded(proof, &shape)?);
             }
             print(&line(proof, supervisors, &lone, &forwarded));
         }
@@ -30,13 +28,16 @@ pub(super) fn compare(rounds: usize, seconds: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn dispatch_alone(server: &Server, shape: &LoadShape) -> anyhow::Result<Measurement> {
-    let measured = Measured { servers: &[server], nats: None };
+/// With a new broker, because one that ran before would remember the runs.
+fn dispatch_alone(proof: &'static str, shape: &LoadShape) -> anyhow::Result<Measurement> {
+    let server = Server::start_unpinned(&Implementation::pilotlight(proof)?)?;
+    let measured = Measured { servers: &[&server], nats: None };
     load::dispatch_between(&measured, server.address, server.address, shape)
 }
 
 /// All controllers wait at one broker, and all runs are posted to the other.
-fn dispatch_forwarded(pair: &Brokers, shape: &LoadShape) -> anyhow::Result<Measurement> {
+fn dispatch_forwarded(proof: &'static str, shape: &LoadShape) -> anyhow::Result<Measurement> {
+    let pair = Brokers::start(2, proof)?;
     let servers: Vec<&Server> = pair.servers.iter().collect();
     let measured = Measured { servers: &servers, nats: Some(&pair.nats) };
     load::dispatch_between(&measured, pair.address(1), pair.address(0), shape)

@@ -97,6 +97,8 @@ pub(super) async fn kill(brokers: &mut Brokers, receipts: &CountedReceipts) -> a
     let mut supervisor = Supervisor::connect(brokers.address(0), KILLED).await?;
     let before = supervisor.post_all(POSTS, true).await?;
     brokers.servers[1].child.kill()?;
+    // It is dead once it has been waited for; a run that is forwarded before may still reach its socket.
+    brokers.servers[1].child.wait()?;
     let after = supervisor.post_all(POSTS, true).await?;
     ensure!(after.count() == POSTS, "not every run was answered");
     Ok(KilledOwner { before, after })

@@ -1,8 +1,12 @@
 //! Owns the latencies of one round: hits and misses at one broker and through another, without faults and with them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::ensure;
+use pilotlight_bench::client::Client;
 use pilotlight_bench::implementation::Implementation;
+use pilotlight_bench::requests::poll_request;
 use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::server::Server;
 
@@ -18,6 +22,8 @@ const BLOCKS: usize = 8;
 const WAITERS: usize = 50;
 /// How often a row says that a waiter is there that has just been taken.
 const STALE_ROWS: usize = 200;
+/// How long its controller is away after a run.
+const ABSENCE: Duration = Duration::from_millis(15);
 /// Pools: with waiters at the first broker, at the second, with one waiter at the second, without any.
 const LOCAL: usize = 0;
 const REMOTE: usize = 1;
@@ -46,7 +52,7 @@ pub(super) fn measure(proof: &'static str) -> anyhow::Result<Round> {
         let receipts = CountedReceipts::new()?;
         receipts.start_controllers(brokers.address(0), LOCAL, WAITERS);
         receipts.start_controllers(brokers.address(1), REMOTE, WAITERS);
-        receipts.start_controllers(brokers.address(1), SINGLE, 1);
+        tokio::task::spawn_local(poll_with_pauses(brokers.address(1)));
         tokio::time::sleep(settling_time(2 * WAITERS) + Duration::from_millis(200)).await;
         let mut local_hit = Supervisor::connect(brokers.address(0), LOCAL).await?;
         let mut forwarded_hit = Supervisor::connect(brokers.address(0), REMOTE).await?;
@@ -74,18 +80,25 @@ async fn stale_rows(brokers: &Brokers) -> anyhow::Result<Times> {
     let mut origin = Supervisor::connect(brokers.address(0), SINGLE).await?;
     let mut times = Times::default();
     for _ in 0..STALE_ROWS {
-        if !owner.post().await?.is_hit {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        }
+        ensure!(owner.post().await?.is_hit, "the only waiter of a pool was not there");
         let answer = origin.post().await?;
-        // The controller is back already if the answer took long.
-        if !answer.is_hit {
-            times.record(answer.millis);
-        }
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        ensure!(!answer.is_hit, "a waiter was taken twice");
+        times.record(answer.millis);
+        // Until the controller is back, and known to be.
+        tokio::time::sleep(3 * ABSENCE).await;
     }
     Ok(times)
+}
+
+/// The controller of [`stale_rows`] waits, and after each run is away for some time.
+async fn poll_with_pauses(broker: SocketAddr) -> anyhow::Result<()> {
+    loop {
+        let mut client = Client::connect(broker).await?;
+        client.send(&poll_request(SINGLE, 0)).await?;
+        client.response().await?;
+        drop(client);
+        tokio::time::sleep(ABSENCE).await;
+    }
 }
 
 impl Round {
