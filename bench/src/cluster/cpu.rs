@@ -30,9 +30,7 @@ pub(super) fn compare(rounds: usize, seconds: f64) -> anyhow::Result<()> {
 
 /// With a new broker, because one that ran before would remember the runs.
 fn dispatch_alone(proof: &'static str, shape: &LoadShape) -> anyhow::Result<Measurement> {
-    let server = Server::start_unpinned(&Implementation::pilotlight(proof)?)?;
-    let measured = Measured { servers: &[&server], nats: None };
-    load::dispatch_between(&measured, server.address, server.address, shape)
+    load::dispatch(&Server::start_unpinned(&Implementation::pilotlight(proof)?)?, shape)
 }
 
 /// All controllers wait at one broker, and all runs are posted to the other.
@@ -51,13 +49,14 @@ fn line(proof: &str, in_flight: usize, lone: &[Measurement], forwarded: &[Measur
     let (alone, both) = (of(lone, |round| round.cpu), of(forwarded, |round| round.cpu));
     format!(
         "proof {proof:<8} {in_flight} in flight: alone {alone:.1} µs ({:.0}/s, p50 {:.0} µs, {} misses); forwarded {both:.1} µs \
-         ({:.0}/s, p50 {:.0} µs, {} misses), nats-server {:.1} µs; {:.0} % of the runs per CPU second (at least 60 %)\n",
+         ({:.0}/s, p50 {:.0} µs, {} misses, {} without an answer in time), nats-server {:.1} µs; {:.0} % of the runs per CPU second (at least 60 %)\n",
         of(lone, |round| round.rate),
         of(lone, |round| round.p50),
         misses(lone),
         of(forwarded, |round| round.rate),
         of(forwarded, |round| round.p50),
         misses(forwarded),
+        forwarded.iter().map(|round| round.surplus).sum::<u64>(),
         of(forwarded, |round| round.nats_cpu),
         100.0 * alone / both,
     )

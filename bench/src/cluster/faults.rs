@@ -9,8 +9,8 @@ use super::brokers::{Brokers, Supervisor};
 use super::times::Times;
 use crate::load::{CountedReceipts, settling_time};
 
-/// The waiters of a pool at each of two brokers, so that there is always another one.
-const WAITERS: usize = 20;
+/// The waiters of a pool at the broker that fails, which is preferred because it has more, and at another one.
+const WAITERS: [(usize, usize); 2] = [(1, 40), (2, 20)];
 /// Pools: for the silent broker, for the runs beside it, for the killed broker.
 const SILENT: usize = 3;
 const BESIDE: usize = 4;
@@ -34,11 +34,11 @@ pub(super) struct SilentOwner {
 
 /// Stops the second broker for some time, and posts to the first one meanwhile.
 pub(super) async fn silence(brokers: &Brokers, receipts: &CountedReceipts) -> anyhow::Result<SilentOwner> {
-    for broker in [1, 2] {
-        receipts.start_controllers(brokers.address(broker), SILENT, WAITERS);
+    for (broker, count) in WAITERS {
+        receipts.start_controllers(brokers.address(broker), SILENT, count);
     }
-    receipts.start_controllers(brokers.address(2), BESIDE, WAITERS);
-    tokio::time::sleep(settling_time(3 * WAITERS) + Duration::from_millis(200)).await;
+    receipts.start_controllers(brokers.address(2), BESIDE, 20);
+    tokio::time::sleep(settling_time(80) + Duration::from_millis(200)).await;
     let before = Supervisor::connect(brokers.address(0), SILENT).await?.post_all(POSTS, true).await?;
     let signal = |signal| kill_process(Pid::from_child(&brokers.servers[1].child), signal);
     signal(Signal::STOP)?;
@@ -90,10 +90,10 @@ pub(super) struct KilledOwner {
 
 /// Kills the second broker while nothing is under way, and posts to the first one at once.
 pub(super) async fn kill(brokers: &mut Brokers, receipts: &CountedReceipts) -> anyhow::Result<KilledOwner> {
-    for broker in [1, 2] {
-        receipts.start_controllers(brokers.address(broker), KILLED, WAITERS);
+    for (broker, count) in WAITERS {
+        receipts.start_controllers(brokers.address(broker), KILLED, count);
     }
-    tokio::time::sleep(settling_time(2 * WAITERS) + Duration::from_millis(200)).await;
+    tokio::time::sleep(settling_time(60) + Duration::from_millis(200)).await;
     let mut supervisor = Supervisor::connect(brokers.address(0), KILLED).await?;
     let before = supervisor.post_all(POSTS, true).await?;
     brokers.servers[1].child.kill()?;

@@ -11,12 +11,15 @@ use pilotlight_bench::server::Server;
 use super::controller::start_controllers;
 use super::measurement::Measurement;
 use super::shape::LoadShape;
-use super::stats::{LoadStats, Measured, Shared, check_receipts, measure_for};
+use super::stats::{LoadStats, Measured, Shared, check_forwarded_receipts, check_receipts, measure_for};
 
 /// Runs dispatches in a closed loop.
 pub(crate) fn dispatch(server: &Server, shape: &LoadShape) -> anyhow::Result<Measurement> {
+    let tally = LoadStats::new()?;
     let measured = Measured { servers: &[server], nats: None };
-    dispatch_between(&measured, server.address, server.address, shape)
+    let figures = dispatch_all(&measured, server.address, server.address, shape, &tally)?;
+    check_receipts(&tally)?;
+    Ok(figures)
 }
 
 /// The same with controllers that wait at one address, and supervisors that post to another.
@@ -27,13 +30,21 @@ pub(crate) fn dispatch_between(
     shape: &LoadShape,
 ) -> anyhow::Result<Measurement> {
     let tally = LoadStats::new()?;
+    let figures = dispatch_all(measured, waiting_at, posted_to, shape, &tally)?;
+    Ok(Measurement { surplus: check_forwarded_receipts(&tally)?, ..figures })
+}
+
+fn dispatch_all(
+    measured: &Measured<'_>,
+    waiting_at: SocketAddr,
+    posted_to: SocketAddr,
+    shape: &LoadShape,
+    tally: &Shared,
+) -> anyhow::Result<Measurement> {
     block_on_local(async {
-        start_controllers(waiting_at, shape, &tally).await;
+        start_controllers(waiting_at, shape, tally).await;
         let posts: Vec<Vec<u8>> = (0..shape.pools).map(dispatch_request).collect();
-        let figures =
-            run_supervisors(measured, posted_to, shape, posts, "\"didWarmStart\":true", &tally).await?;
-        check_receipts(&tally)?;
-        Ok(figures)
+        run_supervisors(measured, posted_to, shape, posts, "\"didWarmStart\":true", tally).await
     })
 }
 

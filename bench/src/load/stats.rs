@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use pilotlight_bench::nats::NatsServer;
 use pilotlight_bench::server::{Server, own_cpu};
@@ -104,6 +104,7 @@ pub(super) async fn measure_for(
         p99: percentile(times, 99.0),
         p999: percentile(times, 99.9),
         misses: tally.misses,
+        surplus: 0,
         refused: Refused {
             rate: f64::from(u32::try_from(refused.len())?) / took,
             p50: percentile(refused, 50.0),
@@ -118,4 +119,12 @@ pub(super) fn check_receipts(tally: &Shared) -> anyhow::Result<()> {
     ensure!(wrong == 0, "{wrong} runs went to the wrong pool");
     ensure!(hits == receipts, "{hits} answered true, {receipts} received");
     Ok(())
+}
+
+/// The same where an answer of another broker may come too late: its run is offered again, or answered `false`. Returns how
+/// many runs arrived beyond those that were answered `true`.
+pub(super) fn check_forwarded_receipts(tally: &Shared) -> anyhow::Result<u64> {
+    let LoadStats { hits, receipts, wrong, .. } = *tally.borrow();
+    ensure!(wrong == 0, "{wrong} runs went to the wrong pool");
+    receipts.checked_sub(hits).with_context(|| format!("{hits} answered true, {receipts} received"))
 }
