@@ -175,8 +175,14 @@ pub struct Forward<'a> {
 /// What an operator asks all brokers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperatorRequest {
+    /// The broker that asks.
+    pub from: BrokerId,
+    /// When it was sent, in microseconds of the sender's own clock.
+    pub sent: u64,
     /// What is asked.
     pub what: OperatorQuestion,
+    /// Where the page of a list begins: zero, or what the page before said.
+    pub slot: u32,
     /// Only of pools with this deployment.
     pub deployment: Option<String>,
     /// Only of pools with this version.
@@ -212,14 +218,12 @@ pub enum Answer<'a> {
     NotTaken(NotTaken),
     /// How an earlier POST of a named run ended. None: it is not known here.
     Earlier(#[serde(borrow)] Option<EarlierEnd<'a>>),
-    /// One page of an answer to an operator; more follow unless it is the last.
+    /// One page of an answer to an operator.
     Page {
-        /// Counted from zero.
-        page: u32,
-        /// Whether it is the last one.
-        is_last: bool,
         /// The rows.
         rows: OperatorRows,
+        /// Where the next page begins; none after the last one.
+        next: Option<u32>,
     },
 }
 

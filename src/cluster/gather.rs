@@ -1,116 +1,222 @@
 //! Owns the questions of operators to all brokers: each answers for its own waiters, within a time, and who does not is named.
+//!
+//! A list is asked for page by page, so that neither side holds more of it than one message, no answer is longer than NATS
+//! accepts, and a slow reader loses nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+
 use super::codec::{
-    Answer, BrokerId, Direct, OperatorQuestion, OperatorRequest, OperatorRows, PoolRow, RowKey, WaiterRow,
-    decode, encode,
+    Answer, BrokerId, Direct, NotTaken, OperatorQuestion, OperatorRequest, OperatorRows, PoolRow, RowKey,
+    WaiterRow, decode, encode,
 };
-use super::inbox::Answers;
+use super::directory::PeerSummary;
 use super::shared::Shared;
-use crate::broker::{Filter, Key, Number, PoolSummary, WaiterSummary};
+use crate::broker::{Filter, Key, KeyError, Number, PoolSummary, WaiterSummary, check_part};
 use crate::transport::{CloseReason, Exchange};
 
-/// The most rows of one answer: about 100 KB.
-const ROWS_PER_PAGE: usize = 512;
-/// How long the answers may take together.
+/// A broker's whole answer is waited for this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// The same for a broker that has been silent: it has rarely come back in this moment.
+const HIDDEN_ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// The most rows of one page: below 512 KiB, as names have at most 256 bytes.
+const ROWS_PER_PAGE: usize = 512;
+/// A broker that lists more rows than this is not believed.
+const MAX_ROWS: usize = 1 << 20;
+/// Questions of this broker's operators that are asked at once; the others wait, because each may hold long lists.
+static QUESTIONS: Semaphore = Semaphore::const_new(4);
+/// One answer at a time is made for others, so that one thread at most is busy with it.
+static ANSWERS: Semaphore = Semaphore::const_new(1);
 
-/// The answer of one other broker.
+/// What all other brokers have answered.
 #[derive(Debug)]
-pub struct BrokerAnswer {
-    /// Its name for people.
-    pub broker: Arc<str>,
-    /// Its rows, in pages; none if it did not answer in time.
-    pub pages: Option<Vec<OperatorRows>>,
+pub struct Gathered<A> {
+    /// The answers, each with the name of its broker.
+    pub answers: Vec<(Arc<str>, A)>,
+    /// The brokers that are known and have not answered in time.
+    pub missing: Vec<Arc<str>>,
 }
 
-/// Asks all other brokers.
-pub(super) async fn ask(shared: &Arc<Shared>, request: OperatorRequest) -> Vec<BrokerAnswer> {
-    let peers = shared.member.lock().directory.peers(shared.now());
-    let deadline = Instant::now() + ANSWER_WITHIN;
-    let question = Direct::Operator(request);
-    let asked: Vec<_> =
-        peers.into_iter().map(|peer| (peer.name, asked(shared, peer.id, &question))).collect();
-    let mut found = Vec::with_capacity(asked.len());
-    for (broker, answers) in asked {
-        let pages = match answers {
-            Some(answers) => {
-                tokio::time::timeout_at(deadline.into(), read_pages(answers)).await.ok().flatten()
-            }
-            None => None,
-        };
-        found.push(BrokerAnswer { broker, pages });
-    }
+/// The pools of other brokers that this filter selects.
+pub(super) async fn pools(shared: &Shared, filter: &Filter) -> Gathered<Vec<PoolSummary>> {
+    let add = |all: &mut Vec<PoolSummary>, rows| {
+        let OperatorRows::Pools(rows) = rows else { return None };
+        for row in rows {
+            all.push(pool_summary(row).ok()?);
+        }
+        Some(all.len())
+    };
+    ask(shared, OperatorQuestion::Pools, filter, MAX_ROWS, add).await
+}
+
+/// At most `limit` waiters of each other broker, of the pools that this filter selects.
+pub(super) async fn waiters(
+    shared: &Shared,
+    filter: &Filter,
+    limit: usize,
+) -> Gathered<Vec<WaiterSummary>> {
+    let add = |all: &mut Vec<WaiterSummary>, rows| {
+        let OperatorRows::Waiters(rows) = rows else { return None };
+        for row in rows {
+            all.push(waiter_summary(row).ok()?);
+        }
+        Some(all.len())
+    };
+    let what = OperatorQuestion::Waiters { limit: u32::try_from(limit).unwrap_or(u32::MAX) };
+    let mut found = ask(shared, what, filter, limit, add).await;
+    found.answers.iter_mut().for_each(|(_, rows)| rows.truncate(limit));
     found
 }
 
-fn asked(shared: &Arc<Shared>, broker: BrokerId, question: &Direct<'_>) -> Option<Answers> {
-    let answers = shared.inbox.expect();
-    shared.send(broker, &answers, question, &[]).ok()?;
-    Some(answers)
-}
-
-async fn read_pages(mut answers: Answers) -> Option<Vec<OperatorRows>> {
-    let mut pages = Vec::new();
-    loop {
-        let bytes = answers.next().await?;
-        let Ok((Answer::Page { page, is_last, rows }, _)) = decode(&bytes) else { return None };
-        if page as usize != pages.len() {
-            return None;
-        }
-        pages.push(rows);
-        if is_last {
-            return Some(pages);
-        }
-    }
-}
-
-/// This broker's answer, in pages.
-pub(super) fn answer(exchange: &Arc<Exchange>, request: &OperatorRequest) -> Vec<Vec<u8>> {
-    let figure = |figure: Option<f64>| figure.map(Number::new).transpose();
-    // No broker asks with a figure that is none.
-    let (Ok(cpu), Ok(memory)) = (figure(request.cpu), figure(request.memory)) else { return Vec::new() };
-    let (deployment, version) = (request.deployment.clone(), request.version.clone());
-    let filter = Filter { deployment, version, cpu, memory };
-    match request.what {
-        OperatorQuestion::Pools => {
-            let rows: Vec<_> = exchange.pools(&filter).iter().map(pool_row).collect();
-            pages(&rows, OperatorRows::Pools)
-        }
-        OperatorQuestion::Waiters { limit } => {
-            let found = exchange.waiters(&filter, 0, limit as usize);
-            let rows: Vec<_> = found.rows.iter().map(waiter_row).collect();
-            pages(&rows, OperatorRows::Waiters)
-        }
-        OperatorQuestion::Retire => {
-            let retired = exchange.retire(&filter, |taken| taken.waiter.close(CloseReason::Retired));
-            let rows = OperatorRows::Retired(retired as u64);
-            vec![encode(&Answer::Page { page: 0, is_last: true, rows }, &[])]
-        }
-    }
-}
-
-fn pages<R: Clone>(rows: &[R], of: impl Fn(Vec<R>) -> OperatorRows) -> Vec<Vec<u8>> {
-    let count = rows.len().div_ceil(ROWS_PER_PAGE).max(1);
-    let page = |page: usize| {
-        let start = (page * ROWS_PER_PAGE).min(rows.len());
-        let end = (start + ROWS_PER_PAGE).min(rows.len());
-        let number = u32::try_from(page).unwrap_or(u32::MAX);
-        let rows = of(rows[start..end].to_vec());
-        encode(&Answer::Page { page: number, is_last: page + 1 == count, rows }, &[])
+/// Retires the waiters of these pools at all other brokers, and returns their numbers.
+pub(super) async fn retire(shared: &Shared, filter: &Filter) -> Gathered<u64> {
+    let add = |all: &mut u64, rows| {
+        let OperatorRows::Retired(retired) = rows else { return None };
+        *all = retired;
+        Some(0)
     };
-    (0..count).map(page).collect()
+    ask(shared, OperatorQuestion::Retire, filter, MAX_ROWS, add).await
 }
 
-fn row_key(key: &Key) -> RowKey {
-    RowKey {
-        deployment: key.deployment.to_string(),
-        version: key.version.to_string(),
-        cpu: key.cpu.get(),
-        memory: key.memory.get(),
+/// Asks all other brokers at once. `add` takes a page and returns how many rows there are, or none if the page is no answer to
+/// the question. A broker is asked for more until there are `enough`.
+async fn ask<A: Default>(
+    shared: &Shared,
+    what: OperatorQuestion,
+    filter: &Filter,
+    enough: usize,
+    add: impl Fn(&mut A, OperatorRows) -> Option<usize>,
+) -> Gathered<A> {
+    // It is never closed.
+    let _permit = QUESTIONS.acquire().await;
+    let peers = shared.member.lock().directory.peers(shared.now());
+    let ask_one = async |peer: PeerSummary| {
+        let within = if peer.is_visible { ANSWER_WITHIN } else { HIDDEN_ANSWER_WITHIN };
+        let whole = read_pages(shared, peer.id, what, filter, enough, &add);
+        (peer.name, tokio::time::timeout(within, whole).await.ok().flatten())
+    };
+    let mut gathered = Gathered { answers: Vec::new(), missing: Vec::new() };
+    for (name, answer) in join_all(peers.into_iter().map(ask_one)).await {
+        match answer {
+            Some(answer) => gathered.answers.push((name, answer)),
+            None => gathered.missing.push(name),
+        }
     }
+    gathered
+}
+
+async fn read_pages<A: Default>(
+    shared: &Shared,
+    broker: BrokerId,
+    what: OperatorQuestion,
+    filter: &Filter,
+    enough: usize,
+    add: &impl Fn(&mut A, OperatorRows) -> Option<usize>,
+) -> Option<A> {
+    let mut all = A::default();
+    let mut slot = 0;
+    loop {
+        let (rows, next) = read_page(shared, broker, what, filter, slot).await?;
+        let count = add(&mut all, rows)?;
+        match next {
+            Some(next) if count < enough => slot = Some(next).filter(|&next| next > slot)?,
+            Some(_) if count >= MAX_ROWS => return None,
+            _ => return Some(all),
+        }
+    }
+}
+
+async fn read_page(
+    shared: &Shared,
+    broker: BrokerId,
+    what: OperatorQuestion,
+    filter: &Filter,
+    slot: u32,
+) -> Option<(OperatorRows, Option<u32>)> {
+    let request = OperatorRequest {
+        from: shared.member.lock().id(),
+        sent: shared.now().micros(),
+        what,
+        slot,
+        deployment: filter.deployment.clone(),
+        version: filter.version.clone(),
+        cpu: filter.cpu.map(Number::get),
+        memory: filter.memory.map(Number::get),
+    };
+    let mut answers = shared.inbox.expect();
+    shared.send(broker, &answers, &Direct::Operator(request), &[]).ok()?;
+    let bytes = answers.next().await?;
+    match decode(&bytes) {
+        Ok((Answer::Page { rows, next }, _)) => Some((rows, next)),
+        _ => None,
+    }
+}
+
+/// This broker's answer to another one's question that arrived at this time.
+pub(super) async fn answer(shared: &Arc<Shared>, request: OperatorRequest, arrived: Instant) -> Vec<u8> {
+    let refused = |why| encode(&Answer::NotTaken(why), &[]);
+    // Nobody waits for the answer any more, and an operator who was told that this broker is missing does not expect that it
+    // retires waiters later.
+    let age = shared.member.lock().directory.age(request.from, request.sent, shared.exchange.at(arrived));
+    if age.is_none_or(|age| age > ANSWER_WITHIN) {
+        return refused(NotTaken::Stale);
+    }
+    let (what, slot) = (request.what, request.slot);
+    let filter = filter(request).ok();
+    // An empty filter would retire every waiter, which no operator can ask for.
+    let filter = filter.filter(|filter| what != OperatorQuestion::Retire || *filter != Filter::default());
+    let Some(filter) = filter else { return refused(NotTaken::Malformed) };
+    let (exchange, most) = (shared.exchange.clone(), shared.link().map_or(0, |link| link.max_payload()));
+    let _turn = ANSWERS.acquire().await;
+    // On a thread of its own: this one has other brokers to hear.
+    let made = tokio::task::spawn_blocking(move || match what {
+        OperatorQuestion::Pools => page(most, ROWS_PER_PAGE, |rows| {
+            let page = exchange.pools_page(&filter, slot, rows);
+            (OperatorRows::Pools(page.rows.iter().map(pool_row).collect()), page.next)
+        }),
+        OperatorQuestion::Waiters { limit } => page(most, ROWS_PER_PAGE.min(limit as usize), |rows| {
+            let page = exchange.waiters(&filter, slot as usize, rows);
+            (OperatorRows::Waiters(page.rows.iter().map(waiter_row).collect()), page.next)
+        }),
+        OperatorQuestion::Retire => retire_here(&exchange, &filter),
+    });
+    made.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "answering an operator at another broker panicked");
+        refused(NotTaken::Malformed)
+    })
+}
+
+/// A page that is no longer than `most` bytes, if one row is not.
+fn page(
+    most: usize,
+    mut rows: usize,
+    read: impl Fn(usize) -> (OperatorRows, Option<u32>),
+) -> Vec<u8> {
+    loop {
+        let (found, next) = read(rows);
+        let bytes = encode(&Answer::Page { rows: found, next }, &[]);
+        if bytes.len() <= most || rows <= 1 {
+            return bytes;
+        }
+        rows /= 2;
+    }
+}
+
+fn retire_here(exchange: &Exchange, filter: &Filter) -> Vec<u8> {
+    let retired = exchange.retire(filter, |taken| taken.waiter.close(CloseReason::Retired));
+    let Filter { deployment, version, cpu, memory } = filter;
+    let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::get));
+    tracing::info!(deployment, version, cpu, memory, retired, "retired, as an operator asked at another broker");
+    encode(&Answer::Page { rows: OperatorRows::Retired(retired as u64), next: None }, &[])
+}
+
+fn filter(request: OperatorRequest) -> Result<Filter, KeyError> {
+    let OperatorRequest { deployment, version, cpu, memory, .. } = request;
+    let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::new).transpose());
+    Ok(Filter { deployment, version, cpu: cpu?, memory: memory? })
 }
 
 fn pool_row(pool: &PoolSummary) -> PoolRow {
@@ -122,6 +228,12 @@ fn pool_row(pool: &PoolSummary) -> PoolRow {
     }
 }
 
+fn pool_summary(row: PoolRow) -> Result<PoolSummary, KeyError> {
+    let PoolRow { key, waiters, oldest, newest } = row;
+    let waiters = usize::try_from(waiters).unwrap_or(usize::MAX);
+    Ok(PoolSummary { key: checked_key(key)?, waiters, oldest, newest })
+}
+
 fn waiter_row(waiter: &WaiterSummary) -> WaiterRow {
     WaiterRow {
         key: row_key(&waiter.key),
@@ -131,4 +243,26 @@ fn waiter_row(waiter: &WaiterSummary) -> WaiterRow {
         late: waiter.late,
         suspect: waiter.suspect,
     }
+}
+
+fn waiter_summary(row: WaiterRow) -> Result<WaiterSummary, KeyError> {
+    let WaiterRow { key, controller, origin, held, late, suspect } = row;
+    Ok(WaiterSummary { key: checked_key(key)?, controller: controller.into(), origin, held, late, suspect })
+}
+
+fn row_key(key: &Key) -> RowKey {
+    RowKey {
+        deployment: key.deployment.to_string(),
+        version: key.version.to_string(),
+        cpu: key.cpu.get(),
+        memory: key.memory.get(),
+    }
+}
+
+fn checked_key(key: RowKey) -> Result<Key, KeyError> {
+    let RowKey { deployment, version, cpu, memory } = key;
+    check_part(&deployment)?;
+    check_part(&version)?;
+    let (cpu, memory) = (Number::new(cpu)?, Number::new(memory)?);
+    Ok(Key { deployment: deployment.into(), version: version.into(), cpu, memory })
 }

@@ -37,12 +37,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::broker::{Filter, PoolSummary, WaiterSummary};
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
 use crate::transport::Exchange;
-use codec::OperatorRequest;
+use codec::BrokerId;
 use directory::PeerSummary;
-pub use gather::BrokerAnswer;
+pub use gather::Gathered;
 pub use link_config::{Credentials, LinkConfig};
 use member::Member;
 use owner::Owner;
@@ -156,13 +157,36 @@ impl Cluster {
         self.shared.member.lock().name().to_owned()
     }
 
-    /// The other brokers.
-    pub fn peers(&self) -> Vec<PeerSummary> {
-        self.shared.member.lock().directory.peers(self.shared.now())
+    /// This broker's id.
+    pub fn id(&self) -> BrokerId {
+        self.shared.member.lock().id()
     }
 
-    /// Asks all other brokers. Those that are known and do not answer within two seconds are named in the answer.
-    pub async fn ask(&self, request: OperatorRequest) -> Vec<BrokerAnswer> {
-        gather::ask(&self.shared, request).await
+    /// The name of the cluster.
+    pub fn cluster_name(&self) -> &str {
+        &self.link.cluster
+    }
+
+    /// The other brokers that are not forgotten, in the order of their names.
+    pub fn peers(&self) -> Vec<PeerSummary> {
+        let now = self.shared.now();
+        self.shared.member.lock().directory.peers(now)
+    }
+
+    /// The pools of all other brokers that this filter selects. Each broker answers within two seconds, or is missing.
+    pub async fn pools(&self, filter: &Filter) -> Gathered<Vec<PoolSummary>> {
+        gather::pools(&self.shared, filter).await
+    }
+
+    /// At most `limit` waiters of each other broker that this filter selects. Each broker answers within two seconds, or is
+    /// missing.
+    pub async fn waiters(&self, filter: &Filter, limit: usize) -> Gathered<Vec<WaiterSummary>> {
+        gather::waiters(&self.shared, filter, limit).await
+    }
+
+    /// Retires the waiters that this filter selects at all other brokers, and returns how many they were at each. Each broker
+    /// answers within two seconds, or is missing: then it may have retired them, or not.
+    pub async fn retire(&self, filter: &Filter) -> Gathered<u64> {
+        gather::retire(&self.shared, filter).await
     }
 }

@@ -93,9 +93,8 @@ impl Owner {
                 self.earlier(&question, &run).await;
             }
             Ok((Direct::Operator(request), _)) => {
-                for page in gather::answer(&self.shared.exchange, &request) {
-                    self.answer(&question, page);
-                }
+                let answer = gather::answer(&self.shared, request, question.arrived).await;
+                self.answer(&question, answer);
             }
             Err(Unreadable::ForeignVersion) => {
                 self.shared.metrics.cluster.dropped(DropReason::ForeignVersion);

@@ -301,7 +301,12 @@ impl<W> Exchange<W> {
 
     /// All pools that the filter selects.
     pub fn pools(&self, filter: &Filter) -> Vec<PoolSummary> {
-        self.core.pools(filter)
+        self.pools_page(filter, 0, usize::MAX).rows
+    }
+
+    /// At most `max_rows` pools that the filter selects, from the slot where the last page ended.
+    pub fn pools_page(&self, filter: &Filter, from: u32, max_rows: usize) -> Page<PoolSummary> {
+        self.core.pools_page(filter, from, max_rows)
     }
 
     /// At most `max_rows` waiters that the filter selects, from the slot where the last page ended.

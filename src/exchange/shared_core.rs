@@ -51,16 +51,16 @@ impl<W> SharedCore<W> {
         MonotonicTime::default().plus(instant.saturating_duration_since(self.epoch))
     }
 
-    pub(super) fn pools(&self, filter: &Filter) -> Vec<PoolSummary> {
-        let mut rows = Vec::new();
-        let mut from = Some(0);
-        while let Some(slot) = from {
+    pub(super) fn pools_page(&self, filter: &Filter, from: u32, max_rows: usize) -> Page<PoolSummary> {
+        let mut found = Page { rows: Vec::new(), next: Some(from) };
+        while let Some(slot) = found.next.filter(|_| found.rows.len() < max_rows) {
             let now = self.now();
-            let page = self.lock().broker.pools_page(filter, now, slot, POOLS_PER_LOCK);
-            rows.extend(page.rows);
-            from = page.next;
+            let wanted = u32::try_from(max_rows - found.rows.len()).unwrap_or(u32::MAX).min(POOLS_PER_LOCK);
+            let page = self.lock().broker.pools_page(filter, now, slot, wanted);
+            found.rows.extend(page.rows);
+            found.next = page.next;
         }
-        rows
+        found
     }
 
     pub(super) fn waiters(&self, filter: &Filter, from: usize, max_rows: usize) -> Page<WaiterSummary> {
