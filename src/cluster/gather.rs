@@ -53,11 +53,7 @@ pub(super) async fn pools(shared: &Shared, filter: &Filter) -> Gathered<Vec<Pool
 }
 
 /// At most `limit` waiters of each other broker, of the pools that this filter selects.
-pub(super) async fn waiters(
-    shared: &Shared,
-    filter: &Filter,
-    limit: usize,
-) -> Gathered<Vec<WaiterSummary>> {
+pub(super) async fn waiters(shared: &Shared, filter: &Filter, limit: usize) -> Gathered<Vec<WaiterSummary>> {
     let add = |all: &mut Vec<WaiterSummary>, rows| {
         let OperatorRows::Waiters(rows) = rows else { return None };
         for row in rows {
@@ -190,11 +186,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: OperatorRequest, arriv
 }
 
 /// A page that is no longer than `most` bytes, if one row is not.
-fn page(
-    most: usize,
-    mut rows: usize,
-    read: impl Fn(usize) -> (OperatorRows, Option<u32>),
-) -> Vec<u8> {
+fn page(most: usize, mut rows: usize, read: impl Fn(usize) -> (OperatorRows, Option<u32>)) -> Vec<u8> {
     loop {
         let (found, next) = read(rows);
         let bytes = encode(&Answer::Page { rows: found, next }, &[]);
@@ -209,7 +201,14 @@ fn retire_here(exchange: &Exchange, filter: &Filter) -> Vec<u8> {
     let retired = exchange.retire(filter, |taken| taken.waiter.close(CloseReason::Retired));
     let Filter { deployment, version, cpu, memory } = filter;
     let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::get));
-    tracing::info!(deployment, version, cpu, memory, retired, "retired, as an operator asked at another broker");
+    tracing::info!(
+        deployment,
+        version,
+        cpu,
+        memory,
+        retired,
+        "retired, as an operator asked at another broker"
+    );
     encode(&Answer::Page { rows: OperatorRows::Retired(retired as u64), next: None }, &[])
 }
 

@@ -42,7 +42,7 @@ use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
 use crate::transport::Exchange;
 use codec::BrokerId;
-use directory::PeerSummary;
+pub use directory::PeerSummary;
 pub use gather::Gathered;
 pub use link_config::{Credentials, LinkConfig};
 use member::Member;

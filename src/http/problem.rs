@@ -37,7 +37,7 @@ impl Problem {
     }
 
     pub(crate) fn no_such_ops_route() -> Self {
-        let detail = "This listener serves GET / (the console), /livez, /readyz, /metrics, /pools, /waiters, /runs and /events, \
+        let detail = "This listener serves GET / (the console), /livez, /readyz, /metrics, /pools, /waiters, /brokers, /runs and /events, \
                       and POST /retire and /drain.";
         Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
     }

@@ -6,6 +6,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::response::json;
+use super::state::OpsState;
 use crate::config::Endpoint;
 use crate::http::HttpResponse;
 
@@ -42,10 +43,12 @@ pub(super) fn file(path: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// What the page shows about this broker: the public addresses and the version.
-pub(super) fn info(public: &[Endpoint]) -> HttpResponse {
-    let listeners: Vec<_> = public.iter().map(Endpoint::to_string).collect();
+/// What the page shows about this broker: the public addresses, the version, and its cluster if it is in one.
+pub(super) fn info(ops_state: &OpsState) -> HttpResponse {
+    let listeners: Vec<_> = ops_state.public.iter().map(Endpoint::to_string).collect();
+    let cluster = ops_state.http_state.cluster.as_ref().map(|cluster| cluster.cluster_name().to_owned());
     json(&serde_json::json!({
         "listen": listeners.first(), "listeners": listeners, "version": env!("CARGO_PKG_VERSION"),
+        "cluster": cluster,
     }))
 }

@@ -2,6 +2,7 @@
 //!
 //! The server accepts the connection, takes its slot and does the TLS handshake.
 
+mod brokers;
 mod connection_slots;
 mod console;
 mod events;

@@ -10,7 +10,7 @@ use super::connection_slots::ConnectionSlot;
 use super::events::{self, EventStream, LagSignal};
 use super::response::text;
 use super::state::OpsState;
-use super::{console, guard, pools, runs};
+use super::{brokers, console, guard, pools, runs};
 use crate::http::{HttpResponse, HttpState, Problem};
 
 /// A whole body, or a stream of events without an end.
@@ -42,16 +42,17 @@ pub(super) async fn respond(
             Err(problem) => Err(problem),
         },
         (&Method::GET, path) if console::contains(path) => return console::file(path).map(Either::Left),
-        (&Method::GET, "/console.json") => Ok(console::info(&ops_state.public)),
+        (&Method::GET, "/console.json") => Ok(console::info(ops_state)),
         (&Method::GET, "/livez") => Ok(text(StatusCode::OK, "ok\n")),
         (&Method::GET, "/readyz") => Ok(readiness(ops_state)),
         (&Method::GET, "/metrics") => ops_state.build_large(|state| Ok(metrics(state))).await,
-        (&Method::GET, "/pools") => ops_state.build_large(move |state| pools::pools(state, &query)).await,
-        (&Method::GET, "/waiters") => ops_state.build_large(move |state| pools::waiters(state, &query)).await,
+        (&Method::GET, "/pools") => pools::pools(ops_state, &query).await,
+        (&Method::GET, "/waiters") => pools::waiters(ops_state, &query).await,
+        (&Method::GET, "/brokers") => Ok(brokers::brokers(state)),
         (&Method::GET, path) if path == "/runs" || path.starts_with("/runs/") => {
             runs::find(state, path, &query).await
         }
-        (&Method::POST, "/retire") => ops_state.build_large(move |state| pools::retire(state, &query)).await,
+        (&Method::POST, "/retire") => pools::retire(ops_state, &query).await,
         (&Method::POST, "/drain") => Ok(pools::drain(state)),
         (_, "/retire" | "/drain") => Err(Problem::method_not_allowed("POST")),
         (_, path) if is_read_only(path) => Err(Problem::method_not_allowed("GET, HEAD")),
@@ -61,8 +62,17 @@ pub(super) async fn respond(
 }
 
 fn is_read_only(path: &str) -> bool {
-    const ROUTES: [&str; 8] =
-        ["/livez", "/readyz", "/metrics", "/pools", "/waiters", "/runs", "/events", "/console.json"];
+    const ROUTES: [&str; 9] = [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/pools",
+        "/waiters",
+        "/brokers",
+        "/runs",
+        "/events",
+        "/console.json",
+    ];
     ROUTES.contains(&path) || path.starts_with("/runs/") || console::contains(path)
 }
 

@@ -34,14 +34,19 @@ impl OpsState {
         &self,
         build: impl FnOnce(&HttpState) -> Result<HttpResponse, Problem> + Send + 'static,
     ) -> Result<HttpResponse, Problem> {
+        self.run_large(build).await.unwrap_or_else(Ok)
+    }
+
+    /// The same for what is only a part of a response. An error is a response of its own.
+    pub(super) async fn run_large<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&HttpState) -> T + Send + 'static,
+    ) -> Result<T, HttpResponse> {
         let state = self.http_state.clone();
         let _turn = self.large_responses.lock().await;
-        tokio::task::spawn_blocking(move || build(&state)).await.unwrap_or_else(|error| {
+        tokio::task::spawn_blocking(move || run(&state)).await.map_err(|error| {
             tracing::error!(%error, "a request to the ops listener panicked");
-            Ok(text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the request failed; the reason is in the broker's log\n",
-            ))
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the reason is in the broker's log\n")
         })
     }
 }
