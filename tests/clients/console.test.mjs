@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 import { Broker, freePort, until } from "./broker.mjs";
+import { BalancedCluster, needsNats } from "./cluster.mjs";
 import { needs, nginx, startProxy } from "./proxy.mjs";
 
 const executablePath = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => path && existsSync(path));
@@ -26,8 +27,8 @@ async function below(t, path, ops) {
 }
 
 /** A broker and its console. Any error of the page fails the test, except a lost connection if the test expects one. */
-async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnection = false, path = "" } = {}) {
-  const broker = await Broker.start();
+async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnection = false, path = "", broker: given } = {}) {
+  const broker = given ?? (await Broker.start());
   const leave = new AbortController();
   const page = await browser.newPage({ viewport, colorScheme });
   const complaints = [];
@@ -42,7 +43,7 @@ async function open(t, { viewport = WIDE, colorScheme = "light", mayLoseConnecti
   t.after(async () => {
     await page.close();
     leave.abort();
-    await broker.stop();
+    if (!given) await broker.stop();
   });
   const address = path ? await below(t, path, broker.ops) : `http://127.0.0.1:${broker.ops}/`;
   const asked = [];
@@ -115,6 +116,62 @@ test("a run that a waiter of another broker got shows the name of that broker", 
   await dispatched(page, "run_near").getByText("→ three", { exact: true }).waitFor({ timeout: 5_000 });
   await dispatched(page, "run_nameless").getByText("→ at b3:7070", { exact: true }).waitFor({ timeout: 5_000 });
   await text(page, "status", /^live$/);
+  assert.deepEqual(complaints, []);
+});
+
+test("a cluster's brokers are shown, and which of them has a pool's waiters", { skip: browsed.skip || needsNats }, async (t) => {
+  const cluster = await BalancedCluster.start();
+  t.after(() => cluster.stop());
+  const [near, far, last] = cluster.brokers;
+  const { page, complaints, wait, address } = await open(t, { broker: near });
+  const row = (broker) => page.getByTestId("broker-row").filter({ hasText: `:${broker.port}` });
+  await row(near).getByText("this broker, connected to NATS").waitFor();
+  for (const other of [far, last]) await row(other).getByText(/^heard \d s ago$/).waitFor();
+  assert.equal(await page.getByTestId("broker-row").count(), 3);
+
+  const leave = new AbortController();
+  t.after(() => leave.abort());
+  const waitAt = (broker) =>
+    fetch(`${broker.url}/v1/pools/hello/1/0.5/0.5`, { signal: leave.signal }).then((answer) => answer.status, () => "left");
+  const waiters = [wait("hello"), waitAt(far), waitAt(far)];
+  const pool = page.getByTestId("pool-row").filter({ hasText: "hello" });
+  await until("the waiters of both brokers", async () => {
+    const where = await pool.getByTestId("holders").allInnerTexts();
+    return new RegExp(`^2 at \\S+:${far.port}, 1 at \\S+:${near.port}$`).test(where.join("|"));
+  });
+  await row(far).getByText("1 pool").waitFor();
+  await page.setViewportSize(NARROW);
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth);
+  assert.ok(overflow <= NARROW.width, `${overflow} is wider than a telephone`);
+  await page.setViewportSize(WIDE);
+
+  last.process.kill("SIGSTOP");
+  await row(last).getByText("silent", { exact: true }).waitFor();
+  await text(page, "pools-missing", new RegExp(`^Not answered, so their waiters are not listed: \\S+:${last.port}$`));
+  if (process.env.SCREENSHOT) await page.screenshot({ path: process.env.SCREENSHOT });
+  last.process.kill("SIGCONT");
+  await page.getByTestId("pools-missing").waitFor({ state: "hidden" });
+
+  await pool.getByTestId("retire").click();
+  await page.getByRole("dialog").getByText("Retire 3 waiters?").waitFor();
+  await page.getByTestId("confirm").click();
+  assert.deepEqual(await Promise.all(waiters), [410, 410, 410]);
+  assert.match(await page.locator("#pools-link").evaluate((link) => link.href), new RegExp(`^${address}pools\\?cluster=true$`));
+
+  cluster.nats.process.kill("SIGSTOP");
+  await row(near).getByText("this broker, not connected to NATS").waitFor();
+  cluster.nats.process.kill("SIGCONT");
+  assert.deepEqual(complaints, []);
+});
+
+test("without a cluster nothing of one is shown", browsed, async (t) => {
+  const { page, complaints, wait, asked } = await open(t);
+  wait("hello");
+  const pool = page.getByTestId("pool-row").filter({ hasText: "hello" });
+  await pool.waitFor();
+  await page.locator("#version").filter({ hasText: /./ }).waitFor();
+  for (const name of ["brokers", "pools-missing", "holders"]) assert.equal(await page.getByTestId(name).isVisible(), false, name);
+  assert.deepEqual(asked.filter((url) => /brokers$|cluster/.test(url)), []);
   assert.deepEqual(complaints, []);
 });
 

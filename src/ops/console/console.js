@@ -1,7 +1,9 @@
-// Owns the console: the tables, what an operator can do, and the connection. The figures at the top are in figures.js.
+// Owns the console: the tables, what an operator can do, and the connection. The figures at the top are in figures.js, the
+// brokers of a cluster in brokers.js.
 // Every address is relative to the page's own: a proxy may serve all of this below a path.
 
-import { SECOND, count, countLatency, machine, page, say, takeMetrics, took, waited, whole } from "./figures.js";
+import { cluster, holders, joinCluster, keyOf, merged, poolsPath, sayMissing, takeBrokers } from "./brokers.js";
+import { SECOND, count, countLatency, element, machine, page, say, takeMetrics, took, waited, whole } from "./figures.js";
 
 const ROWS = 200;
 const REMEMBERED_RUNS = 1000;
@@ -15,14 +17,6 @@ const words = new Map([...page.words.querySelectorAll("dt")].map((dt) => [dt.tex
 const natural = new Intl.Collator("en", { numeric: true }).compare;
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-/** Names and reasons come from strangers: strings become text, never markup. */
-function element(tag, attributes, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 // ---- pools
 
@@ -38,14 +32,16 @@ let pools = [];
 let order = { by: "waiters", falling: true };
 
 async function takePools(answer) {
-  ({ pools } = await answer.json());
+  const { pools: rows, missing } = await answer.json();
+  pools = missing ? merged(rows) : rows;
+  sayMissing(missing);
   drawPools();
 }
 
 function drawPools() {
   const wanted = page["pool-filter"].value.toLowerCase().split(/\s+/);
   const fits = (pool) => {
-    const text = `${pool.deployment} ${pool.version} ${machine(pool)}`.toLowerCase();
+    const text = `${pool.deployment} ${pool.version} ${machine(pool)} ${holders(pool)}`.toLowerCase();
     return wanted.every((word) => text.includes(word));
   };
   const { deployment, version, machine: size } = ORDERS;
@@ -73,12 +69,15 @@ function drawPools() {
 }
 
 function poolRow(pool) {
-  const key = JSON.stringify([pool.deployment, pool.version, pool.cpu, pool.memory]);
+  const key = keyOf(pool);
   const row = poolRows.get(key) ?? makePoolRow(pool);
   poolRows.set(key, row);
   row.pool = pool;
   say(row.cells[3].lastChild, whole(pool.waiters));
   say(row.cells[4].lastChild, waited(pool.oldest_seconds));
+  const where = row.querySelector(".holders");
+  where.hidden = !pool.shares;
+  say(where, holders(pool));
   return row;
 }
 
@@ -87,8 +86,10 @@ function makePoolRow(pool) {
     element("td", { role: "cell", class: kind }, element("span", { class: "label" }, label), element("span", {}, text));
   const button = element("button", { type: "button", class: "button danger", "data-testid": "retire" }, "Retire…");
   button.setAttribute("aria-label", `Retire ${pool.deployment}, version ${pool.version}, ${machine(pool)}`);
+  const name = cell("", "", pool.deployment);
+  name.append(element("span", { class: "holders", hidden: "", "data-testid": "holders" }));
   const row = element("tr", { role: "row", "data-testid": "pool-row" },
-    cell("", "", pool.deployment), cell("", "version ", pool.version), cell("machine", "", machine(pool)),
+    name, cell("", "version ", pool.version), cell("machine", "", machine(pool)),
     cell("number", "waiters "), cell("number", "oldest "), element("td", { role: "cell" }, button));
   button.addEventListener("click", () => retire(row.pool));
   return row;
@@ -118,7 +119,7 @@ async function doConfirmed() {
   page["dialog-yes"].disabled = true;
   try {
     tell(await confirmed());
-    await ask("pools").then(takePools).catch(() => {});
+    await ask(poolsPath()).then(takePools).catch(() => {});
     page.dialog.close();
     if (document.activeElement === document.body) page["pool-filter"].focus();
   } catch (error) {
@@ -131,9 +132,12 @@ function retire({ deployment, version, cpu, memory, waiters }) {
   const text = "Every waiter of this pool is answered 410 Gone. Stock controllers exit on that and do not come back: "
     + "right for an old version after a deploy. Runs for this pool start cold until a controller waits again.";
   const pool = `${deployment} · version ${version} · ${machine({ cpu, memory })}`;
+  const everywhere = cluster.name === null ? {} : { cluster: true };
   confirm(`Retire ${count(waiters, "waiter")}?`, pool, text, "Retire", async () => {
-    const answer = await ask(`retire?${new URLSearchParams({ deployment, version, cpu, memory })}`, { method: "POST" });
-    return `Retired ${count((await answer.json()).retired, "waiter")} of ${deployment}, version ${version}.`;
+    const query = new URLSearchParams({ deployment, version, cpu, memory, ...everywhere });
+    const { retired, missing = [] } = await (await ask(`retire?${query}`, { method: "POST" })).json();
+    const unknown = missing.length ? ` Not answered: ${missing.join(", ")}.` : "";
+    return `Retired ${count(retired, "waiter")} of ${deployment}, version ${version}.${unknown}`;
   });
 }
 
@@ -297,7 +301,7 @@ async function ask(path, options = {}) {
 async function repeat(pause, path, take) {
   for (;;) {
     const began = performance.now();
-    const answer = await ask(path).catch(() => null);
+    const answer = await ask(path()).catch(() => null);
     setLink({ answers: answer !== null });
     if (answer) await take(answer).catch((error) => console.error(error));
     const spent = performance.now() - began;
@@ -314,7 +318,8 @@ async function metrics(answer) {
 }
 
 async function learnAddress() {
-  const { listen, version } = await (await ask("console.json")).json();
+  const { listen, version, cluster: name } = await (await ask("console.json")).json();
+  if (joinCluster(name)) repeat(2 * SECOND, () => "brokers", takeBrokers);
   const reachable = listen.replace(/^(0\.0\.0\.0|\[::\])(?=:)/, location.hostname);
   const url = `http://${reachable}/v1/pools/hello/1/0.5/0.5`;
   say(page["curl-poll"], `curl -N "${url}"`);
@@ -349,5 +354,5 @@ page.pause.addEventListener("click", () => {
 });
 
 openStream();
-repeat(SECOND, "metrics", metrics);
-repeat(2 * SECOND, "pools", takePools);
+repeat(SECOND, () => "metrics", metrics);
+repeat(2 * SECOND, poolsPath, takePools);

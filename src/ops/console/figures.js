@@ -10,6 +10,14 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Names and reasons come from strangers: strings become text, never markup. */
+export function element(tag, attributes, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
 export const whole = new Intl.NumberFormat("en").format;
 export const count = (number, one, many = `${one}s`) => `${whole(number)} ${number === 1 ? one : many}`;
 export const machine = ({ cpu, memory }) => `${cpu} CPU · ${memory} GB`;
