@@ -165,7 +165,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: OperatorRequest, arriv
     // An empty filter would retire every waiter, which no operator can ask for.
     let filter = filter.filter(|filter| what != OperatorQuestion::Retire || *filter != Filter::default());
     let Some(filter) = filter else { return refused(NotTaken::Malformed) };
-    let (exchange, most) = (shared.exchange.clone(), shared.link().map_or(0, |link| link.max_payload()));
+    let (exchange, most) = (shared.exchange.clone(), shared.link().map_or(0, |(_, link)| link.max_payload()));
     let _turn = ANSWERS.acquire().await;
     // On a thread of its own: this one has other brokers to hear.
     let made = tokio::task::spawn_blocking(move || match what {

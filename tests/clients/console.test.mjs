@@ -148,7 +148,6 @@ test("a cluster's brokers are shown, and which of them has a pool's waiters", { 
   last.process.kill("SIGSTOP");
   await row(last).getByText("silent", { exact: true }).waitFor();
   await text(page, "pools-missing", new RegExp(`^Not answered, so their waiters are not listed: \\S+:${last.port}$`));
-  if (process.env.SCREENSHOT) await page.screenshot({ path: process.env.SCREENSHOT });
   last.process.kill("SIGCONT");
   await page.getByTestId("pools-missing").waitFor({ state: "hidden" });
 
