@@ -145,7 +145,10 @@ async fn without_nats_all_others_are_missing() {
     assert_eq!((&all["waiters"], &all["missing"]), (&1.into(), &json!(others)));
     assert!(begun.elapsed() < ANSWERED_WITHIN);
     let seen = ask(&cluster.brokers[0], "GET", "/brokers").await;
-    assert_eq!((&seen["broker"]["connected"], &seen["brokers"][0]["reachable"]), (&false.into(), &false.into()));
+    assert_eq!(
+        (&seen["broker"]["connected"], &seen["brokers"][0]["reachable"]),
+        (&false.into(), &false.into())
+    );
     let retired = ask(&cluster.brokers[0], "POST", "/retire?version=20260821.3&cluster=true").await;
     assert_eq!((&retired["retired"], &retired["missing"]), (&1.into(), &json!(others)));
     assert_eq!(held[0].answer().await.status, 410);

@@ -9,10 +9,10 @@ use super::offer::OfferTask;
 use super::policy::{DeliveryPolicy, Step};
 use super::record::Record;
 use super::remote::{ForwardedRun, PendingForward, RemoteRun, RemoteSearch};
-use super::request::{DispatchRequest, Hit, Outcome};
+use super::request::{DispatchRequest, DispatchTimes, Hit, IdempotencyKey, Outcome};
 use super::shared::{Leader, Shared};
 use crate::broker::{Claim, ClaimRequest, RemovedWaiter};
-use crate::exchange::WaitlistEntry;
+use crate::exchange::{ContentHash, WaitlistEntry};
 use crate::model::MissReason;
 use crate::transport::{DeliveryRequirements, Waiter};
 
@@ -42,14 +42,8 @@ pub(super) async fn deliver(shared: &Arc<Shared>, run: RunToDeliver<'_>) -> Ende
     let DispatchRequest { key, payload_kind, proof, redeliver, wait, deadline, times, .. } = request;
     let policy = DeliveryPolicy::new(proof, redeliver)
         .resumed(forwarded.as_ref().map_or(0, |forwarded| forwarded.unproven));
-    let reserve = policy.proof_reserve(times.read_timeout, times.budget);
-    let last_offer = deadline.checked_sub(reserve).unwrap_or(deadline);
-    let requirements = DeliveryRequirements {
-        proof,
-        read_timeout: times.read_timeout,
-        taken_by: last_offer,
-        until: deadline,
-    };
+    let requirements = requirements(policy, &request);
+    let last_offer = requirements.taken_by;
     let names_controller = request.names_controller;
     // The name of a run counts at all brokers, so that they have to know which of them has claimed a waiter for it.
     let mut announced = request.idempotency_key.filter(|_| request.content.is_some());
@@ -59,20 +53,19 @@ pub(super) async fn deliver(shared: &Arc<Shared>, run: RunToDeliver<'_>) -> Ende
         claim: ClaimRequest { key, payload_kind },
         wait_until: (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer)),
         is_local: forwarded.is_some(),
+        deadline,
+        times,
+        idempotency_key: request.idempotency_key,
+        content: request.content,
         remote: None,
     };
-    let DispatchRequest { run, idempotency_key, content, .. } = request;
+    let run = request.run;
     let mut task = OfferTask { run, requirements, policy, names_controller, offers: 0, leader, record };
     let result = loop {
         if now > last_offer + LAST_CLAIM_DELAY {
             break Err(task.policy.unproven_reason());
         }
-        let (policy, since) = (task.policy, task.record.since());
-        #[rustfmt::skip]
-        let to_forward = RemoteRun {
-            key, payload_kind, run: &task.run, policy, idempotency_key, content, names_controller, since, deadline, times,
-        };
-        let (returned, offered) = match search.find(&to_forward, &mut now).await {
+        let offered = match search.find(&task, &mut now).await {
             Found::Here(removed) => {
                 if let Some((run, remote)) = announced.take().zip(shared.remote.get()) {
                     remote.claimed(run);
@@ -84,15 +77,22 @@ pub(super) async fn deliver(shared: &Arc<Shared>, run: RunToDeliver<'_>) -> Ende
                     break Err(reason);
                 }
                 match task.offer(removed, now) {
-                    ControlFlow::Break(ended) => (task, ended),
-                    ControlFlow::Continue(pending) => task.prove(pending).await,
+                    ControlFlow::Break(ended) => ended,
+                    ControlFlow::Continue(pending) => {
+                        let (returned, ended) = task.prove(pending).await;
+                        task = returned;
+                        ended
+                    }
                 }
             }
-            Found::Elsewhere(pending) => task.forward(pending).await,
+            Found::Elsewhere(pending) => {
+                let (returned, ended) = task.forward(pending).await;
+                task = returned;
+                ended
+            }
             Found::Nowhere(_) if task.offers > 0 => break Err(task.policy.unproven_reason()),
             Found::Nowhere(reason) => break Err(reason),
         };
-        task = returned;
         now = offered.ended;
         match offered.step {
             Step::Delivered(proof) => break Ok(Hit { proof, controller: offered.controller }),
@@ -103,6 +103,14 @@ pub(super) async fn deliver(shared: &Arc<Shared>, run: RunToDeliver<'_>) -> Ende
     task.cache_unknown(&result, now);
     let OfferTask { record, offers, policy, .. } = task;
     EndedDelivery { outcome: Outcome { offers, result }, ended: now, unproven: policy.unproven(), record }
+}
+
+/// What an offer of this run has to prove, and by when.
+fn requirements(policy: DeliveryPolicy, request: &DispatchRequest<'_>) -> DeliveryRequirements {
+    let DispatchRequest { proof, deadline, times: DispatchTimes { budget, read_timeout, .. }, .. } = *request;
+    let reserve = policy.proof_reserve(read_timeout, budget);
+    let taken_by = deadline.checked_sub(reserve).unwrap_or(deadline);
+    DeliveryRequirements { proof, read_timeout, taken_by, until: deadline }
 }
 
 /// Where a waiter was found.
@@ -123,6 +131,10 @@ struct WaiterSearch<'a> {
     wait_until: Option<Instant>,
     /// Whether only this broker is searched.
     is_local: bool,
+    deadline: Instant,
+    times: DispatchTimes,
+    idempotency_key: Option<IdempotencyKey>,
+    content: ContentHash,
     /// The search at other brokers, once it has begun.
     remote: Option<Box<dyn RemoteSearch>>,
 }
@@ -130,7 +142,7 @@ struct WaiterSearch<'a> {
 impl WaiterSearch<'_> {
     /// Finds a waiter. If there is none, waits for one, at most until `wait_until`. `now` is the time of the first claim, and
     /// becomes that of the last one.
-    async fn find(&mut self, run: &RemoteRun<'_>, now: &mut Instant) -> Found {
+    async fn find(&mut self, task: &OfferTask, now: &mut Instant) -> Found {
         let exchange = &self.shared.exchange;
         // The entry precedes the first claim, so that a waiter parked in between is not missed. It ends with the match, so that
         // the next run on the waitlist claims at once.
@@ -148,12 +160,14 @@ impl WaiterSearch<'_> {
                 let search = || self.shared.remote.get().map(|remote| remote.search(&self.claim));
                 self.remote = self.remote.take().or_else(search);
             }
-            if let Some(remote) = &mut self.remote {
+            if let Some(mut remote) = self.remote.take() {
                 if entry.is_some() {
                     // This precedes the forward for the same reason.
                     remote.watch();
                 }
-                if let Some(pending) = remote.forward(run) {
+                let forwarded = remote.forward(&self.to_forward(task));
+                self.remote = Some(remote);
+                if let Some(pending) = forwarded {
                     return Found::Elsewhere(pending);
                 }
             }
@@ -167,6 +181,20 @@ impl WaiterSearch<'_> {
             };
             entry = waiting.wait(self.remote.as_deref_mut()).await;
             *now = Instant::now();
+        }
+    }
+
+    fn to_forward<'a>(&'a self, task: &'a OfferTask) -> RemoteRun<'a> {
+        RemoteRun {
+            claim: self.claim,
+            run: &task.run,
+            policy: task.policy,
+            names_controller: task.names_controller,
+            since: task.record.since(),
+            idempotency_key: self.idempotency_key,
+            content: self.content,
+            deadline: self.deadline,
+            times: self.times,
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::policy::DeliveryPolicy;
 use super::request::{DispatchTimes, Hit, IdempotencyKey, Outcome, RunNameConflict};
-use crate::broker::{ClaimRequest, KeyRef, PayloadKind};
+use crate::broker::{ClaimRequest, KeyRef};
 use crate::exchange::ContentHash;
 use crate::journal::OfferRecord;
 use crate::model::MissReason;
@@ -71,10 +71,8 @@ pub type PendingForward = Pin<Box<dyn Future<Output = ForwardEnd> + Send>>;
 
 /// A run that may be forwarded.
 pub struct RemoteRun<'a> {
-    /// The pool that fits the run.
-    pub key: KeyRef<'a>,
-    /// What the payload is.
-    pub payload_kind: PayloadKind,
+    /// What the run needs from a waiter.
+    pub claim: ClaimRequest<'a>,
     /// The run.
     pub run: &'a Run,
     /// The rules for its offers, and their results so far.
