@@ -77,6 +77,8 @@ pub enum News<'a> {
         /// The broker that is asked for it; zero for every broker.
         of: BrokerId,
     },
+    /// Its process ends.
+    Ended,
     /// It has claimed a waiter for each of these named runs.
     Claimed {
         /// The runs.

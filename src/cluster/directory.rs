@@ -106,6 +106,13 @@ impl Directory {
         peer.snapshot_page(number, page, is_last, &mut self.prints);
     }
 
+    /// This broker has ended.
+    pub fn forget(&mut self, id: BrokerId) {
+        if let Some(mut peer) = self.peers.remove(&id) {
+            peer.clear(&mut self.prints);
+        }
+    }
+
     /// From now on silence is judged as of this time, and brokers that are silent for long are forgotten. Not to be called while
     /// messages are still unread after a pause of this process: it would take its own silence for theirs.
     pub fn judge_silence(&mut self, now: MonotonicTime) {

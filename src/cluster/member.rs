@@ -164,6 +164,11 @@ impl Member {
         self.message(News::Snapshot { number, page: 0, is_last: true, rows: Vec::new() })
     }
 
+    /// Tells the others to forget this broker, because its process ends.
+    pub fn end(&self) -> Vec<u8> {
+        self.message(News::Ended)
+    }
+
     /// A message to all brokers has arrived.
     pub fn hear(&mut self, bytes: &[u8], now: MonotonicTime) -> Result<Heard, Unreadable> {
         let (Announcement { from, news }, _) = decode(bytes)?;
@@ -198,6 +203,7 @@ impl Member {
                     *next = now.plus(SNAPSHOT_INTERVAL);
                 }
             }
+            News::Ended => self.directory.forget(from),
             News::Claimed { runs } => {
                 for run in runs {
                     self.claims.add(run, from, self.remember_for, now);

@@ -133,6 +133,16 @@ impl Cluster {
     /// Tells the other brokers that this one has no pools any more, and waits until they know it.
     pub async fn leave(&self) {
         let message = self.shared.member.lock().leave();
+        self.announce_last(message).await;
+    }
+
+    /// Tells the other brokers to forget this one, whose process ends.
+    pub async fn end(&self) {
+        let message = self.shared.member.lock().end();
+        self.announce_last(message).await;
+    }
+
+    async fn announce_last(&self, message: Vec<u8>) {
         let Some((_, link)) = self.shared.link() else { return };
         if link.publish(self.shared.subjects.directory(), None, message.into()).is_ok() {
             tokio::time::sleep(ANNOUNCED_WITHIN).await;

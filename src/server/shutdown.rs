@@ -72,6 +72,10 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     // 5. Unfinished dispatches end within their budget, also those whose client has disconnected.
     let deadline = Instant::now() + state.limits().dispatch_budget + LATE_REQUESTS;
     until(deadline, || state.posts_in_flight() == 0 && state.dispatcher.forwards_in_flight() == 0).await;
+    // 6. The other brokers of a cluster forget this one.
+    if let Some(cluster) = &state.cluster {
+        cluster.end().await;
+    }
 }
 
 async fn until(deadline: Instant, done: impl Fn() -> bool) {
