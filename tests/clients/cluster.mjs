@@ -1,37 +1,12 @@
 // Owns a cluster under test: real brokers on one NATS server, behind a TCP balancer that gives each connection to the next
 // broker, whatever is asked on it.
-import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
 import { connect, createServer } from "node:net";
-import { createInterface } from "node:readline";
 import { Broker, until } from "./broker.mjs";
-
-const natsServer = process.env.NATS_SERVER ?? new URL("../nats/.venv/bin/nats-server", import.meta.url).pathname;
+import { missing, Nats } from "./nats.mjs";
 
 /** Why a test with a cluster is skipped, or false if nats-server is installed. */
-export const needsNats = existsSync(natsServer) ? false : "nats-server is not installed; tests/run installs it";
-
-class Nats {
-  static async start() {
-    const nats = new this();
-    nats.process = spawn(natsServer, ["-a", "127.0.0.1", "-p", "-1"], { stdio: ["ignore", "ignore", "pipe"] });
-    for await (const line of createInterface({ input: nats.process.stderr })) {
-      const listens = /Listening for client connections on (\S+)/.exec(line);
-      if (listens) {
-        nats.url = `nats://${listens[1]}`;
-        nats.process.stderr.resume();
-        return nats;
-      }
-    }
-    throw new Error("nats-server does not listen");
-  }
-
-  async stop() {
-    this.process.kill("SIGKILL");
-    await once(this.process, "exit");
-  }
-}
+export const needsNats = missing;
 
 /** A balancer of TCP connections. A broker that refuses is passed over; ends and resets are passed on as they are. */
 class Balancer {
