@@ -14,7 +14,6 @@ use super::codec::{
     WaiterRow, decode, encode,
 };
 use super::directory::PeerSummary;
-use super::link::Link;
 use super::shared::Shared;
 use crate::broker::{Filter, Key, KeyError, Number, PoolSummary, WaiterSummary, check_part};
 use crate::transport::{CloseReason, Exchange};
