@@ -85,6 +85,8 @@ fn what_no_answer_allows_is_wrong() {
         (Dialect::Trigger, second, &[1, 2]),
         (Dialect::Native, second, &[1]),
         (Dialect::Native, &unknown, &[0, 1]),
+        (Dialect::Trigger, &unknown, &[0, 1, 2]),
+        (Dialect::Trigger, hit, &[1]),
         (Dialect::Native, &miss, &[0]),
         (Dialect::Native, &none, &[]),
         (Dialect::Native, "", &[0, 1]),

@@ -47,7 +47,8 @@ async fn post(broker: &Broker, pool: &Pool, query: &str) -> Value {
     answer
 }
 
-/// A run that is posted here is delivered, if not at once, then soon: what was lost on the way is announced again.
+/// A run that is posted here is delivered, if not at once, then soon: what was lost on the way is announced again, and on a busy
+/// machine an answer may come too late.
 async fn delivers(broker: &Broker, pool: &Pool) {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -55,13 +56,19 @@ async fn delivers(broker: &Broker, pool: &Pool) {
         if answer["delivered"] == true {
             return;
         }
-        assert!(answer["offers"] == 0 && Instant::now() < until, "{answer}");
+        assert!(Instant::now() < until, "{answer}");
     }
 }
 
 /// A run that is posted here reaches this controller, at once or soon.
 async fn reaches(broker: &Broker, pool: &Pool, controller: &mut Client) {
-    assert_eq!(tokio::join!(controller.answer(), delivers(broker, pool)).0.body, b"reached");
+    let mut received = std::pin::pin!(controller.answer());
+    let run = tokio::select! {
+        biased;
+        run = &mut received => run,
+        () = delivers(broker, pool) => received.await,
+    };
+    assert_eq!(run.body, b"reached");
 }
 
 /// Local runs are matched at once, and the broker is ready, or soon is: one that has just started waits for the others for a while.
