@@ -14,6 +14,8 @@ pub(crate) struct Measurement {
     pub(crate) p99: f64,
     pub(crate) p999: f64,
     pub(crate) misses: u64,
+    /// The share of dispatches that are hits; 0 where nothing is dispatched.
+    pub(crate) hit_share: f64,
     /// Runs that arrived though no answer says so, or more than once.
     pub(crate) surplus: u64,
     /// Runs that were answered 429, which are not counted as dispatches.

@@ -18,6 +18,8 @@ pub(super) struct LoadStats {
     refused: Histogram<u64>,
     pub(super) hits: u64,
     misses: u64,
+    /// Of the hits, those while counting.
+    counted_hits: u64,
     pub(super) receipts: u64,
     pub(super) wrong: u64,
     counting: bool,
@@ -29,8 +31,17 @@ impl LoadStats {
         // Tenths of a microsecond, up to a minute.
         let took = Histogram::new_with_bounds(1, 600_000_000, 3)?;
         let refused = took.clone();
-        let tally =
-            Self { took, refused, hits: 0, misses: 0, receipts: 0, wrong: 0, counting: false, over: false };
+        let tally = Self {
+            took,
+            refused,
+            hits: 0,
+            misses: 0,
+            counted_hits: 0,
+            receipts: 0,
+            wrong: 0,
+            counting: false,
+            over: false,
+        };
         Ok(Rc::new(RefCell::new(tally)))
     }
 
@@ -38,6 +49,7 @@ impl LoadStats {
         self.hits += u64::from(hit);
         self.misses += u64::from(!hit);
         if self.counting {
+            self.counted_hits += u64::from(hit);
             self.took.saturating_record(tenths(since));
         }
     }
@@ -105,6 +117,7 @@ pub(super) async fn measure_for(
         p999: percentile(times, 99.9),
         misses: tally.misses,
         surplus: 0,
+        hit_share: f64::from(u32::try_from(tally.counted_hits)?) / dispatches,
         refused: Refused {
             rate: f64::from(u32::try_from(refused.len())?) / took,
             p50: percentile(refused, 50.0),
