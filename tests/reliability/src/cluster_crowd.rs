@@ -202,7 +202,9 @@ impl Crowd {
         }
         ensure!(posts.len() == options.runs, "{} of {} runs were posted", posts.len(), options.runs);
         ensure!(not_delivered.is_empty(), "{} runs were not delivered", not_delivered.len());
-        posts.into_iter().for_each(|post| self.oracle.record_post(post));
+        for post in posts {
+            self.oracle.record_post(post);
+        }
         // The last receipts are on their way, and the controllers come back.
         sleep(Duration::from_secs(1)).await;
         self.collect();
@@ -230,7 +232,9 @@ impl Crowd {
 
 fn times(posts: &[Post]) -> anyhow::Result<String> {
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
-    posts.iter().for_each(|post| times.saturating_record(post.done - post.whole));
+    for post in posts {
+        times.saturating_record(post.done - post.whole);
+    }
     let at =
         |percent| f64::from(u32::try_from(times.value_at_percentile(percent)).unwrap_or(u32::MAX)) / 1000.0;
     Ok(format!("p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms", at(50.0), at(99.0), at(100.0)))

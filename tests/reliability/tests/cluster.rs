@@ -1,6 +1,11 @@
 //! Owns the short trials of a cluster: chaos and a rolling restart, as `tests/run --long` runs them for longer.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may panic, and says what it skips and what the program printed"
+)]
 
 use std::path::Path;
 use std::process::Command;

@@ -18,8 +18,9 @@ use crate::supervisors::{Dialect, SendMode};
 const RECOVERY: Duration = Duration::from_secs(5);
 /// A draining broker exits within this time, which includes its drain window.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// A broker that was continued or started accepts within this time.
+/// A broker that was continued or started accepts within this time, and after this one it is seen by the others.
 const ACCEPT_RECOVERY: Duration = Duration::from_millis(1500);
+const DIRECTORY_RECOVERY: Duration = Duration::from_millis(3500);
 
 /// Injects one fault, and returns when it is over.
 pub(super) async fn inject(testbed: Rc<Testbed>, fault: Fault) -> anyhow::Result<()> {
@@ -84,7 +85,7 @@ async fn recover(testbed: &Testbed, affected: Affected, from: u64) {
     sleep(ACCEPT_RECOVERY).await;
     testbed.disturbed(affected, from);
     let since = unix_micros();
-    sleep(RECOVERY - ACCEPT_RECOVERY).await;
+    sleep(DIRECTORY_RECOVERY).await;
     testbed.disturbed(Affected::Nats, since);
 }
 

@@ -50,10 +50,22 @@ fn during(whose: Affected) -> Disturbance {
     Disturbance { affected: whose, from: START + 1, to: START + SECOND / 4 }
 }
 
+const ALONE: Rules = Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND, is_cluster: false };
+const CLUSTER: Rules = Rules { is_cluster: true, ..ALONE };
+
 /// Judges the records, and returns the invariants that failed.
 fn check(posts: &[Post], heard: &[Report], troubles: &[Disturbance], failed: &[&str]) -> Totals {
-    let mut oracle =
-        Oracle::new(Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND, is_cluster: false });
+    check_by(ALONE, posts, heard, troubles, failed)
+}
+
+fn check_by(
+    rules: Rules,
+    posts: &[Post],
+    heard: &[Report],
+    troubles: &[Disturbance],
+    failed: &[&str],
+) -> Totals {
+    let mut oracle = Oracle::new(rules);
     for trouble in troubles {
         oracle.disturbed(*trouble);
     }
@@ -111,8 +123,7 @@ fn i1_a_run_that_was_not_posted_is_a_breach() {
 
 #[test]
 fn i1_a_run_of_long_ago_is_not_received_again() {
-    let mut oracle =
-        Oracle::new(Rules { budget: 2 * SECOND, margin: SECOND, timeout: 20 * SECOND, is_cluster: false });
+    let mut oracle = Oracle::new(ALONE);
     oracle.record_report(receipt(HEALTHY));
     oracle.record_post(post(hit(1)));
     oracle.settle(START + 100 * SECOND);
@@ -133,6 +144,39 @@ fn i1_a_run_that_is_posted_twice_is_delivered_once() {
     check(&[native(miss("unknown", 1)), native(hit(1))], &both, &[], &["I1"]);
     let restarted = Post { generation: 1, ..native(hit(1)) };
     check(&[native(hit(1)), restarted], &both, &[], &[]);
+}
+
+#[test]
+fn i1_in_a_cluster_an_offer_without_an_answer_may_have_arrived() {
+    let both = [receipt(HEALTHY), receipt(OTHER)];
+    assert_eq!(check_by(CLUSTER, &[post(hit(2))], &both, &[], &[]).unanswered_offers, 1);
+    check_by(CLUSTER, &[post(hit(1))], &both, &[], &["I1"]);
+    check_by(CLUSTER, &[native(hit(2))], &both, &[], &["I1"]);
+    check_by(CLUSTER, &[post(miss("unknown", 1))], &[receipt(HEALTHY)], &[], &[]);
+    check_by(CLUSTER, &[post(miss("undelivered", 1))], &[receipt(HEALTHY)], &[], &["I1"]);
+}
+
+#[test]
+fn i1_in_a_cluster_a_native_run_is_delivered_twice_only_if_two_brokers_get_it_at_once() {
+    let both = [receipt(HEALTHY), receipt(OTHER)];
+    let first = native(hit(1));
+    let at_once = Post { broker: 1, sent: first.done + SECOND / 100, ..first.clone() };
+    let later = Post { broker: 1, sent: first.done + SECOND, done: first.done + 2 * SECOND, ..first.clone() };
+    assert_eq!(check_by(CLUSTER, &[first.clone(), at_once], &both, &[], &[]).posted_twice, 1);
+    check_by(CLUSTER, &[first.clone(), later.clone()], &both, &[], &["I1"]);
+    let apart = Disturbance { affected: Affected::Nats, from: START, to: first.done + SECOND / 2 };
+    check_by(CLUSTER, &[first.clone(), later.clone()], &both, &[apart], &[]);
+    check_by(CLUSTER, &[first.clone(), later], &[receipt(HEALTHY)], &[], &[]);
+    let same_broker = Post { sent: first.sent + 1, ..first.clone() };
+    check_by(CLUSTER, &[first, same_broker], &both, &[], &["I1"]);
+}
+
+#[test]
+fn i12_the_fault_of_another_broker_excuses_nothing() {
+    let lost = [post((Outcome::NoResponse, 0))];
+    check_by(CLUSTER, &lost, &[], &[during(Affected::Broker(0))], &[]);
+    check_by(CLUSTER, &lost, &[], &[during(Affected::Broker(1))], &["I12"]);
+    check_by(CLUSTER, &lost, &[], &[during(Affected::Nats)], &["I12"]);
 }
 
 #[test]

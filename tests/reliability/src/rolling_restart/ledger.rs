@@ -143,7 +143,9 @@ mod tests {
         let rules = Rules { budget: 1, margin: 1, timeout: 1, is_cluster: true };
         let ledger = Ledger::new(Oracle::new(rules));
         ledger.over.borrow_mut().extend_from_slice(polls);
-        posts.iter().for_each(|post| ledger.record_post(post.clone()));
+        for post in posts {
+            ledger.record_post(post.clone());
+        }
         let Served { possible, hits } = ledger.served();
         (possible, hits)
     }
