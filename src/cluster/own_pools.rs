@@ -33,6 +33,7 @@ pub struct OwnPools {
     lingering: BTreeSet<(MonotonicTime, Digest)>,
 }
 
+#[derive(Default)]
 struct OwnPool {
     prints: [u32; 2],
     waiters: Waiters,
@@ -44,25 +45,20 @@ struct OwnPool {
 impl OwnPools {
     /// The pool has this many waiters now.
     pub fn set(&mut self, pool: PoolDigest, waiters: Waiters, now: MonotonicTime) {
-        let known = self.pools.entry(pool.key).or_insert_with(|| OwnPool {
-            prints: pool.prints,
-            waiters: [0; 2],
-            least: [0; 2],
-            most: [0; 2],
-            lingers_until: None,
-        });
-        known.waiters = waiters;
+        let known = self.pools.entry(pool.key).or_default();
+        (known.prints, known.waiters) = (pool.prints, waiters);
         self.review(pool.key, now);
     }
 
     /// The answer to a forward has told its broker that the pool has this many waiters.
     pub fn told(&mut self, pool: Digest, waiters: Waiters, now: MonotonicTime) {
-        if let Some(known) = self.pools.get_mut(&pool) {
-            for (least, told) in known.least.iter_mut().zip(waiters) {
-                *least = told.min(*least);
-            }
-            self.review(pool, now);
+        // A pool that is not known yet has just changed, and is set soon: perhaps to no waiters, which that broker must hear.
+        let known = self.pools.entry(pool).or_default();
+        for (kind, told) in waiters.into_iter().enumerate() {
+            known.least[kind] = told.min(known.least[kind]);
+            known.most[kind] = told.max(known.most[kind]);
         }
+        self.review(pool, now);
     }
 
     /// Whether and how the pool's count is to be announced.
@@ -229,6 +225,24 @@ mod tests {
         // The waiter came before the answer was noted.
         own.told(pool(1).key, [0, 0], at(30));
         assert_eq!(announced(&mut own, 30), [(3, 1, 1)]);
+    }
+
+    #[test]
+    fn a_count_that_only_an_answer_told_is_corrected() {
+        let mut own = OwnPools::default();
+        own.set(pool(1), [1, 1], at(0));
+        announced(&mut own, 0);
+        own.set(pool(1), [2, 2], at(10));
+        own.told(pool(1).key, [2, 2], at(11));
+        // Before it was announced, one waiter left.
+        own.set(pool(1), [1, 1], at(12));
+        assert_eq!(announced(&mut own, 13), []);
+        assert_eq!(announced(&mut own, 262), [(2, 1, 1)]);
+        // The answer knew of a waiter before this did.
+        own.told(pool(2).key, [1, 1], at(300));
+        own.set(pool(2), [0, 0], at(302));
+        assert_eq!(announced(&mut own, 550), [(3, 2, 0)]);
+        assert_eq!(own.pools.len(), 1);
     }
 
     #[test]
