@@ -1,5 +1,8 @@
 //! Owns how old a message of another broker is, without wall clocks: the quickest heartbeat shows the distance between the two
 //! brokers' clocks, and what a later message took longer is its age.
+//!
+//! What is read after a pause of this process, or after the network was held up, is late as a whole, heartbeats too. So no age is
+//! known before the first heartbeats are read that were not held up, and those that were never replace all that is remembered.
 
 use std::time::Duration;
 
@@ -8,12 +11,16 @@ use crate::broker::MonotonicTime;
 /// Heartbeats are remembered for this long, in parts of it.
 const PARTS: usize = 6;
 const PART: Duration = Duration::from_secs(10);
+/// What was held up is read within this time.
+const BACKLOG: Duration = Duration::from_millis(300);
 
-/// The smallest (arrival − send) of the heartbeats of the last minute, in microseconds. The two clocks have different epochs, so
+/// The smallest (arrival − send) of the heartbeats of the last minute in which there were some, in microseconds. The two clocks have different epochs, so
 /// it may be negative.
 #[derive(Debug, Clone)]
 pub(super) struct ClockOffset {
     smallest: [i64; PARTS],
+    /// When the first heartbeat was read.
+    since: MonotonicTime,
     /// The part of now, and when it began.
     part: usize,
     began: MonotonicTime,
@@ -22,30 +29,29 @@ pub(super) struct ClockOffset {
 impl ClockOffset {
     /// From the first heartbeat.
     pub(super) fn new(sent: u64, now: MonotonicTime) -> Self {
-        Self { smallest: [offset(sent, now); PARTS], part: 0, began: now }
+        Self { smallest: [offset(sent, now); PARTS], since: now, part: 0, began: now }
     }
 
     /// Another heartbeat.
     pub(super) fn add(&mut self, sent: u64, now: MonotonicTime) {
         let offset = offset(sent, now);
-        let mut passed = 0;
-        while now.since(self.began) >= PART && passed < PARTS {
+        if now.since(self.began) >= PART {
             self.part = (self.part + 1) % PARTS;
             self.smallest[self.part] = offset;
-            self.began = self.began.plus(PART);
-            passed += 1;
-        }
-        if passed == PARTS {
             self.began = now;
         }
         let smallest = &mut self.smallest[self.part];
         *smallest = offset.min(*smallest);
     }
 
-    /// How much longer a message sent at `sent` took than the quickest heartbeat.
-    pub(super) fn age(&self, sent: u64, now: MonotonicTime) -> Duration {
+    /// How much longer a message sent at `sent` took than the quickest heartbeat; none if that may have been late itself.
+    pub(super) fn age(&self, sent: u64, now: MonotonicTime) -> Option<Duration> {
+        if now.since(self.since) < BACKLOG {
+            return None;
+        }
         let quickest = self.smallest.iter().min().copied().unwrap_or_default();
-        Duration::from_micros(u64::try_from(offset(sent, now).saturating_sub(quickest)).unwrap_or_default())
+        let later = u64::try_from(offset(sent, now).saturating_sub(quickest));
+        Some(Duration::from_micros(later.unwrap_or_default()))
     }
 }
 
@@ -68,9 +74,9 @@ mod tests {
         let mut clock = ClockOffset::new(sent(0), at(5));
         clock.add(sent(1000), at(1002));
         clock.add(sent(2000), at(2050));
-        assert_eq!(clock.age(sent(3000), at(3002)), Duration::ZERO);
-        assert_eq!(clock.age(sent(3000), at(3001)), Duration::ZERO, "quicker than ever");
-        assert_eq!(clock.age(sent(3000), at(7202)), Duration::from_millis(4200));
+        assert_eq!(clock.age(sent(3000), at(3002)), Some(Duration::ZERO));
+        assert_eq!(clock.age(sent(3000), at(3001)), Some(Duration::ZERO), "quicker than ever");
+        assert_eq!(clock.age(sent(3000), at(7202)), Some(Duration::from_millis(4200)));
     }
 
     #[test]
@@ -80,8 +86,23 @@ mod tests {
         for second in 1..=70 {
             clock.add(second * 1_000_000, at(second * 1000 + 20));
         }
-        assert_eq!(clock.age(71_000_000, at(71_020)), Duration::ZERO);
-        clock.add(200_000_000, at(200_500));
-        assert_eq!(clock.age(201_000_000, at(201_500)), Duration::ZERO, "after a long silence, too");
+        assert_eq!(clock.age(71_000_000, at(71_020)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn heartbeats_that_are_read_late_do_not_make_other_late_messages_young() {
+        let mut known = ClockOffset::new(0, at(2));
+        // This process is paused for two minutes. Then it reads what has arrived: a hundred heartbeats at once.
+        let after = 120_000;
+        for second in 1..100 {
+            known.add(second * 1_000_000, at(after));
+        }
+        assert_eq!(known.age(99_000_000, at(after)), Some(Duration::from_millis(20_998)));
+
+        let mut new = ClockOffset::new(1_000_000, at(after));
+        assert_eq!(new.age(1_000_000, at(after)), None, "how late the first heartbeat was is not known");
+        new.add(99_000_000, at(after));
+        new.add(120_300_000, at(after + 302));
+        assert_eq!(new.age(120_300_000, at(after + 402)), Some(Duration::from_millis(100)));
     }
 }

@@ -183,9 +183,9 @@ impl Directory {
         }
     }
 
-    /// How old a message of this broker is; none if no heartbeat of it was heard.
+    /// How old a message of this broker is; none if too little of it was heard to know.
     pub fn age(&self, from: BrokerId, sent: u64, now: MonotonicTime) -> Option<Duration> {
-        self.peers.get(&from).map(|peer| peer.clock.age(sent, now))
+        self.peers.get(&from).and_then(|peer| peer.clock.age(sent, now))
     }
 
     /// Why no broker has a waiter for this pool: the local reason, or a nearer one of another broker.
