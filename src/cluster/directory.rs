@@ -77,7 +77,7 @@ impl Directory {
         now: MonotonicTime,
     ) -> bool {
         let peer = self.peers.entry(from).or_insert_with(|| Peer::new(name, sent, now));
-        peer.heartbeat(name, number, sent, now)
+        peer.heartbeat(name, number, sent, now, &mut self.prints)
     }
 
     /// A change of some rows. Returns whether a snapshot of this broker is missing; nothing is known of a broker before its
@@ -216,9 +216,10 @@ impl Directory {
         }
     }
 
-    /// The brokers of which a snapshot is missing.
+    /// The brokers of which a snapshot is missing, without those that would not answer.
     pub fn without_snapshot(&self) -> impl Iterator<Item = BrokerId> {
-        self.peers.iter().filter(|(_, peer)| peer.needs_snapshot()).map(|(&id, _)| id)
+        let is_asked = |peer: &Peer| peer.needs_snapshot() && peer.is_visible(self.judged_at);
+        self.peers.iter().filter(move |(_, peer)| is_asked(peer)).map(|(&id, _)| id)
     }
 
     /// Whether this broker is known and not silent.
@@ -281,5 +282,47 @@ mod tests {
         assert_eq!(directory.oldest_news(at(61)), Duration::from_secs(2), "the second is forgotten");
         directory.snapshot(1, 2, (0, true), &[], &mut Vec::new());
         assert_eq!(directory.oldest_news(at(70)), Duration::ZERO, "the first has left");
+    }
+
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_micros(millis * 1000)
+    }
+
+    fn row(pool: u8, waiters: u32) -> Row {
+        Row { pool: PoolDigest { key: Digest::new([pool; 16]), prints: [1, 2] }, waiters: [waiters; 2] }
+    }
+
+    #[test]
+    fn a_clone_that_kept_the_id_is_known_by_its_numbers_and_begins_anew() {
+        let mut directory = Directory::default();
+        let mut filled = Vec::new();
+        directory.heartbeat(1, "first", 0, 0, at(0));
+        for number in 1..=5 {
+            directory.changes(1, number, &[row(1, 1)], &mut filled);
+        }
+        assert!(!directory.heartbeat(1, "first", 4, 1_000_000, at(1000)), "changes overtook one heartbeat");
+        assert!(!directory.heartbeat(1, "first", 5, 2_000_000, at(2000)));
+        assert_eq!(directory.waiters(1, row(1, 1).pool.key), [1; 2]);
+
+        directory.heartbeat(1, "clone", 2, 70_000_000, at(3000));
+        assert!(directory.heartbeat(1, "clone", 2, 71_000_000, at(4000)), "its snapshot is missing");
+        assert_eq!(directory.rows_len(), 0);
+        directory.snapshot(1, 2, (0, true), &[row(2, 3)], &mut filled);
+        assert!(!directory.changes(1, 3, &[row(2, 4)], &mut filled));
+        assert_eq!(directory.waiters(1, row(2, 0).pool.key), [4; 2]);
+        assert_eq!(
+            directory.miss(&row(3, 0).pool, PayloadKind::Opaque, MissReason::NoPool),
+            MissReason::WrongMachine
+        );
+    }
+
+    #[test]
+    fn a_broker_that_would_not_answer_is_not_asked_for_its_snapshot() {
+        let mut directory = Directory::default();
+        assert!(directory.heartbeat(1, "silent", 7, 0, at(0)));
+        directory.judge_silence(at(2000));
+        assert_eq!(directory.without_snapshot().count(), 1);
+        directory.judge_silence(at(4000));
+        assert_eq!(directory.without_snapshot().count(), 0);
     }
 }

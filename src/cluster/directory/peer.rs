@@ -43,6 +43,8 @@ pub(super) struct Peer {
     whole_to: u64,
     /// The snapshot whose pages are arriving: its number, and the page that comes next.
     arriving: Option<(u64, u32)>,
+    /// Heartbeats in a row whose number was smaller than `last`.
+    behind: u32,
     /// Forwards that it left unanswered since its last heartbeat or answer.
     silences: u32,
     /// NATS knows no receiver of its subject. Until its next heartbeat.
@@ -89,13 +91,30 @@ impl Peer {
             unbroken_from: 1,
             whole_to: 0,
             arriving: None,
+            behind: 0,
             silences: 0,
             is_unreachable: false,
         }
     }
 
     /// Returns whether a snapshot is missing.
-    pub(super) fn heartbeat(&mut self, name: &str, number: u64, sent: u64, now: MonotonicTime) -> bool {
+    pub(super) fn heartbeat(
+        &mut self,
+        name: &str,
+        number: u64,
+        sent: u64,
+        now: MonotonicTime,
+        prints: &mut Prints,
+    ) -> bool {
+        // One heartbeat may be overtaken by changes. A second one is of another process with this id, a clone that kept it when
+        // the first took a new one: what is known is not of this one.
+        self.behind = if number < self.last { self.behind + 1 } else { 0 };
+        if self.behind > 1 {
+            self.clear(prints);
+            let begun = Self::new(name, sent, now);
+            (self.clock, self.last, self.unbroken_from) = (begun.clock, begun.last, begun.unbroken_from);
+            (self.whole_to, self.arriving, self.behind) = (0, None, 0);
+        }
         self.clock.add(sent, now);
         self.heard = self.heard.max(now);
         (self.silences, self.is_unreachable) = (0, false);
