@@ -50,6 +50,8 @@ pub struct Member {
     sent: VecDeque<u64>,
     /// When each broker of which a snapshot is missing is asked next.
     requests: HashMap<BrokerId, MonotonicTime, RandomState>,
+    /// The last message under an id that a clone has, too.
+    last_words: Option<Vec<u8>>,
     is_snapshot_wanted: bool,
     snapshot_from: MonotonicTime,
     has_left: bool,
@@ -82,6 +84,7 @@ impl Member {
             heartbeat_due: now,
             sent: VecDeque::new(),
             requests: HashMap::default(),
+            last_words: None,
             is_snapshot_wanted: false,
             snapshot_from: now,
             has_left: false,
@@ -98,8 +101,10 @@ impl Member {
         &self.name
     }
 
-    /// Goes on under another id: the others hear of a new broker.
+    /// Goes on under another id: the others hear of a new broker. The clone, if it has not heard of this broker yet, changes its
+    /// id, too: what the others know under the old one is a mixture of both.
     pub fn change_id(&mut self, id: BrokerId, now: MonotonicTime) {
+        self.last_words = Some(self.heartbeat(now));
         self.id = id;
         self.sent.clear();
         self.heartbeat_due = now;
@@ -125,7 +130,7 @@ impl Member {
         if now >= self.judges_from {
             self.directory.judge_silence(now);
         }
-        let mut out = Vec::new();
+        let mut out = Vec::from_iter(self.last_words.take());
         // First, because changes of a broker that was not heard yet are ignored.
         if now >= self.heartbeat_due {
             self.heartbeat_due = now.plus(HEARTBEAT_INTERVAL);
@@ -133,11 +138,7 @@ impl Member {
                 self.sent.pop_front();
             }
             self.sent.push_back(now.micros());
-            out.push(self.message(News::Heartbeat {
-                name: &self.name,
-                number: self.own.number(),
-                sent: now.micros(),
-            }));
+            out.push(self.heartbeat(now));
         }
         while !self.has_left
             && let Some((number, rows)) = self.own.announcement(now)
@@ -213,6 +214,10 @@ impl Member {
         Ok(heard)
     }
 
+    fn heartbeat(&self, now: MonotonicTime) -> Vec<u8> {
+        self.message(News::Heartbeat { name: &self.name, number: self.own.number(), sent: now.micros() })
+    }
+
     fn snapshot(&mut self, out: &mut Vec<Vec<u8>>) {
         let rows = if self.has_left { Vec::new() } else { self.own.rows() };
         let number = self.own.number();
@@ -245,5 +250,26 @@ impl Member {
 
     fn message(&self, news: News<'_>) -> Vec<u8> {
         encode(&Announcement { from: self.id, news }, &[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_of_two_clones_take_a_new_id() {
+        let at = |millis: u64| MonotonicTime::from_micros(millis * 1000);
+        let member = || Member::new(1, "broker", Duration::from_secs(60), at(0));
+        let (mut one, mut other) = (member(), member());
+        let first = one.tick(at(0), |most| most);
+        assert!(other.hear(&first[0], at(1)).unwrap().is_cloned);
+        other.change_id(2, at(1));
+        // The first one was not heard under the old id until now.
+        let last_words = &other.tick(at(2), |most| most)[0];
+        assert!(one.hear(last_words, at(3)).unwrap().is_cloned);
+        one.change_id(3, at(3));
+        let last_words = &one.tick(at(4), |most| most)[0];
+        assert!(!other.hear(last_words, at(5)).unwrap().is_cloned);
     }
 }
