@@ -2,7 +2,7 @@
 //! brokers' clocks, and what a later message took longer is its age.
 //!
 //! What is read after a pause of this process, or after the network was held up, is late as a whole, heartbeats too. So no age is
-//! known before the first heartbeats are read that were not held up, and those that were never replace all that is remembered.
+//! known before two heartbeats that were not held up together agree, and those that were never replace all that is remembered.
 
 use std::time::Duration;
 
@@ -12,15 +12,17 @@ use crate::broker::MonotonicTime;
 const PARTS: usize = 6;
 const PART: Duration = Duration::from_secs(10);
 /// What was held up is read within this time.
-const BACKLOG: Duration = Duration::from_millis(300);
+const BACKLOG: Duration = Duration::from_millis(250);
+/// Heartbeats that were not held up differ less than this, in microseconds.
+const JITTER: i64 = 50_000;
 
 /// The smallest (arrival − send) of the heartbeats of the last minute in which there were some, in microseconds. The two clocks have different epochs, so
 /// it may be negative.
 #[derive(Debug, Clone)]
 pub(super) struct ClockOffset {
     smallest: [i64; PARTS],
-    /// When the first heartbeat was read.
-    since: MonotonicTime,
+    /// When the quickest heartbeat was read, until another one, which was not held up with it, was as quick.
+    unconfirmed: Option<MonotonicTime>,
     /// The part of now, and when it began.
     part: usize,
     began: MonotonicTime,
@@ -29,7 +31,7 @@ pub(super) struct ClockOffset {
 impl ClockOffset {
     /// From the first heartbeat.
     pub(super) fn new(sent: u64, now: MonotonicTime) -> Self {
-        Self { smallest: [offset(sent, now); PARTS], since: now, part: 0, began: now }
+        Self { smallest: [offset(sent, now); PARTS], unconfirmed: Some(now), part: 0, began: now }
     }
 
     /// Another heartbeat.
@@ -40,18 +42,29 @@ impl ClockOffset {
             self.smallest[self.part] = offset;
             self.began = now;
         }
+        if let Some(since) = self.unconfirmed {
+            let quickest = self.quickest();
+            if offset < quickest - JITTER {
+                (self.smallest, self.unconfirmed) = ([offset; PARTS], Some(now));
+            } else if offset <= quickest + JITTER && now.since(since) >= BACKLOG {
+                self.unconfirmed = None;
+            }
+        }
         let smallest = &mut self.smallest[self.part];
         *smallest = offset.min(*smallest);
     }
 
     /// How much longer a message sent at `sent` took than the quickest heartbeat; none if that may have been late itself.
     pub(super) fn age(&self, sent: u64, now: MonotonicTime) -> Option<Duration> {
-        if now.since(self.since) < BACKLOG {
+        if self.unconfirmed.is_some() {
             return None;
         }
-        let quickest = self.smallest.iter().min().copied().unwrap_or_default();
-        let later = u64::try_from(offset(sent, now).saturating_sub(quickest));
+        let later = u64::try_from(offset(sent, now).saturating_sub(self.quickest()));
         Some(Duration::from_micros(later.unwrap_or_default()))
+    }
+
+    fn quickest(&self) -> i64 {
+        self.smallest.iter().min().copied().unwrap_or_default()
     }
 }
 
@@ -72,6 +85,7 @@ mod tests {
         // The other clock is an hour ahead.
         let sent = |millis: u64| (3_600_000 + millis) * 1000;
         let mut clock = ClockOffset::new(sent(0), at(5));
+        assert_eq!(clock.age(sent(0), at(5)), None);
         clock.add(sent(1000), at(1002));
         clock.add(sent(2000), at(2050));
         assert_eq!(clock.age(sent(3000), at(3002)), Some(Duration::ZERO));
@@ -92,9 +106,10 @@ mod tests {
     #[test]
     fn heartbeats_that_are_read_late_do_not_make_other_late_messages_young() {
         let mut known = ClockOffset::new(0, at(2));
+        known.add(1_000_000, at(1002));
         // This process is paused for two minutes. Then it reads what has arrived: a hundred heartbeats at once.
         let after = 120_000;
-        for second in 1..100 {
+        for second in 2..100 {
             known.add(second * 1_000_000, at(after));
         }
         assert_eq!(known.age(99_000_000, at(after)), Some(Duration::from_millis(20_998)));
@@ -102,7 +117,13 @@ mod tests {
         let mut new = ClockOffset::new(1_000_000, at(after));
         assert_eq!(new.age(1_000_000, at(after)), None, "how late the first heartbeat was is not known");
         new.add(99_000_000, at(after));
-        new.add(120_300_000, at(after + 302));
-        assert_eq!(new.age(120_300_000, at(after + 402)), Some(Duration::from_millis(100)));
+        assert_eq!(new.age(99_500_000, at(after + 310)), None, "neither is that of the last of them");
+        // The second backlog is not as late as the first one.
+        new.add(119_000_000, at(after + 1000));
+        assert_eq!(new.age(120_000_000, at(after + 2000)), None);
+        for second in [123, 124] {
+            new.add(second * 1_000_000, at(second * 1000 + 2));
+        }
+        assert_eq!(new.age(124_300_000, at(124_402)), Some(Duration::from_millis(100)));
     }
 }

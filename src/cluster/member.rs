@@ -16,6 +16,10 @@ use crate::broker::MonotonicTime;
 
 /// How often a broker says that it is there.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// A new broker says it more often, because the others take no forward of it before they know its clock,
+const FIRST_INTERVAL: Duration = Duration::from_millis(150);
+/// for this long.
+const NEW_FOR: Duration = Duration::from_millis(500);
 /// A broker sends its snapshot at most once in this time, whoever asks, and is asked again after a random part of this more.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// The first request waits for a random part of this time: another broker's request may come first.
@@ -43,6 +47,8 @@ pub struct Member {
     /// Named runs for which a waiter was claimed here, to be announced.
     claimed: VecDeque<Digest>,
     remember_for: Duration,
+    /// When it greeted the others, or took its id.
+    began: MonotonicTime,
     ticked: MonotonicTime,
     judges_from: MonotonicTime,
     heartbeat_due: MonotonicTime,
@@ -79,6 +85,7 @@ impl Member {
             claims: Claims::default(),
             claimed: VecDeque::new(),
             remember_for,
+            began: now,
             ticked: now,
             judges_from: now,
             heartbeat_due: now,
@@ -105,14 +112,14 @@ impl Member {
     /// id, too: what the others know under the old one is a mixture of both.
     pub fn change_id(&mut self, id: BrokerId, now: MonotonicTime) {
         self.last_words = Some(self.heartbeat(now));
-        self.id = id;
+        (self.id, self.began) = (id, now);
         self.sent.clear();
         self.heartbeat_due = now;
     }
 
     /// What this broker says when its connection is up: the others answer at once with what they have.
     pub fn greet(&mut self, now: MonotonicTime) -> Vec<u8> {
-        self.heartbeat_due = now;
+        (self.began, self.heartbeat_due) = (now, now);
         self.message(News::SnapshotWanted { of: EVERYONE })
     }
 
@@ -133,7 +140,8 @@ impl Member {
         let mut out = Vec::from_iter(self.last_words.take());
         // First, because changes of a broker that was not heard yet are ignored.
         if now >= self.heartbeat_due {
-            self.heartbeat_due = now.plus(HEARTBEAT_INTERVAL);
+            let is_new = now.since(self.began) < NEW_FOR;
+            self.heartbeat_due = now.plus(if is_new { FIRST_INTERVAL } else { HEARTBEAT_INTERVAL });
             if self.sent.len() == SENT_REMEMBERED {
                 self.sent.pop_front();
             }
