@@ -317,6 +317,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_was_read_after_a_pause_does_not_move_its_broker_out_of_reach() {
+        let mut directory = Directory::default();
+        directory.heartbeat(1, "broker", 0, 0, at(0));
+        directory.changes(1, 1, &[row(1, 1)], &mut Vec::new());
+        directory.answered_after(1, Duration::from_secs(85));
+        let candidate = directory.choose(row(1, 1).pool.key, PayloadKind::Opaque, &[], |_| 0).unwrap();
+        assert!(candidate.round_trip < Duration::from_millis(30), "{candidate:?}");
+    }
+
+    #[test]
     fn a_broker_that_would_not_answer_is_not_asked_for_its_snapshot() {
         let mut directory = Directory::default();
         assert!(directory.heartbeat(1, "silent", 7, 0, at(0)));

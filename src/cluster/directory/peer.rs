@@ -18,8 +18,9 @@ const ASSUMED_ROUND_TRIP: Duration = Duration::from_millis(2);
 /// After a silence the round trip is assumed to be at least this, and twice as long as before: the broker may be farther away than
 /// its answers were waited for, and a late answer tells nothing.
 const SILENT_ROUND_TRIP: Duration = Duration::from_millis(50);
-/// The longest such assumption.
-const MAX_SILENT_ROUND_TRIP: Duration = Duration::from_millis(200);
+/// The longest assumption. An answer that took longer was read late, after a pause of this process for example; such a round trip
+/// would leave no time for a verdict, and without forwards there is no other measurement.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(200);
 /// Of a new measurement, this part is taken over.
 const SMOOTHING: u32 = 8;
 /// A broker that leaves this many forwards unanswered is hidden until its next heartbeat.
@@ -111,9 +112,8 @@ impl Peer {
         self.behind = if number < self.last { self.behind + 1 } else { 0 };
         if self.behind > 1 {
             self.clear(prints);
-            let begun = Self::new(name, sent, now);
-            (self.clock, self.last, self.unbroken_from) = (begun.clock, begun.last, begun.unbroken_from);
-            (self.whole_to, self.arriving, self.behind) = (0, None, 0);
+            (self.last, self.unbroken_from, self.whole_to) = (0, 1, 0);
+            (self.arriving, self.behind) = (None, 0);
         }
         self.clock.add(sent, now);
         self.heard = self.heard.max(now);
@@ -237,7 +237,7 @@ impl Peer {
             CandidateEnd::NotTaken => {}
             CandidateEnd::Silent => {
                 self.silences += 1;
-                let assumed = (self.round_trip * 2).clamp(SILENT_ROUND_TRIP, MAX_SILENT_ROUND_TRIP);
+                let assumed = (self.round_trip * 2).clamp(SILENT_ROUND_TRIP, MAX_ROUND_TRIP);
                 self.round_trip = self.round_trip.max(assumed);
             }
             CandidateEnd::NoReceiver => self.is_unreachable = true,
@@ -245,7 +245,7 @@ impl Peer {
     }
 
     pub(super) fn measure(&mut self, took: Duration) {
-        self.round_trip = (self.round_trip * (SMOOTHING - 1) + took) / SMOOTHING;
+        self.round_trip = (self.round_trip * (SMOOTHING - 1) + took.min(MAX_ROUND_TRIP)) / SMOOTHING;
     }
 
     pub(super) fn has_row(&self, pool: Digest) -> bool {
