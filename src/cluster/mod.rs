@@ -1,7 +1,7 @@
 //! Owns the cluster: several brokers that answer as one, over NATS.
 //!
 //! A broker announces its own pools to all others, and forwards a run for which it has no waiter to one broker that has. The
-//! directory, this broker's announcements and the rules of a forward are pure; `tests/cluster_simulation.rs` drives them.
+//! directory, this broker's announcements and the rules of a forward are pure; `tests/cluster_simulation` drives them.
 //!
 //! ```text
 //! dispatch ─► router ─► search ─ forward ─► NATS ─► owner ─► dispatch of the other broker
