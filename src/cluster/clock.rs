@@ -54,6 +54,11 @@ impl ClockOffset {
         *smallest = offset.min(*smallest);
     }
 
+    /// Whether ages are known.
+    pub(super) fn is_known(&self) -> bool {
+        self.unconfirmed.is_none()
+    }
+
     /// How much longer a message sent at `sent` took than the quickest heartbeat; none if that may have been late itself.
     pub(super) fn age(&self, sent: u64, now: MonotonicTime) -> Option<Duration> {
         if self.unconfirmed.is_some() {

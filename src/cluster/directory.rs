@@ -138,7 +138,7 @@ impl Directory {
     ) -> Option<Candidate> {
         let mut found: Vec<(BrokerId, bool, u32)> = Vec::new();
         for (&id, peer) in &self.peers {
-            if peer.is_visible(self.judged_at) && !tried.contains(&id) {
+            if peer.takes_forwards(self.judged_at) && !tried.contains(&id) {
                 let waiters = peer.available(pool, kind);
                 if waiters > 0 {
                     found.push((id, peer.is_doubtful(), waiters));
@@ -222,6 +222,11 @@ impl Directory {
         self.peers.iter().filter(move |(_, peer)| is_asked(peer)).map(|(&id, _)| id)
     }
 
+    /// Whether runs are forwarded to this broker.
+    pub fn takes_forwards(&self, id: BrokerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.takes_forwards(self.judged_at))
+    }
+
     /// Whether this broker is known and not silent.
     pub fn is_visible(&self, id: BrokerId) -> bool {
         self.peers.get(&id).is_some_and(|peer| peer.is_visible(self.judged_at))
@@ -238,7 +243,7 @@ impl Directory {
     pub fn peers(&self, now: MonotonicTime) -> Vec<PeerSummary> {
         let summary = |(&id, peer): (&BrokerId, &Peer)| {
             let (name, pools) = (peer.name.clone(), peer.rows_len());
-            let is_visible = peer.is_visible(self.judged_at);
+            let is_visible = peer.takes_forwards(self.judged_at);
             PeerSummary { id, name, silent_for: now.since(peer.heard), is_visible, pools }
         };
         let mut all: Vec<_> = self.peers.iter().map(summary).collect();
@@ -320,6 +325,7 @@ mod tests {
     fn an_answer_that_was_read_after_a_pause_does_not_move_its_broker_out_of_reach() {
         let mut directory = Directory::default();
         directory.heartbeat(1, "broker", 0, 0, at(0));
+        directory.heartbeat(1, "broker", 0, 1_000_000, at(1000));
         directory.changes(1, 1, &[row(1, 1)], &mut Vec::new());
         directory.answered_after(1, Duration::from_secs(85));
         let candidate = directory.choose(row(1, 1).pool.key, PayloadKind::Opaque, &[], |_| 0).unwrap();

@@ -47,7 +47,7 @@ pub struct Member {
     /// Named runs for which a waiter was claimed here, to be announced.
     claimed: VecDeque<Digest>,
     remember_for: Duration,
-    /// When it greeted the others, or took its id.
+    /// When it last greeted others, was greeted, or took its id.
     began: MonotonicTime,
     ticked: MonotonicTime,
     judges_from: MonotonicTime,
@@ -68,6 +68,8 @@ pub struct Member {
 pub struct Heard {
     /// Pools in which another broker has waiters now.
     pub filled: Vec<Row>,
+    /// Runs are forwarded to this broker from now on, which was new or hidden.
+    pub is_in_reach_again: bool,
     /// Something is due: a tick should follow soon.
     pub is_answer_due: bool,
     /// Another process has this broker's id: its machine was cloned. This broker needs a new one.
@@ -188,7 +190,9 @@ impl Member {
         }
         match news {
             News::Heartbeat { name, number, sent } => {
+                let was_in_reach = self.directory.takes_forwards(from);
                 self.directory.heartbeat(from, name, number, sent, now);
+                heard.is_in_reach_again = !was_in_reach && self.directory.takes_forwards(from);
             }
             News::Changes { number, rows } => {
                 self.directory.changes(from, number, &rows, &mut heard.filled);
@@ -197,8 +201,8 @@ impl Member {
                 self.directory.snapshot(from, number, (page, is_last), &rows, &mut heard.filled);
             }
             News::SnapshotWanted { of: EVERYONE } => {
-                // It has not heard a heartbeat of this broker, and ignores a snapshot until then.
-                self.heartbeat_due = now;
+                // It has not heard a heartbeat of this broker, ignores a snapshot until then, and does not know its clock.
+                (self.began, self.heartbeat_due) = (now, now);
                 self.is_snapshot_wanted = true;
                 heard.is_answer_due = true;
             }

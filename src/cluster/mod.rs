@@ -56,7 +56,7 @@ use subjects::Subjects;
 /// So long after the start, or after the first connection, a broker is ready without having heard of the others: they may be
 /// absent, or NATS.
 const READY_AFTER: Duration = Duration::from_secs(2);
-const READY_AFTER_GREETING: Duration = Duration::from_millis(300);
+const READY_AFTER_GREETING: Duration = Duration::from_millis(500);
 /// What an announcement takes to reach the other brokers, at most, as a rule.
 const ANNOUNCED_WITHIN: Duration = Duration::from_millis(50);
 

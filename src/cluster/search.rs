@@ -245,7 +245,10 @@ impl Pending {
         let none = Vec::new();
         let miss = ForwardResult::Miss { unproven: 0 };
         match end {
-            OriginEnd::Silent => (ForwardOutcome::Silent, CandidateEnd::Silent, ForwardResult::Silent, none),
+            OriginEnd::Silent => {
+                let (sent, now) = (self.shared.exchange.at(self.sent), self.shared.now());
+                (ForwardOutcome::Silent, CandidateEnd::Silent { sent, now }, ForwardResult::Silent, none)
+            }
             OriginEnd::NoReceiver => (ForwardOutcome::NoResponders, CandidateEnd::NoReceiver, miss, none),
             OriginEnd::NotTaken(why) => {
                 let outcome = match why {

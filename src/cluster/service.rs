@@ -109,6 +109,9 @@ impl Service {
                 for row in &heard.filled {
                     shared.watchers.announced(row);
                 }
+                if heard.is_in_reach_again {
+                    shared.watchers.wake_all();
+                }
                 if heard.is_answer_due {
                     shared.has_news.notify_one();
                 }

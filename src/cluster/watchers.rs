@@ -44,6 +44,13 @@ impl Watchers {
             watching.rotate_left(woken);
         }
     }
+
+    /// A broker that had announced waiters can be reached again.
+    pub(super) fn wake_all(&self) {
+        for notify in self.0.lock().values().flatten() {
+            notify.notify_one();
+        }
+    }
 }
 
 impl Watcher {

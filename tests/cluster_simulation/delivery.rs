@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pilotlight::broker::{Claim, ClaimRequest, PayloadKind};
+use pilotlight::broker::{Claim, ClaimRequest, MonotonicTime, PayloadKind};
 use pilotlight::cluster::codec::{
     Answer, BrokerId, Direct, EarlierEnd, Forward, Forwarded, NotTaken, RemoteOffer, decode, encode,
 };
@@ -459,8 +459,9 @@ impl World {
     }
 
     fn forward_end(&mut self, node: usize, id: u64, end: &OriginEnd<'_>) {
+        let (now, noticed) = (self.local(node), self.now);
         let delivery = self.nodes[node].deliveries.get_mut(&id).expect("it goes on");
-        let State::Forwarding { to: Candidate { id: to, .. }, .. } = delivery.state else { return };
+        let State::Forwarding { to: Candidate { id: to, .. }, sent, .. } = delivery.state else { return };
         delivery.step += 1;
         let pool = self.pools[delivery.run.pool].1.key;
         let (ended, step) = match end {
@@ -489,7 +490,8 @@ impl World {
                 delivery.offers += 1;
                 let silent =
                     OfferEnd { verdict: Verdict::Silent, nothing_sent: false, may_have_been_relayed: false };
-                (CandidateEnd::Silent, delivery.policy.after(silent))
+                let sent = MonotonicTime::from_micros(now.micros() - (noticed - sent));
+                (CandidateEnd::Silent { sent, now }, delivery.policy.after(silent))
             }
         };
         self.nodes[node].member.directory.end(to, pool, ended);

@@ -48,6 +48,8 @@ pub(super) struct Peer {
     behind: u32,
     /// Forwards that it left unanswered since its last heartbeat or answer.
     silences: u32,
+    /// When the last of them was noticed.
+    silent_at: MonotonicTime,
     /// NATS knows no receiver of its subject. Until its next heartbeat.
     is_unreachable: bool,
 }
@@ -75,7 +77,12 @@ pub enum CandidateEnd {
     /// It answered that it does not take the forward in, or the forward was not sent.
     NotTaken,
     /// It did not answer in time.
-    Silent,
+    Silent {
+        /// When the forward was sent.
+        sent: MonotonicTime,
+        /// Now.
+        now: MonotonicTime,
+    },
     /// NATS knows no receiver of its subject.
     NoReceiver,
 }
@@ -94,6 +101,7 @@ impl Peer {
             arriving: None,
             behind: 0,
             silences: 0,
+            silent_at: now,
             is_unreachable: false,
         }
     }
@@ -203,6 +211,12 @@ impl Peer {
         now.since(self.heard) < HIDDEN_AFTER && !self.is_unreachable && self.silences < SILENCES
     }
 
+    /// Whether runs are forwarded to it. It knows this broker's clock about when this one knows its clock; before, it would find every
+    /// forward stale.
+    pub(super) fn takes_forwards(&self, now: MonotonicTime) -> bool {
+        self.is_visible(now) && self.clock.is_known()
+    }
+
     /// Whether it left a forward unanswered.
     pub(super) fn is_doubtful(&self) -> bool {
         self.silences > 0
@@ -235,11 +249,14 @@ impl Peer {
         match end {
             CandidateEnd::Answered { .. } => self.silences = 0,
             CandidateEnd::NotTaken => {}
-            CandidateEnd::Silent => {
+            // One stall leaves all forwards unanswered that were on their way: they are one silence.
+            CandidateEnd::Silent { sent, now } if self.silences == 0 || sent >= self.silent_at => {
                 self.silences += 1;
+                self.silent_at = now;
                 let assumed = (self.round_trip * 2).clamp(SILENT_ROUND_TRIP, MAX_ROUND_TRIP);
                 self.round_trip = self.round_trip.max(assumed);
             }
+            CandidateEnd::Silent { .. } => {}
             CandidateEnd::NoReceiver => self.is_unreachable = true,
         }
     }
