@@ -15,6 +15,8 @@ const PART: Duration = Duration::from_secs(10);
 const BACKLOG: Duration = Duration::from_millis(250);
 /// Heartbeats that were not held up differ less than this, in microseconds.
 const JITTER: i64 = 50_000;
+/// So many heartbeats in a row that are equally late are not late: the other clock is not what it was.
+const EQUALLY_LATE: u32 = 5;
 
 /// The smallest (arrival − send) of the heartbeats of the last minute in which there were some, in microseconds. The two clocks have different epochs, so
 /// it may be negative.
@@ -23,15 +25,25 @@ pub(super) struct ClockOffset {
     smallest: [i64; PARTS],
     /// When the quickest heartbeat was read, until another one, which was not held up with it, was as quick.
     unconfirmed: Option<MonotonicTime>,
+    /// The latest heartbeats in a row that were late, and equally.
+    late: Option<Late>,
     /// The part of now, and when it began.
     part: usize,
     began: MonotonicTime,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    smallest: i64,
+    /// How many were not held up together.
+    count: u32,
+    latest: MonotonicTime,
+}
+
 impl ClockOffset {
     /// From the first heartbeat.
     pub(super) fn new(sent: u64, now: MonotonicTime) -> Self {
-        Self { smallest: [offset(sent, now); PARTS], unconfirmed: Some(now), part: 0, began: now }
+        Self { smallest: [offset(sent, now); PARTS], unconfirmed: Some(now), late: None, part: 0, began: now }
     }
 
     /// Another heartbeat.
@@ -50,6 +62,7 @@ impl ClockOffset {
                 self.unconfirmed = None;
             }
         }
+        self.notice_shift(offset, now);
         let smallest = &mut self.smallest[self.part];
         *smallest = offset.min(*smallest);
     }
@@ -66,6 +79,25 @@ impl ClockOffset {
         }
         let later = u64::try_from(offset(sent, now).saturating_sub(self.quickest()));
         Some(Duration::from_micros(later.unwrap_or_default()))
+    }
+
+    /// One late heartbeat is held up. Several that are equally late, and were not held up together, show that the other clock
+    /// stood still, or is another one.
+    fn notice_shift(&mut self, offset: i64, now: MonotonicTime) {
+        if offset <= self.quickest() + JITTER {
+            self.late = None;
+            return;
+        }
+        let same = self.late.filter(|late| offset.abs_diff(late.smallest) <= JITTER.unsigned_abs());
+        let mut late = same.unwrap_or(Late { smallest: offset, count: 1, latest: now });
+        late.smallest = offset.min(late.smallest);
+        if now.since(late.latest) >= BACKLOG {
+            (late.count, late.latest) = (late.count + 1, now);
+        }
+        self.late = Some(late);
+        if late.count == EQUALLY_LATE {
+            (self.smallest, self.late) = ([late.smallest; PARTS], None);
+        }
     }
 
     fn quickest(&self) -> i64 {
@@ -106,6 +138,22 @@ mod tests {
             clock.add(second * 1_000_000, at(second * 1000 + 20));
         }
         assert_eq!(clock.age(71_000_000, at(71_020)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_is_learned_from_a_few_heartbeats() {
+        let mut clock = ClockOffset::new(0, at(2));
+        clock.add(1_000_000, at(1002));
+        // Its machine slept for an hour.
+        let hour = 3_600_000;
+        for second in 2..6 {
+            clock.add(second * 1_000_000, at(hour + second * 1000 + second));
+            assert!(
+                clock.age(second * 1_000_000, at(hour + second * 1000)) > Some(Duration::from_secs(3599))
+            );
+        }
+        clock.add(6_000_000, at(hour + 6002));
+        assert_eq!(clock.age(6_100_000, at(hour + 6112)), Some(Duration::from_millis(10)));
     }
 
     #[test]

@@ -29,22 +29,32 @@ pub fn first_answer_within(round_trip: Duration) -> Duration {
     (4 * round_trip + Duration::from_millis(50)).clamp(least, most)
 }
 
+/// The time that an owner has for a forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLeft {
+    /// For the claim of the first waiter: later the origin has given up.
+    pub claim: Duration,
+    /// For the verdict.
+    pub verdict: Duration,
+}
+
 /// The time that an owner has left for the forward, whose message is this old; an error if it must not claim a waiter. `age` is
 /// none if the owner knows nothing of the sender's clock.
 pub fn time_left(
     forward: &Forward<'_>,
     policy: &DeliveryPolicy,
     age: Option<Duration>,
-) -> Result<Duration, NotTaken> {
+) -> Result<TimeLeft, NotTaken> {
     if forward.features & !KNOWN_FEATURES != 0 {
         return Err(NotTaken::Unsupported);
     }
     let age = age.ok_or(NotTaken::Stale)?;
     let budget = Duration::from_micros(forward.budget);
     let reserve = policy.proof_reserve(Duration::from_micros(forward.read_timeout), budget);
-    let left = budget.saturating_sub(age);
-    let is_awaited = age < Duration::from_micros(forward.answer_within);
-    if is_awaited && left >= reserve && !left.is_zero() { Ok(left) } else { Err(NotTaken::Stale) }
+    let verdict = budget.saturating_sub(age);
+    let claim = Duration::from_micros(forward.answer_within).saturating_sub(age);
+    let has_time = !claim.is_zero() && !verdict.is_zero() && verdict >= reserve;
+    if has_time { Ok(TimeLeft { claim, verdict }) } else { Err(NotTaken::Stale) }
 }
 
 /// The origin's view of one forward.

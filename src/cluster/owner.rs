@@ -14,7 +14,7 @@ use super::codec::{
     Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, RemoteOffer, Unreadable, decode, encode,
 };
 use super::digest::Digest;
-use super::forward::{PAYLOAD_WITHIN, VERDICT_SOON, time_left};
+use super::forward::{PAYLOAD_WITHIN, TimeLeft, VERDICT_SOON, time_left};
 use super::gather;
 use super::shared::Shared;
 use crate::broker::{KeyRef, Number, PayloadKind, check_part};
@@ -53,7 +53,7 @@ struct Taken<'a> {
     key: KeyRef<'a>,
     payload_kind: PayloadKind,
     proof: Proof,
-    left: Duration,
+    left: TimeLeft,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
@@ -123,6 +123,7 @@ impl Owner {
         let answers_claim_after = if later.is_some() { Duration::ZERO } else { VERDICT_SOON };
         let token = later.as_ref().map(|(token, _)| *token);
         let forwarded = ForwardedRun {
+            claim_by: question.arrived + taken.left.claim,
             unproven: forward.unproven,
             claimed,
             payload: later.map(|(_, payload)| (payload, PAYLOAD_WITHIN)),
@@ -140,7 +141,7 @@ impl Owner {
             content: forward.content.and_then(NonZeroU64::new),
             names_controller: forward.names_controller,
             wait: Duration::ZERO,
-            deadline: question.arrived + taken.left,
+            deadline: question.arrived + taken.left.verdict,
             times: DispatchTimes {
                 budget: Duration::from_micros(forward.budget),
                 read_timeout: Duration::from_micros(forward.read_timeout),

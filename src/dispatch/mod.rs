@@ -123,7 +123,9 @@ impl Dispatcher {
     ) -> Result<ForwardedOutcome, RunNameConflict> {
         let unproven = forwarded.unproven;
         let record = Record::of_forward(&self.0);
-        let leader = match self.find_cached(&request).await {
+        let cached = tokio::time::timeout_at(forwarded.claim_by.into(), self.find_cached(&request)).await;
+        let leader = match cached.unwrap_or(Err(Ok(Outcome { offers: 0, result: Err(MissReason::Unknown) })))
+        {
             Ok(leader) => leader,
             Err(cached) => {
                 return cached.map(|outcome| ForwardedOutcome { outcome, offers: Vec::new(), unproven });

@@ -116,6 +116,8 @@ pub enum ForwardResult {
 
 /// What only a forwarded run has.
 pub struct ForwardedRun {
+    /// The broker that sent it gives up if no waiter is claimed by then. An earlier POST of the run is not waited for any longer.
+    pub claim_by: Instant,
     /// Offers of the POST that were sent and not proved before it was forwarded.
     pub unproven: u32,
     /// Told when the first waiter is claimed.

@@ -87,6 +87,8 @@ enum State {
 /// What the owner of a forward knows of it.
 struct Taken {
     reply: (BrokerId, u128),
+    /// The origin gives up if no waiter is claimed by then.
+    claim_by: u64,
     is_claimed_sent: bool,
     verdicts: Vec<u8>,
 }
@@ -149,6 +151,7 @@ impl World {
     fn lead_or_follow(&mut self, node: usize, id: u64) {
         let Delivery { run, deadline, forwarded, .. } = &self.nodes[node].deliveries[&id];
         let (run, deadline, is_local) = (*run, *deadline, forwarded.is_none());
+        let claim_by = forwarded.as_ref().map(|taken| taken.claim_by);
         if !run.is_named {
             return self.search(node, id);
         }
@@ -159,7 +162,7 @@ impl World {
             }
             Some(Memory::Running(followers)) => {
                 followers.push(id);
-                return self.enter(node, id, State::Cached, deadline);
+                return self.enter(node, id, State::Cached, claim_by.unwrap_or(deadline));
             }
             None => {}
         }
@@ -321,6 +324,10 @@ impl World {
         let host = host(self.fleet.polls[poll].controller);
         let Some(delivery) = self.nodes[node].deliveries.get_mut(&id) else { return };
         let nothing_sent = verdict == Verdict::Gone;
+        let post = delivery.run.post;
+        if self.is_told {
+            eprintln!("{:>10} broker {node}: POST {post} is {verdict:?}", self.now);
+        }
         if let Some(taken) = &mut delivery.forwarded {
             taken.verdicts.push(place(Verdict::ALL, &verdict));
         }
@@ -406,6 +413,10 @@ impl World {
         };
         if let Answer::Earlier(end) = &answer {
             self.nodes[node].awaited.remove(&token);
+            if !self.nodes[node].deliveries.contains_key(&id) {
+                self.oracle.stats.late_answers += 1;
+                return;
+            }
             return match end {
                 Some(EarlierEnd::Delivered { .. }) => self.finish(node, id, Ok(())),
                 Some(_) => self.finish(node, id, Err(MissReason::Unknown)),
@@ -667,10 +678,15 @@ impl World {
             redeliver: forward.redeliver,
             is_payload_later: forward.is_payload_later,
         };
-        let deadline = self.now + micros(left);
+        let deadline = self.now + micros(left.verdict);
         let read_timeout = Duration::from_micros(forward.read_timeout);
         let reserve = micros(policy.proof_reserve(read_timeout, Duration::from_micros(forward.budget)));
-        let taken = Taken { reply, is_claimed_sent: false, verdicts: Vec::new() };
+        let taken = Taken {
+            reply,
+            claim_by: self.now + micros(left.claim),
+            is_claimed_sent: false,
+            verdicts: Vec::new(),
+        };
         self.begin(node, run, policy, (deadline, deadline.saturating_sub(reserve), 0), Some(taken));
     }
 

@@ -247,6 +247,7 @@ impl World {
         self.network.badness = Badness::default();
         for node in 0..self.nodes.len() {
             self.heal(node);
+            self.nodes[node].is_lost = false;
         }
         for controller in 0..self.fleet.controllers.len() {
             if self.fleet.controllers[controller].health != Health::Well {

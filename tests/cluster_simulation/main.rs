@@ -71,7 +71,10 @@ fn simulate_all(
             if seed >= seeds.end {
                 return;
             }
-            let oracle = simulate(seed, bugs, faults);
+            let oracle = std::panic::catch_unwind(|| simulate(seed, bugs, faults)).unwrap_or_else(|panic| {
+                eprintln!("PILOTLIGHT_SEED={seed} repeats this panic");
+                std::panic::resume_unwind(panic);
+            });
             let mut findings = findings.lock().unwrap();
             findings.stats.add(&oracle.stats);
             findings.events += oracle.events;

@@ -133,6 +133,10 @@ impl World {
     }
 
     fn copy(&mut self, from: usize, to: usize, message: &Rc<Message>) {
+        if from != to && self.nodes[from].member.id() == self.nodes[to].member.id() {
+            // It takes this for its own.
+            self.network.unheard[from][to] = self.now;
+        }
         let node = &mut self.nodes[to];
         if !node.is_alive {
             return;

@@ -248,7 +248,6 @@ impl Peer {
         }
         match end {
             CandidateEnd::Answered { .. } => self.silences = 0,
-            CandidateEnd::NotTaken => {}
             // One stall leaves all forwards unanswered that were on their way: they are one silence.
             CandidateEnd::Silent { sent, now } if self.silences == 0 || sent >= self.silent_at => {
                 self.silences += 1;
@@ -256,7 +255,7 @@ impl Peer {
                 let assumed = (self.round_trip * 2).clamp(SILENT_ROUND_TRIP, MAX_ROUND_TRIP);
                 self.round_trip = self.round_trip.max(assumed);
             }
-            CandidateEnd::Silent { .. } => {}
+            CandidateEnd::Silent { .. } | CandidateEnd::NotTaken => {}
             CandidateEnd::NoReceiver => self.is_unreachable = true,
         }
     }
