@@ -114,3 +114,53 @@ impl OriginForward {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::digest::Digest;
+    use crate::model::Proof;
+
+    #[test]
+    fn an_owner_has_what_the_age_of_a_forward_leaves_for_the_claim_and_for_the_verdict() {
+        let millis = Duration::from_millis;
+        let forward = Forward {
+            from: 1,
+            sent: 0,
+            features: 0,
+            run: "run_1",
+            pool: Digest::new([0; 16]),
+            deployment: "deployment_1",
+            version: "v1",
+            cpu: 0.5,
+            memory: 0.5,
+            payload_kind: 0,
+            content_type: b"",
+            payload_bytes: 0,
+            is_payload_later: false,
+            proof: 0,
+            redeliver: false,
+            unproven: 0,
+            answer_within: 100_000,
+            budget: 1_000_000,
+            read_timeout: 500_000,
+            remember_for: 0,
+            idempotency_key: None,
+            content: None,
+            names_controller: false,
+        };
+        let policy = DeliveryPolicy::new(Proof::Received, false);
+        let left = |age| time_left(&forward, &policy, age);
+        assert_eq!(left(Some(millis(30))), Ok(TimeLeft { claim: millis(70), verdict: millis(970) }));
+        assert_eq!(left(Some(millis(100))), Err(NotTaken::Stale), "its origin has given up");
+        assert_eq!(left(None), Err(NotTaken::Stale), "its age is not known");
+        let short = Forward { budget: 400_000, read_timeout: 0, ..forward };
+        let short = Forward { answer_within: 400_000, ..short };
+        assert!(time_left(&short, &policy, Some(millis(199))).is_ok());
+        assert_eq!(
+            time_left(&short, &policy, Some(millis(201))),
+            Err(NotTaken::Stale),
+            "no proof comes in time"
+        );
+    }
+}

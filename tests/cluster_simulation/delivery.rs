@@ -9,7 +9,7 @@ use pilotlight::cluster::codec::{
 };
 use pilotlight::cluster::directory::{Candidate, CandidateEnd};
 use pilotlight::cluster::forward::{
-    OriginEnd, OriginForward, OriginStep, PAYLOAD_WITHIN, VERDICT_SOON, first_answer_within, time_left,
+    OriginEnd, OriginForward, OriginStep, PAYLOAD_WITHIN, VERDICT_SOON, first_answer_within,
 };
 use pilotlight::dispatch::{DeliveryPolicy, OfferEnd, Step};
 use pilotlight::model::{MissReason, Proof, Verdict};
@@ -30,7 +30,7 @@ const RESERVE: u64 = 5 * MILLI;
 pub struct Run {
     /// The POST that it came with.
     pub post: usize,
-    pub run: u32,
+    pub number: u32,
     pub pool: usize,
     pub kind: PayloadKind,
     /// Whether its name counts at all brokers.
@@ -50,23 +50,23 @@ pub enum Memory {
 
 pub struct Delivery {
     pub run: Run,
-    policy: DeliveryPolicy,
-    deadline: u64,
-    last_offer: u64,
-    wait_until: u64,
-    offers: u32,
-    is_leader: bool,
-    is_announced: bool,
+    pub policy: DeliveryPolicy,
+    pub deadline: u64,
+    pub last_offer: u64,
+    pub wait_until: u64,
+    pub offers: u32,
+    pub is_leader: bool,
+    pub is_announced: bool,
     /// The brokers that are not asked again, unless the run waits.
-    tried: Vec<BrokerId>,
-    arrived: u64,
-    forwarded: Option<Taken>,
-    state: State,
+    pub tried: Vec<BrokerId>,
+    pub arrived: u64,
+    pub forwarded: Option<Taken>,
+    pub state: State,
     /// Timers of earlier steps are void.
-    step: u32,
+    pub step: u32,
 }
 
-enum State {
+pub enum State {
     /// Another POST of the run is being delivered, or a question about one is under way.
     Cached,
     /// Waits for a controller to come.
@@ -85,19 +85,19 @@ enum State {
 }
 
 /// What the owner of a forward knows of it.
-struct Taken {
-    reply: (BrokerId, u128),
+pub struct Taken {
+    pub reply: (BrokerId, u128),
     /// The origin gives up if no waiter is claimed by then.
-    claim_by: u64,
-    is_claimed_sent: bool,
-    verdicts: Vec<u8>,
+    pub claim_by: u64,
+    pub is_claimed_sent: bool,
+    pub verdicts: Vec<u8>,
 }
 
-fn micros(duration: Duration) -> u64 {
+pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).expect("durations are short")
 }
 
-fn place<T: PartialEq>(all: &[T], value: &T) -> u8 {
+pub fn place<T: PartialEq>(all: &[T], value: &T) -> u8 {
     let place = all.iter().position(|one| one == value).expect("every value has a place");
     u8::try_from(place).expect("few values")
 }
@@ -105,7 +105,7 @@ fn place<T: PartialEq>(all: &[T], value: &T) -> u8 {
 impl World {
     /// A POST has arrived.
     pub fn post(&mut self, node: usize, post: usize) {
-        self.note(|| format!("broker {node}: POST {post} of run {}", self.oracle.posts[post].run.run));
+        self.note(|| format!("broker {node}: POST {post} of run {}", self.oracle.posts[post].run.number));
         let (run, budget, wait) = self.oracle.begin(node, post, self.now);
         let deadline = self.now + budget;
         let policy = DeliveryPolicy::new(Proof::Received, run.redeliver);
@@ -115,7 +115,7 @@ impl World {
         self.begin(node, run, policy, (deadline, last_offer, wait_until), None);
     }
 
-    fn begin(
+    pub fn begin(
         &mut self,
         node: usize,
         run: Run,
@@ -155,7 +155,7 @@ impl World {
         if !run.is_named {
             return self.search(node, id);
         }
-        match self.nodes[node].memory.get_mut(&run.run) {
+        match self.nodes[node].memory.get_mut(&run.number) {
             Some(Memory::Done(outcome)) => {
                 let outcome = *outcome;
                 return self.finish(node, id, outcome);
@@ -166,18 +166,16 @@ impl World {
             }
             None => {}
         }
-        self.nodes[node].memory.insert(run.run, Memory::Running(Vec::new()));
+        self.nodes[node].memory.insert(run.number, Memory::Running(Vec::new()));
         self.nodes[node].deliveries.get_mut(&id).expect("it has begun").is_leader = true;
-        let owner = self.nodes[node].member.claims.owner(Self::run_digest(run.run));
-        match owner.filter(|_| is_local) {
-            Some(owner) => self.ask(node, id, owner),
-            None => {
-                if is_local {
-                    self.oracle.unaware(node, run, self.now, &self.network);
-                }
-                self.search(node, id);
-            }
+        let owner = self.nodes[node].member.claims.owner(Self::run_digest(run.number));
+        if let Some(owner) = owner.filter(|_| is_local) {
+            return self.ask(node, id, owner);
         }
+        if is_local {
+            self.oracle.unaware(node, run, self.now, &self.network);
+        }
+        self.search(node, id);
     }
 
     /// Asks the broker that has claimed a waiter for the run.
@@ -185,7 +183,7 @@ impl World {
         let Delivery { run, deadline, .. } = &self.nodes[node].deliveries[&id];
         let until = deadline - RESERVE;
         let earlier = Direct::Earlier {
-            run: Self::run_digest(run.run),
+            run: Self::run_digest(run.number),
             content: Some(1),
             within: until.saturating_sub(self.now),
             remember_for: micros(REMEMBER_FOR),
@@ -281,16 +279,16 @@ impl World {
         let run = delivery.run;
         let is_first = !std::mem::replace(&mut delivery.is_announced, true);
         let mut waits_for_payload = false;
-        if let Some(taken) = &mut delivery.forwarded {
-            if is_first {
-                self.oracle.claimed_for_forward(taken.reply.1, self.now);
-                waits_for_payload = run.is_payload_later;
-            }
+        if let Some(taken) = &delivery.forwarded
+            && is_first
+        {
+            self.oracle.claimed_for_forward(taken.reply.1, self.now);
+            waits_for_payload = run.is_payload_later;
         }
         let is_forwarded = delivery.forwarded.is_some();
         if is_first && run.is_named {
-            self.nodes[node].member.claimed(Self::run_digest(run.run));
-            self.nodes[node].announcing.push(run.run);
+            self.nodes[node].member.claimed(Self::run_digest(run.number));
+            self.nodes[node].announcing.push(run.number);
             self.tick_soon(node);
         }
         if waits_for_payload {
@@ -304,7 +302,7 @@ impl World {
         self.offer_to(node, id, poll);
     }
 
-    fn offer_to(&mut self, node: usize, id: u64, poll: usize) {
+    pub fn offer_to(&mut self, node: usize, id: u64, poll: usize) {
         let controller = self.fleet.polls[poll].controller;
         let (verdict, is_received, took) = self.offer(poll);
         let Delivery { run, deadline, .. } = &self.nodes[node].deliveries[&id];
@@ -324,18 +322,14 @@ impl World {
         let host = host(self.fleet.polls[poll].controller);
         let Some(delivery) = self.nodes[node].deliveries.get_mut(&id) else { return };
         let nothing_sent = verdict == Verdict::Gone;
-        let post = delivery.run.post;
-        if self.is_told {
-            eprintln!("{:>10} broker {node}: POST {post} is {verdict:?}", self.now);
-        }
         if let Some(taken) = &mut delivery.forwarded {
             taken.verdicts.push(place(Verdict::ALL, &verdict));
         }
         let step = delivery.policy.after(OfferEnd { verdict, nothing_sent, may_have_been_relayed: false });
-        match verdict {
-            Verdict::Received => self.nodes[node].core.trust(host),
-            Verdict::Unacked | Verdict::Lost => self.nodes[node].core.suspect(host, now),
-            _ => {}
+        if verdict == Verdict::Received {
+            self.nodes[node].core.trust(host);
+        } else if matches!(verdict, Verdict::Unacked | Verdict::Lost) {
+            self.nodes[node].core.suspect(host, now);
         }
         self.take_step(node, id, step);
     }
@@ -359,7 +353,7 @@ impl World {
         let (key, digest) = &self.pools[run.pool];
         let digest = digest.key;
         let from = self.nodes[node].member.id();
-        let name = run.run.to_string();
+        let name = run.number.to_string();
         let forward = Direct::Forward(Forward {
             from,
             sent,
@@ -381,7 +375,7 @@ impl World {
             budget: micros(verdict_within),
             read_timeout: micros(READ_TIMEOUT),
             remember_for: micros(REMEMBER_FOR),
-            idempotency_key: run.is_named.then(|| Self::run_digest(run.run)),
+            idempotency_key: run.is_named.then(|| Self::run_digest(run.number)),
             content: run.is_named.then_some(1),
             names_controller: false,
         });
@@ -463,9 +457,10 @@ impl World {
     pub fn no_responders(&mut self, node: usize, token: u128) {
         let Some(id) = self.nodes[node].awaited.remove(&token) else { return };
         let Some(delivery) = self.nodes[node].deliveries.get(&id) else { return };
-        match delivery.state {
-            State::Forwarding { .. } => self.forward_end(node, id, &OriginEnd::NoReceiver),
-            _ => self.finish(node, id, Err(MissReason::Unknown)),
+        if matches!(delivery.state, State::Forwarding { .. }) {
+            self.forward_end(node, id, &OriginEnd::NoReceiver);
+        } else {
+            self.finish(node, id, Err(MissReason::Unknown));
         }
     }
 
@@ -540,9 +535,9 @@ impl World {
     }
 
     /// The run's delivery has ended: whoever waits for that is told.
-    fn finish(&mut self, node: usize, id: u64, outcome: Outcome) {
+    pub fn finish(&mut self, node: usize, id: u64, outcome: Outcome) {
         let Some(delivery) = self.nodes[node].deliveries.remove(&id) else { return };
-        let run = delivery.run.run;
+        let run = delivery.run.number;
         let mut followers = Vec::new();
         let is_known = matches!(outcome, Ok(()) | Err(MissReason::Unknown));
         if delivery.is_leader {
@@ -600,117 +595,6 @@ impl World {
             for (_, reply) in ended {
                 self.question_ended(node, run, reply);
             }
-        }
-    }
-
-    fn answer(&mut self, node: usize, (id, token): (BrokerId, u128), answer: &Answer<'_>) {
-        let bytes = encode(answer, &[]);
-        self.publish(node, Message { subject: Subject::Re(id, token), reply: None, bytes });
-    }
-
-    /// A message to this broker has arrived.
-    pub fn take_in(&mut self, node: usize, reply: (BrokerId, u128), bytes: &[u8]) {
-        match decode::<Direct<'_>>(bytes) {
-            Ok((Direct::Forward(forward), payload)) => self.take_forward(node, reply, &forward, payload),
-            Ok((Direct::Payload { token }, payload)) => self.payload_came(node, token, payload),
-            Ok((Direct::Earlier { run, within, .. }, _)) => {
-                let run = u32::try_from(u128::from_be_bytes(run.bytes())).expect("a run of the simulation");
-                if let Some(Memory::Running(_)) = self.nodes[node].memory.get(&run) {
-                    self.nodes[node].questions.push((run, reply));
-                    self.at(within, Event::QuestionEnd { node, run, reply });
-                } else {
-                    self.question_ended(node, run, reply);
-                }
-            }
-            Ok((Direct::Operator(_), _)) => {}
-            Err(error) => self.oracle.fail(format!("a message is unreadable: {error}")),
-        }
-    }
-
-    /// A question about a run that is still being delivered has taken as long as it may.
-    pub fn question_end(&mut self, node: usize, run: u32, reply: (BrokerId, u128)) {
-        let questions = &mut self.nodes[node].questions;
-        let before = questions.len();
-        questions.retain(|question| *question != (run, reply));
-        if questions.len() < before {
-            self.answer(node, reply, &Answer::Earlier(None));
-        }
-    }
-
-    fn question_ended(&mut self, node: usize, run: u32, reply: (BrokerId, u128)) {
-        let end = match self.nodes[node].memory.get(&run) {
-            Some(Memory::Done(Ok(()))) => Some(EarlierEnd::Delivered { proof: 0, offers: 1, controller: "" }),
-            Some(Memory::Done(Err(_))) => Some(EarlierEnd::Unknown { offers: 1 }),
-            Some(Memory::Running(_)) | None => None,
-        };
-        self.answer(node, reply, &Answer::Earlier(end));
-    }
-
-    fn take_forward(&mut self, node: usize, reply: (BrokerId, u128), forward: &Forward<'_>, payload: &[u8]) {
-        let in_progress =
-            self.nodes[node].deliveries.values().filter(|found| found.forwarded.is_some()).count();
-        if in_progress >= self.max_forwards {
-            return self.answer(node, reply, &Answer::NotTaken(NotTaken::Overloaded));
-        }
-        let now = self.local(node);
-        let proof = Proof::ALL[usize::from(forward.proof)];
-        let policy = DeliveryPolicy::new(proof, forward.redeliver).resumed(forward.unproven);
-        let mut age = self.nodes[node].member.directory.age(forward.from, forward.sent, now);
-        if self.bugs.ignores_age {
-            age = Some(Duration::ZERO);
-        }
-        self.note(|| format!("broker {node}: forward of POST {}, age {age:?}", self.oracle.post_of(reply.1)));
-        let left = match time_left(forward, &policy, age) {
-            Ok(left) => left,
-            Err(why) => return self.answer(node, reply, &Answer::NotTaken(why)),
-        };
-        let pool = self.pools.iter().position(|(_, digest)| digest.key == forward.pool);
-        let post = self.oracle.post_of(reply.1);
-        if !forward.is_payload_later {
-            self.oracle.check_payload(post, payload);
-        }
-        let run = Run {
-            post,
-            run: forward.run.parse().expect("runs have numbers"),
-            pool: pool.expect("only these pools exist"),
-            kind: PayloadKind::ALL[usize::from(forward.payload_kind)],
-            is_named: forward.idempotency_key.is_some(),
-            redeliver: forward.redeliver,
-            is_payload_later: forward.is_payload_later,
-        };
-        let deadline = self.now + micros(left.verdict);
-        let read_timeout = Duration::from_micros(forward.read_timeout);
-        let reserve = micros(policy.proof_reserve(read_timeout, Duration::from_micros(forward.budget)));
-        let taken = Taken {
-            reply,
-            claim_by: self.now + micros(left.claim),
-            is_claimed_sent: false,
-            verdicts: Vec::new(),
-        };
-        self.begin(node, run, policy, (deadline, deadline.saturating_sub(reserve), 0), Some(taken));
-    }
-
-    fn payload_came(&mut self, node: usize, token: u128, payload: &[u8]) {
-        let Some(&id) = self.nodes[node].taken.get(&token) else { return };
-        let Some(delivery) = self.nodes[node].deliveries.get(&id) else { return };
-        let State::Payload { poll } = delivery.state else { return };
-        self.oracle.check_payload(delivery.run.post, payload);
-        self.offer_to(node, id, poll);
-    }
-
-    /// The verdict takes longer than a moment.
-    pub fn claimed_due(&mut self, node: usize, id: u64) {
-        if self.nodes[node].deliveries.contains_key(&id) {
-            self.send_claimed(node, id);
-        }
-    }
-
-    fn send_claimed(&mut self, node: usize, id: u64) {
-        let delivery = self.nodes[node].deliveries.get_mut(&id).expect("it goes on");
-        let Some(taken) = &mut delivery.forwarded else { return };
-        let reply = taken.reply;
-        if !std::mem::replace(&mut taken.is_claimed_sent, true) {
-            self.answer(node, reply, &Answer::Claimed);
         }
     }
 }

@@ -124,9 +124,9 @@ impl World {
 
     fn prepare_runs(&mut self, chaos: u64) {
         let posts = self.rng.usize(10..60);
-        let mut run = 0;
+        let mut number = 0;
         while self.oracle.posts.len() < posts {
-            run += 1;
+            number += 1;
             let is_named = self.rng.u32(..3) > 0;
             let redeliver = !is_named || self.rng.u32(..4) == 0;
             let is_opaque = is_named && self.rng.bool();
@@ -139,7 +139,7 @@ impl World {
                 let post = self.oracle.posts.len();
                 let budget = self.rng.u64(600 * MILLI..2500 * MILLI);
                 let wait = if self.rng.u32(..4) == 0 { self.rng.u64(..1500 * MILLI) } else { 0 };
-                let run = Run { post, run, pool, kind, is_named, redeliver, is_payload_later };
+                let run = Run { post, number, pool, kind, is_named, redeliver, is_payload_later };
                 self.oracle.add_post(run, budget, wait);
                 self.schedule(at, Event::Supervisor { post });
                 let within = if self.rng.bool() { 30 * MILLI } else { 2 * SECOND };
@@ -269,7 +269,7 @@ impl World {
             let kind = PayloadKind::TriggerMessage;
             let run = Run {
                 post,
-                run: 1_000_000 + u32::try_from(pool).expect("few pools"),
+                number: 1_000_000 + u32::try_from(pool).expect("few pools"),
                 pool,
                 kind,
                 is_named: true,

@@ -15,6 +15,7 @@ mod faults;
 mod fleet;
 mod network;
 mod oracle;
+mod owner;
 mod world;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ const LONG: u64 = 100_000;
 
 /// Faults of the broker that the oracle must find.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Bugs {
     /// An owner claims waiters for a forward of any age.
     pub ignores_age: bool,

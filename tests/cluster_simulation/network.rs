@@ -60,7 +60,9 @@ impl Network {
         for rows in [&mut self.last, &mut self.unheard] {
             rows.push(Vec::new());
             let len = rows.len();
-            rows.iter_mut().for_each(|row| row.resize(len, 0));
+            for row in rows {
+                row.resize(len, 0);
+            }
         }
     }
 }

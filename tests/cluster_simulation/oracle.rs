@@ -121,14 +121,17 @@ impl Oracle {
 
     /// A POST of a named run begins, and its broker knows of no claim.
     pub fn unaware(&mut self, node: usize, run: Run, now: u64, network: &Network) {
-        let Some(&(at, by)) = self.announced.get(&run.run) else { return };
+        let Some(&(at, by)) = self.announced.get(&run.number) else { return };
         let is_excused = by == node
             || now < at + CLAIM_WINDOW
             || self.started[node] > at
             || self.paused[node] >= at
             || network.unheard[by][node] >= at;
         if !is_excused {
-            self.fail(format!("broker {node} has not heard of the claim for run {} of broker {by}", run.run));
+            self.fail(format!(
+                "broker {node} has not heard of the claim for run {} of broker {by}",
+                run.number
+            ));
         }
     }
 
@@ -166,7 +169,7 @@ impl Oracle {
             let post = self.tokens[&token];
             self.fail(format!(
                 "a waiter was claimed {late} ms after its origin had given up, for POST {post}, run {}",
-                self.posts[post].run.run
+                self.posts[post].run.number
             ));
         }
     }
@@ -182,10 +185,11 @@ impl Oracle {
         if !run.redeliver && matches!(answer, Some(Err(reason)) if reason != MissReason::Unknown) {
             self.fail(format!("POST {post} was received after its answer: {answer:?}"));
         }
-        let others = self.receipts.entry(run.run).or_default();
+        let others = self.receipts.entry(run.number).or_default();
         if run.is_named && !run.redeliver && others.iter().any(|other| *other != post) {
             let started = self.posts[post].start;
-            let is_in_window = self.announced.get(&run.run).is_none_or(|(at, _)| started < at + CLAIM_WINDOW);
+            let is_in_window =
+                self.announced.get(&run.number).is_none_or(|(at, _)| started < at + CLAIM_WINDOW);
             self.stats.twice_in_window += usize::from(is_in_window);
             self.stats.twice_unheard += usize::from(!is_in_window);
         }
@@ -207,7 +211,7 @@ impl Oracle {
         self.stats.hits += usize::from(outcome.is_ok());
         self.stats.unknown += usize::from(outcome == Err(MissReason::Unknown));
         match outcome {
-            Ok(()) if !self.receipts.contains_key(&run.run) => {
+            Ok(()) if !self.receipts.contains_key(&run.number) => {
                 self.fail(format!("POST {post} is true without a receipt"));
             }
             Err(reason) if reason != MissReason::Unknown && is_silent => {

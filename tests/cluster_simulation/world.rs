@@ -154,6 +154,7 @@ impl Ord for Scheduled {
 }
 
 /// One broker process. A restarted broker is another one.
+#[expect(clippy::struct_excessive_bools, reason = "unrelated circumstances")]
 pub struct Node {
     pub is_alive: bool,
     /// Its machine is off, and NATS has not noticed.
@@ -368,7 +369,7 @@ impl World {
             Event::NoResponders { node, token } => self.no_responders(node, token),
             Event::Timer { node, delivery, step } => self.timer(node, delivery, step),
             Event::OfferEnd { node, delivery, poll, verdict } => {
-                self.offer_end(node, delivery, poll, verdict)
+                self.offer_end(node, delivery, poll, verdict);
             }
             Event::ClaimedDue { node, delivery } => self.claimed_due(node, delivery),
             Event::QuestionEnd { node, run, reply } => self.question_end(node, run, reply),
@@ -464,6 +465,13 @@ impl World {
         }
         if heard.is_answer_due {
             self.tick_soon(node);
+        }
+        if heard.is_in_reach_again {
+            for (pool, kind) in
+                (0..self.pools.len()).flat_map(|pool| PayloadKind::ALL.map(|kind| (pool, kind)))
+            {
+                self.wake(node, pool, kind, u32::MAX);
+            }
         }
         for row in heard.filled {
             let pool = self.pools.iter().position(|(_, digest)| digest.key == row.pool.key);
