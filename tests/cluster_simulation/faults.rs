@@ -190,6 +190,7 @@ impl World {
             Fault::Blackhole => self.cut(node, Link::Blackhole, duration),
             Fault::Stall => self.cut(node, Link::Stalled, duration),
             Fault::Clone => {
+                self.cloned_at = self.now;
                 let id = self.nodes[node].member.id();
                 self.start_node(Some(id));
             }
@@ -201,8 +202,10 @@ impl World {
         }
     }
 
+    /// Not just after a machine was cloned: if one of two clones does not hear of the other, it keeps the id, and if its changes then
+    /// continue the other's numbers, some of them are taken for old ones until its pools change again.
     fn cut(&mut self, node: usize, link: Link, duration: u64) {
-        if self.nodes[node].link == Link::Up {
+        if self.nodes[node].link == Link::Up && (self.cloned_at == 0 || self.now > self.cloned_at + SECOND) {
             self.nodes[node].link = link;
             self.at(duration, Event::Heal(node));
         }

@@ -207,6 +207,8 @@ pub struct World {
     pub fleet: Fleet,
     pub network: Network,
     pub has_clones: bool,
+    /// When a machine was cloned last.
+    pub cloned_at: u64,
     /// Whether what happens is printed.
     pub is_told: bool,
     /// All faults have ended.
@@ -241,6 +243,7 @@ impl World {
             fleet: Fleet::default(),
             network: Network::default(),
             has_clones: false,
+            cloned_at: 0,
             is_told: std::env::var_os("PILOTLIGHT_SEED").is_some(),
             is_calm: false,
             max_forwards: 100,
