@@ -276,6 +276,24 @@ async fn forwards_beyond_the_limit_are_refused_and_their_runs_go_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_in_flight_at_its_owner_is_unknown_elsewhere_and_claims_nobody_else() {
+    let arguments = ["--proof-timeout", "5s", "--dispatch-budget", "10s"];
+    let Some(cluster) = Cluster::with(2, "received", &arguments).await else { return };
+    let pool = Pool::small("d1");
+    // They do not read, so an offer to one of them lasts.
+    let _first = cluster.held_native_poll(0, &pool, "first").await;
+    let _second = cluster.held_native_poll(0, &pool, "second").await;
+    let run = post("/warm-start", &pool.body("run_1"));
+    let mut supervisor = cluster.brokers[0].client().await;
+    supervisor.send(&run).await;
+    cluster.brokers[0].wait_for_waiters(1).await;
+    let answer = cluster.brokers[1].client().await.ask(&run).await.json();
+    assert_eq!((&answer["didWarmStart"], &answer["reason"]), (&false.into(), &"unknown".into()), "{answer}");
+    assert_eq!(cluster.metric("pilotlight_cluster_forwards_total{outcome=\"unknown\"}").await, 1);
+    assert_eq!(cluster.brokers[0].waiters("").await, 1, "the second one waits on");
+}
+
+#[tokio::test]
 async fn a_draining_broker_forwards_every_run_it_still_gets() {
     let Some(cluster) = Cluster::with(2, "written", &["--drain-window", "30s"]).await else { return };
     let (draining, pool) = (&cluster.brokers[0], Pool::small("d1"));

@@ -26,6 +26,8 @@ use crate::metrics::DropReason;
 use crate::model::{MissReason, Proof, TakenOutcome};
 use crate::transport::Run;
 
+/// An answer that is due takes less than this to its receiver, as a rule.
+const WAY_BACK: Duration = Duration::from_millis(10);
 /// The unit in which the bytes of forwards are counted.
 const BYTES_PER_PERMIT: usize = 1024;
 
@@ -123,7 +125,7 @@ impl Owner {
         let answers_claim_after = if later.is_some() { Duration::ZERO } else { VERDICT_SOON };
         let token = later.as_ref().map(|(token, _)| *token);
         let forwarded = ForwardedRun {
-            claim_by: question.arrived + taken.left.claim,
+            claim_by: question.arrived + taken.left.claim.saturating_sub(WAY_BACK),
             unproven: forward.unproven,
             claimed,
             payload: later.map(|(_, payload)| (payload, PAYLOAD_WITHIN)),

@@ -136,14 +136,16 @@ impl Dispatcher {
         Ok(ForwardedOutcome { outcome, offers: record.take_offers(), unproven })
     }
 
-    /// How an earlier POST of a run ended, once it has: none if none is known here by then.
+    /// How an earlier POST of a run ended, once it has, and `unknown` if it has not by then. None if none is known here.
     pub async fn earlier_outcome(&self, run: &EarlierRun) -> Option<Result<Outcome, RunNameConflict>> {
         let EarlierRun { key, content, remember_for, deadline } = run;
         let lookup = self.0.idempotency.begin(key, *content, *remember_for);
-        match tokio::time::timeout_at((*deadline).into(), lookup).await.ok()? {
-            Lookup::Leader(_) => None,
-            Lookup::Cached((offers, result)) => Some(Ok(Outcome { offers, result })),
-            Lookup::Conflict => Some(Err(RunNameConflict)),
+        match tokio::time::timeout_at((*deadline).into(), lookup).await {
+            Ok(Lookup::Leader(_)) => None,
+            Ok(Lookup::Cached((offers, result))) => Some(Ok(Outcome { offers, result })),
+            Ok(Lookup::Conflict) => Some(Err(RunNameConflict)),
+            // It is still in flight: a waiter may have the run.
+            Err(_) => Some(Ok(Outcome { offers: 0, result: Err(MissReason::Unknown) })),
         }
     }
 
