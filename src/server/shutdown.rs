@@ -11,6 +11,8 @@ use super::systemd;
 use crate::http::HttpState;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// A balancer has noticed within this time that a broker of a cluster is not ready.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2);
 /// A client that was about to send a request on an open connection has done so within this time.
 const LATE_REQUESTS: Duration = Duration::from_millis(250);
 
@@ -55,8 +57,11 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     // 1. The broker is not ready any more. Alone, it answers dispatches "draining"; in a cluster it goes on matching.
     state.drain();
     // 2. Housekeeping ends the held polls, spread over the window. New polls are held meanwhile.
-    until(Instant::now() + window, || state.exchange.counts().0 == 0).await;
+    let began = Instant::now();
+    until(began + window, || state.exchange.counts().0 == 0).await;
     if let Some(cluster) = &state.cluster {
+        // Even without waiters: the balancer must notice first that the broker is not ready.
+        tokio::time::sleep_until((began + window.min(NOTICED_WITHIN)).into()).await;
         // The other brokers do not forward to this one any more, and it forwards what it still gets.
         cluster.leave().await;
         state.exchange.stop_matching();
