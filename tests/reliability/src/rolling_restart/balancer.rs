@@ -22,7 +22,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_millis(400);
 /// A broker that does not accept a connection in this time is passed over.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Starts it in front of these brokers, each with its address and that of its ops listener. Returns its own address.
+/// Starts it in front of these brokers, each with its address and that of its ops listener, once all of them are ready. Returns its
+/// own address.
 pub(super) async fn start(brokers: Vec<(SocketAddr, SocketAddr)>) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -30,6 +31,11 @@ pub(super) async fn start(brokers: Vec<(SocketAddr, SocketAddr)>) -> anyhow::Res
         .into_iter()
         .map(|(address, ops)| Backend { address, ops, is_ready: Cell::new(true) })
         .collect();
+    for backend in &*backends {
+        while !matches!(timeout(CHECK_TIMEOUT, is_ready(backend.ops)).await, Ok(Ok(true))) {
+            sleep(CHECK_INTERVAL / 10).await;
+        }
+    }
     for number in 0..backends.len() {
         tokio::task::spawn_local(check_health(backends.clone(), number));
     }

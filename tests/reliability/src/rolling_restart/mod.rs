@@ -194,7 +194,7 @@ impl Testbed {
         exits.iter().take(20).for_each(|exit| print(&format!("  EXITED {exit}\n")));
         oracle.take_messages().iter().for_each(|failure| print(&format!("  FAILED {failure}\n")));
         ensure!(lost == 0, "{lost} lost");
-        ensure!(exits.is_empty(), "{} controllers exited", exits.len());
+        ensure!(exits.is_empty(), "controllers exited: {}", exits.join("; "));
         ensure!(totals_are_sound(totals.posts, possible), "too few runs were posted, or could be served");
         ensure!(share >= LEAST_HITS, "{hits} hits of {possible} possible ones");
         Ok(())
