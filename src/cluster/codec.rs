@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::digest::{Digest, PoolDigest};
+use crate::broker::Claimable;
 
 /// The version of the format.
 const VERSION: u8 = 1;
@@ -95,8 +96,8 @@ pub struct Row {
     pub waiters: Waiters,
 }
 
-/// How many waiters of a pool accept each kind of payload, in the order of [`crate::broker::PayloadKind::ALL`].
-pub type Waiters = [u32; 2];
+/// How many waiters of a pool accept each kind of payload.
+pub type Waiters = Claimable;
 
 /// A message to one broker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -349,6 +350,11 @@ pub struct WaiterRow {
     pub late: bool,
     /// Whether its host did not prove its last run.
     pub suspect: bool,
+}
+
+/// A duration as messages have it: in microseconds.
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The bytes of a message.

@@ -44,10 +44,7 @@ pub struct Gathered<A> {
 pub(super) async fn pools(shared: &Shared, filter: &Filter) -> Gathered<Vec<PoolSummary>> {
     let add = |all: &mut Vec<PoolSummary>, rows| {
         let OperatorRows::Pools(rows) = rows else { return None };
-        for row in rows {
-            all.push(pool_summary(row).ok()?);
-        }
-        Some(all.len())
+        add_rows(all, rows, pool_summary)
     };
     ask(shared, OperatorQuestion::Pools, filter, MAX_ROWS, add).await
 }
@@ -56,10 +53,7 @@ pub(super) async fn pools(shared: &Shared, filter: &Filter) -> Gathered<Vec<Pool
 pub(super) async fn waiters(shared: &Shared, filter: &Filter, limit: usize) -> Gathered<Vec<WaiterSummary>> {
     let add = |all: &mut Vec<WaiterSummary>, rows| {
         let OperatorRows::Waiters(rows) = rows else { return None };
-        for row in rows {
-            all.push(waiter_summary(row).ok()?);
-        }
-        Some(all.len())
+        add_rows(all, rows, waiter_summary)
     };
     let what = OperatorQuestion::Waiters { limit: u32::try_from(limit).unwrap_or(u32::MAX) };
     let mut found = ask(shared, what, filter, limit, add).await;
@@ -75,6 +69,18 @@ pub(super) async fn retire(shared: &Shared, filter: &Filter) -> Gathered<u64> {
         Some(0)
     };
     ask(shared, OperatorQuestion::Retire, filter, MAX_ROWS, add).await
+}
+
+/// Adds a page's rows, and returns how many there are then. None if one is invalid.
+fn add_rows<R, S>(
+    all: &mut Vec<S>,
+    rows: Vec<R>,
+    summary: impl Fn(R) -> Result<S, KeyError>,
+) -> Option<usize> {
+    for row in rows {
+        all.push(summary(row).ok()?);
+    }
+    Some(all.len())
 }
 
 /// Asks all other brokers at once. `add` takes a page and returns how many rows there are, or none if the page is no answer to

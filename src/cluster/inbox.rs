@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// An operator's question can have many pages; a forward has two answers.
-const MAX_UNREAD: usize = 16;
+/// A forward has two answers; every other question has one.
+const MAX_UNREAD: usize = 2;
 
 /// Answers by token.
 #[derive(Default)]

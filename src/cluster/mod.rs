@@ -143,8 +143,7 @@ impl Cluster {
     }
 
     async fn announce_last(&self, message: Vec<u8>) {
-        let Some((_, link)) = self.shared.link() else { return };
-        if link.publish(self.shared.subjects.directory(), None, message.into()).is_ok() {
+        if self.shared.publish(self.shared.subjects.directory(), message).is_ok() {
             tokio::time::sleep(ANNOUNCED_WITHIN).await;
         }
     }

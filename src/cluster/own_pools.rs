@@ -146,15 +146,6 @@ impl OwnPools {
     pub fn has_news(&self) -> bool {
         !self.grown.is_empty()
     }
-
-    /// When an announcement is due at the latest; none if nothing lingers.
-    pub fn next_due(&self) -> Option<MonotonicTime> {
-        if self.grown.is_empty() {
-            self.lingering.first().map(|(until, _)| *until)
-        } else {
-            Some(MonotonicTime::default())
-        }
-    }
 }
 
 /// Whether a count is larger than the other by a power of two.
@@ -198,7 +189,7 @@ mod tests {
         own.set(pool(1), [0, 0], at(310));
         assert_eq!(announced(&mut own, 500), []);
         assert_eq!(announced(&mut own, 560), [(2, 1, 0)]);
-        assert!(own.pools.is_empty() && own.next_due().is_none());
+        assert!(own.pools.is_empty() && own.grown.is_empty() && own.lingering.is_empty());
     }
 
     #[test]

@@ -11,12 +11,13 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::codec::{
-    Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, RemoteOffer, Unreadable, decode, encode,
+    Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, RemoteOffer, Unreadable, decode, encode, micros,
 };
 use super::digest::Digest;
 use super::forward::{PAYLOAD_WITHIN, TimeLeft, VERDICT_SOON, time_left};
 use super::gather;
 use super::shared::Shared;
+use super::subjects::answered_token;
 use crate::broker::{KeyRef, Number, PayloadKind, check_part};
 use crate::dispatch::{
     DeliveryPolicy, DispatchRequest, DispatchTimes, Dispatcher, EarlierRun, ForwardedOutcome, ForwardedRun,
@@ -202,8 +203,7 @@ impl Owner {
 
     /// The token of a forward, and its payload once that arrives.
     fn expect_payload(&self, reply: &str) -> (u128, oneshot::Receiver<Bytes>) {
-        let token = reply.rsplit('.').next().and_then(|token| u128::from_str_radix(token, 16).ok());
-        let token = token.unwrap_or_default();
+        let token = answered_token(reply).unwrap_or_default();
         let (sender, receiver) = oneshot::channel();
         self.payloads.lock().insert(token, sender);
         (token, receiver)
@@ -241,7 +241,6 @@ impl Owner {
             }
             (number, waiters)
         };
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let offers = offers.iter().map(|offer| RemoteOffer {
             controller: &offer.controller,
             verdict: offer.verdict as u8,
@@ -282,9 +281,7 @@ impl Owner {
         if question.reply.is_empty() {
             return;
         }
-        let sent =
-            self.shared.link().map(|(_, link)| link.publish(question.reply.clone(), None, answer.into()));
-        if !matches!(sent, Some(Ok(()))) {
+        if self.shared.publish(question.reply.clone(), answer).is_err() {
             self.shared.metrics.cluster.dropped(DropReason::NotConnected);
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 
-use super::codec::{Answer, Direct, EarlierEnd, decode};
+use super::codec::{Answer, Direct, EarlierEnd, decode, micros};
 use super::digest::{Digest, PoolDigest, run_digest};
 use super::inbox::Answers;
 use super::search::Search;
@@ -53,7 +53,6 @@ impl RemotePools for Router {
             member.claims.owner(digest).filter(|&owner| owner != member.id())?
         };
         let within = run.deadline.saturating_duration_since(Instant::now() + RESERVE);
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let question = Direct::Earlier {
             run: digest,
             content: run.content.map(NonZeroU64::get),

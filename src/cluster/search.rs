@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::codec::{Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, RemoteOffer, decode};
+use super::codec::{Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, RemoteOffer, decode, micros};
 use super::digest::{Digest, PoolDigest};
 use super::directory::{Candidate, CandidateEnd};
 use super::forward::{MAX_EARLY_PAYLOAD, OriginEnd, OriginForward, OriginStep, first_answer_within};
@@ -16,7 +16,7 @@ use super::inbox::Answers;
 use super::link::NotSent;
 use super::shared::Shared;
 use super::watchers::Watcher;
-use crate::broker::PayloadKind;
+use crate::broker::{ClaimRequest, MonotonicTime, PayloadKind};
 use crate::dispatch::{ForwardEnd, ForwardResult, Hit, PendingForward, RemoteRun, RemoteSearch};
 use crate::journal::OfferRecord;
 use crate::model::{ForwardOutcome, MissReason, Proof, Verdict};
@@ -39,8 +39,12 @@ impl Search {
         Self { shared, pool, kind, tried: SmallVec::new(), watcher: None, is_too_large: false }
     }
 
-    fn end(&self, to: BrokerId, end: CandidateEnd) {
-        self.shared.member.lock().directory.end(to, self.pool.key, end);
+    /// The run is not forwarded to the broker that was chosen for it.
+    fn refuse(&mut self, to: BrokerId, outcome: ForwardOutcome) -> Option<PendingForward> {
+        self.is_too_large |= outcome == ForwardOutcome::TooLarge;
+        self.shared.member.lock().directory.end(to, self.pool.key, CandidateEnd::NotTaken);
+        self.shared.metrics.cluster.forwarded(outcome, Duration::ZERO);
+        None
     }
 }
 
@@ -56,41 +60,26 @@ impl RemoteSearch for Search {
         };
         let sent = Instant::now();
         let verdict_within = run.deadline.saturating_duration_since(sent + candidate.round_trip);
-        let refused = if size > link.max_payload() {
-            Some(ForwardOutcome::TooLarge)
-        } else if verdict_within.is_zero() {
-            Some(ForwardOutcome::NotSent)
-        } else {
-            None
-        };
-        if let Some(outcome) = refused {
-            self.is_too_large |= outcome == ForwardOutcome::TooLarge;
-            self.end(candidate.id, CandidateEnd::NotTaken);
-            self.shared.metrics.cluster.forwarded(outcome, Duration::ZERO);
-            return None;
+        // A payload that is sent later must fit into a message, too.
+        if size > link.max_payload() {
+            return self.refuse(candidate.id, ForwardOutcome::TooLarge);
+        }
+        if verdict_within.is_zero() {
+            return self.refuse(candidate.id, ForwardOutcome::NotSent);
         }
         self.tried.push(candidate.id);
         let answers = self.shared.inbox.expect();
         let is_payload_later = run.run.payload.len() > MAX_EARLY_PAYLOAD;
         let first_within = first_answer_within(candidate.round_trip).min(verdict_within);
-        let head = Forward {
-            from,
-            sent: self.shared.exchange.at(sent).micros(),
-            pool: self.pool.key,
-            is_payload_later,
-            answer_within: micros(first_within),
-            budget: micros(verdict_within),
-            ..head_of(run)
-        };
+        let way = Way { from, sent: self.shared.exchange.at(sent), first_within, verdict_within };
+        let head = forward(run, self.pool.key, is_payload_later, way);
         let payload: &[u8] = if is_payload_later { &[] } else { &run.run.payload };
-        let published = self.shared.send(candidate.id, &answers, &Direct::Forward(head), payload);
-        if let Err(why) = published {
-            self.end(candidate.id, CandidateEnd::NotTaken);
-            self.is_too_large |= why == NotSent::TooLarge;
-            let too_large = why == NotSent::TooLarge;
-            let outcome = if too_large { ForwardOutcome::TooLarge } else { ForwardOutcome::NotSent };
-            self.shared.metrics.cluster.forwarded(outcome, Duration::ZERO);
-            return None;
+        match self.shared.send(candidate.id, &answers, &Direct::Forward(head), payload) {
+            Ok(()) => {}
+            Err(NotSent::TooLarge) => return self.refuse(candidate.id, ForwardOutcome::TooLarge),
+            Err(NotSent::NotConnected | NotSent::WouldWait) => {
+                return self.refuse(candidate.id, ForwardOutcome::NotSent);
+            }
         }
         let pending = Pending {
             shared: self.shared.clone(),
@@ -128,27 +117,38 @@ impl RemoteSearch for Search {
     }
 }
 
-/// What of a run goes into its forward's head, without what the way of the forward adds.
-fn head_of<'a>(run: &RemoteRun<'a>) -> Forward<'a> {
+/// The way of a forward: who sends it and when, and how long its answers are waited for.
+#[derive(Clone, Copy)]
+struct Way {
+    from: BrokerId,
+    sent: MonotonicTime,
+    first_within: Duration,
+    verdict_within: Duration,
+}
+
+/// The head of a forward.
+fn forward<'a>(run: &RemoteRun<'a>, pool: Digest, is_payload_later: bool, way: Way) -> Forward<'a> {
+    let Way { from, sent, first_within, verdict_within } = way;
+    let ClaimRequest { key, payload_kind } = run.claim;
     Forward {
-        from: 0,
-        sent: 0,
+        from,
+        sent: sent.micros(),
         features: 0,
         run: std::str::from_utf8(&run.run.id).unwrap_or_default(),
-        pool: Digest::new([0; 16]),
-        deployment: run.claim.key.deployment,
-        version: run.claim.key.version,
-        cpu: run.claim.key.cpu.get(),
-        memory: run.claim.key.memory.get(),
-        payload_kind: run.claim.payload_kind as u8,
+        pool,
+        deployment: key.deployment,
+        version: key.version,
+        cpu: key.cpu.get(),
+        memory: key.memory.get(),
+        payload_kind: payload_kind as u8,
         content_type: &run.run.content_type,
         payload_bytes: u32::try_from(run.run.payload.len()).unwrap_or(u32::MAX),
-        is_payload_later: false,
+        is_payload_later,
         proof: run.policy.proof() as u8,
         redeliver: run.policy.redelivers(),
         unproven: run.policy.unproven(),
-        answer_within: 0,
-        budget: 0,
+        answer_within: micros(first_within),
+        budget: micros(verdict_within),
         read_timeout: micros(run.times.read_timeout),
         remember_for: micros(run.times.remember_for),
         idempotency_key: run.idempotency_key.map(|key| Digest::new(key.digest())),
@@ -295,8 +295,4 @@ impl Pending {
             took: Duration::from_micros(offer.took),
         }
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -134,9 +134,7 @@ fn greet(shared: &Shared) {
 }
 
 fn announce(shared: &Shared, message: Vec<u8>) {
-    let link = shared.link();
-    let sent = link.map(|(_, link)| link.publish(shared.subjects.directory(), None, message.into()));
-    if !matches!(sent, Some(Ok(()))) {
+    if shared.publish(shared.subjects.directory(), message).is_err() {
         shared.metrics.cluster.dropped(DropReason::NotConnected);
     }
 }

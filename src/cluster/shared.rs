@@ -66,6 +66,12 @@ impl Shared {
         self.links.iter().all(|link| link.get().is_some_and(Link::is_connected))
     }
 
+    /// Publishes a message that needs no answer.
+    pub(super) fn publish(&self, subject: String, message: Vec<u8>) -> Result<(), NotSent> {
+        let (_, link) = self.link().ok_or(NotSent::NotConnected)?;
+        link.publish(subject, None, message.into())
+    }
+
     /// Sends a message to another broker. The answers to it arrive at `answers`.
     pub(super) fn send(
         &self,

@@ -335,13 +335,6 @@ impl<W> Exchange<W> {
     pub fn claimable(&self, key: KeyRef<'_>) -> Claimable {
         self.core.lock().broker.claimable(key)
     }
-
-    /// The rows of some pools, beginning at slot `from`, as [`take_changed_pools`](Self::take_changed_pools) has them. A pool
-    /// that opens between two pages may be in none: it is among the changed ones.
-    pub fn claimable_page(&self, from: u32) -> Page<ChangedPool> {
-        self.core.lock().broker.claimable_page(from, POOLS_PER_LOCK)
-    }
-
     /// Checks the whole core, by the invariants' numbers.
     #[cfg(races)]
     pub fn audit(&self) -> Result<(), String> {
