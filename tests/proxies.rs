@@ -148,7 +148,7 @@ async fn a_controller_that_dies_behind_haproxy_with_abortonclose_leaves_its_pool
 #[tokio::test]
 async fn a_layer_4_relay_passes_the_fin_on() {
     let broker = Broker::proving("received", &[]);
-    let relay = "socat TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork TCP:{broker}";
+    let relay = "socat TCP-LISTEN:{port},bind={ip},reuseaddr,fork TCP:{broker}";
     let Some(proxy) = start(&broker, "", relay) else { return };
     assert_eq!(
         proofs(&broker, &proxy).await,

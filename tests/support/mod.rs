@@ -13,13 +13,14 @@ pub mod relay;
 pub mod ways;
 
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use client::Client;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 
 /// The time limit for anything that should happen, long enough for a busy machine.
@@ -90,12 +91,7 @@ impl Broker {
     /// chose.
     pub fn logging(command: &mut Command) -> (Self, NamedTempFile) {
         let log = NamedTempFile::new().unwrap();
-        // On an address of its own, so that no broker of another test gets the port between the check that it is free and
-        // its use.
-        let [.., high, low] = std::process::id().to_be_bytes();
-        let address = Ipv4Addr::new(127, 64 | high & 63, low, BROKERS.fetch_add(1, Ordering::Relaxed));
-        let free = || TcpListener::bind((address, 0)).unwrap();
-        let [public, ops] = [free(), free()].map(|socket| socket.local_addr().unwrap());
+        let [public, ops] = free_addresses();
         command
             .args(["--listen", &public.to_string(), "--ops-listen", &ops.to_string(), "--log-format", "json"])
             .stdout(Stdio::null())
@@ -206,8 +202,22 @@ impl Drop for Broker {
 }
 
 static SNAPSHOTS: AtomicU64 = AtomicU64::new(0);
-/// The number of brokers on addresses of their own, which is the last part of the next address.
-static BROKERS: AtomicU8 = AtomicU8::new(1);
+
+/// Free ports on a loopback address that nobody else has, so that no other test gets them before they are used.
+pub fn free_addresses<const COUNT: usize>() -> [SocketAddr; COUNT] {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 64 | high & 63, low, NEXT.fetch_add(1, Ordering::Relaxed));
+    // The sockets do not listen: a process that another thread starts inherits them until it runs its program, and would
+    // accept the connection that shows a test that its server is there.
+    let sockets = [(); COUNT].map(|()| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+        socket
+    });
+    sockets.map(|socket| socket.local_addr().unwrap().as_socket().unwrap())
+}
 
 /// A pool, with its parts as they are written in headers.
 #[derive(Clone)]

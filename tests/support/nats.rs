@@ -1,19 +1,15 @@
 //! Owns a real nats-server in a process of its own: started on a free port, paused, stopped, and started again on the same port.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::PATIENCE;
-
-/// The number of servers on addresses of their own, which is the last part of the next address.
-static SERVERS: AtomicU8 = AtomicU8::new(1);
 
 /// A nats-server, killed when dropped.
 pub struct NatsServer {
@@ -33,8 +29,8 @@ impl NatsServer {
             eprintln!("skipped: no nats-server here; tests/run installs it, or NATS_SERVER names it");
             return None;
         };
-        let mut server =
-            Self { address: free_address(), program, folder: TempDir::new().unwrap(), child: None };
+        let [address] = super::free_addresses();
+        let mut server = Self { address, program, folder: TempDir::new().unwrap(), child: None };
         server.configure(configuration);
         server.restart();
         Some(server)
@@ -122,12 +118,4 @@ fn find_program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
     std::iter::once(installed).chain(on_path).find(|program| program.is_file())
-}
-
-/// A free port on a loopback address of its own, so that no server of another test gets the port between the check that it
-/// is free and its use.
-fn free_address() -> SocketAddr {
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 128 | high & 63, low, SERVERS.fetch_add(1, Ordering::Relaxed));
-    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }

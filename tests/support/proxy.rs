@@ -1,6 +1,6 @@
 //! Owns real proxies and load balancers in front of the broker, each in a process of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,13 +21,14 @@ impl Drop for Proxy {
     }
 }
 
-/// Starts a proxy with this configuration and command; both may name `{port}`, `{broker}`, `{ops}` and `{folder}`.
+/// Starts a proxy with this configuration and command; both may name `{ip}`, `{port}`, `{broker}`, `{ops}` and `{folder}`.
 pub fn start(broker: &Broker, configuration: &str, command: &str) -> Option<Proxy> {
     let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let [address] = super::free_addresses();
     let fill = |text: &str| {
         let folder = folder.path().to_str().unwrap();
-        text.replace("{port}", &port.to_string())
+        text.replace("{ip}", &address.ip().to_string())
+            .replace("{port}", &address.port().to_string())
             .replace("{broker}", &broker.public.to_string())
             .replace("{ops}", &broker.ops.to_string())
             .replace("{folder}", folder)
@@ -42,7 +43,6 @@ pub fn start(broker: &Broker, configuration: &str, command: &str) -> Option<Prox
     }
     let child =
         Command::new(program).args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let until = Instant::now() + PATIENCE;
     while TcpStream::connect(address).is_err() {
         assert!(Instant::now() < until, "{program} does not listen");
@@ -55,7 +55,7 @@ pub const NGINX: &str =
     "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log; events {} http {
   access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-  server { listen 127.0.0.1:{port}; location / { proxy_pass http://{broker}; proxy_http_version 1.1;
+  server { listen {ip}:{port}; location / { proxy_pass http://{broker}; proxy_http_version 1.1;
     proxy_read_timeout 120s; {headers} } } }";
 
 pub const HAPROXY: &str = "defaults
@@ -65,7 +65,7 @@ pub const HAPROXY: &str = "defaults
   timeout server 120s
   option forwardfor
 frontend in
-  bind 127.0.0.1:{port}
+  bind {ip}:{port}
   default_backend out
 backend out
   server broker {broker}
