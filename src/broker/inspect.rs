@@ -97,9 +97,9 @@ impl<W> Registry<W> {
                 return Err(format!("I4: {count} waiters in the {what}, {} in all", self.waiters.len()));
             }
         }
-        let named = self.waiters.iter().filter(|(_, waiter)| !waiter.controller.is_empty()).count();
+        let named = self.waiters.iter().filter(|(_, waiter)| waiter.is_indexed).count();
         if named != self.by_controller.len() {
-            return Err(format!("I4: {named} named waiters, {} in the index", self.by_controller.len()));
+            return Err(format!("I4: {named} exclusive waiters, {} in the index", self.by_controller.len()));
         }
         if self.by_key.len() != self.pools.len() || (self.pools.is_empty() && self.misses.len() != 0) {
             return Err("I6: an index has an entry for a closed pool".to_owned());

@@ -39,6 +39,8 @@ mod time;
 mod timer_wheel;
 mod waiter;
 
+use std::net::IpAddr;
+
 use crate::model::MissReason;
 
 pub use feed::ChangedPool;
@@ -103,7 +105,9 @@ impl<W> Broker<W> {
         let hash = registry.hasher.hash_one(request.key);
         let found = registry.find_pool(hash, request.key);
         let (controller, address) = (&*request.controller, request.host.address);
-        let controller_hash = registry.hash_controller(hash, controller, address);
+        let is_exclusive = request.is_exclusive;
+        let controller_hash =
+            if is_exclusive { registry.hash_controller(hash, controller, address) } else { None };
         let older = found
             .zip(controller_hash)
             .and_then(|(pool, hash)| registry.find_controller(hash, pool, controller, address));
@@ -130,6 +134,23 @@ impl<W> Broker<W> {
         let is_waiting =
             self.registry.waiters.get(id.slot).is_some_and(|waiter| waiter.serial() == id.serial);
         is_waiting.then(|| self.remove(id.slot))
+    }
+
+    /// Removes the exclusive waiter of a controller, because the controller waits in another way now.
+    pub fn replace(
+        &mut self,
+        key: KeyRef<'_>,
+        controller: &str,
+        address: IpAddr,
+        now: MonotonicTime,
+    ) -> Option<RemovedWaiter<W>> {
+        self.advance_clock(now);
+        let registry = &self.registry;
+        let key_hash = registry.hasher.hash_one(key);
+        let pool = registry.find_pool(key_hash, key)?;
+        let hash = registry.hash_controller(key_hash, controller, address)?;
+        let older = registry.find_controller(hash, pool, controller, address)?;
+        Some(self.remove(older))
     }
 
     /// Finds a waiter for a run and removes it. If more than `max_steps` waiters have to be moved between queues first, the

@@ -173,6 +173,9 @@ impl<W> Registry<W> {
 
     fn unindex_controller(&mut self, slot: u32) {
         let waiter = &self.waiters[slot];
+        if !waiter.is_indexed {
+            return;
+        }
         let key_hash = self.pools[waiter.pool].hash;
         let Some(hash) = self.hash_controller(key_hash, &waiter.controller, waiter.address) else { return };
         if let Ok(entry) = self.by_controller.part_mut(hash).find_entry(hash, |&other| other == slot) {

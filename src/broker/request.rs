@@ -25,8 +25,11 @@ pub struct ParkRequest<'a, W> {
     pub accepts: AcceptedPayload,
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
-    /// The host that its controller runs on. A later request of the same controller and pool from its address replaces it.
+    /// The host that its controller runs on.
     pub host: HostId,
+    /// A later request of the same controller and pool from its address replaces it, and it replaces an earlier one. Not set for
+    /// the slots of one connection, which replace each other only all together.
+    pub is_exclusive: bool,
     /// It is matched only before this time (the retire guard).
     pub offer_until: MonotonicTime,
     /// It expires at this time.

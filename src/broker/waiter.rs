@@ -57,6 +57,8 @@ pub(super) struct WaiterEntry<W> {
     offer_until: SixBytes,
     deadline: SixBytes,
     pub(super) class: WaiterClass,
+    /// It is in the index of controllers.
+    pub(super) is_indexed: bool,
     pub(super) address: IpAddr,
 }
 
@@ -64,6 +66,7 @@ impl<W> WaiterEntry<W> {
     /// A waiter of this pool, parked now, that is in no queue yet.
     pub(super) fn new(serial: u64, pool: u32, request: ParkRequest<'_, W>, now: MonotonicTime) -> Self {
         Self {
+            is_indexed: request.is_exclusive && !request.controller.is_empty(),
             waiter: request.waiter,
             controller: request.controller,
             host_name: request.host.name,

@@ -160,7 +160,8 @@ impl OfferTask {
             | Verdict::Frozen
             | Verdict::Slow
             | Verdict::Stale
-            | Verdict::Silent => {}
+            | Verdict::Silent
+            | Verdict::Busy => {}
         }
         let may_have_been_relayed = may_have_been_relayed(&shared.inferred_proxies, address, delivery);
         if delivery.by_budget || verdict == Verdict::Slow {

@@ -53,7 +53,12 @@ impl<W> ParkedGuard<W> {
     /// Leaves the pool because the controller is gone. False if the waiter was removed before: then the caller that removed
     /// it ends it.
     pub fn leave(&mut self) -> bool {
-        std::mem::take(&mut self.armed) && self.exchange.leave(self.id)
+        self.withdraw(PollEnd::ClientGone)
+    }
+
+    /// The same for another reason.
+    pub fn withdraw(&mut self, end: PollEnd) -> bool {
+        std::mem::take(&mut self.armed) && self.exchange.withdraw(self.id, end)
     }
 
     /// The waiter is known to be removed, so a drop need not lock the core.
@@ -170,6 +175,16 @@ impl<W> Exchange<W> {
             self.record_end(PollEnd::Matched, removed);
         }
         claim
+    }
+
+    /// Removes the exclusive waiter of a controller that waits in another way now. The caller must end it.
+    pub fn replace(&self, key: KeyRef<'_>, controller: &str, address: IpAddr) -> Option<RemovedWaiter<W>> {
+        let now = self.now();
+        let replaced = self.core.lock().broker.replace(key, controller, address, now);
+        if let Some(replaced) = &replaced {
+            self.record_end(PollEnd::Replaced, replaced);
+        }
+        replaced
     }
 
     /// Adds a run to those that wait for a controller with this key.
@@ -341,11 +356,11 @@ impl<W> Exchange<W> {
         self.core.lock().broker.audit()
     }
 
-    fn leave(&self, id: WaiterId) -> bool {
+    fn withdraw(&self, id: WaiterId, end: PollEnd) -> bool {
         let now = self.now();
         let removed = self.core.lock().broker.leave(id, now);
         if let Some(removed) = &removed {
-            self.record_end(PollEnd::ClientGone, removed);
+            self.record_end(end, removed);
         }
         removed.is_some()
     }

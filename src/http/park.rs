@@ -30,6 +30,7 @@ pub(super) fn park(
         accepts: *accepts,
         controller: (**controller).into(),
         host: *host,
+        is_exclusive: true,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(*timeout + *grace),
         waiter: Waiter::LongPoll(LongPoll::new(connection.clone(), format, *reusable, client.through_proxy)),

@@ -43,7 +43,8 @@ pub struct Metrics {
     connections: Family<IntGauge, (Listener, Tls)>,
     accepted: Counters<Listener>,
     rejected: Counters<RejectReason>,
-    waiters: IntGauge,
+    /// The waiters on each [`Transport`].
+    waiters: IntGaugeVec,
     pools: IntGauge,
     polls: Counters<PollEnd>,
     hold: Histograms<PollEnd>,
@@ -142,11 +143,18 @@ impl Metrics {
     /// The text for a scrape by Prometheus, with the current numbers of waiters and pools.
     pub fn render(&self, (waiters, pools): (usize, usize)) -> Result<Vec<u8>, prometheus::Error> {
         self.process.read();
-        self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
+        let in_slots = [Transport::WebSocket, Transport::EventStream].map(|slots| self.waiters(slots).get());
+        let waiters = i64::try_from(waiters).unwrap_or(i64::MAX);
+        self.waiters(Transport::Poll).set(waiters - in_slots.into_iter().sum::<i64>());
         self.pools.set(i64::try_from(pools).unwrap_or(i64::MAX));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// How many waiters there are on a transport. Slots count themselves; polls are counted at a scrape.
+    pub fn waiters(&self, transport: Transport) -> IntGauge {
+        self.waiters.with_label_values(&[transport.text()])
     }
 
     /// A held poll ended.
@@ -323,9 +331,8 @@ impl MetricFactory<'_> {
         self.histogram("runtime_lag_seconds", help, &LAG_BUCKETS)
     }
 
-    fn waiters(&self) -> Result<IntGauge, prometheus::Error> {
-        let opts = Self::opts("waiters", "Held polls.").const_label("transport", "poll");
-        self.register(IntGauge::with_opts(opts)?)
+    fn waiters(&self) -> Result<IntGaugeVec, prometheus::Error> {
+        self.register(IntGaugeVec::new(Self::opts("waiters", "Waiters, by what holds them."), &["transport"])?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {

@@ -8,6 +8,7 @@ mod miss_reason;
 mod outcome;
 mod poll_end;
 mod proof;
+mod transport;
 
 pub(crate) use closed_enum::closed_enum;
 pub use forward::{ForwardOutcome, TakenOutcome};
@@ -15,3 +16,4 @@ pub use miss_reason::MissReason;
 pub use outcome::{DispatchKind, DispatchOutcome};
 pub use poll_end::PollEnd;
 pub use proof::{Proof, Verdict};
+pub use transport::Transport;

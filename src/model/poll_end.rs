@@ -19,5 +19,7 @@ closed_enum! {
         Replaced = "replaced",
         /// It was refused, and never held.
         Refused = "refused",
+        /// A run is still being written to its connection; it waits again afterwards.
+        SetAside = "set_aside",
     }
 }

@@ -41,6 +41,8 @@ closed_enum! {
         Stale = "stale",
         /// Another broker of the cluster has the waiter, and did not answer; the run may be delivered.
         Silent = "silent",
+        /// Another run was still being written to the waiter's connection; nothing was sent.
+        Busy = "busy",
     }
 }
 
@@ -58,14 +60,15 @@ impl Verdict {
             | Self::Frozen
             | Self::Slow
             | Self::Stale
-            | Self::Silent => None,
+            | Self::Silent
+            | Self::Busy => None,
         }
     }
 
     /// Whether the run went on its way to a waiter: the next offer after it, if there is one, is a redelivery.
     pub const fn is_attempt(self) -> bool {
         match self {
-            Self::Gone | Self::Stale => false,
+            Self::Gone | Self::Stale | Self::Busy => false,
             Self::Written
             | Self::Acked
             | Self::Received

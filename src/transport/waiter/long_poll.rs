@@ -1,6 +1,6 @@
 //! Owns a long poll as a waiter: a held GET, whose response carries one run or ends the poll.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::net::IpAddr;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::run_write::{RunWrite, join_short};
 use crate::model::{Proof, Verdict};
 use crate::transport::connection::Connection;
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
@@ -16,11 +17,6 @@ use crate::transport::liveness::Liveness;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
 use crate::transport::response_format::{CloseReason, ResponseFormat};
 use crate::transport::write_buffer::with_write_buffer;
-
-/// A payload of this size is copied behind its head: the kernel takes one buffer sooner than two.
-const MAX_COPIED_BYTES: usize = 2048;
-/// At most this much of a payload is written at once, before other tasks have their turn.
-const MAX_WRITE_BYTES: usize = 256 * 1024;
 
 /// A held GET. Dropped without a response, it closes its connection.
 pub struct LongPoll {
@@ -59,12 +55,7 @@ impl LongPoll {
         let keeps_alive = self.reusable && requirements.proof != Proof::Received;
         with_write_buffer(|head| {
             (self.format.head)(run, self.keep_alive(keeps_alive), head);
-            let payload = if run.payload.len() <= MAX_COPIED_BYTES {
-                head.extend_from_slice(&run.payload);
-                Bytes::new()
-            } else {
-                run.payload.clone()
-            };
+            let payload = join_short(head, &run.payload);
             self.write_run(head, payload, requirements, keeps_alive)
         })
     }
@@ -77,7 +68,7 @@ impl LongPoll {
         requirements: DeliveryRequirements,
         keeps_alive: bool,
     ) -> ControlFlow<Delivery, ProvingLongPoll> {
-        let mut response = RunResponse { head, head_length: head.len(), payload: &payload, sent: 0 };
+        let mut response = RunWrite { head, head_length: head.len(), payload: &payload, sent: 0 };
         if response.write(&self.connection).is_err() {
             return Break(Delivery::not_sent(Verdict::Gone));
         }
@@ -86,8 +77,7 @@ impl LongPoll {
                 Delivery { verdict: Verdict::Written, nothing_sent: false, acked: false, by_budget: false };
             return Break(self.end(delivery, requirements.proof, keeps_alive));
         }
-        let (sent, head_length) = (response.sent, head.len());
-        let head = if sent < head_length { head.into() } else { Box::default() };
+        let (sent, head_length, head) = (response.sent, response.head_length, response.unsent_head());
         Continue(ProvingLongPoll {
             waiter: self,
             requirements,
@@ -165,7 +155,7 @@ impl LongPoll {
     }
 
     /// Writes the rest as the peer takes it, and probes the socket until the verdict is known.
-    async fn prove(&self, requirements: DeliveryRequirements, response: &mut RunResponse<'_>) -> Delivery {
+    async fn prove(&self, requirements: DeliveryRequirements, response: &mut RunWrite<'_>) -> Delivery {
         let connection = &*self.connection;
         let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |info| info.round_trip);
         let timeouts = ProofTimeouts::new(round_trip(), requirements.read_timeout, requirements.taken_by);
@@ -247,39 +237,8 @@ impl ProvingLongPoll {
     /// As [`PendingProof::prove`](super::PendingProof::prove).
     pub(super) async fn prove(self) -> Delivery {
         let Self { waiter, requirements, keeps_alive, head, head_length, payload, sent } = self;
-        let mut response = RunResponse { head: &head, head_length, payload: &payload, sent };
+        let mut response = RunWrite { head: &head, head_length, payload: &payload, sent };
         let delivery = waiter.prove(requirements, &mut response).await;
         waiter.end(delivery, requirements.proof, keeps_alive)
-    }
-}
-
-/// The response that carries a run, partly written.
-struct RunResponse<'a> {
-    /// The head; nothing is read of it once all of it was sent.
-    head: &'a [u8],
-    head_length: usize,
-    payload: &'a [u8],
-    /// Bytes that the kernel has taken.
-    sent: usize,
-}
-
-impl RunResponse<'_> {
-    fn total(&self) -> usize {
-        self.head_length + self.payload.len()
-    }
-
-    fn is_sent(&self) -> bool {
-        self.sent == self.total()
-    }
-
-    /// Writes as much of the rest as the kernel takes now, and returns how much that was.
-    fn write(&mut self, connection: &Connection) -> io::Result<usize> {
-        let head = self.head.get(self.sent..).unwrap_or_default();
-        let payload = &self.payload[self.sent.saturating_sub(self.head_length)..];
-        let payload = &payload[..payload.len().min(MAX_WRITE_BYTES)];
-        let parts = [IoSlice::new(head), IoSlice::new(payload)];
-        let written = connection.write_now(if payload.is_empty() { &parts[..1] } else { &parts })?;
-        self.sent += written;
-        Ok(written)
     }
 }

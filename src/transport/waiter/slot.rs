@@ -1,0 +1,170 @@
+//! Owns a slot as a waiter: a place of a session in its pool, which is good for one run.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::goodbye::Goodbye;
+use super::offers::OfferState;
+use super::run_write::RunWrite;
+use super::session::{BegunOffer, Session};
+use crate::model::{Proof, Verdict};
+use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
+use crate::transport::liveness::Liveness;
+use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
+use crate::transport::response_format::CloseReason;
+use crate::transport::write_buffer::with_write_buffer;
+
+/// A place of a session in its pool. Dropped without a run, it waits again.
+pub struct Slot {
+    session: Arc<Session>,
+    ticket: u32,
+    is_used: bool,
+}
+
+impl Slot {
+    pub(in crate::transport) fn new(session: Arc<Session>, ticket: u32) -> Self {
+        session.count_slot();
+        Self { session, ticket, is_used: false }
+    }
+
+    /// As [`Waiter::offer`](super::Waiter::offer).
+    pub(super) fn offer(
+        mut self,
+        run: &Run,
+        requirements: DeliveryRequirements,
+    ) -> ControlFlow<Delivery, ProvingSlot> {
+        self.is_used = true;
+        let begun =
+            with_write_buffer(|head| self.session.begin_offer(self.ticket, run, requirements, head));
+        begun.map_continue(|begun| ProvingSlot {
+            session: self.session.clone(),
+            requirements,
+            begun,
+            has_ended: false,
+        })
+    }
+
+    /// As [`Waiter::close`](super::Waiter::close): ends the whole session.
+    pub(super) fn close(mut self, reason: CloseReason<'_>) {
+        self.is_used = true;
+        self.session.close(match reason {
+            // Slots have a deadline only while the broker drains.
+            CloseReason::Expired | CloseReason::Drained { .. } => Goodbye::Drained,
+            CloseReason::Retired => Goodbye::Retired,
+            CloseReason::Replaced => Goodbye::Replaced,
+        });
+    }
+
+    pub(super) fn origin(&self) -> IpAddr {
+        self.session.owner.address
+    }
+
+    pub(super) fn liveness(&self) -> Liveness {
+        Liveness::new(&self.session.connection)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.session.uncount_slot();
+        if !self.is_used {
+            self.session.return_slot(self.ticket);
+        }
+    }
+}
+
+/// An offer that is written in part, or written and not acknowledged yet. Dropped before its end, it resets the connection.
+pub struct ProvingSlot {
+    session: Arc<Session>,
+    requirements: DeliveryRequirements,
+    begun: BegunOffer,
+    has_ended: bool,
+}
+
+impl ProvingSlot {
+    /// As [`PendingProof::prove`](super::PendingProof::prove).
+    pub(super) async fn prove(mut self) -> Delivery {
+        let delivery = self.observe_until_end().await;
+        self.has_ended = true;
+        if delivery.verdict.proof().is_some_and(|proof| proof >= self.requirements.proof) {
+            self.session.end_offer(self.begun.number);
+        } else {
+            // The bytes on their way cannot be called back, and may be in the middle of a message.
+            self.session.break_off();
+        }
+        delivery
+    }
+
+    /// Writes the rest as the peer takes it, until the verdict is known.
+    async fn observe_until_end(&mut self) -> Delivery {
+        let Self { session, requirements, begun, .. } = self;
+        let BegunOffer { number, head, head_length, payload, sent, position } = begun;
+        let connection = &*session.connection;
+        let mut write = RunWrite { head, head_length: *head_length, payload, sent: *sent };
+        let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |info| info.round_trip);
+        let timeouts = ProofTimeouts::new(round_trip(), requirements.read_timeout, requirements.taken_by);
+        let mut tracker =
+            ProofTracker::new(requirements.proof, timeouts, false, write.total(), Instant::now());
+        loop {
+            let seen = poll_fn(|cx| Poll::Ready(session.observe(*number, cx.waker()))).await;
+            let delivery = |verdict, acked, by_budget, nothing_sent| Delivery { verdict, nothing_sent, acked, by_budget };
+            let nothing_sent = write.sent == 0;
+            match seen {
+                Some(OfferState::Open) => {}
+                Some(OfferState::Acknowledged | OfferState::Ended) => {
+                    return delivery(Verdict::Received, true, false, nothing_sent);
+                }
+                None => return delivery(Verdict::Lost, tracker.is_acked(), false, nothing_sent),
+            }
+            // In this order: what is written in between makes the number of unacknowledged bytes larger.
+            let later = usize::try_from(session.written() - *position).unwrap_or(usize::MAX);
+            let unacked = connection.unacked();
+            let unacked = if unacked == usize::MAX { unacked } else { unacked.saturating_sub(later) };
+            let state = SocketState { sent: write.sent, unacked, read: ReadState::Idle };
+            let now = Instant::now();
+            let at = match tracker.observe(state, now) {
+                ProofStep::Done(verdict) => return delivery(verdict, tracker.is_acked(), false, nothing_sent),
+                _ if now >= requirements.until => {
+                    return delivery(tracker.verdict_at_deadline(), tracker.is_acked(), true, nothing_sent);
+                }
+                ProofStep::WaitReadable(at) | ProofStep::WaitTimer(at) => at,
+            };
+            let changed = poll_fn(|cx| match session.observe(*number, cx.waker()) {
+                Some(OfferState::Open) => Poll::Pending,
+                Some(OfferState::Acknowledged | OfferState::Ended) | None => Poll::Ready(()),
+            });
+            tokio::select! {
+                () = changed => continue,
+                _ = connection.writable(), if !write.is_sent() => {}
+                () = tokio::time::sleep_until(at.min(requirements.until).into()) => {}
+            }
+            if state.unacked > 0 {
+                tracker.update_round_trip(round_trip());
+            }
+            if write.is_sent() {
+                continue;
+            }
+            match write.write(connection) {
+                Ok(0) => {}
+                Ok(written) => {
+                    *position = session.continue_write(written, write.is_sent());
+                    // A peer that takes every write at once would keep this thread from other tasks.
+                    tokio::task::yield_now().await;
+                }
+                Err(_) => session.end(),
+            }
+        }
+    }
+}
+
+impl Drop for ProvingSlot {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.session.break_off();
+        }
+    }
+}
