@@ -21,6 +21,8 @@ mod response_format;
 mod socket;
 mod tls;
 mod waiter;
+#[allow(dead_code, unused_imports, reason = "no waiter uses it yet")]
+mod websocket;
 mod write_buffer;
 
 pub use connection::{Connection, IdleConnections};
