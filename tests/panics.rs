@@ -34,6 +34,7 @@ fn exchange_with_waiter() -> (Arc<Exchange<()>>, ParkedGuard<()>) {
         accepts: AcceptedPayload::Any,
         controller: "".into(),
         host: HOST,
+        is_exclusive: true,
         offer_until: MonotonicTime::from_micros(u64::MAX / 2),
         deadline: MonotonicTime::default(),
         waiter: (),

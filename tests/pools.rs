@@ -59,6 +59,7 @@ impl Scenario {
             },
             controller: option("as").unwrap_or_default().into(),
             host: host(option("on").unwrap_or(if option("as").is_some() { "10.0.0.1" } else { words[0] })),
+            is_exclusive: true,
             offer_until: deadline("offered", Duration::from_secs(50)),
             deadline: deadline("held", Duration::from_secs(52)),
             waiter: words[0].to_owned(),

@@ -103,6 +103,8 @@ struct Waiter {
     key: Key,
     accepts: AcceptedPayload,
     controller: u64,
+    /// One of several of its controller, which do not replace each other.
+    is_slot: bool,
     offer_until: MonotonicTime,
     deadline: MonotonicTime,
     host: u8,
@@ -129,10 +131,20 @@ struct Model {
 }
 
 impl Model {
-    fn admit(&self, key: &Key, controller: u64, host: u8) -> Result<Option<usize>, LimitReached> {
-        let is_named = |w: &&Waiter| controller != 0 && w.controller == controller;
-        let is_same = |w: &Waiter| is_named(&w) && w.key == *key && w.host == host;
-        let replaced = self.waiters.iter().position(is_same);
+    /// The waiter that another one of this controller replaces.
+    fn exclusive(&self, key: &Key, controller: u64, host: u8) -> Option<usize> {
+        let is_named = |w: &&Waiter| controller != 0 && w.controller == controller && !w.is_slot;
+        self.waiters.iter().position(|w| is_named(&w) && w.key == *key && w.host == host)
+    }
+
+    fn admit(
+        &self,
+        key: &Key,
+        controller: u64,
+        host: u8,
+        is_slot: bool,
+    ) -> Result<Option<usize>, LimitReached> {
+        let replaced = if is_slot { None } else { self.exclusive(key, controller, host) };
         let in_pool = self.waiters.iter().filter(|w| w.key == *key).count();
         match replaced {
             Some(_) => Ok(replaced),
@@ -310,7 +322,8 @@ impl Walk {
     fn step(&mut self) {
         self.now = self.now.plus(Duration::from_micros(self.rng.u64(..400_000)));
         match self.rng.u32(..100) {
-            0..45 => self.park(),
+            0..43 => self.park(),
+            43..45 => self.replace(),
             45..75 => self.post(),
             75..81 => self.leave(),
             81..89 => self.expire(),
@@ -343,7 +356,8 @@ impl Walk {
         // With a large step, many deadlines are equal.
         let deadline = MonotonicTime::from_micros(deadline.micros().next_multiple_of(self.deadline_step));
         let host = self.rng.u8(..HOSTS);
-        let expected = self.model.admit(&key, controller, host);
+        let is_slot = self.rng.u8(..4) == 0;
+        let expected = self.model.admit(&key, controller, host, is_slot);
         self.names += 1;
         let name = self.names;
         self.counts.polls += 1;
@@ -353,6 +367,7 @@ impl Walk {
                 accepts,
                 controller: if controller == 0 { "".into() } else { controller.to_string().into() },
                 host: HostId { address: [127, 0, 0, host].into(), name: None },
+                is_exclusive: !is_slot,
                 offer_until,
                 deadline,
                 waiter: name,
@@ -377,6 +392,7 @@ impl Walk {
                     key,
                     accepts,
                     controller,
+                    is_slot,
                     offer_until,
                     deadline,
                     host,
@@ -385,6 +401,19 @@ impl Walk {
                 });
             }
             (expected, parked) => panic!("expected {:?}, parked {:?}", expected.is_ok(), parked.is_ok()),
+        }
+    }
+
+    /// A controller comes back in another way.
+    fn replace(&mut self) {
+        let (key, controller, host) = (self.key(), self.rng.u64(..4), self.rng.u8(..HOSTS));
+        let expected = self.model.exclusive(&key, controller, host);
+        let name = if controller == 0 { String::new() } else { controller.to_string() };
+        let replaced = self.broker.replace(key.as_ref(), &name, [127, 0, 0, host].into(), self.now);
+        let expected = expected.map(|index| self.model.waiters.remove(index).name);
+        assert_eq!(replaced.map(|old| old.waiter), expected, "I4: only the exclusive one is replaced");
+        if let Some(replaced) = expected {
+            self.counts.record_end(replaced, End::Replaced);
         }
     }
 
@@ -645,7 +674,7 @@ impl Walk {
             let (deployment, cpu) = (key.deployment.to_string(), key.cpu);
             let some = Filter { deployment: Some(deployment), cpu: Some(cpu), ..Filter::default() };
             let filter = if self.model.draining { Filter::default() } else { some };
-            let selected = self.model.waiters.iter().filter(|w| filter.matches(&w.key));
+            let selected = self.model.waiters.iter().filter(|w| filter.matches(w.key.as_ref()));
             let selected = selected.map(|w| w.name).collect();
             Removal { filter, before: self.broker.watermark(), from: 0, selected, end }
         });

@@ -89,6 +89,7 @@ fn park(exchange: &Arc<Exchange<Token>>, key: &Key, controller: Box<str>) -> any
         accepts: AcceptedPayload::TriggerMessage,
         controller,
         host: HostId { address: [127, 0, 0, 1].into(), name: None },
+        is_exclusive: true,
         offer_until: until,
         deadline: until,
         waiter: [0; 3],

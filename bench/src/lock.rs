@@ -138,6 +138,7 @@ impl Round {
             accepts: if fastrand::bool() { AcceptedPayload::TriggerMessage } else { AcceptedPayload::Any },
             controller: format!("controller_{}", self.parked).into(),
             host: Self::host(number),
+            is_exclusive: true,
             offer_until: deadline,
             deadline,
             waiter: [0; 3],

@@ -50,7 +50,7 @@ impl<W> Registry<W> {
         scan: u32,
     ) -> Page<PoolSummary> {
         page(&self.pools, from, scan, usize::MAX, |_, pool| {
-            filter.matches(&pool.key).then(|| summarize_pool(pool, &self.waiters, now))
+            filter.matches(pool.key.as_ref()).then(|| summarize_pool(pool, &self.waiters, now))
         })
     }
 
@@ -69,7 +69,7 @@ impl<W> Registry<W> {
     ) -> Page<WaiterSummary> {
         page(&self.waiters, from, scan, max_rows, |_, waiter| {
             let key = &self.pools[waiter.pool].key;
-            filter.matches(key).then(|| WaiterSummary {
+            filter.matches(key.as_ref()).then(|| WaiterSummary {
                 key: key.clone(),
                 controller: waiter.controller.clone(),
                 origin: waiter.address,

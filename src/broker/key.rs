@@ -153,9 +153,9 @@ pub struct Filter {
 
 impl Filter {
     /// Whether the filter selects this key.
-    pub fn matches(&self, key: &Key) -> bool {
-        self.deployment.as_deref().is_none_or(|d| *d == *key.deployment)
-            && self.version.as_deref().is_none_or(|v| *v == *key.version)
+    pub fn matches(&self, key: KeyRef<'_>) -> bool {
+        self.deployment.as_deref().is_none_or(|d| d == key.deployment)
+            && self.version.as_deref().is_none_or(|v| v == key.version)
             && self.cpu.is_none_or(|c| c == key.cpu)
             && self.memory.is_none_or(|m| m == key.memory)
     }

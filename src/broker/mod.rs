@@ -270,7 +270,7 @@ impl<W> Broker<W> {
         self.advance_clock(now);
         let Registry { waiters, pools, .. } = &self.registry;
         let Page { rows, next } = page(waiters, from, scan, max_removed, |slot, waiter| {
-            let is_selected = waiter.serial() <= before.0 && filter.matches(&pools[waiter.pool].key);
+            let is_selected = waiter.serial() <= before.0 && filter.matches(pools[waiter.pool].key.as_ref());
             is_selected.then_some(slot)
         });
         Page { rows: rows.into_iter().map(|slot| self.remove(slot)).collect(), next }

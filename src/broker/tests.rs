@@ -47,6 +47,7 @@ impl Fixture {
                 AcceptedPayload::Any
             },
             controller: number.to_string().into(),
+            is_exclusive: true,
             host: HostId { address: [127, 0, 0, 1 + u8::from(number % 2 == 1)].into(), name: None },
             offer_until: deadline,
             deadline,

@@ -16,7 +16,7 @@ use super::codec::{
 use super::directory::PeerSummary;
 use super::shared::Shared;
 use crate::broker::{Filter, Key, KeyError, Number, PoolSummary, WaiterSummary, check_part};
-use crate::transport::{CloseReason, Exchange};
+use crate::transport::retire_pools;
 
 /// A broker's whole answer is waited for this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -171,7 +171,8 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: OperatorRequest, arriv
     // An empty filter would retire every waiter, which no operator can ask for.
     let filter = filter.filter(|filter| what != OperatorQuestion::Retire || *filter != Filter::default());
     let Some(filter) = filter else { return refused(NotTaken::Malformed) };
-    let (exchange, most) = (shared.exchange.clone(), shared.link().map_or(0, |(_, link)| link.max_payload()));
+    let (exchange, sessions) = (shared.exchange.clone(), shared.sessions.clone());
+    let most = shared.link().map_or(0, |(_, link)| link.max_payload());
     let _turn = ANSWERS.acquire().await;
     // On a thread of its own: this one has other brokers to hear.
     let made = tokio::task::spawn_blocking(move || match what {
@@ -183,7 +184,11 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: OperatorRequest, arriv
             let page = exchange.waiters(&filter, slot as usize, rows);
             (OperatorRows::Waiters(page.rows.iter().map(waiter_row).collect()), page.next)
         }),
-        OperatorQuestion::Retire => retire_here(&exchange, &filter),
+        OperatorQuestion::Retire => {
+            let line = "retired, as an operator asked at another broker";
+            let retired = retire_pools(&exchange, &sessions, &filter, line);
+            encode(&Answer::Page { rows: OperatorRows::Retired(retired as u64), next: None }, &[])
+        }
     });
     made.await.unwrap_or_else(|error| {
         tracing::error!(%error, "answering an operator at another broker panicked");
@@ -201,21 +206,6 @@ fn page(most: usize, mut rows: usize, read: impl Fn(usize) -> (OperatorRows, Opt
         }
         rows /= 2;
     }
-}
-
-fn retire_here(exchange: &Exchange, filter: &Filter) -> Vec<u8> {
-    let retired = exchange.retire(filter, |taken| taken.waiter.close(CloseReason::Retired));
-    let Filter { deployment, version, cpu, memory } = filter;
-    let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::get));
-    tracing::info!(
-        deployment,
-        version,
-        cpu,
-        memory,
-        retired,
-        "retired, as an operator asked at another broker"
-    );
-    encode(&Answer::Page { rows: OperatorRows::Retired(retired as u64), next: None }, &[])
 }
 
 fn filter(request: OperatorRequest) -> Result<Filter, KeyError> {

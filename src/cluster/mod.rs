@@ -40,7 +40,7 @@ use tokio::sync::{Notify, watch};
 use crate::broker::{Filter, PoolSummary, WaiterSummary};
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
-use crate::transport::Exchange;
+use crate::transport::{Exchange, Sessions};
 use codec::BrokerId;
 pub use directory::PeerSummary;
 pub use gather::Gathered;
@@ -91,6 +91,7 @@ impl Cluster {
     pub fn join(
         config: ClusterConfig,
         exchange: Arc<Exchange>,
+        sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
         dispatcher: &Dispatcher,
     ) -> Self {
@@ -103,6 +104,7 @@ impl Cluster {
             subjects: Subjects::new(&link.cluster),
             member: Mutex::new(member),
             exchange,
+            sessions,
             metrics,
             inbox: Arc::default(),
             watchers: Arc::default(),

@@ -17,7 +17,7 @@ use super::subjects::Subjects;
 use super::watchers::Watchers;
 use crate::broker::MonotonicTime;
 use crate::metrics::Metrics;
-use crate::transport::Exchange;
+use crate::transport::{Exchange, Sessions};
 
 thread_local! {
     /// Which connection to NATS this thread uses.
@@ -34,6 +34,7 @@ pub(super) struct Shared {
     pub(super) subjects: Subjects,
     pub(super) member: Mutex<Member>,
     pub(super) exchange: Arc<Exchange>,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) watchers: Arc<Watchers>,

@@ -53,12 +53,13 @@ impl<W> ParkedGuard<W> {
     /// Leaves the pool because the controller is gone. False if the waiter was removed before: then the caller that removed
     /// it ends it.
     pub fn leave(&mut self) -> bool {
-        self.withdraw(PollEnd::ClientGone)
+        std::mem::take(&mut self.armed) && self.exchange.withdraw(self.id, PollEnd::ClientGone)
     }
 
-    /// The same for another reason.
-    pub fn withdraw(&mut self, end: PollEnd) -> bool {
-        std::mem::take(&mut self.armed) && self.exchange.withdraw(self.id, end)
+    /// The waiter's id, by which the caller withdraws it from now on.
+    pub fn into_id(mut self) -> WaiterId {
+        self.armed = false;
+        self.id
     }
 
     /// The waiter is known to be removed, so a drop need not lock the core.
@@ -356,7 +357,8 @@ impl<W> Exchange<W> {
         self.core.lock().broker.audit()
     }
 
-    fn withdraw(&self, id: WaiterId, end: PollEnd) -> bool {
+    /// Removes a waiter, and drops it. False if it was removed before: then the caller that removed it ends it.
+    pub fn withdraw(&self, id: WaiterId, end: PollEnd) -> bool {
         let now = self.now();
         let removed = self.core.lock().broker.leave(id, now);
         if let Some(removed) = &removed {

@@ -9,13 +9,13 @@ use bytes::BytesMut;
 use hyper::Method;
 
 use super::h1::{HeadParse, HeaderFields, RequestHead, parse, write_response};
-use super::park::park;
+use super::park::{Waiting, park};
 use super::request_loop::request_loop;
 use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
 use crate::metrics::{Listener, RejectReason};
-use crate::transport::{Connection, HeldPoll, HoldEnd, ParkedGuard, return_buffer};
+use crate::transport::{Connection, HeldPoll, HeldSession, HoldEnd, return_buffer};
 
 /// Serves one connection until it is over, and then drops its `permit`.
 ///
@@ -31,8 +31,8 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
         loop {
             let connection = permit.as_ref();
             let poll = next_poll(&state, listener, connection, std::mem::take(&mut is_new));
-            let ControlFlow::Continue(parked) = poll.await else { break };
-            match HeldPoll::new(connection, parked).await {
+            let ControlFlow::Continue(waiting) = poll.await else { break };
+            match Held::new(connection, waiting).await {
                 HoldEnd::NextRequest => {}
                 HoldEnd::Closed => break,
                 HoldEnd::Pipelined => {
@@ -46,16 +46,44 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
     }
 }
 
+/// What a connection is held for.
+enum Held<'a> {
+    /// One request.
+    Once(HeldPoll<'a>),
+    /// A session, after which the connection is over.
+    Session(Pin<Box<HeldSession>>),
+}
+
+impl<'a> Held<'a> {
+    fn new(connection: &'a Connection, waiting: Waiting) -> Self {
+        match waiting {
+            Waiting::Once(parked) => Self::Once(HeldPoll::new(connection, parked)),
+            Waiting::Session(session) => Self::Session(session),
+        }
+    }
+}
+
+impl Future for Held<'_> {
+    type Output = HoldEnd;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<HoldEnd> {
+        match &mut *self {
+            Self::Once(poll) => Pin::new(poll).poll(cx),
+            Self::Session(session) => session.as_mut().poll(cx).map(|()| HoldEnd::Closed),
+        }
+    }
+}
+
 /// The next poll of a connection, parked. `Break` if the connection is over.
 enum NextPoll<'a> {
     /// Its request was there already; none once this was returned.
-    Ready(Option<ControlFlow<(), ParkedGuard>>),
+    Ready(Option<ControlFlow<(), Waiting>>),
     /// Other requests may come first. Boxed, so that all memory for them is freed while the poll is held.
-    Requests(Pin<Box<dyn Future<Output = ControlFlow<(), ParkedGuard>> + Send + 'a>>),
+    Requests(Pin<Box<dyn Future<Output = ControlFlow<(), Waiting>> + Send + 'a>>),
 }
 
 impl Future for NextPoll<'_> {
-    type Output = ControlFlow<(), ParkedGuard>;
+    type Output = ControlFlow<(), Waiting>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
@@ -87,7 +115,7 @@ fn next_poll<'a>(
 /// What is there of a connection's next request.
 enum ReadyRequest {
     /// A poll, which is parked now. `Break` if the connection is over instead.
-    Poll(ControlFlow<(), ParkedGuard>),
+    Poll(ControlFlow<(), Waiting>),
     /// A request with this response.
     Answered(HttpResponse),
     /// A dispatch, an incomplete request or nothing: the bytes read so far.

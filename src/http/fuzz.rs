@@ -9,7 +9,7 @@ use httparse::{EMPTY_HEADER, Header};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
-use super::dialect;
+use super::dialect::{self, PollKind, PollTerms};
 use super::h1::{self, FieldName, HeadParse, HeaderFields, RequestBody, RequestHead};
 use super::response::HttpResponse;
 use super::routes::{self, Action, Routed};
@@ -121,8 +121,18 @@ pub struct ParkedPoll {
     pub controller: String,
     pub origin: IpAddr,
     pub through_proxy: bool,
-    pub reusable: bool,
-    pub timeout: Duration,
+    pub kind: ParkedKind,
+}
+
+/// How a parked poll waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParkedKind {
+    /// With a held request.
+    Once { reusable: bool, timeout: Duration },
+    /// On a WebSocket.
+    WebSocket,
+    /// On a stream of events, with so many slots.
+    EventStream(u16),
 }
 
 /// Handles a request as the routes do, from either parser. A dispatch has its whole body.
@@ -155,8 +165,11 @@ pub async fn handle(
             controller: poll.controller.into(),
             origin: poll.client.origin(),
             through_proxy: poll.client.through_proxy,
-            reusable: poll.reusable,
-            timeout: poll.timeout,
+            kind: match poll.kind {
+                PollKind::Once(PollTerms { reusable, timeout, .. }) => ParkedKind::Once { reusable, timeout },
+                PollKind::WebSocket(_) => ParkedKind::WebSocket,
+                PollKind::EventStream { slots, .. } => ParkedKind::EventStream(slots),
+            },
         })),
         Routed::Dispatch(found, limit) => {
             debug_assert_eq!(head.method, Method::POST, "only POSTs dispatch");

@@ -1,13 +1,26 @@
-//! Owns parking: a poll that was parsed becomes a waiter in its pool.
+//! Owns parking: a poll that was parsed becomes a waiter in its pool, or a session with several.
 
+use std::io::IoSlice;
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::dialect::PollRequest;
+use super::dialect::{PollKind, PollRequest, PollTerms};
 use super::state::HttpState;
 use crate::broker::ParkRequest;
-use crate::transport::{CloseReason, Connection, LongPoll, ParkedGuard, Waiter};
+use crate::transport::{
+    CloseReason, Connection, HeldSession, LongPoll, ParkedGuard, SessionKind, SessionOwner, Waiter,
+    with_write_buffer, write_stream_beginning,
+};
+
+/// How a connection waits.
+pub(super) enum Waiting {
+    /// With one request, which is held.
+    Once(ParkedGuard),
+    /// With a session, until the connection is over.
+    Session(Pin<Box<HeldSession>>),
+}
 
 /// Parks the poll. `Break` if a limit refuses it: then the connection is closed without a response, because any status would
 /// end a stock controller.
@@ -15,14 +28,52 @@ pub(super) fn park(
     state: &HttpState,
     connection: &Arc<Connection>,
     poll: &PollRequest<'_>,
-) -> ControlFlow<(), ParkedGuard> {
+) -> ControlFlow<(), Waiting> {
     if state.admission.is_short_of_memory() {
         state.metrics.poll_refused();
         return ControlFlow::Break(());
     }
+    match &poll.kind {
+        PollKind::Once(terms) => park_once(state, connection, poll, terms).map_continue(Waiting::Once),
+        PollKind::WebSocket(accept) => {
+            let head = |out: &mut Vec<u8>| {
+                out.extend_from_slice(
+                    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                      sec-websocket-protocol: pilotlight.v1\r\nsec-websocket-accept: ",
+                );
+                out.extend_from_slice(accept);
+                out.extend_from_slice(b"\r\n\r\n");
+            };
+            open_session(state, connection, poll, SessionKind::WebSocket, 0, head)
+        }
+        PollKind::EventStream { slots, is_chunked } => {
+            let head = |out: &mut Vec<u8>| {
+                // Without the third field, nginx would keep events back.
+                out.extend_from_slice(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
+                      x-accel-buffering: no\r\nconnection: close\r\n",
+                );
+                if *is_chunked {
+                    out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+                }
+                out.extend_from_slice(b"\r\n");
+                write_stream_beginning(*is_chunked, out);
+            };
+            let kind = SessionKind::EventStream { is_chunked: *is_chunked };
+            open_session(state, connection, poll, kind, *slots, head)
+        }
+    }
+}
+
+fn park_once(
+    state: &HttpState,
+    connection: &Arc<Connection>,
+    poll: &PollRequest<'_>,
+    terms: &PollTerms,
+) -> ControlFlow<(), ParkedGuard> {
     let now = state.exchange.at(Instant::now());
-    let PollRequest { key, accepts, controller, host, client, format, reusable, timeout, guard, grace } =
-        poll;
+    let PollRequest { key, accepts, controller, host, client, .. } = poll;
+    let PollTerms { format, reusable, timeout, guard, grace } = terms;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let origin = client.origin();
     let request = ParkRequest {
@@ -41,6 +92,7 @@ pub(super) fn park(
                 state.shared_names.record(&state.metrics, &replaced.controller, origin);
                 replaced.waiter.close(CloseReason::Replaced);
             }
+            state.sessions.replace(|| SessionOwner::new(key.as_ref(), *accepts, controller, origin));
             ControlFlow::Continue(place)
         }
         Err(full) => {
@@ -48,4 +100,29 @@ pub(super) fn park(
             ControlFlow::Break(())
         }
     }
+}
+
+/// Writes the head of the response, and opens a session with these slots, which ends what the same controller waited on before.
+fn open_session(
+    state: &HttpState,
+    connection: &Arc<Connection>,
+    poll: &PollRequest<'_>,
+    kind: SessionKind,
+    slots: u16,
+    head: impl FnOnce(&mut Vec<u8>),
+) -> ControlFlow<(), Waiting> {
+    let is_written = with_write_buffer(|out| {
+        head(out);
+        connection.write_now(&[IoSlice::new(out)]).is_ok_and(|written| written == out.len())
+    });
+    if !is_written {
+        return ControlFlow::Break(());
+    }
+    let (key, address) = (poll.key.as_ref(), poll.client.origin());
+    let owner = SessionOwner::new(key, poll.accepts, &poll.controller, address);
+    let session = HeldSession::open(&state.exchange, &state.sessions, connection.clone(), kind, owner, slots);
+    if let Some(replaced) = state.exchange.replace(key, &poll.controller, address) {
+        replaced.waiter.close(CloseReason::Replaced);
+    }
+    ControlFlow::Continue(Waiting::Session(Box::pin(session)))
 }

@@ -125,6 +125,21 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad-parameter", "A parameter is wrong", detail)
     }
 
+    pub(super) fn bad_handshake(why: &str) -> Self {
+        let detail = format!("The WebSocket handshake {why}. docs/websocket.md shows a client.");
+        Self::new(StatusCode::BAD_REQUEST, "bad-handshake", "The WebSocket handshake is wrong", detail)
+    }
+
+    pub(super) fn other_websocket_version() -> Self {
+        let detail = "The only version of WebSockets is 13, of RFC 6455.";
+        let status = StatusCode::UPGRADE_REQUIRED;
+        let extra = Some(("sec-websocket-version", "13"));
+        Self {
+            extra,
+            ..Self::new(status, "other-websocket-version", "The WebSocket version is unknown", detail)
+        }
+    }
+
     pub(crate) fn bad_body(why: impl std::fmt::Display) -> Self {
         let detail = format!("The body {why}. Nothing was offered to a controller.");
         Self::new(StatusCode::BAD_REQUEST, "bad-body", "The body cannot be dispatched", detail)

@@ -17,12 +17,12 @@ use super::h1::{
     HeadParse, HeaderFields, HyperEnd, HyperRead, RequestBody, RequestHead, Signs, discard, parse, read_idle,
     read_line, read_more, read_with_hyper, write_and_linger, write_response,
 };
-use super::park::park;
+use super::park::{Waiting, park};
 use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
 use crate::metrics::{Listener, RejectReason, Route};
-use crate::transport::{Connection, ParkedGuard, return_buffer};
+use crate::transport::{Connection, return_buffer};
 
 /// A request's head must be complete within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ const BODY_GRACE: Duration = Duration::from_millis(100);
 /// What follows a request.
 enum AfterRequest {
     /// It was a poll, which is parked now.
-    Parked(ParkedGuard),
+    Waits(Waiting),
     /// It was answered; these bytes came after it.
     Unread(BytesMut),
 }
@@ -45,7 +45,7 @@ pub(super) async fn request_loop(
     connection: &Arc<Connection>,
     mut received: BytesMut,
     is_new: bool,
-) -> ControlFlow<(), ParkedGuard> {
+) -> ControlFlow<(), Waiting> {
     // The silence of a new connection counts as part of the time for its first head.
     let mut head_deadline = is_new.then(|| Instant::now() + HEAD_TIMEOUT);
     loop {
@@ -57,7 +57,7 @@ pub(super) async fn request_loop(
             }
         }
         match handle_request(state, listener, connection, received, head_deadline.take()).await? {
-            AfterRequest::Parked(parked) => return ControlFlow::Continue(parked),
+            AfterRequest::Waits(waiting) => return ControlFlow::Continue(waiting),
             AfterRequest::Unread(unread) => received = unread,
         }
         // A client that has sent many requests has one answered per turn, so that other connections of this thread get theirs.
@@ -122,7 +122,7 @@ async fn handle_plain(
 ) -> ControlFlow<(), AfterRequest> {
     let mut response = match route(state, listener, connection.origin(), &head) {
         Routed::Now(Action::Park(poll)) => {
-            return park(state, connection, &poll).map_continue(AfterRequest::Parked);
+            return park(state, connection, &poll).map_continue(AfterRequest::Waits);
         }
         Routed::Now(Action::Close) => return ControlFlow::Break(()),
         Routed::Now(Action::Respond(response)) => response,
@@ -167,7 +167,7 @@ async fn handle_with_hyper(
     };
     match action {
         Action::Park(poll) if unread.is_empty() => {
-            park(state, connection, &poll).map_continue(AfterRequest::Parked)
+            park(state, connection, &poll).map_continue(AfterRequest::Waits)
         }
         Action::Park(_) => {
             state.metrics.poll_refused();

@@ -17,12 +17,14 @@ use crate::dispatch::{DispatchTimes, Dispatcher};
 use crate::journal::{Journal, TraceParent};
 use crate::metrics::Metrics;
 use crate::model::Proof;
-use crate::transport::{Exchange, IdleConnections};
+use crate::transport::{Exchange, IdleConnections, Sessions};
 
 /// What requests are served with.
 pub struct HttpState {
     /// The pools.
     pub exchange: Arc<Exchange>,
+    /// The controllers that wait with several slots on one connection.
+    pub sessions: Arc<Sessions>,
     /// Counts everything.
     pub metrics: Arc<Metrics>,
     /// Records what happens.
@@ -97,6 +99,7 @@ impl HttpState {
     ) -> Self {
         Self {
             dispatcher: Dispatcher::new(exchange.clone(), metrics.clone(), journal.clone()),
+            sessions: Arc::new(Sessions::new(metrics.clone(), None)),
             exchange,
             metrics,
             journal,
@@ -112,10 +115,11 @@ impl HttpState {
     /// The same as a part of a cluster, if there is one.
     #[must_use]
     pub fn in_cluster(self, config: Option<ClusterConfig>) -> Self {
-        let join =
-            |config| Cluster::join(config, self.exchange.clone(), self.metrics.clone(), &self.dispatcher);
-        let cluster = config.map(join).map(Arc::new);
-        Self { cluster, ..self }
+        let Some(config) = config else { return self };
+        let Self { exchange, metrics, dispatcher, .. } = &self;
+        let sessions = Arc::new(Sessions::new(metrics.clone(), Some(fastrand::u128(..))));
+        let cluster = Cluster::join(config, exchange.clone(), sessions.clone(), metrics.clone(), dispatcher);
+        Self { cluster: Some(Arc::new(cluster)), sessions, ..self }
     }
 
     /// Begins a drain. In a cluster, this broker goes on matching: the waiters that it still has are matched until each is sent

@@ -19,7 +19,7 @@ pub use message_field::MessageField;
 use per_thread::{Counters, Families, Histograms, PerThread};
 use process::Process;
 
-use crate::model::{DispatchKind, DispatchOutcome, PollEnd, Proof, Verdict};
+use crate::model::{DispatchKind, DispatchOutcome, PollEnd, Proof, Transport, Verdict};
 
 const DISPATCH_BUCKETS: [f64; 16] = [
     25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
@@ -332,7 +332,10 @@ impl MetricFactory<'_> {
     }
 
     fn waiters(&self) -> Result<IntGaugeVec, prometheus::Error> {
-        self.register(IntGaugeVec::new(Self::opts("waiters", "Waiters, by what holds them."), &["transport"])?)
+        self.register(IntGaugeVec::new(
+            Self::opts("waiters", "Waiters, by what holds them."),
+            &["transport"],
+        )?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {

@@ -11,7 +11,7 @@ use super::state::OpsState;
 use crate::broker::{Filter, Key, Number, PoolSummary, WaiterSummary};
 use crate::cluster::{Cluster, Gathered};
 use crate::http::{HttpResponse, HttpState, Problem};
-use crate::transport::CloseReason;
+use crate::transport::retire_pools;
 
 /// The largest number of waiters on a page.
 const MAX_PAGE: usize = 1000;
@@ -82,7 +82,10 @@ pub(super) async fn retire(ops_state: &OpsState, text: &str) -> Result<HttpRespo
     }
     let cluster = query.cluster(ops_state)?;
     let filter = query.filter.clone();
-    let retired = match ops_state.run_large(move |state| retire_here(state, &filter)).await {
+    let retired = match ops_state
+        .run_large(move |state| retire_pools(&state.exchange, &state.sessions, &filter, "retired"))
+        .await
+    {
         Ok(retired) => retired,
         Err(response) => return Ok(response),
     };
@@ -93,14 +96,6 @@ pub(super) async fn retire(ops_state: &OpsState, text: &str) -> Result<HttpRespo
     let rows: Vec<Value> =
         all.iter().map(|(broker, retired)| at_broker(broker, json!({ "retired": retired }))).collect();
     Ok(json_response(&json!({ "retired": sum, "brokers": rows, "missing": names(&missing) })))
-}
-
-fn retire_here(state: &HttpState, filter: &Filter) -> usize {
-    let retired = state.exchange.retire(filter, |taken| taken.waiter.close(CloseReason::Retired));
-    let Filter { deployment, version, cpu, memory } = filter;
-    let [cpu, memory] = [cpu, memory].map(|figure| figure.map(Number::get));
-    tracing::info!(deployment, version, cpu, memory, retired, "retired");
-    retired
 }
 
 fn pool_row(pool: &PoolSummary) -> Value {

@@ -13,9 +13,9 @@ use crate::broker::RemovedWaiter;
 use crate::exchange::SuspectSweep;
 use crate::http::HttpState;
 use crate::model::PollEnd;
-use crate::transport::{CloseReason, Liveness, Waiter};
+use crate::transport::{CloseReason, Liveness, Sessions, Waiter};
 
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Sessions::TICK;
 /// The interval of work that is not needed at every tick.
 const SHRINK_INTERVAL: Duration = Duration::from_secs(1);
 /// Memory is measured once in this many ticks, because the kernel sums up a cgroup's charges at each read. That takes
@@ -53,6 +53,7 @@ pub(super) fn run(
             Liveness::acked_within,
         );
         state.idle.sweep();
+        state.sessions.send_heartbeats();
         state.clear_forgotten_runs();
         let ticks_per_check =
             if memory.is_ample() { TICKS_PER_AMPLE_MEMORY_CHECK } else { TICKS_PER_MEMORY_CHECK };

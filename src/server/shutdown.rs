@@ -72,6 +72,8 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     let last = Instant::now() + LATE_REQUESTS;
     while Instant::now() < last {
         state.exchange.drain_all(|removed| close_drained(state, removed));
+        // Those without a waiter, too.
+        state.sessions.drain();
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
     // 5. Unfinished dispatches end within their budget, also those whose client has disconnected.

@@ -10,6 +10,7 @@ mod delivery;
 mod flags;
 mod handover;
 mod held_poll;
+mod held_session;
 mod idle;
 mod liveness;
 mod prefixed_io;
@@ -18,20 +19,29 @@ mod proof;
 mod proxy_protocol;
 mod read_buffer;
 mod response_format;
+mod retire;
+mod sessions;
 mod socket;
 mod tls;
 mod waiter;
-#[allow(dead_code, unused_imports, reason = "no waiter uses it yet")]
 mod websocket;
 mod write_buffer;
 
 pub use connection::{Connection, IdleConnections};
 pub use delivery::{Delivery, DeliveryRequirements, Run};
 pub use held_poll::{HeldPoll, HoldEnd};
+pub use held_session::HeldSession;
 pub use liveness::{KEEPALIVE_IDLE, Liveness};
 pub use prefixed_io::PrefixedIo;
 pub use read_buffer::return_buffer;
 pub use response_format::{CloseReason, CloseResponse, ResponseFormat};
+pub use retire::retire_pools;
+pub use sessions::{ReceiptError, Sessions};
 pub use tls::TlsSession;
-pub use waiter::{Exchange, LongPoll, ParkedGuard, PendingProof, ProvingLongPoll, Waiter};
+pub use waiter::write_beginning as write_stream_beginning;
+pub use waiter::{
+    Exchange, LongPoll, MAX_SLOTS, OfferToken, ParkedGuard, PendingProof, ProvingLongPoll, ProvingSlot,
+    Receipt, Session, SessionKind, SessionOwner, Slot, TooManySlots, Waiter,
+};
+pub use websocket::accept_key;
 pub use write_buffer::with_write_buffer;

@@ -69,6 +69,7 @@ impl World {
             accepts,
             controller: controller.to_string().into(),
             host,
+            is_exclusive: true,
             offer_until,
             deadline,
             waiter,

@@ -175,6 +175,7 @@ impl World {
             accepts,
             controller: controller.into(),
             host,
+            is_exclusive: true,
             offer_until: FAR,
             deadline,
             waiter: Token { number, histories: self.histories.clone() },

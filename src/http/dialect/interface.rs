@@ -81,6 +81,21 @@ pub(in crate::http) struct PollRequest<'a> {
     pub(in crate::http) controller: Cow<'a, str>,
     pub(in crate::http) host: HostId,
     pub(in crate::http) client: ClientAddr,
+    pub(in crate::http) kind: PollKind,
+}
+
+/// How the client of a poll waits.
+pub(in crate::http) enum PollKind {
+    /// For one run, with a request that is held.
+    Once(PollTerms),
+    /// For many, on a WebSocket; with the key that proves that we speak the protocol.
+    WebSocket([u8; 28]),
+    /// For many, on a stream of server-sent events, so many at once. An HTTP/1.1 client gets it in chunks.
+    EventStream { slots: u16, is_chunked: bool },
+}
+
+/// The terms of a held request.
+pub(in crate::http) struct PollTerms {
     /// How the run or the end of the poll is written.
     pub(in crate::http) format: &'static ResponseFormat,
     /// Whether the connection may carry another request.

@@ -10,7 +10,7 @@ mod run_response;
 mod trigger;
 
 pub(in crate::http) use dispatch::dispatch;
-pub(in crate::http) use interface::{Dialect, PollRequest, Resource};
+pub(in crate::http) use interface::{Dialect, PollKind, PollRequest, PollTerms, Resource};
 pub use trigger::{Message, MessageError};
 
 static DIALECTS: [&dyn Dialect; 2] = [&trigger::Trigger, &native::Native];

@@ -7,20 +7,22 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
-use super::interface::{Dialect, DispatchHead, ParsedDispatch, PollRequest, PoolKey, Resource};
+use super::interface::{
+    Dialect, DispatchHead, ParsedDispatch, PollKind, PollRequest, PollTerms, PoolKey, Resource,
+};
 use super::run_response::write_run_head;
 use super::trigger::Message;
 use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
 use crate::dispatch::Outcome;
 use crate::http::client_addr::ClientAddr;
-use crate::http::h1::{FieldName, RequestHead};
+use crate::http::h1::{FieldName, RequestHead, Signs};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, write_keep_alive};
 use crate::http::state::{HttpState, RequestLimits};
 use crate::metrics::Route;
 use crate::model::Proof;
-use crate::transport::{CloseReason, CloseResponse, ResponseFormat};
+use crate::transport::{CloseReason, CloseResponse, MAX_SLOTS, ResponseFormat, accept_key};
 
 const PREFIX: &str = "/v1/pools/";
 
@@ -77,12 +79,7 @@ impl Dialect for Native {
         client: ClientAddr,
         head: &RequestHead<'a>,
     ) -> Result<PollRequest<'a>, Problem> {
-        let max_timeout = limits.connection_timeout;
-        let timeout = PoolQuery::parse(head.query, &["timeout"])?.timeout.unwrap_or(max_timeout);
-        if timeout > max_timeout {
-            let why = format!("is at most {} here", humantime::format_duration(max_timeout));
-            return Err(Problem::bad_parameter("timeout", why));
-        }
+        let kind = parse_kind(limits, head)?;
         let key = parse_key(head.path)?;
         let authorization = head.fields.value(FieldName::Authorization);
         let authorized = limits.access.authorize_poll(authorization, &key.deployment, &key.version);
@@ -93,11 +90,7 @@ impl Dialect for Native {
             controller: parse_name(head, FieldName::NativeController)?.into(),
             host: state.exchange.host_id(client.origin(), ""),
             client,
-            format: &RESPONSE_FORMAT,
-            reusable: head.is_reusable(),
-            timeout,
-            guard: None,
-            grace: Duration::ZERO,
+            kind,
         })
     }
 
@@ -166,6 +159,42 @@ impl Dialect for Native {
     }
 }
 
+/// How the client waits: on a WebSocket or a stream of events if it asks for one, else with one held request.
+fn parse_kind(limits: &RequestLimits, head: &RequestHead<'_>) -> Result<PollKind, Problem> {
+    if head.fields.show(Signs::WEBSOCKET) && head.is_http_11 {
+        PoolQuery::parse(head.query, &[])?;
+        return parse_handshake(head).map(PollKind::WebSocket);
+    }
+    if head.fields.show(Signs::ACCEPTS_EVENTS) {
+        let slots = PoolQuery::parse(head.query, &["slots"])?.slots.unwrap_or(1);
+        return Ok(PollKind::EventStream { slots, is_chunked: head.is_http_11 });
+    }
+    let max_timeout = limits.connection_timeout;
+    let timeout = PoolQuery::parse(head.query, &["timeout"])?.timeout.unwrap_or(max_timeout);
+    if timeout > max_timeout {
+        let why = format!("is at most {} here", humantime::format_duration(max_timeout));
+        return Err(Problem::bad_parameter("timeout", why));
+    }
+    let (format, reusable) = (&RESPONSE_FORMAT, head.is_reusable());
+    Ok(PollKind::Once(PollTerms { format, reusable, timeout, guard: None, grace: Duration::ZERO }))
+}
+
+/// The value of `Sec-WebSocket-Accept` for a handshake as RFC 6455, section 4.2.1, wants it.
+fn parse_handshake(head: &RequestHead<'_>) -> Result<[u8; 28], Problem> {
+    if !head.fields.show(Signs::UPGRADE) {
+        return Err(Problem::bad_handshake("has no `Connection: Upgrade`"));
+    }
+    if !head.fields.show(Signs::WEBSOCKET_13) {
+        return Err(Problem::other_websocket_version());
+    }
+    if !head.fields.show(Signs::PILOTLIGHT_V1) {
+        return Err(Problem::bad_handshake("does not offer `Sec-WebSocket-Protocol: pilotlight.v1`"));
+    }
+    let key = head.fields.single(FieldName::WebSocketKey).ok().flatten();
+    key.and_then(|key| accept_key(key.as_bytes()))
+        .ok_or_else(|| Problem::bad_handshake("has not one Sec-WebSocket-Key of 16 bytes in base64"))
+}
+
 /// The query of either route. Each route refuses the parameters that it does not use.
 #[derive(Debug, Default)]
 struct PoolQuery {
@@ -173,6 +202,7 @@ struct PoolQuery {
     wait: Option<Duration>,
     redeliver: Option<bool>,
     proof: Option<Proof>,
+    slots: Option<u16>,
 }
 
 impl PoolQuery {
@@ -183,7 +213,11 @@ impl PoolQuery {
                 let known = known.join(", ");
                 return Err(Problem::bad_parameter(
                     "The query",
-                    format!("has an unknown name; known: {known}"),
+                    if known.is_empty() {
+                        "is to be empty".to_owned()
+                    } else {
+                        format!("has an unknown name; known: {known}")
+                    },
                 ));
             }
             let duration = |what| {
@@ -194,6 +228,11 @@ impl PoolQuery {
             match &*name {
                 "timeout" => parsed.timeout = duration("timeout")?,
                 "wait" => parsed.wait = duration("wait")?,
+                "slots" => {
+                    let bad = || Problem::bad_parameter("slots", "is not a number from 1 to 256");
+                    let slots = value.parse().ok().filter(|slots| (1..=MAX_SLOTS).contains(slots));
+                    parsed.slots = Some(slots.ok_or_else(bad)?);
+                }
                 "redeliver" => {
                     let bad = || Problem::bad_parameter("redeliver", "is neither true nor false");
                     parsed.redeliver = Some(value.parse().map_err(|_| bad())?);

@@ -20,11 +20,12 @@ pub(in crate::http) enum FieldName {
     TriggerInstance,
     NativeController,
     NativeRun,
+    WebSocketKey,
 }
 
 impl FieldName {
     /// How many there are.
-    pub(super) const COUNT: usize = Self::NativeRun as usize + 1;
+    pub(super) const COUNT: usize = Self::WebSocketKey as usize + 1;
 
     /// The name in lower case.
     pub(in crate::http) const fn text(self) -> &'static str {
@@ -54,6 +55,16 @@ bitflags! {
         const CONTENT_ENCODING = 1 << 7;
         /// The message is framed in another way, or asks for another protocol.
         const FRAMING = 1 << 8;
+        /// The client asks for a WebSocket,
+        const WEBSOCKET = 1 << 9;
+        /// on this connection,
+        const UPGRADE = 1 << 10;
+        /// of the version that exists,
+        const WEBSOCKET_13 = 1 << 11;
+        /// and speaks our subprotocol.
+        const PILOTLIGHT_V1 = 1 << 12;
+        /// The response may be a stream of server-sent events.
+        const ACCEPTS_EVENTS = 1 << 13;
     }
 }
 
@@ -66,10 +77,16 @@ pub(super) enum Use {
     Forwarded(FieldName),
     /// The field is a sign, whatever its value is.
     Sign(Signs),
-    /// One word in its value is a sign.
+    /// Words in its value are signs.
     Connection,
-    /// One word in its value is a sign.
+    /// Words in its value are signs.
     Accept,
+    /// It is a sign, and so is one word in its value.
+    Upgrade,
+    /// One value is a sign.
+    WebSocketVersion,
+    /// One word in its value is a sign.
+    WebSocketProtocol,
     /// It is a sign, and so is one word in its value.
     FetchMode,
     /// The part that a load balancer adds to its value is a sign: clients send this field, too.
@@ -79,7 +96,7 @@ pub(super) enum Use {
 }
 
 /// Names in lower case, and what their fields are read for. Those whose value is kept come first.
-pub(super) const KNOWN: [(&str, Use); 39] = [
+pub(super) const KNOWN: [(&str, Use); 42] = [
     ("host", Use::First(FieldName::Host)),
     ("content-length", Use::First(FieldName::ContentLength)),
     ("content-type", Use::First(FieldName::ContentType)),
@@ -95,11 +112,14 @@ pub(super) const KNOWN: [(&str, Use); 39] = [
     ("x-trigger-worker-instance-name", Use::First(FieldName::TriggerInstance)),
     ("pilotlight-controller", Use::First(FieldName::NativeController)),
     ("pilotlight-run", Use::First(FieldName::NativeRun)),
+    ("sec-websocket-key", Use::First(FieldName::WebSocketKey)),
     ("connection", Use::Connection),
     ("transfer-encoding", Use::TransferEncoding),
     ("te", Use::Sign(Signs::FRAMING)),
     ("trailer", Use::Sign(Signs::FRAMING)),
-    ("upgrade", Use::Sign(Signs::FRAMING)),
+    ("upgrade", Use::Upgrade),
+    ("sec-websocket-version", Use::WebSocketVersion),
+    ("sec-websocket-protocol", Use::WebSocketProtocol),
     ("http2-settings", Use::Sign(Signs::FRAMING)),
     ("expect", Use::Sign(Signs::EXPECT)),
     ("content-encoding", Use::Sign(Signs::CONTENT_ENCODING)),
@@ -157,7 +177,7 @@ const fn place(name: &[u8]) -> usize {
         (byte | 0x20) as usize
     }
     let length = name.len();
-    if length < 2 { 0 } else { (7 * lower(name[0]) + lower(name[length - 2]) + 4 * length) % 256 }
+    if length < 2 { 0 } else { (lower(name[0]) + 5 * lower(name[length - 2]) + 12 * length) % 256 }
 }
 
 #[cfg(test)]

@@ -90,8 +90,17 @@ impl<'a> HeaderFields<'a> {
                 Signs::PROXY
             }
             Use::Sign(sign) => sign,
-            Use::Connection => shown(Signs::CLOSE, lists(value, b",", b"close")),
-            Use::Accept => shown(Signs::ACCEPTS_HTML, lists(value, b",;", b"text/html")),
+            Use::Connection => {
+                shown(Signs::CLOSE, lists(value, b",", b"close"))
+                    | shown(Signs::UPGRADE, lists(value, b",", b"upgrade"))
+            }
+            Use::Accept => {
+                shown(Signs::ACCEPTS_HTML, lists(value, b",;", b"text/html"))
+                    | shown(Signs::ACCEPTS_EVENTS, lists(value, b",;", b"text/event-stream"))
+            }
+            Use::Upgrade => Signs::FRAMING | shown(Signs::WEBSOCKET, lists(value, b",", b"websocket")),
+            Use::WebSocketVersion => shown(Signs::WEBSOCKET_13, value == b"13"),
+            Use::WebSocketProtocol => shown(Signs::PILOTLIGHT_V1, lists(value, b",", b"pilotlight.v1")),
             Use::FetchMode => Signs::FETCH_MODE | shown(Signs::NAVIGATION, lists(value, b",;", b"navigate")),
             Use::AmazonTrace => shown(Signs::PROXY, is_load_balancers(value)),
             Use::TransferEncoding => {
@@ -246,6 +255,9 @@ mod tests {
                     Use::Sign(sign) => assert!(values.is_empty() || fields.show(sign), "{name}: {sent:?}"),
                     Use::Connection
                     | Use::Accept
+                    | Use::Upgrade
+                    | Use::WebSocketVersion
+                    | Use::WebSocketProtocol
                     | Use::FetchMode
                     | Use::AmazonTrace
                     | Use::TransferEncoding => {}
@@ -307,6 +319,6 @@ mod tests {
 
     #[test]
     fn every_request_in_progress_pays_for_its_slots() {
-        assert!(size_of::<HeaderFields<'_>>() <= 256);
+        assert!(size_of::<HeaderFields<'_>>() <= 264);
     }
 }

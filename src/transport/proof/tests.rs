@@ -240,6 +240,7 @@ fn assert_correct(required: Proof, events: &[(u64, Event)]) {
         | Verdict::Gone
         | Verdict::Slow
         | Verdict::Stale
-        | Verdict::Silent => panic!("{context}"),
+        | Verdict::Silent
+        | Verdict::Busy => panic!("{context}"),
     }
 }

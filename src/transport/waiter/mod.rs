@@ -1,13 +1,25 @@
 //! Owns the kinds of waiter: an entry of a pool that a run can be offered to, whatever holds it.
 //!
 //! There is one file per kind, and one arm in each `match`. The code that removes a waiter from its pool calls
-//! [`Waiter::offer`] or [`Waiter::close`], or drops it, which closes its connection.
+//! [`Waiter::offer`] or [`Waiter::close`], or drops it, which closes the connection of a poll, and lets a slot wait again.
 //!
-//! Planned for future kinds: a kind that carries replies gets a method for that beside [`Waiter::strongest_proof`]; one with
-//! several waiters on a connection (WebSocket, server-sent events) gets one that returns whether its connection is free to
-//! be written to. A long poll that is not free is over, so `offer` checks that by itself.
+//! ```text
+//! LongPoll ────────────────────────────► Connection
+//! WebSocket, EventStream ─ Slot ► Session ─► Connection      websocket, sse: what a session writes
+//! ```
 
+mod goodbye;
 mod long_poll;
+mod offer_token;
+mod offers;
+mod owner;
+mod run_write;
+mod session;
+mod session_offers;
+mod session_state;
+mod slot;
+mod sse;
+mod websocket;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -16,7 +28,16 @@ use super::delivery::{Delivery, DeliveryRequirements, Run};
 use super::liveness::Liveness;
 use super::response_format::CloseReason;
 use crate::model::Proof;
+pub(super) use goodbye::Goodbye;
 pub use long_poll::{LongPoll, ProvingLongPoll};
+pub use offer_token::OfferToken;
+pub(super) use offers::AckEnd;
+pub use owner::SessionOwner;
+pub use session::Session;
+pub(super) use session_state::{Duty, SessionContext};
+pub use session_state::{MAX_SLOTS, Receipt, SessionKind, TooManySlots};
+pub use slot::{ProvingSlot, Slot};
+pub use sse::write_beginning;
 
 /// The exchange of these waiters.
 pub type Exchange = crate::exchange::Exchange<Waiter>;
@@ -27,6 +48,10 @@ pub type ParkedGuard = crate::exchange::ParkedGuard<Waiter>;
 pub enum Waiter {
     /// A held GET.
     LongPoll(LongPoll),
+    /// A slot of a WebSocket.
+    WebSocket(Slot),
+    /// A slot of a stream of server-sent events.
+    EventStream(Slot),
 }
 
 impl Waiter {
@@ -37,20 +62,25 @@ impl Waiter {
     pub fn offer(self, run: &Run, requirements: DeliveryRequirements) -> ControlFlow<Delivery, PendingProof> {
         match self {
             Self::LongPoll(waiter) => waiter.offer(run, requirements).map_continue(PendingProof::LongPoll),
+            Self::WebSocket(slot) | Self::EventStream(slot) => {
+                slot.offer(run, requirements).map_continue(PendingProof::Slot)
+            }
         }
     }
 
-    /// Ends the wait without a run.
+    /// Ends the wait without a run: a slot's whole session.
     pub fn close(self, reason: CloseReason<'_>) {
         match self {
             Self::LongPoll(waiter) => waiter.close(reason),
+            Self::WebSocket(slot) | Self::EventStream(slot) => slot.close(reason),
         }
     }
 
-    /// The strongest proof that a delivery to it can reach.
+    /// The strongest proof that a delivery to it can reach. An acknowledgement is the process's own, also behind proxies.
     pub fn strongest_proof(&self) -> Proof {
         match self {
             Self::LongPoll(waiter) => waiter.strongest_proof(),
+            Self::WebSocket(_) | Self::EventStream(_) => Proof::Received,
         }
     }
 
@@ -58,6 +88,7 @@ impl Waiter {
     pub fn origin(&self) -> IpAddr {
         match self {
             Self::LongPoll(waiter) => waiter.origin(),
+            Self::WebSocket(slot) | Self::EventStream(slot) => slot.origin(),
         }
     }
 
@@ -65,6 +96,7 @@ impl Waiter {
     pub fn liveness(&self) -> Liveness {
         match self {
             Self::LongPoll(waiter) => waiter.liveness(),
+            Self::WebSocket(slot) | Self::EventStream(slot) => slot.liveness(),
         }
     }
 }
@@ -73,13 +105,16 @@ impl Waiter {
 pub enum PendingProof {
     /// Of a held GET.
     LongPoll(ProvingLongPoll),
+    /// Of a slot.
+    Slot(ProvingSlot),
 }
 
 impl PendingProof {
     /// Writes the rest, and proves the delivery before its deadline.
-    pub fn prove(self) -> impl Future<Output = Delivery> + Send {
+    pub async fn prove(self) -> Delivery {
         match self {
-            Self::LongPoll(proving) => proving.prove(),
+            Self::LongPoll(proving) => proving.prove().await,
+            Self::Slot(proving) => proving.prove().await,
         }
     }
 }

@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn what_has_not_the_form_of_a_token_is_none() {
         let text = OfferToken::new(1, 2, None).to_string();
-        for wrong in ["", "0", &text[1..], &format!("{text}0"), &text.replace(|_: char| true, "A"), &"é".repeat(28)] {
+        for wrong in
+            ["", "0", &text[1..], &format!("{text}0"), &text.replace(|_: char| true, "A"), &"é".repeat(28)]
+        {
             assert_eq!(OfferToken::parse(wrong), None, "{wrong}");
         }
     }

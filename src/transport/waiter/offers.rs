@@ -35,7 +35,7 @@ pub(super) enum OfferState {
 
 /// What an acknowledgement is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AckEnd {
+pub(in crate::transport) enum AckEnd {
     /// It proves an offer, or did before.
     Counted,
     /// The offer has ended; or it is of another run; or several offers of the run are open, and it names none. It changes nothing.
@@ -66,9 +66,10 @@ impl Offers {
     /// The controller acknowledges a run. Without a number it counts if one offer of the run is open.
     pub(super) fn ack(&mut self, run: &str, number: Option<u32>) -> AckEnd {
         let Some(number) = number else {
-            let mut open = self.list.iter_mut().filter(|offer| {
-                offer.state == OfferState::Open && offer.run == run.as_bytes()
-            });
+            let mut open = self
+                .list
+                .iter_mut()
+                .filter(|offer| offer.state == OfferState::Open && offer.run == run.as_bytes());
             let (Some(offer), None) = (open.next(), open.next()) else { return AckEnd::Ignored };
             offer.acknowledge();
             return AckEnd::Counted;

@@ -9,148 +9,31 @@
 //! is behind one lock, which is never held together with the core's.
 
 use std::io::IoSlice;
-use std::net::IpAddr;
-use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::task::Waker;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::goodbye::Goodbye;
-use super::offer_token::OfferToken;
-use super::offers::{AckEnd, OfferState, Offers};
-use super::run_write::{RunWrite, join_short};
+use super::offers::{AckEnd, Offers};
+use super::owner::SessionOwner;
+use super::session_state::{
+    Duty, MAX_SLOTS, Phase, Receipt, SessionContext, SessionKind, SessionState, TooManySlots,
+};
 use super::{sse, websocket};
-use crate::broker::{AcceptedPayload, Key};
-use crate::metrics::Metrics;
-use crate::model::{PollEnd, Proof, Transport, Verdict};
+use crate::broker::WaiterId;
+use crate::model::PollEnd;
 use crate::transport::connection::Connection;
-use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
-
-/// The most slots of one session that are ready and have no run yet.
-pub const MAX_SLOTS: u16 = 256;
-
-/// What all sessions of a broker share.
-pub struct SessionContext {
-    pub(in crate::transport) metrics: Arc<Metrics>,
-    /// The id of this broker in its cluster.
-    pub(in crate::transport) broker: Option<u128>,
-}
-
-/// How a session speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionKind {
-    /// A WebSocket.
-    WebSocket,
-    /// A stream of server-sent events.
-    EventStream {
-        /// The events are HTTP chunks; without it, the end of the connection is the end of the stream.
-        is_chunked: bool,
-    },
-}
-
-impl SessionKind {
-    /// What holds its waiters.
-    pub fn transport(self) -> Transport {
-        match self {
-            Self::WebSocket => Transport::WebSocket,
-            Self::EventStream { .. } => Transport::EventStream,
-        }
-    }
-}
-
-/// Who waits, and for what.
-#[derive(Debug)]
-pub struct SessionOwner {
-    /// The pool.
-    pub key: Key,
-    /// The payloads that it accepts.
-    pub accepts: AcceptedPayload,
-    /// The controller's name for itself; empty if it gave none.
-    pub controller: Box<str>,
-    /// The address that it waits from.
-    pub address: IpAddr,
-}
 
 /// One connection on which a controller waits with several slots.
 pub struct Session {
     pub(in crate::transport) connection: Arc<Connection>,
     pub(in crate::transport) owner: SessionOwner,
     pub(in crate::transport) kind: SessionKind,
-    pub(in crate::transport) number: u64,
-    context: Arc<SessionContext>,
-    state: Mutex<SessionState>,
-}
-
-struct SessionState {
-    phase: Phase,
-    /// An offer's write is unfinished.
-    is_writing: bool,
-    /// At the last heartbeat something was awaited that has not come since: a pong, or the end of the session.
-    is_overdue: bool,
-    /// Slots that are ready and have no run.
-    ready: u16,
-    /// Those of them that are in no pool.
-    to_park: u16,
-    next_ticket: u32,
-    /// The slots that were claimed since the connection's task last looked.
-    claimed: Vec<u32>,
-    offers: Offers,
-    /// Bytes that the kernel has taken.
-    written: u64,
-    /// What is to be written between two runs.
-    control: Vec<u8>,
-    /// Wakes the connection's task.
-    waker: Option<Waker>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    Closing(Goodbye),
-    /// The last bytes are written, or wait in `control`.
-    Closed(Goodbye),
-    Ended,
-}
-
-/// What a session's task has to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::transport) enum Duty {
-    /// Put this slot into its pool.
-    Park(u32),
-    /// Nothing: all slots that are ready are in their pool.
-    Wait,
-    /// Take the slots out of their pool, for this reason.
-    Withdraw(PollEnd),
-    /// Nothing more will be written.
-    Finish,
-    /// The connection is over.
-    End,
-}
-
-/// A session has more slots ready than it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManySlots;
-
-/// What a worker says about an offer on another connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receipt {
-    /// It has read the run.
-    Ack,
-    /// It is done with the run and can take another one. It has read it, too.
-    Ready,
-}
-
-/// The number of an offer whose write has begun, and what is left to write.
-pub(super) struct BegunOffer {
-    pub(super) number: u32,
-    pub(super) head: Box<[u8]>,
-    pub(super) head_length: usize,
-    pub(super) payload: Bytes,
-    pub(super) sent: usize,
-    /// The position after the last of these bytes among all that the session has written.
-    pub(super) position: u64,
+    pub(in crate::transport) number: u32,
+    pub(super) context: Arc<SessionContext>,
+    pub(super) state: Mutex<SessionState>,
 }
 
 impl Session {
@@ -160,7 +43,7 @@ impl Session {
         context: Arc<SessionContext>,
         kind: SessionKind,
         owner: SessionOwner,
-        number: u64,
+        number: u32,
     ) -> Self {
         let state = SessionState {
             phase: Phase::Open,
@@ -168,8 +51,9 @@ impl Session {
             is_overdue: false,
             ready: 0,
             to_park: 0,
-            next_ticket: 0,
-            claimed: Vec::new(),
+            last_ticket: 0,
+            is_parking: false,
+            parked: SmallVec::new(),
             offers: Offers::default(),
             written: 0,
             control: Vec::new(),
@@ -178,7 +62,7 @@ impl Session {
         Self { connection, owner, kind, number, context, state: Mutex::new(state) }
     }
 
-    /// The controller can take so many more runs.
+    /// The controller can take so many more runs. For the connection's task, which parks the slots then.
     pub fn add_slots(&self, slots: u16) -> Result<(), TooManySlots> {
         let mut state = self.state.lock();
         if slots > MAX_SLOTS - state.ready {
@@ -186,7 +70,6 @@ impl Session {
         }
         state.ready += slots;
         state.to_park += slots;
-        state.wake();
         Ok(())
     }
 
@@ -302,13 +185,12 @@ impl Session {
         }
     }
 
-    /// Registers the connection's task, moves the tickets of claimed slots out, and returns what the task has to do.
-    pub(in crate::transport) fn next_duty(&self, waker: &Waker, claimed: &mut Vec<u32>) -> Duty {
+    /// Registers the connection's task, and returns what it has to do.
+    pub(in crate::transport) fn next_duty(&self, waker: &Waker) -> Duty {
         let mut state = self.state.lock();
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
-        std::mem::swap(&mut state.claimed, claimed);
         self.try_finish(&mut state);
         self.write_control(&mut state);
         match state.phase {
@@ -318,11 +200,26 @@ impl Session {
             Phase::Open if state.is_busy() => Duty::Withdraw(PollEnd::SetAside),
             Phase::Open if state.to_park > 0 => {
                 state.to_park -= 1;
-                state.next_ticket = state.next_ticket.wrapping_add(1);
-                Duty::Park(state.next_ticket)
+                state.last_ticket = state.last_ticket.wrapping_add(1);
+                state.is_parking = true;
+                Duty::Park(state.last_ticket)
             }
             Phase::Open => Duty::Wait,
         }
+    }
+
+    /// The newest slot is in its pool, unless it was claimed already.
+    pub(in crate::transport) fn parked(&self, id: WaiterId) {
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.is_parking) {
+            let ticket = state.last_ticket;
+            state.parked.push((ticket, id));
+        }
+    }
+
+    /// The slots that are in their pool; the caller takes them out.
+    pub(in crate::transport) fn take_parked(&self) -> SmallVec<[(u32, WaiterId); 1]> {
+        std::mem::take(&mut self.state.lock().parked)
     }
 
     /// Whether something waits to be written by the connection's task.
@@ -344,109 +241,9 @@ impl Session {
     /// A slot was removed from its pool and got no byte of a run: it waits again, unless the session ends.
     pub(super) fn return_slot(&self, ticket: u32) {
         let mut state = self.state.lock();
-        state.claimed.push(ticket);
+        state.unpark(ticket);
         state.to_park += 1;
         state.wake();
-    }
-
-    /// Writes as much of a run as the kernel takes now. `Break` if the offer has ended.
-    pub(super) fn begin_offer(
-        &self,
-        ticket: u32,
-        run: &Run,
-        requirements: DeliveryRequirements,
-        head: &mut Vec<u8>,
-    ) -> ControlFlow<Delivery, BegunOffer> {
-        let mut state = self.state.lock();
-        state.claimed.push(ticket);
-        if state.phase != Phase::Open {
-            return Break(Delivery::not_sent(Verdict::Gone));
-        }
-        if state.is_busy() {
-            state.to_park += 1;
-            state.wake();
-            return Break(Delivery::not_sent(Verdict::Busy));
-        }
-        let number = state.offers.begin(run.id.clone());
-        let payload = self.render_run(number, run, head);
-        let mut write = RunWrite { head, head_length: head.len(), payload: &payload, sent: 0 };
-        if write.write(&self.connection).is_err() {
-            state.offers.undo(number);
-            drop(state);
-            self.end();
-            return Break(Delivery::not_sent(Verdict::Gone));
-        }
-        let (sent, head_length) = (write.sent, write.head_length);
-        state.written += sent as u64;
-        state.ready -= 1;
-        if write.is_sent() && requirements.proof == Proof::Written {
-            state.offers.end(number, self.keeps_offers());
-            let verdict = Verdict::Written;
-            return Break(Delivery { verdict, nothing_sent: false, acked: false, by_budget: false });
-        }
-        if !write.is_sent() {
-            state.is_writing = true;
-            // The other slots leave their pool.
-            state.wake();
-        }
-        let (head, position) = (write.unsent_head(), state.written);
-        Continue(BegunOffer { number, head, head_length, payload, sent, position })
-    }
-
-    /// Renders a run before its payload, or with it; returns the payload that follows.
-    fn render_run(&self, offer: u32, run: &Run, head: &mut Vec<u8>) -> Bytes {
-        match self.kind {
-            SessionKind::WebSocket => {
-                websocket::write_run_head(offer, run, head);
-                join_short(head, &run.payload)
-            }
-            SessionKind::EventStream { is_chunked } => {
-                let token = OfferToken::new(self.number, offer, self.context.broker);
-                sse::write_run(offer, token, run, is_chunked, head);
-                Bytes::new()
-            }
-        }
-    }
-
-    /// More bytes of the offer that is being written were taken by the kernel. Returns the position after them.
-    pub(super) fn continue_write(&self, written: usize, is_sent: bool) -> u64 {
-        let mut state = self.state.lock();
-        state.written += written as u64;
-        let position = state.written;
-        if is_sent {
-            state.is_writing = false;
-            self.write_control(&mut state);
-            // The slots come back.
-            state.wake();
-        }
-        position
-    }
-
-    /// What the proof of an offer sees, until it changes. None if the connection is over.
-    pub(super) fn observe(&self, number: u32, waker: &Waker) -> Option<OfferState> {
-        let mut state = self.state.lock();
-        let known = state.offers.poll(number, waker);
-        // An acknowledgement that came before the end of the connection counts.
-        if state.phase == Phase::Ended { known.filter(|state| *state != OfferState::Open) } else { known }
-    }
-
-    /// Bytes of this session that the kernel has taken.
-    pub(super) fn written(&self) -> u64 {
-        self.state.lock().written
-    }
-
-    /// An offer has ended with the required proof.
-    pub(super) fn end_offer(&self, number: u32) {
-        let mut state = self.state.lock();
-        state.offers.end(number, self.keeps_offers());
-        if let Phase::Closing(_) = state.phase {
-            state.wake();
-        }
-    }
-
-    /// Whether an offer is remembered until its slot is freed by its token.
-    fn keeps_offers(&self) -> bool {
-        matches!(self.kind, SessionKind::EventStream { .. })
     }
 
     /// Renders what is said at once when a session begins to close.
@@ -458,7 +255,7 @@ impl Session {
     }
 
     /// Renders the last bytes once no offer is open.
-    fn try_finish(&self, state: &mut SessionState) {
+    pub(super) fn try_finish(&self, state: &mut SessionState) {
         let Phase::Closing(goodbye) = state.phase else { return };
         if state.offers.has_open() || state.is_writing {
             return;
@@ -475,7 +272,7 @@ impl Session {
     }
 
     /// Writes as much of the control bytes as the kernel takes, unless a run is being written.
-    fn write_control(&self, state: &mut SessionState) {
+    pub(super) fn write_control(&self, state: &mut SessionState) {
         if state.is_writing || state.control.is_empty() {
             return;
         }
@@ -498,15 +295,12 @@ impl Session {
     }
 }
 
-impl SessionState {
-    /// Whether a run that began now would be written into the middle of something else.
-    fn is_busy(&self) -> bool {
-        self.is_writing || !self.control.is_empty()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+    #[test]
+    fn a_held_session_keeps_no_more_than_this() {
+        assert!(size_of::<Session>() <= 240, "{}", size_of::<Session>());
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::goodbye::Goodbye;
 use super::offers::OfferState;
 use super::run_write::RunWrite;
-use super::session::{BegunOffer, Session};
-use crate::model::{Proof, Verdict};
+use super::session::Session;
+use super::session_offers::BegunOffer;
+use crate::model::Verdict;
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::liveness::Liveness;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
@@ -38,8 +39,7 @@ impl Slot {
         requirements: DeliveryRequirements,
     ) -> ControlFlow<Delivery, ProvingSlot> {
         self.is_used = true;
-        let begun =
-            with_write_buffer(|head| self.session.begin_offer(self.ticket, run, requirements, head));
+        let begun = with_write_buffer(|head| self.session.begin_offer(self.ticket, run, requirements, head));
         begun.map_continue(|begun| ProvingSlot {
             session: self.session.clone(),
             requirements,
@@ -60,7 +60,7 @@ impl Slot {
     }
 
     pub(super) fn origin(&self) -> IpAddr {
-        self.session.owner.address
+        self.session.owner.address()
     }
 
     pub(super) fn liveness(&self) -> Liveness {
@@ -111,7 +111,12 @@ impl ProvingSlot {
             ProofTracker::new(requirements.proof, timeouts, false, write.total(), Instant::now());
         loop {
             let seen = poll_fn(|cx| Poll::Ready(session.observe(*number, cx.waker()))).await;
-            let delivery = |verdict, acked, by_budget, nothing_sent| Delivery { verdict, nothing_sent, acked, by_budget };
+            let delivery = |verdict, acked, by_budget, nothing_sent| Delivery {
+                verdict,
+                nothing_sent,
+                acked,
+                by_budget,
+            };
             let nothing_sent = write.sent == 0;
             match seen {
                 Some(OfferState::Open) => {}
@@ -127,7 +132,9 @@ impl ProvingSlot {
             let state = SocketState { sent: write.sent, unacked, read: ReadState::Idle };
             let now = Instant::now();
             let at = match tracker.observe(state, now) {
-                ProofStep::Done(verdict) => return delivery(verdict, tracker.is_acked(), false, nothing_sent),
+                ProofStep::Done(verdict) => {
+                    return delivery(verdict, tracker.is_acked(), false, nothing_sent);
+                }
                 _ if now >= requirements.until => {
                     return delivery(tracker.verdict_at_deadline(), tracker.is_acked(), true, nothing_sent);
                 }

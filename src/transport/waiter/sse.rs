@@ -16,7 +16,7 @@ const LIMIT_RETRY_MS: u64 = 5000;
 const CHUNK_HEAD: &[u8; 10] = b"00000000\r\n";
 
 /// Appends what a client is sent at once, which shows it that the stream is open.
-pub(in crate::transport) fn write_beginning(is_chunked: bool, out: &mut Vec<u8>) {
+pub fn write_beginning(is_chunked: bool, out: &mut Vec<u8>) {
     write_chunk(is_chunked, out, |out| out.extend_from_slice(b"retry: 1000\n\n"));
 }
 

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::goodbye::Goodbye;
 use crate::transport::delivery::Run;
 use crate::transport::websocket::{
-    write_binary_head, write_close, write_drain_message, write_ping, write_run_message, write_text_head,
+    write_binary_head, write_close, write_drain_message, write_run_message, write_text_head,
 };
 
 pub(super) use crate::transport::websocket::{write_ping as write_heartbeat, write_pong};

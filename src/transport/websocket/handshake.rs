@@ -9,7 +9,7 @@ const SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_LENGTH: usize = 16;
 
 /// The value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`. `None` unless the key is 16 bytes in base64.
-pub(in crate::transport) fn accept_key(key: &[u8]) -> Option<[u8; 28]> {
+pub fn accept_key(key: &[u8]) -> Option<[u8; 28]> {
     // The decoder asks for the space that it estimates, which is more than the key needs.
     let mut decoded = [0; KEY_LENGTH + 2];
     if STANDARD.decode_slice(key, &mut decoded) != Ok(KEY_LENGTH) {

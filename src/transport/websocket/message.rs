@@ -1,6 +1,7 @@
 //! Owns the control messages of a WebSocket: the JSON of its text frames, in both directions.
 
 use std::borrow::Cow;
+use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,18 +97,18 @@ pub(in crate::transport) fn write_run_message(
     offer: u32,
     content_type: &[u8],
     size: usize,
-    out: &mut Vec<u8>,
+    out: &mut impl Write,
 ) {
     let [run, content_type] = [run, content_type].map(String::from_utf8_lossy);
     write(&RunMessage { kind: "run", run, offer, content_type, size }, out);
 }
 
 /// Appends the message before the close of a broker that drains.
-pub(in crate::transport) fn write_drain_message(retry_in_ms: u64, out: &mut Vec<u8>) {
+pub(in crate::transport) fn write_drain_message(retry_in_ms: u64, out: &mut impl Write) {
     write(&DrainMessage { kind: "drain", retry_in_ms }, out);
 }
 
-fn write(message: &impl Serialize, out: &mut Vec<u8>) {
+fn write(message: &impl Serialize, out: &mut impl Write) {
     let written = serde_json::to_writer(out, message);
     debug_assert!(written.is_ok(), "memory takes every write");
 }

@@ -7,5 +7,5 @@ mod message;
 pub(super) use frame::{
     Decoder, Incoming, Violation, write_binary_head, write_close, write_ping, write_pong, write_text_head,
 };
-pub(super) use handshake::accept_key;
+pub use handshake::accept_key;
 pub(super) use message::{ControlMessage, RejectedMessage, write_drain_message, write_run_message};

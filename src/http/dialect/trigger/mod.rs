@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 
-use super::interface::{Dialect, DispatchHead, ParsedDispatch, PollRequest, PoolKey, Resource};
+use super::interface::{
+    Dialect, DispatchHead, ParsedDispatch, PollKind, PollRequest, PollTerms, PoolKey, Resource,
+};
 use super::run_response::write_run_head;
 use crate::auth::{MAX_TOKEN_BYTES, TokenError};
 use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
@@ -204,11 +206,13 @@ fn parse_poll<'a>(
         controller: name(FieldName::TriggerController)?.into(),
         host: state.exchange.host_id(client.origin(), name(FieldName::TriggerInstance)?),
         client,
-        format: &RESPONSE_FORMAT,
-        reusable: head.is_reusable(),
-        timeout: limits.connection_timeout,
-        guard: Some(RETIRE_GUARD),
-        grace: GRACE,
+        kind: PollKind::Once(PollTerms {
+            format: &RESPONSE_FORMAT,
+            reusable: head.is_reusable(),
+            timeout: limits.connection_timeout,
+            guard: Some(RETIRE_GUARD),
+            grace: GRACE,
+        }),
     })
 }
 

@@ -1,0 +1,128 @@
+//! Owns the offers of a session: a run is written whole before the next one, and each is acknowledged by itself.
+
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use super::offer_token::OfferToken;
+use super::offers::OfferState;
+use super::run_write::{RunWrite, join_short};
+use super::session::Session;
+use super::session_state::{Phase, SessionKind};
+use super::{sse, websocket};
+use crate::model::{Proof, Verdict};
+use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
+
+/// The number of an offer whose write has begun, and what is left to write.
+pub(super) struct BegunOffer {
+    pub(super) number: u32,
+    pub(super) head: Box<[u8]>,
+    pub(super) head_length: usize,
+    pub(super) payload: Bytes,
+    pub(super) sent: usize,
+    /// The position after the last of these bytes among all that the session has written.
+    pub(super) position: u64,
+}
+
+impl Session {
+    /// Writes as much of a run as the kernel takes now. `Break` if the offer has ended.
+    pub(super) fn begin_offer(
+        &self,
+        ticket: u32,
+        run: &Run,
+        requirements: DeliveryRequirements,
+        head: &mut Vec<u8>,
+    ) -> ControlFlow<Delivery, BegunOffer> {
+        let mut state = self.state.lock();
+        state.unpark(ticket);
+        if state.phase != Phase::Open {
+            return Break(Delivery::not_sent(Verdict::Gone));
+        }
+        if state.is_busy() {
+            state.to_park += 1;
+            state.wake();
+            return Break(Delivery::not_sent(Verdict::Busy));
+        }
+        let number = state.offers.begin(run.id.clone());
+        let payload = self.render_run(number, run, head);
+        let mut write = RunWrite { head, head_length: head.len(), payload: &payload, sent: 0 };
+        if write.write(&self.connection).is_err() {
+            state.offers.undo(number);
+            drop(state);
+            self.end();
+            return Break(Delivery::not_sent(Verdict::Gone));
+        }
+        let (sent, head_length) = (write.sent, write.head_length);
+        state.written += sent as u64;
+        state.ready -= 1;
+        if write.is_sent() && requirements.proof == Proof::Written {
+            state.offers.end(number, self.keeps_offers());
+            let verdict = Verdict::Written;
+            return Break(Delivery { verdict, nothing_sent: false, acked: false, by_budget: false });
+        }
+        if !write.is_sent() {
+            state.is_writing = true;
+            // The other slots leave their pool.
+            state.wake();
+        }
+        let (head, position) = (write.unsent_head(), state.written);
+        Continue(BegunOffer { number, head, head_length, payload, sent, position })
+    }
+
+    /// Renders a run before its payload, or with it; returns the payload that follows.
+    fn render_run(&self, offer: u32, run: &Run, head: &mut Vec<u8>) -> Bytes {
+        match self.kind {
+            SessionKind::WebSocket => {
+                websocket::write_run_head(offer, run, head);
+                join_short(head, &run.payload)
+            }
+            SessionKind::EventStream { is_chunked } => {
+                let token = OfferToken::new(self.number.into(), offer, self.context.broker);
+                sse::write_run(offer, token, run, is_chunked, head);
+                Bytes::new()
+            }
+        }
+    }
+
+    /// More bytes of the offer that is being written were taken by the kernel. Returns the position after them.
+    pub(super) fn continue_write(&self, written: usize, is_sent: bool) -> u64 {
+        let mut state = self.state.lock();
+        state.written += written as u64;
+        let position = state.written;
+        if is_sent {
+            state.is_writing = false;
+            self.write_control(&mut state);
+            // The slots come back.
+            state.wake();
+        }
+        position
+    }
+
+    /// What the proof of an offer sees, until it changes. None if the connection is over.
+    pub(super) fn observe(&self, number: u32, waker: &Waker) -> Option<OfferState> {
+        let mut state = self.state.lock();
+        let known = state.offers.poll(number, waker);
+        // An acknowledgement that came before the end of the connection counts.
+        if state.phase == Phase::Ended { known.filter(|state| *state != OfferState::Open) } else { known }
+    }
+
+    /// Bytes of this session that the kernel has taken.
+    pub(super) fn written(&self) -> u64 {
+        self.state.lock().written
+    }
+
+    /// An offer has ended with the required proof.
+    pub(super) fn end_offer(&self, number: u32) {
+        let mut state = self.state.lock();
+        state.offers.end(number, self.keeps_offers());
+        if let Phase::Closing(_) = state.phase {
+            state.wake();
+        }
+    }
+
+    /// Whether an offer is remembered until its slot is freed by its token.
+    fn keeps_offers(&self) -> bool {
+        matches!(self.kind, SessionKind::EventStream { .. })
+    }
+}
