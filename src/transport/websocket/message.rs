@@ -112,3 +112,107 @@ fn write(message: &impl Serialize, out: &mut impl Write) {
     let written = serde_json::to_writer(out, message);
     debug_assert!(written.is_ok(), "memory takes every write");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(run: &str, offer: Option<u32>) -> Result<ControlMessage<'_>, RejectedMessage> {
+        Ok(ControlMessage::Ack { run: run.into(), offer })
+    }
+
+    #[test]
+    fn a_controller_is_understood() {
+        for (text, expected) in [
+            (r#"{"type":"ready","slots":1}"#, Ok(ControlMessage::Ready(1))),
+            (r#" {"slots" : 256 , "type" : "ready"} "#, Ok(ControlMessage::Ready(256))),
+            (r#"{"type":"ready"}"#, Ok(ControlMessage::Ready(1))),
+            (r#"{"type":"ready","run":7,"future":[{"slots":0}]}"#, Ok(ControlMessage::Ready(1))),
+            (r#"{"type":"ack","run":"run_1","offer":7}"#, ack("run_1", Some(7))),
+            (
+                r#"{"offer":4294967295,"run":"run_1","type":"ack","slots":"many"}"#,
+                ack("run_1", Some(u32::MAX)),
+            ),
+            (r#"{"type":"ack","run":"run_1"}"#, ack("run_1", None)),
+            (r#"{"type":"\u0061ck","run":"r\u0075n","offer":null}"#, ack("run", None)),
+        ] {
+            assert_eq!(ControlMessage::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_a_short_reason() {
+        use RejectedMessage::{Ack, Malformed, Ready, UnknownType};
+        for (text, expected) in [
+            ("", Malformed),
+            ("secret", Malformed),
+            ("[]", Malformed),
+            (r#"["ack","run",7]"#, Malformed),
+            (r#"["ready"]"#, Ready),
+            (r#"["ack"]"#, Ack),
+            (r#""ready""#, Malformed),
+            ("{}", Malformed),
+            (r#"{"type":null}"#, Malformed),
+            (r#"{"type":"ready""#, Malformed),
+            (r#"{"type":"ready"}{"type":"ready"}"#, Malformed),
+            (r#"{"type":"ready","type":"ready"}"#, Malformed),
+            (r#"{"type":"ready","slots":secret}"#, Malformed),
+            (r#"{"type":"secret"}"#, UnknownType),
+            (r#"{"type":"Ready"}"#, UnknownType),
+            (r#"{"type":"run","run":"secret"}"#, UnknownType),
+            (r#"{"type":"ready","slots":0}"#, Ready),
+            (r#"{"type":"ready","slots":257}"#, Ready),
+            (r#"{"type":"ready","slots":65537}"#, Ready),
+            (r#"{"type":"ready","slots":-1}"#, Ready),
+            (r#"{"type":"ready","slots":1.5}"#, Ready),
+            (r#"{"type":"ready","slots":"secret"}"#, Ready),
+            (r#"{"type":"ready","slots":null}"#, Ready),
+            (r#"{"type":"ready","slots":1,"slots":1}"#, Ready),
+            (r#"{"type":"ack"}"#, Ack),
+            (r#"{"type":"ack","offer":7}"#, Ack),
+            (r#"{"type":"ack","run":null}"#, Ack),
+            (r#"{"type":"ack","run":["secret"]}"#, Ack),
+            (r#"{"type":"ack","run":"secret","offer":4294967296}"#, Ack),
+            (r#"{"type":"ack","run":"secret","offer":-1}"#, Ack),
+            (r#"{"type":"ack","run":"secret","offer":"7"}"#, Ack),
+            (r#"{"type":"ack","run":"secret","run":"secret"}"#, Ack),
+        ] {
+            let rejected = ControlMessage::parse(text).unwrap_err();
+            assert_eq!(rejected, expected, "{text}");
+            let reason = rejected.to_string();
+            assert!(reason.len() < 124 && !reason.contains("secret"), "{reason}");
+        }
+        assert_eq!(ControlMessage::parse(&"[".repeat(4096)), Err(Malformed), "nesting is bounded");
+    }
+
+    #[test]
+    fn a_plain_run_is_borrowed() {
+        let text = r#"{"type":"ack","run":"run_1","offer":7}"#;
+        assert!(matches!(
+            ControlMessage::parse(text),
+            Ok(ControlMessage::Ack { run: Cow::Borrowed("run_1"), offer: Some(7) })
+        ));
+    }
+
+    #[test]
+    fn a_run_and_a_drain_are_announced() {
+        let mut out = b"before".to_vec();
+        write_run_message(b"run_1", 7, b"application/json", 1440, &mut out);
+        let expected =
+            r#"before{"type":"run","run":"run_1","offer":7,"contentType":"application/json","size":1440}"#;
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        let mut out = Vec::new();
+        write_drain_message(1234, &mut out);
+        assert_eq!(out, br#"{"type":"drain","retryInMs":1234}"#);
+    }
+
+    #[test]
+    fn what_a_header_may_contain_is_escaped() {
+        let mut out = Vec::new();
+        write_run_message(br#"a"b\c"#, u32::MAX, b"text/plain; title=\"caf\xe9\"\t", 0, &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["run"], r#"a"b\c"#);
+        assert_eq!(value["contentType"], "text/plain; title=\"caf\u{fffd}\"\t");
+        assert_eq!((&value["offer"], &value["size"]), (&u32::MAX.into(), &0.into()));
+    }
+}

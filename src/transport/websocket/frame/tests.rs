@@ -1,64 +1,456 @@
-//! Owns the tests of frames, most of them by the numbers that the Autobahn test suite gives its cases for servers.
+//! Owns the tests of frames, most of them by the numbers of the server cases in the Autobahn test suite.
+//!
+//! Its cases of one number differ in how the bytes are cut: here, each is cut in several ways. Instead of an echo, the messages
+//! that are read are compared. Cases with longer messages than a control message may be end with 1009, binary ones with 1003.
 
-use std::mem::size_of;
+use std::fmt::Write;
 
 use super::*;
 
-const TEXT: u8 = 0x81;
-const PING: u8 = 0x89;
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+const LAST: u8 = 0x80;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A masked frame of a client.
+/// The head of a masked frame, with its length in the fewest bytes.
+fn masked_head(first: u8, length: usize) -> Vec<u8> {
+    let mut head = Vec::new();
+    write_head(OpCode::Data(Data::Text), length, &mut head);
+    head[0] = first;
+    head[1] |= 0x80;
+    head.extend(MASK);
+    head
+}
+
+/// A masked frame.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len();
-    let mut frame = vec![first];
-    match length {
-        0..=125 => frame.push(0x80 | u8::try_from(length).unwrap()),
-        126..=65535 => {
-            frame.push(0xfe);
-            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
-        }
-        _ => {
-            frame.push(0xff);
-            frame.extend((length as u64).to_be_bytes());
-        }
-    }
-    frame.extend(MASK);
+    let mut frame = masked_head(first, payload.len());
     frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
 }
 
-/// What the bytes are, read in pieces of so many.
-fn read(bytes: &[u8], piece: usize) -> (Vec<Incoming<'static>>, Option<Violation>, Decoder) {
+/// Whole messages and control frames.
+fn whole(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    frame(LAST | opcode, payload)
+}
+
+/// A fragment that is not the last.
+fn part(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    frame(opcode, payload)
+}
+
+/// What is read of the bytes, which come in pieces of so many, up to the first close: text, `ping`, `pong`, `close`, or
+/// the code that a violation is closed with.
+fn read_in_pieces(bytes: &[u8], size: usize) -> String {
     let mut decoder = Decoder::default();
     let mut seen = Vec::new();
-    for piece in bytes.chunks(piece) {
+    for piece in bytes.chunks(size) {
         let mut piece = piece.to_vec();
         let mut input = &mut piece[..];
         loop {
-            match decoder.next(&mut input) {
-                Ok(Some(incoming)) => seen.push(owned(incoming)),
+            seen.push(match decoder.next(&mut input) {
                 Ok(None) => break,
-                Err(violation) => return (seen, Some(violation), decoder),
-            }
+                Ok(Some(Incoming::Text(text))) => format!("text {text}"),
+                Ok(Some(Incoming::Ping(payload))) => format!("ping {}", String::from_utf8_lossy(&payload)),
+                Ok(Some(Incoming::Pong)) => "pong".to_owned(),
+                Ok(Some(Incoming::Close(code))) => {
+                    seen.push(code.map_or("close".to_owned(), |code| format!("close {code}")));
+                    return seen.join(", ");
+                }
+                Err(violation) => {
+                    seen.push(violation.close_code().to_string());
+                    return seen.join(", ");
+                }
+            });
         }
+        assert!(input.is_empty(), "the whole input is consumed");
     }
-    (seen, None, decoder)
+    seen.join(", ")
 }
 
-fn owned(incoming: Incoming<'_>) -> Incoming<'static> {
-    match incoming {
-        Incoming::Text(text) => Incoming::Text(text.into_owned().into()),
-        Incoming::Ping(payload) => Incoming::Ping(payload.into_owned().into()),
-        Incoming::Pong => Incoming::Pong,
-        Incoming::Close(code) => Incoming::Close(code),
+/// The same, of frames whose bytes are cut in several ways, which must make no difference.
+fn read(frames: &[Vec<u8>]) -> String {
+    let bytes = frames.concat();
+    let seen = read_in_pieces(&bytes, bytes.len().max(1));
+    for size in [1, 2, 3, 5, 8, 13, 14, 97] {
+        assert_eq!(read_in_pieces(&bytes, size), seen, "in pieces of {size}");
+    }
+    seen
+}
+
+/// Frames and what is read of them, by case.
+type Cases<'a> = &'a [(&'a str, &'a [Vec<u8>], &'a str)];
+
+fn check(cases: Cases<'_>) {
+    for (case, frames, expected) in cases {
+        assert_eq!(read(frames), *expected, "case {case}");
     }
 }
 
 #[test]
-fn an_idle_decoder_is_small_and_owns_nothing() {
+fn cases_1_messages_of_every_length_that_fits() {
+    for (case, length) in
+        [("1.1.1", 0), ("1.1.2", 125), ("1.1.3", 126), ("1.1.4", 127), ("1.1.5", 128), ("-", 4096)]
+    {
+        let text = "*".repeat(length);
+        check(&[(case, &[whole(TEXT, text.as_bytes())], &format!("text {text}"))]);
+    }
+    for (case, length) in [("1.1.6", 65535), ("1.1.7", 65536), ("-", 4097)] {
+        check(&[(case, &[whole(TEXT, &vec![b'*'; length])], "1009")]);
+    }
+    for (case, length) in [("1.2.1", 0), ("1.2.2", 125), ("1.2.3", 126), ("1.2.6", 65535), ("1.2.7", 65536)] {
+        check(&[(case, &[whole(BINARY, &vec![0xfe; length])], "1003")]);
+    }
+}
+
+#[test]
+fn cases_2_pings_and_pongs() {
+    let (ping, longest) = (whole(PING, b"a"), "*".repeat(125));
+    check(&[
+        ("2.1", &[whole(PING, b"")], "ping "),
+        ("2.2", &[whole(PING, b"Hello, world!")], "ping Hello, world!"),
+        (
+            "2.3",
+            &[whole(PING, b"\x00\xff\xfe\xfd\xfc\xfb\x00\xff")],
+            "ping \0\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\0\u{fffd}",
+        ),
+        ("2.4, 2.6", &[whole(PING, longest.as_bytes())], &format!("ping {longest}")),
+        ("2.5", &[whole(PING, &[0xfe; 126])], "1002"),
+        ("2.7", &[whole(PONG, b"")], "pong"),
+        ("2.8", &[whole(PONG, b"unsolicited pong payload")], "pong"),
+        (
+            "2.9",
+            &[whole(PONG, b"unsolicited pong payload"), whole(PING, b"ping payload")],
+            "pong, ping ping payload",
+        ),
+        ("2.10, 2.11", &vec![ping; 10], &["ping a"; 10].join(", ")),
+        ("-", &[whole(PONG, &[0; 126])], "1002"),
+    ]);
+}
+
+#[test]
+fn cases_3_reserved_bits() {
+    let hello = || whole(TEXT, b"Hello, world!");
+    let reserved = |bits: u8, opcode| frame(LAST | bits << 4 | opcode, b"Hello, world!");
+    check(&[
+        ("3.1", &[reserved(1, TEXT)], "1002"),
+        ("3.2", &[hello(), reserved(2, TEXT), whole(PING, b"")], "text Hello, world!, 1002"),
+        ("3.3", &[hello(), reserved(3, TEXT), whole(PING, b"")], "text Hello, world!, 1002"),
+        ("3.4", &[hello(), reserved(4, TEXT), whole(PING, b"")], "text Hello, world!, 1002"),
+        ("3.5", &[reserved(5, BINARY)], "1002"),
+        ("3.6", &[reserved(6, PING)], "1002"),
+        ("3.7", &[reserved(7, CLOSE)], "1002"),
+    ]);
+}
+
+#[test]
+fn cases_4_reserved_opcodes() {
+    let hello = || whole(TEXT, b"Hello, world!");
+    for (number, opcode) in (3..8).enumerate() {
+        let (case, empty) = (format!("4.1.{}", number + 1), number % 2 == 0);
+        let payload: &[u8] = if empty { b"" } else { b"reserved opcode payload" };
+        check(&[
+            (&case, &[whole(opcode, payload)], "1002"),
+            (&case, &[hello(), whole(opcode, payload), whole(PING, b"")], "text Hello, world!, 1002"),
+            (&case, &[part(opcode, payload)], "1002"),
+        ]);
+    }
+    for (number, opcode) in (11..16).enumerate() {
+        let case = format!("4.2.{}", number + 1);
+        check(&[
+            (&case, &[whole(opcode, b"")], "1002"),
+            (
+                &case,
+                &[hello(), whole(opcode, b"reserved opcode payload"), whole(PING, b"")],
+                "text Hello, world!, 1002",
+            ),
+        ]);
+    }
+}
+
+#[test]
+fn cases_5_fragments() {
+    let first = || part(TEXT, b"fragment1");
+    let more = |text: &[u8]| part(CONTINUATION, text);
+    let last = || whole(CONTINUATION, b"fragment2");
+    let nothing_to_continue = || whole(CONTINUATION, b"non-continuation payload");
+    let both = "text fragment1fragment2";
+    check(&[
+        ("5.1", &[part(PING, b"fragment1"), last()], "1002"),
+        ("5.2", &[part(PONG, b"fragment1"), last()], "1002"),
+        ("5.3, 5.4, 5.5", &[first(), last()], both),
+        (
+            "5.6, 5.7, 5.8",
+            &[first(), whole(PING, b"ping payload"), last()],
+            &format!("ping ping payload, {both}"),
+        ),
+        ("5.9, 5.10, 5.11", &[nothing_to_continue(), whole(TEXT, b"Hello, world!")], "1002"),
+        ("5.12, 5.13, 5.14", &[more(b"non-continuation payload"), whole(TEXT, b"Hello, world!")], "1002"),
+        ("5.15", &[first(), last(), more(b"fragment3"), whole(TEXT, b"fragment4")], &format!("{both}, 1002")),
+        ("5.16", &[more(b"fragment1"), part(TEXT, b"fragment2"), whole(CONTINUATION, b"fragment3")], "1002"),
+        ("5.17", &[nothing_to_continue(), first(), last()], "1002"),
+        ("5.18", &[first(), whole(TEXT, b"fragment2")], "1002"),
+        ("-", &[first(), part(TEXT, b"fragment2")], "1002"),
+        ("-", &[first(), whole(BINARY, b"fragment2")], "1002"),
+        ("-", &[part(BINARY, b"fragment1"), last()], "1003"),
+        ("-", &[part(CLOSE, b"")], "1002"),
+        (
+            "5.19, 5.20",
+            &[
+                first(),
+                more(b"fragment2"),
+                whole(PING, b"pongme 1!"),
+                more(b"fragment3"),
+                more(b"fragment4"),
+                whole(PING, b"pongme 2!"),
+                whole(CONTINUATION, b"fragment5"),
+            ],
+            "ping pongme 1!, ping pongme 2!, text fragment1fragment2fragment3fragment4fragment5",
+        ),
+    ]);
+}
+
+/// Fragments of one byte.
+fn bytewise(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames: Vec<_> = text.iter().map(|byte| part(CONTINUATION, &[*byte])).collect();
+    frames[0][0] = TEXT;
+    frames.push(whole(CONTINUATION, b""));
+    frames
+}
+
+#[test]
+fn cases_6_1_to_6_4_text_in_fragments() {
+    let (sentence, kosme) = ("Hello-µ@ßöäüàá-UTF-8!!", "κόσμε");
+    let invalid = [kosme.as_bytes(), b"\xed\xa0\x80edited"].concat();
+    let too_high = |opcode: u8, more: &[u8]| part(opcode, &[kosme.as_bytes(), more].concat());
+    check(&[
+        ("6.1.1", &[whole(TEXT, b"")], "text "),
+        ("6.1.2", &[part(TEXT, b""), part(CONTINUATION, b""), whole(CONTINUATION, b"")], "text "),
+        (
+            "6.1.3",
+            &[part(TEXT, b""), part(CONTINUATION, b"middle frame payload"), whole(CONTINUATION, b"")],
+            "text middle frame payload",
+        ),
+        ("6.2.1", &[whole(TEXT, sentence.as_bytes())], &format!("text {sentence}")),
+        (
+            "6.2.2",
+            &[part(TEXT, &sentence.as_bytes()[..12]), whole(CONTINUATION, &sentence.as_bytes()[12..])],
+            &format!("text {sentence}"),
+        ),
+        ("6.2.3", &bytewise(sentence.as_bytes()), &format!("text {sentence}")),
+        ("6.2.4", &bytewise(kosme.as_bytes()), &format!("text {kosme}")),
+        ("6.3.1", &[whole(TEXT, &invalid)], "1007"),
+        // The rest does not come.
+        ("6.3.2", &bytewise(&invalid)[..13], "1007"),
+        ("6.4.1", &[too_high(TEXT, b""), part(CONTINUATION, b"\xf4\x90\x80\x80")], "1007"),
+        ("6.4.2", &[too_high(TEXT, b"\xf4"), part(CONTINUATION, b"\x90")], "1007"),
+        ("6.4.3, 6.4.4", &[whole(TEXT, &[kosme.as_bytes(), b"\xf4\x90\x80\x80edited"].concat())], "1007"),
+    ]);
+}
+
+#[test]
+fn cases_6_5_to_6_23_utf8() {
+    let valid: &[(&str, &[&str])] = &[
+        ("6.5", &["hello$world", "hello¢world", "hello€world", "hello\u{24b62}world", "κόσμε"]),
+        ("6.7", &["\0", "\u{80}", "\u{800}", "\u{10000}"]),
+        ("6.9", &["\u{7f}", "\u{7ff}", "\u{ffff}", "\u{10ffff}"]),
+        ("6.11", &["\u{d7ff}", "\u{e000}", "\u{fffd}", "\u{10ffff}"]),
+        ("6.22", &["\u{fffe}", "\u{ffff}", "\u{1fffe}", "\u{1ffff}", "\u{7ffff}", "\u{bfffe}", "\u{10fffe}"]),
+        ("6.23", &["\u{fff9}", "\u{fffa}", "\u{fffb}", "\u{fffc}", "\u{fffd}"]),
+    ];
+    for (case, texts) in valid {
+        for text in *texts {
+            let expected = format!("text {text}");
+            check(&[
+                (case, &[whole(TEXT, text.as_bytes())], &expected),
+                (case, &bytewise(text.as_bytes()), &expected),
+            ]);
+        }
+    }
+    let kosme = "κόσμε".as_bytes();
+    for end in 1..kosme.len() {
+        let expected = str::from_utf8(&kosme[..end]).map_or("1007".to_owned(), |text| format!("text {text}"));
+        check(&[
+            ("6.6", &[whole(TEXT, &kosme[..end])], &expected),
+            ("6.6", &bytewise(&kosme[..end]), &expected),
+        ]);
+    }
+    let invalid: &[(&str, &[&[u8]])] = &[
+        ("6.8", &[b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80"]),
+        ("6.10", &[b"\xf7\xbf\xbf\xbf", b"\xfb\xbf\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf\xbf"]),
+        ("6.11", &[b"\xf4\x90\x80\x80"]),
+        ("6.12", &[b"\x80", b"\xbf", b"\x80\xbf", b"\x80\xbf\x80", b"\x80\xbf\x80\xbf\x80\xbf"]),
+        ("6.13", &[b"\xc0 \xc1 \xdf ", b"\xe0 \xef ", b"\xf0 \xf7 ", b"\xf8 \xfb ", b"\xfc \xfd "]),
+        ("6.14", &[b"\xc0", b"\xe0\x80", b"\xf0\x80\x80", b"\xf8\x80\x80\x80", b"\xfc\x80\x80\x80\x80"]),
+        ("6.14", &[b"\xdf", b"\xef\xbf", b"\xf7\xbf\xbf", b"\xfb\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf"]),
+        ("6.15", &[b"\xc0\xe0\x80\xf0\x80\x80\xf8\x80\x80\x80\xfc\x80\x80\x80\x80\xdf\xef\xbf\xf7\xbf\xbf"]),
+        ("6.16", &[b"\xfe", b"\xff", b"\xfe\xfe\xff\xff"]),
+        ("6.17", &[b"\xc0\xaf", b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf", b"\xf8\x80\x80\x80\xaf"]),
+        ("6.18", &[b"\xc1\xbf", b"\xe0\x9f\xbf", b"\xf0\x8f\xbf\xbf", b"\xf8\x87\xbf\xbf\xbf"]),
+        ("6.19", &[b"\xc0\x80", b"\xe0\x80\x80", b"\xf0\x80\x80\x80", b"\xf8\x80\x80\x80\x80"]),
+        ("6.20", &[b"\xed\xa0\x80", b"\xed\xad\xbf", b"\xed\xae\x80", b"\xed\xbf\xbf"]),
+        ("6.21", &[b"\xed\xa0\x80\xed\xb0\x80", b"\xed\xad\xbf\xed\xbf\xbf", b"\xed\xaf\xbf\xed\xb0\x80"]),
+    ];
+    for (case, texts) in invalid {
+        for text in *texts {
+            check(&[(case, &[whole(TEXT, text)], "1007"), (case, &bytewise(text), "1007")]);
+        }
+    }
+}
+
+#[test]
+fn cases_7_closing() {
+    let close = |code: u16, reason: &[u8]| whole(CLOSE, &[&code.to_be_bytes(), reason].concat());
+    let hello = || whole(TEXT, b"Hello World!");
+    check(&[
+        ("7.1.1", &[hello(), close(1000, b"")], "text Hello World!, close 1000"),
+        (
+            "7.1.5",
+            &[part(TEXT, b"fragment1"), close(1000, b""), whole(CONTINUATION, b"fragment2")],
+            "close 1000",
+        ),
+        ("7.3.1", &[whole(CLOSE, b"")], "close"),
+        ("7.3.2", &[whole(CLOSE, b"a")], "1002"),
+        ("7.3.3", &[close(1000, b"")], "close 1000"),
+        ("7.3.4", &[close(1000, b"Hello World!")], "close 1000"),
+        ("7.3.5", &[close(1000, &[b'*'; 123])], "close 1000"),
+        ("7.3.6", &[close(1000, &[b'*'; 124])], "1002"),
+        ("7.5.1", &[close(1000, b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80edited")], "1007"),
+    ]);
+    for code in
+        [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
+    {
+        check(&[("7.7", &[close(code, b"")], &format!("close {code}"))]);
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999] {
+        check(&[("7.9", &[close(code, b"")], "1002")]);
+    }
+    check(&[("7.13.1", &[close(5000, b"")], "1002"), ("7.13.2", &[close(65535, b"")], "1002")]);
+}
+
+#[test]
+fn unmasked_frames_are_refused() {
+    for frame in [&[0x81, 0][..], &[0x81, 1, b'a'], &[0x89, 0], &[0x88, 2, 3, 232]] {
+        assert_eq!(read(&[frame.to_vec()]), "1002", "{frame:?}");
+    }
+}
+
+#[test]
+fn lengths_are_encoded_in_the_fewest_bytes() {
+    let longer = |length: &[u8]| [&[0x81], length, &MASK, &[b'*' ^ MASK[0]]].concat();
+    assert_eq!(read(&[longer(&[0x81])]), "text *");
+    for length in [
+        &[0xfe, 0, 1][..],
+        &[0xff, 0, 0, 0, 0, 0, 0, 0, 1],
+        &[0xfe, 0, 125],
+        &[0xff, 0, 0, 0, 0, 0, 0, 255, 255],
+    ] {
+        assert_eq!(read(&[longer(length)]), "1002", "{length:?}");
+    }
+}
+
+#[test]
+fn a_long_message_is_refused_at_the_head_that_announces_it() {
+    let part_of = |length| part(TEXT, &vec![b'*'; length]);
+    let head = |opcode, length| masked_head(LAST | opcode, length);
+    let endless = [&[0x81, 0xff][..], &[0xff; 8], &MASK].concat();
+    check(&[
+        ("one frame", &[head(TEXT, 4097)], "1009"),
+        ("the longest length", &[endless], "1009"),
+        ("two fragments", &[part_of(4096), head(CONTINUATION, 1)], "1009"),
+        ("many", &[part_of(4000), part(CONTINUATION, &[b'*'; 96]), head(CONTINUATION, 1)], "1009"),
+        ("none too many", &[part_of(4096), head(CONTINUATION, 0)], &format!("text {}", "*".repeat(4096))),
+        (
+            "a ping in between does not count",
+            &[part_of(4096), whole(PING, b"abc"), head(CONTINUATION, 0)],
+            &format!("ping abc, text {}", "*".repeat(4096)),
+        ),
+        (
+            "nor does the message before",
+            &[whole(TEXT, &[b'*'; 4096]), head(TEXT, 0)],
+            &format!("text {}, text ", "*".repeat(4096)),
+        ),
+    ]);
+}
+
+#[test]
+fn only_an_incomplete_frame_or_message_takes_memory() {
+    let mut decoder = Decoder::default();
+    let mut feed = |mut bytes: Vec<u8>| {
+        let mut input = &mut bytes[..];
+        let mut seen = 0;
+        while decoder.next(&mut input).unwrap().is_some() {
+            seen += 1;
+        }
+        (seen, decoder.is_empty())
+    };
     assert!(size_of::<Decoder>() <= 8);
-    let (seen, violation, decoder) = read(&[frame(TEXT, b"a"), frame(PING, b"b")].concat(), 1);
-    assert_eq!((seen.len(), violation), (2, None));
-    assert!(decoder.is_empty());
+    let (message, ping) = (whole(TEXT, b"message"), whole(PING, b"ping"));
+    assert_eq!(feed(Vec::new()), (0, true));
+    assert_eq!(feed([message.clone(), ping.clone()].concat()), (2, true));
+    for cut in 1..message.len() {
+        assert_eq!(feed(message[..cut].to_vec()), (0, false));
+        assert_eq!(feed(message[cut..].to_vec()), (1, true), "cut after {cut}");
+    }
+    assert_eq!(feed(part(TEXT, b"")), (0, false), "an empty fragment begins a message");
+    assert_eq!(feed(ping[..3].to_vec()), (0, false));
+    assert_eq!(feed(ping[3..].to_vec()), (1, false), "the message goes on");
+    assert_eq!(feed(whole(CONTINUATION, b"")), (1, true));
+}
+
+#[test]
+fn a_server_writes_unmasked_frames() {
+    let written = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = b"before".to_vec();
+        write(&mut out);
+        out.split_off(6)
+    };
+    assert_eq!(written(&|out| write_text_head(5, out)), [0x81, 5]);
+    assert_eq!(written(&|out| write_text_head(125, out)), [0x81, 125]);
+    assert_eq!(written(&|out| write_binary_head(126, out)), [0x82, 126, 0, 126]);
+    assert_eq!(written(&|out| write_binary_head(65535, out)), [0x82, 126, 255, 255]);
+    assert_eq!(written(&|out| write_binary_head(65536, out)), [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    assert_eq!(written(&write_ping), [0x89, 0]);
+    assert_eq!(written(&|out| write_pong(b"abc", out)), *b"\x8a\x03abc");
+    assert_eq!(written(&|out| write_close(1000, "", out)), *b"\x88\x02\x03\xe8");
+    assert_eq!(written(&|out| write_close(4410, "retired", out)), *b"\x88\x09\x11\x3aretired");
+}
+
+#[test]
+fn the_reason_of_a_close_is_cut_between_characters() {
+    let close = |reason: &str| {
+        let mut out = Vec::new();
+        write_close(1008, reason, &mut out);
+        assert_eq!(usize::from(out[1]), out.len() - 2);
+        String::from_utf8(out.split_off(4)).unwrap()
+    };
+    let full = "*".repeat(123);
+    assert_eq!(close(&full), full);
+    assert_eq!(close(&"*".repeat(124)), full);
+    assert_eq!(close(&"€".repeat(41)), "€".repeat(41));
+    assert_eq!(close(&format!("*{}", "€".repeat(41))), format!("*{}", "€".repeat(40)));
+}
+
+#[test]
+fn each_violation_has_a_short_reason() {
+    let mut seen = String::new();
+    for violation in [
+        Violation::Unmasked,
+        Violation::Reserved,
+        Violation::Length,
+        Violation::Control,
+        Violation::Sequence,
+        Violation::Close,
+        Violation::Binary,
+        Violation::Utf8,
+        Violation::TooLong,
+    ] {
+        let reason = violation.to_string();
+        assert!(reason.len() <= MAX_CONTROL - CLOSE_CODE_LENGTH && !seen.contains(&reason), "{reason}");
+        write!(seen, "{reason};").unwrap();
+    }
 }
