@@ -8,6 +8,8 @@ mod atomics;
 mod connection;
 mod delivery;
 mod flags;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod handover;
 mod held_poll;
 mod held_session;
