@@ -296,10 +296,10 @@ async fn a_broker_that_hears_itself_takes_another_id_and_stays_one_of_them() {
     let cloned = loop {
         let message = stranger.next().await;
         let (Announcement { from, news }, _) = decode(&message.payload).unwrap();
-        if let News::Heartbeat { name, number, sent } = news
+        if let News::Heartbeat { name, advertised, number, sent } = news
             && *name == cluster.name_of(1)
         {
-            let news = News::Heartbeat { name, number, sent: sent - 1 };
+            let news = News::Heartbeat { name, advertised, number, sent: sent - 1 };
             stranger.publish(&message.subject, "", &encode(&Announcement { from, news }, &[])).await;
             break from;
         }

@@ -50,6 +50,8 @@ pub enum News<'a> {
     Heartbeat {
         /// Its name for people.
         name: &'a str,
+        /// The origin at which other brokers reach it over HTTP; empty if it has none.
+        advertised: &'a str,
         /// The number of its last change.
         number: u64,
         /// When it was sent, in microseconds of the sender's own clock.

@@ -51,6 +51,15 @@ pub struct Candidate {
     pub round_trip: Duration,
 }
 
+/// How another broker is reached over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// Its name for people.
+    pub name: Arc<str>,
+    /// The origin that it announces, if it has one.
+    pub advertised: Option<Arc<str>>,
+}
+
 /// Another broker, as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerSummary {
@@ -58,6 +67,8 @@ pub struct PeerSummary {
     pub id: BrokerId,
     /// Its name for people.
     pub name: Arc<str>,
+    /// The origin at which it is reached over HTTP, if it announces one.
+    pub advertised: Option<Arc<str>>,
     /// How long ago its last heartbeat arrived.
     pub silent_for: Duration,
     /// Whether runs are forwarded to it.
@@ -67,16 +78,17 @@ pub struct PeerSummary {
 }
 
 impl Directory {
-    /// A heartbeat. Returns whether a snapshot of this broker is missing.
+    /// A heartbeat with the broker's name and the origin that it announces, which may be empty. Returns whether a snapshot of this broker is missing.
     pub fn heartbeat(
         &mut self,
         from: BrokerId,
-        name: &str,
+        (name, advertised): (&str, &str),
         number: u64,
         sent: u64,
         now: MonotonicTime,
     ) -> bool {
         let peer = self.peers.entry(from).or_insert_with(|| Peer::new(name, sent, now));
+        peer.advertise(advertised);
         peer.heartbeat(name, number, sent, now, &mut self.prints)
     }
 
@@ -232,6 +244,12 @@ impl Directory {
         self.peers.get(&id).is_some_and(|peer| peer.is_visible(self.judged_at))
     }
 
+    /// How this broker is reached over HTTP; none if it is not known. Who is silent may be reachable all the same.
+    pub fn contact(&self, id: BrokerId) -> Option<Contact> {
+        let contact = |peer: &Peer| Contact { name: peer.name.clone(), advertised: peer.advertised.clone() };
+        self.peers.get(&id).map(contact)
+    }
+
     /// How long ago the last heartbeat came of the broker that has been silent longest, of those that have pools, hidden or not. A
     /// broker that has left has none.
     pub fn oldest_news(&self, now: MonotonicTime) -> Duration {
@@ -243,8 +261,9 @@ impl Directory {
     pub fn peers(&self, now: MonotonicTime) -> Vec<PeerSummary> {
         let summary = |(&id, peer): (&BrokerId, &Peer)| {
             let (name, pools) = (peer.name.clone(), peer.rows_len());
+            let advertised = peer.advertised.clone();
             let is_visible = peer.takes_forwards(self.judged_at);
-            PeerSummary { id, name, silent_for: now.since(peer.heard), is_visible, pools }
+            PeerSummary { id, name, advertised, silent_for: now.since(peer.heard), is_visible, pools }
         };
         let mut all: Vec<_> = self.peers.iter().map(summary).collect();
         all.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
@@ -272,17 +291,17 @@ mod tests {
         let at = |seconds: u64| MonotonicTime::from_micros(seconds * 1_000_000);
         let row = Row { pool: PoolDigest { key: Digest::new([1; 16]), prints: [1, 2] }, waiters: [1, 1] };
         for id in [1, 2, 3] {
-            directory.heartbeat(id, "broker", 0, 0, at(0));
+            directory.heartbeat(id, ("broker", ""), 0, 0, at(0));
         }
         assert_eq!(directory.oldest_news(at(2)), Duration::ZERO, "nobody has pools");
         for id in [1, 2] {
             directory.changes(id, 1, &[row], &mut Vec::new());
         }
-        directory.heartbeat(1, "broker", 1, 4_000_000, at(4));
+        directory.heartbeat(1, ("broker", ""), 1, 4_000_000, at(4));
         directory.judge_silence(at(5));
         assert!(!directory.is_visible(2));
         assert_eq!(directory.oldest_news(at(6)), Duration::from_secs(6), "hidden rows are old rows");
-        directory.heartbeat(1, "broker", 1, 59_000_000, at(59));
+        directory.heartbeat(1, ("broker", ""), 1, 59_000_000, at(59));
         directory.judge_silence(at(61));
         assert_eq!(directory.oldest_news(at(61)), Duration::from_secs(2), "the second is forgotten");
         directory.snapshot(1, 2, (0, true), &[], &mut Vec::new());
@@ -301,16 +320,19 @@ mod tests {
     fn a_clone_that_kept_the_id_is_known_by_its_numbers_and_begins_anew() {
         let mut directory = Directory::default();
         let mut filled = Vec::new();
-        directory.heartbeat(1, "first", 0, 0, at(0));
+        directory.heartbeat(1, ("first", ""), 0, 0, at(0));
         for number in 1..=5 {
             directory.changes(1, number, &[row(1, 1)], &mut filled);
         }
-        assert!(!directory.heartbeat(1, "first", 4, 1_000_000, at(1000)), "changes overtook one heartbeat");
-        assert!(!directory.heartbeat(1, "first", 5, 2_000_000, at(2000)));
+        assert!(
+            !directory.heartbeat(1, ("first", ""), 4, 1_000_000, at(1000)),
+            "changes overtook one heartbeat"
+        );
+        assert!(!directory.heartbeat(1, ("first", ""), 5, 2_000_000, at(2000)));
         assert_eq!(directory.waiters(1, row(1, 1).pool.key), [1; 2]);
 
-        directory.heartbeat(1, "clone", 2, 70_000_000, at(3000));
-        assert!(directory.heartbeat(1, "clone", 2, 71_000_000, at(4000)), "its snapshot is missing");
+        directory.heartbeat(1, ("clone", ""), 2, 70_000_000, at(3000));
+        assert!(directory.heartbeat(1, ("clone", ""), 2, 71_000_000, at(4000)), "its snapshot is missing");
         assert_eq!(directory.rows_len(), 0);
         directory.snapshot(1, 2, (0, true), &[row(2, 3)], &mut filled);
         assert!(!directory.changes(1, 3, &[row(2, 4)], &mut filled));
@@ -324,8 +346,8 @@ mod tests {
     #[test]
     fn an_answer_that_was_read_after_a_pause_does_not_move_its_broker_out_of_reach() {
         let mut directory = Directory::default();
-        directory.heartbeat(1, "broker", 0, 0, at(0));
-        directory.heartbeat(1, "broker", 0, 1_000_000, at(1000));
+        directory.heartbeat(1, ("broker", ""), 0, 0, at(0));
+        directory.heartbeat(1, ("broker", ""), 0, 1_000_000, at(1000));
         directory.changes(1, 1, &[row(1, 1)], &mut Vec::new());
         directory.answered_after(1, Duration::from_secs(85));
         let candidate = directory.choose(row(1, 1).pool.key, PayloadKind::Opaque, &[], |_| 0).unwrap();
@@ -335,7 +357,7 @@ mod tests {
     #[test]
     fn a_broker_that_would_not_answer_is_not_asked_for_its_snapshot() {
         let mut directory = Directory::default();
-        assert!(directory.heartbeat(1, "silent", 7, 0, at(0)));
+        assert!(directory.heartbeat(1, ("silent", ""), 7, 0, at(0)));
         directory.judge_silence(at(2000));
         assert_eq!(directory.without_snapshot().count(), 1);
         directory.judge_silence(at(4000));

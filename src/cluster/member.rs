@@ -38,6 +38,8 @@ const RUNS_PER_MESSAGE: usize = 4096;
 pub struct Member {
     id: BrokerId,
     name: Box<str>,
+    /// The origin at which others reach it over HTTP; empty if it has none.
+    advertised: Box<str>,
     /// What the others have.
     pub directory: Directory,
     /// What this broker has.
@@ -77,11 +79,19 @@ pub struct Heard {
 }
 
 impl Member {
-    /// A broker that has said nothing yet. Named runs are remembered for this long.
-    pub fn new(id: BrokerId, name: &str, remember_for: Duration, now: MonotonicTime) -> Self {
+    /// A broker that has said nothing yet. Others reach it over HTTP at the origin that is `advertised`, unless that is empty. Named
+    /// runs are remembered for this long.
+    pub fn new(
+        id: BrokerId,
+        name: &str,
+        advertised: &str,
+        remember_for: Duration,
+        now: MonotonicTime,
+    ) -> Self {
         Self {
             id,
             name: name.into(),
+            advertised: advertised.into(),
             directory: Directory::default(),
             own: OwnPools::default(),
             claims: Claims::default(),
@@ -108,6 +118,11 @@ impl Member {
     /// Its name for people.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The origin at which other brokers reach it over HTTP, if it has one.
+    pub fn advertised(&self) -> Option<&str> {
+        Some(&*self.advertised).filter(|origin| !origin.is_empty())
     }
 
     /// Goes on under another id: the others hear of a new broker. The clone, if it has not heard of this broker yet, changes its
@@ -189,9 +204,9 @@ impl Member {
             return Ok(heard);
         }
         match news {
-            News::Heartbeat { name, number, sent } => {
+            News::Heartbeat { name, advertised, number, sent } => {
                 let was_in_reach = self.directory.takes_forwards(from);
-                self.directory.heartbeat(from, name, number, sent, now);
+                self.directory.heartbeat(from, (name, advertised), number, sent, now);
                 heard.is_in_reach_again = !was_in_reach && self.directory.takes_forwards(from);
             }
             News::Changes { number, rows } => {
@@ -227,7 +242,8 @@ impl Member {
     }
 
     fn heartbeat(&self, now: MonotonicTime) -> Vec<u8> {
-        self.message(News::Heartbeat { name: &self.name, number: self.own.number(), sent: now.micros() })
+        let (name, advertised) = (&*self.name, &*self.advertised);
+        self.message(News::Heartbeat { name, advertised, number: self.own.number(), sent: now.micros() })
     }
 
     fn snapshot(&mut self, out: &mut Vec<Vec<u8>>) {
@@ -272,7 +288,7 @@ mod tests {
     #[test]
     fn both_of_two_clones_take_a_new_id() {
         let at = |millis: u64| MonotonicTime::from_micros(millis * 1000);
-        let member = || Member::new(1, "broker", Duration::from_secs(60), at(0));
+        let member = || Member::new(1, "broker", "", Duration::from_secs(60), at(0));
         let (mut one, mut other) = (member(), member());
         let first = one.tick(at(0), |most| most);
         assert!(other.hear(&first[0], at(1)).unwrap().is_cloned);

@@ -42,7 +42,7 @@ use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
 use crate::transport::{Exchange, Sessions};
 use codec::BrokerId;
-pub use directory::PeerSummary;
+pub use directory::{Contact, PeerSummary};
 pub use gather::Gathered;
 pub use link_config::{Credentials, LinkConfig};
 use member::Member;
@@ -67,6 +67,8 @@ pub struct ClusterConfig {
     pub link: LinkConfig,
     /// This broker's name for people.
     pub name: String,
+    /// The origin at which other brokers reach this one over HTTP, if it has one.
+    pub advertise: Option<String>,
     /// How many threads serve.
     pub threads: usize,
     /// The most forwards of other brokers in progress at once.
@@ -97,9 +99,11 @@ impl Cluster {
     ) -> Self {
         exchange.watch_pools();
         metrics.cluster.expose_connection();
-        let ClusterConfig { link, name, threads, max_forwards, max_forward_bytes, remember_runs } = config;
+        let ClusterConfig { link, name, advertise, threads, max_forwards, max_forward_bytes, remember_runs } =
+            config;
         let id = random_id();
-        let member = Member::new(id, &name, remember_runs, exchange.now());
+        let advertised = advertise.unwrap_or_default();
+        let member = Member::new(id, &name, &advertised, remember_runs, exchange.now());
         let shared = Arc::new(Shared {
             subjects: Subjects::new(&link.cluster),
             member: Mutex::new(member),
@@ -171,6 +175,16 @@ impl Cluster {
     /// This broker's id.
     pub fn id(&self) -> BrokerId {
         self.shared.member.lock().id()
+    }
+
+    /// The origin at which other brokers reach this one over HTTP, if it has one.
+    pub fn advertised(&self) -> Option<String> {
+        self.shared.member.lock().advertised().map(str::to_owned)
+    }
+
+    /// How another broker is reached over HTTP; none if it is not known, or forgotten.
+    pub fn contact(&self, id: BrokerId) -> Option<Contact> {
+        self.shared.member.lock().directory.contact(id)
     }
 
     /// The name of the cluster.

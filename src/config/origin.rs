@@ -1,5 +1,7 @@
 //! Owns the parsing of an origin: a scheme, a host and perhaps a port, without a path.
 
+use std::net::IpAddr;
+
 use crate::address::parse_server;
 
 /// Parses an origin such as `https://warm.example.org`, and returns it in its canonical form. The error says what is wrong; it
@@ -10,16 +12,22 @@ pub(super) fn parse(text: &str) -> Result<String, &'static str> {
     let scheme =
         ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known)).ok_or(malformed)?;
     if server.contains('@') {
-        return Err("has a user: controllers would send it in every request; give an origin without one");
+        return Err("has a user: it would be sent in every request; give an origin without one");
     }
     let server = server.strip_suffix('/').unwrap_or(server);
     if server.contains(['/', '?', '#']) {
-        return Err(
-            "has a path or a query: controllers are sent to /warm-start at an origin; give the origin only",
-        );
+        return Err("has a path or a query, which are added to an origin; give the origin only");
     }
     let (host, port) = parse_server(server).ok_or(malformed)?;
     Ok(port.map_or_else(|| format!("{scheme}://{host}"), |port| format!("{scheme}://{host}:{port}")))
+}
+
+/// Whether the host of a canonical origin is the address of all interfaces, which is nobody's own.
+pub(super) fn is_unspecified(origin: &str) -> bool {
+    let server = origin.split_once("://").map_or(origin, |(_, server)| server);
+    let host = parse_server(server).map(|(host, _)| host).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    address.is_ok_and(|address| address.to_canonical().is_unspecified())
 }
 
 #[cfg(test)]

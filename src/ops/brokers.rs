@@ -11,7 +11,9 @@ pub(super) fn brokers(state: &HttpState) -> HttpResponse {
         return json_response(&json!({ "cluster": null, "broker": null, "brokers": [] }));
     };
     let is_connected = cluster.is_connected();
-    let own = json!({ "name": cluster.name(), "id": hex(cluster.id()), "connected": is_connected });
+    let own = json!({
+        "name": cluster.name(), "id": hex(cluster.id()), "advertised": cluster.advertised(), "connected": is_connected,
+    });
     json_response(&json!({
         "cluster": cluster.cluster_name(), "broker": own, "brokers": others(cluster, is_connected),
     }))
@@ -20,7 +22,7 @@ pub(super) fn brokers(state: &HttpState) -> HttpResponse {
 fn others(cluster: &Cluster, is_connected: bool) -> Vec<Value> {
     let row = |peer: &PeerSummary| {
         json!({
-            "name": &*peer.name, "id": hex(peer.id), "silent_seconds": peer.silent_for.as_secs_f64(),
+            "name": &*peer.name, "id": hex(peer.id), "advertised": peer.advertised.as_deref(), "silent_seconds": peer.silent_for.as_secs_f64(),
             "reachable": is_connected && peer.is_visible, "pools": peer.pools,
         })
     };

@@ -37,6 +37,7 @@ pub(super) fn cluster_config(
     Ok(Some(ClusterConfig {
         link,
         name: broker_name(public),
+        advertise: settings.cluster.advertised_origin()?,
         threads: settings.process.thread_count(),
         max_forwards: settings.cluster.max_forwards,
         max_forward_bytes: FORWARD_BYTES.max(body_limit.saturating_mul(LARGEST_FORWARDS)),

@@ -299,7 +299,7 @@ impl World {
             has_left: false,
             epoch,
             core: Broker::new(limits, SelectionPolicy::Newest),
-            member: Member::new(id, &format!("broker-{node}"), REMEMBER_FOR, now),
+            member: Member::new(id, &format!("broker-{node}"), "", REMEMBER_FOR, now),
             counts: vec![[0; 2]; self.pools.len()],
             link: Link::Up,
             held_in: Vec::new(),

@@ -31,6 +31,8 @@ type Prints = HashMap<u32, u32, RandomState>;
 
 pub(super) struct Peer {
     pub(super) name: Arc<str>,
+    /// The origin at which it is reached over HTTP, if it announces one.
+    pub(super) advertised: Option<Arc<str>>,
     pub(super) clock: ClockOffset,
     /// When its last heartbeat arrived.
     pub(super) heard: MonotonicTime,
@@ -91,6 +93,7 @@ impl Peer {
     pub(super) fn new(name: &str, sent: u64, now: MonotonicTime) -> Self {
         Self {
             name: name.into(),
+            advertised: None,
             clock: ClockOffset::new(sent, now),
             heard: now,
             round_trip: ASSUMED_ROUND_TRIP,
@@ -103,6 +106,13 @@ impl Peer {
             silences: 0,
             silent_at: now,
             is_unreachable: false,
+        }
+    }
+
+    /// Notes the origin that it announces; none if the text is empty.
+    pub(super) fn advertise(&mut self, origin: &str) {
+        if self.advertised.as_deref().unwrap_or_default() != origin {
+            self.advertised = Some(origin).filter(|origin| !origin.is_empty()).map(Into::into);
         }
     }
 

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::config::bounds::check_not_zero;
 use crate::config::error::ConfigError;
+use crate::config::origin;
 use crate::nats_url::NatsUrl;
 
 /// The longest name of a cluster, in bytes.
@@ -47,6 +48,10 @@ pub struct ClusterSettings {
     #[arg(long, value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
 
+    /// Where the other brokers reach this one, to pass on what is for it: an origin such as <http://10.0.0.1:7070> that leads to this broker's --listen and to no other broker; they need --allow-poll there [default: they cannot]
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
+
     /// The most runs of other brokers that this one delivers at once; it refuses further ones, so that they go to the next broker
     #[arg(long, value_name = "N", default_value = "4096")]
     pub max_forwards: usize,
@@ -59,6 +64,19 @@ impl ClusterSettings {
         servers.map_err(|reason| ConfigError::invalid(format!("--nats {reason}")))
     }
 
+    /// The origin at which other brokers reach this one.
+    pub fn advertised_origin(&self) -> Result<Option<String>, ConfigError> {
+        let invalid = |reason| ConfigError::invalid(format!("--advertise {reason}"));
+        let Some(text) = self.advertise.as_deref() else { return Ok(None) };
+        let origin = origin::parse(text).map_err(invalid)?;
+        if origin::is_unspecified(&origin) {
+            return Err(invalid(
+                "is an address to listen on; give the one at which others reach this broker",
+            ));
+        }
+        Ok(Some(origin))
+    }
+
     pub(in crate::config) fn validate(&self) -> Result<(), ConfigError> {
         check_not_zero("max-forwards", Some(self.max_forwards))?;
         let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
@@ -66,6 +84,11 @@ impl ClusterSettings {
             return Err(ConfigError::invalid(format!(
                 "--cluster must be 1 to {MAX_NAME} letters, digits, - and _: it is a part of NATS subjects"
             )));
+        }
+        if self.advertised_origin()?.is_some() && self.nats.is_empty() {
+            return Err(ConfigError::invalid(
+                "--advertise needs --nats: it is for the other brokers of a cluster, and this broker is alone",
+            ));
         }
         let users: Vec<_> = self.servers()?.into_iter().filter_map(|server| server.user).collect();
         if users.len() > 1 && users.windows(2).any(|pair| pair[0] != pair[1]) {
