@@ -50,7 +50,8 @@ use owner::Owner;
 pub use preflight::{NatsReport, preflight};
 use router::Router;
 use service::Service;
-use shared::{Shared, random_id, set_thread};
+pub use shared::random_id;
+use shared::{Shared, set_thread};
 use subjects::Subjects;
 
 /// So long after the start, or after the first connection, a broker is ready without having heard of the others: they may be
@@ -88,10 +89,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// From now on, runs without a waiter here may get one of other brokers, once [`Self::serve`] has connected. To be called
+    /// Joins with an id that no other broker has: [`random_id`]. From now on, runs without a waiter here may get one of other brokers, once [`Self::serve`] has connected. To be called
     /// before the first waiter is parked and the first run is dispatched.
     pub fn join(
         config: ClusterConfig,
+        id: BrokerId,
         exchange: Arc<Exchange>,
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
@@ -101,7 +103,6 @@ impl Cluster {
         metrics.cluster.expose_connection();
         let ClusterConfig { link, name, advertise, threads, max_forwards, max_forward_bytes, remember_runs } =
             config;
-        let id = random_id();
         let advertised = advertise.unwrap_or_default();
         let member = Member::new(id, &name, &advertised, remember_runs, exchange.now());
         let shared = Arc::new(Shared {

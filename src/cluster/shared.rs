@@ -89,7 +89,7 @@ impl Shared {
 }
 
 /// An id that no other broker has: from the system, because a cloned process would draw the same one from its own generator.
-pub(super) fn random_id() -> BrokerId {
+pub fn random_id() -> BrokerId {
     let mut bytes = [0; 16];
     // It does not fail on the systems that pilotlight runs on.
     let _ = SystemRandom::new().fill(&mut bytes);

@@ -35,6 +35,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_address_of_all_interfaces_is_nobodys_own() {
+        for origin in
+            ["http://0.0.0.0", "http://0.0.0.0:7070", "https://[::]:7070", "http://[::ffff:0.0.0.0]"]
+        {
+            assert!(is_unspecified(&parse(origin).unwrap()), "{origin}");
+        }
+        for origin in ["http://10.0.0.1:7070", "http://[::1]", "http://0.0.0.0.example.org"] {
+            assert!(!is_unspecified(&parse(origin).unwrap()), "{origin}");
+        }
+    }
+
+    #[test]
     fn an_origin_is_a_scheme_a_host_and_a_port() {
         for (text, origin) in [
             ("http://10.0.0.1:7070", "http://10.0.0.1:7070"),

@@ -131,6 +131,19 @@ fn the_settings_of_a_cluster_must_fit_together() {
         (&["--nats", "nats://h,"], "--nats is not a URL"),
         (&["--nats", "nats://user:secret@h:0"], "--nats is not a URL"),
         (&["--max-forwards", "0"], "--max-forwards must be at least 1"),
+        (&["--advertise", "http://h:7070"], "--advertise needs --nats"),
+        (&["--advertise-ca", file], "--advertise-ca needs --nats"),
+        (&["--nats", "nats://h", "--advertise", "h:7070"], "--advertise is not an origin"),
+        (&["--nats", "nats://h", "--advertise", "https://user:secret@h"], "--advertise has a user"),
+        (&["--nats", "nats://h", "--advertise", "http://h/v1"], "--advertise has a path"),
+        (
+            &["--nats", "nats://h", "--advertise", "http://0.0.0.0:7070"],
+            "--advertise is an address to listen on",
+        ),
+        (
+            &["--nats", "nats://h", "--advertise", "http://[::]:7070"],
+            "--advertise is an address to listen on",
+        ),
         (&["--redirect-to", "https://user:secret@h"], "--redirect-to has a user"),
         (&["--redirect-to", "https://h/warm-start"], "--redirect-to has a path"),
     ] {

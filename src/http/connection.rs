@@ -155,7 +155,7 @@ fn try_ready_request(state: &HttpState, listener: Listener, connection: &Arc<Con
     ready
 }
 
-/// None if the request is a dispatch.
+/// None if the request is a dispatch, or is to be passed on.
 fn answer_or_park(
     state: &HttpState,
     listener: Listener,
@@ -169,6 +169,6 @@ fn answer_or_park(
             response.close |= state.closes_after(head);
             ReadyRequest::Answered(response)
         }
-        Routed::Dispatch(..) => return None,
+        Routed::Dispatch(..) | Routed::PassOn(_) => return None,
     })
 }

@@ -11,6 +11,7 @@ use hyper::{Method, Request};
 
 use super::dialect::{self, PollKind, PollTerms};
 use super::h1::{self, FieldName, HeadParse, HeaderFields, RequestBody, RequestHead};
+use super::receipts;
 use super::response::HttpResponse;
 use super::routes::{self, Action, Routed};
 use super::state::HttpState;
@@ -171,6 +172,7 @@ pub async fn handle(
                 PollKind::EventStream { slots, .. } => ParkedKind::EventStream(slots),
             },
         })),
+        Routed::PassOn(receipt) => Handled::Responded(receipts::pass_on(state, receipt).await),
         Routed::Dispatch(found, limit) => {
             debug_assert_eq!(head.method, Method::POST, "only POSTs dispatch");
             let body = RequestBody::Whole(request.body().clone());

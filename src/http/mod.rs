@@ -1,7 +1,7 @@
 //! Owns the requests of controllers and supervisors: their connections, routes and dialects, and the only statuses they see.
 //!
 //! ```text
-//! connection ─► request_loop ─► routes ─► dialect ─► state
+//! connection ─► request_loop ─► routes ─► dialect, receipts ─► state ─► peers
 //!      └─────────────┴─► h1 ─► response, problem, admission
 //! ```
 //! Imports follow the arrows. A module may use any module further along them.
@@ -16,7 +16,10 @@ pub mod fuzz;
 mod h1;
 mod health;
 mod park;
+mod peer_tls;
+mod peers;
 mod problem;
+mod receipts;
 mod request_loop;
 mod response;
 mod routes;

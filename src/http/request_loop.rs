@@ -18,6 +18,7 @@ use super::h1::{
     read_line, read_more, read_with_hyper, write_and_linger, write_response,
 };
 use super::park::{Waiting, park};
+use super::receipts::pass_on;
 use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
@@ -130,6 +131,8 @@ async fn handle_plain(
             let dispatched = dispatch(dialect, state, &head, RequestBody::Whole(body), limit);
             abort_on_disconnect(connection, pin!(dispatched)).await?
         }
+        // Also for a client that does not wait for the response, as its receipt would count here.
+        Routed::PassOn(receipt) => pass_on(state, receipt).await,
     };
     response.close |= state.closes_after(&head);
     write_response(connection, &response).await?;
@@ -215,8 +218,13 @@ async fn handle_hyper_request(
         Routed::Dispatch(dialect, limit) => {
             dispatch(dialect, state, &head, RequestBody::Stream(body), limit).await
         }
+        Routed::PassOn(receipt) => {
+            let mut response = pass_on(state, receipt).await;
+            response.close = response.close || head.fields.show(Signs::EXPECT) || !discard(body).await;
+            response
+        }
     };
     response.close |= state.closes_after(&head);
-    response.omits_body = head.method == Method::HEAD;
+    response.omits_body |= head.method == Method::HEAD;
     Action::Respond(response)
 }

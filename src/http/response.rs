@@ -27,7 +27,7 @@ pub struct HttpResponse {
     pub extra: Option<(&'static str, &'static str)>,
     /// Whether the connection is closed after it.
     pub close: bool,
-    /// Whether only the length of the body is sent, as HEAD requires.
+    /// Whether only the length of the body is sent, as HEAD requires, or nothing of it, as 204 does.
     pub(super) omits_body: bool,
     /// The record of the POST that this answers. It is complete when the answer has been written.
     pub(super) recorder: Option<DispatchRecorder>,
@@ -50,6 +50,11 @@ impl HttpResponse {
     /// 200 without a body.
     pub(super) fn empty() -> Self {
         Self::new(StatusCode::OK, "text/plain; charset=utf-8", ResponseBody::new())
+    }
+
+    /// 204, which has no length either.
+    pub(super) fn no_content() -> Self {
+        Self { omits_body: true, ..Self::new(StatusCode::NO_CONTENT, "", ResponseBody::new()) }
     }
 
     /// A response with a JSON document.

@@ -9,6 +9,7 @@ use super::client_addr::ClientAddr;
 use super::dialect::{self, Dialect, PollRequest, Resource};
 use super::h1::{FieldName, MAX_TARGET_BYTES, RequestHead, Signs};
 use super::problem::Problem;
+use super::receipts::{self, PeerReceipt, Received, RunPath};
 use super::response::HttpResponse;
 use super::state::{HttpState, RequestLimits};
 use super::{browser_page, health};
@@ -38,9 +39,11 @@ pub(super) enum Routed<'a> {
     Now(Action<'a>),
     /// It is a dispatch, which [`dialect::dispatch`] handles and counts, with a body of at most this many bytes.
     Dispatch(&'static dyn Dialect, usize),
+    /// It is a receipt for another broker, to which [`receipts::pass_on`] sends it, and counts it.
+    PassOn(PeerReceipt),
 }
 
-/// Routes a request, and counts it unless it is a dispatch or is held: a held poll is counted when it ends.
+/// Routes a request, and counts it unless it is a dispatch, is passed on or is held: a held poll is counted when it ends.
 pub(super) fn route<'a>(
     state: &HttpState,
     listener: Listener,
@@ -48,7 +51,7 @@ pub(super) fn route<'a>(
     head: &RequestHead<'a>,
 ) -> Routed<'a> {
     let (route, action) = match find(state, listener, peer, head) {
-        (_, dispatch @ Routed::Dispatch(..)) => return dispatch,
+        (_, later @ (Routed::Dispatch(..) | Routed::PassOn(_))) => return later,
         (route, Routed::Now(action)) => (route, action),
     };
     if let Action::Respond(response) = &action {
@@ -61,6 +64,7 @@ pub(super) fn route<'a>(
         | Route::Dispatch
         | Route::NativeDispatch
         | Route::Connect
+        | Route::Receipt
         | Route::Ops
         | Route::Other => {}
     }
@@ -98,7 +102,10 @@ fn find<'a>(
                 Ok(poll) => Action::Park(poll),
                 Err(problem) => problem.into(),
             };
-            (dialect.poll_route(), Routed::Now(admit_controller(state, &limits, peer, head, poll)))
+            (
+                dialect.poll_route(),
+                Routed::Now(admit_controller(state, &limits, peer, head, poll).unwrap_or(Action::Close)),
+            )
         }
         (Some((dialect, Resource::Pool)), &Method::HEAD) if polls => {
             other(Action::Respond(dialect.check_pool(head)))
@@ -111,7 +118,10 @@ fn find<'a>(
         }
         (Some((dialect, Resource::Times)), &Method::GET) if polls => {
             let times = |_| Action::Respond(dialect.times(state));
-            (Route::Connect, Routed::Now(admit_controller(state, &limits, peer, head, times)))
+            (
+                Route::Connect,
+                Routed::Now(admit_controller(state, &limits, peer, head, times).unwrap_or(Action::Close)),
+            )
         }
         (Some((dialect, Resource::Times)), &Method::HEAD) if polls => {
             (Route::Connect, Routed::Now(Action::Respond(dialect.times(state))))
@@ -121,24 +131,46 @@ fn find<'a>(
             other(Problem::method_not_allowed(pool_methods).into())
         }
         _ if head.path == "*" => other(Problem::method_not_allowed(pool_methods).into()),
-        _ => other(Action::Respond(browser_page::refuse(head, Problem::no_such_route()))),
+        _ => match receipts::find(head.path).filter(|_| polls) {
+            Some(path) => receive_receipt(state, &limits, peer, head, path),
+            None => other(Action::Respond(browser_page::refuse(head, Problem::no_such_route()))),
+        },
     }
 }
 
-/// Handles a controller's request, unless its address may not poll: then its connection is closed.
-fn admit_controller<'a>(
+/// Handles a request on the path of a run. No limit of dispatches refuses a receipt: it would cost the offer that it is for.
+fn receive_receipt<'a>(
     state: &HttpState,
     limits: &RequestLimits,
     peer: IpAddr,
     head: &RequestHead<'a>,
-    handle: impl FnOnce(ClientAddr) -> Action<'a>,
-) -> Action<'a> {
+    path: RunPath<'_>,
+) -> (Route, Routed<'a>) {
+    if head.method != Method::POST {
+        return (Route::Other, Routed::Now(Problem::method_not_allowed("POST").into()));
+    }
+    let receive = |_| match receipts::receive(state, path, head.query) {
+        Received::Answered(response) => Routed::Now(Action::Respond(response)),
+        Received::ForPeer(receipt) => Routed::PassOn(receipt),
+    };
+    let received = admit_controller(state, limits, peer, head, receive);
+    (Route::Receipt, received.unwrap_or(Routed::Now(Action::Close)))
+}
+
+/// Handles a controller's request. None if its address may not poll: then its connection is to be closed.
+fn admit_controller<T>(
+    state: &HttpState,
+    limits: &RequestLimits,
+    peer: IpAddr,
+    head: &RequestHead<'_>,
+    handle: impl FnOnce(ClientAddr) -> T,
+) -> Option<T> {
     let client = ClientAddr::read(&limits.proxies, peer, head.fields);
     match limits.access.may_poll_from(client.client) {
-        Ok(()) => handle(client),
+        Ok(()) => Some(handle(client)),
         Err(failure) => {
             record_denial(state, failure, peer);
-            Action::Close
+            None
         }
     }
 }

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
+use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
 
 use super::admission::Admission;
 use super::h1::{FieldName, RequestHead};
+use super::peers::PeerClient;
 use super::problem::Problem;
 use super::shared_names::SharedNameDetector;
 use crate::auth::{Authorizer, TokenError};
-use crate::cluster::{Cluster, ClusterConfig};
+use crate::cluster::{self, Cluster, ClusterConfig};
 use crate::config::MessageCheck;
 use crate::dispatch::{DispatchTimes, Dispatcher};
 use crate::journal::{Journal, TraceParent};
@@ -37,6 +40,8 @@ pub struct HttpState {
     pub dispatcher: Dispatcher,
     /// The other brokers, if this one is in a cluster.
     pub cluster: Option<Arc<Cluster>>,
+    /// Sends receipts to the brokers that they are for.
+    pub(super) peers: PeerClient,
     pub(super) shared_names: SharedNameDetector,
     /// Decides which requests are refused because of load.
     pub admission: Admission,
@@ -106,20 +111,30 @@ impl HttpState {
             limits: ArcSwap::from_pointee(limits),
             separate_dispatch,
             cluster: None,
+            peers: PeerClient::new(None),
             shared_names: SharedNameDetector::default(),
             admission: Admission::default(),
             idle: Arc::default(),
         }
     }
 
-    /// The same as a part of a cluster, if there is one.
+    /// The same as a part of a cluster, if there is one. `authorities` are those that are trusted for the certificates of its
+    /// brokers; none for the system's.
     #[must_use]
-    pub fn in_cluster(self, config: Option<ClusterConfig>) -> Self {
+    pub fn in_cluster(self, config: Option<ClusterConfig>, authorities: Option<RootCertStore>) -> Self {
         let Some(config) = config else { return self };
         let Self { exchange, metrics, dispatcher, .. } = &self;
-        let sessions = Arc::new(Sessions::new(metrics.clone(), Some(fastrand::u128(..))));
-        let cluster = Cluster::join(config, exchange.clone(), sessions.clone(), metrics.clone(), dispatcher);
-        Self { cluster: Some(Arc::new(cluster)), sessions, ..self }
+        let id = cluster::random_id();
+        let sessions = Arc::new(Sessions::new(metrics.clone(), Some(id)));
+        let (exchange, metrics) = (exchange.clone(), metrics.clone());
+        let cluster = Cluster::join(config, id, exchange, sessions.clone(), metrics, dispatcher);
+        let peers = PeerClient::new(authorities.map(Arc::new));
+        Self { cluster: Some(Arc::new(cluster)), peers, sessions, ..self }
+    }
+
+    /// From now on, other brokers that ask for a certificate are presented this one.
+    pub fn present_certificate(&self, certificate: Option<Arc<CertifiedKey>>) {
+        self.peers.present(certificate);
     }
 
     /// Begins a drain. In a cluster, this broker goes on matching: the waiters that it still has are matched until each is sent

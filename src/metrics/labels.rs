@@ -149,6 +149,8 @@ label! {
         NativeDispatch = "native_dispatch",
         /// `GET /v1/pools/…`, when it was answered at once.
         NativePoll = "native_poll",
+        /// `POST /v1/runs/…`.
+        Receipt = "receipt",
         /// Any route of the ops listener.
         Ops = "ops",
         /// No route.

@@ -1,5 +1,8 @@
 //! Owns what the settings of a cluster mean.
 
+use rustls::RootCertStore;
+
+use super::tls::read_authorities;
 use crate::cluster::{ClusterConfig, Credentials, LinkConfig};
 use crate::config::{ClusterSettings, Endpoint, Settings};
 
@@ -43,6 +46,11 @@ pub(super) fn cluster_config(
         max_forward_bytes: FORWARD_BYTES.max(body_limit.saturating_mul(LARGEST_FORWARDS)),
         remember_runs: settings.delivery.remember_runs,
     }))
+}
+
+/// The authorities that are trusted for the certificates of other brokers; none for the system's.
+pub(super) fn peer_authorities(settings: &ClusterSettings) -> anyhow::Result<Option<RootCertStore>> {
+    settings.advertise_ca.as_deref().map(|path| read_authorities("advertise-ca", path)).transpose()
 }
 
 /// The name of this broker for people: those of its machine and its first port.

@@ -100,8 +100,9 @@ impl Server {
         let separate_dispatch = !dispatch.is_empty();
         let bound: Vec<_> = addresses.iter().map(|address| address.endpoint.clone()).collect();
         let cluster = cluster::cluster_config(settings, &bound)?;
-        let state =
-            HttpState::new(exchange, metrics, journal, request_limits, separate_dispatch).in_cluster(cluster);
+        let authorities = cluster::peer_authorities(&settings.cluster)?;
+        let state = HttpState::new(exchange, metrics, journal, request_limits, separate_dispatch)
+            .in_cluster(cluster, authorities);
         let state = Arc::new(state);
         state.idle.set_timeout(settings.waiting.idle_timeout);
         let limits = ConnectionLimits {

@@ -34,6 +34,7 @@ pub fn preflight(settings: &Settings, listeners: &Listeners) -> anyhow::Result<P
     }
     let Certificates { public, ops } = certificates;
     journal::preflight(&settings.into())?;
+    cluster::peer_authorities(&settings.cluster)?;
     let nats = cluster::link_config(&settings.cluster)?;
     let nats = nats.map(|config| crate::cluster::preflight(&config)).transpose()?;
     let mut taken = Vec::new();

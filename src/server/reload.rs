@@ -45,6 +45,7 @@ impl ListenerContext {
             tracing::warn!("{warning}");
         }
         let Certificates { public, ops } = certificates;
+        self.state.present_certificate(public.as_ref().map(|public| public.certified_key.clone()));
         for (listener, tls, certificate) in
             [(Listener::Public, &self.tls, public), (Listener::Ops, &self.ops_tls, ops)]
         {

@@ -9,6 +9,7 @@ use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use rustls::crypto::ring;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate;
@@ -22,6 +23,8 @@ pub(super) struct ReloadableTls(ArcSwapOption<ServerConfig>);
 /// A certificate with its key, ready for handshakes.
 pub(super) struct LoadedCertificate {
     config: Arc<ServerConfig>,
+    /// The same for this broker as a client.
+    pub(super) certified_key: Arc<CertifiedKey>,
     pub(super) expires_at: SystemTime,
     /// Reasons for which clients refuse it, or may refuse it.
     warnings: Vec<String>,
@@ -100,23 +103,31 @@ fn read(
         None => builder.with_no_client_auth(),
         Some(path) => builder.with_client_cert_verifier(client_verifier(path)?),
     };
-    let mut config =
-        builder.with_single_cert(chain, private_key).with_context(|| format!("{key} does not fit {cert}"))?;
+    let certified_key = CertifiedKey::from_der(chain, private_key, &ring::default_provider());
+    let certified_key = Arc::new(certified_key.with_context(|| format!("{key} does not fit {cert}"))?);
+    let resolver = SingleCertAndKey::from(certified_key.clone());
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Some proofs end the connection, so controllers reconnect often: tickets make their handshakes short. The keys of the
     // tickets belong to this configuration, so after a reload clients must authenticate again.
     config.ticketer = ring::Ticketer::new()?;
     config.send_tls13_tickets = 1;
-    Ok(Some(LoadedCertificate { config: Arc::new(config), expires_at, warnings }))
+    Ok(Some(LoadedCertificate { config: Arc::new(config), certified_key, expires_at, warnings }))
 }
 
 fn client_verifier(path: &Path) -> anyhow::Result<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificate::read_chain("tls-client-ca", path)? {
-        roots
-            .add(certificate)
-            .with_context(|| format!("--tls-client-ca {} is no authority", path.display()))?;
-    }
+    let roots = read_authorities("tls-client-ca", path)?;
     let provider = Arc::new(ring::default_provider());
     Ok(WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build()?)
+}
+
+/// Reads the authorities in a PEM file.
+pub(super) fn read_authorities(flag: &str, path: &Path) -> anyhow::Result<RootCertStore> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificate::read_chain(flag, path)? {
+        authorities
+            .add(certificate)
+            .with_context(|| format!("--{flag} {} is no authority", path.display()))?;
+    }
+    Ok(authorities)
 }

@@ -92,6 +92,21 @@ describe("NATS on Kubernetes", () => {
     assert.ok(find("Service", "nats").metadata.name === hostname && port === "4222");
   });
 
+  test("brokers reach each other where each says, and nowhere else", () => {
+    const { ingress, egress, podSelector, policyTypes } = find("NetworkPolicy", "pilotlight-brokers").spec;
+    const brokers = { podSelector: { matchLabels: { "app.kubernetes.io/name": "pilotlight" } } };
+    const ports = [{ port: "poll" }];
+    assert.deepEqual([ingress, egress], [[{ from: [brokers], ports }], [{ to: [brokers], ports }]]);
+    assert.deepEqual([podSelector, policyTypes], [brokers.podSelector, ["Ingress", "Egress"]]);
+    const [{ env, ports: own }] = deployment.spec.template.spec.containers;
+    const names = env.map(({ name }) => name);
+    const address = env[names.indexOf("POD_IP")];
+    assert.equal(address.valueFrom.fieldRef.fieldPath, "status.podIP");
+    assert.ok(names.indexOf("POD_IP") < names.indexOf("PILOTLIGHT_ADVERTISE"), "Kubernetes expands what stands above");
+    const { containerPort } = own.find(({ name }) => name === "poll");
+    assert.equal(env[names.indexOf("PILOTLIGHT_ADVERTISE")].value, `http://$(POD_IP):${containerPort}`);
+  });
+
   test("brokers and servers are spread over nodes, and a rollout is one broker at a time", () => {
     for (const { spec } of [deployment.spec.template, set.spec.template]) {
       const [nodes] = spec.topologySpreadConstraints;
@@ -153,10 +168,10 @@ describe("the user of a cluster", { skip: missing }, () => {
   async function forwards(nats, variables) {
     const folder = scratch();
     const env = Object.entries(variables)
-      .filter(([name]) => /^PILOTLIGHT_(NATS|CLUSTER|REDIRECT)/.test(name))
+      .filter(([name]) => /^PILOTLIGHT_(NATS|CLUSTER|REDIRECT|ADVERTISE)/.test(name))
       .map(([name, value]) => {
         if (name === "PILOTLIGHT_NATS") return [name, value.split(",").map(() => nats.url).join()];
-        if (!value.includes("nats-password")) return [name, value];
+        if (!value.includes("nats-password")) return [name, value.replace(/\$\(\w+\)|\$\{[^}]*\}/, "127.0.0.1")];
         mkdirSync(folder, { recursive: true });
         writeFileSync(join(folder, "nats-password"), PASSWORD);
         return [name, join(folder, "nats-password")];

@@ -142,6 +142,7 @@ describe("the overlay with two brokers", { skip }, () => {
     const addresses = [first, second].map(({ networks }) => networks.pilotlight.ipv4_address);
     assert.equal(new Set(addresses).size, 2);
     for (const [index, { networks, environment }] of [first, second].entries()) {
+      assert.equal(environment.PILOTLIGHT_ADVERTISE, `http://${addresses[index]}:7070`);
       for (const name of ["DISPATCH", "OPS"]) assert.ok(environment[`PILOTLIGHT_${name}_LISTEN`].startsWith(`${addresses[index]}:`), name);
       assert.deepEqual([Object.keys(networks).sort(), networks.pilotlight.aliases], [["cluster", "pilotlight", "supervisor"], ["pilotlight-dispatch"]]);
     }

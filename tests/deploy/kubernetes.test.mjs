@@ -112,7 +112,7 @@ for (const [name, objects] of Object.entries(rendered)) {
 
     test("every file that a setting names is mounted from a secret's key", () => {
       const keys = { tls: ["tls.crt", "tls.key"], secrets: ["token-secret", "ops-token"], nats: ["nats-password"] };
-      for (const [variable, path] of Object.entries(env).filter(([, value]) => value.startsWith("/"))) {
+      for (const [variable, path] of Object.entries(env).filter(([, value]) => value?.startsWith("/"))) {
         const mount = container.volumeMounts.find(({ mountPath }) => path.startsWith(`${mountPath}/`));
         assert.ok(keys[mount?.name]?.includes(path.slice(mount.mountPath.length + 1)), `${variable}=${path}`);
       }

@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod lab;
 pub mod nats;
 pub mod nats_client;
+pub mod offers;
 pub mod proxy;
 pub mod relay;
 pub mod ways;

@@ -52,6 +52,10 @@ pub struct ClusterSettings {
     #[arg(long, value_name = "URL")]
     pub advertise: Option<String>,
 
+    /// Trust only these authorities (PEM) for the certificates of other brokers' --advertise [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub advertise_ca: Option<PathBuf>,
+
     /// The most runs of other brokers that this one delivers at once; it refuses further ones, so that they go to the next broker
     #[arg(long, value_name = "N", default_value = "4096")]
     pub max_forwards: usize,
@@ -85,10 +89,14 @@ impl ClusterSettings {
                 "--cluster must be 1 to {MAX_NAME} letters, digits, - and _: it is a part of NATS subjects"
             )));
         }
-        if self.advertised_origin()?.is_some() && self.nats.is_empty() {
-            return Err(ConfigError::invalid(
-                "--advertise needs --nats: it is for the other brokers of a cluster, and this broker is alone",
-            ));
+        let flags = [
+            ("--advertise", self.advertised_origin()?.is_some()),
+            ("--advertise-ca", self.advertise_ca.is_some()),
+        ];
+        if let Some((flag, _)) = flags.iter().find(|(_, is_set)| *is_set && self.nats.is_empty()) {
+            return Err(ConfigError::invalid(format!(
+                "{flag} needs --nats: it concerns the other brokers of a cluster, and this broker is alone"
+            )));
         }
         let users: Vec<_> = self.servers()?.into_iter().filter_map(|server| server.user).collect();
         if users.len() > 1 && users.windows(2).any(|pair| pair[0] != pair[1]) {

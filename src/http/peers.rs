@@ -1,0 +1,195 @@
+//! Owns the HTTP requests to other brokers of the cluster: a small POST without a body, on a connection that is kept.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use hashbrown::HashMap;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::http::uri::Scheme;
+use hyper::{Request, Response, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::{Client, ResponseFuture};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
+use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
+use thiserror::Error;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::peer_tls::{OwnCertificate, client_config};
+use super::problem::Problem;
+
+/// The time for a request, from its begin to the end of the response, and for connecting.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most requests to one broker at once.
+const MAX_REQUESTS: usize = 32;
+/// The connections to one broker that are kept, and for how long: less than the other broker keeps them by default.
+const MAX_KEPT: usize = 4;
+const KEPT_FOR: Duration = Duration::from_secs(30);
+/// A problem document has at most this many bytes.
+const MAX_PROBLEM: usize = 4096;
+
+/// A client for the other brokers.
+pub(super) struct PeerClient {
+    plain: Client<HttpConnector, Empty<Bytes>>,
+    /// Made for the first request over TLS.
+    tls: OnceCell<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>>,
+    /// Who is trusted over TLS; the system's authorities if there are none.
+    authorities: Option<Arc<RootCertStore>>,
+    own_certificate: Arc<OwnCertificate>,
+    /// The requests under way to each broker that has any.
+    under_way: Arc<Mutex<HashMap<u128, usize, RandomState>>>,
+}
+
+/// Another broker's response.
+pub(super) struct PeerResponse {
+    pub(super) status: StatusCode,
+    /// Its problem document, if it is one.
+    pub(super) problem: Option<Bytes>,
+}
+
+/// Why a request got no response of the broker that it was for.
+#[derive(Debug, Error)]
+pub(super) enum PeerError {
+    /// Nothing was sent.
+    #[error("too many requests to it are under way")]
+    Busy,
+    /// Nothing was sent.
+    #[error("it cannot be reached: {0}")]
+    NotSent(String),
+    /// The other broker may have handled the request.
+    #[error("the connection failed: {0}; does its --allow-poll include this broker's address?")]
+    Broken(String),
+    /// The other broker may have handled the request.
+    #[error("it did not answer within {}", humantime::format_duration(TIMEOUT))]
+    TimedOut,
+    /// A response that another broker does not give.
+    #[error("it answered {0}")]
+    Unexpected(StatusCode),
+}
+
+impl PeerClient {
+    /// A client that trusts these authorities, or those of the system.
+    pub(super) fn new(authorities: Option<Arc<RootCertStore>>) -> Self {
+        let own_certificate = Arc::default();
+        let (tls, under_way) = (OnceCell::new(), Arc::default());
+        Self { plain: client(connector()), tls, authorities, own_certificate, under_way }
+    }
+
+    /// From now on, brokers that ask for a certificate are presented this one.
+    pub(super) fn present(&self, certificate: Option<Arc<CertifiedKey>>) {
+        self.own_certificate.replace(certificate);
+    }
+
+    /// Sends a POST without a body to the broker with this id, which announces this origin.
+    pub(super) async fn post(
+        &self,
+        broker: u128,
+        origin: &str,
+        target: &str,
+    ) -> Result<PeerResponse, PeerError> {
+        let _place = Place::take(&self.under_way, broker).ok_or(PeerError::Busy)?;
+        let request = Request::post(format!("{origin}{target}"))
+            .header(CONTENT_LENGTH, HeaderValue::from_static("0"))
+            .body(Empty::new())
+            .map_err(|error| PeerError::NotSent(root_cause(&error)))?;
+        let answer = async {
+            let response = self.send(request).await?.await;
+            let response = response.map_err(|error| {
+                let cause = root_cause(&error);
+                if error.is_connect() { PeerError::NotSent(cause) } else { PeerError::Broken(cause) }
+            })?;
+            read(response).await
+        };
+        timeout(TIMEOUT, answer).await.unwrap_or(Err(PeerError::TimedOut))
+    }
+
+    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<ResponseFuture, PeerError> {
+        if request.uri().scheme() != Some(&Scheme::HTTPS) {
+            return Ok(self.plain.request(request));
+        }
+        let make = async || {
+            let (authorities, own) = (self.authorities.clone(), self.own_certificate.clone());
+            let config = spawn_blocking(move || client_config(authorities, own)).await;
+            let config = config.map_err(|error| root_cause(&error))?.map_err(|error| root_cause(&error))?;
+            let mut connector = connector();
+            connector.enforce_http(false);
+            let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
+            Ok(client(builder.enable_http1().wrap_connector(connector)))
+        };
+        let client = self.tls.get_or_try_init(make).await.map_err(PeerError::NotSent)?;
+        Ok(client.request(request))
+    }
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    connector
+}
+
+fn client<C: Connect + Clone>(connector: C) -> Client<C, Empty<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(KEPT_FOR)
+        .pool_max_idle_per_host(MAX_KEPT)
+        .build(connector)
+}
+
+async fn read(response: Response<Incoming>) -> Result<PeerResponse, PeerError> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MAX_PROBLEM).collect().await;
+    let body = body.map_err(|error| PeerError::Broken(root_cause(&*error)))?.to_bytes();
+    let is_problem = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == Problem::CONTENT_TYPE);
+    Ok(PeerResponse { status: head.status, problem: is_problem.then_some(body) })
+}
+
+/// The innermost cause: the errors around it say little.
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// One of the requests to a broker, until this is dropped.
+struct Place {
+    under_way: Arc<Mutex<HashMap<u128, usize, RandomState>>>,
+    broker: u128,
+}
+
+impl Place {
+    /// None if there are too many.
+    fn take(under_way: &Arc<Mutex<HashMap<u128, usize, RandomState>>>, broker: u128) -> Option<Self> {
+        let mut requests = under_way.lock();
+        let count = requests.entry(broker).or_default();
+        if *count == MAX_REQUESTS {
+            return None;
+        }
+        *count += 1;
+        Some(Self { under_way: under_way.clone(), broker })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut requests = self.under_way.lock();
+        if let Some(count) = requests.get_mut(&self.broker) {
+            *count -= 1;
+            if *count == 0 {
+                requests.remove(&self.broker);
+            }
+        }
+    }
+}
