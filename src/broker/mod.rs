@@ -75,6 +75,8 @@ pub struct Broker<W> {
     policy: SelectionPolicy,
     draining: Option<Drain>,
     is_matching: bool,
+    /// Whether removed waiters are returned with their keys.
+    reports_keys: bool,
     now: MonotonicTime,
     registry: Registry<W>,
     suspects: SuspectSet,
@@ -88,6 +90,7 @@ impl<W> Broker<W> {
             policy,
             draining: None,
             is_matching: true,
+            reports_keys: false,
             now: MonotonicTime::default(),
             registry: Registry::new(),
             suspects: SuspectSet::default(),
@@ -128,12 +131,17 @@ impl<W> Broker<W> {
         Ok(ParkOutcome { id, replaced })
     }
 
+    /// Whether waiters that leave, expire, are drained or retired are returned with their keys. It costs a copy of each key.
+    pub fn report_keys(&mut self, reports_keys: bool) {
+        self.reports_keys = reports_keys;
+    }
+
     /// Removes a waiter by its id, if it is still waiting.
     pub fn leave(&mut self, id: WaiterId, now: MonotonicTime) -> Option<RemovedWaiter<W>> {
         self.advance_clock(now);
         let is_waiting =
             self.registry.waiters.get(id.slot).is_some_and(|waiter| waiter.serial() == id.serial);
-        is_waiting.then(|| self.remove(id.slot))
+        is_waiting.then(|| self.remove_with_key(id.slot))
     }
 
     /// Removes the exclusive waiter of a controller, because the controller waits in another way now.
@@ -253,7 +261,7 @@ impl<W> Broker<W> {
         let now = self.advance_clock(now);
         let Registry { timers, waiters, .. } = &mut self.registry;
         let (due, continues) = timers.due(waiters, now, scan, max_removed);
-        (due.into_iter().map(|slot| self.remove(slot)).collect(), continues)
+        (due.into_iter().map(|slot| self.remove_with_key(slot)).collect(), continues)
     }
 
     /// Removes at most `max_removed` of the next `scan` waiters, beginning at slot `from`, that were parked before the mark
@@ -273,7 +281,7 @@ impl<W> Broker<W> {
             let is_selected = waiter.serial() <= before.0 && filter.matches(pools[waiter.pool].key.as_ref());
             is_selected.then_some(slot)
         });
-        Page { rows: rows.into_iter().map(|slot| self.remove(slot)).collect(), next }
+        Page { rows: rows.into_iter().map(|slot| self.remove_with_key(slot)).collect(), next }
     }
 
     /// Takes out memory that is no longer used, for the caller to drop without the lock.
@@ -368,6 +376,13 @@ impl<W> Broker<W> {
             drain.waiting -= usize::from(serial <= drain.before.0);
         }
         removed
+    }
+
+    /// Removes a waiter for a caller that does not know its key.
+    fn remove_with_key(&mut self, slot: u32) -> RemovedWaiter<W> {
+        let Registry { waiters, pools, .. } = &self.registry;
+        let key = self.reports_keys.then(|| pools[waiters[slot].pool].key.clone().into());
+        RemovedWaiter { key, ..self.remove(slot) }
     }
 
     /// Threads read the clock before they get the lock, so `now` may be earlier than that of the call before; the core's

@@ -88,7 +88,7 @@ impl<W> Registry<W> {
         self.removed += 1;
         self.assert_conserved();
         let (serial, host, held) = (entry.serial(), entry.host(), now.since(entry.since()));
-        (serial, RemovedWaiter { waiter: entry.waiter, controller: entry.controller, host, held })
+        (serial, RemovedWaiter { waiter: entry.waiter, controller: entry.controller, host, held, key: None })
     }
 
     /// A waiter is too near its deadline to be offered anything.

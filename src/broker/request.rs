@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AcceptedPayload, HostId, KeyRef, MonotonicTime, PayloadKind};
+use super::{AcceptedPayload, HostId, Key, KeyRef, MonotonicTime, PayloadKind};
 use crate::model::MissReason;
 
 /// Identifies one held request for ever: a serial is never used again.
@@ -49,6 +49,8 @@ pub struct RemovedWaiter<W> {
     pub host: HostId,
     /// How long it has waited.
     pub held: Duration,
+    /// The key of its pool, if the caller cannot know it and [keys are reported](super::Broker::report_keys).
+    pub key: Option<Box<Key>>,
 }
 
 /// A successful [`park`](super::Broker::park).

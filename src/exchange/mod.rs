@@ -136,10 +136,11 @@ impl<W> Exchange<W> {
         mut request: ParkRequest<'_, W>,
         now: MonotonicTime,
     ) -> Result<(ParkedGuard<W>, Option<RemovedWaiter<W>>), LimitReached> {
-        let event = self.journal.wants_polls().then(|| PollEvent::parked(request.key, &request.controller));
+        let key = request.key;
+        let event = self.journal.wants_polls().then(|| PollEvent::parked(key, &request.controller));
         let (result, notifies) = {
             let mut core = self.core.lock();
-            let notifies = core.waitlist.accepted_by(request.key, request.accepts);
+            let notifies = core.waitlist.accepted_by(key, request.accepts);
             if core.broker.draining().is_some() {
                 let held = HOLD_WHILE_DRAINING.mul_f64(1.0 + 2.0 * fastrand::f64());
                 request.deadline = request.deadline.min(now.plus(held));
@@ -153,7 +154,7 @@ impl<W> Exchange<W> {
                     self.journal.record(event);
                 }
                 if let Some(replaced) = &replaced {
-                    self.record_end(PollEnd::Replaced, replaced);
+                    self.record_end(PollEnd::Replaced, replaced, Some(key));
                 }
                 Ok((ParkedGuard { exchange: self.clone(), id, armed: true }, replaced))
             }
@@ -173,7 +174,7 @@ impl<W> Exchange<W> {
             }
         };
         if let Claim::Matched(removed) = &claim {
-            self.record_end(PollEnd::Matched, removed);
+            self.record_end(PollEnd::Matched, removed, Some(request.key));
         }
         claim
     }
@@ -360,17 +361,17 @@ impl<W> Exchange<W> {
     /// Removes a waiter, and drops it. False if it was removed before: then the caller that removed it ends it.
     pub fn withdraw(&self, id: WaiterId, end: PollEnd) -> bool {
         let now = self.now();
-        let removed = self.core.lock().broker.leave(id, now);
+        let removed = self.core.lock_to_remove(self.journal.wants_polls()).broker.leave(id, now);
         if let Some(removed) = &removed {
-            self.record_end(end, removed);
+            self.record_end(end, removed, removed.key.as_deref().map(Key::as_ref));
         }
         removed.is_some()
     }
 
-    fn record_end(&self, end: PollEnd, removed: &RemovedWaiter<W>) {
+    fn record_end(&self, end: PollEnd, removed: &RemovedWaiter<W>, key: Option<KeyRef<'_>>) {
         self.metrics.poll_ended(end, removed.held);
-        if self.journal.wants_polls() {
-            self.journal.record(PollEvent::ended(&removed.controller, end, removed.held));
+        if let Some(key) = key.filter(|_| self.journal.wants_polls()) {
+            self.journal.record(PollEvent::ended(key, &removed.controller, end, removed.held));
         }
     }
 
@@ -396,10 +397,10 @@ impl<W> Exchange<W> {
         let mut count = 0;
         loop {
             let now = self.now();
-            let (batch, continues) = remove(&mut self.core.lock(), now);
+            let (batch, continues) = remove(&mut self.core.lock_to_remove(self.journal.wants_polls()), now);
             count += batch.len();
             for removed in batch {
-                self.record_end(end, &removed);
+                self.record_end(end, &removed, removed.key.as_deref().map(Key::as_ref));
                 act(removed);
             }
             if !continues {

@@ -42,6 +42,13 @@ impl<W> SharedCore<W> {
         Guard { core: self.core.lock(), wake }
     }
 
+    /// The core, to remove waiters of unknown keys.
+    pub(super) fn lock_to_remove(&self, reports_keys: bool) -> impl DerefMut<Target = Core<W>> {
+        let mut core = self.lock();
+        core.broker.report_keys(reports_keys);
+        core
+    }
+
     pub(super) fn now(&self) -> MonotonicTime {
         self.at(Instant::now())
     }

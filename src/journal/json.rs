@@ -26,25 +26,13 @@ pub(super) fn verdict(record: &DispatchRecord, index: usize) -> String {
 }
 
 pub(super) fn poll(event: &PollEvent) -> String {
-    let (at, controller, unset) = (event.at, &*event.controller, PollJson::default());
-    render(&match &event.phase {
-        PollPhase::Parked { names, cpu, memory } => PollJson {
-            at,
-            controller,
-            deployment: Some(names.get(0)),
-            version: Some(names.get(1)),
-            cpu: Some(*cpu),
-            memory: Some(*memory),
-            ..unset
-        },
-        PollPhase::Ended { end, held } => PollJson {
-            at,
-            controller,
-            end: Some(end.text()),
-            held_seconds: Some(held.as_secs_f64()),
-            ..unset
-        },
-    })
+    let PollEvent { at, ref controller, ref names, cpu, memory, ref phase } = *event;
+    let (end, held_seconds) = match phase {
+        PollPhase::Parked => (None, None),
+        PollPhase::Ended { end, held } => (Some(end.text()), Some(held.as_secs_f64())),
+    };
+    let (deployment, version) = (names.get(0), names.get(1));
+    render(&PollJson { at, controller, deployment, version, cpu, memory, end, held_seconds })
 }
 
 pub(super) fn drain(event: &DrainEvent) -> String {
@@ -72,14 +60,14 @@ struct VerdictJson<'a> {
     seconds: f64,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct PollJson<'a> {
     at: u64,
     controller: &'a str,
-    deployment: Option<&'a str>,
-    version: Option<&'a str>,
-    cpu: Option<f64>,
-    memory: Option<f64>,
+    deployment: &'a str,
+    version: &'a str,
+    cpu: f64,
+    memory: f64,
     end: Option<&'static str>,
     held_seconds: Option<f64>,
 }

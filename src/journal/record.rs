@@ -172,6 +172,12 @@ pub struct PollEvent {
     pub at: u64,
     /// The controller's name for itself; empty if it gave none.
     pub controller: Box<str>,
+    /// The deployment and the version of its pool.
+    pub names: PackedStrs<2>,
+    /// vCPUs.
+    pub cpu: f64,
+    /// GB of memory.
+    pub memory: f64,
     /// What happened to the poll.
     pub phase: PollPhase,
 }
@@ -179,15 +185,8 @@ pub struct PollEvent {
 /// What happened to a poll.
 #[derive(Debug)]
 pub enum PollPhase {
-    /// It was parked in the pool of this key.
-    Parked {
-        /// The deployment and the version.
-        names: PackedStrs<2>,
-        /// vCPUs.
-        cpu: f64,
-        /// GB of memory.
-        memory: f64,
-    },
+    /// It was parked.
+    Parked,
     /// It ended.
     Ended {
         /// How it ended.
@@ -200,18 +199,23 @@ pub enum PollPhase {
 impl PollEvent {
     /// A controller's poll was parked.
     pub fn parked(key: KeyRef<'_>, controller: &str) -> Event {
-        let names = PackedStrs::new([key.deployment, key.version]);
-        let phase = PollPhase::Parked { names, cpu: key.cpu.get(), memory: key.memory.get() };
-        Self::event(controller, phase)
+        Self::event(key, controller, PollPhase::Parked)
     }
 
     /// A controller's poll ended.
-    pub fn ended(controller: &str, end: PollEnd, held: Duration) -> Event {
-        Self::event(controller, PollPhase::Ended { end, held })
+    pub fn ended(key: KeyRef<'_>, controller: &str, end: PollEnd, held: Duration) -> Event {
+        Self::event(key, controller, PollPhase::Ended { end, held })
     }
 
-    fn event(controller: &str, phase: PollPhase) -> Event {
-        Event::Poll(Self { at: unix_millis(), controller: controller.into(), phase })
+    fn event(key: KeyRef<'_>, controller: &str, phase: PollPhase) -> Event {
+        Event::Poll(Self {
+            at: unix_millis(),
+            controller: controller.into(),
+            names: PackedStrs::new([key.deployment, key.version]),
+            cpu: key.cpu.get(),
+            memory: key.memory.get(),
+            phase,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::event_log::epoch;
 use super::ring::CAPACITY;
 use super::*;
+use crate::broker::{KeyRef, Number};
 use crate::model::{DispatchOutcome, PollEnd, Proof, Verdict};
 use record::unix_millis;
 
@@ -117,8 +118,10 @@ async fn dispatches_stay_in_the_history_however_many_polls_are_logged_after_them
     let journal = open();
     let reader = journal.subscribe(None, EventKinds::POLL | EventKinds::DISPATCH).unwrap();
     record_run(&journal, "run_1");
+    let half = Number::new(0.5).unwrap();
+    let key = KeyRef { deployment: "d1", version: "20260821.3", cpu: half, memory: half };
     for _ in 0..CAPACITY {
-        journal.record(PollEvent::ended("one", PollEnd::Expired, Duration::ZERO));
+        journal.record(PollEvent::ended(key, "one", PollEnd::Expired, Duration::ZERO));
     }
     record_run(&journal, "run_2");
     tokio::time::timeout(PATIENCE, reader.lagged()).await.expect("run_1 has left the log");

@@ -93,12 +93,7 @@ pub(super) fn put_dispatch<'a>(
 
 pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
     match event {
-        Event::Poll(PollEvent { at, controller, phase }) => {
-            out.put_u8(if matches!(phase, PollPhase::Parked { .. }) { PARKED } else { ENDED });
-            out.put_u64_ne(at);
-            put_text(&controller, out);
-            put_phase(&phase, out);
-        }
+        Event::Poll(event) => put_poll(&event, out),
         Event::Drain(DrainEvent { at, waiters }) => {
             out.put_u8(DRAIN);
             out.put_u64_ne(at);
@@ -120,17 +115,17 @@ pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
     }
 }
 
-fn put_phase(phase: &PollPhase, out: &mut Vec<u8>) {
-    match phase {
-        PollPhase::Parked { names, cpu, memory } => {
-            put_texts([0, 1].map(|index| names.get(index).as_bytes()), out);
-            out.put_f64_ne(*cpu);
-            out.put_f64_ne(*memory);
-        }
-        PollPhase::Ended { end, held } => {
-            out.put_u8(*end as u8);
-            put_duration(*held, out);
-        }
+fn put_poll(event: &PollEvent, out: &mut Vec<u8>) {
+    let PollEvent { at, controller, names, cpu, memory, phase } = event;
+    out.put_u8(if matches!(phase, PollPhase::Parked) { PARKED } else { ENDED });
+    out.put_u64_ne(*at);
+    put_text(controller, out);
+    put_texts([0, 1].map(|index| names.get(index).as_bytes()), out);
+    out.put_f64_ne(*cpu);
+    out.put_f64_ne(*memory);
+    if let PollPhase::Ended { end, held } = phase {
+        out.put_u8(*end as u8);
+        put_duration(*held, out);
     }
 }
 
@@ -143,7 +138,7 @@ pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
     }
     let at = bytes.try_get_u64_ne().ok()?;
     let event = match tag {
-        PARKED => Event::Poll(get_poll(at, get_parked, &mut bytes)?),
+        PARKED => Event::Poll(get_poll(at, |_| Some(PollPhase::Parked), &mut bytes)?),
         ENDED => Event::Poll(get_poll(at, get_ended, &mut bytes)?),
         DRAIN => Event::Drain(DrainEvent { at, waiters: get_number(&mut bytes)? }),
         RETIRE => Event::Retire(get_retire(at, &mut bytes)?),
@@ -184,13 +179,9 @@ fn get_poll(
     phase: impl FnOnce(&mut &[u8]) -> Option<PollPhase>,
     bytes: &mut &[u8],
 ) -> Option<PollEvent> {
-    Some(PollEvent { at, controller: get_text(bytes)?.into(), phase: phase(bytes)? })
-}
-
-fn get_parked(bytes: &mut &[u8]) -> Option<PollPhase> {
-    let names = get_texts(bytes)?;
+    let (controller, names) = (get_text(bytes)?.into(), get_texts(bytes)?);
     let (cpu, memory) = (bytes.try_get_f64_ne().ok()?, bytes.try_get_f64_ne().ok()?);
-    Some(PollPhase::Parked { names, cpu, memory })
+    Some(PollEvent { at, controller, names, cpu, memory, phase: phase(bytes)? })
 }
 
 fn get_ended(bytes: &mut &[u8]) -> Option<PollPhase> {

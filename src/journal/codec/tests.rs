@@ -62,14 +62,11 @@ fn any_event(rng: &mut Rng) -> Event {
     let (at, controller) = (rng.u64(..), any_text(rng).into());
     let number = |rng: &mut Rng| rng.bool().then(|| Number::new(rng.f64()).unwrap());
     match rng.u8(..4) {
-        0 => {
+        kind @ 0..=1 => {
             let names = PackedStrs::new([any(&TEXTS, rng), any(&TEXTS, rng)]);
-            let phase = PollPhase::Parked { names, cpu: rng.f64(), memory: rng.f64() };
-            Event::Poll(PollEvent { at, controller, phase })
-        }
-        1 => {
-            let phase = PollPhase::Ended { end: any(PollEnd::ALL, rng), held: any_duration(rng) };
-            Event::Poll(PollEvent { at, controller, phase })
+            let ended = PollPhase::Ended { end: any(PollEnd::ALL, rng), held: any_duration(rng) };
+            let phase = if kind == 0 { PollPhase::Parked } else { ended };
+            Event::Poll(PollEvent { at, controller, names, cpu: rng.f64(), memory: rng.f64(), phase })
         }
         2 => Event::Drain(DrainEvent { at, waiters: rng.usize(..) }),
         _ => {
