@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use crate::collector::Collector;
 use crate::metrics::Metrics;
 
-pub use event_log::{EventBatch, EventReader};
+pub use event_log::{EventBatch, EventReader, Topic};
 pub use history::{HistoryQuery, QueryTimedOut};
 pub use record::{
     DispatchEvent, DispatchRecord, DrainEvent, Event, EventKinds, OfferEvent, OfferRecord, PackedStrs,
@@ -166,9 +166,9 @@ impl Journal {
         self.exports_traces
     }
 
-    /// Subscribes to events after the one with the id `after`, or to those from now on. None if there are too many subscribers.
-    pub fn subscribe(&self, after: Option<&str>, kinds: EventKinds) -> Option<EventReader> {
-        EventLog::subscribe(&self.log, after, kinds)
+    /// Subscribes to a topic's events after the one with the id `after`, or to those from now on. None if there are too many subscribers.
+    pub fn subscribe(&self, after: Option<&str>, topic: impl Into<Topic>) -> Option<EventReader> {
+        EventLog::subscribe(&self.log, after, topic.into())
     }
 
     /// Dispatches of the past, the latest first. It may wait for a disk.

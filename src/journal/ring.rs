@@ -29,6 +29,11 @@ impl<T> Ring<T> {
         self.0.len()
     }
 
+    /// The value at this index, from the oldest on.
+    pub(super) fn get(&self, index: u64) -> Option<&T> {
+        self.0.get(usize::try_from(index).ok()?)
+    }
+
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + ExactSizeIterator {
         self.0.iter()
     }

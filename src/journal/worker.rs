@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::codec::{Recorded, decode};
-use super::event_log::{EventLog, LogEntry};
+use super::event_log::{EventLog, LINGER, LogEntry};
 use super::history::History;
 use super::otlp::Tracer;
 use super::priority::{Urgency, lower_priority};
@@ -17,8 +17,6 @@ use crate::metrics::Metrics;
 /// a dispatch that waits for the core meanwhile does not wait long.
 const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
-/// For this long after the last subscriber of a kind has left, events of the kind are still logged, so that it can resume.
-const LINGER: Duration = Duration::from_secs(60);
 /// Events that are read from one queue before subscribers are notified.
 const BATCH: usize = 4096;
 
@@ -40,7 +38,8 @@ impl JournalWorker {
         loop {
             let Batch { events, has_more, is_last } = self.read_batch();
             // Determined after the events were read, so that a new subscriber misses none that came after it.
-            let wanted = interest.update(self.log.subscribed_kinds(), Instant::now());
+            let now = Instant::now();
+            let wanted = interest.update(self.log.subscribed_kinds(now), now);
             let skipped = if wanted.is_empty() { events.len() as u64 } else { 0 };
             self.wanted_kinds.store(wanted.bits(), Ordering::Relaxed);
             let interval = if events.is_empty() { IDLE_INTERVAL } else { BUSY_INTERVAL };

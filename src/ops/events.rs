@@ -1,4 +1,4 @@
-//! Owns `GET /events`: server-sent events. A subscriber that lags behind the log is disconnected.
+//! Owns `GET /events`: server-sent events of a topic. A subscriber that lags behind the log is disconnected.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -14,8 +14,9 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response};
 use parking_lot::Mutex;
 
+use crate::broker::check_part;
 use crate::http::{HttpState, Problem};
-use crate::journal::{EventBatch, EventKinds, EventReader};
+use crate::journal::{EventBatch, EventKinds, EventReader, Topic};
 
 /// The interval of comments on a stream without events, so that neither end nor a proxy takes the connection for dead.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -34,9 +35,9 @@ pub(super) fn subscribe<B>(
     state: &HttpState,
     request: &Request<B>,
 ) -> Result<(Response<EventStream>, LagSignal), Problem> {
-    let kinds = parse_kinds(request.uri().query().unwrap_or_default())?;
+    let topic = parse_topic(request.uri().query().unwrap_or_default())?;
     let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
-    let reader = state.journal.subscribe(last, kinds).ok_or_else(Problem::too_many_readers)?;
+    let reader = state.journal.subscribe(last, topic).ok_or_else(Problem::too_many_readers)?;
     let lag: LagSignal = Box::pin(reader.lagged());
     let reader = Arc::new(reader);
     // The first bytes show at once that the stream is open, and set the client's delay before it reconnects.
@@ -59,22 +60,39 @@ fn with_headers<B>(body: B) -> Response<B> {
     response
 }
 
-/// The kinds in `?kinds=`; without it, all of them.
-fn parse_kinds(query: &str) -> Result<EventKinds, Problem> {
-    let mut kinds = EventKinds::all();
+/// The topic that a query selects: all events, unless it names kinds, a deployment, a version or a run.
+fn parse_topic(query: &str) -> Result<Topic, Problem> {
+    let mut topic = Topic::from(EventKinds::all());
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if name != "kinds" {
-            return Err(Problem::bad_parameter("The query", "has an unknown name; known: kinds"));
-        }
-        let by_name =
-            |text: &str| EventKinds::NAMED.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
-        let parsed: Option<EventKinds> = value.split(',').map(by_name).collect();
-        let bad = || {
-            Problem::bad_parameter("kinds", "has something other than poll, dispatch, verdict, drain, retire")
+        let part = || match check_part(&value) {
+            Ok(part) => Ok(Some(part.into())),
+            Err(error) => Err(Problem::bad_parameter(&name, error)),
         };
-        kinds = parsed.ok_or_else(bad)?;
+        match &*name {
+            "deployment" => topic.deployment = part()?,
+            "version" => topic.version = part()?,
+            "run" => topic.run = part()?,
+            "kind" | "kinds" => topic.kinds = parse_kinds(&name, &value)?,
+            _ => {
+                let why = "has an unknown name; known: deployment, version, run, kind";
+                return Err(Problem::bad_parameter("The query", why));
+            }
+        }
     }
-    Ok(kinds)
+    if topic.possible_kinds().is_empty() {
+        let why = "has only poll and retire, which have no run, so that no event would ever be sent";
+        return Err(Problem::bad_parameter("kind", why));
+    }
+    Ok(topic)
+}
+
+/// Kinds, separated by commas.
+fn parse_kinds(name: &str, list: &str) -> Result<EventKinds, Problem> {
+    let by_name =
+        |text: &str| EventKinds::NAMED.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
+    let kinds: Option<EventKinds> = list.split(',').map(by_name).collect();
+    let why = "has something other than poll, dispatch, verdict, drain, retire";
+    kinds.ok_or_else(|| Problem::bad_parameter(name, why))
 }
 
 /// Waits until the connection's subscriber lags. A connection without a subscriber waits forever.
@@ -95,7 +113,7 @@ impl Body for EventStream {
         self.next = Box::pin(async move {
             match tokio::time::timeout(HEARTBEAT, reader.next()).await {
                 Ok(EventBatch(bytes)) => bytes,
-                Err(_) => Bytes::from_static(b": still here\n\n"),
+                Err(_) => reader.heartbeat().0,
             }
         });
         Poll::Ready(Some(Ok(Frame::data(bytes))))
