@@ -12,71 +12,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::client::Client;
+use support::events::Events;
 use support::{Broker, PATIENCE, Pool, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-
-/// A subscriber to server-sent events.
-struct Events {
-    stream: TcpStream,
-    read: String,
-}
-
-/// One event.
-#[derive(Debug)]
-struct Event {
-    id: String,
-    kind: String,
-    data: Value,
-}
-
-impl Events {
-    async fn follow(broker: &Broker, target: &str, last: Option<&str>) -> Self {
-        let mut stream = TcpStream::connect(broker.ops).await.unwrap();
-        let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
-        stream
-            .write_all(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n{last}\r\n").as_bytes())
-            .await
-            .unwrap();
-        let mut events = Self { stream, read: String::new() };
-        events.until("retry: 1000\n\n").await;
-        assert!(events.read.contains("content-type: text/event-stream"), "{}", events.read);
-        // The events that a resumed stream begins with may follow in the same read.
-        events.read = events.read.split_once("retry: 1000\n\n").unwrap().1.to_owned();
-        events
-    }
-
-    async fn until(&mut self, mark: &str) {
-        let mut buffer = vec![0; 16 * 1024];
-        while !self.read.contains(mark) {
-            let read =
-                tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect(mark).unwrap();
-            assert!(read > 0, "the stream ended before {mark:?}: {}", self.read);
-            self.read.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
-        }
-    }
-
-    /// The next event of a kind; other events are skipped.
-    async fn next(&mut self, kind: &str) -> Event {
-        loop {
-            self.until("\n\n").await;
-            let (frame, rest) = self.read.split_once("\n\n").unwrap();
-            let field = |name: &str| {
-                let lines = frame.lines().map(|line| line.rsplit_once("\r\n").map_or(line, |(_, line)| line));
-                lines.rev().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned()
-            };
-            let event = Event {
-                id: field("id: "),
-                kind: field("event: "),
-                data: serde_json::from_str(&field("data: ")).unwrap_or_default(),
-            };
-            self.read = rest.into();
-            if event.kind == kind {
-                return event;
-            }
-        }
-    }
-}
+use tokio::net::TcpListener;
 
 async fn get(broker: &Broker, target: &str) -> (u16, Value) {
     let (status, body) = broker.operate("GET", target).await;

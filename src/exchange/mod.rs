@@ -184,7 +184,7 @@ impl<W> Exchange<W> {
         let now = self.now();
         let replaced = self.core.lock().broker.replace(key, controller, address, now);
         if let Some(replaced) = &replaced {
-            self.record_end(PollEnd::Replaced, replaced);
+            self.record_end(PollEnd::Replaced, replaced, Some(key));
         }
         replaced
     }

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod events;
 pub mod fleet;
 pub mod lab;
 pub mod nats;

@@ -125,7 +125,9 @@ impl TopicIndex {
     pub(super) fn finish_batch(&mut self, first: u64) {
         if std::mem::take(&mut self.has_new_drain) {
             let cursors = self.topics.iter().flat_map(|(_, topic)| &topic.cursors);
-            cursors.filter(|cursor| cursor.kinds.contains(EventKinds::DRAIN)).for_each(|it| it.added.notify_one());
+            cursors
+                .filter(|cursor| cursor.kinds.contains(EventKinds::DRAIN))
+                .for_each(|it| it.added.notify_one());
         }
         for topic in self.changed.drain(..) {
             let Some(topic) = self.topics.get_mut(topic) else { continue };
@@ -136,6 +138,17 @@ impl TopicIndex {
         if first > self.unread_from || first >= self.next_sweep {
             self.sweep(first);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many numbers of events are listed.
+    #[cfg(test)]
+    pub(super) fn listed(&self) -> usize {
+        self.topics.iter().flat_map(|(_, topic)| topic.lists.iter().flatten()).map(NumberList::len).sum()
     }
 
     /// Adds a subscriber to a topic. `events` are those in the log, which begins with `first`. The subscriber reads from `next`
@@ -210,7 +223,10 @@ impl TopicIndex {
     fn lists(&mut self, slot: usize, kinds: EventKinds) -> impl Iterator<Item = &mut NumberList> {
         let drains = kinds.contains(EventKinds::DRAIN).then_some(&mut self.drains);
         let lists = EventKinds::all().iter().zip(&mut self.topics[slot].lists);
-        lists.filter(move |(kind, _)| kinds.contains(*kind)).filter_map(|(_, list)| list.as_mut()).chain(drains)
+        lists
+            .filter(move |(kind, _)| kinds.contains(*kind))
+            .filter_map(|(_, list)| list.as_mut())
+            .chain(drains)
     }
 
     /// The topic of these names, which is new if nobody has asked for it lately.
@@ -222,7 +238,8 @@ impl TopicIndex {
             return slot;
         }
         if self.topics.len() >= MAX_TOPICS {
-            let lingering = self.topics.iter().filter_map(|(slot, topic)| topic.left.map(|left| (left, slot)));
+            let lingering =
+                self.topics.iter().filter_map(|(slot, topic)| topic.left.map(|left| (left, slot)));
             if let Some((_, oldest)) = lingering.min() {
                 self.close(oldest);
             }
@@ -283,7 +300,9 @@ impl TopicIndex {
             }
             for cursor in topic.cursors.iter().filter(|cursor| !cursor.has_lagged()) {
                 let kinds = EventKinds::all().iter().zip(&topic.lists);
-                let lists = kinds.filter(|(kind, _)| cursor.kinds.contains(*kind)).filter_map(|(_, list)| list.as_ref());
+                let lists = kinds
+                    .filter(|(kind, _)| cursor.kinds.contains(*kind))
+                    .filter_map(|(_, list)| list.as_ref());
                 let drains = cursor.kinds.contains(EventKinds::DRAIN).then_some(&*drains);
                 let unread = lists.chain(drains).filter_map(|list| list.first_from(cursor.next())).min();
                 match unread {

@@ -41,6 +41,11 @@ impl NumberList {
         self.known_from = next;
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// Releases memory that is no longer used.
     pub(super) fn shrink(&mut self) {
         if self.numbers.len() < self.numbers.capacity() / 4 {
