@@ -12,7 +12,8 @@ use super::PATIENCE;
 /// A client over a plain socket, or over any other byte stream.
 pub struct Client<S = TcpStream> {
     pub stream: S,
-    read: Vec<u8>,
+    /// The received bytes that were not parsed yet.
+    pub(super) read: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -89,7 +90,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// The next response, or none if the connection ended without one.
     pub async fn try_answer(&mut self) -> Option<Answer> {
-        let mut answer = self.try_head().await?;
+        let answer = self.try_head().await?;
+        Some(self.with_body(answer).await)
+    }
+
+    /// The next response, or none if the connection ended without one. What follows the head of one that opens a
+    /// WebSocket or an event stream is not read.
+    pub(super) async fn opening(&mut self) -> Option<Answer> {
+        let answer = self.try_head().await?;
+        let is_open = answer.status == 101 || answer.header("content-type") == Some("text/event-stream");
+        if is_open {
+            return Some(answer);
+        }
+        Some(self.with_body(answer).await)
+    }
+
+    async fn with_body(&mut self, mut answer: Answer) -> Answer {
         let length = match answer.header("content-length") {
             Some(length) => length.parse().unwrap(),
             None if answer.status == 204 => 0,
@@ -103,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             // Every client does this after it has read a whole response; the broker takes the close as the receipt.
             let _ = self.stream.shutdown().await;
         }
-        Some(answer)
+        answer
     }
 
     /// The next response, or none if the connection ends before it is complete, as that of a process that is killed.
@@ -163,7 +179,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         &self.read
     }
 
-    async fn more(&mut self) -> bool {
+    /// Receives more bytes; whether there were any before the end of the connection.
+    pub(super) async fn more(&mut self) -> bool {
         // A reset ends the connection, too.
         self.stream.read_buf(&mut self.read).await.unwrap_or(0) > 0
     }

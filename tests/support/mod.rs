@@ -5,6 +5,7 @@
 pub mod client;
 pub mod cluster;
 pub mod events;
+pub mod event_stream;
 pub mod fleet;
 pub mod lab;
 pub mod nats;
@@ -12,7 +13,9 @@ pub mod nats_client;
 pub mod offers;
 pub mod proxy;
 pub mod relay;
+pub mod session_bytes;
 pub mod ways;
+pub mod websocket;
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
