@@ -130,9 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
 
     /// Whether no run and no end is received for a while.
     pub async fn is_quiet(&mut self) -> bool {
-        let speaking = async {
-            while self.event().await.is_some_and(|event| event.event.is_empty()) {}
-        };
+        let speaking = async { while self.event().await.is_some_and(|event| event.event.is_empty()) {} };
         tokio::time::timeout(Duration::from_millis(100), speaking).await.is_err()
     }
 }

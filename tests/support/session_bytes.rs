@@ -59,7 +59,9 @@ pub fn take_chunks(bytes: &mut Vec<u8>, contents: &mut Vec<u8>) -> bool {
         let rest = &bytes[taken..];
         let Some(line) = rest.windows(2).position(|window| window == b"\r\n") else { break false };
         let digits = std::str::from_utf8(&rest[..line]).unwrap_or("not UTF-8");
-        let Ok(length) = usize::from_str_radix(digits, 16) else { panic!("no length of a chunk: {digits:?}") };
+        let Ok(length) = usize::from_str_radix(digits, 16) else {
+            panic!("no length of a chunk: {digits:?}")
+        };
         let Some(chunk) = rest.get(line + 2..line + 2 + length + 2) else { break false };
         assert!(chunk.ends_with(b"\r\n"), "a chunk is longer than its length");
         contents.extend(&chunk[..length]);

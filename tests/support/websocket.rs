@@ -31,7 +31,9 @@ pub struct Run {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     Run(Run),
-    Drain { retry_in_ms: u64 },
+    Drain {
+        retry_in_ms: u64,
+    },
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(u16, String),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::broker::BrokerOptions;
 use crate::cluster::Cluster;
-use crate::fleet::{FleetOptions, FleetProcess, ReportQueue};
+use crate::fleet::{FleetOptions, FleetProcess, ReportQueue, Transports};
 use crate::oracle::{Oracle, Rules};
 use crate::supervisors::{Post, SendMode, Supervisors};
 
@@ -92,6 +92,7 @@ impl Crowd {
                 aborts: 0.0,
                 silent: 0.0,
                 native: 0.0,
+                transports: Transports::default(),
                 seed: serial,
             };
             fleets.push(FleetProcess::start(&fleet, &self.reports)?);

@@ -6,6 +6,7 @@ mod cluster;
 mod cluster_chaos;
 mod cluster_crowd;
 mod fleet;
+mod mixed;
 mod namespace;
 mod oracle;
 mod rolling_restart;
@@ -31,6 +32,8 @@ enum Test {
     Soak(soak::SoakOptions),
     /// Sends requests of every kind, many of them malformed; afterwards the broker has to work and to have released what it used
     Storm(storm::StormOptions),
+    /// One pool of long polls, WebSockets and event streams, of which a third dies in the second half; an oracle accounts for every run
+    Mixed(mixed::MixedOptions),
     /// Faults of brokers, NATS and controllers of a cluster at random; an oracle accounts for every run
     ClusterChaos(cluster_chaos::ClusterChaosOptions),
     /// A hundred thousand controllers of one pool at six brokers, and runs posted to any of them
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Test::Chaos(options) => chaos::run(&options),
         Test::Soak(options) => soak::run(&options),
         Test::Storm(shape) => storm::run(&shape),
+        Test::Mixed(options) => mixed::run(&options),
         Test::ClusterChaos(options) => cluster_chaos::run(&options),
         Test::ClusterCrowd(options) => cluster_crowd::run(&options),
         Test::RollingRestart(options) => rolling_restart::run(&options),

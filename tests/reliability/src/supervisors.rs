@@ -146,6 +146,11 @@ impl Supervisors {
         self.generations.borrow_mut()[broker] += 1;
     }
 
+    /// The number of the latest run.
+    pub(crate) fn last_run(&self) -> u64 {
+        self.runs.get()
+    }
+
     /// The number, the pool and the dialect of a new run.
     pub(crate) fn next_run(&self) -> (u64, usize, Dialect) {
         let run = self.runs.get() + 1;

@@ -3,7 +3,7 @@
 mod counters;
 mod inject;
 mod schedule;
-mod testbed;
+pub(crate) mod testbed;
 
 use pilotlight_bench::stdout::print;
 use std::fmt::Write;
@@ -16,7 +16,7 @@ use clap::Args;
 use tokio::time::{Instant, sleep_until};
 
 use crate::broker::{BrokerOptions, RestartableBroker};
-use crate::fleet::{self, unix_micros};
+use crate::fleet::{self, Transports, unix_micros};
 use crate::oracle::{Affected, Oracle, Rules};
 use crate::scheduling::watch_scheduling;
 use crate::supervisors::Supervisors;
@@ -38,6 +38,8 @@ pub(crate) struct ChaosOptions {
     /// Processes that the controllers live in
     #[arg(long, default_value_t = 8)]
     fleets: usize,
+    #[command(flatten)]
+    transports: Transports,
     #[arg(long, default_value_t = 10)]
     pools: usize,
     /// Runs a second
@@ -92,6 +94,7 @@ pub(crate) fn run(options: &ChaosOptions) -> anyhow::Result<()> {
             aborts: 0.0,
             silent: 0.0,
             native: 0.0,
+            transports: options.transports,
             seed: options.seed,
         };
         let oracle =
@@ -209,6 +212,8 @@ fn print_summary(stage: &Testbed) -> anyhow::Result<()> {
          their process was killed",
         tally.receipts, tally.duplicates, tally.read_though_false, tally.unknowable
     );
+    let by = stage.received.borrow().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    let _ = writeln!(text, "received by: {}", list(by));
     let failed = oracle.failed();
     let _ = writeln!(text, "failures: {failed} {}", list(failures));
     print(&text);

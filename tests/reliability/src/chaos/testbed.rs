@@ -15,23 +15,25 @@ use crate::oracle::{Affected, Disturbance, Oracle};
 use crate::supervisors::Supervisors;
 
 /// The participants of the test.
-pub(super) struct Testbed {
-    pub(super) supervisors: Rc<Supervisors>,
-    pub(super) broker: RefCell<RestartableBroker>,
-    pub(super) fleets: FleetGroup,
-    pub(super) oracle: RefCell<Oracle>,
-    pub(super) injected: RefCell<BTreeMap<&'static str, u64>>,
+pub(crate) struct Testbed {
+    pub(crate) supervisors: Rc<Supervisors>,
+    pub(crate) broker: RefCell<RestartableBroker>,
+    pub(crate) fleets: FleetGroup,
+    pub(crate) oracle: RefCell<Oracle>,
+    pub(crate) injected: RefCell<BTreeMap<&'static str, u64>>,
+    /// How many runs were received by controllers that wait in this way.
+    pub(crate) received: RefCell<BTreeMap<&'static str, u64>>,
     counters: RefCell<ExpectedCounters>,
     /// When each controller's latest poll was sent, and when the present broker was started.
     polls: RefCell<HashMap<u64, u64>>,
     since: RefCell<u64>,
     /// Held by the one fault that acts on the broker's process.
-    pub(super) broker_lock: tokio::sync::Mutex<()>,
+    pub(crate) broker_lock: tokio::sync::Mutex<()>,
 }
 
 impl Testbed {
     /// Starts with a broker and without fleets; see [`Testbed::start_fleets`].
-    pub(super) fn new(
+    pub(crate) fn new(
         desk: Rc<Supervisors>,
         broker: RestartableBroker,
         oracle: Oracle,
@@ -43,6 +45,7 @@ impl Testbed {
             fleets: FleetGroup::new(model),
             oracle: oracle.into(),
             injected: RefCell::default(),
+            received: RefCell::default(),
             counters: RefCell::default(),
             polls: RefCell::default(),
             since: RefCell::new(0),
@@ -51,23 +54,23 @@ impl Testbed {
     }
 
     /// Starts this many fleets.
-    pub(super) fn start_fleets(&self, fleets: u64) -> anyhow::Result<()> {
+    pub(crate) fn start_fleets(&self, fleets: u64) -> anyhow::Result<()> {
         (0..fleets).try_for_each(|_| self.fleets.start())
     }
 
-    pub(super) fn disturbed(&self, whose: Affected, from: u64) {
+    pub(crate) fn disturbed(&self, whose: Affected, from: u64) {
         self.oracle.borrow_mut().disturbed(Disturbance { affected: whose, from, to: unix_micros() });
     }
 
     /// A fleet's process was killed: takes its last reports, and removes its controllers.
-    pub(super) fn fleet_killed(&self, serial: u64) {
+    pub(crate) fn fleet_killed(&self, serial: u64) {
         self.collect();
-        self.counters.borrow_mut().polls_unheard += self.fleets.controllers_each();
+        self.counters.borrow_mut().polls_unheard += self.fleets.model().waiters() as u64;
         self.oracle.borrow_mut().remove_fleet(serial);
     }
 
     /// The broker was killed, and its counters are gone.
-    pub(super) fn broker_killed(&self) {
+    pub(crate) fn broker_killed(&self) {
         self.collect();
         self.supervisors.broker_restarted(0);
         *self.counters.borrow_mut() = ExpectedCounters::default();
@@ -75,7 +78,7 @@ impl Testbed {
     }
 
     /// Takes new POSTs and reports, and passes them to the oracle and the expected counters.
-    pub(super) fn collect(&self) {
+    pub(crate) fn collect(&self) {
         let (mut oracle, mut account) = (self.oracle.borrow_mut(), self.counters.borrow_mut());
         let (mut polls, since) = (self.polls.borrow_mut(), *self.since.borrow());
         for post in self.supervisors.posts.take() {
@@ -91,6 +94,8 @@ impl Testbed {
                     account.polls += u64::from(heard.at >= since);
                 }
                 Event::Received(_) => {
+                    let transport = self.fleets.model().transport_of(heard.controller);
+                    *self.received.borrow_mut().entry(transport).or_default() += 1;
                     let of_this = polls.get(&heard.controller).is_some_and(|&at| at >= since);
                     account.polls_surely += u64::from(of_this);
                 }
@@ -108,7 +113,7 @@ impl Testbed {
     }
 
     /// Checks I6 and I8 as soon as there are no changes any more.
-    pub(super) async fn check_quiet(&self) {
+    pub(crate) async fn check_quiet(&self) {
         let deadline = Instant::now() + QUIET_TIME;
         let mut last = String::from("the metrics could not be read");
         while Instant::now() < deadline {
@@ -137,7 +142,7 @@ impl Testbed {
     }
 
     /// Stops all fleets. Returns the resources that the idle broker still uses.
-    pub(super) async fn stop_fleets(&self) -> anyhow::Result<Leftover> {
+    pub(crate) async fn stop_fleets(&self) -> anyhow::Result<Leftover> {
         for serial in self.fleets.end_all().await {
             self.fleet_killed(serial);
         }
@@ -170,7 +175,7 @@ impl Testbed {
     }
 
     /// An error if the broker has exited by itself.
-    pub(super) fn check_alive(&self) -> anyhow::Result<()> {
+    pub(crate) fn check_alive(&self) -> anyhow::Result<()> {
         let mut broker = self.broker.borrow_mut();
         ensure!(broker.is_running(), "the broker exited by itself");
         Ok(())
@@ -191,17 +196,17 @@ const REMEMBERED_BYTES: u64 = 512;
 
 /// What an idle broker still uses.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leftover {
-    pub(super) files: u64,
-    pub(super) resident: u64,
+pub(crate) struct Leftover {
+    pub(crate) files: u64,
+    pub(crate) resident: u64,
     /// The number of dispatches since the broker was started.
-    pub(super) dispatches: u64,
+    pub(crate) dispatches: u64,
 }
 
 impl Leftover {
     /// I10: back within ten percent, apart from the dispatches that the history has gained and the runs that are
     /// remembered against repeated delivery.
-    pub(super) fn check(&self, before: &Self) -> Result<String, String> {
+    pub(crate) fn check(&self, before: &Self) -> Result<String, String> {
         let history = self.dispatches.min(HISTORY).saturating_sub(before.dispatches) * HISTORY_BYTES;
         let remembered = self.dispatches.saturating_sub(before.dispatches).min(REMEMBERED) * REMEMBERED_BYTES;
         let kept = history + remembered;

@@ -88,6 +88,7 @@ pub(crate) fn run(options: &ClusterChaosOptions) -> anyhow::Result<()> {
         aborts: 0.0,
         silent: 0.0,
         native: NATIVE_CONTROLLERS,
+        transports: fleet::Transports::default(),
         seed: options.seed,
     };
     block_on_local(async {

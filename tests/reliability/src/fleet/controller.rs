@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::context::FleetContext;
-use super::protocol::{Action, Event, Instruction};
+use super::protocol::{Action, Event, Instruction, first_slot};
+use super::session::{Transport, wait_once};
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::{native_poll_request, poll_request_from, run_and_pool};
 
@@ -28,7 +29,7 @@ impl Slot {
         self.order_given.notify_one();
     }
 
-    async fn instruction(&self) -> Instruction {
+    pub(super) async fn instruction(&self) -> Instruction {
         loop {
             if let Some(order) = self.order.take() {
                 return order;
@@ -55,8 +56,26 @@ enum PollEnd {
     Silent(Client),
 }
 
-/// Polls from this slot until the process ends.
+/// Waits from this slot until the process ends.
 pub(super) async fn run_slot(crew: Rc<FleetContext>, slot: Rc<Slot>) {
+    match crew.options.transport(slot.place) {
+        None => poll_forever(crew, slot).await,
+        Some(transport) => wait_forever(crew, slot, transport).await,
+    }
+}
+
+/// Waits on one connection after the other.
+async fn wait_forever(crew: Rc<FleetContext>, slot: Rc<Slot>, transport: Transport) {
+    let controller = first_slot(crew.options.serial, slot.place);
+    loop {
+        if wait_once(&crew, &slot, transport, controller).await.is_err() {
+            let rest = crew.rng.borrow_mut().u64(..FIRST_BACKOFF_MS * 4);
+            tokio::time::sleep(Duration::from_millis(rest)).await;
+        }
+    }
+}
+
+async fn poll_forever(crew: Rc<FleetContext>, slot: Rc<Slot>) {
     let mut controller = crew.first_controller() + slot.place as u64;
     let pool = slot.place % crew.options.pools;
     let mut kept = None;

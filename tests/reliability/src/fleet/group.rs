@@ -40,9 +40,9 @@ impl FleetGroup {
         }
     }
 
-    /// The number of controllers of each fleet.
-    pub(crate) fn controllers_each(&self) -> u64 {
-        self.model.count as u64
+    /// The options that all of them share.
+    pub(crate) fn model(&self) -> &FleetOptions {
+        &self.model
     }
 
     /// Starts one more fleet.

@@ -37,7 +37,8 @@ pub(crate) struct FleetProcess {
 impl FleetProcess {
     /// Starts a process whose controllers begin at once.
     pub(crate) fn start(options: &FleetOptions, ear: &ReportQueue) -> anyhow::Result<Self> {
-        let FleetOptions { brokers, serial, count, pools, timeout, aborts, silent, native, seed } = options;
+        let FleetOptions { brokers, serial, count, pools, timeout, aborts, silent, native, transports, seed } =
+            options;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("fleet")
             .args(brokers.iter().map(ToString::to_string))
@@ -45,6 +46,8 @@ impl FleetProcess {
             .args(["--count", &count.to_string(), "--pools", &pools.to_string()])
             .args(["--timeout", &timeout.to_string(), "--seed", &seed.to_string()])
             .args(["--aborts", &aborts.to_string(), "--silent", &silent.to_string()])
+            .args(["--websockets", &transports.websockets.to_string()])
+            .args(["--streams", &transports.streams.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -2,14 +2,20 @@
 
 mod context;
 mod controller;
+mod event_stream;
 mod group;
 mod handle;
 mod options;
 mod process;
 mod protocol;
+mod session;
+#[path = "../../../support/session_bytes.rs"]
+#[allow(unreachable_pub, dead_code, reason = "the broker's own tests share it")]
+mod session_bytes;
+mod websocket;
 
 pub(crate) use group::{FleetGroup, Hit, REPLACEMENT_DELAY};
 pub(crate) use handle::{FleetProcess, ReportQueue};
-pub(crate) use options::FleetOptions;
+pub(crate) use options::{FleetOptions, Transports};
 pub(crate) use process::run;
-pub(crate) use protocol::{Action, Event, IDS_PER_FLEET, Instruction, Report, unix_micros};
+pub(crate) use protocol::{Action, Event, IDS_PER_FLEET, Instruction, Report, named_controller, unix_micros};

@@ -5,6 +5,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How many controller ids a process may use: its ids begin at its serial times this number.
 pub(crate) const IDS_PER_FLEET: u64 = 10_000_000;
 
+/// Where the ids of controllers with slots begin among those of their process: each has eight, one for each slot.
+const FIRST_WITH_SLOTS: u64 = 9_000_000;
+const IDS_PER_CONTROLLER: u64 = 8;
+
+/// The id of the first slot of the controller in this place.
+pub(super) fn first_slot(serial: u64, place: usize) -> u64 {
+    serial * IDS_PER_FLEET + FIRST_WITH_SLOTS + place as u64 * IDS_PER_CONTROLLER
+}
+
+/// The controller by whose name a broker knows the one with this id: all slots of a controller have the id of the first.
+pub(crate) fn named_controller(id: u64) -> u64 {
+    if id % IDS_PER_FLEET < FIRST_WITH_SLOTS { id } else { id - id % IDS_PER_CONTROLLER }
+}
+
+/// The place of a controller with slots; none if it has none.
+pub(super) fn place_of(id: u64) -> Option<usize> {
+    let number = (id % IDS_PER_FLEET).checked_sub(FIRST_WITH_SLOTS)?;
+    usize::try_from(number / IDS_PER_CONTROLLER).ok()
+}
+
 /// Microseconds since 1970, on the clock that all processes share.
 pub(crate) fn unix_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Owns the checks of one run: all of its POSTs against all of its receipts.
 
 use super::records::{Affected, Disturbance, Oracle, Receipt, Run};
-use crate::fleet::IDS_PER_FLEET;
+use crate::fleet::{IDS_PER_FLEET, named_controller};
 use crate::supervisors::{Dialect, Outcome, Post, SendMode};
 
 /// The first offer, and at most two more after an unproven one.
@@ -96,8 +96,9 @@ impl Oracle {
         if **proof != *"received" {
             return;
         }
-        let is_meant =
-            |receipt: &&Receipt| controller.is_none_or(|controller| controller == receipt.controller);
+        let is_meant = |receipt: &&Receipt| {
+            controller.is_none_or(|controller| controller == named_controller(receipt.controller))
+        };
         let before = receipts.iter().filter(is_meant).filter(|receipt| receipt.at <= post.done).count();
         if before > 0 && receipts.len() >= delivered {
             return;

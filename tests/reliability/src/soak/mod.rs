@@ -102,6 +102,7 @@ pub(crate) fn run(options: &SoakOptions) -> anyhow::Result<()> {
         aborts: options.aborts,
         silent: options.silent,
         native: 0.0,
+        transports: fleet::Transports::default(),
         seed: options.seed,
     };
     block_on_local(async {
