@@ -1,43 +1,15 @@
 //! Owns one controller: it polls, reports what it received, and polls again, unless it is instructed to misbehave.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use super::context::FleetContext;
 use super::protocol::{Action, Event, Instruction, first_slot};
-use super::session::{Transport, wait_once};
+use super::session::wait_once;
+use super::slot::Slot;
+use super::transport::Transport;
 use pilotlight_bench::client::Client;
 use pilotlight_bench::requests::{native_poll_request, poll_request_from, run_and_pool};
-
-/// One of the places for controllers in a process. A controller that falls silent is replaced in its slot.
-pub(super) struct Slot {
-    pub(super) place: usize,
-    order: Cell<Option<Instruction>>,
-    order_given: Notify,
-}
-
-impl Slot {
-    pub(super) fn new(place: usize) -> Self {
-        Self { place, order: Cell::new(None), order_given: Notify::new() }
-    }
-
-    pub(super) fn instruct(&self, order: Instruction) {
-        self.order.set(Some(order));
-        self.order_given.notify_one();
-    }
-
-    pub(super) async fn instruction(&self) -> Instruction {
-        loop {
-            if let Some(order) = self.order.take() {
-                return order;
-            }
-            self.order_given.notified().await;
-        }
-    }
-}
 
 /// The first delay after a failed connection, in milliseconds. It doubles with each further failure.
 const FIRST_BACKOFF_MS: u64 = 50;

@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 
 use super::context::FleetContext;
 use super::protocol::Event;
-use super::session::{Acknowledgement, Delivery};
 use super::session_bytes::{take_chunks, take_event};
+use super::transport::{Acknowledgement, Delivery};
 use super::websocket::request;
 use pilotlight_bench::client::Client;
 

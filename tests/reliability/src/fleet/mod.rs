@@ -9,9 +9,10 @@ mod options;
 mod process;
 mod protocol;
 mod session;
-#[path = "../../../support/session_bytes.rs"]
 #[allow(unreachable_pub, dead_code, reason = "the broker's own tests share it")]
 mod session_bytes;
+mod slot;
+mod transport;
 mod websocket;
 
 pub(crate) use group::{FleetGroup, Hit, REPLACEMENT_DELAY};

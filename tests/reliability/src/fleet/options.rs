@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::protocol::place_of;
-use super::session::{Transport, slots};
+use super::transport::{Transport, slots};
 
 /// How many controllers a fleet has, and how they behave.
 #[derive(Debug, Clone, Args)]

@@ -9,9 +9,10 @@ use pilotlight_bench::runtime::block_on_local;
 use tokio::sync::mpsc;
 
 use super::context::FleetContext;
-use super::controller::{Slot, run_slot};
+use super::controller::run_slot;
 use super::options::FleetOptions;
 use super::protocol::{Action, Event, Instruction};
+use super::slot::Slot;
 
 /// How many controllers start within a millisecond. The broker probes those that arrive together at the same time, and
 /// more probes than this overflow loopback's queue.

@@ -6,39 +6,16 @@ use std::time::Duration;
 use pilotlight_bench::requests::run_and_pool;
 
 use super::context::FleetContext;
-use super::controller::Slot;
 use super::event_stream::EventStream;
 use super::protocol::{Action, Event, Instruction};
+use super::slot::Slot;
+use super::transport::{Acknowledgement, Delivery, Transport, slots};
 use super::websocket::WebSocket;
-
-/// How many slots the controller in this place has: one to eight.
-pub(super) fn slots(place: usize) -> usize {
-    1 + place % 8
-}
-
-/// How a controller waits on one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    WebSocket,
-    EventStream,
-}
 
 /// An open connection.
 pub(super) enum Session {
     WebSocket(WebSocket),
     EventStream(EventStream),
-}
-
-/// A run that was received, and what acknowledges it.
-pub(super) struct Delivery {
-    pub(super) payload: Vec<u8>,
-    pub(super) acknowledgement: Acknowledgement,
-}
-
-/// What acknowledges a run and frees its slot.
-pub(super) enum Acknowledgement {
-    Messages(Vec<u8>),
-    Targets { ack: String, ready: String },
 }
 
 /// How long a controller that had paused waits for runs that are in its socket's buffer.

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::session::{Acknowledgement, Delivery};
 use super::session_bytes::{BINARY, PING, PONG, TEXT, masked_frame, take_frame};
+use super::transport::{Acknowledgement, Delivery};
 use pilotlight_bench::requests::native_poll_request;
 
 /// An open WebSocket.
