@@ -14,7 +14,10 @@ use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use support::client::Client;
+use support::cluster::{native_post, outcome};
+use support::event_stream::{EventStream, subscription};
 use support::proxy::{HAPROXY, start};
+use support::websocket::{WebSocket, handshake};
 use support::{Broker, Pool, post};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -150,6 +153,45 @@ async fn a_run_goes_through_tls_byte_for_byte_with_every_proof() {
         let (answer, run) = tokio::join!(post_run(&broker, &connector, &body), waiting.answer());
         assert_eq!((answer["didWarmStart"].as_bool(), answer["proof"].as_str()), (Some(true), Some(proof)));
         assert!(run.body == sent.as_bytes(), "the bytes are the same");
+        assert_eq!(broker.metric("pilotlight_connections{listener=\"public\",tls=\"false\"}").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn sessions_go_through_tls_byte_for_byte_with_every_proof() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let pool = Pool::small("d1");
+    // Larger than the kernel takes at once, and larger than one record.
+    let payload = "a line, and \"quotes\"\n".repeat(150_000).into_bytes();
+    for proof in ["written", "acked", "received"] {
+        let broker = authority.broker(proof, &[]);
+        let ask =
+            async |request: Vec<u8>| connect(&connector, broker.public).await.unwrap().ask(request).await;
+        let client = connect(&connector, broker.public).await.unwrap();
+        let mut socket = WebSocket::open(client, &handshake(&pool.path(), "")).await.ok().unwrap();
+        for _ in 0..2 {
+            socket.ready(1).await;
+            broker.wait_for_waiters(1).await;
+            let (answer, run) = tokio::join!(ask(native_post(&pool, "", "", &payload)), socket.take());
+            assert_eq!(outcome(&answer.json()), (true, proof, 1));
+            assert!(run.payload == payload, "the bytes are the same");
+        }
+        drop(socket);
+        let client = connect(&connector, broker.public).await.unwrap();
+        let mut stream = EventStream::open(client, &subscription(&pool, "", "")).await.ok().unwrap();
+        for _ in 0..2 {
+            broker.wait_for_waiters(1).await;
+            let receiving = async {
+                let run = stream.run().await;
+                let target = &run.ready;
+                let post = format!("POST {target} HTTP/1.1\r\nhost: b\r\ncontent-length: 0\r\n\r\n");
+                (run.payload, ask(post.into_bytes()).await.status)
+            };
+            let (answer, received) = tokio::join!(ask(native_post(&pool, "", "", &payload)), receiving);
+            assert_eq!(outcome(&answer.json()), (true, proof, 1));
+            assert!(received == (payload.clone(), 204), "the bytes are the same");
+        }
         assert_eq!(broker.metric("pilotlight_connections{listener=\"public\",tls=\"false\"}").await, 0);
     }
 }

@@ -7,31 +7,15 @@
     reason = "a test may panic, and says what it skips and what the program printed"
 )]
 
-use std::path::Path;
-use std::process::Command;
+mod program;
 
 use pilotlight_bench::nats::NatsServer;
 
-/// Runs the program with these arguments, on the broker of the same profile; prints what it printed if it fails.
 fn check(arguments: &str) {
-    if let Err(error) = NatsServer::program() {
-        return eprintln!("skipped: {error:#}");
+    match NatsServer::program() {
+        Ok(_) => program::check(arguments),
+        Err(error) => eprintln!("skipped: {error:#}"),
     }
-    let program = Path::new(env!("CARGO_BIN_EXE_pilotlight-reliability"));
-    build_broker_beside(program);
-    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
-    println!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A test of this package alone does not build it.
-fn build_broker_beside(program: &Path) {
-    let target = program.ancestors().nth(2).unwrap();
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "--quiet", "-p", "pilotlight", "--target-dir"])
-        .arg(target)
-        .status();
-    assert!(built.unwrap().success(), "the broker cannot be built");
 }
 
 #[test]
