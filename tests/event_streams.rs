@@ -372,7 +372,7 @@ async fn a_stream_says_at_once_that_it_is_open_and_that_it_lives() {
     assert!(stream.event().await.unwrap().retry.is_some());
     let living = tokio::time::timeout(std::time::Duration::from_secs(30), stream.event()).await;
     let comment = living.expect("a sign of life within 15 s").unwrap();
-    assert_eq!((comment.event.as_str(), comment.data.as_str(), comment.retry), ("", "", None));
+    assert_eq!((comment.kind.as_str(), comment.data.as_str(), comment.retry), ("", "", None));
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ impl Session {
                 let mut events = events.into_iter().filter(|event| event.retry != Some(1000));
                 match (events.next(), events.next()) {
                     (None, None) => "replaced".to_owned(),
-                    (Some(event), None) if event.event == "retired" => "retired".to_owned(),
+                    (Some(event), None) if event.kind == "retired" => "retired".to_owned(),
                     (Some(event), None) if event.retry.is_some() && event.comment.is_empty() => {
                         "drained".to_owned()
                     }

@@ -88,8 +88,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
         let next = async {
             loop {
                 let event = self.event().await.expect("an event");
-                if !event.event.is_empty() {
-                    assert_eq!(event.event, kind, "{event:?}");
+                if !event.kind.is_empty() {
+                    assert_eq!(event.kind, kind, "{event:?}");
                     return event;
                 }
             }
@@ -130,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
 
     /// Whether no run and no end is received for a while.
     pub async fn is_quiet(&mut self) -> bool {
-        let speaking = async { while self.event().await.is_some_and(|event| event.event.is_empty()) {} };
+        let speaking = async { while self.event().await.is_some_and(|event| event.kind.is_empty()) {} };
         tokio::time::timeout(Duration::from_millis(100), speaking).await.is_err()
     }
 }

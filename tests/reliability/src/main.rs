@@ -32,7 +32,7 @@ enum Test {
     Soak(soak::SoakOptions),
     /// Sends requests of every kind, many of them malformed; afterwards the broker has to work and to have released what it used
     Storm(storm::StormOptions),
-    /// One pool of long polls, WebSockets and event streams, of which a third dies in the second half; an oracle accounts for every run
+    /// One pool whose controllers wait in every way, of which a third dies in the second half; an oracle accounts for every run
     Mixed(mixed::MixedOptions),
     /// Faults of brokers, NATS and controllers of a cluster at random; an oracle accounts for every run
     ClusterChaos(cluster_chaos::ClusterChaosOptions),

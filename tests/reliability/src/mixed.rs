@@ -30,7 +30,7 @@ pub(crate) struct MixedOptions {
     /// Processes that the controllers live in
     #[arg(long, default_value_t = 6)]
     fleets: usize,
-    /// Controllers of each: a third polls, a third waits over WebSockets, a third over event streams
+    /// Controllers of each: a third polls, a third waits over a WebSocket, a third over an event stream
     #[arg(long, default_value_t = 24)]
     controllers: usize,
     /// Supervisors, which post one run after the other

@@ -52,7 +52,7 @@ impl EventStream {
         loop {
             let is_over = take_chunks(&mut self.read, &mut self.contents);
             while let Some(event) = take_event(&mut self.contents) {
-                if event.event == "run" {
+                if event.kind == "run" {
                     return delivery(&event.data);
                 }
             }

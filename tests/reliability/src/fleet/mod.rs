@@ -19,4 +19,6 @@ pub(crate) use group::{FleetGroup, Hit, REPLACEMENT_DELAY};
 pub(crate) use handle::{FleetProcess, ReportQueue};
 pub(crate) use options::{FleetOptions, Transports};
 pub(crate) use process::run;
+#[cfg(test)]
+pub(crate) use protocol::first_slot;
 pub(crate) use protocol::{Action, Event, IDS_PER_FLEET, Instruction, Report, named_controller, unix_micros};

@@ -10,7 +10,7 @@ const FIRST_WITH_SLOTS: u64 = 9_000_000;
 const IDS_PER_CONTROLLER: u64 = 8;
 
 /// The id of the first slot of the controller in this place.
-pub(super) fn first_slot(serial: u64, place: usize) -> u64 {
+pub(crate) fn first_slot(serial: u64, place: usize) -> u64 {
     serial * IDS_PER_FLEET + FIRST_WITH_SLOTS + place as u64 * IDS_PER_CONTROLLER
 }
 
@@ -169,6 +169,19 @@ impl Instruction {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_have_ids_of_their_own_and_the_name_of_their_controller() {
+        for (serial, place) in [(0, 0), (1, 0), (3, 17), (2, 124_999)] {
+            let first = first_slot(serial, place);
+            for id in first..first + IDS_PER_CONTROLLER {
+                assert_eq!((named_controller(id), place_of(id)), (first, Some(place)));
+                assert_eq!(id / IDS_PER_FLEET, serial);
+            }
+        }
+        let polling = 3 * IDS_PER_FLEET + 17;
+        assert_eq!((named_controller(polling), place_of(polling)), (polling, None));
+    }
 
     #[test]
     fn a_line_is_parsed_back_to_what_was_written() {

@@ -14,11 +14,11 @@ pub fn masked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         length @ ..126 => frame.push(0x80 | u8::try_from(length).unwrap_or(0)),
         length @ ..0x1_0000 => {
-            frame.push(0x80 | 126);
+            frame.push(0xfe);
             frame.extend(u16::try_from(length).unwrap_or(0).to_be_bytes());
         }
         length => {
-            frame.push(0x80 | 127);
+            frame.push(0xff);
             frame.extend((length as u64).to_be_bytes());
         }
     }
@@ -78,7 +78,7 @@ pub fn take_chunks(bytes: &mut Vec<u8>, contents: &mut Vec<u8>) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Event {
     pub comment: String,
-    pub event: String,
+    pub kind: String,
     pub id: String,
     pub data: String,
     pub retry: Option<u64>,
@@ -94,7 +94,7 @@ pub fn take_event(contents: &mut Vec<u8>) -> Option<Event> {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "" => taken_event.comment.push_str(value),
-            "event" => value.clone_into(&mut taken_event.event),
+            "event" => value.clone_into(&mut taken_event.kind),
             "id" => value.clone_into(&mut taken_event.id),
             "data" => taken_event.data.push_str(value),
             "retry" => taken_event.retry = value.parse().ok(),

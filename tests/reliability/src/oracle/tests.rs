@@ -1,7 +1,7 @@
 //! Owns the tests of the oracle: each invariant is broken once, and sequences that only look like a violation are accepted.
 
 use super::records::{Affected, Disturbance, Oracle, Rules, Totals};
-use crate::fleet::{Event, IDS_PER_FLEET, Report};
+use crate::fleet::{Event, IDS_PER_FLEET, Report, first_slot};
 use crate::supervisors::{Dialect, Outcome, Post, SendMode};
 
 const SECOND: u64 = 1_000_000;
@@ -86,6 +86,14 @@ fn an_honest_broker_passes() {
     check(&[post(hit(1))], &[receipt(HEALTHY)], &[], &[]);
     check(&[native(hit(1))], &[receipt(HEALTHY)], &[], &[]);
     check(&[post(miss("no_pool", 0))], &[], &[], &[]);
+}
+
+#[test]
+fn i2_a_slot_receives_for_the_controller_that_the_answer_names() {
+    let [one, other] = [4, 5].map(|place| first_slot(2, place));
+    let named = |controller| (Outcome::Hit("received".into(), Some(controller)), 1);
+    check(&[native(named(one))], &[receipt(one + 3)], &[], &[]);
+    check(&[native(named(other))], &[receipt(one + 3)], &[], &["I2"]);
 }
 
 #[test]
