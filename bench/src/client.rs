@@ -34,18 +34,16 @@ impl Client {
     /// Connects, from the next of several loopback addresses: if every run takes a new connection, a single address runs
     /// out of ports, and the search for a free port would be measured.
     pub async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let source = Ipv4Addr::from(FIRST_SOURCE + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES);
-        Self::connect_from(source, address).await
+        Ok(Self::new(open_stream(address).await?))
     }
 
     /// Connects from the given source address.
     pub async fn connect_from(source: Ipv4Addr, address: SocketAddr) -> anyhow::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((source, 0).into())?;
-        let stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, read: Vec::with_capacity(4096), is_ending: false })
+        Ok(Self::new(open_stream_from(source, address).await?))
+    }
+
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::with_capacity(4096), is_ending: false }
     }
 
     /// The socket, for tests that reset it or leave it unread.
@@ -87,6 +85,21 @@ impl Client {
             }
         }
     }
+}
+
+/// Opens a connection from the next source address.
+pub(crate) async fn open_stream(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let source = Ipv4Addr::from(FIRST_SOURCE + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES);
+    open_stream_from(source, address).await
+}
+
+async fn open_stream_from(source: Ipv4Addr, address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// The status of a response that has no body, and no length either.

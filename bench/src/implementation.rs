@@ -20,6 +20,9 @@ pub struct Implementation {
 /// Every peer by name. Cargo builds the floor in the folder of this program; the report installs the others.
 pub const PEERS: [&str; 6] = ["floor", "bun", "bun-compiled", "node-map", "go", "node-sqlite"];
 
+/// The peers on which controllers wait with sessions: WebSockets and streams of events.
+pub const SESSION_PEERS: [&str; 2] = ["bun-sessions", "node-sessions"];
+
 impl Implementation {
     /// The pilotlight in the folder of this program, on one thread, at this level of proof.
     pub fn pilotlight(proof: &'static str) -> anyhow::Result<Self> {
@@ -48,6 +51,8 @@ impl Implementation {
             "bun" => (runtime("bun"), script("bun-map.mjs")),
             "bun-compiled" => (folder.join("bun-map"), Vec::new()),
             "node-map" => (runtime("node"), script("node-map.mjs")),
+            "bun-sessions" => (runtime("bun"), script("bun-sessions.mjs")),
+            "node-sessions" => (runtime("node"), script("node-sessions.mjs")),
             "node-sqlite" => (runtime("node"), script("node-sqlite.mjs")),
             _ => (folder.join("go/peers"), Vec::new()),
         };

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod count;
+pub mod event_stream;
 pub mod implementation;
 pub mod nats;
 pub mod requests;
@@ -10,3 +11,4 @@ pub mod runtime;
 pub mod scrape;
 pub mod server;
 pub mod stdout;
+pub mod websocket;

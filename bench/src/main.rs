@@ -19,11 +19,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use pilotlight_bench::count;
-use pilotlight_bench::implementation::{Implementation, PEERS};
+use pilotlight_bench::implementation::{Implementation, PEERS, SESSION_PEERS};
 use pilotlight_bench::server::Server;
 use pilotlight_bench::stdout::print;
 
-use load::LoadShape;
+use load::{LoadShape, WaitKind};
 
 /// The benchmarks of pilotlight.
 #[derive(Parser)]
@@ -68,6 +68,8 @@ enum Measure {
     Overload(overload::OverloadOptions),
     /// The memory of a held connection
     Hold {
+        #[arg(long, value_enum, default_value_t = WaitKind::Poll)]
+        kind: WaitKind,
         #[arg(long, default_value_t = 19_000)]
         count: usize,
     },
@@ -81,6 +83,9 @@ enum Measure {
         #[command(flatten)]
         shape: LoadShape,
     },
+    /// Runs that are pushed to WebSockets and streams of events and acknowledged, beside Bun.serve and Node with `ws`; and the
+    /// memory of those that only wait
+    Websocket(report::SessionScope),
     /// More held polls than the descriptors of one process allow, on several brokers
     Crowd {
         #[arg(long, default_value_t = 6)]
@@ -118,11 +123,13 @@ enum Measure {
         #[arg(long)]
         full: bool,
     },
-    /// Holds polls until its input is closed: the client process of `crowd`
+    /// Holds waiters until its input is closed: the client process of `crowd`
     #[command(hide = true)]
     Keep {
         address: SocketAddr,
         count: usize,
+        #[arg(long, value_enum, default_value_t = WaitKind::Poll)]
+        kind: WaitKind,
         /// As fast as connections can be opened
         #[arg(long)]
         at_once: bool,
@@ -146,8 +153,9 @@ fn main() -> anyhow::Result<()> {
             print(&load::open(&server, shape, *rate)?.line(&cli.against));
         }
         Measure::Overload(options) => overload::measure(&implementation(&cli)?, options)?,
-        Measure::Hold { count } => {
-            print(&format!("{:?}\n", load::hold(&Server::start(&implementation(&cli)?)?, *count, true)?));
+        Measure::Hold { kind, count } => {
+            let server = Server::start(&implementation(&cli)?)?;
+            print(&format!("{:?}\n", load::hold(&server, *kind, *count, true)?));
         }
         Measure::Churn { polls } => {
             let churned = load::churn(&Server::start(&implementation(&cli)?)?, *polls)?;
@@ -156,6 +164,7 @@ fn main() -> anyhow::Result<()> {
         Measure::Health { shape } => {
             print(&load::health(&Server::start(&implementation(&cli)?)?, shape)?.line(&cli.against));
         }
+        Measure::Websocket(scope) => report::sessions(scope)?,
         Measure::Crowd { brokers, each } => {
             print(&format!("{:?}\n", load::crowd(&implementation(&cli)?, *brokers, *each, 2.0)?));
         }
@@ -169,7 +178,7 @@ fn main() -> anyhow::Result<()> {
         Measure::Lock(options) => lock::measure(options)?,
         Measure::Watch { rounds, seconds, rate } => observability_cost::compare(*rounds, *seconds, *rate)?,
         Measure::Report { full } => report::write(*full)?,
-        Measure::Keep { address, count, at_once } => load::keep(*address, *count, *at_once)?,
+        Measure::Keep { address, count, kind, at_once } => load::keep(*address, *kind, *count, *at_once)?,
         Measure::Load { address } => allocations::load(*address)?,
     }
     Ok(())
@@ -179,8 +188,9 @@ fn implementation(cli: &Cli) -> anyhow::Result<Implementation> {
     if cli.against == "pilotlight" {
         return Implementation::pilotlight(known_proof(cli)?);
     }
-    let name = PEERS.into_iter().find(|&name| name == cli.against);
-    Implementation::peer(name.with_context(|| format!("a peer is one of {}", PEERS.join(", ")))?, cli.fresh)
+    let peers = [&PEERS[..], &SESSION_PEERS].concat();
+    let name = peers.iter().find(|&&name| name == cli.against);
+    Implementation::peer(name.with_context(|| format!("a peer is one of {}", peers.join(", ")))?, cli.fresh)
 }
 
 fn known_proof(cli: &Cli) -> anyhow::Result<&'static str> {

@@ -1,6 +1,6 @@
 //! Owns what the memory of held connections consists of: live blocks by size and who allocated them, and what the process has beyond them.
 //!
-//! The broker runs in this process, whose allocator counts; other processes hold the polls.
+//! The broker runs in this process, whose allocator counts; other processes hold the waiters' ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -15,14 +15,17 @@ use pilotlight_bench::server::own_resident;
 use pilotlight_bench::stdout::print;
 
 use crate::allocator::{self, Blocks};
-use crate::load::{Holder, settling_time, waiters};
+use crate::load::{Holder, WaitKind, settling_time, waiters};
 use crate::own_broker;
 
 #[derive(Args)]
 pub(crate) struct MemoryOptions {
-    /// Polls on each broker
+    /// Waiters on each broker
     #[arg(long, default_value_t = 19_000)]
     each: usize,
+    /// How they wait
+    #[arg(long, value_enum, default_value_t = WaitKind::Poll)]
+    kind: WaitKind,
     /// Processes with a broker each, because a process's descriptors are limited
     #[arg(long, default_value_t = 1)]
     brokers: usize,
@@ -51,13 +54,13 @@ struct BlocksOfClass {
 
 pub(crate) fn measure(options: &MemoryOptions) -> anyhow::Result<()> {
     if options.one_of_several {
-        let (added, holder) = hold(options.each)?;
+        let (added, holder) = hold(options.kind, options.each)?;
         print(&added.lines());
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
         return holder.end();
     }
     if options.brokers == 1 {
-        let (added, holder) = hold(options.each)?;
+        let (added, holder) = hold(options.kind, options.each)?;
         print(&added.table());
         return holder.end();
     }
@@ -66,6 +69,7 @@ pub(crate) fn measure(options: &MemoryOptions) -> anyhow::Result<()> {
     for _ in 0..options.brokers {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["memory", "--one-of-several", "--each", &options.each.to_string()]);
+        command.args(["--kind", options.kind.name()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
         for line in lines {
@@ -85,19 +89,19 @@ pub(crate) fn measure(options: &MemoryOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Holds so many polls on a broker in this process, and returns what they have added to it.
-fn hold(count: usize) -> anyhow::Result<(Added, Holder)> {
+/// Holds so many waiters on a broker in this process, and returns what they have added to it.
+fn hold(kind: WaitKind, count: usize) -> anyhow::Result<(Added, Holder)> {
     pilotlight::allocator::configure();
     allocator::count_blocks();
     let broker = own_broker::start()?;
-    // A few polls first, so that one-time allocations are not counted.
-    Holder::start(broker.address, 10, true)?.end()?;
+    // A few first, so that one-time allocations are not counted.
+    Holder::start(broker.address, kind, 10, true)?.end()?;
     std::thread::sleep(Duration::from_secs(1));
     let (idle, before) = (own_resident()?, allocator::live_blocks());
-    let holder = Holder::start(broker.address, count, true)?;
+    let holder = Holder::start(broker.address, kind, count, true)?;
     std::thread::sleep(settling_time(count));
     let held = block_on_local(waiters(broker.ops))?;
-    ensure!(held > 0, "no poll is held");
+    ensure!(held > 0, "none is held");
     let (resident, after) = (own_resident()?, allocator::live_blocks());
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let mut added =

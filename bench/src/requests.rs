@@ -25,8 +25,28 @@ pub fn poll_request_from(worker: &str, pool: usize, controller: usize) -> Vec<u8
 
 /// A poll in the native dialect, of a controller with the same name.
 pub fn native_poll_request(pool: usize, controller: usize) -> Vec<u8> {
+    native_get(pool, controller, "", "")
+}
+
+/// The request that opens a WebSocket of the controller. Its key is that of RFC 6455's example, so the response has
+/// [`WEBSOCKET_ACCEPT`].
+pub fn websocket_request(pool: usize, controller: usize) -> Vec<u8> {
+    let fields = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                  sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: pilotlight.v1\r\n";
+    native_get(pool, controller, "", fields)
+}
+
+/// What a server computes from the key of [`websocket_request`].
+pub const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// The request that opens a stream of events of the controller, with so many slots.
+pub fn event_stream_request(pool: usize, controller: usize, slots: usize) -> Vec<u8> {
+    native_get(pool, controller, &format!("?slots={slots}"), "accept: text/event-stream\r\n")
+}
+
+fn native_get(pool: usize, controller: usize, query: &str, fields: &str) -> Vec<u8> {
     format!(
-        "GET {} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\n\
+        "GET {}{query} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\n{fields}\
          pilotlight-controller: controller_{controller:08}-0000-4000-8000-000000000000\r\n\r\n",
         native_target(pool)
     )
@@ -48,8 +68,19 @@ const SNAPSHOT_DIGITS: usize = 12;
 /// Gives a dispatch request a new snapshot number: a server that remembers runs would not deliver the same one twice.
 /// Other requests stay as they are.
 pub fn set_snapshot_number(request: &mut [u8], number: u64) {
-    let Some(at) = memchr::memmem::find(request, SNAPSHOT.as_bytes()) else { return };
-    let digits = &mut request[at + SNAPSHOT.len()..][..SNAPSHOT_DIGITS];
+    set_digits(request, SNAPSHOT, SNAPSHOT_DIGITS, number);
+}
+
+/// Gives a request of [`native_dispatch_request_of`] another run, whose number is known to [`run_number`]. The payload stays as it
+/// is.
+pub fn set_run_number(request: &mut [u8], number: u64) {
+    set_digits(request, RUN, RUN_DIGITS, number);
+}
+
+/// Writes a number over the digits after the first occurrence of the prefix.
+fn set_digits(request: &mut [u8], prefix: &str, digits: usize, number: u64) {
+    let Some(at) = memchr::memmem::find(request, prefix.as_bytes()) else { return };
+    let digits = &mut request[at + prefix.len()..][..digits];
     digits.iter_mut().rev().fold(number, |rest, digit| {
         *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
         rest / 10
@@ -58,8 +89,16 @@ pub fn set_snapshot_number(request: &mut [u8], number: u64) {
 
 /// A number that no other request of any supervisor has.
 pub fn request_number(supervisor: usize, round: usize) -> u64 {
-    supervisor as u64 * 1_000_000_000 + round as u64
+    supervisor as u64 * ROUNDS + round as u64
 }
+
+/// The supervisor of a request with this number.
+pub fn supervisor_of(number: u64) -> usize {
+    usize::try_from(number / ROUNDS).unwrap_or(usize::MAX)
+}
+
+/// More than a supervisor posts.
+const ROUNDS: u64 = 1_000_000_000;
 
 /// A stock supervisor's POST of the run with this number.
 pub fn dispatch_request_of(pool: usize, run: u64) -> Vec<u8> {
@@ -71,8 +110,17 @@ pub fn native_dispatch_request_of(pool: usize, run: u64) -> Vec<u8> {
     post(&native_target(pool), &format!("pilotlight-run: {}\r\n", run_name(run)), &payload(pool, Some(run)))
 }
 
-fn run_name(run: u64) -> String {
-    format!("run_{run:021}")
+const RUN: &str = "run_";
+const RUN_DIGITS: usize = 21;
+
+/// The name of the run with this number.
+pub(crate) fn run_name(run: u64) -> String {
+    format!("{RUN}{run:0RUN_DIGITS$}")
+}
+
+/// The number of a run by its name.
+pub(crate) fn run_number(name: &str) -> Option<u64> {
+    name.strip_prefix(RUN)?.parse().ok()
 }
 
 /// The number of a run that [`dispatch_request_of`] named, and the pool that it was sent to.

@@ -1,13 +1,13 @@
-//! Owns the controllers: each waits, checks what it receives, and waits again.
-//!
-//! Other ways to wait (WebSocket, server-sent events) will be functions beside [`keep_polling`].
+//! Owns the controllers: each waits, checks what it receives, and waits again. There is a function for each way to wait.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::ensure;
 use pilotlight_bench::client::Client;
-use pilotlight_bench::requests::poll_request;
+use pilotlight_bench::event_stream::{EventStream, RunEvent};
+use pilotlight_bench::requests::{poll_request, supervisor_of};
+use pilotlight_bench::websocket::{Run, WebSocket};
 
 use super::shape::LoadShape;
 use super::stats::{LoadStats, Shared};
@@ -32,6 +32,37 @@ async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Sh
             client = Client::connect(server).await?;
         }
     }
+}
+
+/// Takes runs from a WebSocket for ever. Acknowledgements of runs that came together are written together.
+pub(super) async fn keep_websocket(mut socket: WebSocket, pool: usize, tally: Shared) -> anyhow::Result<()> {
+    let mine = deployment(pool);
+    loop {
+        let Run { number, offer, payload } = socket.run().await?;
+        let is_right = memchr::memmem::find(payload, mine.as_bytes()).is_some();
+        tally.borrow_mut().arrived(supervisor_of(number), is_right);
+        socket.acknowledge(number, offer)?;
+    }
+}
+
+/// Takes runs from a stream of events for ever.
+pub(super) async fn keep_event_stream(
+    mut stream: EventStream,
+    pool: usize,
+    tally: Shared,
+) -> anyhow::Result<()> {
+    let mine = deployment(pool);
+    loop {
+        let RunEvent { number, ack, data } = stream.run().await?;
+        let is_right = memchr::memmem::find(data.as_bytes(), mine.as_bytes()).is_some();
+        tally.borrow_mut().arrived(supervisor_of(number), is_right);
+        let ack = ack.to_owned();
+        stream.acknowledge(&ack).await?;
+    }
+}
+
+fn deployment(pool: usize) -> String {
+    format!("deployment_{pool:04}")
 }
 
 /// Controllers whose receipts are counted, pool by pool and broker by broker.

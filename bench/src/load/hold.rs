@@ -2,15 +2,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use pilotlight_bench::client::Client;
 use pilotlight_bench::implementation::Implementation;
-use pilotlight_bench::requests::poll_request;
 use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::server::{Server, slab};
 use pilotlight_bench::stdout::print;
@@ -18,6 +15,7 @@ use pilotlight_bench::stdout::print;
 use super::churn::{bytes, waiter_count};
 use super::closed::dispatch;
 use super::controller::settling_time;
+use super::held::{WaitKind, open_waiters};
 use super::measurement::Measurement;
 use super::shape::LoadShape;
 
@@ -34,17 +32,19 @@ pub(crate) struct HoldResult {
     pub(crate) after_close: f64,
 }
 
-/// The number of the first pool of held polls; lower ones are those of the dispatches.
-const FIRST_POOL: usize = 100;
-
-/// Holds `count` polls; with `settle`, also measures the memory after their end.
-pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Result<HoldResult> {
+/// Holds `count` waiters of a kind; with `settle`, also measures the memory after their end.
+pub(crate) fn hold(
+    server: &Server,
+    kind: WaitKind,
+    count: usize,
+    settle: bool,
+) -> anyhow::Result<HoldResult> {
     block_on_local(async {
-        // A few polls first, so that one-time allocations are not counted.
-        drop(open_polls(server.address, 0..10).await?);
+        // A few first, so that one-time allocations are not counted.
+        drop(open_waiters(kind, server.address, 0..10).await?);
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (idle, slab_before) = (server.resident()?, slab()?);
-        let crowd = open_polls(server.address, 0..count).await?;
+        let crowd = open_waiters(kind, server.address, 0..count).await?;
         tokio::time::sleep(settling_time(count)).await;
         if let Some(waiting) = waiter_count(server).await {
             ensure!(waiting == count as u64, "{waiting} of {count} wait");
@@ -60,16 +60,6 @@ pub(crate) fn hold(server: &Server, count: usize, settle: bool) -> anyhow::Resul
         }
         Ok(HoldResult { count, user, kernel, idle: bytes(idle), after_close: bytes(after_close) })
     })
-}
-
-async fn open_polls(server: SocketAddr, numbers: Range<usize>) -> anyhow::Result<Vec<Client>> {
-    let mut crowd = Vec::with_capacity(numbers.len());
-    for number in numbers {
-        let mut client = Client::connect(server).await?;
-        client.send(&poll_request(FIRST_POOL + number % 10, 1_000_000 + number)).await?;
-        crowd.push(client);
-    }
-    Ok(crowd)
 }
 
 /// The result of a crowd that is larger than one process's limit of descriptors.
@@ -90,7 +80,7 @@ pub(crate) fn crowd(
     let mut standing = Vec::new();
     for _ in 0..brokers {
         let server = Server::start(implementation)?;
-        let holder = Holder::start(server.address, each, false)?;
+        let holder = Holder::start(server.address, WaitKind::Poll, each, false)?;
         standing.push((server, holder));
     }
     let mut held = 0;
@@ -108,14 +98,19 @@ pub(crate) fn crowd(
     Ok(CrowdResult { held: usize::try_from(held)?, figures })
 }
 
-/// A process that holds polls.
+/// A process that holds waiters.
 pub(crate) struct Holder(Child);
 
 impl Holder {
-    /// Starts it, and returns when its polls are sent.
-    pub(crate) fn start(address: SocketAddr, count: usize, at_once: bool) -> anyhow::Result<Self> {
+    /// Starts it, and returns when all of them wait, or their polls are sent.
+    pub(crate) fn start(
+        address: SocketAddr,
+        kind: WaitKind,
+        count: usize,
+        at_once: bool,
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["keep", &address.to_string(), &count.to_string()]);
+        command.args(["keep", &address.to_string(), &count.to_string(), "--kind", kind.name()]);
         command.args(at_once.then_some("--at-once"));
         let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
@@ -131,12 +126,12 @@ impl Holder {
     }
 }
 
-/// The process that holds polls until its input is closed.
-pub(crate) fn keep(address: SocketAddr, count: usize, at_once: bool) -> anyhow::Result<()> {
+/// The process that holds waiters until its input is closed.
+pub(crate) fn keep(address: SocketAddr, kind: WaitKind, count: usize, at_once: bool) -> anyhow::Result<()> {
     let crowd = block_on_local(async {
         let mut crowd = Vec::with_capacity(count);
         for number in 0..count {
-            crowd.extend(open_polls(address, number..number + 1).await?);
+            crowd.extend(open_waiters(kind, address, number..number + 1).await?);
             // Connections that are opened at the same time get their keepalive probes at the same time; more than this
             // overflow loopback's queue.
             if !at_once && number % 8 == 0 {

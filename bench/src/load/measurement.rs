@@ -13,6 +13,9 @@ pub(crate) struct Measurement {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
+    /// From the POST to the run's arrival; 0 where that is not measured.
+    pub(crate) arrival_p50: f64,
+    pub(crate) arrival_p99: f64,
     pub(crate) misses: u64,
     /// The share of dispatches that are hits; 0 where nothing is dispatched.
     pub(crate) hit_share: f64,

@@ -16,6 +16,10 @@ use super::measurement::{Measurement, Refused};
 pub(super) struct LoadStats {
     took: Histogram<u64>,
     refused: Histogram<u64>,
+    /// From a POST to its run's arrival, where supervisors note when they post.
+    arrived: Histogram<u64>,
+    /// When each supervisor has posted its last run.
+    posted: Vec<Instant>,
     pub(super) hits: u64,
     misses: u64,
     /// Of the hits, those while counting.
@@ -30,10 +34,11 @@ impl LoadStats {
     pub(super) fn new() -> anyhow::Result<Shared> {
         // Tenths of a microsecond, up to a minute.
         let took = Histogram::new_with_bounds(1, 600_000_000, 3)?;
-        let refused = took.clone();
         let tally = Self {
+            refused: took.clone(),
+            arrived: took.clone(),
+            posted: Vec::new(),
             took,
-            refused,
             hits: 0,
             misses: 0,
             counted_hits: 0,
@@ -51,6 +56,24 @@ impl LoadStats {
         if self.counting {
             self.counted_hits += u64::from(hit);
             self.took.saturating_record(tenths(since));
+        }
+    }
+
+    /// Notes that this supervisor posts a run now.
+    pub(super) fn posts(&mut self, supervisor: usize) {
+        let now = Instant::now();
+        if self.posted.len() <= supervisor {
+            self.posted.resize(supervisor + 1, now);
+        }
+        self.posted[supervisor] = now;
+    }
+
+    /// Notes the arrival of the run that a supervisor has posted last.
+    pub(super) fn arrived(&mut self, supervisor: usize, is_right: bool) {
+        self.receipts += 1;
+        self.wrong += u64::from(!is_right);
+        if let Some(&posted) = self.posted.get(supervisor).filter(|_| self.counting) {
+            self.arrived.saturating_record(tenths(posted));
         }
     }
 
@@ -106,7 +129,7 @@ pub(super) async fn measure_for(
     let dispatches = f64::from(u32::try_from(tally.took.len())?);
     let each = |now: Duration, before| now.saturating_sub(before).as_secs_f64() * 1e6 / dispatches;
     ensure!(dispatches > 0.0, "no request was answered");
-    let LoadStats { took: times, refused, .. } = &*tally;
+    let LoadStats { took: times, refused, arrived, .. } = &*tally;
     Ok(Measurement {
         rate: dispatches / took,
         cpu: each(cpu_now[0], cpu_before[0]),
@@ -115,6 +138,8 @@ pub(super) async fn measure_for(
         p50: percentile(times, 50.0),
         p99: percentile(times, 99.0),
         p999: percentile(times, 99.9),
+        arrival_p50: percentile(arrived, 50.0),
+        arrival_p99: percentile(arrived, 99.0),
         misses: tally.misses,
         surplus: 0,
         hit_share: f64::from(u32::try_from(tally.counted_hits)?) / dispatches,

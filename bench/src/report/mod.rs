@@ -1,5 +1,6 @@
 //! Owns the report: alternating rounds over all that is measured, written with plots.
 
+mod alternate;
 mod counted;
 mod machine;
 mod peers;
@@ -8,6 +9,8 @@ mod results;
 mod rounds;
 mod scope;
 mod second_targets;
+mod sessions;
+mod sessions_text;
 mod targets;
 mod text;
 
@@ -19,6 +22,14 @@ use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::stdout::print;
 
 use scope::ReportScope;
+pub(crate) use scope::SessionScope;
+
+/// Measures the sessions alone, and prints their tables.
+pub(crate) fn sessions(scope: &SessionScope) -> anyhow::Result<()> {
+    peers::install_npm()?;
+    print(&sessions_text::section(&sessions::measure(scope, true)?));
+    Ok(())
+}
 
 /// Measures everything and writes the report.
 pub(crate) fn write(full: bool) -> anyhow::Result<()> {

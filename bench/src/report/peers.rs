@@ -10,8 +10,7 @@ use pilotlight_bench::stdout::print;
 /// Installs and compiles what the peers need. Prints which of them cannot be installed here, and leaves them out.
 pub(super) fn install() -> Vec<&'static str> {
     let folder = peers_folder();
-    let npm = run(&folder, "npm", &["ci", "--no-progress", "--loglevel=error"])
-        .and_then(|()| run(&folder, "npm", &["run", "--silent", "compile"]));
+    let npm = install_npm().and_then(|()| run(&folder, "npm", &["run", "--silent", "compile"]));
     if which("go").is_none() && which("apt-get").is_some() && rustix::process::getuid().is_root() {
         let _ = run(&folder, "apt-get", &["-qq", "update"]);
         let _ = run(&folder, "apt-get", &["-qq", "install", "-y", "--no-install-recommends", "golang-go"]);
@@ -30,6 +29,11 @@ pub(super) fn install() -> Vec<&'static str> {
         }
     }
     ready
+}
+
+/// Installs the peers of npm.
+pub(super) fn install_npm() -> anyhow::Result<()> {
+    run(&peers_folder(), "npm", &["ci", "--no-progress", "--loglevel=error"])
 }
 
 /// The version that a program prints.

@@ -25,12 +25,21 @@ pub(super) struct Results {
     pub(super) held: Vec<(&'static str, Vec<HoldResult>)>,
     pub(super) churned: Vec<(&'static str, ChurnResult)>,
     pub(super) beyond: Option<CrowdResult>,
+    pub(super) sessions: SessionResults,
     pub(super) ready: Duration,
     pub(super) binary: u64,
     pub(super) allocations: String,
     pub(super) calls: Option<String>,
     /// Only in a full report.
     pub(super) counted: Option<Counted>,
+}
+
+/// The results of sessions: WebSockets and streams of events.
+pub(super) struct SessionResults {
+    /// By load, with its description.
+    pub(super) loads: Vec<(&'static str, Vec<Series>)>,
+    /// By subject, in rounds.
+    pub(super) held: Vec<(&'static str, Vec<HoldResult>)>,
 }
 
 /// The median over a series' rounds; NaN if there is no such series.

@@ -6,11 +6,13 @@ use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::{self, Server};
 use pilotlight_bench::stdout::print;
 
+use super::alternate::alternate;
 use super::counted::Counted;
 use super::results::{Results, Series, median_of};
 use super::scope::ReportScope;
+use super::sessions;
 use crate::allocations;
-use crate::load::{self, ChurnResult, CrowdResult, HoldResult, LoadShape, Measurement};
+use crate::load::{self, ChurnResult, CrowdResult, HoldResult, LoadShape, Measurement, WaitKind};
 
 pub(super) fn run(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Results> {
     let fast: Vec<&'static str> = peers.iter().copied().filter(|&name| name != "node-sqlite").collect();
@@ -32,6 +34,7 @@ pub(super) fn run(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<
         held: held(plan, &fast)?,
         churned: churned(plan, &few)?,
         beyond: beyond(plan)?,
+        sessions: sessions::measure(&plan.sessions, peers.contains(&"bun"))?,
         ready: start_up(&pilotlight()?)?,
         binary: std::fs::metadata(pilotlight()?.program)?.len(),
         allocations: allocations::count()?.text(),
@@ -71,39 +74,20 @@ fn series(
     measure: impl Fn(&Server) -> anyhow::Result<Measurement>,
 ) -> anyhow::Result<Vec<Series>> {
     let names: Vec<&'static str> = implementations.iter().map(|implementation| implementation.name).collect();
-    alternate(plan, what, &names, |place| measure(&Server::start(&implementations[place])?))
-}
-
-/// Measures each implementation in each round.
-fn alternate(
-    plan: &ReportScope,
-    what: &str,
-    names: &[&'static str],
-    measure: impl Fn(usize) -> anyhow::Result<Measurement>,
-) -> anyhow::Result<Vec<Series>> {
-    let mut all: Vec<Series> = names.iter().map(|&name| Series { name, rounds: Vec::new() }).collect();
-    for round in 1..=plan.rounds {
-        print(&format!("{what}, round {round} of {}\n", plan.rounds));
-        for (place, series) in all.iter_mut().enumerate() {
-            let figures = measure(place)?;
-            print(&format!("  {}", figures.line(series.name)));
-            series.rounds.push(figures);
-        }
-    }
-    Ok(all)
+    alternate(plan.rounds, what, &names, |place| measure(&Server::start(&implementations[place])?))
 }
 
 fn growth(plan: &ReportScope) -> anyhow::Result<Vec<Series>> {
     // Few enough that the broker does not close connections because of its limit.
     let many = LoadShape { controllers: 17_000, pools: 5_000, ..LoadShape::standard(plan.seconds) };
     let shapes = [LoadShape::standard(plan.seconds), many];
-    alternate(plan, "growth", &["500 waiters in 10 pools", "17,000 waiters in 5,000 pools"], |place| {
+    alternate(plan.rounds, "growth", &["500 waiters in 10 pools", "17,000 waiters in 5,000 pools"], |place| {
         load::dispatch(&Server::start(&Implementation::pilotlight("written")?)?, &shapes[place])
     })
 }
 
 fn threads(plan: &ReportScope) -> anyhow::Result<Vec<Series>> {
-    alternate(plan, "threads", &["1 thread", "2 threads"], |place| {
+    alternate(plan.rounds, "threads", &["1 thread", "2 threads"], |place| {
         let mut implementation = Implementation::pilotlight("written")?;
         let threads = ["1", "2"][place];
         implementation.arguments = ["--proof", "written", "--threads", threads].map(str::to_owned).to_vec();
@@ -119,7 +103,7 @@ fn held(plan: &ReportScope, peers: &[&'static str]) -> anyhow::Result<Vec<(&'sta
         for &count in &plan.held_counts {
             // The memory after the end takes a while to settle, so it is measured once, and for pilotlight only.
             let settle = implementation.is_pilotlight && plan.held_counts.last() == Some(&count);
-            let held = load::hold(&Server::start(&implementation)?, count, settle)?;
+            let held = load::hold(&Server::start(&implementation)?, WaitKind::Poll, count, settle)?;
             print(&format!("  {} held: {} at {:.0} B each\n", count, implementation.name, held.user));
             points.push(held);
         }

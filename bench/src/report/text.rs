@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::results::{Results, Series, median_of, median_ratio};
 use super::scope::ReportScope;
+use super::sessions_text;
 use super::targets;
 use crate::load::Measurement;
 
@@ -50,6 +51,8 @@ pub(super) fn report(
     let _ = writeln!(text, "\n## Health route, as published gateways quote it\n");
     text.push_str(&table(&results.health, "floor"));
     text.push_str(&memory(results));
+    text.push_str(&sessions_text::section(&results.sessions));
+    text.push_str("\n![Sessions](plots/sessions.svg)\n![Held sessions](plots/held-sessions.svg)\n");
     let _ = writeln!(
         text,
         "\n## Inside a dispatch\n\n- {}- System calls per dispatch: {}.\n",
