@@ -98,14 +98,19 @@ impl EventStream {
         }
     }
 
+    /// Opens the connection for receipts, unless it is open.
+    pub async fn open_receipts(&mut self) -> anyhow::Result<&mut Client> {
+        match &mut self.receipts {
+            Some(receipts) => Ok(receipts),
+            none => Ok(none.insert(Client::connect(self.address).await?)),
+        }
+    }
+
     /// Posts the receipt of a run, and makes its slot ready again.
     pub async fn acknowledge(&mut self, ack: &str) -> anyhow::Result<()> {
         let request =
             format!("POST {ack}&ready=true HTTP/1.1\r\nhost: 127.0.0.1:7070\r\ncontent-length: 0\r\n\r\n");
-        let receipts = match &mut self.receipts {
-            Some(receipts) => receipts,
-            none => none.insert(Client::connect(self.address).await?),
-        };
+        let receipts = self.open_receipts().await?;
         receipts.send(request.as_bytes()).await?;
         let status = receipts.response().await?.status;
         ensure!(status == 204, "a receipt was answered {status}");

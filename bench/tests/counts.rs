@@ -20,7 +20,9 @@ fn a_request_costs_no_more_than_the_table_says() {
     let counts = SCENARIOS.map(|scenario| (scenario.name, count(&broker, &scenario).unwrap()));
     let conditions = Conditions::here().unwrap();
     println!("{}", table(&conditions, &counts));
-    let new = Limits::new(conditions, &counts, live_bytes_per_poll());
+    let held =
+        [("held poll", "poll"), ("held WebSocket", "websocket"), ("held stream of events", "event-stream")];
+    let new = Limits::new(conditions, &counts, &held.map(|(name, kind)| (name, live_bytes(kind))));
     if std::env::var_os(WRITE).is_some() {
         return new.write().unwrap();
     }
@@ -46,10 +48,11 @@ fn built_broker() -> PathBuf {
     target.join("release/pilotlight")
 }
 
-/// The live bytes of each of some thousand held polls, as `pilotlight-bench memory` counts them.
-fn live_bytes_per_poll() -> f64 {
+/// The live bytes of each of some thousand held waiters of a kind, as `pilotlight-bench memory` counts them.
+fn live_bytes(kind: &str) -> f64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight-bench"));
-    let output = command.args(["memory", "--each", "3000"]).env("RUST_LOG", "error").output().unwrap();
+    let output =
+        command.args(["memory", "--each", "3000", "--kind", kind]).env("RUST_LOG", "error").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let live = text.split("Per connection: ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
     live.unwrap_or_else(|| panic!("no figure: {text}{}", String::from_utf8_lossy(&output.stderr)))

@@ -25,14 +25,16 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// A table of these figures.
-    pub fn new(conditions: Conditions, counts: &[(&str, Counts)], live_bytes_per_poll: f64) -> Self {
+    /// A table of these figures: of requests, and of the live bytes of held waiters of each kind.
+    pub fn new(conditions: Conditions, counts: &[(&str, Counts)], live_bytes: &[(&str, f64)]) -> Self {
         let mut table = Map::new();
         for (what, counts) in counts {
             let figures = figures(counts).map(|(name, count)| (name.to_owned(), rounded(count)));
             table.insert((*what).to_owned(), Value::Object(figures.into_iter().collect()));
         }
-        table.insert(HELD.to_owned(), json!({ LIVE_BYTES: live_bytes_per_poll.round() }));
+        for (held, bytes) in live_bytes {
+            table.insert((*held).to_owned(), json!({ LIVE_BYTES: bytes.round() }));
+        }
         Self { conditions, counts: Value::Object(table) }
     }
 
@@ -79,7 +81,6 @@ impl Limits {
 }
 
 const INSTRUCTIONS: &str = "user instructions";
-const HELD: &str = "held poll";
 const LIVE_BYTES: &str = "live bytes";
 
 fn figures(counts: &Counts) -> [(&'static str, f64); 4] {
@@ -108,7 +109,11 @@ mod tests {
     fn limits(rustc: &str, instructions: f64, allocations: f64) -> Limits {
         let conditions =
             Conditions { rustc: rustc.to_owned(), valgrind: "v".to_owned(), cpu_features: "avx2".to_owned() };
-        Limits::new(conditions, &[("miss", Counts { instructions, allocations, ..Counts::default() })], 800.0)
+        Limits::new(
+            conditions,
+            &[("miss", Counts { instructions, allocations, ..Counts::default() })],
+            &[("held poll", 800.0)],
+        )
     }
 
     #[test]

@@ -8,8 +8,10 @@ mod callgrind;
 mod conditions;
 mod counts;
 mod limits;
+mod participants;
 mod run;
 mod scenario;
+mod sessions;
 mod text;
 
 use std::collections::BTreeMap;

@@ -1,31 +1,22 @@
 //! Owns the requests that are counted: each is sent when the one before it has been handled wholly, so that two runs differ in
 //! nothing but their number.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::task::Poll;
-use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use serde_json::Value;
+use anyhow::Context;
 use tokio::time::sleep;
 
+use super::participants::{CROWD, Operator, PAUSE, POOL, Supervisor, first_readable};
+use super::sessions::{push_to_event_streams, push_to_websockets};
 use crate::client::Client;
 use crate::requests::{dispatch_request, poll_request, set_snapshot_number};
 use crate::server::Server;
 
-/// How many controllers wait while requests are counted, so that a pool is neither opened nor closed by each of them.
-const CROWD: usize = 20;
-/// The pool of the crowd, and one in which nobody waits.
-const POOL: usize = 0;
+/// A pool in which nobody waits.
 const EMPTY_POOL: usize = 1;
 /// Parts of the two answers to a supervisor.
 const HIT: &[u8] = b"\"didWarmStart\":true";
 const MISS: &[u8] = b"\"didWarmStart\":false";
-
-/// A client pauses before what the broker might otherwise see earlier in one run and later in another. The broker needs less
-/// time than this under valgrind to handle what came before.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// A kind of request.
 pub struct Scenario {
@@ -38,6 +29,15 @@ pub struct Scenario {
 
 #[derive(Clone, Copy)]
 enum Kind {
+    OfPolls(PollKind),
+    /// A POST whose run is pushed to a WebSocket, and the acknowledgement, which makes the slot ready again.
+    WebSocket,
+    /// The same on a stream of events, with a POST of the receipt on another connection.
+    EventStream,
+}
+
+#[derive(Clone, Copy)]
+enum PollKind {
     /// A POST that is delivered, and the controller's next poll, on a new connection if its last one was closed.
     Dispatch,
     /// A POST for which nobody waits.
@@ -47,11 +47,25 @@ enum Kind {
 }
 
 /// All that is counted.
-pub const SCENARIOS: [Scenario; 4] = [
-    Scenario { name: "dispatch, written, kept connections", proof: "written", kind: Kind::Dispatch },
-    Scenario { name: "dispatch, received, a new connection each", proof: "received", kind: Kind::Dispatch },
-    Scenario { name: "miss", proof: "written", kind: Kind::Miss },
-    Scenario { name: "connect, poll, abort", proof: "written", kind: Kind::Abort },
+pub const SCENARIOS: [Scenario; 6] = [
+    Scenario {
+        name: "dispatch, written, kept connections",
+        proof: "written",
+        kind: Kind::OfPolls(PollKind::Dispatch),
+    },
+    Scenario {
+        name: "dispatch, received, a new connection each",
+        proof: "received",
+        kind: Kind::OfPolls(PollKind::Dispatch),
+    },
+    Scenario { name: "miss", proof: "written", kind: Kind::OfPolls(PollKind::Miss) },
+    Scenario { name: "connect, poll, abort", proof: "written", kind: Kind::OfPolls(PollKind::Abort) },
+    Scenario { name: "run pushed to a WebSocket and acknowledged", proof: "received", kind: Kind::WebSocket },
+    Scenario {
+        name: "run pushed to a stream of events and acknowledged",
+        proof: "received",
+        kind: Kind::EventStream,
+    },
 ];
 
 impl Scenario {
@@ -59,29 +73,43 @@ impl Scenario {
     pub(super) async fn send(&self, server: &Server, requests: u32) -> anyhow::Result<()> {
         let address = server.address;
         let mut operator = Operator(Client::connect(server.ops.context("no ops listener")?).await?);
-        let mut crowd = Vec::new();
-        for number in 0..CROWD {
-            crowd.push(Controller { number, client: poll(address, number).await? });
+        match self.kind {
+            Kind::OfPolls(kind) => send_to_polls(kind, address, &mut operator, requests).await,
+            Kind::WebSocket => push_to_websockets(address, &mut operator, requests).await,
+            Kind::EventStream => push_to_event_streams(address, &mut operator, requests).await,
+        }
+    }
+}
+
+async fn send_to_polls(
+    kind: PollKind,
+    address: SocketAddr,
+    operator: &mut Operator,
+    requests: u32,
+) -> anyhow::Result<()> {
+    let mut crowd = Vec::new();
+    for number in 0..CROWD {
+        crowd.push(Controller { number, client: poll(address, number).await? });
+    }
+    operator.wait_for_waiters(CROWD).await?;
+    let mut supervisor =
+        Supervisor::connect(address, [POOL, EMPTY_POOL].map(dispatch_request), set_snapshot_number).await?;
+    for _ in 0..requests {
+        match kind {
+            PollKind::Dispatch => dispatch(address, &mut supervisor, &mut crowd).await?,
+            PollKind::Miss => {
+                supervisor.post(EMPTY_POOL).await?;
+                supervisor.expect(MISS).await?;
+            }
+            PollKind::Abort => {
+                let aborted = poll(address, CROWD).await?;
+                operator.wait_for_waiters(CROWD + 1).await?;
+                drop(aborted);
+            }
         }
         operator.wait_for_waiters(CROWD).await?;
-        let mut supervisor = Supervisor { client: Client::connect(address).await?, sent: 0 };
-        for _ in 0..requests {
-            match self.kind {
-                Kind::Dispatch => dispatch(address, &mut supervisor, &mut crowd).await?,
-                Kind::Miss => {
-                    supervisor.post(EMPTY_POOL).await?;
-                    supervisor.expect(MISS).await?;
-                }
-                Kind::Abort => {
-                    let aborted = poll(address, CROWD).await?;
-                    operator.wait_for_waiters(CROWD + 1).await?;
-                    drop(aborted);
-                }
-            }
-            operator.wait_for_waiters(CROWD).await?;
-        }
-        Ok(())
     }
+    Ok(())
 }
 
 /// A new connection of a controller, whose poll is sent.
@@ -96,11 +124,12 @@ async fn poll(address: SocketAddr, number: usize) -> anyhow::Result<Client> {
 /// Posts a run. The controller that receives it polls again when the supervisor has its answer.
 async fn dispatch(
     address: SocketAddr,
-    supervisor: &mut Supervisor,
+    supervisor: &mut Supervisor<2>,
     crowd: &mut Vec<Controller>,
 ) -> anyhow::Result<()> {
     supervisor.post(POOL).await?;
-    let Controller { number, mut client } = crowd.swap_remove(first_readable(crowd).await);
+    let which = first_readable(|| crowd.iter().map(|controller| controller.client.stream())).await;
+    let Controller { number, mut client } = crowd.swap_remove(which);
     if client.response().await?.closes {
         // The end of the connection is the receipt, for which the broker waits already.
         sleep(PAUSE).await;
@@ -115,56 +144,7 @@ async fn dispatch(
     Ok(())
 }
 
-/// Waits until one of them can be read from, and returns its index.
-async fn first_readable(crowd: &[Controller]) -> usize {
-    poll_fn(|context| {
-        let mut streams = crowd.iter().map(|controller| controller.client.stream());
-        let first = streams.position(|stream| stream.poll_read_ready(context).is_ready());
-        first.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
-}
-
 struct Controller {
     number: usize,
     client: Client,
-}
-
-struct Supervisor {
-    client: Client,
-    sent: u64,
-}
-
-impl Supervisor {
-    async fn post(&mut self, pool: usize) -> anyhow::Result<()> {
-        let mut request = dispatch_request(pool);
-        set_snapshot_number(&mut request, self.sent);
-        self.sent += 1;
-        self.client.send(&request).await
-    }
-
-    async fn expect(&mut self, answer: &[u8]) -> anyhow::Result<()> {
-        let body = self.client.response().await?.body;
-        ensure!(
-            memchr::memmem::find(body, answer).is_some(),
-            "not expected: {}",
-            String::from_utf8_lossy(body)
-        );
-        Ok(())
-    }
-}
-
-/// A connection to the ops listener, which another thread serves than those that are counted.
-struct Operator(Client);
-
-impl Operator {
-    async fn wait_for_waiters(&mut self, expected: usize) -> anyhow::Result<()> {
-        loop {
-            self.0.send(b"GET /pools HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
-            let pools: Value = serde_json::from_slice(self.0.response().await?.body)?;
-            if pools["waiters"] == expected {
-                return Ok(());
-            }
-        }
-    }
 }
