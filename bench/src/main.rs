@@ -119,7 +119,7 @@ enum Measure {
     },
     /// Measures everything, compared with the peers: writes REPORT.md and its plots
     Report {
-        /// All rounds, in under half an hour; without it, a rough measurement in under three minutes
+        /// All rounds, in under half an hour; without it, a rough measurement in under five minutes
         #[arg(long)]
         full: bool,
     },

@@ -44,7 +44,7 @@ impl ReportScope {
             held_counts: vec![2_000, 10_000],
             churn: 20_000,
             beyond: None,
-            sessions: SessionScope { rounds: 2, seconds: 1.0, held: 10_000, hold_rounds: 1, only: None },
+            sessions: SessionScope { rounds: 1, seconds: 1.0, held: 5_000, hold_rounds: 1, only: None },
         }
     }
 
