@@ -6,17 +6,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
-import { SignJWT } from "jose";
 import { Broker, run } from "./broker.mjs";
 import { certificate } from "./certificate.mjs";
+import { deploymentToken } from "./tokens.mjs";
 
 const SECRET = "a secret of the platform";
-
-async function token(secret, deployment = "deployment_1") {
-  const claims = { ver: 1, deployment, deployment_version: "20260821.3", environment_id: "e", environment_type: "PRODUCTION", org_id: "o", project_id: "p" };
-  const unsigned = new SignJWT(claims).setProtectedHeader({ alg: "HS256" }).setIssuer("https://id.trigger.dev");
-  return unsigned.setAudience("https://api.trigger.dev").setExpirationTime("1h").sign(new TextEncoder().encode(secret));
-}
 
 /** A folder with a certificate for this machine and the platform's secret; a broker that uses both. */
 async function withBroker(args, story) {
@@ -50,7 +44,7 @@ function client(broker, cert, deploymentId) {
 
 test("a real client waits and is proved through TLS, with the platform's token", () =>
   withBroker(["--proof", "received"], async (broker, cert) => {
-    const warm = client(broker, cert, await token(SECRET));
+    const warm = client(broker, cert, await deploymentToken(SECRET));
     try {
       assert.equal((await warm.heard()).connected.success, true);
       for (let number = 0; number < 5; number++) {
@@ -68,7 +62,7 @@ test("a real client waits and is proved through TLS, with the platform's token",
 
 test("a real client with another's token, or none, ends instead of polling for ever", () =>
   withBroker([], async (broker, cert) => {
-    for (const deploymentId of [await token("a secret of somebody else"), "deployment_1"]) {
+    for (const deploymentId of [await deploymentToken("a secret of somebody else"), "deployment_1"]) {
       const warm = client(broker, cert, deploymentId);
       try {
         assert.equal((await warm.heard()).connected.success, true);
