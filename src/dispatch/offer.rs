@@ -44,6 +44,8 @@ struct Offered {
     controller: Box<str>,
     host: HostId,
     address: IpAddr,
+    /// Whether the end of its connection is what proves the delivery.
+    ends_with_run: bool,
     matched: Instant,
 }
 
@@ -69,7 +71,8 @@ impl OfferTask {
     ) -> ControlFlow<OfferResult, PendingOffer> {
         self.offers += 1;
         let RemovedWaiter { waiter, controller, host, .. } = removed;
-        let offered = Offered { controller, host, address: waiter.origin(), matched };
+        let (address, ends_with_run) = (waiter.origin(), waiter.ends_with_run());
+        let offered = Offered { controller, host, address, ends_with_run, matched };
         match waiter.offer(&self.run, self.requirements) {
             ControlFlow::Break(delivery) => ControlFlow::Break(self.end(offered, delivery)),
             ControlFlow::Continue(proof) => ControlFlow::Continue(PendingOffer { offered, proof }),
@@ -140,7 +143,7 @@ impl OfferTask {
 
     /// Accounts for an offer that has ended.
     fn end(&mut self, offered: Offered, delivery: Delivery) -> OfferResult {
-        let Offered { controller, host, address, matched } = offered;
+        let Offered { controller, host, address, ends_with_run, matched } = offered;
         let ended = Instant::now();
         let took = ended.saturating_duration_since(matched);
         let shared = self.record.shared();
@@ -149,7 +152,7 @@ impl OfferTask {
         if self.policy.is_redelivering() && verdict.is_attempt() {
             shared.metrics.redelivered();
         }
-        if verdict == Verdict::Received {
+        if verdict == Verdict::Received && ends_with_run {
             shared.inferred_proxies.remove(address);
         }
         match verdict {
@@ -163,7 +166,8 @@ impl OfferTask {
             | Verdict::Silent
             | Verdict::Busy => {}
         }
-        let may_have_been_relayed = may_have_been_relayed(&shared.inferred_proxies, address, delivery);
+        let may_have_been_relayed =
+            ends_with_run && may_have_been_relayed(&shared.inferred_proxies, address, delivery);
         if delivery.by_budget || verdict == Verdict::Slow {
             self.warn_of_short_budget(verdict);
         }

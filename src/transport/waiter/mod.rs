@@ -84,6 +84,15 @@ impl Waiter {
         }
     }
 
+    /// Whether its connection ends with the run that it gets, so that the kind of end shows whether the run was read, and what
+    /// is in between. A session goes on: without an acknowledgement its controller has not taken the run, however it ended.
+    pub fn ends_with_run(&self) -> bool {
+        match self {
+            Self::LongPoll(_) => true,
+            Self::WebSocket(_) | Self::EventStream(_) => false,
+        }
+    }
+
     /// The address that it waits from.
     pub fn origin(&self) -> IpAddr {
         match self {
