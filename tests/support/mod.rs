@@ -4,8 +4,8 @@
 
 pub mod client;
 pub mod cluster;
-pub mod events;
 pub mod event_stream;
+pub mod events;
 pub mod fleet;
 pub mod lab;
 pub mod nats;
