@@ -163,7 +163,7 @@ fn answer_or_park(
     head: &RequestHead<'_>,
 ) -> Option<ReadyRequest> {
     Some(match route(state, listener, connection.origin(), head) {
-        Routed::Now(Action::Park(poll)) => ReadyRequest::Poll(park(state, connection, &poll)),
+        Routed::Now(Action::Park(poll)) => ReadyRequest::Poll(park(state, connection, &poll, &mut [])),
         Routed::Now(Action::Close) => ReadyRequest::Poll(ControlFlow::Break(())),
         Routed::Now(Action::Respond(mut response)) => {
             response.close |= state.closes_after(head);

@@ -22,12 +22,13 @@ pub(super) enum Waiting {
     Session(Pin<Box<HeldSession>>),
 }
 
-/// Parks the poll. `Break` if a limit refuses it: then the connection is closed without a response, because any status would
+/// Parks the poll; `unread` came behind it, which only a WebSocket reads. `Break` if a limit refuses it: then the connection is closed without a response, because any status would
 /// end a stock controller.
 pub(super) fn park(
     state: &HttpState,
     connection: &Arc<Connection>,
     poll: &PollRequest<'_>,
+    unread: &mut [u8],
 ) -> ControlFlow<(), Waiting> {
     if state.admission.is_short_of_memory() {
         state.metrics.poll_refused();
@@ -44,7 +45,7 @@ pub(super) fn park(
                 out.extend_from_slice(accept);
                 out.extend_from_slice(b"\r\n\r\n");
             };
-            open_session(state, connection, poll, SessionKind::WebSocket, 0, head)
+            open_session(state, connection, poll, (SessionKind::WebSocket, 0), unread, head)
         }
         PollKind::EventStream { slots, is_chunked } => {
             let head = |out: &mut Vec<u8>| {
@@ -60,7 +61,7 @@ pub(super) fn park(
                 write_stream_beginning(*is_chunked, out);
             };
             let kind = SessionKind::EventStream { is_chunked: *is_chunked };
-            open_session(state, connection, poll, kind, *slots, head)
+            open_session(state, connection, poll, (kind, *slots), unread, head)
         }
     }
 }
@@ -107,8 +108,8 @@ fn open_session(
     state: &HttpState,
     connection: &Arc<Connection>,
     poll: &PollRequest<'_>,
-    kind: SessionKind,
-    slots: u16,
+    (kind, slots): (SessionKind, u16),
+    unread: &mut [u8],
     head: impl FnOnce(&mut Vec<u8>),
 ) -> ControlFlow<(), Waiting> {
     let is_written = with_write_buffer(|out| {
@@ -120,7 +121,8 @@ fn open_session(
     }
     let (key, address) = (poll.key.as_ref(), poll.client.origin());
     let owner = SessionOwner::new(key, poll.accepts, &poll.controller, address);
-    let session = HeldSession::open(&state.exchange, &state.sessions, connection.clone(), kind, owner, slots);
+    let session =
+        HeldSession::open(&state.exchange, &state.sessions, connection.clone(), kind, owner, slots, unread);
     if let Some(replaced) = state.exchange.replace(key, &poll.controller, address) {
         replaced.waiter.close(CloseReason::Replaced);
     }

@@ -123,7 +123,7 @@ async fn handle_plain(
 ) -> ControlFlow<(), AfterRequest> {
     let mut response = match route(state, listener, connection.origin(), &head) {
         Routed::Now(Action::Park(poll)) => {
-            return park(state, connection, &poll).map_continue(AfterRequest::Waits);
+            return park(state, connection, &poll, &mut []).map_continue(AfterRequest::Waits);
         }
         Routed::Now(Action::Close) => return ControlFlow::Break(()),
         Routed::Now(Action::Respond(response)) => response,
@@ -160,7 +160,7 @@ async fn handle_with_hyper(
     validated: Bytes,
 ) -> ControlFlow<(), AfterRequest> {
     let handle = |request| handle_hyper_request(state, listener, connection, request);
-    let (action, unread) = match read_with_hyper(connection, validated, handle).await {
+    let (action, mut unread) = match read_with_hyper(connection, validated, handle).await {
         Ok(HyperRead { handled, unread }) => (handled, unread),
         Err(HyperEnd::BadRequest) => {
             state.metrics.answered(Route::Other, 400);
@@ -169,8 +169,8 @@ async fn handle_with_hyper(
         Err(HyperEnd::Closed) => return ControlFlow::Break(()),
     };
     match action {
-        Action::Park(poll) if unread.is_empty() => {
-            park(state, connection, &poll).map_continue(AfterRequest::Waits)
+        Action::Park(poll) if unread.is_empty() || poll.kind.reads_on() => {
+            park(state, connection, &poll, &mut unread).map_continue(AfterRequest::Waits)
         }
         Action::Park(_) => {
             state.metrics.poll_refused();

@@ -17,7 +17,6 @@ use super::waiter::{
 };
 use super::websocket::{ControlMessage, Decoder, Incoming};
 use crate::broker::{HostId, MonotonicTime, ParkRequest};
-use crate::model::PollEnd;
 
 /// After the last bytes, the peer may take this long to close its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -38,7 +37,8 @@ pub struct HeldSession {
 }
 
 impl HeldSession {
-    /// Opens a session on a connection whose response head was written. It ends what the same controller waited on before.
+    /// Opens a session on a connection whose response head was written. It ends what the same controller waited on before. `unread`
+    /// came behind the request.
     pub fn open(
         exchange: &Arc<Exchange>,
         sessions: &Arc<Sessions>,
@@ -46,13 +46,19 @@ impl HeldSession {
         kind: SessionKind,
         owner: SessionOwner,
         slots: u16,
+        unread: &mut [u8],
     ) -> Self {
         let session = sessions.open(connection, kind, owner);
         // Only a number of slots that was checked before comes here.
         let added = session.add_slots(slots);
         debug_assert_eq!(added, Ok(()));
         let (exchange, sessions) = (exchange.clone(), sessions.clone());
-        Self { session, exchange, sessions, decoder: Decoder::default(), is_deaf: false, linger: None }
+        let decoder = Decoder::default();
+        let mut held = Self { session, exchange, sessions, decoder, is_deaf: false, linger: None };
+        if held.receive(unread).is_break() {
+            held.session.end();
+        }
+        held
     }
 
     fn park(&self, ticket: u32) {
@@ -78,13 +84,6 @@ impl HeldSession {
                 tracing::debug!(limit = limit.limit(), "a session was closed because it found no place");
                 self.session.close(Goodbye::Limit(limit));
             }
-        }
-    }
-
-    /// Takes all slots out of their pool.
-    fn withdraw(&self, end: PollEnd) {
-        for (_, id) in self.session.take_parked() {
-            self.exchange.withdraw(id, end);
         }
     }
 
@@ -118,6 +117,7 @@ impl HeldSession {
     /// Acts on what was read. `Break` if the connection is over.
     fn receive(&mut self, mut bytes: &mut [u8]) -> ControlFlow<()> {
         match self.session.kind {
+            _ if bytes.is_empty() => return Continue(()),
             SessionKind::WebSocket => {}
             // The client of a stream has nothing to say before its end.
             SessionKind::EventStream { .. } if self.linger.is_some() => return Continue(()),
@@ -171,8 +171,11 @@ impl Future for HeldSession {
                     self.park(ticket);
                     continue;
                 }
+                Duty::Withdraw(end) => {
+                    self.session.withdraw(end);
+                    continue;
+                }
                 Duty::Wait => {}
-                Duty::Withdraw(end) => self.withdraw(end),
                 Duty::Finish => {
                     if self.poll_end(cx).is_ready() {
                         return Poll::Ready(());
@@ -196,9 +199,7 @@ impl Future for HeldSession {
 
 impl Drop for HeldSession {
     fn drop(&mut self) {
-        // Before the places are left, because their slots would wait again.
         self.session.end();
-        self.withdraw(PollEnd::ClientGone);
         self.sessions.remove(&self.session);
     }
 }

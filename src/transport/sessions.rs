@@ -10,7 +10,9 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::connection::Connection;
-use super::waiter::{Goodbye, OfferToken, Receipt, Session, SessionContext, SessionKind, SessionOwner};
+use super::waiter::{
+    Exchange, Goodbye, OfferToken, Receipt, Session, SessionContext, SessionKind, SessionOwner,
+};
 use crate::broker::Filter;
 use crate::metrics::Metrics;
 
@@ -59,8 +61,11 @@ impl Sessions {
     pub const TICK: Duration = Duration::from_millis(50);
 
     /// No sessions. `broker` is this broker's id in its cluster, which its tokens then carry.
-    pub fn new(metrics: Arc<Metrics>, broker: Option<u128>) -> Self {
-        let context = Arc::new(SessionContext { metrics, broker });
+    pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, broker: Option<u128>) -> Self {
+        let withdraw = Box::new(move |id, end| {
+            exchange.withdraw(id, end);
+        });
+        let context = Arc::new(SessionContext { metrics, broker, withdraw });
         Self { context, hasher: RandomState::new(), named: AtomicUsize::new(0), registry: Mutex::default() }
     }
 

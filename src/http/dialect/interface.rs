@@ -94,6 +94,13 @@ pub(in crate::http) enum PollKind {
     EventStream { slots: u16, is_chunked: bool },
 }
 
+impl PollKind {
+    /// Whether what follows the request is read.
+    pub(in crate::http) fn reads_on(&self) -> bool {
+        matches!(self, Self::WebSocket(_))
+    }
+}
+
 /// The terms of a held request.
 pub(in crate::http) struct PollTerms {
     /// How the run or the end of the poll is written.

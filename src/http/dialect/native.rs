@@ -229,8 +229,9 @@ impl PoolQuery {
                 "timeout" => parsed.timeout = duration("timeout")?,
                 "wait" => parsed.wait = duration("wait")?,
                 "slots" => {
-                    let bad = || Problem::bad_parameter("slots", "is not a number from 1 to 256");
+                    let bad = || Problem::bad_parameter("slots", "is not one number from 1 to 256");
                     let slots = value.parse().ok().filter(|slots| (1..=MAX_SLOTS).contains(slots));
+                    let slots = slots.filter(|_| parsed.slots.is_none());
                     parsed.slots = Some(slots.ok_or_else(bad)?);
                 }
                 "redeliver" => {

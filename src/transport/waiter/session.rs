@@ -107,6 +107,8 @@ impl Session {
             self.write_control(&mut state);
         }
         state.wake();
+        drop(state);
+        self.withdraw(goodbye.poll_end());
     }
 
     /// The connection is over: every open offer is lost.
@@ -115,6 +117,8 @@ impl Session {
         state.phase = Phase::Ended;
         state.offers.wake_all();
         state.wake();
+        drop(state);
+        self.withdraw(PollEnd::ClientGone);
     }
 
     /// Resets the connection, because bytes on their way cannot be called back.
@@ -140,6 +144,8 @@ impl Session {
             state.phase = Phase::Closed(goodbye);
         }
         state.wake();
+        drop(state);
+        self.withdraw(goodbye.poll_end());
     }
 
     /// Sends a sign of life, and expects one of a WebSocket. Ends the session if the one before is still unanswered or unsent, or
@@ -195,9 +201,13 @@ impl Session {
         self.write_control(&mut state);
         match state.phase {
             Phase::Ended => Duty::End,
+            Phase::Closing(goodbye) | Phase::Closed(goodbye) if !state.parked.is_empty() => {
+                Duty::Withdraw(goodbye.poll_end())
+            }
             Phase::Closed(_) if state.control.is_empty() => Duty::Finish,
-            Phase::Closing(goodbye) | Phase::Closed(goodbye) => Duty::Withdraw(goodbye.poll_end()),
-            Phase::Open if state.is_busy() => Duty::Withdraw(PollEnd::SetAside),
+            Phase::Closing(_) | Phase::Closed(_) => Duty::Wait,
+            Phase::Open if state.is_busy() && !state.parked.is_empty() => Duty::Withdraw(PollEnd::SetAside),
+            Phase::Open if state.is_busy() => Duty::Wait,
             Phase::Open if state.to_park > 0 => {
                 state.to_park -= 1;
                 state.last_ticket = state.last_ticket.wrapping_add(1);
@@ -217,9 +227,12 @@ impl Session {
         }
     }
 
-    /// The slots that are in their pool; the caller takes them out.
-    pub(in crate::transport) fn take_parked(&self) -> SmallVec<[(u32, WaiterId); 1]> {
-        std::mem::take(&mut self.state.lock().parked)
+    /// Takes all slots out of their pool, so that no run is offered to them any more.
+    pub(in crate::transport) fn withdraw(&self, end: PollEnd) {
+        let parked = std::mem::take(&mut self.state.lock().parked);
+        for (_, id) in parked {
+            (self.context.withdraw)(id, end);
+        }
     }
 
     /// Whether something waits to be written by the connection's task.

@@ -11,7 +11,7 @@ use super::run_write::{RunWrite, join_short};
 use super::session::Session;
 use super::session_state::{Phase, SessionKind};
 use super::{sse, websocket};
-use crate::model::{Proof, Verdict};
+use crate::model::{PollEnd, Proof, Verdict};
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 
 /// The number of an offer whose write has begun, and what is left to write.
@@ -61,12 +61,12 @@ impl Session {
             let verdict = Verdict::Written;
             return Break(Delivery { verdict, nothing_sent: false, acked: false, by_budget: false });
         }
+        let (head, position) = (write.unsent_head(), state.written);
         if !write.is_sent() {
             state.is_writing = true;
-            // The other slots leave their pool.
-            state.wake();
+            drop(state);
+            self.withdraw(PollEnd::SetAside);
         }
-        let (head, position) = (write.unsent_head(), state.written);
         Continue(BegunOffer { number, head, head_length, payload, sent, position })
     }
 

@@ -19,7 +19,12 @@ pub(in crate::transport) struct SessionContext {
     pub(in crate::transport) metrics: Arc<Metrics>,
     /// The id of this broker in its cluster.
     pub(in crate::transport) broker: Option<u128>,
+    /// Takes a slot out of its pool, if it is still there.
+    pub(in crate::transport) withdraw: Withdraw,
 }
+
+/// Takes a waiter out of its pool.
+pub(in crate::transport) type Withdraw = Box<dyn Fn(WaiterId, PollEnd) + Send + Sync>;
 
 /// How a session speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
