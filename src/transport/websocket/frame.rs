@@ -110,7 +110,7 @@ impl Decoder {
     }
 
     /// Whether a client may be idle here: no message and no frame has begun. It owns no memory then.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(in crate::transport) fn is_empty(&self) -> bool {
         self.partial.is_none()
     }

@@ -403,6 +403,17 @@ fn only_an_incomplete_frame_or_message_takes_memory() {
 }
 
 #[test]
+fn what_has_come_whole_is_not_copied() {
+    let mut bytes = [whole(TEXT, b"message"), whole(PING, b"ping")].concat();
+    let mut input = &mut bytes[..];
+    let mut decoder = Decoder::default();
+    let message = decoder.next(&mut input);
+    assert!(matches!(message, Ok(Some(Incoming::Text(Cow::Borrowed("message"))))), "{message:?}");
+    let ping = decoder.next(&mut input);
+    assert!(matches!(ping, Ok(Some(Incoming::Ping(Cow::Borrowed(b"ping"))))), "{ping:?}");
+}
+
+#[test]
 fn a_server_writes_unmasked_frames() {
     let written = |write: &dyn Fn(&mut Vec<u8>)| {
         let mut out = b"before".to_vec();
