@@ -10,12 +10,13 @@ use super::state::OpsState;
 use crate::config::Endpoint;
 use crate::http::HttpResponse;
 
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 6] = [
     ("/", "text/html; charset=utf-8", include_str!("console/index.html")),
     ("/console.css", "text/css; charset=utf-8", include_str!("console/console.css")),
     ("/console.js", "text/javascript; charset=utf-8", include_str!("console/console.js")),
     ("/brokers.js", "text/javascript; charset=utf-8", include_str!("console/brokers.js")),
     ("/figures.js", "text/javascript; charset=utf-8", include_str!("console/figures.js")),
+    ("/topic.js", "text/javascript; charset=utf-8", include_str!("console/topic.js")),
 ];
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \

@@ -93,6 +93,62 @@ test("a run shows within a second of its dispatch", browsed, async (t) => {
   assert.deepEqual(complaints, []);
 });
 
+test("a pool or a run is followed by its own topic, of which alone the stream then is", browsed, async (t) => {
+  const { broker, page, complaints, wait, post, asked, address } = await open(t);
+  const streams = () => asked.filter((url) => url.includes("events?")).map((url) => Object.fromEntries(new URL(url).searchParams));
+  const kind = "dispatch,verdict,drain,retire";
+  assert.deepEqual(streams(), [{ kind }], "everything, at first");
+  assert.equal(await page.getByTestId("topic").isVisible(), false);
+  wait("hello");
+  wait("other");
+  await broker.waitForWaiters(2);
+  await post("other", "run_other_1");
+  await post("hello", "run_hello_1");
+  await dispatched(page, "run_hello_1").waitFor();
+  await dispatched(page, "run_other_1").waitFor();
+
+  wait("hello");
+  await page.getByTestId("pool-row").getByRole("link", { name: "hello", exact: true }).click();
+  await page.getByTestId("topic").getByText("only hello · version 1").waitFor();
+  await dispatched(page, "run_other_1").waitFor({ state: "detached" });
+  await text(page, "status", /^live$/);
+  assert.deepEqual(streams().slice(1), [{ kind, deployment: "hello", version: "1" }]);
+  await post("other", "run_other_2");
+  await post("hello", "run_hello_2");
+  await dispatched(page, "run_hello_2").waitFor({ timeout: 1000 });
+  assert.equal(await page.getByTestId("dispatch-row").count(), 2, "two runs of hello, none of other");
+  await page.locator("#latency-of").getByText("this pool, 1 min").waitFor();
+
+  await page.reload();
+  await text(page, "status", /^live$/);
+  await page.getByTestId("topic").getByText("only hello · version 1").waitFor();
+  await post("other", "run_other_3");
+  await post("hello", "run_hello_3");
+  await dispatched(page, "run_hello_3").getByRole("link", { name: "run_hello_3" }).click();
+  await page.getByTestId("topic").getByText("only run run_hello_3").waitFor();
+  await text(page, "status", /^live$/);
+  assert.deepEqual(streams().at(-1), { kind, run: "run_hello_3" });
+  await post("hello", "run_hello_4");
+  await post("hello", "run_hello_3");
+  await until("the run's second dispatch", async () => (await dispatched(page, "run_hello_3").count()) === 2);
+  assert.equal(await page.getByTestId("dispatch-row").count(), 2);
+
+  await page.getByTestId("all-topics").click();
+  await page.getByTestId("topic").waitFor({ state: "hidden" });
+  await text(page, "status", /^live$/);
+  assert.deepEqual(streams().at(-1), { kind });
+  await post("other", "run_other_4");
+  await dispatched(page, "run_other_4").waitFor({ timeout: 1000 });
+  await page.goBack();
+  await page.getByTestId("topic").getByText("only run run_hello_3").waitFor();
+
+  await page.goto(`${address}#deployment=%00&version=`);
+  await page.reload();
+  await text(page, "status", /^live$/);
+  assert.deepEqual(streams().at(-1), { kind }, "what cannot be a name is not asked for");
+  assert.deepEqual(complaints, []);
+});
+
 test("a run that a waiter of another broker got shows the name of that broker", browsed, async (t) => {
   const { page, complaints } = await open(t);
   const at = Date.now();

@@ -3,7 +3,8 @@
 // Every address is relative to the page's own: a proxy may serve all of this below a path.
 
 import { cluster, holders, joinCluster, keyOf, merged, poolsPath, sayMissing, takeBrokers } from "./brokers.js";
-import { SECOND, count, countLatency, element, machine, page, say, takeMetrics, took, waited, whole } from "./figures.js";
+import { SECOND, count, countLatency, element, forgetLatencies, machine, page, say, takeMetrics, took, waited, whole } from "./figures.js";
+import { eventsPath, isOfTopic, linkTo, readTopic, topic, topicName } from "./topic.js";
 
 const ROWS = 200;
 const REMEMBERED_RUNS = 1000;
@@ -83,16 +84,23 @@ function poolRow(pool) {
 
 function makePoolRow(pool) {
   const cell = (kind, label, text = "") =>
-    element("td", { role: "cell", class: kind }, element("span", { class: "label" }, label), element("span", {}, text));
+    element("td", { role: "cell", class: kind }, element("span", { class: "label" }, label), typeof text === "string" ? element("span", {}, text) : text);
   const button = element("button", { type: "button", class: "button danger", "data-testid": "retire" }, "Retire…");
   button.setAttribute("aria-label", `Retire ${pool.deployment}, version ${pool.version}, ${machine(pool)}`);
-  const name = cell("", "", pool.deployment);
+  const name = cell("", "", poolLink(pool, pool.deployment));
   name.append(element("span", { class: "holders", hidden: "", "data-testid": "holders" }));
   const row = element("tr", { role: "row", "data-testid": "pool-row" },
     name, cell("", "version ", pool.version), cell("machine", "", machine(pool)),
     cell("number", "waiters "), cell("number", "oldest "), element("td", { role: "cell" }, button));
   button.addEventListener("click", () => retire(row.pool));
   return row;
+}
+
+/** Shows the events of the pools of this deployment and version alone. */
+function poolLink({ deployment, version }, text) {
+  const link = element("a", { href: linkTo({ deployment, version }), "data-testid": "pool-link" }, text);
+  link.title = `Only ${deployment}, version ${version}`;
+  return link;
 }
 
 function sortBy(by, header) {
@@ -197,7 +205,7 @@ const STREAM = {
   },
   retire({ at, retired, deployment, version, cpu, memory }) {
     const parts = Object.entries({ deployment, version, cpu, memory }).filter(([, value]) => value !== null);
-    keep({ at, event: `retired ${count(retired, "waiter")} of ${parts.map((part) => part.join(" ")).join(", ")}` });
+    keep({ at, deployment, version, run: "", event: `retired ${count(retired, "waiter")} of ${parts.map((part) => part.join(" ")).join(", ")}` });
   },
   drain({ at, waiters }) { keep({ at, event: `drain began with ${count(waiters, "waiter")}` }); },
   missed({ missed }) { keep({ at: Date.now(), event: `${count(missed, "event")} came too fast for this page, or while it was away` }); },
@@ -211,8 +219,11 @@ function drawSoon() {
 
 function drawRecent() {
   drawing = false;
+  if (!paused) drawRows();
   say(page["recent-note"], paused ? `paused, ${whole(taken - drawn)} newer` : "");
-  if (paused) return;
+}
+
+function drawRows() {
   const rows = kept[page["misses-only"].checked ? "misses" : "all"].slice(-ROWS);
   const fresh = rows.filter(({ number }) => number > drawn).reverse();
   page.recent.prepend(...fresh.map(recentRow));
@@ -229,13 +240,13 @@ function recentRow(record) {
   const about = element("div", { class: "about" });
   const why = reason ?? (outcome === "hit" ? null : outcome);
   if (why) about.append(element("span", { class: "why", title: why }, words.get(why) ?? why));
-  if (deployment) about.append(element("span", {}, `${deployment} · ${version} · ${machine(record)}`));
+  if (deployment) about.append(poolLink(record, `${deployment} · ${version} · ${machine(record)}`));
   const waiter = waiterOf(record);
   if (waiter) about.append(element("span", {}, `→ ${waiter}`));
   about.append(verdicts);
   const mark = element("span", { class: `outcome ${outcome}`, title: words.get(outcome) ?? "" }, outcome);
   return known.row = element("li", { "data-testid": "dispatch-row" }, time, mark,
-    element("span", { class: "run" }, run || "–"), element("span", { class: "took" }, took(record.seconds)), about);
+    run ? element("a", { class: "run", href: linkTo({ run }), title: "Only this run" }, run) : element("span", { class: "run" }, "–"), element("span", { class: "took" }, took(record.seconds)), about);
 }
 
 /** The controller, and the other broker of the cluster at which it waited. */
@@ -253,7 +264,30 @@ function verdictMark(offer) {
 function redrawRecent() {
   page.recent.replaceChildren();
   drawn = 0;
-  drawRecent();
+  drawRows();
+}
+
+// ---- the topic
+
+/** Only the topic's events are asked for, so those of others are no longer shown, nor counted in the time to answer. */
+function changeTopic() {
+  const before = topicName();
+  readTopic();
+  const name = topicName();
+  if (name === before) return;
+  for (const [list, records] of Object.entries(kept)) kept[list] = records.filter(isOfTopic);
+  if (before) keep({ at: Date.now(), event: `only ${before} was shown until now` });
+  forgetLatencies();
+  sayTopic(name);
+  redrawRecent();
+  openStream();
+}
+
+function sayTopic(name) {
+  page.topic.hidden = !name;
+  say(page["topic-name"], name);
+  say(page["latency-of"], name ? `this ${topic.run ? "run" : "pool"}, 1 min` : "1 min");
+  say(page["recent-none"], name ? "Nothing came since it was chosen." : "No run came since this page was opened.");
 }
 
 // ---- the connection
@@ -277,7 +311,7 @@ function setLink(change) {
 function openStream() {
   stream?.close();
   setLink({ stream: false });
-  stream = new EventSource("events?kinds=dispatch,verdict,drain,retire");
+  stream = new EventSource(eventsPath());
   const mine = stream;
   stream.onopen = () => setLink({ stream: true });
   stream.onerror = () => {
@@ -353,6 +387,10 @@ page.pause.addEventListener("click", () => {
   drawRecent();
 });
 
+addEventListener("hashchange", changeTopic);
+
+readTopic();
+sayTopic(topicName());
 openStream();
 repeat(SECOND, () => "metrics", metrics);
 repeat(2 * SECOND, poolsPath, takePools);

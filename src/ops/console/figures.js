@@ -165,6 +165,11 @@ export function countLatency(seconds) {
   slot.steps[Math.min(step, slot.steps.length - 1)] += 1;
 }
 
+/** Begins anew, with the answers to other runs. */
+export function forgetLatencies() {
+  for (const slot of latencies) slot.second = -MINUTE;
+}
+
 function quantile(steps, share) {
   let left = Math.max(1, Math.ceil(share * steps.reduce((all, times) => all + times, 0)));
   return FINEST * 10 ** (steps.findIndex((times) => (left -= times) <= 0) / STEPS_PER_DECADE);
