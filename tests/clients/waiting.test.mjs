@@ -71,12 +71,12 @@ function describeClient(client) {
     });
 
     for (const [death, verdict, story] of [
+      // The kernel acknowledges the run, and nobody reads it.
       ["stopped", "frozen", () => {}],
-      // The kernel has acknowledged the run, and nobody reads it.
-      ["killed with a run unread", "lost", (controller) => setTimeout(() => controller.kill("SIGKILL"), 100)],
+      ["killed with a run unread", "lost", (controller) => controller.kill("SIGKILL")],
     ]) {
       test(`${death}, it costs one offer and its place, and another controller gets the run`, async (t) => {
-        const impatient = await Broker.start("--proof-timeout", "1s", "--dispatch-budget", "10s");
+        const impatient = await Broker.start("--proof-timeout", "2s", "--dispatch-budget", "20s");
         t.after(() => impatient.stop());
         const pool = new Pool(impatient);
         const other = new GuideController(t, client, pool.url);
@@ -86,7 +86,8 @@ function describeClient(client) {
         failing.kill("SIGSTOP");
         // The newest waiter is offered the run first. A controller of the same address is a suspect, too, but the only one left.
         const posting = pool.post("run_1", "x", "?redeliver=true");
-        story(failing);
+        await pool.waitForWaiters(slots);
+        await story(failing);
         const answer = await posting;
         assert.deepEqual([answer.delivered, answer.proof], [true, "received"], JSON.stringify(answer));
         // Its other slots may be claimed before they have left the pool; nothing is sent to them.
@@ -195,42 +196,50 @@ for (const [signal, what] of [["SIGTERM", "a drained"], ["SIGKILL", "a killed"]]
   });
 }
 
-describe("deployment tokens", () => {
+describe("deployment tokens", { concurrency: 4 }, () => {
   const secret = "a secret of the platform";
-  let guarded, folder;
-  before(async () => {
-    folder = mkdtempSync(join(tmpdir(), "pilotlight-"));
-    writeFileSync(join(folder, "secret"), secret);
-    guarded = await Broker.start("--token-secret-file", join(folder, "secret"), "--require-token");
-  });
-  after(async () => {
-    await guarded?.stop();
-    rmSync(folder, { recursive: true });
-  });
+  const folder = mkdtempSync(join(tmpdir(), "pilotlight-"));
+  writeFileSync(join(folder, "secret"), secret);
+  after(() => rmSync(folder, { recursive: true }));
+
+  async function guardedPool(t) {
+    const guarded = await Broker.start(...PATIENT, "--token-secret-file", join(folder, "secret"), "--require-token");
+    t.after(() => guarded.stop());
+    return new Pool(guarded);
+  }
 
   for (const client of able.filter((client) => client !== "curl")) {
-    test(`${client} waits with one, also when it is no longer valid; without a valid one it does not`, async (t) => {
-      const pool = new Pool(guarded);
-      // A difference between clocks of a minute is tolerated.
-      const soon = Math.floor(Date.now() / 1000) - 58;
-      const token = await deploymentToken(secret, pool.deployment, "v1", soon);
-      const controller = new GuideController(t, client, pool.url, { token });
-      await pool.waitForWaiters(1);
+    test(`${client} waits with one; without a valid one it is refused, and tries again`, async (t) => {
+      const pool = await guardedPool(t);
       const refused = {
+        no_token: undefined,
         bad_token: await deploymentToken("a secret of somebody else", pool.deployment, "v1"),
         other_deployment: await deploymentToken(secret, "another", "v1"),
-        expired_token: await deploymentToken(secret, pool.deployment, "v1", soon - 3600),
+        expired_token: await deploymentToken(secret, pool.deployment, "v1", "-1h"),
       };
-      for (const [reason, token] of Object.entries(refused)) {
-        const count = () => guarded.metric(`pilotlight_auth_failures_total{reason="${reason}"}`);
-        const before = await count();
-        const stranger = new GuideController(t, client, pool.url, { token });
-        await until(`${reason} is refused`, async () => (await count()) > before);
-        assert.equal(stranger.process.exitCode, null, "it tries again");
-        await stranger.kill("SIGKILL");
+      const strangers = Object.values(refused).map((token) => new GuideController(t, client, pool.url, { token }));
+      for (const reason of Object.keys(refused)) {
+        const count = () => pool.broker.metric(`pilotlight_auth_failures_total{reason="${reason}"}`);
+        await until(`${reason} is refused twice`, async () => (await count()) >= 2);
       }
-      const poll = () => fetch(pool.url, { headers: { authorization: `Bearer ${token}` }, method: "GET", signal: AbortSignal.timeout(200) });
-      await until("the token has expired", () => poll().then(({ status }) => status === 401, () => false));
+      assert.equal(await pool.waiters(), 0);
+      for (const stranger of strangers) stranger.kill("SIGKILL");
+      const token = await deploymentToken(secret, pool.deployment, "v1");
+      const controller = new GuideController(t, client, pool.url, { token });
+      await pool.waitForWaiters(1);
+      await deliver(pool, controller, "run_1", "x");
+    });
+  }
+
+  for (const client of ["ws", "eventsource"]) {
+    test(`${client} waits on when its token is no longer valid`, async (t) => {
+      const pool = await guardedPool(t);
+      // A difference between clocks of a minute is tolerated.
+      const token = await deploymentToken(secret, pool.deployment, "v1", Math.floor(Date.now() / 1000) - 55);
+      const controller = new GuideController(t, client, pool.url, { token });
+      await pool.waitForWaiters(1);
+      const poll = () => fetch(pool.url, { headers: { authorization: `Bearer ${token}` }, signal: AbortSignal.timeout(500) });
+      await until("the token is refused", () => poll().then(({ status }) => status === 401, () => false));
       await pool.waitForWaiters(1);
       await deliver(pool, controller, "run_1", "x");
     });
