@@ -166,6 +166,21 @@ describe("close codes", () => {
     assert.equal(another.socket.readyState, WebSocket.OPEN);
   });
 
+  test("a connection replaces the same controller's long poll, and the reverse", async (t) => {
+    const pool = new Pool(broker);
+    const poll = () => fetch(pool.url, { headers: { "pilotlight-controller": "a" } }).then(({ status }) => status, () => "closed");
+    const held = poll();
+    await pool.waitForWaiters(1);
+    const session = await Session.open(t, pool, { slots: 2 });
+    assert.equal(await held, "closed");
+    await pool.waitForWaiters(2);
+    const later = poll();
+    assert.equal((await session.closed).code, 4409);
+    await pool.waitForWaiters(1);
+    assert.equal((await pool.post("run_1", "x")).delivered, true);
+    assert.equal(await later, 200);
+  });
+
   for (const client of clients("websocket")) {
     test(`${client} stays away when it was replaced`, needsClient(client), async (t) => {
       const pool = new Pool(broker);
@@ -257,7 +272,9 @@ describe("before the upgrade", () => {
     });
   }
 
-  test("a path that is not a pool's: 400", async () => assert.equal((await answer("/v1/pools/app/v1/0.5", handshake)).status, 400));
+  for (const [what, target] of [["a path that is not a pool's", "/v1/pools/app/v1/0.5"], ["a query", `${path}?timeout=30s`]]) {
+    test(`${what}: 400`, async () => assert.equal((await answer(target, handshake)).status, 400));
+  }
 
   test("libraries report a foreign Origin as a refusal", async () => {
     const socket = new WebSocket(`ws://127.0.0.1:${broker.port}${path}`, "pilotlight.v1", { origin: "https://example.org" });
