@@ -11,6 +11,26 @@ pub struct Limits {
     pub pools: usize,
 }
 
+impl Limits {
+    /// Whether there is a place for another waiter, beside so many in its pool; none if it has no pool yet.
+    pub(super) fn check(
+        &self,
+        waiters: usize,
+        pools: usize,
+        in_pool: Option<usize>,
+    ) -> Result<(), LimitReached> {
+        if waiters >= self.waiters {
+            return Err(LimitReached::Waiters);
+        }
+        match in_pool {
+            Some(in_pool) if in_pool >= self.waiters_per_pool => Err(LimitReached::Pool),
+            None if self.waiters_per_pool == 0 => Err(LimitReached::Pool),
+            None if pools >= self.pools => Err(LimitReached::Pools),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The limit that refuses a waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitReached {

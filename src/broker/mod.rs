@@ -114,10 +114,11 @@ impl<W> Broker<W> {
         let older = found
             .zip(controller_hash)
             .and_then(|(pool, hash)| registry.find_controller(hash, pool, controller, address));
-        if older.is_none()
-            && let Err(limit) = self.check_limits(found)
-        {
-            return Err((limit, request));
+        if older.is_none() {
+            let in_pool = found.map(|pool| registry.pools[pool].len());
+            if let Err(limit) = self.limits.check(registry.waiters.len(), registry.pools.len(), in_pool) {
+                return Err((limit, request));
+            }
         }
         // Inserted before the older waiter is removed, because a pool is closed with its last waiter.
         let registry = &mut self.registry;
@@ -390,18 +391,5 @@ impl<W> Broker<W> {
     fn advance_clock(&mut self, now: MonotonicTime) -> MonotonicTime {
         self.now = self.now.max(now);
         self.now
-    }
-
-    fn check_limits(&self, pool: Option<u32>) -> Result<(), LimitReached> {
-        let Registry { waiters, pools, .. } = &self.registry;
-        if waiters.len() >= self.limits.waiters {
-            return Err(LimitReached::Waiters);
-        }
-        match pool {
-            Some(pool) if pools[pool].len() >= self.limits.waiters_per_pool => Err(LimitReached::Pool),
-            None if self.limits.waiters_per_pool == 0 => Err(LimitReached::Pool),
-            None if pools.len() >= self.limits.pools => Err(LimitReached::Pools),
-            _ => Ok(()),
-        }
     }
 }

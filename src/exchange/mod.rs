@@ -29,10 +29,6 @@ use suspect_sweep::SuspectFlags;
 pub use suspect_sweep::SuspectSweep;
 use sync::Notify;
 
-/// A poll that comes to a draining broker is held for one to three times as long, at random, and then redirected. Without
-/// another broker the client polls here again at once, and a client follows at most 20 redirects within one poll's time.
-const HOLD_WHILE_DRAINING: Duration = Duration::from_secs(5);
-
 /// The core as threads share it. `W` is what transport needs to reach a waiter.
 pub struct Exchange<W> {
     core: SharedCore<W>,
@@ -141,10 +137,7 @@ impl<W> Exchange<W> {
         let (result, notifies) = {
             let mut core = self.core.lock();
             let notifies = core.waitlist.accepted_by(key, request.accepts);
-            if core.broker.draining().is_some() {
-                let held = HOLD_WHILE_DRAINING.mul_f64(1.0 + 2.0 * fastrand::f64());
-                request.deadline = request.deadline.min(now.plus(held));
-            }
+            request.deadline = core.latest_deadline(request.deadline, now);
             (core.broker.park(request, now), notifies)
         };
         match result {
@@ -314,11 +307,6 @@ impl<W> Exchange<W> {
     pub fn counts(&self) -> (usize, usize) {
         let core = self.core.lock();
         (core.broker.waiters_len(), core.broker.pools_len())
-    }
-
-    /// All pools that the filter selects.
-    pub fn pools(&self, filter: &Filter) -> Vec<PoolSummary> {
-        self.pools_page(filter, 0, usize::MAX).rows
     }
 
     /// At most `max_rows` pools that the filter selects, from the slot where the last page ended.

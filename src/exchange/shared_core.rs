@@ -1,7 +1,7 @@
 //! Owns the one lock around the core, and the clock that gives the core its time.
 
 use std::ops::{Deref, DerefMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::sync::{Mutex, Notify};
 use super::waitlist::Waitlist;
@@ -16,12 +16,26 @@ pub const TAKEN_PER_LOCK: usize = 64;
 /// How many pools are listed before the lock is released for other threads.
 pub const POOLS_PER_LOCK: u32 = 64;
 
+/// A poll that comes to a draining broker is held for one to three times as long, at random, and then redirected. Without
+/// another broker the client polls here again at once, and a client follows at most 20 redirects within one poll's time.
+const HOLD_WHILE_DRAINING: Duration = Duration::from_secs(5);
+
 /// What the lock protects.
 pub(super) struct Core<W> {
     pub(super) broker: Broker<W>,
     pub(super) waitlist: Waitlist,
     /// The slot where the next share of a drain begins: no earlier slot has a waiter that the drain has to remove.
     pub(super) drained_to: u32,
+}
+
+impl<W> Core<W> {
+    /// Until when a poll is held that may be held until `deadline`.
+    pub(super) fn latest_deadline(&self, deadline: MonotonicTime, now: MonotonicTime) -> MonotonicTime {
+        if self.broker.draining().is_none() {
+            return deadline;
+        }
+        deadline.min(now.plus(HOLD_WHILE_DRAINING.mul_f64(1.0 + 2.0 * fastrand::f64())))
+    }
 }
 
 pub(super) struct SharedCore<W> {

@@ -104,7 +104,7 @@ impl HttpState {
     ) -> Self {
         Self {
             dispatcher: Dispatcher::new(exchange.clone(), metrics.clone(), journal.clone()),
-            sessions: Arc::new(Sessions::new(exchange.clone(), metrics.clone(), None)),
+            sessions: Arc::new(Sessions::new(exchange.clone(), &metrics, None)),
             exchange,
             metrics,
             journal,
@@ -125,7 +125,7 @@ impl HttpState {
         let Some(config) = config else { return self };
         let Self { exchange, metrics, dispatcher, .. } = &self;
         let id = cluster::random_id();
-        let sessions = Arc::new(Sessions::new(exchange.clone(), metrics.clone(), Some(id)));
+        let sessions = Arc::new(Sessions::new(exchange.clone(), metrics, Some(id)));
         let (exchange, metrics) = (exchange.clone(), metrics.clone());
         let cluster = Cluster::join(config, id, exchange, sessions.clone(), metrics, dispatcher);
         let peers = PeerClient::new(authorities.map(Arc::new));

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use prometheus::core::{MetricVec, MetricVecBuilder};
 
-use crate::model::{DispatchKind, DispatchOutcome, MissReason, PollEnd, Proof, Verdict};
+use crate::model::{DispatchKind, DispatchOutcome, MissReason, PollEnd, Proof, Transport, Verdict};
 
 /// A label set with finitely many values.
 pub trait Label: Copy {
@@ -72,7 +72,7 @@ macro_rules! is_label {
 
 pub(super) use {is_label, label};
 
-is_label! { PollEnd, Verdict, Proof, DispatchKind }
+is_label! { PollEnd, Verdict, Proof, DispatchKind, Transport }
 
 label! {
     /// The listener of a connection.

@@ -43,8 +43,7 @@ pub struct Metrics {
     connections: Family<IntGauge, (Listener, Tls)>,
     accepted: Counters<Listener>,
     rejected: Counters<RejectReason>,
-    /// The waiters on each [`Transport`].
-    waiters: IntGaugeVec,
+    waiters: Family<IntGauge, Transport>,
     pools: IntGauge,
     polls: Counters<PollEnd>,
     hold: Histograms<PollEnd>,
@@ -81,7 +80,7 @@ impl Metrics {
             connections: make.gauges(&["listener", "tls"], "connections", "Open connections.")?,
             accepted: make.counters(&["listener"], "connections_accepted_total", "Connections accepted.")?,
             rejected: make.counters(&["reason"], "connections_rejected_total", "Connections not served.")?,
-            waiters: make.waiters()?,
+            waiters: make.gauges(&["transport"], "waiters", "Waiters, by what holds them.")?,
             pools: make.gauge("pools", "Pools with at least one waiter.")?,
             polls: make.counters(&["end"], "polls_total", "Held polls, by how they ended.")?,
             hold: make.histograms(&["end"], "hold_seconds", "How long polls were held.", &HOLD_BUCKETS)?,
@@ -143,9 +142,8 @@ impl Metrics {
     /// The text for a scrape by Prometheus, with the current numbers of waiters and pools.
     pub fn render(&self, (waiters, pools): (usize, usize)) -> Result<Vec<u8>, prometheus::Error> {
         self.process.read();
-        let in_slots = [Transport::WebSocket, Transport::EventStream].map(|slots| self.waiters(slots).get());
-        let waiters = i64::try_from(waiters).unwrap_or(i64::MAX);
-        self.waiters(Transport::Poll).set(waiters - in_slots.into_iter().sum::<i64>());
+        let slots = self.waiters(Transport::WebSocket).get() + self.waiters(Transport::EventStream).get();
+        self.waiters(Transport::Poll).set(i64::try_from(waiters).unwrap_or(i64::MAX).saturating_sub(slots));
         self.pools.set(i64::try_from(pools).unwrap_or(i64::MAX));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -153,8 +151,8 @@ impl Metrics {
     }
 
     /// How many waiters there are on a transport. Slots count themselves; polls are counted at a scrape.
-    pub fn waiters(&self, transport: Transport) -> IntGauge {
-        self.waiters.with_label_values(&[transport.text()])
+    pub fn waiters(&self, transport: Transport) -> &IntGauge {
+        self.waiters.of(transport)
     }
 
     /// A held poll ended.
@@ -315,10 +313,8 @@ impl MetricFactory<'_> {
     /// Without TLS there is no certificate, and no such series.
     fn certificate_expiry(&self) -> Result<IntGaugeVec, prometheus::Error> {
         let help = "When the certificate of a listener ends, in seconds since 1970.";
-        self.register(IntGaugeVec::new(
-            Self::opts("tls_certificate_expiry_timestamp_seconds", help),
-            &["listener"],
-        )?)
+        let opts = Self::opts("tls_certificate_expiry_timestamp_seconds", help);
+        self.register(IntGaugeVec::new(opts, &["listener"])?)
     }
 
     fn idempotency_window(&self) -> Result<Gauge, prometheus::Error> {
@@ -329,13 +325,6 @@ impl MetricFactory<'_> {
     fn lag(&mut self) -> Result<Histograms<()>, prometheus::Error> {
         let help = "How late a serving thread wakes: what its tasks wait for each other.";
         self.histogram("runtime_lag_seconds", help, &LAG_BUCKETS)
-    }
-
-    fn waiters(&self) -> Result<IntGaugeVec, prometheus::Error> {
-        self.register(IntGaugeVec::new(
-            Self::opts("waiters", "Waiters, by what holds them."),
-            &["transport"],
-        )?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {

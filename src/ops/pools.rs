@@ -20,7 +20,7 @@ pub(super) async fn pools(ops_state: &OpsState, query: &str) -> Result<HttpRespo
     let query = Query::parse(query, Paging::No)?;
     let Some(cluster) = query.cluster(ops_state)? else {
         let build = move |state: &HttpState| {
-            let pools = state.exchange.pools(&query.filter);
+            let pools = state.exchange.pools_page(&query.filter, 0, usize::MAX).rows;
             let waiters: usize = pools.iter().map(|pool| pool.waiters).sum();
             let rows: Vec<Value> = pools.iter().map(pool_row).collect();
             Ok(json_response(&json!({ "pools": rows, "waiters": waiters })))
@@ -29,7 +29,7 @@ pub(super) async fn pools(ops_state: &OpsState, query: &str) -> Result<HttpRespo
     };
     let Gathered { answers, missing } = cluster.pools(&query.filter).await;
     let build = move |state: &HttpState| {
-        let own = (cluster.name().into(), state.exchange.pools(&query.filter));
+        let own = (cluster.name().into(), state.exchange.pools_page(&query.filter, 0, usize::MAX).rows);
         let (mut rows, mut waiters) = (Vec::new(), 0_usize);
         for (broker, pools) in iter::once(own).chain(answers) {
             waiters = pools.iter().fold(waiters, |sum, pool| sum.saturating_add(pool.waiters));

@@ -61,11 +61,12 @@ impl Sessions {
     pub const TICK: Duration = Duration::from_millis(50);
 
     /// No sessions. `broker` is this broker's id in its cluster, which its tokens then carry.
-    pub fn new(exchange: Arc<Exchange>, metrics: Arc<Metrics>, broker: Option<u128>) -> Self {
+    pub fn new(exchange: Arc<Exchange>, metrics: &Metrics, broker: Option<u128>) -> Self {
         let withdraw = Box::new(move |id, end| {
             exchange.withdraw(id, end);
         });
-        let context = Arc::new(SessionContext { metrics, broker, withdraw });
+        let waiting = SessionKind::TRANSPORTS.map(|transport| metrics.waiters(transport).clone());
+        let context = Arc::new(SessionContext { waiting, broker, withdraw });
         Self { context, hasher: RandomState::new(), named: AtomicUsize::new(0), registry: Mutex::default() }
     }
 
@@ -82,7 +83,7 @@ impl Sessions {
         let session = Arc::new(Session::new(connection, self.context.clone(), kind, owner, number));
         registry.by_number.insert(number, Arc::downgrade(&session));
         let due = registry.now.wrapping_add(interval(kind));
-        registry.heartbeats[index(kind)].push_back((due, number));
+        registry.heartbeats[kind.index()].push_back((due, number));
         let older = controller_hash.and_then(|hash| registry.by_controller.insert(hash, number));
         let older = older.and_then(|older| registry.find(older));
         self.named.store(registry.by_controller.len(), Ordering::Relaxed);
@@ -227,13 +228,6 @@ impl Registry {
             }
         }
         due
-    }
-}
-
-fn index(kind: SessionKind) -> usize {
-    match kind {
-        SessionKind::WebSocket => 0,
-        SessionKind::EventStream { .. } => 1,
     }
 }
 

@@ -205,16 +205,14 @@ impl Session {
                 Duty::Withdraw(goodbye.poll_end())
             }
             Phase::Closed(_) if state.control.is_empty() => Duty::Finish,
-            Phase::Closing(_) | Phase::Closed(_) => Duty::Wait,
             Phase::Open if state.is_busy() && !state.parked.is_empty() => Duty::Withdraw(PollEnd::SetAside),
-            Phase::Open if state.is_busy() => Duty::Wait,
-            Phase::Open if state.to_park > 0 => {
+            Phase::Open if state.to_park > 0 && !state.is_busy() => {
                 state.to_park -= 1;
                 state.last_ticket = state.last_ticket.wrapping_add(1);
                 state.is_parking = true;
                 Duty::Park(state.last_ticket)
             }
-            Phase::Open => Duty::Wait,
+            Phase::Open | Phase::Closing(_) | Phase::Closed(_) => Duty::Wait,
         }
     }
 
@@ -243,12 +241,12 @@ impl Session {
 
     /// A slot is in a pool, or is being offered a run.
     pub(super) fn count_slot(&self) {
-        self.context.metrics.waiters(self.kind.transport()).inc();
+        self.context.waiting[self.kind.index()].inc();
     }
 
     /// The slot is neither any more.
     pub(super) fn uncount_slot(&self) {
-        self.context.metrics.waiters(self.kind.transport()).dec();
+        self.context.waiting[self.kind.index()].dec();
     }
 
     /// A slot was removed from its pool and got no byte of a run: it waits again, unless the session ends.

@@ -1,14 +1,13 @@
 //! Owns what a session's task and its offers share, behind one lock.
 
-use std::sync::Arc;
 use std::task::Waker;
 
+use prometheus::IntGauge;
 use smallvec::SmallVec;
 
 use super::goodbye::Goodbye;
 use super::offers::Offers;
 use crate::broker::WaiterId;
-use crate::metrics::Metrics;
 use crate::model::{PollEnd, Transport};
 
 /// The most slots of one session that are ready and have no run yet.
@@ -16,7 +15,8 @@ pub const MAX_SLOTS: u16 = 256;
 
 /// What all sessions of a broker share.
 pub(in crate::transport) struct SessionContext {
-    pub(in crate::transport) metrics: Arc<Metrics>,
+    /// How many slots wait on each kind of session.
+    pub(in crate::transport) waiting: [IntGauge; 2],
     /// The id of this broker in its cluster.
     pub(in crate::transport) broker: Option<u128>,
     /// Takes a slot out of its pool, if it is still there.
@@ -39,11 +39,15 @@ pub enum SessionKind {
 }
 
 impl SessionKind {
-    /// What holds its waiters.
-    pub fn transport(self) -> Transport {
+    /// What holds the waiters of each kind, by its index.
+    pub(in crate::transport) const TRANSPORTS: [Transport; 2] =
+        [Transport::WebSocket, Transport::EventStream];
+
+    /// The index of the kind.
+    pub(in crate::transport) const fn index(self) -> usize {
         match self {
-            Self::WebSocket => Transport::WebSocket,
-            Self::EventStream { .. } => Transport::EventStream,
+            Self::WebSocket => 0,
+            Self::EventStream { .. } => 1,
         }
     }
 }
