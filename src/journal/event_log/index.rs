@@ -94,6 +94,9 @@ impl TopicIndex {
     /// Finds the topics of an event, which has this number. The log begins with `first`.
     pub(super) fn add(&mut self, number: u64, event: &LogEntry, first: u64) {
         let kind = event.kind();
+        if self.topics.is_empty() && kind != EventKinds::DRAIN {
+            return;
+        }
         match event.subject() {
             Subject::Names(names) => {
                 for shape in TopicShape::all() {
