@@ -100,6 +100,22 @@ test("a missing acknowledgement costs one offer, and the controller its place", 
   assert.equal((await frozen()) - before, 1);
 });
 
+for (const [end, code, how] of [
+  ["a close", 1000, (socket) => socket.close(1000)],
+  ["a FIN", 1006, (socket) => socket.terminate()],
+  ["a reset", 1006, (socket) => socket._socket.resetAndDestroy()],
+]) {
+  test(`${end} of the controller's takes all its slots out of their pool`, async (t) => {
+    const pool = new Pool(broker);
+    const session = await Session.open(t, pool, { slots: 256 });
+    await pool.waitForWaiters(256);
+    how(session.socket);
+    assert.equal((await session.closed).code, code);
+    await pool.waitForWaiters(0);
+    assert.deepEqual(session.heard, []);
+  });
+}
+
 test("an acknowledgement of another run than the offer's counts for neither", async (t) => {
   const pool = new Pool(broker);
   const session = await Session.open(t, pool, { slots: 2 });
