@@ -1,6 +1,6 @@
 //! Owns what fuzzers reach: WebSocket frames and control messages, as plain values. It exists with `--cfg fuzzing` only.
 
-use super::websocket::{self, ControlMessage, Decoder, Incoming};
+use super::websocket::{self, ControlMessage, Decoder, Incoming, Input};
 
 /// What a client has sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub fn read_frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Frame
     let mut seen = Vec::new();
     for piece in pieces {
         let mut piece = piece.to_vec();
-        let mut input = &mut piece[..];
+        let mut input = Input::from(&mut piece[..]);
         loop {
             seen.push(match decoder.next(&mut input) {
                 Ok(None) => break,

@@ -15,7 +15,7 @@ use super::sessions::Sessions;
 use super::waiter::{
     AckEnd, Duty, Exchange, Goodbye, Session, SessionKind, SessionOwner, Slot, TooManySlots, Waiter,
 };
-use super::websocket::{ControlMessage, Decoder, Incoming};
+use super::websocket::{ControlMessage, Decoder, Incoming, Input};
 use crate::broker::{HostId, MonotonicTime, ParkRequest};
 
 /// After the last bytes, the peer may take this long to close its side.
@@ -115,7 +115,7 @@ impl HeldSession {
     }
 
     /// Acts on what was read. `Break` if the connection is over.
-    fn receive(&mut self, mut bytes: &mut [u8]) -> ControlFlow<()> {
+    fn receive(&mut self, bytes: &mut [u8]) -> ControlFlow<()> {
         match self.session.kind {
             _ if bytes.is_empty() => return Continue(()),
             SessionKind::WebSocket => {}
@@ -123,8 +123,9 @@ impl HeldSession {
             SessionKind::EventStream { .. } if self.linger.is_some() => return Continue(()),
             SessionKind::EventStream { .. } => return Break(()),
         }
+        let mut input = Input::from(bytes);
         while !self.is_deaf {
-            let goodbye = match self.decoder.next(&mut bytes) {
+            let goodbye = match self.decoder.next(&mut input) {
                 Ok(None) => break,
                 Ok(Some(Incoming::Text(text))) => match obey(&self.session, &text) {
                     Ok(()) => continue,

@@ -41,7 +41,7 @@ struct Registry {
     last: u32,
     /// How many ticks there were.
     now: u32,
-    /// At which tick which session gets its next heartbeat, in this order: first those on a `WebSocket`.
+    /// At which tick which session gets its next heartbeat, in this order: first those of WebSockets.
     heartbeats: [VecDeque<(u32, u32)>; 2],
 }
 

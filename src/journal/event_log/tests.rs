@@ -176,7 +176,7 @@ fn a_subscriber_has_lagged_once_an_event_of_its_topic_has_left_the_log() {
 fn of_a_topic_that_was_given_up_a_subscriber_may_have_missed_events() {
     let log = Arc::new(EventLog::new());
     drop(subscribe(&log, None, of("d1")));
-    log.subscribed_kinds(Instant::now() + LINGER - Duration::from_secs(1));
+    log.subscribed_kinds(Instant::now() + LINGER.saturating_sub(Duration::from_secs(1)));
     assert_eq!(log.state.lock().index.topics(), 1);
     log.subscribed_kinds(Instant::now() + LINGER);
     assert_eq!(log.state.lock().index.topics(), 0);
@@ -293,11 +293,14 @@ struct ModelReader {
     checked: u64,
 }
 
+/// A topic's deployment, version and run, and the bit of a kind.
+type KindOfTopic = ([Option<Box<str>>; 3], u32);
+
 #[derive(Default)]
 struct Model {
     events: Vec<Known>,
     /// From which event on each topic's events of each kind are known.
-    known_from: HashMap<([Option<Box<str>>; 3], u32), u64>,
+    known_from: HashMap<KindOfTopic, u64>,
 }
 
 impl Model {
@@ -348,8 +351,7 @@ impl Model {
 
 #[test]
 fn every_reader_reads_the_events_of_its_topic_as_a_naive_model_does() {
-    let seed = std::env::var("PILOTLIGHT_SEED").ok().map_or(17, |seed| seed.parse().unwrap());
-    for seed in seed..seed + 4 {
+    for seed in 17..21 {
         let mut rng = Rng::with_seed(seed);
         let log = Arc::new(EventLog::new());
         let (mut model, mut readers, mut lagged) = (Model::default(), Vec::<ModelReader>::new(), 0);

@@ -16,6 +16,27 @@ const MAX_MESSAGE: usize = 4096;
 const MAX_CONTROL: usize = 125;
 const CLOSE_CODE_LENGTH: usize = 2;
 
+/// Bytes that were read, as far as they are not consumed.
+pub(in crate::transport) struct Input<'a>(&'a mut [u8]);
+
+impl<'a> From<&'a mut [u8]> for Input<'a> {
+    fn from(bytes: &'a mut [u8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<'a> Input<'a> {
+    /// Removes the first bytes.
+    fn take(&mut self, length: usize) -> &'a mut [u8] {
+        let (taken, rest) = mem::take(&mut self.0).split_at_mut(length);
+        self.0 = rest;
+        taken
+    }
+}
+
+/// A whole frame: its head, and its payload, unmasked.
+type Frame<'a> = (Head, Cow<'a, [u8]>);
+
 /// What a client sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::transport) enum Incoming<'a> {
@@ -98,7 +119,7 @@ impl Decoder {
     /// The client breaks the protocol, or its message is too long, of which no more bytes are awaited.
     pub(in crate::transport) fn next<'a>(
         &mut self,
-        input: &mut &'a mut [u8],
+        input: &mut Input<'a>,
     ) -> Result<Option<Incoming<'a>>, Violation> {
         while let Some((head, payload)) = self.next_frame(input)? {
             let incoming = self.receive(&head, payload)?;
@@ -116,24 +137,21 @@ impl Decoder {
     }
 
     /// The next whole frame with its payload, unmasked.
-    fn next_frame<'a>(
-        &mut self,
-        input: &mut &'a mut [u8],
-    ) -> Result<Option<(Head, Cow<'a, [u8]>)>, Violation> {
+    fn next_frame<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Frame<'a>>, Violation> {
         let mut frame =
             self.partial.as_mut().map(|partial| mem::take(&mut partial.frame)).unwrap_or_default();
         if frame.is_empty()
-            && let Some(head) = self.head(input)?
-            && head.frame_length() <= input.len()
+            && let Some(head) = self.head(input.0)?
+            && head.frame_length() <= input.0.len()
         {
-            let payload = &mut split_to(input, head.frame_length())[head.size..];
+            let payload = &mut input.take(head.frame_length())[head.size..];
             unmask(payload, head.mask);
             return Ok(Some((head, Cow::Borrowed(payload))));
         }
-        while !input.is_empty() {
+        while !input.0.is_empty() {
             // Byte by byte at first, because the head says how long it is itself.
             let missing = self.head(&frame)?.map_or(1, |head| head.frame_length() - frame.len());
-            frame.extend_from_slice(split_to(input, missing.min(input.len())));
+            frame.extend_from_slice(input.take(missing.min(input.0.len())));
             if let Some(head) = self.head(&frame)?
                 && frame.len() == head.frame_length()
             {
@@ -274,13 +292,6 @@ impl Head {
     fn frame_length(&self) -> usize {
         self.size + self.length
     }
-}
-
-/// Removes the first bytes.
-fn split_to<'a>(input: &mut &'a mut [u8], length: usize) -> &'a mut [u8] {
-    let (taken, rest) = mem::take(input).split_at_mut(length);
-    *input = rest;
-    taken
 }
 
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {

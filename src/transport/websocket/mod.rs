@@ -5,7 +5,8 @@ mod handshake;
 mod message;
 
 pub(super) use frame::{
-    Decoder, Incoming, Violation, write_binary_head, write_close, write_ping, write_pong, write_text_head,
+    Decoder, Incoming, Input, Violation, write_binary_head, write_close, write_ping, write_pong,
+    write_text_head,
 };
 pub use handshake::accept_key;
 pub(super) use message::{ControlMessage, RejectedMessage, write_drain_message, write_run_message};

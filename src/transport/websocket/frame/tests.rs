@@ -50,7 +50,7 @@ fn read_in_pieces(bytes: &[u8], size: usize) -> String {
     let mut seen = Vec::new();
     for piece in bytes.chunks(size) {
         let mut piece = piece.to_vec();
-        let mut input = &mut piece[..];
+        let mut input = Input::from(&mut piece[..]);
         loop {
             seen.push(match decoder.next(&mut input) {
                 Ok(None) => break,
@@ -67,7 +67,7 @@ fn read_in_pieces(bytes: &[u8], size: usize) -> String {
                 }
             });
         }
-        assert!(input.is_empty(), "the whole input is consumed");
+        assert!(input.0.is_empty(), "the whole input is consumed");
     }
     seen.join(", ")
 }
@@ -381,7 +381,7 @@ fn a_long_message_is_refused_at_the_head_that_announces_it() {
 fn only_an_incomplete_frame_or_message_takes_memory() {
     let mut decoder = Decoder::default();
     let mut feed = |mut bytes: Vec<u8>| {
-        let mut input = &mut bytes[..];
+        let mut input = Input::from(&mut bytes[..]);
         let mut seen = 0;
         while decoder.next(&mut input).unwrap().is_some() {
             seen += 1;
@@ -405,7 +405,7 @@ fn only_an_incomplete_frame_or_message_takes_memory() {
 #[test]
 fn what_has_come_whole_is_not_copied() {
     let mut bytes = [whole(TEXT, b"message"), whole(PING, b"ping")].concat();
-    let mut input = &mut bytes[..];
+    let mut input = Input::from(&mut bytes[..]);
     let mut decoder = Decoder::default();
     let message = decoder.next(&mut input);
     assert!(matches!(message, Ok(Some(Incoming::Text(Cow::Borrowed("message"))))), "{message:?}");

@@ -102,6 +102,8 @@ impl<'a> Message<'a> {
 
     fn find_by_template(body: &'a str, check: MessageCheck) -> Option<(&'a str, Self)> {
         let (message, parts) = templates::read(body, check)?;
+        // A template of messages alone is for `parse`: as a body, such a text has no message in it.
+        (message.len() < body.len()).then_some(())?;
         Some((message, Self::new(parts).ok()?))
     }
 
@@ -134,9 +136,17 @@ impl<'a> Message<'a> {
     /// Parses bytes that are the message itself; none if they are anything else.
     pub fn parse(message: &'a [u8], check: MessageCheck) -> Option<Self> {
         let text = utf8(message).ok()?;
+        // A template of bodies finds a message inside the text, which is no message itself.
+        let is_whole = |found: &str| found.len() == text.len();
+        if let Some((_, parts)) = templates::read(text, check).filter(|(found, _)| is_whole(found)) {
+            return Self::new(parts).ok();
+        }
         check_depth(text).ok()?;
-        let parsed = serde_json::from_str(text).ok()?;
-        Self::validate(parsed, check).ok()
+        let parsed = Self::validate(serde_json::from_str(text).ok()?, check).ok()?;
+        templates::learn(text, 0..text.len(), DequeuedMessage::KIND, check, |found, parts| {
+            is_whole(found) && Message::new(parts).is_ok_and(|learned| learned == parsed)
+        });
+        Some(parsed)
     }
 
     fn validate(message: Object<DequeuedMessage<'a>>, check: MessageCheck) -> Result<Self, MessageError> {

@@ -390,3 +390,21 @@ fn the_description_of_the_schema_has_serdes_own_names() {
     let field = Field { name: "r#a_bc_d", kind: Kind::Any, part: None };
     assert!(field.is_named(b"aBcD") && !field.is_named(b"a_bc_d") && !field.is_named(b"aBcd"));
 }
+
+#[test]
+fn a_message_alone_has_a_template_of_its_own_that_is_for_no_body() {
+    let body = stock();
+    let message = &body["{\"dequeuedMessage\":".len()..body.len() - 1];
+    let alone = |text: &str| Message::parse(text.as_bytes(), Strict).map(|found| found.run.into_owned());
+    let run = alone(message).unwrap();
+    (0..3).for_each(|_| assert_eq!(alone(message), Some(run.clone())));
+    assert_eq!(templates::count(), 1);
+    let other = message.replace(&run, "run_other");
+    assert_eq!(alone(&other).as_deref(), Some("run_other"));
+    assert!(known(message, Strict).is_none() && Message::in_body(message.as_bytes(), Strict).is_err());
+    // Nor is a body a message, once it has a template.
+    warm(&body, Strict);
+    assert_eq!(templates::count(), 2);
+    assert_eq!(alone(&body), None);
+    assert_eq!(alone(message), Some(run));
+}
