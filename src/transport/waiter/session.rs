@@ -162,15 +162,14 @@ impl Session {
             return;
         }
         match self.kind {
-            SessionKind::WebSocket => {
-                websocket::write_heartbeat(&mut state.control);
-                state.is_overdue = true;
-            }
+            SessionKind::WebSocket => websocket::write_heartbeat(&mut state.control),
             SessionKind::EventStream { is_chunked } => sse::write_heartbeat(is_chunked, &mut state.control),
         }
         self.write_control(&mut state);
         if !state.control.is_empty() {
             state.wake();
+        } else if self.kind == SessionKind::WebSocket {
+            state.is_overdue = true;
         }
     }
 

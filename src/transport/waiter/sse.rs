@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::goodbye::Goodbye;
 use super::offer_token::OfferToken;
@@ -12,6 +12,8 @@ use crate::transport::delivery::Run;
 const MAX_RETRY_MS: u64 = 1000;
 /// A controller that finds no place comes back after about this time.
 const LIMIT_RETRY_MS: u64 = 5000;
+/// All but the unreserved characters of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The head of an HTTP chunk, whose length is filled in later.
 const CHUNK_HEAD: &[u8; 10] = b"00000000\r\n";
 
@@ -29,7 +31,7 @@ pub(super) fn write_run(offer: u32, token: OfferToken, run: &Run, is_chunked: bo
         write_json(&String::from_utf8_lossy(&run.id), out);
         out.extend_from_slice(b",\"offer\":");
         out.extend_from_slice(itoa::Buffer::new().format(offer).as_bytes());
-        let path = percent_encode(&run.id, NON_ALPHANUMERIC);
+        let path = percent_encode(&run.id, ENCODED);
         for verb in ["ack", "ready"] {
             let url = format!(",\"{verb}\":\"/v1/runs/{path}/{verb}?token={token}\"");
             out.extend_from_slice(url.as_bytes());
