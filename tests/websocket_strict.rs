@@ -147,7 +147,7 @@ async fn a_handshake_may_come_byte_by_byte_and_messages_at_once_behind_it() {
     broker.wait_for_waiters(1).await;
     // Cut within the head, at its end, and within the frame behind it.
     let mut sockets = Vec::new();
-    for after_head in [-300, -1, 0, 1, 2, 7, 32] {
+    for after_head in [-100, -1, 0, 1, 2, 7, 32] {
         let head = handshake(&pool.path(), &named(&format!("cut after {after_head}")));
         let bytes = [head.as_bytes(), &masked_frame(TEXT, READY.as_bytes())].concat();
         let (first, second) = bytes.split_at(head.len().checked_add_signed(after_head).unwrap());
@@ -220,11 +220,8 @@ async fn a_flood_of_pings_is_answered_while_others_are_served() {
     let flooding = scene.offender().await;
     let pings: Vec<u8> = (0..PINGS).flat_map(|number| masked_frame(PING, &number.to_be_bytes())).collect();
     let (mut read, mut write) = flooding.client.stream.into_split();
-    let flood = async move {
-        write.write_all(&pings).await.unwrap();
-        write
-    };
-    let answers = async move {
+    let flood = async { write.write_all(&pings).await.unwrap() };
+    let answers = async {
         let mut received = Vec::new();
         let mut last = None;
         while last != Some(PINGS - 1) {
@@ -237,7 +234,8 @@ async fn a_flood_of_pings_is_answered_while_others_are_served() {
         }
     };
     let both = async { tokio::join!(flood, answers) };
-    let _write = tokio::time::timeout(PATIENCE, both).await.expect("an answer to the last ping");
+    tokio::time::timeout(PATIENCE, both).await.expect("an answer to the last ping");
+    drop((read, write));
     scene.is_unharmed().await;
 }
 
@@ -259,10 +257,8 @@ async fn a_client_that_pings_and_does_not_read_gets_the_latest_pong_later() {
     const PINGS: u32 = 100_000;
     let mut scene = Scene::new().await;
     let mut deaf = narrow(&scene, 1).await;
-    let padding = [0; 100];
-    for number in 0..PINGS {
-        deaf.send_frame(PING, &[&number.to_be_bytes()[..], &padding].concat()).await;
-    }
+    let ping = |number: u32| masked_frame(PING, &[&number.to_be_bytes()[..], &[0; 100]].concat());
+    deaf.client.send((0..PINGS).flat_map(ping).collect::<Vec<u8>>()).await;
     // Its slot is not offered while a pong waits to be written.
     scene.broker.wait_for_waiters(OTHERS).await;
     let (mut count, mut last) = (0, 0);

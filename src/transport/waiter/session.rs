@@ -57,6 +57,7 @@ impl Session {
             offers: Offers::default(),
             written: 0,
             control: Vec::new(),
+            pong_length: 0,
             waker: None,
         };
         Self { connection, owner, kind, number, context, state: Mutex::new(state) }
@@ -102,7 +103,7 @@ impl Session {
         if state.phase == Phase::Open {
             state.phase = Phase::Closing(goodbye);
             state.is_overdue = false;
-            self.announce(goodbye, &mut state.control);
+            self.announce(goodbye, state.control_behind_pong());
             self.try_finish(&mut state);
             self.write_control(&mut state);
         }
@@ -134,7 +135,7 @@ impl Session {
             drop(state);
             return self.end();
         }
-        self.write_goodbye(goodbye, &mut state.control);
+        self.write_goodbye(goodbye, state.control_behind_pong());
         self.write_control(&mut state);
         if state.offers.has_open() {
             // Each of them resets the connection when it sees this.
@@ -162,8 +163,10 @@ impl Session {
             return;
         }
         match self.kind {
-            SessionKind::WebSocket => websocket::write_heartbeat(&mut state.control),
-            SessionKind::EventStream { is_chunked } => sse::write_heartbeat(is_chunked, &mut state.control),
+            SessionKind::WebSocket => websocket::write_heartbeat(state.control_behind_pong()),
+            SessionKind::EventStream { is_chunked } => {
+                sse::write_heartbeat(is_chunked, state.control_behind_pong());
+            }
         }
         self.write_control(&mut state);
         if !state.control.is_empty() {
@@ -181,11 +184,20 @@ impl Session {
         }
     }
 
-    /// Answers a ping. Unless the answer before could be written, it is not sent: the latest one is enough.
+    /// Answers a ping. A pong of which nothing was sent yet is replaced, because the latest ping is the one to answer.
     pub(in crate::transport) fn answer_ping(&self, payload: &[u8]) {
         let mut state = self.state.lock();
-        if state.control.is_empty() {
+        // Nothing follows the last bytes: a write after the shutdown would end the session before the peer has read them.
+        if matches!(state.phase, Phase::Open | Phase::Closing(_)) {
+            if !self.connection.is_tls() {
+                state.remove_unsent_pong();
+            } else if !state.control.is_empty() {
+                // What TLS has encrypted must be written as it was.
+                return;
+            }
+            let before = state.control.len();
             websocket::write_pong(payload, &mut state.control);
+            state.pong_length = u8::try_from(state.control.len() - before).unwrap_or(0);
             self.write_control(&mut state);
         }
     }
@@ -270,7 +282,7 @@ impl Session {
         if state.offers.has_open() || state.is_writing {
             return;
         }
-        self.write_goodbye(goodbye, &mut state.control);
+        self.write_goodbye(goodbye, state.control_behind_pong());
         state.phase = Phase::Closed(goodbye);
     }
 
@@ -291,6 +303,7 @@ impl Session {
                 state.written += written as u64;
                 // No memory is kept by an idle session.
                 state.control = Vec::new();
+                state.pong_length = 0;
             }
             Ok(written) => {
                 state.written += written as u64;

@@ -74,6 +74,8 @@ pub(super) struct SessionState {
     pub(super) written: u64,
     /// What is to be written between two runs.
     pub(super) control: Vec<u8>,
+    /// The length of the pong that `control` ends with. If less is there, its beginning was sent. Zero if it ends otherwise.
+    pub(super) pong_length: u8,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
 }
@@ -119,6 +121,18 @@ impl SessionState {
     /// Whether a run that began now would be written into the middle of something else.
     pub(super) fn is_busy(&self) -> bool {
         self.is_writing || !self.control.is_empty()
+    }
+
+    /// Where to append anything but a pong.
+    pub(super) fn control_behind_pong(&mut self) -> &mut Vec<u8> {
+        self.pong_length = 0;
+        &mut self.control
+    }
+
+    pub(super) fn remove_unsent_pong(&mut self) {
+        if let Some(length) = self.control.len().checked_sub(self.pong_length.into()) {
+            self.control.truncate(length);
+        }
     }
 
     /// A slot is not in its pool any more.
