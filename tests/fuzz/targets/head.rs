@@ -14,7 +14,7 @@ const BODY_LIMIT: usize = 4 << 20;
 const CUTS: usize = 48;
 
 /// Fields whose first value is kept.
-const FIRST_KEPT: [&str; 13] = [
+const FIRST_KEPT: [&str; 14] = [
     "host",
     "content-length",
     "content-type",
@@ -28,6 +28,7 @@ const FIRST_KEPT: [&str; 13] = [
     "x-trigger-worker-instance-name",
     "pilotlight-controller",
     "pilotlight-run",
+    "sec-websocket-key",
 ];
 /// Fields whose last value is kept.
 const LAST_KEPT: [&str; 2] = ["x-forwarded-for", "forwarded"];
@@ -135,6 +136,11 @@ fn check_fields(naive: &NaiveHead<'_>, head: &OwnedHead) {
         ("PROXY", is_proxied),
         ("CLOSE", lists("connection", &[','], "close")),
         ("CONTENT_ENCODING", has(&["content-encoding"])),
+        ("WEBSOCKET", lists("upgrade", &[','], "websocket")),
+        ("UPGRADE", lists("connection", &[','], "upgrade")),
+        ("WEBSOCKET_13", naive.values("sec-websocket-version").any(|value| value == b"13")),
+        ("PILOTLIGHT_V1", lists("sec-websocket-protocol", &[','], "pilotlight.v1")),
+        ("ACCEPTS_EVENTS", lists("accept", &[',', ';'], "text/event-stream")),
     ];
     let shown: Vec<&str> = signs.iter().filter(|(_, is_shown)| *is_shown).map(|(sign, _)| *sign).collect();
     assert_eq!(shown, head.signs);

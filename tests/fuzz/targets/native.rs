@@ -9,7 +9,7 @@ use hyper::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pilotlight::broker::Key;
-use pilotlight::http::fuzz::Handled;
+use pilotlight::http::fuzz::{Handled, ParkedKind};
 use pilotlight_fuzz::state::{BrokerSet, TestRequest};
 
 static BROKERS: LazyLock<BrokerSet> = LazyLock::new(BrokerSet::default);
@@ -31,12 +31,21 @@ fuzz_target!(|input: &[u8]| {
     match BROKERS.handle(&request) {
         Handled::Parked(poll) => {
             assert_eq!(request.method, Method::GET);
-            assert!(poll.timeout.as_secs() <= 50, "longer than the cap: {:?}", poll.timeout);
+            match poll.kind {
+                ParkedKind::Once { timeout, .. } => {
+                    assert!(timeout.as_secs() <= 50, "longer than the cap: {timeout:?}");
+                }
+                ParkedKind::WebSocket => {}
+                ParkedKind::EventStream(slots) => assert!((1..=256).contains(&slots), "{slots} slots"),
+            }
             check_key(&request, &poll.key);
         }
         Handled::Responded(response) => {
             let status = response.status.as_u16();
-            assert!(matches!(status, 200 | 400 | 401 | 403 | 404 | 405 | 413 | 414 | 415), "{response:?}");
+            assert!(
+                matches!(status, 200 | 400 | 401 | 403 | 404 | 405 | 413 | 414 | 415 | 426),
+                "{response:?}"
+            );
             assert!(
                 status != 200 || request.method == Method::POST,
                 "a poll is answered only with a run: {response:?}"
