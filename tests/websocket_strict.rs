@@ -160,6 +160,20 @@ async fn a_handshake_may_come_byte_by_byte_and_messages_at_once_behind_it() {
 }
 
 #[tokio::test]
+async fn an_extension_is_offered_in_vain() {
+    let broker = Broker::start(&[]);
+    let pool = Pool::small("d1");
+    let fields = "sec-websocket-extensions: permessage-deflate; client_max_window_bits\r\n";
+    let mut client = broker.client().await;
+    client.send(handshake(&pool.path(), fields)).await;
+    let answer = client.bare_answer().await;
+    assert_eq!((answer.status, answer.header("sec-websocket-extensions")), (101, None));
+    // Frames are read as without one.
+    client.send(masked_frame(TEXT, READY.as_bytes())).await;
+    broker.wait_for_waiters(1).await;
+}
+
+#[tokio::test]
 async fn a_violation_behind_the_handshake_ends_an_opened_connection() {
     let mut scene = Scene::new().await;
     let request = handshake(&scene.pool.path(), &named("an offender"));
