@@ -17,7 +17,6 @@ use super::entry::LogEntry;
 use super::numbers::NumberList;
 use super::topic::{Subject, Topic, TopicNames, TopicShape, hash_names};
 use crate::journal::record::EventKinds;
-use crate::journal::ring::CAPACITY;
 
 /// For this long after the last subscriber of a kind or of a topic has left, its events are still recorded, so that the subscriber
 /// can resume.
@@ -43,10 +42,9 @@ pub(super) struct TopicIndex {
     has_new_drain: bool,
     /// The topics with new events.
     changed: Vec<usize>,
-    /// No subscriber has an unread event before this number, unless it has lagged.
+    /// No subscriber has an unread event before this number, unless it has lagged. It is at most the number of the event that
+    /// was the next one at the last sweep, because later ones may be unread.
     unread_from: u64,
-    /// When the log begins with this number, stale numbers are removed from all topics.
-    next_sweep: u64,
     #[cfg(test)]
     pub(super) lookups: usize,
 }
@@ -75,8 +73,7 @@ impl TopicIndex {
             drains: NumberList::new(1),
             has_new_drain: false,
             changed: Vec::new(),
-            unread_from: u64::MAX,
-            next_sweep: 0,
+            unread_from: 1,
             #[cfg(test)]
             lookups: 0,
         }
@@ -118,14 +115,13 @@ impl TopicIndex {
             Subject::Broker => {
                 self.drains.push(number, first);
                 self.has_new_drain = true;
-                self.unread_from = self.unread_from.min(number);
             }
         }
     }
 
     /// Wakes the subscribers that the added events concern, and notifies those that have lagged behind the log, which begins with
-    /// `first`.
-    pub(super) fn finish_batch(&mut self, first: u64) {
+    /// `first`. The next event has the number `next`.
+    pub(super) fn finish_batch(&mut self, first: u64, next: u64) {
         if std::mem::take(&mut self.has_new_drain) {
             let cursors = self.topics.iter().flat_map(|(_, topic)| &topic.cursors);
             cursors
@@ -138,8 +134,8 @@ impl TopicIndex {
             let concerned = topic.cursors.iter().filter(|cursor| cursor.kinds.intersects(kinds));
             concerned.for_each(|cursor| cursor.added.notify_one());
         }
-        if first > self.unread_from || first >= self.next_sweep {
-            self.sweep(first);
+        if first > self.unread_from {
+            self.sweep(first, next);
         }
     }
 
@@ -215,7 +211,7 @@ impl TopicIndex {
     /// All events up to `next` have left the log, and some that nobody wanted were not in it. Returns the cursors.
     pub(super) fn clear(&mut self, next: u64) -> impl Iterator<Item = &EventCursor> {
         self.drains.forget_before(next);
-        self.unread_from = u64::MAX;
+        self.unread_from = next;
         self.topics.iter_mut().flat_map(move |(_, topic)| {
             topic.lists.iter_mut().flatten().for_each(|list| list.forget_before(next));
             topic.cursors.iter().map(|cursor| &**cursor)
@@ -285,14 +281,12 @@ impl TopicIndex {
             self.changed.push(slot);
         }
         topic.changed |= kind;
-        self.unread_from = self.unread_from.min(number);
     }
 
     /// Finds who has lagged, and removes what has left the log. It visits every topic, but that happens once while the whole log
     /// is replaced, or while somebody is nearly that far behind.
-    fn sweep(&mut self, first: u64) {
-        self.next_sweep = first + CAPACITY as u64;
-        self.unread_from = u64::MAX;
+    fn sweep(&mut self, first: u64, next: u64) {
+        self.unread_from = next;
         let Self { topics, drains, unread_from, .. } = self;
         drains.drop_before(first);
         drains.shrink();

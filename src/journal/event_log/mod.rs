@@ -66,8 +66,8 @@ impl EventLog {
         for event in events {
             state.push(event);
         }
-        let first = state.first();
-        state.index.finish_batch(first);
+        let (first, next) = (state.first(), state.next);
+        state.index.finish_batch(first, next);
     }
 
     /// The kinds that have a subscriber now.
