@@ -98,6 +98,18 @@ test("`ready` alone is an acknowledgement, and so is `ack` with `ready=true`; ei
   await pool.waitForWaiters(1);
 });
 
+for (const proof of ["written", "acked"]) {
+  test(`a run whose POST asks for ${proof} can be acknowledged after the POST was answered`, async (t) => {
+    const pool = new Pool(broker);
+    const stream = await Stream.open(t, pool);
+    await pool.waitForWaiters(1);
+    assert.equal((await pool.post("run_1", "x", `?proof=${proof}`)).proof, proof);
+    const { ack, ready } = await stream.run();
+    assert.deepEqual([await post(ack), await post(ready)], [204, 204]);
+    await pool.waitForWaiters(1);
+  });
+}
+
 test("base64 is for what is not UTF-8, or would grow by more than a third", async (t) => {
   const pool = new Pool(broker);
   const stream = await Stream.open(t, pool, { slots: 4 });

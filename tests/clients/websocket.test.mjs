@@ -87,6 +87,20 @@ test("a run is a text message with the documented members, and a binary one; als
   }
 });
 
+for (const proof of ["written", "acked"]) {
+  test(`an acknowledgement after the POST that asked for ${proof} was answered changes nothing`, async (t) => {
+    const pool = new Pool(broker);
+    const session = await Session.open(t, pool);
+    await pool.waitForWaiters(1);
+    assert.equal((await pool.post("run_1", "x", `?proof=${proof}`)).proof, proof);
+    const { run, offer } = await session.next();
+    session.send({ type: "ack", run, offer });
+    session.send({ type: "ready", slots: 1 });
+    await pool.waitForWaiters(1);
+    assert.equal(session.socket.readyState, WebSocket.OPEN);
+  });
+}
+
 test("a missing acknowledgement costs one offer, and the controller its place", async (t) => {
   const pool = new Pool(broker);
   const session = await Session.open(t, pool, { slots: 3 });
