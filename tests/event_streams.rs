@@ -42,16 +42,19 @@ async fn a_run_is_received_when_it_is_acknowledged_and_readiness_frees_its_slot(
     let mut stream = EventStream::held(&broker, &pool, "one", 1).await;
     assert_eq!(broker.metric("pilotlight_waiters{transport=\"sse\"}").await, 1);
     for (number, target) in ["ack", "ack&ready", "ready", "ack twice"].into_iter().enumerate() {
-        let name = format!("job {number}/ä");
+        let name = format!("job {number}/\"?&=%2F+");
         let named = format!("pilotlight-run: {name}\r\ncontent-type: text/x-run\r\n");
-        let mut post = native_post(&pool, "", "", "{\"a\": \"ä\n\"}".as_bytes());
+        let mut post = native_post(&pool, "", "", "{\"a\": \"ä and many\n more words\"}".as_bytes());
         let at = post.windows(14).position(|window| window == b"content-length").unwrap();
         post.splice(at..at, named.into_bytes());
         let mut supervisor = broker.client().await;
         supervisor.send(post).await;
         let run = stream.run().await;
         assert_eq!((run.run.as_str(), run.content_type.as_str()), (name.as_str(), "text/x-run"));
-        assert_eq!((&run.payload[..], run.is_base64), ("{\"a\": \"ä\n\"}".as_bytes(), false));
+        assert_eq!(
+            (&run.payload[..], run.is_base64),
+            ("{\"a\": \"ä and many\n more words\"}".as_bytes(), false)
+        );
         assert!(supervisor.is_held().await, "written is no proof");
         let status = match target {
             "ack" | "ack twice" => confirm(broker.public, &run.ack).await,
@@ -78,7 +81,7 @@ async fn a_run_is_received_when_it_is_acknowledged_and_readiness_frees_its_slot(
 
 #[tokio::test]
 async fn a_payload_arrives_byte_for_byte() {
-    let broker = Broker::proving("received", &[]);
+    let broker = Broker::proving("received", &PATIENT);
     let pool = Pool::small("d1");
     let mut stream = EventStream::held(&broker, &pool, "one", 8).await;
     let large: Vec<u8> = "lines\nand \"quotes\"\r\n and more text ".bytes().cycle().take(3 << 20).collect();
@@ -167,7 +170,9 @@ async fn a_silent_acknowledgement_costs_its_offer_and_the_place_of_its_controlle
     let mut once = posted(&broker, &pool, "", "once", b"once").await;
     let other = stream.run().await;
     let (answer, received) = tokio::join!(again.answer(), spare.answer());
-    assert_eq!((outcome(&answer.json()), &received.body[..]), ((true, "received", 2), &b"again"[..]));
+    // Its other slots may be claimed before they have left the pool; nothing is sent to them.
+    assert_eq!((&answer.json()["proof"], &received.body[..]), (&json!("received"), &b"again"[..]));
+    assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1);
     assert_eq!(outcome(&once.answer().await.json()), (false, "unknown", 1));
     let (events, is_proper) = stream.rest().await;
     assert!(events.is_empty() && !is_proper, "the connection is reset: {events:?}");
@@ -301,7 +306,7 @@ async fn the_run_of_a_controller_that_dies_is_offered_again() {
             }
         };
         let mut spare = WebSocket::held(&broker, &pool, "spare", 1).await;
-        let mut stream = EventStream::held(&broker, &pool, "mortal", 3).await;
+        let mut stream = EventStream::held(&broker, &pool, "mortal", 1).await;
         let mut supervisor = posted(&broker, &pool, "?redeliver=true", "", b"x").await;
         let run = stream.run().await;
         die(stream);
@@ -333,8 +338,9 @@ fn a_machine_that_falls_silent_costs_one_unproven_offer() {
         for (node, name, slots) in [(&living, "alive", 3), (&failing, "dead", 8)] {
             let request = subscription(&pool, &format!("?slots={slots}"), &named(name));
             streams.push(EventStream::open(node.connect(7070), &request).await.unwrap());
+            // The newest is offered the first run.
+            broker.wait_for_waiters(if name == "alive" { 3 } else { 11 }).await;
         }
-        broker.wait_for_waiters(11).await;
         failing.die();
         let posting = dispatch(&broker, &pool, "?redeliver=true", "job-1", b"x");
         let receiving = async {
@@ -379,9 +385,7 @@ async fn a_stream_says_at_once_that_it_is_open_and_that_it_lives() {
 async fn a_wrong_number_of_slots_is_refused() {
     let broker = Broker::start(&[]);
     let pool = Pool::small("d1");
-    for query in
-        ["?slots=0", "?slots=257", "?slots=-1", "?slots=x", "?slots=", "?slots=1&slots=2", "?seats=1"]
-    {
+    for query in ["?slots=0", "?slots=257", "?slots=-1", "?slots=x", "?slots=", "?seats=1"] {
         let opened = EventStream::open(broker.client().await, &subscription(&pool, query, "")).await;
         let refusal = opened.err().expect(query).unwrap();
         assert_eq!((refusal.status, refusal.problem().as_str()), (400, "bad-parameter"), "{query}");

@@ -281,6 +281,9 @@ async fn a_draining_broker_takes_no_new_session() {
                 }
             }
         };
+        if let Session::WebSocket(socket) = &mut late {
+            socket.ready(1).await;
+        }
         assert_eq!(late.end().await, "drained", "{kind:?}");
     }
 }
@@ -326,14 +329,14 @@ async fn a_limit_of_waiters_counts_slots_and_ends_whoever_exceeds_it() {
 
 const SECRET: &str = "a secret of the platform";
 
-fn token(deployment: &str, version: &str) -> String {
+fn token(deployment: &str, secret: &str) -> String {
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({
-        "ver": 1, "deployment": deployment, "deployment_version": version, "exp": 4_000_000_000_u64,
+        "ver": 1, "deployment": deployment, "deployment_version": "20260821.3", "exp": 4_000_000_000_u64,
         "iss": "https://id.trigger.dev", "aud": "https://api.trigger.dev",
     });
     let text = format!("{}.{}", part(json!({"alg": "HS256", "typ": "JWT"})), part(claims));
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, text.as_bytes())))
 }
 
@@ -344,16 +347,17 @@ async fn sessions_need_the_token_that_polls_need() {
     std::fs::write(&secret, SECRET).unwrap();
     let broker = Broker::start(&["--token-secret-file", secret.to_str().unwrap(), "--require-token"]);
     let pool = Pool::small("d1");
+    let bearer = |deployment, secret| format!("authorization: Bearer {}\r\n", token(deployment, secret));
     for kind in KINDS {
         for (fields, reason) in [
             (String::new(), "no_token"),
-            ("authorization: Bearer nonsense\r\n".to_owned(), "bad_token"),
-            (format!("authorization: Bearer {}\r\n", token("d2", "20260821.3")), "other_deployment"),
+            (bearer("d1", "a secret of somebody else"), "bad_token"),
+            (bearer("d2", SECRET), "other_deployment"),
         ] {
             let answer = refusal(kind, &broker, &pool, &fields).await.unwrap();
             assert_eq!((answer.status, answer.problem().as_str()), (401, reason), "{kind:?}");
         }
-        let bearer = format!("authorization: Bearer {}\r\n", token("d1", "20260821.3"));
+        let bearer = bearer("d1", SECRET);
         let client = broker.client().await;
         match kind {
             Kind::WebSocket => {

@@ -163,7 +163,9 @@ async fn a_silent_acknowledgement_costs_its_offer_and_the_place_of_its_controlle
         String::from_utf8(run.body).unwrap()
     };
     let (answer, received) = tokio::join!(again.answer(), receipt);
-    assert_eq!((outcome(&answer.json()), received.as_str()), ((true, "received", 2), "again"));
+    // Its other slots may be claimed before they have left the pool; nothing is sent to them.
+    assert_eq!((&answer.json()["proof"], received.as_str()), (&json!("received"), "again"));
+    assert_eq!(broker.metric("pilotlight_redeliveries_total").await, 1);
     assert_eq!(outcome(&once.answer().await.json()), (false, "unknown", 1));
     assert_eq!(socket.close().await, None, "the connection is reset");
     assert_eq!(broker.waiters("").await, 0);
@@ -403,7 +405,7 @@ async fn the_run_of_a_controller_that_dies_is_offered_again() {
     let pool = Pool::small("d1");
     for death in [Death::Fin, Death::Reset, Death::CloseFrame] {
         let mut spare = WebSocket::held(&broker, &pool, "spare", 1).await;
-        let mut socket = WebSocket::held(&broker, &pool, "mortal", 3).await;
+        let mut socket = WebSocket::held(&broker, &pool, "mortal", 1).await;
         let mut supervisor = posted(&broker, &pool, "?redeliver=true", "", b"x").await;
         socket.run().await;
         death.strike(socket).await;
@@ -434,14 +436,14 @@ async fn a_killed_process_is_no_receipt() {
     let mut spare = WebSocket::held(&broker, &pool, "spare", 1).await;
     let bytes = [
         handshake(&pool.path(), &named("victim")).into_bytes(),
-        masked_frame(TEXT, b"{\"type\":\"ready\",\"slots\":2}"),
+        masked_frame(TEXT, b"{\"type\":\"ready\",\"slots\":1}"),
     ]
     .concat();
     let escaped: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
     let port = broker.public.port();
     let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{escaped}' >&3; read -r");
     let mut victim = Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
-    broker.wait_for_waiters(3).await;
+    broker.wait_for_waiters(2).await;
     let mut supervisor = posted(&broker, &pool, "?redeliver=true", "", b"x").await;
     assert!(supervisor.is_held().await);
     victim.kill().unwrap();
@@ -463,8 +465,9 @@ fn a_machine_that_falls_silent_costs_one_unproven_offer() {
             let mut socket = WebSocket::open(node.connect(7070), &handshake).await.unwrap();
             socket.ready(slots).await;
             sockets.push(socket);
+            // The newest is offered the first run.
+            broker.wait_for_waiters(if name == "alive" { 3 } else { 11 }).await;
         }
-        broker.wait_for_waiters(11).await;
         failing.die();
         for (number, offers) in [(0, 2), (1, 1)] {
             let name = format!("job-{number}");
@@ -531,7 +534,8 @@ async fn operators_see_slots_and_their_runs_by_the_name_of_their_controller() {
     let (answer, _) = tokio::join!(dispatch(&broker, &pool, "", "job-1", b"x"), socket.take());
     assert_eq!(answer.json()["controller"], "one");
     let row = async || {
-        serde_json::from_str::<Value>(&broker.operate("GET", "/runs/job-1").await.1).unwrap_or_default()
+        let listed = broker.operate("GET", "/runs/job-1").await.1;
+        serde_json::from_str::<Value>(&listed).unwrap_or_default()["runs"][0].take()
     };
     broker.wait_until("the run is recorded", async || row().await["outcome"] == "hit").await;
     let row = row().await;
