@@ -31,7 +31,7 @@ enum Session {
 
 /// What is necessary to acknowledge a run.
 enum Received {
-    Message(support::websocket::Run),
+    Message(support::websocket::PushedRun),
     Event(support::event_stream::StreamedRun),
 }
 

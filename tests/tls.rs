@@ -14,11 +14,13 @@ use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use support::client::Client;
-use support::cluster::{native_post, outcome};
+use support::cluster::{Cluster, native_post, outcome};
 use support::event_stream::{EventStream, subscription};
+use support::nats::NatsServer;
+use support::offers::{Offered, PATIENT, is, outcome as receipt_outcome, post as receipt, run};
 use support::proxy::{HAPROXY, start};
 use support::websocket::{WebSocket, handshake};
-use support::{Broker, Pool, post};
+use support::{Broker, Pool, free_addresses, post};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -45,14 +47,23 @@ impl Authority {
     }
 
     fn signed(&self) -> (rcgen::Certificate, KeyPair) {
+        self.signed_for(&["localhost"])
+    }
+
+    fn signed_for(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let params = CertificateParams::new(names).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
     /// Writes a new certificate for the broker.
     fn certify_broker(&self) {
-        let (certificate, key) = self.signed();
+        self.certify_broker_for(&["localhost"]);
+    }
+
+    fn certify_broker_for(&self, names: &[&str]) {
+        let (certificate, key) = self.signed_for(names);
         std::fs::write(self.path("cert.pem"), certificate.pem()).unwrap();
         std::fs::write(self.path("key.pem"), key.serialize_pem()).unwrap();
     }
@@ -412,4 +423,60 @@ async fn bearer_tokens_of_operators_without_tls_are_warned_of() {
         let said = std::fs::read_to_string(log.path()).unwrap();
         assert_eq!(said.contains("in clear"), is_warned, "{address} {tls:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn a_receipt_is_passed_on_to_a_broker_that_proves_its_name_and_asks_for_a_certificate() {
+    let Some(nats) = NatsServer::start("") else { return };
+    let authority = Authority::new();
+    let [advertised] = free_addresses();
+    let (listen, url) = (advertised.to_string(), format!("https://{advertised}"));
+    let host = advertised.ip().to_string();
+    let stranger = Authority::new();
+    let shown = |authority: &Authority, name: &str| authority.path(name).to_str().unwrap().to_owned();
+    let [cert, key, ca] = ["cert.pem", "key.pem", "ca.pem"].map(|name| shown(&authority, name));
+    let [other_cert, other_key] = ["cert.pem", "key.pem"].map(|name| shown(&stranger, name));
+    let mut cluster = Cluster::empty(
+        nats,
+        "received",
+        &[&PATIENT[..], &["--tls-client-ca", &ca, "--advertise-ca", &ca]].concat(),
+    );
+    let own = ["--tls-cert", &cert, "--tls-key", &key];
+    cluster.join(&[&own[..], &["--listen", &listen, "--advertise", &url]].concat());
+    cluster.join(&["--tls-cert", &other_cert, "--tls-key", &other_key]);
+    cluster.settle().await;
+    let (owner, other) = (&cluster.brokers[0], &cluster.brokers[1]);
+
+    let connector = authority.client(Some(authority.signed()));
+    let before = owner.waiters("").await;
+    let stream = connect(&connector, owner.public).await.unwrap();
+    let stream = EventStream::open(stream, &subscription(&Pool::small("d1"), "", "")).await.unwrap();
+    owner.wait_for_waiters(before + 1).await;
+    let mut supervisor = connect(&connector, owner.public).await.unwrap();
+    supervisor.send(run(&Pool::small("d1"))).await;
+    let Offered { ack, stream: _stream, .. } = Offered::next(stream).await;
+
+    // The certificate of the second broker is a stranger's at first.
+    let connector_to_stranger = stranger.client(Some(authority.signed()));
+    let ask = async |connector: &TlsConnector| {
+        receipt_outcome(&connect(connector, other.public).await.unwrap().ask(receipt(&ack)).await)
+    };
+    assert_eq!(
+        ask(&connector_to_stranger).await,
+        is(502, "broker-unreachable"),
+        "the owner's is of another host"
+    );
+    authority.certify_broker_for(&["localhost", &host]);
+    owner.signal(Signal::HUP);
+    let is_refused = async || ask(&connector_to_stranger).await == is(502, "broker-failed");
+    owner.wait_until("the owner refuses the other's certificate", is_refused).await;
+    for name in ["cert.pem", "key.pem"] {
+        std::fs::copy(authority.path(name), stranger.path(name)).unwrap();
+    }
+    other.signal(Signal::HUP);
+    other
+        .wait_until("its certificate is new", async || connect(&connector, other.public).await.is_ok())
+        .await;
+    assert_eq!(ask(&connector).await, is(204, ""));
+    assert_eq!(supervisor.answer().await.json()["delivered"], true);
 }

@@ -13,7 +13,7 @@ use support::cluster::{dispatch, native_poll, native_post, outcome};
 use support::lab::{broker as lab_broker, in_a_lab};
 use support::proxy::{NGINX, start};
 use support::session_bytes::{BINARY, PING, TEXT, masked_frame};
-use support::websocket::{Message, Run, WebSocket, handshake, named};
+use support::websocket::{Message, PushedRun, WebSocket, handshake, named};
 use support::{Broker, Pool};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
@@ -56,7 +56,7 @@ async fn a_run_is_received_when_it_is_acknowledged_and_the_connection_takes_the_
         let mut supervisor = broker.client().await;
         supervisor.send(post).await;
         let run = socket.run().await;
-        let expected = Run {
+        let expected = PushedRun {
             run: name.clone(),
             offer: run.offer,
             content_type: "application/x-run".to_owned(),
@@ -439,7 +439,8 @@ async fn a_killed_process_is_no_receipt() {
         masked_frame(TEXT, b"{\"type\":\"ready\",\"slots\":1}"),
     ]
     .concat();
-    let escaped: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let escaped: Vec<String> = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let escaped = escaped.concat();
     let port = broker.public.port();
     let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{escaped}' >&3; read -r");
     let mut victim = Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
@@ -520,7 +521,7 @@ async fn operators_see_slots_and_their_runs_by_the_name_of_their_controller() {
     let broker = Broker::proving("received", &[]);
     let pool = Pool::small("d1");
     let mut socket = WebSocket::held(&broker, &pool, "one", 2).await;
-    let _poll = native_poll(&broker, &pool, "two").await;
+    let poll = native_poll(&broker, &pool, "two").await;
     let listed: Value = serde_json::from_str(&broker.operate("GET", "/waiters").await.1).unwrap();
     let mut names: Vec<&str> =
         listed["waiters"].as_array().unwrap().iter().map(|row| row["controller"].as_str().unwrap()).collect();
@@ -529,7 +530,7 @@ async fn operators_see_slots_and_their_runs_by_the_name_of_their_controller() {
     let by =
         async |transport| broker.metric(&format!("pilotlight_waiters{{transport=\"{transport}\"}}")).await;
     assert_eq!([by("poll").await, by("websocket").await, by("sse").await], [1, 2, 0]);
-    drop(_poll);
+    drop(poll);
     broker.wait_for_waiters(2).await;
     let (answer, _) = tokio::join!(dispatch(&broker, &pool, "", "job-1", b"x"), socket.take());
     assert_eq!(answer.json()["controller"], "one");

@@ -272,8 +272,8 @@ impl Problem {
     }
 
     pub(super) fn offer_ended() -> Self {
-        let detail = "The offer has ended, its stream is gone, or this receipt has come before. If it was sent before and the \
-                      response was lost, it has counted. Otherwise the run may go to another controller: do not start it.";
+        let detail = "The stream has ended, and with it every offer that was not acknowledged: the run may go to another controller, so \
+                      do not start it. If this receipt was sent before and its response was lost, it may have counted.";
         Self::new(StatusCode::GONE, "offer-ended", "The offer has ended", detail)
     }
 

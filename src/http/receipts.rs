@@ -196,3 +196,41 @@ impl<'a> ReceiptQuery<'a> {
         Ok(parsed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_run_and_what_is_done_to_it() {
+        let found = |path| find(path).map(|RunPath { run, resource }| (run, resource));
+        assert_eq!(found("/v1/runs/a%2Fb/ack"), Some(("a%2Fb", RunResource::Ack)));
+        assert_eq!(found("/v1/runs/a/ready"), Some(("a", RunResource::Ready)));
+        for other in [
+            "/v1/runs/",
+            "/v1/runs/a",
+            "/v1/runs/ack",
+            "/v1/runs/a/acks",
+            "/v1/runs/a/b/ack",
+            "/v1/pools/a/ack",
+        ] {
+            assert_eq!(found(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_passed_on_is_parsed_to_the_same_and_is_not_passed_on_again() {
+        for (resource, is_ready) in
+            [(RunResource::Ack, false), (RunResource::Ack, true), (RunResource::Ready, false)]
+        {
+            let run = "a run/1?x=%41&token=z#é";
+            let target = target(run, resource, is_ready, "0a");
+            let (path, query) = target.split_once('?').unwrap();
+            let path = find(path).unwrap();
+            assert_eq!(path.resource, resource, "{target}");
+            assert_eq!(percent_decode_str(path.run).decode_utf8().unwrap(), run, "{target}");
+            let parsed = ReceiptQuery::parse(resource, Some(query)).unwrap();
+            assert_eq!(parsed, ReceiptQuery { token: Some("0a".into()), is_ready, is_passed_on: true });
+        }
+    }
+}

@@ -76,13 +76,13 @@ test("a run is one line with the documented members; an acknowledgement counts o
   assert.equal(await post(run.ack.replace("/R/", "/S/")), 403);
   assert.equal(await post(run.ack), 204);
   assert.equal((await posting).proof, "received");
-  assert.equal(await post(run.ack), 410);
+  assert.equal(await post(run.ack), 204); // The response to the first one may have been lost.
   await pool.waitForWaiters(1);
   assert.equal(await post(run.ready.replace(token, forged)), 403);
   assert.equal(await pool.waiters(), 1);
   assert.equal(await post(run.ready), 204);
   await pool.waitForWaiters(2);
-  assert.equal(await post(run.ready), 410);
+  assert.equal(await post(run.ready), 204);
   assert.equal(await pool.waiters(), 2);
 });
 

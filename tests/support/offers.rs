@@ -1,30 +1,62 @@
-//! Owns an offer to a controller that waits with an event stream, and the receipts for it.
+//! Owns an offer to a controller that waits with an event stream, and what is answered to the receipts for it.
 
-use super::Broker;
-use super::client::Answer;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A run whose name is not the same when it is percent-encoded, and its path.
-pub const RUN: &str = "run 1/2";
-pub const PATH: &str = "/v1/runs/run%201%2F2";
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
-/// A run that a controller got as an event. Its stream is open until this is dropped.
-pub struct Offered {
+use super::client::{Answer, Client};
+use super::event_stream::{EventStream, subscription};
+use super::{Broker, Pool};
+
+/// Time enough for all steps of a test before its run is acknowledged.
+pub const PATIENT: [&str; 4] = ["--proof-timeout", "50s", "--dispatch-budget", "55s"];
+/// A path of a run that nobody has.
+pub const PATH: &str = "/v1/runs/another";
+
+/// A run that a controller got as an event, and has not acknowledged.
+pub struct Offered<S = TcpStream> {
+    /// What the other two paths begin with. The run's name is not the same when it is percent-encoded.
+    pub path: String,
     pub ack: String,
     pub ready: String,
     pub token: String,
+    pub stream: EventStream<S>,
 }
 
-/// Lets a controller wait at this broker, and posts a run there.
-pub async fn offered_at(broker: &Broker) -> Offered {
-    let token = format!("{}{:016x}{:08x}{}", "aa".repeat(16), 1, 7, id_of(broker).await);
-    Offered { ack: format!("{PATH}/ack?token={token}"), ready: format!("{PATH}/ready?token={token}"), token }
+impl<S: AsyncRead + AsyncWrite + Unpin> Offered<S> {
+    /// The next run of a stream.
+    pub async fn next(mut stream: EventStream<S>) -> Self {
+        let run = stream.run().await;
+        let (path, token) = run.ack.split_once("/ack?token=").unwrap();
+        let number = run.run.strip_prefix("run/").unwrap();
+        assert_eq!(path, format!("/v1/runs/run%2F{number}"));
+        assert_eq!(run.ready, format!("{path}/ready?token={token}"));
+        Self { path: path.to_owned(), token: token.to_owned(), ack: run.ack, ready: run.ready, stream }
+    }
 }
 
-/// The broker's id in its cluster; empty if it is in none.
-pub async fn id_of(broker: &Broker) -> String {
-    let brokers: serde_json::Value =
-        serde_json::from_str(&broker.operate("GET", "/brokers").await.1).unwrap();
-    brokers["broker"]["id"].as_str().unwrap_or_default().to_owned()
+/// Lets a controller wait at this broker, and posts a run there. Also returns the supervisor, who waits for the answer.
+pub async fn offered_at(broker: &Broker) -> (Offered, Client) {
+    offered_with(broker, "").await
+}
+
+/// The same with a controller whose request has these fields.
+pub async fn offered_with(broker: &Broker, fields: &str) -> (Offered, Client) {
+    let pool = Pool::small("d1");
+    let before = broker.waiters("").await;
+    let stream = EventStream::open(broker.client().await, &subscription(&pool, "", fields)).await.unwrap();
+    broker.wait_for_waiters(before + 1).await;
+    let mut supervisor = Client::connect(broker.dispatch).await;
+    supervisor.send(run(&pool)).await;
+    (Offered::next(stream).await, supervisor)
+}
+
+/// The POST of another run.
+pub fn run(pool: &Pool) -> String {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let number = RUNS.fetch_add(1, Ordering::Relaxed);
+    post_with(&pool.path(), &format!("pilotlight-run: run/{number}\r\ncontent-length: 0\r\n"))
 }
 
 /// A token that no broker has made.

@@ -20,7 +20,7 @@ pub struct WebSocket<S = TcpStream> {
 
 /// A run as it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
+pub struct PushedRun {
     pub run: String,
     pub offer: u64,
     pub content_type: String,
@@ -30,7 +30,7 @@ pub struct Run {
 /// What the broker has sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    Run(Run),
+    Run(PushedRun),
     Drain {
         retry_in_ms: u64,
     },
@@ -94,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         self.say(&json!({"type": "ready", "slots": slots})).await;
     }
 
-    pub async fn ack(&mut self, run: &Run) {
+    pub async fn ack(&mut self, run: &PushedRun) {
         self.say(&json!({"type": "ack", "run": run.run, "offer": run.offer})).await;
     }
 
@@ -140,13 +140,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// The next run; pings before it are answered.
-    pub async fn run(&mut self) -> Run {
+    pub async fn run(&mut self) -> PushedRun {
         let next = async {
             loop {
                 match self.message().await {
                     Message::Run(run) => return run,
                     Message::Ping(payload) => self.send_frame(PONG, &payload).await,
-                    other => panic!("no run: {other:?}"),
+                    other
+                    @ (Message::Drain { .. } | Message::Pong(_) | Message::Close(..) | Message::End) => {
+                        panic!("no run: {other:?}")
+                    }
                 }
             }
         };
@@ -154,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Receives the next run, and acknowledges it.
-    pub async fn take(&mut self) -> Run {
+    pub async fn take(&mut self) -> PushedRun {
         let run = self.run().await;
         self.ack(&run).await;
         run
@@ -171,7 +174,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                     Some((code, reason))
                 }
                 Message::End => None,
-                other => panic!("no end: {other:?}"),
+                other @ (Message::Run(_) | Message::Drain { .. } | Message::Ping(_) | Message::Pong(_)) => {
+                    panic!("no end: {other:?}")
+                }
             }
         };
         tokio::time::timeout(PATIENCE, closing).await.expect("an end in time")
@@ -188,9 +193,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 }
 
-fn run_of(said: &Value, payload: Vec<u8>) -> Run {
+fn run_of(said: &Value, payload: Vec<u8>) -> PushedRun {
     assert_eq!(said["size"], payload.len(), "{said}");
     let text = |name: &str| said[name].as_str().unwrap_or_else(|| panic!("no {name}: {said}")).to_owned();
     let offer = said["offer"].as_u64().unwrap();
-    Run { run: text("run"), offer, content_type: text("contentType"), payload }
+    PushedRun { run: text("run"), offer, content_type: text("contentType"), payload }
 }
