@@ -100,7 +100,9 @@ impl Session {
                         1013 => format!("limit: {reason}"),
                         code => format!("{code} {reason}"),
                     },
-                    other => format!("{other:?}"),
+                    Message::Run(_) | Message::Ping(_) | Message::Pong(_) | Message::End => {
+                        format!("{first:?}")
+                    }
                 }
             }
             Self::EventStream(stream, _) => {
@@ -109,8 +111,7 @@ impl Session {
                 // The first advice says that the stream is open.
                 let mut events = events.into_iter().filter(|event| event.retry != Some(1000));
                 match (events.next(), events.next()) {
-                    (None, None) => "replaced".to_owned(),
-                    (Some(event), None) if event.kind == "retired" => "retired".to_owned(),
+                    (Some(event), None) if ["retired", "replaced"].contains(&&*event.kind) => event.kind,
                     (Some(event), None) if event.retry.is_some() && event.comment.is_empty() => {
                         "drained".to_owned()
                     }

@@ -54,12 +54,12 @@ pub(super) fn write_goodbye(goodbye: Goodbye, is_chunked: bool, out: &mut Vec<u8
     let last = match goodbye {
         Goodbye::Drained => retry(fastrand::u64(..MAX_RETRY_MS)),
         Goodbye::Retired => "event: retired\ndata: {}\n\n".to_owned(),
+        Goodbye::Replaced => "event: replaced\ndata: {}\n\n".to_owned(),
         Goodbye::Limit(limit) => {
             let ms = LIMIT_RETRY_MS / 2 + fastrand::u64(..LIMIT_RETRY_MS);
             format!(": {}\n{}", limit.limit(), retry(ms))
         }
-        Goodbye::Replaced
-        | Goodbye::Violation(_)
+        Goodbye::Violation(_)
         | Goodbye::Rejected(_)
         | Goodbye::TooManySlots
         | Goodbye::UnknownOffer

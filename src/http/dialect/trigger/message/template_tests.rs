@@ -8,7 +8,7 @@ use MessageCheck::{Shape, Strict};
 const MESSAGE: &str = include_str!("../../../../../tests/data/dequeued-message.json");
 
 /// The example as `JSON.stringify` writes it.
-fn stock() -> String {
+pub(super) fn stock() -> String {
     let mut in_text = false;
     let is_kept = |c: &char| {
         in_text ^= *c == '"';
@@ -33,12 +33,12 @@ fn rich() -> String {
         .replace("\"placementTags\":[]", "\"placementTags\":[{\"key\":\"k\",\"values\":[\"v\",\"w\"]}]")
 }
 
-fn known(body: &(impl AsRef<[u8]> + ?Sized), check: MessageCheck) -> Option<(&str, Message<'_>)> {
+pub(super) fn known(body: &(impl AsRef<[u8]> + ?Sized), check: MessageCheck) -> Option<(&str, Message<'_>)> {
     Message::in_known_body(body.as_ref(), check)
 }
 
 /// Posts the body until there is a template for it.
-fn warm(body: &str, check: MessageCheck) {
+pub(super) fn warm(body: &str, check: MessageCheck) {
     for _ in 0..3 {
         Message::in_body(body.as_bytes(), check).unwrap();
     }
@@ -389,22 +389,4 @@ fn the_description_of_the_schema_has_serdes_own_names() {
     }
     let field = Field { name: "r#a_bc_d", kind: Kind::Any, part: None };
     assert!(field.is_named(b"aBcD") && !field.is_named(b"a_bc_d") && !field.is_named(b"aBcd"));
-}
-
-#[test]
-fn a_message_alone_has_a_template_of_its_own_that_is_for_no_body() {
-    let body = stock();
-    let message = &body["{\"dequeuedMessage\":".len()..body.len() - 1];
-    let alone = |text: &str| Message::parse(text.as_bytes(), Strict).map(|found| found.run.into_owned());
-    let run = alone(message).unwrap();
-    (0..3).for_each(|_| assert_eq!(alone(message), Some(run.clone())));
-    assert_eq!(templates::count(), 1);
-    let other = message.replace(&run, "run_other");
-    assert_eq!(alone(&other).as_deref(), Some("run_other"));
-    assert!(known(message, Strict).is_none() && Message::in_body(message.as_bytes(), Strict).is_err());
-    // Nor is a body a message, once it has a template.
-    warm(&body, Strict);
-    assert_eq!(templates::count(), 2);
-    assert_eq!(alone(&body), None);
-    assert_eq!(alone(message), Some(run));
 }

@@ -1,5 +1,6 @@
 //! Owns the tests of messages: which bodies are accepted, and that both parsers agree.
 
+use super::template_tests::{known, stock, warm};
 use super::*;
 use MessageCheck::{Shape as ShapeOnly, Strict};
 
@@ -164,4 +165,22 @@ fn a_refusal_names_its_field() {
         );
     }
     assert_eq!(Message::in_body(b"\xff", Strict).unwrap_err().field(), MessageField::Body);
+}
+
+#[test]
+fn a_message_alone_has_a_template_of_its_own_that_is_for_no_body() {
+    let body = stock();
+    let message = &body["{\"dequeuedMessage\":".len()..body.len() - 1];
+    let alone = |text: &str| Message::parse(text.as_bytes(), Strict).map(|found| found.run.into_owned());
+    let run = alone(message).unwrap();
+    (0..3).for_each(|_| assert_eq!(alone(message), Some(run.clone())));
+    assert_eq!(templates::count(), 1);
+    let other = message.replace(&run, "run_other");
+    assert_eq!(alone(&other).as_deref(), Some("run_other"));
+    assert!(known(message, Strict).is_none() && Message::in_body(message.as_bytes(), Strict).is_err());
+    // Nor is a body a message, once it has a template.
+    warm(&body, Strict);
+    assert_eq!(templates::count(), 2);
+    assert_eq!(alone(&body), None);
+    assert_eq!(alone(message), Some(run));
 }
