@@ -26,6 +26,11 @@ impl<'a> From<&'a mut [u8]> for Input<'a> {
 }
 
 impl<'a> Input<'a> {
+    /// Whether all bytes are consumed.
+    pub(in crate::transport) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Removes the first bytes.
     fn take(&mut self, length: usize) -> &'a mut [u8] {
         let (taken, rest) = mem::take(&mut self.0).split_at_mut(length);
@@ -148,7 +153,7 @@ impl Decoder {
             unmask(payload, head.mask);
             return Ok(Some((head, Cow::Borrowed(payload))));
         }
-        while !input.0.is_empty() {
+        while !input.is_empty() {
             // Byte by byte at first, because the head says how long it is itself.
             let missing = self.head(&frame)?.map_or(1, |head| head.frame_length() - frame.len());
             frame.extend_from_slice(input.take(missing.min(input.0.len())));

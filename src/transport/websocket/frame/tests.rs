@@ -67,7 +67,7 @@ fn read_in_pieces(bytes: &[u8], size: usize) -> String {
                 }
             });
         }
-        assert!(input.0.is_empty(), "the whole input is consumed");
+        assert!(input.is_empty(), "the whole input is consumed");
     }
     seen.join(", ")
 }
