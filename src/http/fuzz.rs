@@ -129,7 +129,12 @@ pub struct ParkedPoll {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParkedKind {
     /// With a held request.
-    Once { reusable: bool, timeout: Duration },
+    Once {
+        /// Whether another request may follow on its connection.
+        reusable: bool,
+        /// How long at most.
+        timeout: Duration,
+    },
     /// On a WebSocket.
     WebSocket,
     /// On a stream of events, with so many slots.
