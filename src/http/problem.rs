@@ -319,14 +319,15 @@ impl Problem {
     }
 
     pub(super) fn peer_broken() -> Self {
-        let detail = "The broker that made the offer gave no valid response, so the receipt may have counted or not; the log of this \
-                      broker says why.";
+        let detail = "The broker that made the offer gave no valid response, so the receipt may have counted or not: send it again. \
+                      The log of this broker says why.";
         let status = StatusCode::BAD_GATEWAY;
         Self::new(status, "broker-failed", "The receipt may not have counted", detail)
     }
 
     pub(super) fn peer_too_slow() -> Self {
-        let detail = "The broker that made the offer did not answer within 2 s, so the receipt may have counted or not.";
+        let detail = "The broker that made the offer did not answer within 2 s, so the receipt may have counted or not: send it \
+                      again.";
         let status = StatusCode::GATEWAY_TIMEOUT;
         Self::new(status, "broker-too-slow", "The receipt may not have counted", detail)
     }
