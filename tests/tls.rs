@@ -175,6 +175,11 @@ async fn sessions_go_through_tls_byte_for_byte_with_every_proof() {
     let pool = Pool::small("d1");
     // Larger than the kernel takes at once, and larger than one record.
     let payload = "a line, and \"quotes\"\n".repeat(150_000).into_bytes();
+    // An acknowledgement may come before the weaker proof that was asked for.
+    let check = |answer: &serde_json::Value, proof| {
+        let (is_hit, proved, offers) = outcome(answer);
+        assert!(is_hit && [proof, "received"].contains(&proved) && offers == 1, "{answer}");
+    };
     for proof in ["written", "acked", "received"] {
         let broker = authority.broker(proof, &[]);
         let ask =
@@ -185,7 +190,7 @@ async fn sessions_go_through_tls_byte_for_byte_with_every_proof() {
             socket.ready(1).await;
             broker.wait_for_waiters(1).await;
             let (answer, run) = tokio::join!(ask(native_post(&pool, "", "", &payload)), socket.take());
-            assert_eq!(outcome(&answer.json()), (true, proof, 1));
+            check(&answer.json(), proof);
             assert!(run.payload == payload, "the bytes are the same");
         }
         drop(socket);
@@ -200,7 +205,7 @@ async fn sessions_go_through_tls_byte_for_byte_with_every_proof() {
                 (run.payload, ask(post.into_bytes()).await.status)
             };
             let (answer, received) = tokio::join!(ask(native_post(&pool, "", "", &payload)), receiving);
-            assert_eq!(outcome(&answer.json()), (true, proof, 1));
+            check(&answer.json(), proof);
             assert!(received == (payload.clone(), 204), "the bytes are the same");
         }
         assert_eq!(broker.metric("pilotlight_connections{listener=\"public\",tls=\"false\"}").await, 0);
