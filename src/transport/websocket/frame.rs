@@ -368,4 +368,6 @@ fn write_head(opcode: OpCode, length: usize, out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
+mod autobahn_tests;
+#[cfg(test)]
 mod tests;
