@@ -25,8 +25,9 @@
 
 #[path = "support/seeds.rs"]
 mod seeds;
+#[path = "support/simulated_counts.rs"]
+mod simulated_counts;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use pilotlight::broker::{
@@ -35,6 +36,7 @@ use pilotlight::broker::{
 };
 use pilotlight::dispatch::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
 use pilotlight::model::{MissReason, Proof, Verdict};
+use simulated_counts::{Counts, End};
 
 const SEEDS: u64 = 256;
 const STEPS: usize = 2000;
@@ -54,46 +56,6 @@ enum Health {
     Frozen,
     /// It receives, but nothing that it sends arrives.
     Mute,
-}
-
-/// How a waiter ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum End {
-    Matched,
-    Left,
-    Expired,
-    Retired,
-    Drained,
-    Replaced,
-    Refused,
-}
-
-/// The counters that the broker must agree with.
-#[derive(Debug, Default)]
-struct Counts {
-    polls: usize,
-    posts: usize,
-    hits: usize,
-    misses: usize,
-    offers: usize,
-    verdicts: HashMap<Verdict, usize>,
-    matched: usize,
-    ends: HashMap<u64, End>,
-}
-
-impl Counts {
-    fn record_end(&mut self, name: u64, end: End) {
-        let before = self.ends.insert(name, end);
-        assert_eq!(before, None, "I5: waiter {name} ended twice, now as {end:?}");
-        self.matched += usize::from(end == End::Matched);
-    }
-
-    fn check(&self, waiting: usize) {
-        assert_eq!(self.polls, waiting + self.ends.len(), "I8: polls = waiting + ends");
-        assert_eq!(self.posts, self.hits + self.misses, "I8: posts = hits + misses");
-        assert_eq!(self.offers, self.verdicts.values().sum::<usize>(), "I8: offers = verdicts");
-        assert_eq!(self.offers, self.matched, "I8: offers = matched polls");
-    }
 }
 
 #[derive(Clone)]

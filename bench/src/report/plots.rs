@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::results::{Results, Series, median_of, median_ratio};
+use super::results::{Results, Series, SessionResults, median_of, median_ratio};
 use super::sessions::MANY;
 use super::sessions_text::{per_cpu_second, resident};
 use crate::load::Measurement;
@@ -33,16 +33,26 @@ pub(super) fn all(results: &Results) -> Vec<(&'static str, String)> {
         .iter()
         .map(|(name, churned)| (*name, churned.samples.iter().map(|(x, y)| (*x, y / 1_048_576.0)).collect()))
         .collect();
-    let many = results.sessions.loads.iter().find(|(load, _)| *load == MANY);
-    let pushed: Vec<_> = many.into_iter().flat_map(|(_, all)| all.iter().map(bar(per_cpu_second))).collect();
-    let held_sessions: Vec<_> =
-        results.sessions.held.iter().map(|(name, held)| (*name, resident(held))).collect();
-    vec![
+    let mut plots = vec![
         ("throughput.svg", bars("Dispatches per second, one core (more is better)", &rates, 0)),
         ("cpu.svg", bars("CPU per dispatch, as a multiple of the floor (less is better)", &cpu, 2)),
         ("latency.svg", bars("POST p99 in the closed loop, µs (less is better)", &latency, 0)),
         ("memory.svg", lines("Resident bytes per held connection", "held connections", &held)),
         ("churn.svg", lines("Resident MiB while polls connect and abort", "polls", &churned)),
+    ];
+    plots.extend(of_sessions(&results.sessions));
+    plots
+}
+
+/// Those of the sessions.
+pub(super) fn of_sessions(sessions: &SessionResults) -> [(&'static str, String); 2] {
+    let many = sessions.loads.iter().find(|(load, _)| *load == MANY);
+    let pushed: Vec<_> = many
+        .into_iter()
+        .flat_map(|(_, all)| all.iter().map(|series| (series.name, median_of(Some(series), per_cpu_second))))
+        .collect();
+    let held_sessions: Vec<_> = sessions.held.iter().map(|(name, held)| (*name, resident(held))).collect();
+    [
         (
             "sessions.svg",
             bars("Runs pushed and acknowledged per CPU second, 500 sessions (more is better)", &pushed, 0),

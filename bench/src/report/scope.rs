@@ -33,6 +33,9 @@ pub(crate) struct SessionScope {
     /// Measures only those whose name contains this
     #[arg(long)]
     pub(super) only: Option<String>,
+    /// Replaces this part of REPORT.md, and its plots
+    #[arg(long, conflicts_with = "only")]
+    pub(super) write: bool,
 }
 
 impl ReportScope {
@@ -44,7 +47,14 @@ impl ReportScope {
             held_counts: vec![2_000, 10_000],
             churn: 20_000,
             beyond: None,
-            sessions: SessionScope { rounds: 1, seconds: 1.0, held: 5_000, hold_rounds: 1, only: None },
+            sessions: SessionScope {
+                rounds: 1,
+                seconds: 1.0,
+                held: 5_000,
+                hold_rounds: 1,
+                only: None,
+                write: false,
+            },
         }
     }
 
@@ -56,7 +66,14 @@ impl ReportScope {
             held_counts: vec![1_000, 5_000, 10_000, 19_000],
             churn: 1_000_000,
             beyond: Some((6, 16_700)),
-            sessions: SessionScope { rounds: 5, seconds: 3.0, held: 19_000, hold_rounds: 3, only: None },
+            sessions: SessionScope {
+                rounds: 5,
+                seconds: 3.0,
+                held: 19_000,
+                hold_rounds: 3,
+                only: None,
+                write: false,
+            },
         }
     }
 }

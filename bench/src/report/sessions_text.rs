@@ -8,8 +8,8 @@ use crate::load::{HoldResult, Measurement, median};
 
 /// The whole section.
 pub(super) fn section(results: &SessionResults) -> String {
-    let mut text = String::from(
-        "\n## WebSockets and streams of events\n\n\
+    let mut text = format!(
+        "{HEADING}\n\
          A run is pushed to a waiting session and acknowledged, then its POST is answered, and the slot is ready again: proof `received`. Times are from the POST \
          to its answer, and from the POST to the moment when the controller has read the run; ratios are to Bun's with the same transport.\n\n\
          | what | target | reached |\n|---|---|---|\n",
@@ -23,8 +23,23 @@ pub(super) fn section(results: &SessionResults) -> String {
     }
     text.push_str(&held(&results.held));
     text.push_str(PUBLISHED);
+    text.push_str("\n![Sessions](plots/sessions.svg)\n![Held sessions](plots/held-sessions.svg)\n");
     text
 }
+
+/// The report with this section instead of the one that it has, or before the heading that follows it.
+pub(super) fn replace(report: &str, section: &str) -> Option<String> {
+    let end_of = |from: usize| Some(from + report[from..].find("\n## ")?);
+    let (begin, end) = match report.find(HEADING) {
+        Some(begin) => (begin, end_of(begin + HEADING.len())?),
+        None => (report.find(NEXT_HEADING)?, report.find(NEXT_HEADING)?),
+    };
+    Some([&report[..begin], section, &report[end..]].concat())
+}
+
+const HEADING: &str = "\n## WebSockets and streams of events\n";
+/// What follows the section.
+pub(super) const NEXT_HEADING: &str = "\n## Inside a dispatch\n";
 
 const PUBLISHED: &str = "\nPublished of WebSocket servers, on another machine and under another load: 1.2 million connections (Bun) against 680,000 (Node, `ws`); \
     0.4 ms per message against 0.9 ms.\n";

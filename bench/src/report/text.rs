@@ -52,7 +52,6 @@ pub(super) fn report(
     text.push_str(&table(&results.health, "floor"));
     text.push_str(&memory(results));
     text.push_str(&sessions_text::section(&results.sessions));
-    text.push_str("\n![Sessions](plots/sessions.svg)\n![Held sessions](plots/held-sessions.svg)\n");
     let _ = writeln!(
         text,
         "\n## Inside a dispatch\n\n- {}- System calls per dispatch: {}.\n",

@@ -107,9 +107,12 @@ impl Session {
         if state.phase == Phase::Ended { known.filter(|state| *state != OfferState::Open) } else { known }
     }
 
-    /// Bytes of this session that the kernel has taken.
-    pub(super) fn written(&self) -> u64 {
-        self.state.lock().written
+    /// Bytes before this position that the peer's kernel has not acknowledged; `usize::MAX` where that is unknown.
+    pub(super) fn unacked_before(&self, position: u64) -> usize {
+        // In this order: what is written in between makes the number larger.
+        let later = usize::try_from(self.state.lock().written - position).unwrap_or(usize::MAX);
+        let unacked = self.connection.unacked();
+        if unacked == usize::MAX { unacked } else { unacked.saturating_sub(later) }
     }
 
     /// An offer has ended with the required proof.

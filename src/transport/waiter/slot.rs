@@ -12,7 +12,7 @@ use super::offers::OfferState;
 use super::run_write::RunWrite;
 use super::session::Session;
 use super::session_offers::BegunOffer;
-use crate::model::Verdict;
+use crate::model::{Proof, Verdict};
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::liveness::Liveness;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
@@ -106,9 +106,11 @@ impl ProvingSlot {
         let connection = &*session.connection;
         let mut write = RunWrite { head, head_length: *head_length, payload, sent: *sent };
         let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |info| info.round_trip);
-        let timeouts = ProofTimeouts::new(round_trip(), requirements.read_timeout, requirements.taken_by);
-        let mut tracker =
-            ProofTracker::new(requirements.proof, timeouts, false, write.total(), Instant::now());
+        let DeliveryRequirements { proof, read_timeout, taken_by, .. } = *requirements;
+        let timeouts = ProofTimeouts::new(connection.round_trip(), read_timeout, taken_by);
+        let mut tracker = ProofTracker::new(proof, timeouts, false, write.total(), Instant::now());
+        // The process mostly acknowledges before it is worth asking what its kernel has acknowledged.
+        let mut is_fresh = proof == Proof::Received;
         loop {
             let seen = poll_fn(|cx| Poll::Ready(session.observe(*number, cx.waker()))).await;
             let delivery = |verdict, acked, by_budget, nothing_sent| Delivery {
@@ -125,10 +127,8 @@ impl ProvingSlot {
                 }
                 None => return delivery(Verdict::Lost, tracker.is_acked(), false, nothing_sent),
             }
-            // In this order: what is written in between makes the number of unacknowledged bytes larger.
-            let later = usize::try_from(session.written() - *position).unwrap_or(usize::MAX);
-            let unacked = connection.unacked();
-            let unacked = if unacked == usize::MAX { unacked } else { unacked.saturating_sub(later) };
+            let is_unknown = std::mem::take(&mut is_fresh);
+            let unacked = if is_unknown { write.sent } else { session.unacked_before(*position) };
             let state = SocketState { sent: write.sent, unacked, read: ReadState::Idle };
             let now = Instant::now();
             let at = match tracker.observe(state, now) {
