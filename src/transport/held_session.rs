@@ -87,7 +87,7 @@ impl HeldSession {
         }
     }
 
-    /// Waits until the rest of what is to be written is written, or the connection ends.
+    /// Closes our side, and waits for as long as the peer may take to close its own.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let linger = self.linger.get_or_insert_with(|| {
             self.session.connection.shutdown_write();

@@ -125,7 +125,7 @@ impl Sessions {
         }
     }
 
-    /// Takes a worker's receipts for an offer. Those that came before are gone, as those whose session has ended.
+    /// Takes a worker's receipts for an offer. Repeated, they change nothing, and are no error.
     pub fn receive(&self, token: &OfferToken, run: &str, receipts: &[Receipt]) -> Result<(), ReceiptError> {
         if !token.is_genuine() {
             return Err(ReceiptError::Forged);

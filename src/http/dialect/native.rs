@@ -190,8 +190,8 @@ fn parse_handshake(head: &RequestHead<'_>) -> Result<[u8; 28], Problem> {
     if !head.fields.show(Signs::PILOTLIGHT_V1) {
         return Err(Problem::bad_handshake("does not offer `Sec-WebSocket-Protocol: pilotlight.v1`"));
     }
-    let key = head.fields.single(FieldName::WebSocketKey).ok().flatten();
-    key.and_then(|key| accept_key(key.as_bytes()))
+    head.websocket_key
+        .and_then(accept_key)
         .ok_or_else(|| Problem::bad_handshake("has not one Sec-WebSocket-Key of 16 bytes in base64"))
 }
 

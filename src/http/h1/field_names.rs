@@ -20,12 +20,11 @@ pub(in crate::http) enum FieldName {
     TriggerInstance,
     NativeController,
     NativeRun,
-    WebSocketKey,
 }
 
 impl FieldName {
     /// How many there are.
-    pub(super) const COUNT: usize = Self::WebSocketKey as usize + 1;
+    pub(super) const COUNT: usize = Self::NativeRun as usize + 1;
 
     /// The name in lower case.
     pub(in crate::http) const fn text(self) -> &'static str {
@@ -96,7 +95,7 @@ pub(super) enum Use {
 }
 
 /// Names in lower case, and what their fields are read for. Those whose value is kept come first.
-pub(super) const KNOWN: [(&str, Use); 42] = [
+pub(super) const KNOWN: [(&str, Use); 41] = [
     ("host", Use::First(FieldName::Host)),
     ("content-length", Use::First(FieldName::ContentLength)),
     ("content-type", Use::First(FieldName::ContentType)),
@@ -112,7 +111,6 @@ pub(super) const KNOWN: [(&str, Use); 42] = [
     ("x-trigger-worker-instance-name", Use::First(FieldName::TriggerInstance)),
     ("pilotlight-controller", Use::First(FieldName::NativeController)),
     ("pilotlight-run", Use::First(FieldName::NativeRun)),
-    ("sec-websocket-key", Use::First(FieldName::WebSocketKey)),
     ("connection", Use::Connection),
     ("transfer-encoding", Use::TransferEncoding),
     ("te", Use::Sign(Signs::FRAMING)),

@@ -49,7 +49,8 @@ pub(in crate::http) fn parse<'a, 'b: 'a>(
     fields.extend(request.headers.iter().map(|header| (header.name, header.value)));
     match classify(&request, fields, head_length, bytes.len()) {
         FastPath::Complete { method, path, query, body } => {
-            HeadParse::Complete(RequestHead { method, path, query, is_http_11: true, fields }, body)
+            let head = RequestHead { method, path, query, is_http_11: true, fields, websocket_key: None };
+            HeadParse::Complete(head, body)
         }
         FastPath::PartialBody => HeadParse::PartialBody,
         FastPath::Fallback => match violation(&request, fields, body_limit) {

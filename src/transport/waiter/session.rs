@@ -79,7 +79,8 @@ impl Session {
         self.state.lock().offers.ack(run, offer)
     }
 
-    /// Takes a receipt for an offer that this session has made. False if the offer is of another run. Repeated, it changes nothing.
+    /// Takes receipts for an offer that this session has made. False if the offer is of another run, none if the session has ended.
+    /// Repeated, they change nothing: their response may have been lost.
     pub(in crate::transport) fn receive(&self, run: &str, offer: u32, receipts: &[Receipt]) -> Option<bool> {
         let mut state = self.state.lock();
         if state.phase == Phase::Ended {

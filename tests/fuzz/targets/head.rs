@@ -14,7 +14,7 @@ const BODY_LIMIT: usize = 4 << 20;
 const CUTS: usize = 48;
 
 /// Fields whose first value is kept.
-const FIRST_KEPT: [&str; 14] = [
+const FIRST_KEPT: [&str; 13] = [
     "host",
     "content-length",
     "content-type",
@@ -28,7 +28,6 @@ const FIRST_KEPT: [&str; 14] = [
     "x-trigger-worker-instance-name",
     "pilotlight-controller",
     "pilotlight-run",
-    "sec-websocket-key",
 ];
 /// Fields whose last value is kept.
 const LAST_KEPT: [&str; 2] = ["x-forwarded-for", "forwarded"];
