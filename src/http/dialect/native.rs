@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 
 use super::interface::{
     Dialect, DispatchHead, ParsedDispatch, PollKind, PollRequest, PollTerms, PoolKey, Resource,
@@ -18,7 +19,7 @@ use crate::dispatch::Outcome;
 use crate::http::client_addr::ClientAddr;
 use crate::http::h1::{FieldName, RequestHead, Signs};
 use crate::http::problem::Problem;
-use crate::http::response::{HttpResponse, write_keep_alive};
+use crate::http::response::{HttpResponse, ResponseBody, write_keep_alive};
 use crate::http::state::{HttpState, RequestLimits};
 use crate::metrics::Route;
 use crate::model::Proof;
@@ -140,23 +141,34 @@ impl Dialect for Native {
     }
 
     fn render(&self, run: &str, outcome: &Outcome) -> HttpResponse {
-        let body = match &outcome.result {
-            Ok(hit) => serde_json::json!({
-                "delivered": true,
-                "proof": hit.proof.text(),
-                "offers": outcome.offers,
-                "controller": hit.controller.as_deref().unwrap_or_default(),
-                "run": run,
-            }),
-            Err(miss) => serde_json::json!({
-                "delivered": false,
-                "reason": miss.text(),
-                "offers": outcome.offers,
-                "run": run,
-            }),
+        let hit = outcome.result.as_ref();
+        let answer = DispatchAnswer {
+            controller: hit.ok().map(|hit| hit.controller.as_deref().unwrap_or_default()),
+            delivered: hit.is_ok(),
+            offers: outcome.offers,
+            proof: hit.ok().map(|hit| hit.proof.text()),
+            reason: hit.err().map(|miss| miss.text()),
+            run,
         };
-        HttpResponse::json(StatusCode::OK, body.to_string().into_bytes())
+        let mut body = ResponseBody::new();
+        let written = serde_json::to_writer(&mut body, &answer);
+        debug_assert!(written.is_ok(), "memory takes every write");
+        HttpResponse::json(StatusCode::OK, body)
     }
+}
+
+/// The document that answers a dispatch.
+#[derive(Serialize)]
+struct DispatchAnswer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller: Option<&'a str>,
+    delivered: bool,
+    offers: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    run: &'a str,
 }
 
 /// How the client waits: on a WebSocket or a stream of events if it asks for one, else with one held request.
