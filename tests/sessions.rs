@@ -455,3 +455,23 @@ async fn all_ways_to_wait_share_one_pool() {
     }
     assert_eq!(taken, ["poll", "socket", "socket", "stock", "stream"]);
 }
+
+/// A session whose slots are all in use is no waiter, but holds a connection.
+#[tokio::test]
+async fn there_are_no_more_sessions_than_waiters_may_be() {
+    for kind in KINDS {
+        let broker = Broker::start(&["--max-waiters", "2"]);
+        let pool = Pool::small("d1");
+        let mut idle = Vec::new();
+        for _ in 0..2 {
+            idle.push(WebSocket::open(broker.client().await, &handshake(&pool.path(), "")).await.unwrap());
+        }
+        assert!(refusal(kind, &broker, &pool, "").await.is_none(), "{kind:?}: closed without a response");
+        drop(idle.pop());
+        broker
+            .wait_until("there is a place", async || {
+                WebSocket::open(broker.client().await, &handshake(&pool.path(), "")).await.is_ok()
+            })
+            .await;
+    }
+}

@@ -378,6 +378,46 @@ async fn slots_of_a_connection_that_is_written_to_leave_their_pool_and_come_back
     assert_eq!((outcome(&answer.json()), next.run.as_str()), ((true, "received", 1), "next"));
 }
 
+#[tokio::test]
+async fn a_run_that_is_not_sent_as_a_whole_cannot_be_acknowledged() {
+    let broker = Broker::proving("received", &PATIENT);
+    let pool = Pool::small("d1");
+    let receiver = TcpSocket::new_v4().unwrap();
+    receiver.set_recv_buffer_size(16 * 1024).unwrap();
+    let client = Client::over(receiver.connect(broker.public).await.unwrap());
+    let mut socket = WebSocket::open(client, &handshake(&pool.path(), &named("hasty"))).await.unwrap();
+    socket.ready(3).await;
+    broker.wait_for_waiters(3).await;
+    let mut supervisor = posted(&broker, &pool, "", "large", &vec![7; 4 << 20]).await;
+    broker.wait_for_waiters(0).await;
+    socket.say(&json!({"type": "ack", "run": "large", "offer": 1})).await;
+    assert_eq!(outcome(&supervisor.answer().await.json()), (false, "unknown", 1));
+    broker.wait_for_metric("pilotlight_connections{listener=\"public\",tls=\"false\"}", 1).await;
+}
+
+#[tokio::test]
+async fn slots_whose_place_was_taken_during_a_large_run_wait_for_another() {
+    let broker = Broker::proving("received", &[&PATIENT[..], &["--max-waiters-per-pool", "3"]].concat());
+    let pool = Pool::small("d1");
+    let receiver = TcpSocket::new_v4().unwrap();
+    receiver.set_recv_buffer_size(16 * 1024).unwrap();
+    let client = Client::over(receiver.connect(broker.public).await.unwrap());
+    let mut slow = WebSocket::open(client, &handshake(&pool.path(), &named("slow"))).await.unwrap();
+    slow.ready(3).await;
+    broker.wait_for_waiters(3).await;
+    let large = vec![7; 4 << 20];
+    let mut supervisor = posted(&broker, &pool, "", "large", &large).await;
+    broker.wait_for_waiters(0).await;
+    let other = WebSocket::held(&broker, &pool, "other", 3).await;
+    let run = slow.run().await;
+    slow.ack(&run).await;
+    assert_eq!(outcome(&supervisor.answer().await.json()), (true, "received", 1));
+    assert!(slow.is_quiet().await, "it is not sent away");
+    drop(other);
+    // At its next ping, they find a place again.
+    broker.wait_until("its slots are back", async || broker.waiters("").await == 2).await;
+}
+
 /// How a controller's connection dies.
 #[derive(Debug, Clone, Copy)]
 enum Death {

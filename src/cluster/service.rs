@@ -145,6 +145,7 @@ fn take_new_id(shared: &Shared) {
     let id = random_id();
     shared.member.lock().change_id(id, shared.now());
     shared.id.send_replace(id);
+    shared.sessions.set_broker(id);
 }
 
 fn tick(shared: &Shared) {

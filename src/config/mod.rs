@@ -15,6 +15,7 @@ mod validate;
 pub use endpoint::{Endpoint, ListenAddress};
 pub use environment::misspelt_variables;
 pub use error::ConfigError;
+pub use origin::parse as parse_origin;
 pub use parse::{ParsedSettings, SettingSource, parse};
 pub use reload::changes_needing_restart;
 pub use render::{default_toml, environment_file, values};

@@ -6,7 +6,7 @@ use crate::address::parse_server;
 
 /// Parses an origin such as `https://warm.example.org`, and returns it in its canonical form. The error says what is wrong; it
 /// does not quote the text, which may contain a password by mistake.
-pub(super) fn parse(text: &str) -> Result<String, &'static str> {
+pub fn parse(text: &str) -> Result<String, &'static str> {
     let malformed = "is not an origin of the form http://host:port or https://host:port";
     let (scheme, server) = text.split_once("://").ok_or(malformed)?;
     let scheme =

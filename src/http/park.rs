@@ -112,6 +112,13 @@ fn open_session(
     unread: &mut [u8],
     head: impl FnOnce(&mut Vec<u8>),
 ) -> ControlFlow<(), Waiting> {
+    if state.sessions.is_full() {
+        state.metrics.poll_refused();
+        tracing::debug!(
+            "a session was closed without an answer, because there are as many as waiters may be"
+        );
+        return ControlFlow::Break(());
+    }
     let is_written = with_write_buffer(|out| {
         head(out);
         connection.write_now(&[IoSlice::new(out)]).is_ok_and(|written| written == out.len())

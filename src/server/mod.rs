@@ -103,6 +103,7 @@ impl Server {
         let authorities = cluster::peer_authorities(&settings.cluster)?;
         let state = HttpState::new(exchange, metrics, journal, request_limits, separate_dispatch)
             .in_cluster(cluster, authorities);
+        state.sessions.limit(limits.waiters);
         let state = Arc::new(state);
         state.idle.set_timeout(settings.waiting.idle_timeout);
         let limits = ConnectionLimits {

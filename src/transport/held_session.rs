@@ -80,10 +80,7 @@ impl HeldSession {
         };
         match self.exchange.park(request, now) {
             Ok((guard, _)) => self.session.parked(guard.into_id()),
-            Err(limit) => {
-                tracing::debug!(limit = limit.limit(), "a session was closed because it found no place");
-                self.session.close(Goodbye::Limit(limit));
-            }
+            Err(limit) => self.session.not_parked(limit),
         }
     }
 

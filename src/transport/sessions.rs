@@ -29,6 +29,8 @@ pub struct Sessions {
     hasher: RandomState,
     /// How many sessions have a controller with a name.
     named: AtomicUsize,
+    /// How many there may be.
+    most: AtomicUsize,
     registry: Mutex<Registry>,
 }
 
@@ -66,8 +68,24 @@ impl Sessions {
             exchange.withdraw(id, end);
         });
         let waiting = SessionKind::TRANSPORTS.map(|transport| metrics.waiters(transport).clone());
-        let context = Arc::new(SessionContext { waiting, broker, withdraw });
-        Self { context, hasher: RandomState::new(), named: AtomicUsize::new(0), registry: Mutex::default() }
+        let context = Arc::new(SessionContext { waiting, broker: Mutex::new(broker), withdraw });
+        let (named, most) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        Self { context, hasher: RandomState::new(), named, most, registry: Mutex::default() }
+    }
+
+    /// From now on, more sessions than this are refused.
+    pub fn limit(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// Whether there are as many sessions as there may be. Those whose slots are all in use are no waiters, but hold a connection.
+    pub fn is_full(&self) -> bool {
+        self.registry.lock().by_number.len() >= self.most.load(Ordering::Relaxed)
+    }
+
+    /// From now on, tokens name this broker by another id.
+    pub fn set_broker(&self, id: u128) {
+        *self.context.broker.lock() = Some(id);
     }
 
     /// Opens a session, which ends the older one of the same controller.

@@ -10,6 +10,7 @@ use crate::broker::{MonotonicTime, PayloadKind};
 use crate::cluster::clock::ClockOffset;
 use crate::cluster::codec::{Row, Waiters};
 use crate::cluster::digest::Digest;
+use crate::config::parse_origin;
 
 /// A broker that is silent for this long is hidden, with its rows.
 pub const HIDDEN_AFTER: Duration = Duration::from_secs(3);
@@ -109,10 +110,10 @@ impl Peer {
         }
     }
 
-    /// Notes the origin that it announces; none if the text is empty.
+    /// Notes the origin that it announces; none if the text is none.
     pub(super) fn advertise(&mut self, origin: &str) {
         if self.advertised.as_deref().unwrap_or_default() != origin {
-            self.advertised = Some(origin).filter(|origin| !origin.is_empty()).map(Into::into);
+            self.advertised = parse_origin(origin).ok().map(Into::into);
         }
     }
 

@@ -86,6 +86,11 @@ impl Offers {
         }
     }
 
+    /// Whether the controller has acknowledged an offer whose proof is not over.
+    pub(super) fn is_acknowledged(&self, number: u32) -> bool {
+        self.list.iter().any(|offer| offer.number == number && offer.state == OfferState::Acknowledged)
+    }
+
     /// The run of an offer that is remembered.
     pub(super) fn run_of(&self, number: u32) -> Option<&[u8]> {
         self.list.iter().find(|offer| offer.number == number).map(|offer| &*offer.run)

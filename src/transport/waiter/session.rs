@@ -22,7 +22,7 @@ use super::session_state::{
     Duty, MAX_SLOTS, Phase, Receipt, SessionContext, SessionKind, SessionState, TooManySlots,
 };
 use super::{sse, websocket};
-use crate::broker::WaiterId;
+use crate::broker::{LimitReached, WaiterId};
 use crate::model::PollEnd;
 use crate::transport::connection::Connection;
 
@@ -49,8 +49,11 @@ impl Session {
             phase: Phase::Open,
             is_writing: false,
             is_overdue: false,
+            was_stuck: false,
+            is_deferred: false,
             ready: 0,
             to_park: 0,
+            returning: 0,
             last_ticket: 0,
             is_parking: false,
             parked: SmallVec::new(),
@@ -123,10 +126,10 @@ impl Session {
         self.withdraw(PollEnd::ClientGone);
     }
 
-    /// Resets the connection, because bytes on their way cannot be called back.
+    /// Resets the connection. From then on, no acknowledgement counts.
     pub(super) fn break_off(&self) {
-        self.connection.reset();
         self.end();
+        self.connection.reset();
     }
 
     /// Fails the session: says why, and loses every open offer.
@@ -154,14 +157,20 @@ impl Session {
     /// if it has been closing since then.
     pub(in crate::transport) fn heartbeat(&self) {
         let mut state = self.state.lock();
-        let is_stuck = state.phase == Phase::Open && !state.is_writing && !state.control.is_empty();
-        if state.is_overdue || is_stuck {
+        let is_stuck = !state.is_writing && !state.control.is_empty();
+        if state.is_overdue || (is_stuck && state.was_stuck) {
             drop(state);
             return self.break_off();
         }
-        if state.phase != Phase::Open {
-            state.is_overdue = true;
+        state.was_stuck = is_stuck;
+        state.is_overdue = state.phase != Phase::Open;
+        if is_stuck || state.is_overdue {
             return;
+        }
+        // Slots that found no place in their pool try again.
+        state.is_deferred = false;
+        if state.to_park > 0 {
+            state.wake();
         }
         match self.kind {
             SessionKind::WebSocket => websocket::write_heartbeat(state.control_behind_pong()),
@@ -218,7 +227,7 @@ impl Session {
             }
             Phase::Closed(_) if state.control.is_empty() => Duty::Finish,
             Phase::Open if state.is_busy() && !state.parked.is_empty() => Duty::Withdraw(PollEnd::SetAside),
-            Phase::Open if state.to_park > 0 && !state.is_busy() => {
+            Phase::Open if state.to_park > 0 && !state.is_busy() && !state.is_deferred => {
                 state.to_park -= 1;
                 state.last_ticket = state.last_ticket.wrapping_add(1);
                 state.is_parking = true;
@@ -231,9 +240,24 @@ impl Session {
     /// The newest slot is in its pool, unless it was claimed already.
     pub(in crate::transport) fn parked(&self, id: WaiterId) {
         let mut state = self.state.lock();
+        state.returning = state.returning.saturating_sub(1);
         if std::mem::take(&mut state.is_parking) {
             let ticket = state.last_ticket;
             state.parked.push((ticket, id));
+        }
+    }
+
+    /// The newest slot found no place in its pool, and is one more to park. If it has had a place before, which was given away while
+    /// a run was written, it tries again at the next heartbeat; else the session ends.
+    pub(in crate::transport) fn not_parked(&self, limit: LimitReached) {
+        let mut state = self.state.lock();
+        // The slot that was refused has counted itself as one that comes back.
+        state.returning -= 1;
+        state.is_deferred = state.returning > 0;
+        if !state.is_deferred {
+            drop(state);
+            tracing::debug!(limit = limit.limit(), "a session was closed because it found no place");
+            self.close(Goodbye::Limit(limit));
         }
     }
 
@@ -266,6 +290,7 @@ impl Session {
         let mut state = self.state.lock();
         state.unpark(ticket);
         state.to_park += 1;
+        state.returning += 1;
         state.wake();
     }
 
@@ -305,6 +330,7 @@ impl Session {
                 // No memory is kept by an idle session.
                 state.control = Vec::new();
                 state.pong_length = 0;
+                state.was_stuck = false;
             }
             Ok(written) => {
                 state.written += written as u64;

@@ -41,6 +41,7 @@ impl Session {
         }
         if state.is_busy() {
             state.to_park += 1;
+            state.returning += 1;
             state.wake();
             return Break(Delivery::not_sent(Verdict::Busy));
         }
@@ -78,7 +79,7 @@ impl Session {
                 join_short(head, &run.payload)
             }
             SessionKind::EventStream { is_chunked } => {
-                let token = OfferToken::new(self.number.into(), offer, self.context.broker);
+                let token = OfferToken::new(self.number.into(), offer, *self.context.broker.lock());
                 sse::write_run(offer, token, run, is_chunked, head);
                 Bytes::new()
             }
@@ -122,6 +123,21 @@ impl Session {
         if let Phase::Closing(_) = state.phase {
             state.wake();
         }
+    }
+
+    /// An offer has ended without the required proof. True if it was acknowledged in the meantime, and was written as a whole: then
+    /// it has ended with that proof. Otherwise the connection is reset, because the bytes on their way cannot be called back, and may
+    /// be in the middle of a message.
+    pub(super) fn give_up(&self, number: u32, is_whole: bool) -> bool {
+        let state = self.state.lock();
+        if is_whole && state.phase != Phase::Ended && state.offers.is_acknowledged(number) {
+            drop(state);
+            self.end_offer(number);
+            return true;
+        }
+        drop(state);
+        self.break_off();
+        false
     }
 
     /// Whether an offer is remembered until its slot is freed by its token.

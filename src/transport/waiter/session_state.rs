@@ -2,6 +2,7 @@
 
 use std::task::Waker;
 
+use parking_lot::Mutex;
 use prometheus::IntGauge;
 use smallvec::SmallVec;
 
@@ -17,8 +18,8 @@ pub const MAX_SLOTS: u16 = 256;
 pub(in crate::transport) struct SessionContext {
     /// How many slots wait on each kind of session.
     pub(in crate::transport) waiting: [IntGauge; 2],
-    /// The id of this broker in its cluster.
-    pub(in crate::transport) broker: Option<u128>,
+    /// The id of this broker in its cluster, which can change.
+    pub(in crate::transport) broker: Mutex<Option<u128>>,
     /// Takes a slot out of its pool, if it is still there.
     pub(in crate::transport) withdraw: Withdraw,
 }
@@ -53,16 +54,23 @@ impl SessionKind {
 }
 
 /// What a session's task and its offers share.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, which every session pays for")]
 pub(super) struct SessionState {
     pub(super) phase: Phase,
     /// An offer's write is unfinished.
     pub(super) is_writing: bool,
     /// At the last heartbeat something was awaited that has not come since: a pong, or the end of the session.
     pub(super) is_overdue: bool,
+    /// At the last heartbeat something waited to be written, and was not written since.
+    pub(super) was_stuck: bool,
+    /// A slot found no place in its pool, and nothing is parked before the next heartbeat.
+    pub(super) is_deferred: bool,
     /// Slots that are ready and have no run.
     pub(super) ready: u16,
     /// Those of them that are in no pool.
     pub(super) to_park: u16,
+    /// How many of these have had a place before.
+    pub(super) returning: u16,
     /// The ticket of the newest slot; slots are told apart by it.
     pub(super) last_ticket: u32,
     /// Whether the newest slot is being parked, and was not claimed yet.

@@ -88,13 +88,15 @@ pub struct ProvingSlot {
 impl ProvingSlot {
     /// As [`PendingProof::prove`](super::PendingProof::prove).
     pub(super) async fn prove(mut self) -> Delivery {
-        let delivery = self.observe_until_end().await;
+        let mut delivery = self.observe_until_end().await;
         self.has_ended = true;
+        let BegunOffer { number, head_length, ref payload, sent, .. } = self.begun;
+        let is_whole = sent == head_length + payload.len();
         if delivery.verdict.proof().is_some_and(|proof| proof >= self.requirements.proof) {
-            self.session.end_offer(self.begun.number);
-        } else {
-            // The bytes on their way cannot be called back, and may be in the middle of a message.
-            self.session.break_off();
+            self.session.end_offer(number);
+        } else if self.session.give_up(number, is_whole) {
+            // The acknowledgement came just now.
+            delivery.verdict = Verdict::Received;
         }
         delivery
     }
@@ -122,10 +124,13 @@ impl ProvingSlot {
             let nothing_sent = write.sent == 0;
             match seen {
                 Some(OfferState::Open) => {}
-                Some(OfferState::Acknowledged | OfferState::Ended) => {
+                Some(OfferState::Acknowledged | OfferState::Ended) if write.is_sent() => {
                     return delivery(Verdict::Received, true, false, nothing_sent);
                 }
-                None => return delivery(Verdict::Lost, tracker.is_acked(), false, nothing_sent),
+                // Nobody can have read what was not sent.
+                Some(OfferState::Acknowledged | OfferState::Ended) | None => {
+                    return delivery(Verdict::Lost, tracker.is_acked(), false, nothing_sent);
+                }
             }
             let is_unknown = std::mem::take(&mut is_fresh);
             let unacked = if is_unknown { write.sent } else { session.unacked_before(*position) };
@@ -158,6 +163,7 @@ impl ProvingSlot {
             match write.write(connection) {
                 Ok(0) => {}
                 Ok(written) => {
+                    *sent = write.sent;
                     *position = session.continue_write(written, write.is_sent());
                     // A peer that takes every write at once would keep this thread from other tasks.
                     tokio::task::yield_now().await;
