@@ -83,6 +83,7 @@ fn label(end: PollEnd) -> &'static str {
         PollEnd::Retired => "retired",
         PollEnd::Replaced => "replaced",
         PollEnd::Refused => "refused",
+        PollEnd::SetAside => "set_aside",
     }
 }
 
