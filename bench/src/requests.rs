@@ -71,7 +71,7 @@ pub fn set_snapshot_number(request: &mut [u8], number: u64) {
     set_digits(request, SNAPSHOT, SNAPSHOT_DIGITS, number);
 }
 
-/// Gives a request of [`native_dispatch_request_of`] another run, whose number is known to [`run_number`]. The payload stays as it
+/// Gives a request of [`native_dispatch_request_of`] another run, whose number is known to `run_number`. The payload stays as it
 /// is.
 pub fn set_run_number(request: &mut [u8], number: u64) {
     set_digits(request, RUN, RUN_DIGITS, number);
