@@ -10,7 +10,6 @@ use rustix::process::Signal;
 use support::client::Client;
 use support::{Broker, Pool, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
 
 /// A body too large for the kernel's buffers on both sides.
 fn large_body(pool: &Pool, run: &str) -> (String, String) {
@@ -30,9 +29,7 @@ async fn stalled_poll(broker: &Broker, pool: &Pool, controller: &str) -> Client 
 }
 
 async fn poll_with_buffer(broker: &Broker, pool: &Pool, controller: &str, bytes: u32) -> Client {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(bytes).unwrap();
-    let mut client = Client::over(socket.connect(broker.public).await.unwrap());
+    let mut client = Client::connect_narrow(broker.public, bytes).await;
     let before = broker.waiters("").await;
     client.send(pool.poll(controller)).await;
     broker.wait_for_waiters(before + 1).await;

@@ -6,27 +6,15 @@ mod support;
 
 use serde_json::{Value, json};
 use support::client::Client;
-use support::cluster::{dispatch, native_poll, native_post, outcome};
+use support::cluster::{dispatch, native_poll, native_post, outcome, posted, verdicts};
 use support::event_stream::{EventStream, StreamedRun, confirm, subscription};
 use support::lab::{broker as lab_broker, in_a_lab};
 use support::proxy::{NGINX, start};
 use support::websocket::{WebSocket, named};
 use support::{Broker, Pool};
-use tokio::net::TcpSocket;
 
 /// Time enough for the steps of a test within one proof.
 const PATIENT: [&str; 4] = ["--proof-timeout", "5s", "--dispatch-budget", "9s"];
-
-/// A supervisor that has posted a run and waits for the answer.
-async fn posted(broker: &Broker, pool: &Pool, query: &str, run: &str, payload: &[u8]) -> Client {
-    let mut supervisor = Client::connect(broker.dispatch).await;
-    supervisor.send(native_post(pool, query, run, payload)).await;
-    supervisor
-}
-
-async fn verdicts(broker: &Broker, verdict: &str) -> u64 {
-    broker.metric(&format!("pilotlight_offers_total{{verdict=\"{verdict}\"}}")).await
-}
 
 /// Receives a run, and acknowledges it.
 async fn take(broker: &Broker, stream: &mut EventStream) -> StreamedRun {
@@ -276,9 +264,7 @@ async fn a_weaker_proof_needs_no_acknowledgement_and_its_slot_is_freed_all_the_s
 async fn slots_of_a_stream_that_is_written_to_leave_their_pool_and_come_back() {
     let broker = Broker::proving("received", &PATIENT);
     let pool = Pool::small("d1");
-    let receiver = TcpSocket::new_v4().unwrap();
-    receiver.set_recv_buffer_size(16 * 1024).unwrap();
-    let client = Client::over(receiver.connect(broker.public).await.unwrap());
+    let client = Client::connect_narrow(broker.public, 16 * 1024).await;
     let request = subscription(&pool, "?slots=3", &named("slow"));
     let mut stream = EventStream::open(client, &request).await.unwrap();
     broker.wait_for_waiters(3).await;

@@ -204,9 +204,7 @@ async fn wrong_requests_get_a_problem_that_says_what_is_wrong() {
 async fn a_named_run_is_not_delivered_twice_when_its_supervisor_leaves_and_returns() {
     let broker = Broker::start(&[]);
     let mut other = wait(&broker, &get(POOL, "pilotlight-controller: other\r\n")).await;
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut slow = Client::over(socket.connect(broker.public).await.unwrap());
+    let mut slow = Client::connect_narrow(broker.public, 4096).await;
     slow.send(get(POOL, "pilotlight-controller: slow\r\n")).await;
     broker.wait_for_waiters(2).await;
     let run = post(POOL, "pilotlight-run: job-1\r\n", &vec![b'x'; 3_900_000]);

@@ -16,7 +16,6 @@ use serde_json::Value;
 use support::client::Client;
 use support::{Broker, Pool, post};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 fn outcome(answer: &Value) -> (bool, &str, u64) {
@@ -207,9 +206,7 @@ async fn a_client_that_leaves_the_run_unread_is_no_receipt_after_our_fin_either(
 async fn a_closed_window_is_no_receipt() {
     let broker = Broker::proving("received", &[]);
     let pool = Pool::small("d1");
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut stalled = Client::over(socket.connect(broker.public).await.unwrap());
+    let mut stalled = Client::connect_narrow(broker.public, 4096).await;
     stalled.send(pool.poll("stalled")).await;
     broker.wait_for_waiters(1).await;
     let mut message = pool.message("run_1");

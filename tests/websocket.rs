@@ -9,28 +9,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::client::Client;
-use support::cluster::{dispatch, native_poll, native_post, outcome};
+use support::cluster::{dispatch, native_poll, native_post, outcome, posted, verdicts};
 use support::lab::{broker as lab_broker, in_a_lab};
 use support::proxy::{NGINX, start};
 use support::session_bytes::{BINARY, PING, TEXT, masked_frame};
 use support::websocket::{Message, PushedRun, WebSocket, handshake, named};
 use support::{Broker, Pool};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpSocket;
 
 /// Time enough for the steps of a test within one proof.
 const PATIENT: [&str; 4] = ["--proof-timeout", "5s", "--dispatch-budget", "9s"];
-
-/// A supervisor that has posted a run and waits for the answer.
-async fn posted(broker: &Broker, pool: &Pool, query: &str, run: &str, payload: &[u8]) -> Client {
-    let mut supervisor = Client::connect(broker.dispatch).await;
-    supervisor.send(native_post(pool, query, run, payload)).await;
-    supervisor
-}
-
-async fn verdicts(broker: &Broker, verdict: &str) -> u64 {
-    broker.metric(&format!("pilotlight_offers_total{{verdict=\"{verdict}\"}}")).await
-}
 
 async fn waiting(broker: &Broker) -> u64 {
     broker.metric("pilotlight_waiters{transport=\"websocket\"}").await
@@ -357,9 +345,7 @@ async fn a_weaker_proof_needs_no_acknowledgement() {
 async fn slots_of_a_connection_that_is_written_to_leave_their_pool_and_come_back() {
     let broker = Broker::proving("received", &PATIENT);
     let pool = Pool::small("d1");
-    let receiver = TcpSocket::new_v4().unwrap();
-    receiver.set_recv_buffer_size(16 * 1024).unwrap();
-    let client = Client::over(receiver.connect(broker.public).await.unwrap());
+    let client = Client::connect_narrow(broker.public, 16 * 1024).await;
     let mut socket = WebSocket::open(client, &handshake(&pool.path(), &named("slow"))).await.unwrap();
     socket.ready(3).await;
     broker.wait_for_waiters(3).await;
@@ -382,9 +368,7 @@ async fn slots_of_a_connection_that_is_written_to_leave_their_pool_and_come_back
 async fn a_run_that_is_not_sent_as_a_whole_cannot_be_acknowledged() {
     let broker = Broker::proving("received", &PATIENT);
     let pool = Pool::small("d1");
-    let receiver = TcpSocket::new_v4().unwrap();
-    receiver.set_recv_buffer_size(16 * 1024).unwrap();
-    let client = Client::over(receiver.connect(broker.public).await.unwrap());
+    let client = Client::connect_narrow(broker.public, 16 * 1024).await;
     let mut socket = WebSocket::open(client, &handshake(&pool.path(), &named("hasty"))).await.unwrap();
     socket.ready(3).await;
     broker.wait_for_waiters(3).await;
@@ -399,9 +383,7 @@ async fn a_run_that_is_not_sent_as_a_whole_cannot_be_acknowledged() {
 async fn slots_whose_place_was_taken_during_a_large_run_wait_for_another() {
     let broker = Broker::proving("received", &[&PATIENT[..], &["--max-waiters-per-pool", "3"]].concat());
     let pool = Pool::small("d1");
-    let receiver = TcpSocket::new_v4().unwrap();
-    receiver.set_recv_buffer_size(16 * 1024).unwrap();
-    let client = Client::over(receiver.connect(broker.public).await.unwrap());
+    let client = Client::connect_narrow(broker.public, 16 * 1024).await;
     let mut slow = WebSocket::open(client, &handshake(&pool.path(), &named("slow"))).await.unwrap();
     slow.ready(3).await;
     broker.wait_for_waiters(3).await;

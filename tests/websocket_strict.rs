@@ -10,7 +10,6 @@ use support::session_bytes::{BINARY, CLOSE, PING, PONG, TEXT, masked_frame, take
 use support::websocket::{Message, WebSocket, handshake, named};
 use support::{Broker, PATIENCE, Pool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
 
 const CONTINUATION: u8 = 0x80;
 /// Without it, a frame is a fragment that others follow.
@@ -255,9 +254,7 @@ async fn a_flood_of_pings_is_answered_while_others_are_served() {
 
 /// A controller whose kernel takes hardly any bytes that it does not read.
 async fn narrow(scene: &Scene, slots: u64) -> WebSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(16 * 1024).unwrap();
-    let client = Client::over(socket.connect(scene.broker.public).await.unwrap());
+    let client = Client::connect_narrow(scene.broker.public, 16 * 1024).await;
     let request = handshake(&scene.pool.path(), &named("an offender"));
     let mut socket = WebSocket::open(client, &request).await.unwrap();
     socket.ready(slots).await;

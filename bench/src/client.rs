@@ -94,6 +94,23 @@ pub(crate) async fn open_stream(address: SocketAddr) -> anyhow::Result<TcpStream
     open_stream_from(source, address).await
 }
 
+/// Opens a connection, sends a request, and reads the head of its response: with that, and what came behind it.
+pub(crate) async fn open_with(
+    address: SocketAddr,
+    request: &[u8],
+) -> anyhow::Result<(TcpStream, Vec<u8>, Vec<u8>)> {
+    let mut stream = open_stream(address).await?;
+    stream.write_all(request).await?;
+    let mut read = Vec::new();
+    loop {
+        ensure!(stream.read_buf(&mut read).await? > 0, "the server closed the connection");
+        if let Some(end) = memchr::memmem::find(&read, b"\r\n\r\n") {
+            let behind = read.split_off(end + 4);
+            return Ok((stream, read, behind));
+        }
+    }
+}
+
 async fn open_stream_from(source: Ipv4Addr, address: SocketAddr) -> anyhow::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;

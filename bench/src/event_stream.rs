@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::client::{Client, open_stream};
+use crate::client::{Client, open_with};
 use crate::requests::{event_stream_request, run_number};
 
 /// One stream of one controller, and a connection for its receipts.
@@ -41,22 +41,12 @@ impl EventStream {
         controller: usize,
         slots: usize,
     ) -> anyhow::Result<Self> {
-        let mut stream = open_stream(address).await?;
-        stream.write_all(&event_stream_request(pool, controller, slots)).await?;
-        let mut read = Vec::new();
-        let end = loop {
-            ensure!(stream.read_buf(&mut read).await? > 0, "the server closed the connection");
-            if let Some(end) = memchr::memmem::find(&read, b"\r\n\r\n") {
-                break end + 4;
-            }
-        };
-        let head = String::from_utf8_lossy(&read[..end]).to_ascii_lowercase();
+        let (stream, head, read) = open_with(address, &event_stream_request(pool, controller, slots)).await?;
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
         let is_right = head.starts_with("http/1.1 200")
             && head.contains("content-type: text/event-stream")
             && head.contains("transfer-encoding: chunked");
         ensure!(is_right, "no stream of events: {head}");
-        // A stream that only waits needs no large buffer.
-        let read = read[end..].to_vec();
         Ok(Self { stream, read, text: Vec::new(), start: 0, receipts: None, address })
     }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use hyper::StatusCode;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
 use super::peers::{PeerError, PeerResponse};
 use super::problem::Problem;
@@ -13,13 +13,10 @@ use super::state::HttpState;
 use crate::broker::check_part;
 use crate::logging::Throttle;
 use crate::metrics::Route;
-use crate::transport::{OfferToken, Receipt, ReceiptError};
+use crate::transport::{OfferToken, RUNS_PATH, Receipt, ReceiptError};
 
-const PREFIX: &str = "/v1/runs/";
 /// The parameter of a receipt that another broker has passed on, so that it is not passed on again.
 const PASSED_ON: &str = "passed_on";
-/// What stays as it is in a segment of a path.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A path of this module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +58,7 @@ struct ReceiptQuery<'a> {
 
 /// The path as one of a run; none if it is another one.
 pub(super) fn find(path: &str) -> Option<RunPath<'_>> {
-    let (run, resource) = path.strip_prefix(PREFIX)?.split_once('/')?;
+    let (run, resource) = path.strip_prefix(RUNS_PATH)?.split_once('/')?;
     let resource = match resource {
         "ack" => RunResource::Ack,
         "ready" => RunResource::Ready,
@@ -85,10 +82,10 @@ fn parse_and_count(
     query: Option<&str>,
 ) -> Result<Option<PeerReceipt>, Problem> {
     let query = ReceiptQuery::parse(resource, query)?;
-    let receipts: &[Receipt] = match resource {
-        RunResource::Ack if query.is_ready => &[Receipt::Ack, Receipt::Ready],
-        RunResource::Ack => &[Receipt::Ack],
-        RunResource::Ready => &[Receipt::Ready],
+    let receipt = match resource {
+        RunResource::Ack if !query.is_ready => Receipt::Ack,
+        // Who is done with a run has read it.
+        RunResource::Ack | RunResource::Ready => Receipt::Ready,
     };
     let text = query.token.ok_or_else(Problem::no_offer_token)?;
     // In a cluster, and only there, a token names its broker.
@@ -97,13 +94,13 @@ fn parse_and_count(
     // A text that no run can have is that of another run.
     let run = percent_decode_str(run).decode_utf8().map_err(|_| Problem::other_run())?;
     let run = check_part(&run).map_err(|_| Problem::other_run())?;
-    match state.sessions.receive(&token, run, receipts) {
+    match state.sessions.receive(&token, run, receipt) {
         Ok(()) => Ok(None),
         Err(ReceiptError::Forged) => match of_another_broker(state, &token) {
             None => Err(Problem::forged_offer_token()),
             Some(_) if query.is_passed_on => Err(Problem::misdirected_receipt()),
             Some(broker) => {
-                Ok(Some(PeerReceipt { broker, target: target(run, resource, query.is_ready, &text) }))
+                Ok(Some(PeerReceipt { broker, target: target(&token, run, resource, query.is_ready) }))
             }
         },
         Err(ReceiptError::OtherRun) => Err(Problem::other_run()),
@@ -118,14 +115,13 @@ fn of_another_broker(state: &HttpState, token: &OfferToken) -> Option<u128> {
 }
 
 /// The path and the query with which a receipt is passed on.
-fn target(run: &str, resource: RunResource, is_ready: bool, token: &str) -> String {
-    let run = utf8_percent_encode(run, ENCODED);
-    let action = match resource {
+fn target(token: &OfferToken, run: &str, resource: RunResource, is_ready: bool) -> String {
+    let receipt = match resource {
         RunResource::Ack => "ack",
         RunResource::Ready => "ready",
     };
     let ready = if is_ready { "&ready=true" } else { "" };
-    format!("{PREFIX}{run}/{action}?token={token}{ready}&{PASSED_ON}=true")
+    format!("{}{ready}&{PASSED_ON}=true", token.receipt_path(run.as_bytes(), receipt))
 }
 
 /// Passes a receipt on to the broker that made the offer, and counts the request. The response is that broker's, or says why there
@@ -220,17 +216,19 @@ mod tests {
 
     #[test]
     fn what_is_passed_on_is_parsed_to_the_same_and_is_not_passed_on_again() {
+        let text = "0a".repeat(28);
+        let token = OfferToken::parse(&text).unwrap();
         for (resource, is_ready) in
             [(RunResource::Ack, false), (RunResource::Ack, true), (RunResource::Ready, false)]
         {
             let run = "a run/1?x=%41&token=z#é";
-            let target = target(run, resource, is_ready, "0a");
+            let target = target(&token, run, resource, is_ready);
             let (path, query) = target.split_once('?').unwrap();
             let path = find(path).unwrap();
             assert_eq!(path.resource, resource, "{target}");
             assert_eq!(percent_decode_str(path.run).decode_utf8().unwrap(), run, "{target}");
             let parsed = ReceiptQuery::parse(resource, Some(query)).unwrap();
-            assert_eq!(parsed, ReceiptQuery { token: Some("0a".into()), is_ready, is_passed_on: true });
+            assert_eq!(parsed, ReceiptQuery { token: Some((&*text).into()), is_ready, is_passed_on: true });
         }
     }
 }

@@ -38,12 +38,12 @@ pub use prefixed_io::PrefixedIo;
 pub use read_buffer::return_buffer;
 pub use response_format::{CloseReason, CloseResponse, ResponseFormat};
 pub use retire::retire_pools;
-pub use sessions::{ReceiptError, Sessions};
+pub use sessions::Sessions;
 pub use tls::TlsSession;
 pub use waiter::write_beginning as write_stream_beginning;
 pub use waiter::{
     Exchange, LongPoll, MAX_SLOTS, OfferToken, ParkedGuard, PendingProof, ProvingLongPoll, ProvingSlot,
-    Receipt, Session, SessionKind, SessionOwner, Slot, TooManySlots, Waiter,
+    RUNS_PATH, Receipt, ReceiptError, Session, SessionKind, SessionOwner, Slot, TooManySlots, Waiter,
 };
 pub use websocket::accept_key;
 pub use write_buffer::with_write_buffer;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::connection::Connection;
 use super::waiter::{
-    Exchange, Goodbye, OfferToken, Receipt, Session, SessionContext, SessionKind, SessionOwner,
+    Exchange, Goodbye, OfferToken, Receipt, ReceiptError, Session, SessionContext, SessionKind, SessionOwner,
 };
 use crate::broker::Filter;
 use crate::metrics::Metrics;
@@ -45,17 +45,6 @@ struct Registry {
     now: u32,
     /// At which tick which session gets its next heartbeat, in this order: first those of WebSockets.
     heartbeats: [VecDeque<(u32, u32)>; 2],
-}
-
-/// Why a receipt counts for nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReceiptError {
-    /// This broker has not made the token.
-    Forged,
-    /// The token's offer is of another run.
-    OtherRun,
-    /// The offer's stream has ended, and with it every offer that was not acknowledged.
-    Gone,
 }
 
 impl Sessions {
@@ -143,18 +132,13 @@ impl Sessions {
         }
     }
 
-    /// Takes a worker's receipts for an offer. Repeated, they change nothing, and are no error.
-    pub fn receive(&self, token: &OfferToken, run: &str, receipts: &[Receipt]) -> Result<(), ReceiptError> {
+    /// Takes a worker's receipt for an offer. Repeated, it changes nothing, and is no error.
+    pub fn receive(&self, token: &OfferToken, run: &str, receipt: Receipt) -> Result<(), ReceiptError> {
         if !token.is_genuine() {
             return Err(ReceiptError::Forged);
         }
         let session = u32::try_from(token.session).ok().and_then(|number| self.registry.lock().find(number));
-        let session = session.ok_or(ReceiptError::Gone)?;
-        match session.receive(run, token.offer, receipts) {
-            Some(true) => Ok(()),
-            Some(false) => Err(ReceiptError::OtherRun),
-            None => Err(ReceiptError::Gone),
-        }
+        session.ok_or(ReceiptError::Gone)?.receive(run, token.offer, receipt)
     }
 
     /// Sends the heartbeats that are due. To be called every [`TICK`](Self::TICK).

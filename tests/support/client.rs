@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::PATIENCE;
 
@@ -50,6 +50,13 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         Self::over(stream)
+    }
+
+    /// The same with a receive buffer of this size, so that a large run does not fit into it.
+    pub async fn connect_narrow(address: SocketAddr, receive_buffer: u32) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(receive_buffer).unwrap();
+        Self::over(socket.connect(address).await.unwrap())
     }
 
     pub fn over(stream: TcpStream) -> Self {

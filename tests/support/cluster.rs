@@ -187,6 +187,18 @@ pub async fn dispatch(broker: &Broker, pool: &Pool, query: &str, run: &str, payl
     supervisor.ask(native_post(pool, query, run, payload)).await
 }
 
+/// A supervisor that has posted a native run and waits for the answer.
+pub async fn posted(broker: &Broker, pool: &Pool, query: &str, run: &str, payload: &[u8]) -> Client {
+    let mut supervisor = Client::connect(broker.dispatch).await;
+    supervisor.send(native_post(pool, query, run, payload)).await;
+    supervisor
+}
+
+/// How many offers have ended with this verdict.
+pub async fn verdicts(broker: &Broker, verdict: &str) -> u64 {
+    broker.metric(&format!("pilotlight_offers_total{{verdict=\"{verdict}\"}}")).await
+}
+
 /// An answer in short: whether it is a delivery, its proof or reason, and the number of offers.
 pub fn outcome(answer: &Value) -> (bool, &str, u64) {
     let is_hit = answer["delivered"].as_bool().or(answer["didWarmStart"].as_bool()).unwrap();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::open_stream;
+use crate::client::open_with;
 use crate::requests::{WEBSOCKET_ACCEPT, run_name, run_number, websocket_request};
 
 /// One connection of one controller.
@@ -50,19 +50,11 @@ impl WebSocket {
         controller: usize,
         slots: usize,
     ) -> anyhow::Result<Self> {
-        let mut stream = open_stream(address).await?;
-        stream.write_all(&websocket_request(pool, controller)).await?;
-        let mut read = Vec::new();
-        let end = loop {
-            ensure!(stream.read_buf(&mut read).await? > 0, "the server closed the connection");
-            if let Some(end) = memchr::memmem::find(&read, b"\r\n\r\n") {
-                break end + 4;
-            }
-        };
-        let head = String::from_utf8_lossy(&read[..end]);
+        let (stream, head, read) = open_with(address, &websocket_request(pool, controller)).await?;
+        let head = String::from_utf8_lossy(&head);
         ensure!(head.starts_with("HTTP/1.1 101") && head.contains(WEBSOCKET_ACCEPT), "no WebSocket: {head}");
         // A socket that only waits needs no buffer; a server sends nothing before the first slot.
-        ensure!(read.len() == end, "bytes before the first slot");
+        ensure!(read.is_empty(), "bytes before the first slot");
         let mut socket = Self { stream, read: Vec::new(), start: 0, unwritten: Vec::new(), announced: None };
         socket.queue(&format!("{{\"type\":\"ready\",\"slots\":{slots}}}"))?;
         socket.flush().await?;

@@ -4,6 +4,14 @@ use crate::broker::LimitReached;
 use crate::model::PollEnd;
 use crate::transport::websocket::{RejectedMessage, Violation};
 
+/// Goodbyes are spread over the drain's window, so that a short, random delay is enough for a controller to come back.
+const MAX_RETRY_MS: u64 = 1000;
+
+/// After how many milliseconds a controller should come back that is sent away by a drain.
+pub(super) fn retry_in_ms() -> u64 {
+    fastrand::u64(..MAX_RETRY_MS)
+}
+
 /// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::transport) enum Goodbye {

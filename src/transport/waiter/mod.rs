@@ -30,12 +30,12 @@ use super::response_format::CloseReason;
 use crate::model::Proof;
 pub(super) use goodbye::Goodbye;
 pub use long_poll::{LongPoll, ProvingLongPoll};
-pub use offer_token::OfferToken;
+pub use offer_token::{OfferToken, RUNS_PATH};
 pub(super) use offers::AckEnd;
 pub use owner::SessionOwner;
 pub use session::Session;
 pub(super) use session_state::{Duty, SessionContext};
-pub use session_state::{MAX_SLOTS, Receipt, SessionKind, TooManySlots};
+pub use session_state::{MAX_SLOTS, Receipt, ReceiptError, SessionKind, TooManySlots};
 pub use slot::{ProvingSlot, Slot};
 pub use sse::write_beginning;
 

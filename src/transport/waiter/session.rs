@@ -19,7 +19,7 @@ use super::goodbye::Goodbye;
 use super::offers::{AckEnd, Offers};
 use super::owner::SessionOwner;
 use super::session_state::{
-    Duty, MAX_SLOTS, Phase, Receipt, SessionContext, SessionKind, SessionState, TooManySlots,
+    Duty, MAX_SLOTS, Phase, Receipt, ReceiptError, SessionContext, SessionKind, SessionState, TooManySlots,
 };
 use super::{sse, websocket};
 use crate::broker::{LimitReached, WaiterId};
@@ -82,23 +82,27 @@ impl Session {
         self.state.lock().offers.ack(run, offer)
     }
 
-    /// Takes receipts for an offer that this session has made. False if the offer is of another run, none if the session has ended.
-    /// Repeated, they change nothing: their response may have been lost.
-    pub(in crate::transport) fn receive(&self, run: &str, offer: u32, receipts: &[Receipt]) -> Option<bool> {
+    /// Takes a receipt for an offer that this session has made. Repeated, it changes nothing: its response may have been lost.
+    pub(in crate::transport) fn receive(
+        &self,
+        run: &str,
+        offer: u32,
+        receipt: Receipt,
+    ) -> Result<(), ReceiptError> {
         let mut state = self.state.lock();
         if state.phase == Phase::Ended {
-            return None;
+            return Err(ReceiptError::Gone);
         }
         if state.offers.run_of(offer).is_some_and(|known| known != run.as_bytes()) {
-            return Some(false);
+            return Err(ReceiptError::OtherRun);
         }
         let _ = state.offers.ack(run, Some(offer));
-        if receipts.contains(&Receipt::Ready) && state.offers.free(offer) && state.ready < MAX_SLOTS {
+        if receipt == Receipt::Ready && state.offers.free(offer) && state.ready < MAX_SLOTS {
             state.ready += 1;
             state.to_park += 1;
         }
         state.wake();
-        Some(true)
+        Ok(())
     }
 
     /// Ends the session politely: its slots leave their pool, its open offers end first.

@@ -125,6 +125,17 @@ pub enum Receipt {
     Ready,
 }
 
+/// Why a receipt counts for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptError {
+    /// This broker has not made the token.
+    Forged,
+    /// The token's offer is of another run.
+    OtherRun,
+    /// The offer's stream has ended, and with it every offer that was not acknowledged.
+    Gone,
+}
+
 impl SessionState {
     /// Whether a run that began now would be written into the middle of something else.
     pub(super) fn is_busy(&self) -> bool {

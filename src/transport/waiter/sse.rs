@@ -2,18 +2,13 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::goodbye::Goodbye;
+use super::goodbye::{Goodbye, retry_in_ms};
 use super::offer_token::OfferToken;
 use crate::transport::delivery::Run;
 
-/// Goodbyes are spread over the drain's window, so that a short, random delay is enough for a controller to come back.
-const MAX_RETRY_MS: u64 = 1000;
 /// A controller that finds no place comes back after about this time.
 const LIMIT_RETRY_MS: u64 = 5000;
-/// All but the unreserved characters of RFC 3986.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The head of an HTTP chunk, whose length is filled in later.
 const CHUNK_HEAD: &[u8; 10] = b"00000000\r\n";
 
@@ -31,10 +26,9 @@ pub(super) fn write_run(offer: u32, token: OfferToken, run: &Run, is_chunked: bo
         write_json(&String::from_utf8_lossy(&run.id), out);
         out.extend_from_slice(b",\"offer\":");
         out.extend_from_slice(itoa::Buffer::new().format(offer).as_bytes());
-        let path = percent_encode(&run.id, ENCODED);
-        for verb in ["ack", "ready"] {
-            let url = format!(",\"{verb}\":\"/v1/runs/{path}/{verb}?token={token}\"");
-            out.extend_from_slice(url.as_bytes());
+        for receipt in ["ack", "ready"] {
+            let member = format!(",\"{receipt}\":\"{}\"", token.receipt_path(&run.id, receipt));
+            out.extend_from_slice(member.as_bytes());
         }
         out.extend_from_slice(b",\"contentType\":");
         write_json(&String::from_utf8_lossy(&run.content_type), out);
@@ -52,7 +46,7 @@ pub(super) fn write_heartbeat(is_chunked: bool, out: &mut Vec<u8>) {
 pub(super) fn write_goodbye(goodbye: Goodbye, is_chunked: bool, out: &mut Vec<u8>) {
     let retry = |ms: u64| format!("retry: {ms}\n\n");
     let last = match goodbye {
-        Goodbye::Drained => retry(fastrand::u64(..MAX_RETRY_MS)),
+        Goodbye::Drained => retry(retry_in_ms()),
         Goodbye::Retired => "event: retired\ndata: {}\n\n".to_owned(),
         Goodbye::Replaced => "event: replaced\ndata: {}\n\n".to_owned(),
         Goodbye::Limit(limit) => {

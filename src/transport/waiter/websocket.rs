@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::goodbye::Goodbye;
+use super::goodbye::{Goodbye, retry_in_ms};
 use crate::transport::delivery::Run;
 use crate::transport::websocket::{
     write_binary_head, write_close, write_drain_message, write_run_message, write_text_head,
@@ -10,8 +10,6 @@ use crate::transport::websocket::{
 
 pub(super) use crate::transport::websocket::{write_ping as write_heartbeat, write_pong};
 
-/// Goodbyes are spread over the drain's window, so that a short, random delay is enough for a controller to come back.
-const MAX_RETRY_MS: u64 = 1000;
 /// Closed because the broker goes away.
 const GOING_AWAY: u16 = 1001;
 /// Closed because a limit is reached: the controller may try again later.
@@ -27,21 +25,23 @@ const POLICY: u16 = 1008;
 
 /// Appends the message that announces a run, and the head of its payload.
 pub(super) fn write_run_head(offer: u32, run: &Run, out: &mut Vec<u8>) {
-    let mut message = SmallVec::<[u8; 512]>::new();
-    write_run_message(&run.id, offer, &run.content_type, run.payload.len(), &mut message);
-    write_text_head(message.len(), out);
-    out.extend_from_slice(&message);
+    write_text(out, |out| write_run_message(&run.id, offer, &run.content_type, run.payload.len(), out));
     write_binary_head(run.payload.len(), out);
 }
 
 /// Appends what the controller is told at once when its session begins to close.
 pub(super) fn write_announcement(goodbye: Goodbye, out: &mut Vec<u8>) {
     if goodbye == Goodbye::Drained {
-        let mut message = SmallVec::<[u8; 64]>::new();
-        write_drain_message(fastrand::u64(..MAX_RETRY_MS), &mut message);
-        write_text_head(message.len(), out);
-        out.extend_from_slice(&message);
+        write_text(out, |out| write_drain_message(retry_in_ms(), out));
     }
+}
+
+/// Appends a text message; its head comes first, and says how long it is.
+fn write_text(out: &mut Vec<u8>, write: impl FnOnce(&mut SmallVec<[u8; 512]>)) {
+    let mut message = SmallVec::new();
+    write(&mut message);
+    write_text_head(message.len(), out);
+    out.extend_from_slice(&message);
 }
 
 /// Appends the close frame.

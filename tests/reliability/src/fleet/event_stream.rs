@@ -36,11 +36,9 @@ impl EventStream {
         slots: usize,
     ) -> anyhow::Result<Self> {
         let query = format!("?slots={slots}");
-        let (stream, read) =
-            request(source, broker, (pool, controller), &query, "accept: text/event-stream\r\n").await?;
-        ensure!(read.starts_with(b"HTTP/1.1 200 "), "refused");
-        let after = memchr::memmem::find(&read, b"\r\n\r\n").context("no head")? + 4;
-        let (read, contents) = (read[after..].to_vec(), Vec::new());
+        let asked = (&*query, "accept: text/event-stream\r\n");
+        let (stream, read) = request(source, broker, (pool, controller), asked, 200).await?;
+        let contents = Vec::new();
         Ok(Self { stream, read, contents, source, broker, controller, confirmations: None, confirmed: 0 })
     }
 

@@ -30,10 +30,8 @@ impl WebSocket {
         (pool, controller): (usize, u64),
         slots: usize,
     ) -> anyhow::Result<Self> {
-        let (stream, read) = request(source, broker, (pool, controller), "", UPGRADE).await?;
-        ensure!(read.starts_with(b"HTTP/1.1 101 "), "refused");
-        let after = memchr::memmem::find(&read, b"\r\n\r\n").context("no head")? + 4;
-        let mut socket = Self { stream, read: read[after..].to_vec(), announced: None };
+        let (stream, read) = request(source, broker, (pool, controller), ("", UPGRADE), 101).await?;
+        let mut socket = Self { stream, read, announced: None };
         socket.send(&message(&json!({"type": "ready", "slots": slots}))).await?;
         Ok(socket)
     }
@@ -69,13 +67,14 @@ fn message(message: &Value) -> Vec<u8> {
     masked_frame(TEXT, message.to_string().as_bytes())
 }
 
-/// Sends a poll with this query and these fields besides its own. Returns what was read up to the end of the response's head.
+/// Sends a poll with this query and these fields besides its own, to which the response must have this status. Returns what was read
+/// behind the response's head.
 pub(super) async fn request(
     source: Ipv4Addr,
     broker: SocketAddr,
     (pool, controller): (usize, u64),
-    query: &str,
-    fields: &str,
+    (query, fields): (&str, &str),
+    status: u16,
 ) -> anyhow::Result<(TcpStream, Vec<u8>)> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
@@ -85,8 +84,12 @@ pub(super) async fn request(
     let poll = poll.replacen(" HTTP/1.1\r\n", &format!("{query} HTTP/1.1\r\n{fields}"), 1);
     stream.write_all(poll.as_bytes()).await?;
     let mut read = Vec::new();
-    while memchr::memmem::find(&read, b"\r\n\r\n").is_none() {
+    let end = loop {
+        if let Some(end) = memchr::memmem::find(&read, b"\r\n\r\n") {
+            break end + 4;
+        }
         ensure!(stream.read_buf(&mut read).await? > 0, "the connection has ended");
-    }
-    Ok((stream, read))
+    };
+    ensure!(read.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "refused");
+    Ok((stream, read.split_off(end)))
 }
