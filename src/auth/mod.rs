@@ -160,7 +160,7 @@ const MIN_SECRET_BYTES: usize = 16;
 
 /// Reads a file with one secret per line; empty lines and comments with `#` are skipped. With `in_header`, clients send the
 /// secrets in a header.
-fn read_secrets(flag: &str, path: &Path, in_header: bool) -> anyhow::Result<Vec<String>> {
+pub fn read_secrets(flag: &str, path: &Path, in_header: bool) -> anyhow::Result<Vec<String>> {
     let shown = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("{flag} {shown} cannot be read"))?;
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod check;
+mod client;
 mod demo;
 mod man;
 mod process;

@@ -29,6 +29,7 @@ mod state;
 pub use admission::Admission;
 pub use connection::serve;
 pub use dialect::{Message, MessageError};
+pub use peer_tls::{OwnCertificate, client_config};
 pub use problem::Problem;
 pub use response::{HttpResponse, ResponseBody};
 pub use state::{HttpState, RequestLimits};

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 
 /// The certificate that this broker presents to others that ask for one: that of its listeners.
 #[derive(Default)]
-pub(super) struct OwnCertificate(ArcSwapOption<CertifiedKey>);
+pub struct OwnCertificate(ArcSwapOption<CertifiedKey>);
 
 impl OwnCertificate {
     /// Presents another one from now on.
@@ -37,7 +37,7 @@ impl ResolvesClientCert for OwnCertificate {
 }
 
 /// The configuration of a client that trusts these authorities, or those of the system. Reading those takes time.
-pub(super) fn client_config(
+pub fn client_config(
     authorities: Option<Arc<RootCertStore>>,
     own: Arc<OwnCertificate>,
 ) -> Result<ClientConfig, rustls::Error> {

@@ -55,6 +55,7 @@ pub use socket::BACKLOG;
 pub use socket_activation::{InheritedAddresses, InheritedSockets};
 use threads::Threads;
 use tls::Certificates;
+pub use tls::read_authorities;
 
 /// Ops listeners are accepted from when all other sockets are, or after this time.
 const OPS_DELAY: Duration = Duration::from_secs(1);

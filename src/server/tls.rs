@@ -122,7 +122,7 @@ fn client_verifier(path: &Path) -> anyhow::Result<Arc<dyn rustls::server::danger
 }
 
 /// Reads the authorities in a PEM file.
-pub(super) fn read_authorities(flag: &str, path: &Path) -> anyhow::Result<RootCertStore> {
+pub fn read_authorities(flag: &str, path: &Path) -> anyhow::Result<RootCertStore> {
     let mut authorities = RootCertStore::empty();
     for certificate in certificate::read_chain(flag, path)? {
         authorities

@@ -1,55 +1,16 @@
-//! Owns the demo's HTTP client: one connection, one request at a time.
+//! Owns what the demo asks its brokers before the first run.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-/// One connection, which is opened again after it was closed.
-pub(super) struct Client {
-    address: SocketAddr,
-    sender: Option<SendRequest<Full<Bytes>>>,
-}
+use crate::commands::client::{Client, KeptConnection};
 
-impl Client {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, sender: None }
-    }
-
-    /// Sends a request and reads the whole response. Dropping the future closes the connection.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let mut sender = match self.sender.take() {
-            Some(sender) if !sender.is_closed() => sender,
-            _ => self.connect().await?,
-        };
-        sender.ready().await?;
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        self.sender = Some(sender);
-        Ok((status, body))
-    }
-
-    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        #[expect(clippy::disallowed_methods, reason = "ends with its sender")]
-        tokio::spawn(async move {
-            // An error also reaches the sender, which reports it.
-            let _ = connection.await;
-        });
-        Ok(sender)
-    }
+/// A connection to one of the demo's brokers, which is not open yet.
+pub(super) fn connection(broker: SocketAddr) -> KeptConnection {
+    KeptConnection::new(Client::plain(broker.into()))
 }
 
 /// Waits until this many controllers wait at all these brokers together.
@@ -100,7 +61,6 @@ pub(super) async fn wait_for_each_other(ops: &[SocketAddr], timeout: Duration) -
 }
 
 async fn get(ops: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
-    let request = Request::get(path).header("host", ops.to_string()).body(Full::default())?;
-    let (_, body) = Client::new(ops).send(request).await.context("the broker does not answer")?;
-    Ok(body)
+    let answer = connection(ops).get(path).await.context("the broker does not answer")?;
+    Ok(answer.into_body())
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 
-use super::client::Client;
+use super::client;
 use super::ledger::Ledger;
+use crate::commands::client::Client;
 
 /// The version, cpu and memory of the pools, as they are written in headers.
 pub(super) const POOLS: [(&str, &str, &str); 4] = [
@@ -36,12 +37,13 @@ pub(super) async fn controller(
     deployment: Arc<str>,
     ledger: Arc<Ledger>,
 ) {
-    let mut client = Client::new(broker);
+    let mut connection = client::connection(broker);
     loop {
         // As in the stock client, a timer of the client's own ends an idle poll: it drops the connection and polls on a new one.
-        match tokio::time::timeout(timeout, client.send(poll(broker, number, &deployment))).await {
-            Ok(Ok((StatusCode::OK, message))) => {
-                if let Some(run) = run_of(&message) {
+        let Ok(poll) = poll(connection.client(), number, &deployment) else { return };
+        match tokio::time::timeout(timeout, connection.send(poll)).await {
+            Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
+                if let Some(run) = run_of(answer.body()) {
                     ledger.received(&run, place);
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -52,24 +54,17 @@ pub(super) async fn controller(
     }
 }
 
-fn poll(broker: SocketAddr, number: usize, deployment: &str) -> Request<Full<Bytes>> {
+fn poll(client: &Client, number: usize, deployment: &str) -> hyper::http::Result<Request<Full<Bytes>>> {
     let (version, cpu, memory) = POOLS[number % POOLS.len()];
-    let mut request = Request::new(Full::default());
-    *request.uri_mut() = hyper::Uri::from_static("/warm-start");
-    for (name, value) in [
-        ("host", broker.to_string()),
-        ("x-trigger-workload-controller-id", format!("controller_demo_{number}")),
-        ("x-trigger-deployment-id", deployment.to_owned()),
-        ("x-trigger-deployment-version", version.to_owned()),
-        ("x-trigger-machine-cpu", cpu.to_owned()),
-        ("x-trigger-machine-memory", memory.to_owned()),
-        ("x-trigger-worker-instance-name", "demo".to_owned()),
-    ] {
-        if let Ok(value) = value.parse() {
-            request.headers_mut().insert(name, value);
-        }
-    }
-    request
+    client
+        .request(Method::GET, "/warm-start")
+        .header("x-trigger-workload-controller-id", format!("controller_demo_{number}"))
+        .header("x-trigger-deployment-id", deployment)
+        .header("x-trigger-deployment-version", version)
+        .header("x-trigger-machine-cpu", cpu)
+        .header("x-trigger-machine-memory", memory)
+        .header("x-trigger-worker-instance-name", "demo")
+        .body(Full::default())
 }
 
 fn run_of(message: &Bytes) -> Option<String> {

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::Request;
+use hyper::Method;
 use hyper::header::CONTENT_TYPE;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::client::Client;
+use super::client;
 use super::fleet::POOLS;
 use super::ledger::Ledger;
+use crate::commands::client::KeptConnection;
 
 /// Posts to all brokers in turn.
 pub(super) struct Supervisor {
@@ -23,7 +23,7 @@ pub(super) struct Supervisor {
     deployment: Arc<str>,
     ledger: Arc<Ledger>,
     /// For each broker the connections that no post uses.
-    idle: Box<[Mutex<Vec<Client>>]>,
+    idle: Box<[Mutex<Vec<KeptConnection>>]>,
 }
 
 impl Supervisor {
@@ -54,21 +54,18 @@ impl Supervisor {
         let place = number / POOLS.len() % self.brokers.len();
         let (broker, idle) = (self.brokers[place], &self.idle[place]);
         let run = format!("run_demo_{number}");
-        let mut request = Request::new(Full::from(message(&run, number, &self.deployment)));
-        *request.method_mut() = hyper::Method::POST;
-        *request.uri_mut() = hyper::Uri::from_static("/warm-start");
-        let json = hyper::header::HeaderValue::from_static("application/json");
-        request.headers_mut().insert(CONTENT_TYPE, json);
-        if let Ok(host) = broker.to_string().parse() {
-            request.headers_mut().insert("host", host);
-        }
-        let mut client = idle.lock().pop().unwrap_or_else(|| Client::new(broker));
+        let mut connection = idle.lock().pop().unwrap_or_else(|| client::connection(broker));
+        let request = connection.client().request(Method::POST, "/warm-start");
+        let message = message(&run, number, &self.deployment);
+        let Ok(request) = request.header(CONTENT_TYPE, "application/json").body(message.into()) else {
+            return;
+        };
         let begun = Instant::now();
-        let answer = client.send(request).await;
-        let hit = answer.as_ref().is_ok_and(|(_, body)| did_warm_start(body));
+        let answer = connection.send(request).await;
+        let hit = answer.as_ref().is_ok_and(|answer| did_warm_start(answer.body()));
         self.ledger.answered(&run, place, hit, begun.elapsed());
         if answer.is_ok() {
-            idle.lock().push(client);
+            idle.lock().push(connection);
         }
     }
 }
