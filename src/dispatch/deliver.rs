@@ -206,13 +206,15 @@ fn is_retryable(reason: MissReason) -> bool {
         | MissReason::WrongVersion
         | MissReason::WrongMachine
         | MissReason::AllTaken
-        | MissReason::NotAMessage => true,
+        | MissReason::NotAMessage
+        | MissReason::NoProof => true,
         MissReason::Draining
         | MissReason::Undelivered
         | MissReason::Unknown
         | MissReason::TooLargeToForward
         | MissReason::NoDeployment
-        | MissReason::Overloaded => false,
+        | MissReason::Overloaded
+        | MissReason::NoReplyRoute => false,
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) fn route<'a>(
         | Route::NativeDispatch
         | Route::Connect
         | Route::Receipt
+        | Route::Reply
         | Route::Ops
         | Route::Other => {}
     }

@@ -4,7 +4,9 @@ use std::marker::PhantomData;
 
 use prometheus::core::{MetricVec, MetricVecBuilder};
 
-use crate::model::{DispatchKind, DispatchOutcome, MissReason, PollEnd, Proof, Transport, Verdict};
+use crate::model::{
+    DispatchKind, DispatchOutcome, MissReason, PollEnd, Proof, ReplyOutcome, Transport, Verdict,
+};
 
 /// A label set with finitely many values.
 pub trait Label: Copy {
@@ -72,7 +74,7 @@ macro_rules! is_label {
 
 pub(super) use {is_label, label};
 
-is_label! { PollEnd, Verdict, Proof, DispatchKind, Transport }
+is_label! { PollEnd, Verdict, Proof, DispatchKind, Transport, ReplyOutcome }
 
 label! {
     /// The listener of a connection.
@@ -149,8 +151,10 @@ label! {
         NativeDispatch = "native_dispatch",
         /// `GET /v1/pools/…`, when it was answered at once.
         NativePoll = "native_poll",
-        /// `POST /v1/runs/…`.
+        /// `POST /v1/runs/…`, other than a reply.
         Receipt = "receipt",
+        /// `POST /v1/runs/…/reply` and `…/error`.
+        Reply = "reply",
         /// Any route of the ops listener.
         Ops = "ops",
         /// No route.
@@ -207,6 +211,16 @@ impl Label for (Listener, Tls) {
 
     fn values(self) -> Vec<&'static str> {
         vec![self.0.text(), self.1.text()]
+    }
+}
+
+label! {
+    /// Until which byte of a reply a time runs.
+    ReplyByte {
+        /// The first one.
+        First = "first",
+        /// The last one.
+        Last = "last",
     }
 }
 

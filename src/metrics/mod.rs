@@ -1,31 +1,33 @@
 //! Owns every metric's name, labels and buckets. No behaviour depends on a metric.
 
 mod cluster;
+mod factory;
 mod labels;
 mod message_field;
 mod per_thread;
 mod process;
+mod reply;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::core::Collector;
-use prometheus::{Encoder, Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, Gauge, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use cluster::{ClusterMetrics, DropReason};
+use factory::MetricFactory;
 use labels::Family;
-pub use labels::{AuthFailure, CodeClass, Label, Listener, RejectReason, Reload, Route, Tls};
+pub use labels::{AuthFailure, CodeClass, Label, Listener, RejectReason, Reload, ReplyByte, Route, Tls};
 pub use message_field::MessageField;
-use per_thread::{Counters, Families, Histograms, PerThread};
+use per_thread::{Counters, Histograms, PerThread};
 use process::Process;
+use reply::ReplyMetrics;
 
-use crate::model::{DispatchKind, DispatchOutcome, PollEnd, Proof, Transport, Verdict};
+use crate::model::{DispatchKind, DispatchOutcome, PollEnd, Proof, ReplyOutcome, Transport, Verdict};
 
 const DISPATCH_BUCKETS: [f64; 16] = [
     25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
     1.0, 2.5,
 ];
-const LAG_BUCKETS: [f64; 9] = [1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0];
 const HOLD_BUCKETS: [f64; 10] = [0.01, 0.1, 1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 const BYTES_BUCKETS: [f64; 8] = [512.0, 1024.0, 2048.0, 4096.0, 16384.0, 65536.0, 1_048_576.0, 4_194_304.0];
 
@@ -64,13 +66,14 @@ pub struct Metrics {
     events_dropped: Counters<()>,
     events_cut_off: Counters<()>,
     lag: Histograms<()>,
+    replies: ReplyMetrics,
 }
 
 impl Metrics {
     /// Registers every metric with every label value, so that no series appears late.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let mut make = MetricFactory { registry: &registry, families: Families::default() };
+        let mut make = MetricFactory::new(&registry);
         let process = Process::new(&registry)?;
         make.build_info()?;
         Ok(Self {
@@ -133,7 +136,8 @@ impl Metrics {
             events_cut_off: make
                 .counter("events_cut_off_total", "Readers of events that fell behind and were cut off.")?,
             lag: make.lag()?,
-            threads: make.families.register(&registry)?,
+            replies: ReplyMetrics::new(&mut make)?,
+            threads: make.register_families()?,
             process,
             registry,
         })
@@ -192,6 +196,37 @@ impl Metrics {
     /// A run is offered again after an offer that was sent and not proved.
     pub fn redelivered(&self) {
         self.redeliveries.add(self.threads.cells(), (), 1);
+    }
+
+    /// A run that asks for a reply was handed over: from now on its reply is open.
+    pub fn reply_opened(&self) {
+        self.replies.open.inc();
+    }
+
+    /// An open reply has ended.
+    pub fn reply_closed(&self) {
+        self.replies.open.dec();
+    }
+
+    /// A dispatch that asks for a reply ended.
+    pub fn reply_ended(&self, outcome: ReplyOutcome) {
+        self.replies.ended.add(self.threads.cells(), outcome, 1);
+    }
+
+    /// The first byte of a reply came this long after the last one of its POST.
+    pub fn reply_first_byte(&self, after: Duration) {
+        self.replies.seconds.observe_time(self.threads.cells(), ReplyByte::First, after);
+    }
+
+    /// The last byte of a reply was handed over this long after the last one of its POST.
+    pub fn reply_last_byte(&self, after: Duration) {
+        self.replies.seconds.observe_time(self.threads.cells(), ReplyByte::Last, after);
+    }
+
+    /// A reply ended after this many bytes.
+    #[expect(clippy::cast_precision_loss, reason = "a size in bytes, below 2^52")]
+    pub fn reply_size(&self, bytes: u64) {
+        self.replies.bytes.observe(self.threads.cells(), (), bytes as f64);
     }
 
     /// A connection was accepted; it is counted as open until the guard is dropped.
@@ -277,97 +312,6 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Makes and registers metrics, and adds the prefix to their names.
-struct MetricFactory<'a> {
-    registry: &'a Registry,
-    families: Families,
-}
-
-impl MetricFactory<'_> {
-    fn opts(name: &str, help: &str) -> Opts {
-        Opts::new(name, help).namespace("pilotlight")
-    }
-
-    fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
-        self.registry.register(Box::new(collector.clone()))?;
-        Ok(collector)
-    }
-
-    fn build_info(&self) -> Result<(), prometheus::Error> {
-        let opts = Self::opts("build_info", "1, labelled with what was built.")
-            .const_label("version", env!("CARGO_PKG_VERSION"))
-            .const_label("revision", option_env!("PILOTLIGHT_REVISION").unwrap_or("unknown"));
-        self.register(IntGauge::with_opts(opts)?)?.set(1);
-        Ok(())
-    }
-
-    fn gauges<L: Label>(
-        &self,
-        labels: &[&str],
-        name: &str,
-        help: &str,
-    ) -> Result<Family<IntGauge, L>, prometheus::Error> {
-        Ok(Family::new(&self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)?))
-    }
-
-    /// Without TLS there is no certificate, and no such series.
-    fn certificate_expiry(&self) -> Result<IntGaugeVec, prometheus::Error> {
-        let help = "When the certificate of a listener ends, in seconds since 1970.";
-        let opts = Self::opts("tls_certificate_expiry_timestamp_seconds", help);
-        self.register(IntGaugeVec::new(opts, &["listener"])?)
-    }
-
-    fn idempotency_window(&self) -> Result<Gauge, prometheus::Error> {
-        let help = "How far back a run posted again is known: the set time, or less at high rates and after a start.";
-        self.register(Gauge::with_opts(Self::opts("idempotency_window_seconds", help))?)
-    }
-
-    fn lag(&mut self) -> Result<Histograms<()>, prometheus::Error> {
-        let help = "How late a serving thread wakes: what its tasks wait for each other.";
-        self.histogram("runtime_lag_seconds", help, &LAG_BUCKETS)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        self.register(IntGauge::with_opts(Self::opts(name, help))?)
-    }
-
-    fn counter(&mut self, name: &str, help: &str) -> Result<Counters<()>, prometheus::Error> {
-        self.families.counters(&Self::opts(name, help))
-    }
-
-    fn histogram(
-        &mut self,
-        name: &str,
-        help: &str,
-        buckets: &'static [f64],
-    ) -> Result<Histograms<()>, prometheus::Error> {
-        self.families.histograms(&Self::opts(name, help), buckets)
-    }
-
-    fn with_labels(labels: &[&str], name: &str, help: &str) -> Opts {
-        Self::opts(name, help).variable_labels(labels.iter().map(|&label| label.into()).collect())
-    }
-
-    fn counters<L: Label>(
-        &mut self,
-        labels: &[&str],
-        name: &str,
-        help: &str,
-    ) -> Result<Counters<L>, prometheus::Error> {
-        self.families.counters(&Self::with_labels(labels, name, help))
-    }
-
-    fn histograms<L: Label>(
-        &mut self,
-        labels: &[&str],
-        name: &str,
-        help: &str,
-        buckets: &'static [f64],
-    ) -> Result<Histograms<L>, prometheus::Error> {
-        self.families.histograms(&Self::with_labels(labels, name, help), buckets)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,9 +328,41 @@ mod tests {
             "pilotlight_dispatches_total{outcome=\"hit\",reason=\"none\"} 0",
             "pilotlight_offers_total{verdict=\"gone\"} 0",
             "pilotlight_http_requests_total{code_class=\"2xx\",route=\"connect\"} 0",
+            "pilotlight_http_requests_total{code_class=\"2xx\",route=\"reply\"} 0",
+            "pilotlight_dispatches_total{outcome=\"miss\",reason=\"no_reply_route\"} 0",
+            "pilotlight_replies_total{outcome=\"reply_broken\"} 0",
+            "pilotlight_reply_seconds_count{byte=\"first\"} 0",
+            "pilotlight_reply_bytes_count 0",
+            "pilotlight_replies_open 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         assert!(text.contains("process_resident_memory_bytes"));
+    }
+
+    #[test]
+    fn a_reply_is_counted_where_it_belongs() {
+        let metrics = Metrics::new().unwrap();
+        metrics.reply_opened();
+        metrics.reply_opened();
+        metrics.reply_closed();
+        metrics.reply_ended(ReplyOutcome::Cancelled);
+        metrics.reply_first_byte(Duration::from_millis(3));
+        metrics.reply_last_byte(Duration::from_secs(1200));
+        metrics.reply_size(2000);
+        let text = String::from_utf8(metrics.render((0, 0)).unwrap()).unwrap();
+        for line in [
+            "pilotlight_replies_open 1",
+            "pilotlight_replies_total{outcome=\"cancelled\"} 1",
+            "pilotlight_replies_total{outcome=\"replied\"} 0",
+            "pilotlight_reply_seconds_bucket{byte=\"first\",le=\"0.0025\"} 0",
+            "pilotlight_reply_seconds_bucket{byte=\"first\",le=\"0.005\"} 1",
+            "pilotlight_reply_seconds_bucket{byte=\"last\",le=\"900\"} 0",
+            "pilotlight_reply_seconds_sum{byte=\"last\"} 1200",
+            "pilotlight_reply_bytes_bucket{le=\"1024\"} 0",
+            "pilotlight_reply_bytes_bucket{le=\"4096\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -4,6 +4,8 @@ use super::closed_enum;
 
 closed_enum! {
     /// Why a run found no waiter. The first group comes from the core, the second from the layers around it.
+    ///
+    /// Brokers of a cluster send each other a reason as its place in this list: a new one goes to the end.
     MissReason {
         /// No controller waits for this deployment.
         NoPool = "no_pool",
@@ -28,5 +30,10 @@ closed_enum! {
         NoDeployment = "no_deployment",
         /// A limit of POSTs or of memory is reached; the status is 429.
         Overloaded = "overloaded",
+        /// The run asks for a reply, and only stock controllers wait: they cannot reply.
+        NoProof = "no_proof",
+        /// The run asks for a reply, only other brokers of the cluster have waiters, and this broker has no `--advertise` by which
+        /// a reply could come back.
+        NoReplyRoute = "no_reply_route",
     }
 }

@@ -8,6 +8,7 @@ mod miss_reason;
 mod outcome;
 mod poll_end;
 mod proof;
+mod reply_outcome;
 mod transport;
 
 pub(crate) use closed_enum::closed_enum;
@@ -16,4 +17,5 @@ pub use miss_reason::MissReason;
 pub use outcome::{DispatchKind, DispatchOutcome};
 pub use poll_end::PollEnd;
 pub use proof::{Proof, Verdict};
+pub use reply_outcome::ReplyOutcome;
 pub use transport::Transport;
