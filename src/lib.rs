@@ -3,7 +3,7 @@
 //!
 //! Layers, from the bottom up; imports point down only (`tests/architecture.rs` checks it):
 //! 0 [`model`], [`broker`], [`collector`], [`nats_url`], [`address`], [`allocator`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`],
-//! [`auth`] · 2 [`transport`] · 3 [`dispatch`] · 4 [`cluster`] · 5 [`http`] · 6 [`ops`] · 7 [`server`] ·
+//! [`auth`] · 2 [`transport`] · 3 [`reply`], [`dispatch`] · 4 [`cluster`] · 5 [`http`] · 6 [`ops`] · 7 [`server`] ·
 //! 8 [`commands`] and `main`.
 
 pub mod address;
@@ -23,5 +23,6 @@ pub mod metrics;
 pub mod model;
 pub mod nats_url;
 pub mod ops;
+pub mod reply;
 pub mod server;
 pub mod transport;

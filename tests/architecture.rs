@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use imports::Sources;
 
 /// The layers of `src`, from the lowest. A module may import from lower layers, and from the named modules of its own layer.
-const LAYERS: [(&str, usize, &[&str]); 20] = [
+const LAYERS: [(&str, usize, &[&str]); 21] = [
     ("model", 0, &[]),
     ("broker", 0, &["model"]),
     ("address", 0, &[]),
@@ -26,7 +26,8 @@ const LAYERS: [(&str, usize, &[&str]); 20] = [
     ("journal", 1, &["metrics"]),
     ("exchange", 1, &["metrics", "journal"]),
     ("transport", 2, &[]),
-    ("dispatch", 3, &[]),
+    ("reply", 3, &[]),
+    ("dispatch", 3, &["reply"]),
     ("cluster", 4, &[]),
     ("http", 5, &[]),
     ("ops", 6, &[]),

@@ -132,8 +132,12 @@ impl Owner {
             payload: later.map(|(_, payload)| (payload, PAYLOAD_WITHIN)),
         };
         let slice = |part: &[u8]| question.bytes.slice_ref(part);
-        let run =
-            Run { id: slice(forward.run.as_bytes()), content_type: slice(forward.content_type), payload };
+        let run = Run {
+            id: slice(forward.run.as_bytes()),
+            content_type: slice(forward.content_type),
+            payload,
+            reply: None,
+        };
         let request = DispatchRequest {
             key: taken.key,
             payload_kind: taken.payload_kind,
@@ -143,6 +147,7 @@ impl Owner {
             idempotency_key: forward.idempotency_key.map(|run| IdempotencyKey::of_digest(run.bytes())),
             content: forward.content.and_then(NonZeroU64::new),
             names_controller: forward.names_controller,
+            reply: None,
             wait: Duration::ZERO,
             deadline: question.arrived + taken.left.verdict,
             times: DispatchTimes {

@@ -21,8 +21,8 @@ pub use reload::changes_needing_restart;
 pub use render::{default_toml, environment_file, values};
 pub use settings::{
     AccessSettings, CAN_PROVE, ClusterSettings, DeliverySettings, LimitSettings, ListenerSettings, LogFormat,
-    MessageCheck, PickOrder, ProcessSettings, ProofLevel, ProxySettings, RecordSettings, Settings,
-    TlsSettings, WaitingSettings,
+    MessageCheck, PickOrder, ProcessSettings, ProofLevel, ProxySettings, RecordSettings, ReplySettings,
+    Settings, TlsSettings, WaitingSettings,
 };
 pub use validate::Listeners;
 

@@ -29,6 +29,8 @@ const RELOADABLE: &[&str] = &[
     "dispatch-budget",
     "remember-runs",
     "message-check",
+    "max-reply-wait",
+    "reply-idle",
     "body-limit",
     "max-posts",
     "max-post-rate",

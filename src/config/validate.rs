@@ -40,6 +40,7 @@ impl Settings {
             tls,
             waiting,
             delivery,
+            replies,
             limits,
             cluster,
             records,
@@ -47,6 +48,7 @@ impl Settings {
         } = self;
         waiting.validate()?;
         delivery.validate()?;
+        replies.validate()?;
         limits.validate()?;
         cluster.validate()?;
         records.validate()?;

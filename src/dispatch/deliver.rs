@@ -52,18 +52,22 @@ pub(super) async fn deliver(shared: &Arc<Shared>, run: RunToDeliver<'_>) -> Ende
         shared,
         claim: ClaimRequest { key, payload_kind },
         wait_until: (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer)),
-        is_local: forwarded.is_some(),
+        is_local: forwarded.is_some() || request.reply.is_some(),
         deadline,
         times,
         idempotency_key: request.idempotency_key,
         content: request.content,
         remote: None,
     };
-    let run = request.run;
-    let mut task = OfferTask { run, requirements, policy, names_controller, offers: 0, leader, record };
+    let (run, reply) = (request.run, request.reply);
+    let mut task =
+        OfferTask { run, requirements, policy, names_controller, offers: 0, leader, record, reply };
     let result = loop {
         if now > last_offer + LAST_CLAIM_DELAY {
             break Err(task.policy.unproven_reason());
+        }
+        if let Err(reason) = task.name_reply() {
+            break Err(reason);
         }
         let offered = match search.find(&task, &mut now).await {
             Found::Here(removed) => {
@@ -90,8 +94,7 @@ pub(super) async fn deliver(shared: &Arc<Shared>, run: RunToDeliver<'_>) -> Ende
                 task = returned;
                 ended
             }
-            Found::Nowhere(_) if task.offers > 0 => break Err(task.policy.unproven_reason()),
-            Found::Nowhere(reason) => break Err(reason),
+            Found::Nowhere(reason) => break Err(task.miss(reason)),
         };
         now = offered.ended;
         match offered.step {

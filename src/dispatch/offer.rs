@@ -18,7 +18,8 @@ use super::shared::Leader;
 use crate::broker::{HostId, RemovedWaiter};
 use crate::journal::OfferRecord;
 use crate::logging::Throttle;
-use crate::model::{MissReason, Verdict};
+use crate::model::{MissReason, Proof, Verdict};
+use crate::reply::Reply;
 use crate::transport::{Delivery, DeliveryRequirements, PendingProof, Run, Waiter};
 
 /// Another broker did not answer, so that one of its waiters may have the run.
@@ -37,6 +38,8 @@ pub(super) struct OfferTask {
     /// Held until other POSTs of this run may be answered.
     pub(super) leader: Option<Leader>,
     pub(super) record: Box<Record>,
+    /// The reply that the POST awaits.
+    pub(super) reply: Option<Arc<Reply>>,
 }
 
 /// The waiter of an offer, and the time of its match.
@@ -63,6 +66,36 @@ pub(super) struct OfferResult {
 }
 
 impl OfferTask {
+    /// If a reply is awaited, the next offer gets a token of its own, and no earlier one is worth anything any more. An error if an
+    /// earlier offer must be the last one.
+    pub(super) fn name_reply(&mut self) -> Result<(), MissReason> {
+        match (&self.reply, &self.run.reply) {
+            // The token of a forwarded run is another broker's, and good for one offer.
+            (None, Some(_)) if self.policy.is_redelivering() => Err(self.policy.unproven_reason()),
+            (None, _) => Ok(()),
+            (Some(reply), _) => {
+                self.run.reply = reply.begin_offer(&self.run.id);
+                // The caller has left.
+                if self.run.reply.is_some() { Ok(()) } else { Err(self.policy.unproven_reason()) }
+            }
+        }
+    }
+
+    /// Why the run misses, if this is why no waiter was found.
+    pub(super) fn miss(&self, reason: MissReason) -> MissReason {
+        if self.offers > 0 {
+            return self.policy.unproven_reason();
+        }
+        // Whoever waits there cannot reply.
+        let cannot_reply = self.reply.is_some() && reason == MissReason::NotAMessage;
+        if cannot_reply { MissReason::NoProof } else { reason }
+    }
+
+    /// Whether the worker of an offer that was not proved has opened its reply, and so has the run. If not, it cannot any more.
+    fn is_replied_to(&self) -> bool {
+        self.reply.as_ref().is_some_and(|reply| !reply.withdraw())
+    }
+
     /// Offers the run to this waiter. `Break` if the offer has ended; `Continue` if its proof takes time.
     pub(super) fn offer(
         &mut self,
@@ -107,6 +140,9 @@ impl OfferTask {
             ForwardResult::Unknown => (Step::GiveUp(MissReason::Unknown), None),
             ForwardResult::Silent => (self.policy.after(SILENT), None),
         };
+        let is_delivered = matches!(step, Step::Delivered(_));
+        let step =
+            if !is_delivered && self.is_replied_to() { Step::Delivered(Proof::Received) } else { step };
         self.offers += u32::try_from(offers.len()).unwrap_or(u32::MAX);
         for offer in offers {
             self.record.add_offer(offer, step);
@@ -142,10 +178,14 @@ impl OfferTask {
     }
 
     /// Accounts for an offer that has ended.
-    fn end(&mut self, offered: Offered, delivery: Delivery) -> OfferResult {
+    fn end(&mut self, offered: Offered, mut delivery: Delivery) -> OfferResult {
         let Offered { controller, host, address, ends_with_run, matched } = offered;
         let ended = Instant::now();
         let took = ended.saturating_duration_since(matched);
+        let is_proved = delivery.verdict.proof().is_some_and(|proof| proof >= self.policy.proof());
+        if !is_proved && self.is_replied_to() {
+            delivery.verdict = Verdict::Received;
+        }
         let shared = self.record.shared();
         let verdict = delivery.verdict;
         shared.metrics.offered(verdict, took);

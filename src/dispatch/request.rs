@@ -10,6 +10,7 @@ use siphasher::sip128::{Hash128, SipHasher13};
 use crate::broker::{KeyRef, PayloadKind};
 use crate::exchange::ContentHash;
 use crate::model::{DispatchOutcome, MissReason, Proof};
+use crate::reply::Reply;
 use crate::transport::{Run, with_write_buffer};
 
 /// A valid run, and what its supervisor allows.
@@ -30,6 +31,8 @@ pub struct DispatchRequest<'a> {
     pub content: ContentHash,
     /// Whether the answer names the controller. Its name is then kept for as long as the run is remembered.
     pub names_controller: bool,
+    /// The reply that the POST awaits. Only waiters that can reply are offered the run then.
+    pub reply: Option<Arc<Reply>>,
     /// How long to wait for a controller to come.
     pub wait: Duration,
     /// The POST is answered by then.

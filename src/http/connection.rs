@@ -169,6 +169,6 @@ fn answer_or_park(
             response.close |= state.closes_after(head);
             ReadyRequest::Answered(response)
         }
-        Routed::Dispatch(..) | Routed::PassOn(_) => return None,
+        Routed::Dispatch(..) | Routed::PassOn(_) | Routed::Reply(_) => return None,
     })
 }

@@ -1,7 +1,7 @@
 //! Owns the requests of controllers and supervisors: their connections, routes and dialects, and the only statuses they see.
 //!
 //! ```text
-//! connection ─► request_loop ─► routes ─► dialect, receipts ─► state ─► peers
+//! connection ─► request_loop ─► routes ─► dialect, receipts ─► replies ─► state ─► peers
 //!      └─────────────┴─► h1 ─► response, problem, admission
 //! ```
 //! Imports follow the arrows. A module may use any module further along them.
@@ -20,9 +20,12 @@ mod peer_tls;
 mod peers;
 mod problem;
 mod receipts;
+mod replies;
 mod request_loop;
 mod response;
 mod routes;
+mod run_problem;
+mod run_request;
 mod shared_names;
 mod state;
 

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use super::response::HttpResponse;
 use crate::auth::TokenError;
 use crate::metrics::AuthFailure;
-use crate::model::{DispatchOutcome, MissReason};
+use crate::model::{DispatchOutcome, MissReason, ReplyOutcome};
 
 const BEARER: &str = "Bearer realm=\"pilotlight\"";
 const PASSWORD: &str = "Basic realm=\"pilotlight\", Bearer realm=\"pilotlight\"";
@@ -18,8 +18,10 @@ pub struct Problem {
     status: StatusCode,
     kind: &'static str,
     title: &'static str,
-    detail: String,
+    detail: Box<str>,
     extra: Option<(&'static str, &'static str)>,
+    /// A member of the document that a program reads.
+    member: Option<(&'static str, &'static str)>,
     closes: bool,
     is_miss: bool,
 }
@@ -28,13 +30,29 @@ impl Problem {
     /// The media type of a document.
     pub(super) const CONTENT_TYPE: &'static str = "application/problem+json";
 
-    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), extra: None, closes: false, is_miss: false }
+    pub(super) fn new(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<Box<str>>,
+    ) -> Self {
+        let (detail, extra, member) = (detail.into(), None, None);
+        Self { status, kind, title, detail, extra, member, closes: false, is_miss: false }
+    }
+
+    /// The same with this header field.
+    pub(super) fn with_field(self, name: &'static str, value: &'static str) -> Self {
+        Self { extra: Some((name, value)), ..self }
+    }
+
+    /// The same with this member of the document.
+    pub(super) fn with_member(self, name: &'static str, value: &'static str) -> Self {
+        Self { member: Some((name, value)), ..self }
     }
 
     pub(crate) fn no_such_route() -> Self {
         let detail = "This listener serves GET /connect, GET and POST /warm-start, GET and POST \
-                      /v1/pools/{deployment}/{version}/{cpu}/{memory}, and POST /v1/runs/{run}/ack and /ready; POSTs of runs may \
+                      /v1/pools/{deployment}/{version}/{cpu}/{memory}, and POST /v1/runs/{run}/ack, /ready, /reply and /error; POSTs of runs may \
                       have a listener of their own. The console, /metrics and /readyz are on the ops listener (--ops-listen).";
         Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
     }
@@ -85,10 +103,8 @@ impl Problem {
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("This route takes: {allow}.");
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self {
-            extra: Some(("allow", allow)),
-            ..Self::new(status, "method-not-allowed", "The route does not take this method", detail)
-        }
+        Self::new(status, "method-not-allowed", "The route does not take this method", detail)
+            .with_field("allow", allow)
     }
 
     pub(crate) fn target_too_long() -> Self {
@@ -249,89 +265,6 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoded-body", "The body is encoded", detail)
     }
 
-    fn bad_offer_token(detail: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "bad-offer-token", "The receipt is not let in", detail)
-    }
-
-    pub(super) fn no_offer_token() -> Self {
-        Self::bad_offer_token(
-            "The query has no `token`. POST to the path in `ack` or `ready` of the run's event, as it is.",
-        )
-    }
-
-    pub(super) fn forged_offer_token() -> Self {
-        Self::bad_offer_token(
-            "No broker has made this `token`. POST to the path in `ack` or `ready` of the run's event, as it is.",
-        )
-    }
-
-    pub(super) fn other_run() -> Self {
-        Self::bad_offer_token(
-            "The `token` is that of another run's offer. POST to the path in `ack` or `ready` of the run's event, as it is.",
-        )
-    }
-
-    pub(super) fn offer_ended() -> Self {
-        let detail = "The stream has ended, and with it every offer that was not acknowledged: the run may go to another controller, so \
-                      do not start it. If this receipt was sent before and its response was lost, it may have counted.";
-        Self::new(StatusCode::GONE, "offer-ended", "The offer has ended", detail)
-    }
-
-    /// A receipt that another broker has passed on came to a broker that it is not for.
-    pub(super) fn misdirected_receipt() -> Self {
-        let detail = "This broker has not made the offer, and does not pass on what another broker has passed on. The --advertise of the \
-                      broker that made the offer leads here: it must lead to that broker alone.";
-        let status = StatusCode::MISDIRECTED_REQUEST;
-        Self::new(status, "misdirected-receipt", "The receipt is for another broker", detail)
-    }
-
-    pub(super) fn unknown_peer() -> Self {
-        let detail = "Another broker made the offer, and this one does not know it at the moment. Nothing was counted: send the receipt \
-                      again in a second.";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self {
-            extra: Some(("retry-after", "1")),
-            ..Self::new(status, "unknown-broker", "The offer's broker is unknown", detail)
-        }
-    }
-
-    pub(super) fn peer_not_advertised() -> Self {
-        let detail = "Another broker made the offer, and does not say where it is reached, so nothing was counted. Let its operator set \
-                      --advertise, or send receipts to the broker that sent the event.";
-        let status = StatusCode::BAD_GATEWAY;
-        Self::new(status, "no-way-to-broker", "The receipt cannot be passed on", detail)
-    }
-
-    pub(super) fn peer_busy() -> Self {
-        let detail = "Too many receipts are on their way to the broker that made the offer. Nothing was counted: send the receipt again \
-                      at once.";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self {
-            extra: Some(("retry-after", "0")),
-            ..Self::new(status, "broker-busy", "Too many receipts at once", detail)
-        }
-    }
-
-    pub(super) fn peer_unreachable() -> Self {
-        let detail = "The broker that made the offer cannot be reached, so nothing was counted; the log of this broker says why.";
-        let status = StatusCode::BAD_GATEWAY;
-        Self::new(status, "broker-unreachable", "The receipt was not passed on", detail)
-    }
-
-    pub(super) fn peer_broken() -> Self {
-        let detail = "The broker that made the offer gave no valid response, so the receipt may have counted or not: send it again. \
-                      The log of this broker says why.";
-        let status = StatusCode::BAD_GATEWAY;
-        Self::new(status, "broker-failed", "The receipt may not have counted", detail)
-    }
-
-    pub(super) fn peer_too_slow() -> Self {
-        let detail = "The broker that made the offer did not answer within 2 s, so the receipt may have counted or not: send it \
-                      again.";
-        let status = StatusCode::GATEWAY_TIMEOUT;
-        Self::new(status, "broker-too-slow", "The receipt may not have counted", detail)
-    }
-
     /// The fault and its remedy, for the log.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
@@ -340,6 +273,15 @@ impl Problem {
     /// How a POST that is refused like this is counted: to a supervisor, an overloaded broker is a miss.
     pub(super) fn outcome(&self) -> DispatchOutcome {
         if self.is_miss { DispatchOutcome::Miss(MissReason::Overloaded) } else { DispatchOutcome::Refused }
+    }
+
+    /// How a POST that awaits a reply is counted if it is refused like this.
+    pub(super) fn reply_outcome(&self) -> ReplyOutcome {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => ReplyOutcome::Limited,
+            StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => ReplyOutcome::Duplicate,
+            _ => ReplyOutcome::Refused,
+        }
     }
 
     /// The same, and the connection is closed after the response.
@@ -361,6 +303,9 @@ impl From<Problem> for HttpResponse {
             document["reason"] = MissReason::Overloaded.text().into();
             document["didWarmStart"] = false.into();
             document["delivered"] = false.into();
+        }
+        if let Some((name, value)) = problem.member {
+            document[name] = value.into();
         }
         let Problem { status, extra, closes, .. } = problem;
         Self {

@@ -1,37 +1,16 @@
 //! Owns the receipts of controllers: `POST /v1/runs/{run}/ack` and `/ready`. They need the token of an offer and nothing else, and
 //! another broker's are passed on to it.
 
-use std::borrow::Cow;
-
 use hyper::StatusCode;
-use percent_encoding::percent_decode_str;
 
 use super::peers::{PeerError, PeerResponse};
 use super::problem::Problem;
 use super::response::{HttpResponse, ResponseBody};
+use super::run_request::{PASSED_ON, RunPath, RunQuery, RunResource};
 use super::state::HttpState;
-use crate::broker::check_part;
 use crate::logging::Throttle;
 use crate::metrics::Route;
-use crate::transport::{OfferToken, RUNS_PATH, Receipt, ReceiptError};
-
-/// The parameter of a receipt that another broker has passed on, so that it is not passed on again.
-const PASSED_ON: &str = "passed_on";
-
-/// A path of this module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RunPath<'a> {
-    /// The run, percent-encoded.
-    run: &'a str,
-    resource: RunResource,
-}
-
-/// What a controller does to a run that it was offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RunResource {
-    Ack,
-    Ready,
-}
+use crate::transport::{OfferToken, Receipt, ReceiptError, run_path};
 
 /// What a receipt has come to.
 pub(super) enum Received {
@@ -48,25 +27,6 @@ pub(super) struct PeerReceipt {
     target: String,
 }
 
-/// The parameters of a receipt.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct ReceiptQuery<'a> {
-    token: Option<Cow<'a, str>>,
-    is_ready: bool,
-    is_passed_on: bool,
-}
-
-/// The path as one of a run; none if it is another one.
-pub(super) fn find(path: &str) -> Option<RunPath<'_>> {
-    let (run, resource) = path.strip_prefix(RUNS_PATH)?.split_once('/')?;
-    let resource = match resource {
-        "ack" => RunResource::Ack,
-        "ready" => RunResource::Ready,
-        _ => return None,
-    };
-    Some(RunPath { run, resource })
-}
-
 /// Handles a receipt, unless it is another broker's.
 pub(super) fn receive(state: &HttpState, path: RunPath<'_>, query: Option<&str>) -> Received {
     match parse_and_count(state, path, query) {
@@ -78,29 +38,26 @@ pub(super) fn receive(state: &HttpState, path: RunPath<'_>, query: Option<&str>)
 
 fn parse_and_count(
     state: &HttpState,
-    RunPath { run, resource }: RunPath<'_>,
+    path: RunPath<'_>,
     query: Option<&str>,
 ) -> Result<Option<PeerReceipt>, Problem> {
-    let query = ReceiptQuery::parse(resource, query)?;
-    let receipt = match resource {
-        RunResource::Ack if !query.is_ready => Receipt::Ack,
-        // Who is done with a run has read it.
-        RunResource::Ack | RunResource::Ready => Receipt::Ready,
-    };
+    let query = RunQuery::parse(path.resource, query)?;
+    // Who is done with a run has read it.
+    let is_ready = query.is_ready || path.resource == RunResource::Ready;
+    let receipt = if is_ready { Receipt::Ready } else { Receipt::Ack };
     let text = query.token.ok_or_else(Problem::no_offer_token)?;
     // In a cluster, and only there, a token names its broker.
     let token = OfferToken::parse(&text).filter(|token| token.broker.is_some() == state.cluster.is_some());
     let token = token.ok_or_else(Problem::forged_offer_token)?;
     // A text that no run can have is that of another run.
-    let run = percent_decode_str(run).decode_utf8().map_err(|_| Problem::other_run())?;
-    let run = check_part(&run).map_err(|_| Problem::other_run())?;
-    match state.sessions.receive(&token, run, receipt) {
+    let run = path.decode_run().ok_or_else(Problem::other_run)?;
+    match state.sessions.receive(&token, &run, receipt) {
         Ok(()) => Ok(None),
         Err(ReceiptError::Forged) => match of_another_broker(state, &token) {
             None => Err(Problem::forged_offer_token()),
             Some(_) if query.is_passed_on => Err(Problem::misdirected_receipt()),
             Some(broker) => {
-                Ok(Some(PeerReceipt { broker, target: target(&token, run, resource, query.is_ready) }))
+                Ok(Some(PeerReceipt { broker, target: target(&token, &run, path.resource, query.is_ready) }))
             }
         },
         Err(ReceiptError::OtherRun) => Err(Problem::other_run()),
@@ -116,12 +73,8 @@ fn of_another_broker(state: &HttpState, token: &OfferToken) -> Option<u128> {
 
 /// The path and the query with which a receipt is passed on.
 fn target(token: &OfferToken, run: &str, resource: RunResource, is_ready: bool) -> String {
-    let receipt = match resource {
-        RunResource::Ack => "ack",
-        RunResource::Ready => "ready",
-    };
     let ready = if is_ready { "&ready=true" } else { "" };
-    format!("{}{ready}&{PASSED_ON}=true", token.receipt_path(run.as_bytes(), receipt))
+    format!("{}{ready}&{PASSED_ON}=true", run_path(run.as_bytes(), resource.text(), token))
 }
 
 /// Passes a receipt on to the broker that made the offer, and counts the request. The response is that broker's, or says why there
@@ -165,54 +118,9 @@ async fn ask_peer(
     })
 }
 
-impl<'a> ReceiptQuery<'a> {
-    fn parse(resource: RunResource, query: Option<&'a str>) -> Result<Self, Problem> {
-        let mut parsed = Self::default();
-        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            let flag = || {
-                let bad = || Problem::bad_parameter(&name, "is neither true nor false");
-                value.parse().map_err(|_| bad())
-            };
-            match &*name {
-                "token" if parsed.token.is_some() => {
-                    return Err(Problem::bad_parameter("token", "occurs more than once"));
-                }
-                "token" => parsed.token = Some(value),
-                "ready" if resource == RunResource::Ack => parsed.is_ready = flag()?,
-                PASSED_ON => parsed.is_passed_on = flag()?,
-                _ => {
-                    let known = match resource {
-                        RunResource::Ack => "has an unknown name; known: token, ready",
-                        RunResource::Ready => "has an unknown name; known: token",
-                    };
-                    return Err(Problem::bad_parameter("The query", known));
-                }
-            }
-        }
-        Ok(parsed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_names_a_run_and_what_is_done_to_it() {
-        let found = |path| find(path).map(|RunPath { run, resource }| (run, resource));
-        assert_eq!(found("/v1/runs/a%2Fb/ack"), Some(("a%2Fb", RunResource::Ack)));
-        assert_eq!(found("/v1/runs/a/ready"), Some(("a", RunResource::Ready)));
-        for other in [
-            "/v1/runs/",
-            "/v1/runs/a",
-            "/v1/runs/ack",
-            "/v1/runs/a/acks",
-            "/v1/runs/a/b/ack",
-            "/v1/pools/a/ack",
-        ] {
-            assert_eq!(found(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn what_is_passed_on_is_parsed_to_the_same_and_is_not_passed_on_again() {
@@ -224,11 +132,11 @@ mod tests {
             let run = "a run/1?x=%41&token=z#é";
             let target = target(&token, run, resource, is_ready);
             let (path, query) = target.split_once('?').unwrap();
-            let path = find(path).unwrap();
+            let path = RunPath::find(path).unwrap();
             assert_eq!(path.resource, resource, "{target}");
-            assert_eq!(percent_decode_str(path.run).decode_utf8().unwrap(), run, "{target}");
-            let parsed = ReceiptQuery::parse(resource, Some(query)).unwrap();
-            assert_eq!(parsed, ReceiptQuery { token: Some((&*text).into()), is_ready, is_passed_on: true });
+            assert_eq!(path.decode_run().unwrap(), run, "{target}");
+            let parsed = RunQuery::parse(resource, Some(query)).unwrap();
+            assert_eq!(parsed, RunQuery { token: Some((&*text).into()), is_ready, is_passed_on: true });
         }
     }
 }

@@ -12,13 +12,15 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Version};
 use tokio::time::Instant;
 
-use super::dialect::dispatch;
+use super::dialect::{Dispatched, dispatch};
 use super::h1::{
     HeadParse, HeaderFields, HyperEnd, HyperRead, RequestBody, RequestHead, Signs, discard, parse, read_idle,
-    read_line, read_more, read_with_hyper, websocket_key, write_and_linger, write_response,
+    read_line, read_more, read_with_hyper, websocket_key, write_and_cut_off, write_and_linger,
+    write_response,
 };
 use super::park::{Waiting, park};
 use super::receipts::pass_on;
+use super::replies::{CallerTerms, PendingReply, ReplyRequest, WorkerAnswer, receive};
 use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
@@ -129,7 +131,17 @@ async fn handle_plain(
         Routed::Now(Action::Respond(response)) => response,
         Routed::Dispatch(dialect, limit) => {
             let dispatched = dispatch(dialect, state, &head, RequestBody::Whole(body), limit);
-            abort_on_disconnect(connection, pin!(dispatched)).await?
+            match abort_on_disconnect(connection, pin!(dispatched)).await? {
+                Dispatched::Answered(response) => response,
+                Dispatched::HandedOver(pending) => {
+                    Box::pin(pending.relay(state, connection, caller_terms(state, &head))).await?;
+                    return ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()));
+                }
+            }
+        }
+        Routed::Reply(_) => {
+            debug_assert!(false, "a reply is never plain");
+            return ControlFlow::Break(());
         }
         // Also for a client that does not wait for the response, as its receipt would count here.
         Routed::PassOn(receipt) => pass_on(state, receipt).await,
@@ -139,11 +151,15 @@ async fn handle_plain(
     ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()))
 }
 
-/// Waits for a response. `Break` if the client leaves before it.
+fn caller_terms(state: &HttpState, head: &RequestHead<'_>) -> CallerTerms {
+    CallerTerms { is_http_11: head.is_http_11, closes: state.closes_after(head) }
+}
+
+/// Waits for the end of a dispatch. `Break` if the client leaves before it.
 async fn abort_on_disconnect(
     connection: &Connection,
-    mut response: Pin<&mut impl Future<Output = HttpResponse>>,
-) -> ControlFlow<(), HttpResponse> {
+    mut response: Pin<&mut impl Future<Output = Dispatched>>,
+) -> ControlFlow<(), Dispatched> {
     let mut closed = pin!(connection.closed());
     poll_fn(|cx| match response.as_mut().poll(cx) {
         Poll::Ready(response) => Poll::Ready(ControlFlow::Continue(response)),
@@ -160,13 +176,24 @@ async fn handle_with_hyper(
     validated: Bytes,
 ) -> ControlFlow<(), AfterRequest> {
     let handle = |request| handle_hyper_request(state, listener, connection, request);
-    let (action, mut unread) = match read_with_hyper(connection, validated, handle).await {
+    let (handled, mut unread) = match read_with_hyper(connection, validated, handle).await {
         Ok(HyperRead { handled, unread }) => (handled, unread),
         Err(HyperEnd::BadRequest) => {
             state.metrics.answered(Route::Other, 400);
             return ControlFlow::Break(());
         }
         Err(HyperEnd::Closed) => return ControlFlow::Break(()),
+    };
+    let action = match handled {
+        Handled::Done(action) => action,
+        Handled::HandedOver(pending, terms) => {
+            pending.relay(state, connection, terms).await?;
+            return ControlFlow::Continue(AfterRequest::Unread(unread));
+        }
+        Handled::CutOff(response) => {
+            write_and_cut_off(connection, &response).await;
+            return ControlFlow::Break(());
+        }
     };
     match action {
         Action::Park(poll) if unread.is_empty() || poll.kind.reads_on() => {
@@ -185,12 +212,22 @@ async fn handle_with_hyper(
     }
 }
 
+/// What a request has come to that hyper has read.
+enum Handled {
+    /// This is done with it.
+    Done(Action<'static>),
+    /// It is a dispatch whose reply is awaited.
+    HandedOver(Box<PendingReply>, CallerTerms),
+    /// It is a reply that nobody wants any more.
+    CutOff(HttpResponse),
+}
+
 async fn handle_hyper_request(
     state: &Arc<HttpState>,
     listener: Listener,
     connection: &Connection,
     request: Request<Incoming>,
-) -> Action<'static> {
+) -> Handled {
     let (parts, body) = request.into_parts();
     let fields = HeaderFields::from(&parts.headers);
     let head = RequestHead {
@@ -204,28 +241,44 @@ async fn handle_hyper_request(
     let mut response = match route(state, listener, connection.origin(), &head) {
         Routed::Now(Action::Park(poll)) => {
             if discard(body).await {
-                return Action::Park(poll.into_owned());
+                return Handled::Done(Action::Park(poll.into_owned()));
             }
             state.metrics.poll_refused();
-            return Action::Close;
+            return Handled::Done(Action::Close);
         }
-        Routed::Now(Action::Close) => return Action::Close,
-        Routed::Now(Action::Respond(mut response)) => {
-            // A body that is not read would be taken for the next request. A client that expects to be asked for its body is
-            // not asked.
-            response.close = response.close || head.fields.show(Signs::EXPECT) || !discard(body).await;
-            response
-        }
+        Routed::Now(Action::Close) => return Handled::Done(Action::Close),
+        Routed::Now(Action::Respond(response)) => without_body(response, &head, body).await,
         Routed::Dispatch(dialect, limit) => {
-            dispatch(dialect, state, &head, RequestBody::Stream(body), limit).await
+            match dispatch(dialect, state, &head, RequestBody::Stream(body), limit).await {
+                Dispatched::Answered(response) => response,
+                Dispatched::HandedOver(pending) => {
+                    return Handled::HandedOver(pending, caller_terms(state, &head));
+                }
+            }
         }
-        Routed::PassOn(receipt) => {
-            let mut response = pass_on(state, receipt).await;
-            response.close = response.close || head.fields.show(Signs::EXPECT) || !discard(body).await;
-            response
+        Routed::PassOn(receipt) => without_body(pass_on(state, receipt).await, &head, body).await,
+        Routed::Reply(path) => {
+            let request = ReplyRequest { path, query: head.query, fields: &parts.headers };
+            let answer = Box::pin(receive(state, connection, request, body)).await;
+            if let Some(status) = answer.status() {
+                state.metrics.answered(Route::Reply, status);
+            }
+            match answer {
+                WorkerAnswer::Respond(response) => response,
+                WorkerAnswer::RespondEarly(response, body) => without_body(response, &head, body).await,
+                WorkerAnswer::CutOff(response) => return Handled::CutOff(response),
+                WorkerAnswer::Close => return Handled::Done(Action::Close),
+            }
         }
     };
     response.close |= state.closes_after(&head);
     response.omits_body |= head.method == Method::HEAD;
-    Action::Respond(response)
+    Handled::Done(Action::Respond(response))
+}
+
+/// The same response to a request whose body is not needed. A body that is not read would be taken for the next request. A client that
+/// expects to be asked for its body is not asked.
+async fn without_body(mut response: HttpResponse, head: &RequestHead<'_>, body: Incoming) -> HttpResponse {
+    response.close = response.close || head.fields.show(Signs::EXPECT) || !discard(body).await;
+    response
 }

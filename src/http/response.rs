@@ -10,6 +10,7 @@ use hyper::{Response, StatusCode};
 use smallvec::SmallVec;
 
 use crate::dispatch::DispatchRecorder;
+use crate::model::ReplyOutcome;
 
 /// The bytes of a body. Those of the response to a dispatch fit on the stack.
 pub type ResponseBody = SmallVec<[u8; 64]>;
@@ -25,6 +26,8 @@ pub struct HttpResponse {
     pub body: ResponseBody,
     /// A header that the status requires, its name in lower case.
     pub extra: Option<(&'static str, &'static str)>,
+    /// How the run's reply has ended, if the POST asks for one.
+    pub(super) reply: Option<ReplyOutcome>,
     /// Whether the connection is closed after it.
     pub close: bool,
     /// Whether only the length of the body is sent, as HEAD requires, or nothing of it, as 204 does.
@@ -41,6 +44,7 @@ impl HttpResponse {
             content_type,
             body: body.into(),
             extra: None,
+            reply: None,
             close: false,
             omits_body: false,
             recorder: None,
@@ -62,6 +66,11 @@ impl HttpResponse {
         Self::new(status, "application/json", body)
     }
 
+    /// The same to a POST that asks for a reply, which has ended so.
+    pub(super) fn of_reply(self, outcome: ReplyOutcome) -> Self {
+        Self { reply: Some(outcome), ..self }
+    }
+
     /// The same, keeping the record of its POST open until it is written.
     pub(super) fn after(mut self, recorder: DispatchRecorder) -> Self {
         self.recorder = Some(recorder);
@@ -76,18 +85,20 @@ impl HttpResponse {
         out.extend_from_slice(b" ");
         out.extend_from_slice(self.status.canonical_reason().unwrap_or_default().as_bytes());
         if !self.body.is_empty() {
-            field(out, "content-type", self.content_type.as_bytes());
+            append_field(out, "content-type", self.content_type.as_bytes());
         }
         if let Some((name, value)) = self.extra {
-            field(out, name, value.as_bytes());
+            append_field(out, name, value.as_bytes());
+        }
+        if let Some(outcome) = self.reply {
+            append_field(out, "pilotlight-outcome", outcome.text().as_bytes());
         }
         write_keep_alive((!self.close).then_some(keep_alive), out);
         // The response to HEAD has the length of the response to GET, which is unknown where GET is held.
         if !(self.omits_body && self.body.is_empty()) {
-            field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
+            append_field(out, "content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
         }
-        out.extend_from_slice(b"\r\ndate: ");
-        date(ended.unwrap_or_else(Instant::now), out);
+        write_date(ended.unwrap_or_else(Instant::now), out);
         out.extend_from_slice(b"\r\n\r\n");
         if !self.omits_body {
             out.extend_from_slice(&self.body);
@@ -122,7 +133,7 @@ pub(super) fn write_keep_alive(keep_alive: Option<u64>, out: &mut Vec<u8>) {
     }
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(super) fn append_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
@@ -130,14 +141,14 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 /// Appends the current date. The wall clock is read, and the date formatted, once a second.
-fn date(now: Instant, out: &mut Vec<u8>) {
+pub(super) fn write_date(now: Instant, out: &mut Vec<u8>) {
     thread_local!(static DATE: RefCell<Option<FormattedDate>> = const { RefCell::new(None) });
     DATE.with_borrow_mut(|date| {
         let date = match date {
             Some(date) if now < date.ends => date,
             expired => expired.insert(FormattedDate::at(now)),
         };
-        out.extend_from_slice(date.text.as_bytes());
+        append_field(out, "date", date.text.as_bytes());
     });
 }
 

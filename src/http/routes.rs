@@ -9,8 +9,10 @@ use super::client_addr::ClientAddr;
 use super::dialect::{self, Dialect, PollRequest, Resource};
 use super::h1::{FieldName, MAX_TARGET_BYTES, RequestHead, Signs};
 use super::problem::Problem;
-use super::receipts::{self, PeerReceipt, Received, RunPath};
+use super::receipts::{self, PeerReceipt, Received};
+use super::replies::refuse_reply;
 use super::response::HttpResponse;
+use super::run_request::{RunPath, RunResource};
 use super::state::{HttpState, RequestLimits};
 use super::{browser_page, health};
 use crate::logging::Throttle;
@@ -39,6 +41,8 @@ pub(super) enum Routed<'a> {
     Now(Action<'a>),
     /// It is a dispatch, which [`dialect::dispatch`] handles and counts, with a body of at most this many bytes.
     Dispatch(&'static dyn Dialect, usize),
+    /// It is a reply, which [`receive`](super::replies::receive) relays and which is counted then.
+    Reply(RunPath<'a>),
     /// It is a receipt for another broker, to which [`receipts::pass_on`] sends it, and counts it.
     PassOn(PeerReceipt),
 }
@@ -51,7 +55,7 @@ pub(super) fn route<'a>(
     head: &RequestHead<'a>,
 ) -> Routed<'a> {
     let (route, action) = match find(state, listener, peer, head) {
-        (_, later @ (Routed::Dispatch(..) | Routed::PassOn(_))) => return later,
+        (_, later @ (Routed::Dispatch(..) | Routed::PassOn(_) | Routed::Reply(_))) => return later,
         (route, Routed::Now(action)) => (route, action),
     };
     if let Action::Respond(response) = &action {
@@ -113,8 +117,13 @@ fn find<'a>(
         }
         (Some((dialect, Resource::Pool)), &Method::POST) if dispatches => {
             let refused = refuse_dispatch(state, &limits, peer, head);
-            let routed = refused
-                .map_or(Routed::Dispatch(dialect, limits.body_limit), |problem| Routed::Now(problem.into()));
+            let routed = match refused {
+                None => Routed::Dispatch(dialect, limits.body_limit),
+                Some(problem) if dialect.asks_for_reply(head) => {
+                    Routed::Now(Action::Respond(refuse_reply(state, problem)))
+                }
+                Some(problem) => Routed::Now(problem.into()),
+            };
             (dialect.dispatch_route(), routed)
         }
         (Some((dialect, Resource::Times)), &Method::GET) if polls => {
@@ -132,23 +141,28 @@ fn find<'a>(
             other(Problem::method_not_allowed(pool_methods).into())
         }
         _ if head.path == "*" => other(Problem::method_not_allowed(pool_methods).into()),
-        _ => match receipts::find(head.path).filter(|_| polls) {
-            Some(path) => receive_receipt(state, &limits, peer, head, path),
+        _ => match RunPath::find(head.path).filter(|_| polls) {
+            Some(path) => receive_of_worker(state, &limits, peer, head, path),
             None => other(Action::Respond(browser_page::refuse(head, Problem::no_such_route()))),
         },
     }
 }
 
-/// Handles a request on the path of a run. No limit of dispatches refuses a receipt: it would cost the offer that it is for.
-fn receive_receipt<'a>(
+/// Handles a request on the path of a run. No limit of dispatches refuses it: a receipt would cost the offer that it is for, and a
+/// reply the run that was worked on.
+fn receive_of_worker<'a>(
     state: &HttpState,
     limits: &RequestLimits,
     peer: IpAddr,
     head: &RequestHead<'a>,
-    path: RunPath<'_>,
+    path: RunPath<'a>,
 ) -> (Route, Routed<'a>) {
     if head.method != Method::POST {
         return (Route::Other, Routed::Now(Problem::method_not_allowed("POST").into()));
+    }
+    if let RunResource::Reply | RunResource::Error = path.resource {
+        let reply = admit_controller(state, limits, peer, head, |_| Routed::Reply(path));
+        return (Route::Reply, reply.unwrap_or(Routed::Now(Action::Close)));
     }
     let receive = |_| match receipts::receive(state, path, head.query) {
         Received::Answered(response) => Routed::Now(Action::Respond(response)),

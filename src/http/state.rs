@@ -20,6 +20,7 @@ use crate::dispatch::{DispatchTimes, Dispatcher};
 use crate::journal::{Journal, TraceParent};
 use crate::metrics::Metrics;
 use crate::model::Proof;
+use crate::reply::Replies;
 use crate::transport::{Exchange, IdleConnections, Sessions};
 
 /// What requests are served with.
@@ -28,6 +29,8 @@ pub struct HttpState {
     pub exchange: Arc<Exchange>,
     /// The controllers that wait with several slots on one connection.
     pub sessions: Arc<Sessions>,
+    /// The replies that callers wait for.
+    pub replies: Arc<Replies>,
     /// Counts everything.
     pub metrics: Arc<Metrics>,
     /// Records what happens.
@@ -74,6 +77,10 @@ pub struct RequestLimits {
     pub remember_runs: Duration,
     /// How strictly a Trigger.dev message is checked.
     pub message_check: MessageCheck,
+    /// The longest time until a reply's first byte that a POST may ask for.
+    pub max_reply_wait: Duration,
+    /// How long a reply may make no progress after its first byte.
+    pub reply_idle: Duration,
     /// The most POSTs in flight.
     pub max_posts: usize,
     /// The most POSTs per second, if that is limited.
@@ -105,6 +112,7 @@ impl HttpState {
         Self {
             dispatcher: Dispatcher::new(exchange.clone(), metrics.clone(), journal.clone()),
             sessions: Arc::new(Sessions::new(exchange.clone(), &metrics, None)),
+            replies: Arc::new(Replies::new(metrics.clone(), None)),
             exchange,
             metrics,
             journal,
@@ -126,10 +134,11 @@ impl HttpState {
         let Self { exchange, metrics, dispatcher, .. } = &self;
         let id = cluster::random_id();
         let sessions = Arc::new(Sessions::new(exchange.clone(), metrics, Some(id)));
+        let replies = Arc::new(Replies::new(metrics.clone(), Some(id)));
         let (exchange, metrics) = (exchange.clone(), metrics.clone());
         let cluster = Cluster::join(config, id, exchange, sessions.clone(), metrics, dispatcher);
         let peers = PeerClient::new(authorities.map(Arc::new));
-        Self { cluster: Some(Arc::new(cluster)), peers, sessions, ..self }
+        Self { cluster: Some(Arc::new(cluster)), peers, sessions, replies, ..self }
     }
 
     /// From now on, other brokers that ask for a certificate are presented this one.
@@ -150,7 +159,9 @@ impl HttpState {
     /// Gives back unused memory, and forgets old runs.
     pub fn shrink(&self) {
         self.exchange.shrink();
-        self.dispatcher.forget_old(self.limits().remember_runs);
+        let remember_for = self.limits().remember_runs;
+        self.dispatcher.forget_old(remember_for);
+        self.replies.forget_old(remember_for);
     }
 
     /// Clears some of the memory of runs that are forgotten. To be called often.

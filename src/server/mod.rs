@@ -105,6 +105,7 @@ impl Server {
         let state = HttpState::new(exchange, metrics, journal, request_limits, separate_dispatch)
             .in_cluster(cluster, authorities);
         state.sessions.limit(limits.waiters);
+        state.replies.limit(settings.replies.most(open_files));
         let state = Arc::new(state);
         state.idle.set_timeout(settings.waiting.idle_timeout);
         let limits = ConnectionLimits {

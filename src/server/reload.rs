@@ -31,6 +31,8 @@ pub(super) fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimit
         proxy_protocol: settings.proxies.proxy_protocol,
         remember_runs: settings.delivery.remember_runs,
         message_check: settings.delivery.message_check,
+        max_reply_wait: settings.replies.max_reply_wait,
+        reply_idle: settings.replies.reply_idle,
         max_posts: settings.limits.max_posts,
         max_post_rate: settings.limits.max_post_rate,
         public_livez: settings.listeners.public_livez,

@@ -204,6 +204,18 @@ impl Connection {
         let _ = SockRef::from(&self.stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle));
     }
 
+    /// From now on, the kernel takes about this many bytes more than it can send, and keeps no more: what a peer does not read waits
+    /// with whoever sends it.
+    pub fn limit_unsent(&self, bytes: u32) {
+        // If it fails, more bytes wait in the kernel.
+        let _ = SockRef::from(&self.stream).set_tcp_notsent_lowat(bytes);
+    }
+
+    /// From now on, about this many bytes that were not read wait in the kernel.
+    pub fn limit_unread(&self, bytes: usize) {
+        let _ = SockRef::from(&self.stream).set_recv_buffer_size(bytes);
+    }
+
     /// The kernel's state of the connection, where it is available.
     pub(super) fn tcp_info(&self) -> Option<TcpInfo> {
         socket::tcp_info(&self.stream).ok()
@@ -236,12 +248,12 @@ impl Connection {
     }
 
     /// The same as a future.
-    pub(super) async fn writable(&self) -> io::Result<()> {
+    pub async fn writable(&self) -> io::Result<()> {
         self.stream.writable().await
     }
 
     /// Sends an RST at once, even while another task uses the connection.
-    pub(super) fn reset(&self) {
+    pub fn reset(&self) {
         if let Err(error) = rustix::net::connect_unspec(&self.stream) {
             tracing::debug!(%error, "a reset failed; the connection is closed instead");
         }

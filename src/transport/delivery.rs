@@ -1,9 +1,11 @@
 //! Owns what a delivery is: the run, the proof that is required and its deadlines, and the result.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::reply_target::ReplyTarget;
 use crate::model::{Proof, Verdict};
 
 /// A run to deliver.
@@ -15,6 +17,8 @@ pub struct Run {
     pub content_type: Bytes,
     /// The bytes to relay, unchanged.
     pub payload: Bytes,
+    /// Where its worker posts the reply, if one is awaited.
+    pub reply: Option<Arc<ReplyTarget>>,
 }
 
 /// The proof that an offer has to reach, and its deadlines.

@@ -66,7 +66,7 @@ pub fn parse_control(text: &str) -> Result<Control, String> {
 /// The frames of a run's announcement and of a close for the same reason, as a server sends them.
 pub fn write_frames(run: &[u8], content_type: &[u8], reason: &str) -> Vec<u8> {
     let (mut message, mut out) = (Vec::new(), Vec::new());
-    websocket::write_run_message(run, u32::MAX, content_type, usize::MAX, &mut message);
+    websocket::write_run_message(run, u32::MAX, content_type, usize::MAX, None, &mut message);
     websocket::write_text_head(message.len(), &mut out);
     out.append(&mut message);
     websocket::write_ping(&mut out);

@@ -20,8 +20,10 @@ mod probe;
 mod proof;
 mod proxy_protocol;
 mod read_buffer;
+mod reply_target;
 mod response_format;
 mod retire;
+mod run_path;
 mod sessions;
 mod socket;
 mod tls;
@@ -36,14 +38,16 @@ pub use held_session::HeldSession;
 pub use liveness::{KEEPALIVE_IDLE, Liveness};
 pub use prefixed_io::PrefixedIo;
 pub use read_buffer::return_buffer;
+pub use reply_target::ReplyTarget;
 pub use response_format::{CloseReason, CloseResponse, ResponseFormat};
 pub use retire::retire_pools;
+pub use run_path::{RUNS_PATH, run_path};
 pub use sessions::Sessions;
 pub use tls::TlsSession;
 pub use waiter::write_beginning as write_stream_beginning;
 pub use waiter::{
     Exchange, LongPoll, MAX_SLOTS, OfferToken, ParkedGuard, PendingProof, ProvingLongPoll, ProvingSlot,
-    RUNS_PATH, Receipt, ReceiptError, Session, SessionKind, SessionOwner, Slot, TooManySlots, Waiter,
+    Receipt, ReceiptError, Session, SessionKind, SessionOwner, Slot, TooManySlots, Waiter,
 };
 pub use websocket::accept_key;
 pub use write_buffer::with_write_buffer;

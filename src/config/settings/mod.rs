@@ -8,6 +8,7 @@ mod listeners;
 mod process;
 mod proxies;
 mod records;
+mod replies;
 mod tls;
 mod waiting;
 
@@ -23,6 +24,7 @@ pub use listeners::ListenerSettings;
 pub use process::{LogFormat, ProcessSettings};
 pub use proxies::ProxySettings;
 pub use records::RecordSettings;
+pub use replies::ReplySettings;
 pub use tls::TlsSettings;
 pub use waiting::WaitingSettings;
 
@@ -57,6 +59,10 @@ pub struct Settings {
     /// How a run is handed to a controller.
     #[command(flatten)]
     pub delivery: DeliverySettings,
+
+    /// Callers that wait for the answer of their run's worker.
+    #[command(flatten)]
+    pub replies: ReplySettings,
 
     /// Sizes, counts and rates beyond which the broker refuses.
     #[command(flatten)]

@@ -1,29 +1,43 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use hyper::StatusCode;
 use tracing::field::display;
 
 use super::interface::{Dialect, ParsedDispatch};
-use crate::dispatch::{DispatchRecorder, DispatchRequest, Outcome};
+use crate::dispatch::{DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome};
 use crate::http::h1::{RequestBody, RequestHead, read_body};
 use crate::http::problem::Problem;
+use crate::http::replies::{PendingReply, refuse_reply};
 use crate::http::response::HttpResponse;
 use crate::http::state::HttpState;
-use crate::model::MissReason;
+use crate::model::{MissReason, ReplyOutcome};
 use crate::transport::Run;
 
-/// Dispatches a run, and counts the request. Its body has at most `body_limit` bytes.
+/// What a dispatch has come to.
+pub(in crate::http) enum Dispatched {
+    /// It is answered.
+    Answered(HttpResponse),
+    /// The run was handed over, and its reply is awaited.
+    HandedOver(Box<PendingReply>),
+}
+
+/// Dispatches a run, and counts the request, or leaves that to its reply. Its body has at most `body_limit` bytes.
 pub(in crate::http) async fn dispatch(
     dialect: &dyn Dialect,
     state: &HttpState,
     head: &RequestHead<'_>,
     body: RequestBody,
     body_limit: usize,
-) -> HttpResponse {
-    let response = read_and_dispatch(dialect, state, head, body, body_limit).await;
-    state.metrics.answered(dialect.dispatch_route(), response.status.as_u16());
-    response
+) -> Dispatched {
+    let dispatched = read_and_dispatch(dialect, state, head, body, body_limit).await;
+    if let Dispatched::Answered(response) = &dispatched {
+        state.metrics.answered(dialect.dispatch_route(), response.status.as_u16());
+    }
+    dispatched
 }
 
 async fn read_and_dispatch(
@@ -32,9 +46,10 @@ async fn read_and_dispatch(
     head: &RequestHead<'_>,
     body: RequestBody,
     body_limit: usize,
-) -> HttpResponse {
+) -> Dispatched {
     let mut recorder = state.dispatcher.begin();
     let is_whole = matches!(body, RequestBody::Whole(_));
+    let refuse = |problem, run, recorder| refuse(dialect, state, head, problem, run, recorder);
     // A fault in the head is reported before the body is asked for.
     let read = match dialect.parse_dispatch_head(head) {
         Ok(parsed) => read_body(&state.admission, head, body, body_limit).await.map(|body| (parsed, body)),
@@ -59,20 +74,34 @@ async fn read_and_dispatch(
     let Some(key) = key else {
         let outcome = Outcome { offers: 0, result: Err(MissReason::NoDeployment) };
         recorder.finish(&outcome, Instant::now());
-        return dialect.render("", &outcome).after(recorder);
+        return Dispatched::Answered(dialect.render("", &outcome).after(recorder));
+    };
+    let begin = |wait| {
+        PendingReply::begin(
+            state,
+            wait,
+            idempotency_key.map(IdempotencyKey::digest),
+            dialect.dispatch_route(),
+        )
+    };
+    let pending = match parsed.reply.map(begin).transpose() {
+        Ok(pending) => pending,
+        Err(problem) => return refuse(problem, Some(&run), recorder),
     };
     let id = recorder.name_run(&body, &run, key.as_ref(), state.trace_parent(head));
+    let budget = limits.dispatch_budget.min(parsed.reply.unwrap_or(Duration::MAX));
     let request = DispatchRequest {
         key: key.as_ref(),
         payload_kind,
-        run: Run { id, content_type, payload },
+        run: Run { id: id.clone(), content_type, payload, reply: None },
         proof: parsed.proof.unwrap_or(limits.proof),
         redeliver: parsed.redeliver,
         idempotency_key,
         content,
         names_controller: dialect.names_controller(),
+        reply: pending.as_ref().map(|pending| pending.reply().clone()),
         wait: parsed.wait,
-        deadline: recorder.since() + limits.dispatch_budget,
+        deadline: recorder.since() + budget,
         times: limits.dispatch_times(),
     };
     drop(limits);
@@ -83,13 +112,62 @@ async fn read_and_dispatch(
         proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
         reason = outcome.result.as_ref().err().map(|miss| miss.text()),
         "dispatched");
-    dialect.render(&run, &outcome).after(recorder)
+    match pending {
+        None => Dispatched::Answered(dialect.render(&run, &outcome).after(recorder)),
+        Some(pending) => await_reply(dialect, state, pending, &outcome, id, recorder),
+    }
+}
+
+/// What follows the dispatch of a run whose reply is awaited.
+fn await_reply(
+    dialect: &dyn Dialect,
+    state: &HttpState,
+    pending: PendingReply,
+    outcome: &Outcome,
+    run: Bytes,
+    recorder: DispatchRecorder,
+) -> Dispatched {
+    let hit = match &outcome.result {
+        Ok(hit) if pending.reply().was_offered() => hit,
+        Ok(_) => {
+            let response = refuse_reply(state, Problem::run_posted_before(None));
+            return Dispatched::Answered(response.after(recorder));
+        }
+        Err(reason) => {
+            let name = String::from_utf8_lossy(&run);
+            let mut response = dialect.render(&name, outcome);
+            let is_unknown = *reason == MissReason::Unknown;
+            let outcome = if is_unknown { ReplyOutcome::Unknown } else { ReplyOutcome::Miss };
+            if is_unknown {
+                response.status = StatusCode::GATEWAY_TIMEOUT;
+            } else {
+                response.status = StatusCode::SERVICE_UNAVAILABLE;
+                response.extra = Some(("retry-after", "1"));
+            }
+            state.metrics.reply_ended(outcome);
+            return Dispatched::Answered(response.of_reply(outcome).after(recorder));
+        }
+    };
+    let controller: Arc<str> = hit.controller.clone().unwrap_or_default();
+    // With it, the record of the dispatch is complete.
+    let since = recorder.since();
+    drop(recorder);
+    Dispatched::HandedOver(Box::new(pending.handed_over(run, controller, since)))
 }
 
 /// `run` is the run's name, if it is known.
-fn refuse(problem: Problem, run: Option<&str>, mut recorder: DispatchRecorder) -> HttpResponse {
+fn refuse(
+    dialect: &dyn Dialect,
+    state: &HttpState,
+    head: &RequestHead<'_>,
+    problem: Problem,
+    run: Option<&str>,
+    mut recorder: DispatchRecorder,
+) -> Dispatched {
     recorder.refuse(problem.outcome());
     let run = run.map(|run| display(run.escape_default()));
     tracing::debug!(run, why = problem.detail(), "a run was refused");
-    HttpResponse::from(problem).after(recorder)
+    let response =
+        if dialect.asks_for_reply(head) { refuse_reply(state, problem) } else { HttpResponse::from(problem) };
+    Dispatched::Answered(response.after(recorder))
 }

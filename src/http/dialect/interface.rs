@@ -48,6 +48,11 @@ pub(in crate::http) trait Dialect: Sync {
     /// Parses the head of a dispatch, before its body is read.
     fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem>;
 
+    /// Whether a dispatch asks for a reply.
+    fn asks_for_reply(&self, _: &RequestHead<'_>) -> bool {
+        false
+    }
+
     /// Parses the body of a dispatch.
     fn parse_dispatch_body<'a>(
         &self,
@@ -136,6 +141,8 @@ pub(in crate::http) struct DispatchHead<'a> {
     pub(super) proof: Option<Proof>,
     pub(super) redeliver: Option<bool>,
     pub(super) wait: Option<Duration>,
+    /// How long the POST awaits a reply, if it does.
+    pub(super) reply: Option<Duration>,
 }
 
 /// A valid dispatch.
@@ -155,6 +162,8 @@ pub(in crate::http) struct ParsedDispatch<'a> {
     pub(super) proof: Option<Proof>,
     pub(super) redeliver: bool,
     pub(super) wait: Duration,
+    /// How long the POST awaits a reply, if it does.
+    pub(super) reply: Option<Duration>,
 }
 
 /// A key whose text is borrowed from the request where that is possible.

@@ -9,7 +9,7 @@ mod native;
 mod run_response;
 mod trigger;
 
-pub(in crate::http) use dispatch::dispatch;
+pub(in crate::http) use dispatch::{Dispatched, dispatch};
 pub(in crate::http) use interface::{Dialect, PollKind, PollRequest, PollTerms, Resource};
 pub use trigger::{Message, MessageError};
 

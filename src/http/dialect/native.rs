@@ -26,6 +26,8 @@ use crate::model::Proof;
 use crate::transport::{CloseReason, CloseResponse, MAX_SLOTS, ResponseFormat, accept_key};
 
 const PREFIX: &str = "/v1/pools/";
+/// The parameter of a dispatch that asks for a reply.
+const REPLY: &str = "reply";
 
 /// How a poll of this dialect is answered.
 static RESPONSE_FORMAT: ResponseFormat = ResponseFormat {
@@ -98,7 +100,7 @@ impl Dialect for Native {
     /// `POST /v1/pools/…`
     fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem> {
         let key = parse_key(head.path)?;
-        let query = PoolQuery::parse(head.query, &["wait", "redeliver", "proof"])?;
+        let query = PoolQuery::parse(head.query, &["wait", "redeliver", "proof", REPLY])?;
         Ok(DispatchHead {
             key: Some(key),
             run: parse_name(head, FieldName::NativeRun)?,
@@ -106,7 +108,13 @@ impl Dialect for Native {
             proof: query.proof,
             redeliver: query.redeliver,
             wait: query.wait,
+            reply: query.reply,
         })
+    }
+
+    fn asks_for_reply(&self, head: &RequestHead<'_>) -> bool {
+        head.query
+            .is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == REPLY))
     }
 
     fn parse_dispatch_body<'a>(
@@ -116,11 +124,16 @@ impl Dialect for Native {
         head: DispatchHead<'a>,
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem> {
-        let DispatchHead { key, run, content_type, proof, redeliver, wait } = head;
+        let DispatchHead { key, run, content_type, proof, redeliver, wait, reply } = head;
+        let max_wait = limits.max_reply_wait;
+        if reply.is_some_and(|reply| reply > max_wait) {
+            let why = format!("is at most {} here", humantime::format_duration(max_wait));
+            return Err(Problem::bad_parameter(REPLY, why));
+        }
         let is_named = !run.is_empty();
         let idempotent = key.as_ref().filter(|_| is_named);
-        // A stock controller exits on anything but a valid message.
-        let is_message = Message::parse(body, limits.message_check).is_some();
+        // A stock controller exits on anything but a valid message, and cannot reply.
+        let is_message = reply.is_none() && Message::parse(body, limits.message_check).is_some();
         Ok(ParsedDispatch {
             idempotency_key: idempotent.map(|key| state.dispatcher.idempotency_key(run, "", key.as_ref())),
             content: if is_named { state.dispatcher.content_hash(body) } else { None },
@@ -133,6 +146,7 @@ impl Dialect for Native {
             proof,
             redeliver: redeliver.unwrap_or(false),
             wait: wait.unwrap_or_default(),
+            reply,
         })
     }
 
@@ -215,6 +229,7 @@ struct PoolQuery {
     redeliver: Option<bool>,
     proof: Option<Proof>,
     slots: Option<u16>,
+    reply: Option<Duration>,
 }
 
 impl PoolQuery {
@@ -240,6 +255,11 @@ impl PoolQuery {
             match &*name {
                 "timeout" => parsed.timeout = duration("timeout")?,
                 "wait" => parsed.wait = duration("wait")?,
+                REPLY => {
+                    let bad = || Problem::bad_parameter(REPLY, "is not one duration such as 30s, above zero");
+                    let reply = duration(REPLY)?.filter(|reply| !reply.is_zero() && parsed.reply.is_none());
+                    parsed.reply = Some(reply.ok_or_else(bad)?);
+                }
                 "slots" => {
                     let bad = || Problem::bad_parameter("slots", "is not one number from 1 to 256");
                     let slots = value.parse().ok().filter(|slots| (1..=MAX_SLOTS).contains(slots));

@@ -13,6 +13,10 @@ pub(super) fn write_run_head(run: &Run, keep_alive: Option<u64>, names_run: bool
         out.extend_from_slice(b"\r\npilotlight-run: ");
         out.extend_from_slice(&run.id);
     }
+    if let Some(reply) = &run.reply {
+        out.extend_from_slice(b"\r\npilotlight-reply: ");
+        out.extend_from_slice(reply.path().as_bytes());
+    }
     write_keep_alive(keep_alive, out);
     out.extend_from_slice(b"\r\n\r\n");
 }

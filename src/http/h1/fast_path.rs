@@ -11,6 +11,7 @@ use hyper::Method;
 use super::field_names::{FieldName, Signs};
 use super::fields::HeaderFields;
 use super::validate::{alphanumeric_and, decimal, is_host};
+use crate::transport::RUNS_PATH;
 
 /// The most bytes of a plain request, head and body.
 const MAX_PLAIN_BYTES: u32 = 16 * 1024;
@@ -42,6 +43,10 @@ pub(super) fn classify<'a>(
         _ => return FastPath::Fallback,
     };
     if !is_plain_target(target) {
+        return FastPath::Fallback;
+    }
+    // A reply is open from its head on.
+    if method == Method::POST && target.starts_with(RUNS_PATH) {
         return FastPath::Fallback;
     }
     let end = head_length + body_length.unwrap_or(0);

@@ -27,4 +27,4 @@ pub(in crate::http) use read::{read_idle, read_line, read_more};
 pub(in crate::http) use validate::MAX_TARGET_BYTES;
 #[cfg(fuzzing)]
 pub(in crate::http) use validate::violation;
-pub(in crate::http) use write::{write_and_linger, write_response};
+pub(in crate::http) use write::{write_and_cut_off, write_and_linger, write_response};

@@ -16,6 +16,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a closing response, keep reading for this long and this much, so that a reset does not overtake it.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
+/// A client that is cut off has this long to read the response.
+const CUT_OFF_AFTER: Duration = Duration::from_millis(100);
 
 /// Writes a response. `Break` if the connection is over with it.
 pub(in crate::http) async fn write_response(
@@ -39,6 +41,19 @@ fn write_now(connection: &Connection, response: &HttpResponse) -> io::Result<Vec
         let written = connection.write_now(&[IoSlice::new(bytes)])?;
         Ok(bytes[written..].to_vec())
     })
+}
+
+/// Writes a response that closes the connection, to a client that may never read it. The connection is reset soon after: a client
+/// that only writes hears nothing else.
+pub(in crate::http) async fn write_and_cut_off(connection: &Connection, response: &HttpResponse) {
+    let _ = write_response(connection, response).await;
+    connection.shutdown_write();
+    let deadline = Instant::now() + CUT_OFF_AFTER;
+    let mut bytes = BytesMut::new();
+    while read_more(connection, &mut bytes, deadline).await.is_continue() {
+        bytes.clear();
+    }
+    connection.reset();
 }
 
 /// Writes a response to a client that may still be sending. If the response closes the connection, what comes is read and

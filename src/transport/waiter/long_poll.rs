@@ -15,6 +15,7 @@ use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::handover::Disposition;
 use crate::transport::liveness::Liveness;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
+use crate::transport::reply_target::{ReplyTarget, opened};
 use crate::transport::response_format::{CloseReason, ResponseFormat};
 use crate::transport::write_buffer::with_write_buffer;
 
@@ -56,13 +57,14 @@ impl LongPoll {
         with_write_buffer(|head| {
             (self.format.head)(run, self.keep_alive(keeps_alive), head);
             let payload = join_short(head, &run.payload);
-            self.write_run(head, payload, requirements, keeps_alive)
+            self.write_run(run, head, payload, requirements, keeps_alive)
         })
     }
 
     /// `payload` is what is not in `head` already.
     fn write_run(
         self,
+        run: &Run,
         head: &[u8],
         payload: Bytes,
         requirements: DeliveryRequirements,
@@ -86,6 +88,7 @@ impl LongPoll {
             head_length,
             payload,
             sent,
+            reply: run.reply.clone(),
         })
     }
 
@@ -155,7 +158,12 @@ impl LongPoll {
     }
 
     /// Writes the rest as the peer takes it, and probes the socket until the verdict is known.
-    async fn prove(&self, requirements: DeliveryRequirements, response: &mut RunWrite<'_>) -> Delivery {
+    async fn prove(
+        &self,
+        requirements: DeliveryRequirements,
+        response: &mut RunWrite<'_>,
+        reply: Option<&ReplyTarget>,
+    ) -> Delivery {
         let connection = &*self.connection;
         let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |info| info.round_trip);
         let timeouts = ProofTimeouts::new(round_trip(), requirements.read_timeout, requirements.taken_by);
@@ -193,6 +201,9 @@ impl LongPoll {
             tokio::select! {
                 () = activity => {}
                 _ = connection.writable(), if !response.is_sent() => {}
+                () = opened(reply), if reply.is_some() && response.is_sent() => {
+                    return Delivery { verdict: Verdict::Received, nothing_sent: false, acked: true, by_budget: false };
+                }
                 () = tokio::time::sleep_until(at.min(requirements.until).into()) => {}
             }
             if state.unacked > 0 {
@@ -231,14 +242,15 @@ pub struct ProvingLongPoll {
     payload: Bytes,
     /// Bytes that the kernel has taken.
     sent: usize,
+    reply: Option<Arc<ReplyTarget>>,
 }
 
 impl ProvingLongPoll {
     /// As [`PendingProof::prove`](super::PendingProof::prove).
     pub(super) async fn prove(self) -> Delivery {
-        let Self { waiter, requirements, keeps_alive, head, head_length, payload, sent } = self;
+        let Self { waiter, requirements, keeps_alive, head, head_length, payload, sent, reply } = self;
         let mut response = RunWrite { head: &head, head_length, payload: &payload, sent };
-        let delivery = waiter.prove(requirements, &mut response).await;
+        let delivery = waiter.prove(requirements, &mut response, reply.as_deref()).await;
         waiter.end(delivery, requirements.proof, keeps_alive)
     }
 }

@@ -30,7 +30,7 @@ use super::response_format::CloseReason;
 use crate::model::Proof;
 pub(super) use goodbye::Goodbye;
 pub use long_poll::{LongPoll, ProvingLongPoll};
-pub use offer_token::{OfferToken, RUNS_PATH};
+pub use offer_token::OfferToken;
 pub(super) use offers::AckEnd;
 pub use owner::SessionOwner;
 pub use session::Session;

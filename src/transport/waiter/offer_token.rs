@@ -4,14 +4,9 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use siphasher::sip128::{Hash128, SipHasher24};
 use subtle::ConstantTimeEq;
 
-/// What the paths of runs begin with.
-pub const RUNS_PATH: &str = "/v1/runs/";
-/// All but the unreserved characters of RFC 3986.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The length of a token's text, in bytes, without the broker.
 const TEXT_BYTES: usize = 56;
 /// The length of a broker's id in the text.
@@ -51,11 +46,6 @@ impl OfferToken {
             offer: u32::from_str_radix(offer, 16).ok()?,
             broker: if broker.is_empty() { None } else { Some(u128::from_str_radix(broker, 16).ok()?) },
         })
-    }
-
-    /// The path and the query to which a worker posts this receipt (`ack` or `ready`) for a run.
-    pub fn receipt_path(&self, run: &[u8], receipt: &str) -> String {
-        format!("{RUNS_PATH}{}/{receipt}?token={self}", percent_encode(run, ENCODED))
     }
 
     /// Whether this process has made it.

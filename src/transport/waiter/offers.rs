@@ -86,6 +86,13 @@ impl Offers {
         }
     }
 
+    /// The controller has read the run of an offer, as its reply shows.
+    pub(super) fn acknowledge(&mut self, number: u32) {
+        if let Some(offer) = self.find(number) {
+            offer.acknowledge();
+        }
+    }
+
     /// Whether the controller has acknowledged an offer whose proof is not over.
     pub(super) fn is_acknowledged(&self, number: u32) -> bool {
         self.list.iter().any(|offer| offer.number == number && offer.state == OfferState::Acknowledged)

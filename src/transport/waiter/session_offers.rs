@@ -1,6 +1,7 @@
 //! Owns the offers of a session: a run is written whole before the next one, and each is acknowledged by itself.
 
 use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::session_state::{Phase, SessionKind};
 use super::{sse, websocket};
 use crate::model::{PollEnd, Proof, Verdict};
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
+use crate::transport::reply_target::ReplyTarget;
 
 /// The number of an offer whose write has begun, and what is left to write.
 pub(super) struct BegunOffer {
@@ -23,6 +25,7 @@ pub(super) struct BegunOffer {
     pub(super) sent: usize,
     /// The position after the last of these bytes among all that the session has written.
     pub(super) position: u64,
+    pub(super) reply: Option<Arc<ReplyTarget>>,
 }
 
 impl Session {
@@ -68,7 +71,8 @@ impl Session {
             drop(state);
             self.withdraw(PollEnd::SetAside);
         }
-        Continue(BegunOffer { number, head, head_length, payload, sent, position })
+        let reply = run.reply.clone();
+        Continue(BegunOffer { number, head, head_length, payload, sent, position, reply })
     }
 
     /// Renders a run before its payload, or with it; returns the payload that follows.
@@ -114,6 +118,11 @@ impl Session {
         let later = usize::try_from(self.state.lock().written - position).unwrap_or(usize::MAX);
         let unacked = self.connection.unacked();
         if unacked == usize::MAX { unacked } else { unacked.saturating_sub(later) }
+    }
+
+    /// The controller has read the run of an offer: it has opened the reply.
+    pub(super) fn acknowledge(&self, number: u32) {
+        self.state.lock().offers.acknowledge(number);
     }
 
     /// An offer has ended with the required proof.

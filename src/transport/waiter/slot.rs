@@ -16,6 +16,7 @@ use crate::model::{Proof, Verdict};
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::liveness::Liveness;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
+use crate::transport::reply_target::opened;
 use crate::transport::response_format::CloseReason;
 use crate::transport::write_buffer::with_write_buffer;
 
@@ -104,7 +105,7 @@ impl ProvingSlot {
     /// Writes the rest as the peer takes it, until the verdict is known.
     async fn observe_until_end(&mut self) -> Delivery {
         let Self { session, requirements, begun, .. } = self;
-        let BegunOffer { number, head, head_length, payload, sent, position } = begun;
+        let BegunOffer { number, head, head_length, payload, sent, position, reply } = begun;
         let connection = &*session.connection;
         let mut write = RunWrite { head, head_length: *head_length, payload, sent: *sent };
         let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |info| info.round_trip);
@@ -152,6 +153,7 @@ impl ProvingSlot {
             tokio::select! {
                 () = changed => continue,
                 _ = connection.writable(), if !write.is_sent() => {}
+                () = opened(reply.as_deref()), if reply.is_some() && write.is_sent() => session.acknowledge(*number),
                 () = tokio::time::sleep_until(at.min(requirements.until).into()) => {}
             }
             if state.unacked > 0 {

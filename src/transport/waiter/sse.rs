@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::goodbye::{Goodbye, retry_in_ms};
 use super::offer_token::OfferToken;
 use crate::transport::delivery::Run;
+use crate::transport::run_path::run_path;
 
 /// A controller that finds no place comes back after about this time.
 const LIMIT_RETRY_MS: u64 = 5000;
@@ -27,8 +28,12 @@ pub(super) fn write_run(offer: u32, token: OfferToken, run: &Run, is_chunked: bo
         out.extend_from_slice(b",\"offer\":");
         out.extend_from_slice(itoa::Buffer::new().format(offer).as_bytes());
         for receipt in ["ack", "ready"] {
-            let member = format!(",\"{receipt}\":\"{}\"", token.receipt_path(&run.id, receipt));
+            let member = format!(",\"{receipt}\":\"{}\"", run_path(&run.id, receipt, token));
             out.extend_from_slice(member.as_bytes());
+        }
+        if let Some(reply) = &run.reply {
+            out.extend_from_slice(b",\"reply\":");
+            write_json(reply.path(), out);
         }
         out.extend_from_slice(b",\"contentType\":");
         write_json(&String::from_utf8_lossy(&run.content_type), out);

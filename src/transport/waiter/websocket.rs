@@ -25,7 +25,10 @@ const POLICY: u16 = 1008;
 
 /// Appends the message that announces a run, and the head of its payload.
 pub(super) fn write_run_head(offer: u32, run: &Run, out: &mut Vec<u8>) {
-    write_text(out, |out| write_run_message(&run.id, offer, &run.content_type, run.payload.len(), out));
+    let reply = run.reply.as_ref().map(|reply| reply.path());
+    write_text(out, |out| {
+        write_run_message(&run.id, offer, &run.content_type, run.payload.len(), reply, out);
+    });
     write_binary_head(run.payload.len(), out);
 }
 

@@ -81,6 +81,8 @@ struct RunMessage<'a> {
     offer: u32,
     content_type: Cow<'a, str>,
     size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -97,10 +99,11 @@ pub(in crate::transport) fn write_run_message(
     offer: u32,
     content_type: &[u8],
     size: usize,
+    reply: Option<&str>,
     out: &mut impl Write,
 ) {
     let [run, content_type] = [run, content_type].map(String::from_utf8_lossy);
-    write(&RunMessage { kind: "run", run, offer, content_type, size }, out);
+    write(&RunMessage { kind: "run", run, offer, content_type, size, reply }, out);
 }
 
 /// Appends the message before the close of a broker that drains.
@@ -197,7 +200,7 @@ mod tests {
     #[test]
     fn a_run_and_a_drain_are_announced() {
         let mut out = b"before".to_vec();
-        write_run_message(b"run_1", 7, b"application/json", 1440, &mut out);
+        write_run_message(b"run_1", 7, b"application/json", 1440, None, &mut out);
         let expected =
             r#"before{"type":"run","run":"run_1","offer":7,"contentType":"application/json","size":1440}"#;
         assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -209,10 +212,18 @@ mod tests {
     #[test]
     fn what_a_header_may_contain_is_escaped() {
         let mut out = Vec::new();
-        write_run_message(br#"a"b\c"#, u32::MAX, b"text/plain; title=\"caf\xe9\"\t", 0, &mut out);
+        write_run_message(
+            br#"a"b\c"#,
+            u32::MAX,
+            b"text/plain; title=\"caf\xe9\"\t",
+            0,
+            Some("/v1/runs/a?token=b"),
+            &mut out,
+        );
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["run"], r#"a"b\c"#);
         assert_eq!(value["contentType"], "text/plain; title=\"caf\u{fffd}\"\t");
         assert_eq!((&value["offer"], &value["size"]), (&u32::MAX.into(), &0.into()));
+        assert_eq!(value["reply"], "/v1/runs/a?token=b");
     }
 }

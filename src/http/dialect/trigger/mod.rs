@@ -140,6 +140,7 @@ impl Dialect for Trigger {
             // The platform refuses a second start of a run, so a run that may be lost is offered again.
             redeliver: true,
             wait: Duration::ZERO,
+            reply: None,
         })
     }
 

@@ -1,0 +1,158 @@
+//! Owns a worker's reply: its token is checked, and its body is written down the caller's connection as it comes.
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+
+use super::head::{Framing, ReplyHead};
+use crate::http::problem::Problem;
+use crate::http::response::HttpResponse;
+use crate::http::run_request::{RunPath, RunQuery, RunResource};
+use crate::http::state::HttpState;
+use crate::reply::{OpenError, OpenReply, ReplyGone, ReplyToken};
+use crate::transport::Connection;
+
+/// About so many bytes of a reply wait in the kernel for the broker to read them.
+const MAX_UNREAD_BYTES: usize = 16 * 1024;
+
+/// A request that has come to the path of a reply.
+pub(in crate::http) struct ReplyRequest<'a> {
+    pub(in crate::http) path: RunPath<'a>,
+    pub(in crate::http) query: Option<&'a str>,
+    pub(in crate::http) fields: &'a HeaderMap,
+}
+
+/// What a worker is told.
+pub(in crate::http) enum WorkerAnswer {
+    /// It is answered, and its body was read.
+    Respond(HttpResponse),
+    /// It is answered; what is left of this body was not read.
+    RespondEarly(HttpResponse, Incoming),
+    /// It is answered, and its connection is cut off: a client that only writes hears nothing else.
+    CutOff(HttpResponse),
+    /// Its request broke off.
+    Close,
+}
+
+impl WorkerAnswer {
+    /// The status, if there is one.
+    pub(in crate::http) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Respond(response) | Self::RespondEarly(response, _) | Self::CutOff(response) => {
+                Some(response.status.as_u16())
+            }
+            Self::Close => None,
+        }
+    }
+}
+
+/// Relays a reply, from a worker's connection to the caller of its run.
+pub(in crate::http) async fn receive(
+    state: &HttpState,
+    connection: &Connection,
+    request: ReplyRequest<'_>,
+    body: Incoming,
+) -> WorkerAnswer {
+    let mut reply = match open(state, &request) {
+        Ok(reply) => reply,
+        Err(problem) => return WorkerAnswer::RespondEarly(problem.into(), body),
+    };
+    if reply.comes_late() {
+        return WorkerAnswer::RespondEarly(HttpResponse::empty(), body);
+    }
+    let Some(head) = ReplyHead::parse(request.fields, body.size_hint().exact(), reply.is_error()) else {
+        // Dropped, the reply is broken.
+        return WorkerAnswer::RespondEarly(Problem::bad_reply_status().into(), body);
+    };
+    connection.limit_unread(MAX_UNREAD_BYTES);
+    match relay(&mut reply, &head, body).await {
+        Ok(()) => {
+            reply.finish();
+            WorkerAnswer::Respond(HttpResponse::empty())
+        }
+        Err(RelayError::Gone) => WorkerAnswer::CutOff(HttpResponse::from(Problem::reply_gone().closing())),
+        Err(RelayError::Broken) => WorkerAnswer::Close,
+    }
+}
+
+fn open(state: &HttpState, request: &ReplyRequest<'_>) -> Result<OpenReply, Problem> {
+    let RunPath { resource, .. } = request.path;
+    let query = RunQuery::parse(resource, request.query)?;
+    let token = query.token.as_deref().and_then(ReplyToken::parse).ok_or_else(Problem::no_reply_token)?;
+    let run = request.path.decode_run().ok_or_else(Problem::reply_of_other_run)?;
+    let is_error = resource == RunResource::Error;
+    state.replies.open(&token, &run, is_error).map_err(|error| match error {
+        OpenError::Gone => Problem::reply_gone(),
+        OpenError::OtherRun => Problem::reply_of_other_run(),
+    })
+}
+
+/// Why a relay has ended early.
+enum RelayError {
+    /// Nobody wants the rest.
+    Gone,
+    /// The worker's request broke off.
+    Broken,
+}
+
+impl From<ReplyGone> for RelayError {
+    fn from(ReplyGone: ReplyGone) -> Self {
+        Self::Gone
+    }
+}
+
+async fn relay(reply: &mut OpenReply, head: &ReplyHead, mut body: Incoming) -> Result<(), RelayError> {
+    let mut framing = None;
+    loop {
+        let data = next_data(reply, &mut body).await?;
+        let is_last = data.is_none() || body.is_end_stream();
+        let data = data.unwrap_or_default();
+        let mut before = Vec::new();
+        let framing = if let Some(framing) = framing {
+            framing
+        } else {
+            let caller = reply.begin(head.status.as_u16()).await?;
+            head.write(&caller, &mut before);
+            *framing.insert(head.framing(&caller))
+        };
+        let after = frame(framing, data.len(), is_last, &mut before);
+        if !(before.is_empty() && data.is_empty()) {
+            reply.write([&before, &data, after], data.len()).await?;
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// The next bytes of the body; none at its end.
+async fn next_data(reply: &mut OpenReply, body: &mut Incoming) -> Result<Option<Bytes>, RelayError> {
+    loop {
+        let Some(frame) = reply.unless_gone(body.frame()).await? else { return Ok(None) };
+        // Trailers are not relayed.
+        match frame.map_err(|_| RelayError::Broken)?.into_data() {
+            Ok(data) if data.is_empty() => {}
+            Ok(data) => return Ok(Some(data)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Appends what comes before these bytes of the body, and returns what comes after them.
+fn frame(framing: Framing, length: usize, is_last: bool, before: &mut Vec<u8>) -> &'static [u8] {
+    if framing != Framing::Chunked {
+        return b"";
+    }
+    match (length, is_last) {
+        (0, false) => b"",
+        (0, true) => {
+            before.extend_from_slice(b"0\r\n\r\n");
+            b""
+        }
+        _ => {
+            before.extend_from_slice(format!("{length:x}\r\n").as_bytes());
+            if is_last { b"\r\n0\r\n\r\n" } else { b"\r\n" }
+        }
+    }
+}

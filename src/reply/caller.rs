@@ -1,0 +1,90 @@
+//! Owns the caller's side of a reply: who awaits it, and until when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::state::{Reply, ReplyEnd};
+use crate::metrics::Metrics;
+use crate::model::ReplyOutcome;
+use crate::transport::Connection;
+
+/// What a worker must know of the caller to answer it.
+pub struct Caller {
+    /// Its connection, on which nobody else writes until the reply has ended.
+    pub connection: Arc<Connection>,
+    /// Whether it reads chunks.
+    pub is_http_11: bool,
+    /// Whether the connection ends with the response.
+    pub closes: bool,
+    /// Fields of the response's head, each after a line break.
+    pub fields: Vec<u8>,
+}
+
+/// A reply that is awaited by its POST. Dropped before its end, it tells the worker that the caller has left.
+pub struct AwaitedReply {
+    reply: Arc<Reply>,
+    /// All that are awaited.
+    awaited: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+    is_handed_over: bool,
+}
+
+impl AwaitedReply {
+    pub(super) fn new(reply: Arc<Reply>, awaited: Arc<AtomicUsize>, metrics: Arc<Metrics>) -> Self {
+        Self { reply, awaited, metrics, is_handed_over: false }
+    }
+
+    /// The same for a dispatch, which names it in its offers.
+    pub fn reply(&self) -> &Arc<Reply> {
+        &self.reply
+    }
+
+    /// The run was delivered: whatever its worker answers is for this caller.
+    pub fn accept(&mut self, caller: Caller) {
+        self.is_handed_over = true;
+        self.metrics.reply_opened();
+        self.reply.accept(Arc::new(caller));
+    }
+
+    /// The caller has left: nobody wants the answer any more.
+    pub fn cancel(&self) -> ReplyEnd {
+        self.reply.break_off(ReplyOutcome::Cancelled)
+    }
+
+    /// Returns when the reply has ended: by its worker; at the deadline, if it has not begun by then; when nothing was sent to the
+    /// caller for `idle` after that.
+    pub async fn ended(&self, first_byte_by: Instant, idle: Duration) -> ReplyEnd {
+        let mut wakes_at = first_byte_by;
+        let mut seen = 0;
+        loop {
+            if let Some(end) = self.reply.result() {
+                return end;
+            }
+            if tokio::time::timeout_at(wakes_at, self.reply.ended.notified()).await.is_ok() {
+                continue;
+            }
+            if self.reply.give_up(ReplyOutcome::ReplyTimeout) {
+                continue;
+            }
+            let bytes = self.reply.bytes.load(Ordering::Relaxed);
+            if wakes_at > first_byte_by && bytes == seen {
+                return self.reply.break_off(ReplyOutcome::ReplyBroken);
+            }
+            seen = bytes;
+            wakes_at = Instant::now() + idle;
+        }
+    }
+}
+
+impl Drop for AwaitedReply {
+    fn drop(&mut self) {
+        self.cancel();
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+        if self.is_handed_over {
+            self.metrics.reply_closed();
+        }
+    }
+}

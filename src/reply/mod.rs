@@ -1,0 +1,21 @@
+//! Owns replies: a caller waits on its held POST, a worker opens the reply to its run, and writes it down the caller's connection.
+//!
+//! ```text
+//! dispatch ─ begin_offer ─► token ─► worker ─ open ─► OpenReply ─ writes ─► the caller's connection
+//! caller ── AwaitedReply ◄──────── ended ────────────────┘
+//! ```
+//! As with a dispatch, the task that has the bytes writes them: waking the caller's task for each would double the latency. No HTTP.
+
+mod caller;
+mod names;
+mod registry;
+mod state;
+mod token;
+mod worker;
+
+pub use caller::{AwaitedReply, Caller};
+pub use names::{EarlierReply, NamedRun};
+pub use registry::Replies;
+pub use state::{OpenError, Reply, ReplyEnd};
+pub use token::ReplyToken;
+pub use worker::{OpenReply, ReplyGone};
