@@ -124,7 +124,7 @@ impl Reply {
         self.state.lock().offer.is_some()
     }
 
-    /// A worker opens the reply. The first reply wins; the first error replaces a reply.
+    /// A worker opens the reply. The first byte wins: until then a reply may be opened anew, and the first error replaces any reply.
     pub(super) fn open(&self, token: &ReplyToken, run: &str, is_error: bool) -> Result<Opened, OpenError> {
         let mut state = self.state.lock();
         let offer = state.offer.as_ref().filter(|offer| offer.token == *token).ok_or(OpenError::Gone)?;
@@ -134,6 +134,8 @@ impl Reply {
         match (&state.opener, is_error) {
             (None, _) if state.openers == 0 => {}
             (Some(Opener { is_error: false, .. }), true) => {}
+            // A worker that opens its reply early cannot know its status yet: it may open it anew.
+            (Some(Opener { is_error: false, .. }), false) if state.first_byte.is_none() => {}
             _ => return Err(OpenError::Gone),
         }
         offer.target.open();
