@@ -10,6 +10,7 @@
 //! service (on each serving thread): takes forwards in; the first one hears and announces for `member` (pure), wakes `watchers`
 //! ```
 
+mod answer_tail;
 pub mod claims;
 mod clock;
 pub mod codec;

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::answer_tail::AnswerTail;
 use super::codec::{
     Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, RemoteOffer, Unreadable, decode, encode, micros,
 };
@@ -21,7 +22,7 @@ use super::subjects::answered_token;
 use crate::broker::{KeyRef, Number, PayloadKind, check_part};
 use crate::dispatch::{
     DeliveryPolicy, DispatchRequest, DispatchTimes, Dispatcher, EarlierRun, ForwardedOutcome, ForwardedRun,
-    IdempotencyKey, Outcome, RunNameConflict,
+    IdempotencyKey, NamedController, Outcome, RunNameConflict,
 };
 use crate::metrics::DropReason;
 use crate::model::{MissReason, Proof, TakenOutcome};
@@ -256,12 +257,12 @@ impl Owner {
             offers: offers.collect(),
             unproven: *unproven,
             result: outcome.result.as_ref().map(|hit| hit.proof as u8).map_err(|reason| *reason as u8),
-            controller: outcome.result.as_ref().ok().and_then(|hit| hit.controller.as_deref()),
+            controller: named(outcome).map(NamedController::name),
             handled: micros(question.arrived.elapsed()),
             waiters,
             number,
         };
-        self.answer(question, encode(&Answer::Forwarded(forwarded), &[]));
+        self.answer(question, encode(&Answer::Forwarded(forwarded), &tail(outcome)));
     }
 
     async fn earlier(&self, question: &Question, run: &EarlierRun) {
@@ -270,7 +271,7 @@ impl Owner {
             Ok(Outcome { offers, result: Ok(hit) }) => Some(EarlierEnd::Delivered {
                 proof: hit.proof as u8,
                 offers: *offers,
-                controller: hit.controller.as_deref().unwrap_or_default(),
+                controller: hit.controller.as_ref().map_or("", NamedController::name),
             }),
             Ok(Outcome { offers, result: Err(MissReason::Unknown) }) => {
                 Some(EarlierEnd::Unknown { offers: *offers })
@@ -278,7 +279,8 @@ impl Owner {
             Ok(_) => None,
             Err(RunNameConflict) => Some(EarlierEnd::Conflict),
         });
-        self.answer(question, encode(&Answer::Earlier(end), &[]));
+        let tail = earlier.as_ref().and_then(|earlier| earlier.as_ref().ok()).map(tail).unwrap_or_default();
+        self.answer(question, encode(&Answer::Earlier(end), &tail));
     }
 
     /// If the answer cannot be sent, its receiver takes the silence for one unproven offer.
@@ -290,4 +292,14 @@ impl Owner {
             self.shared.metrics.cluster.dropped(DropReason::NotConnected);
         }
     }
+}
+
+/// The controller that has the run, if the answer names it.
+fn named(outcome: &Outcome) -> Option<&NamedController> {
+    outcome.result.as_ref().ok().and_then(|hit| hit.controller.as_ref())
+}
+
+/// What follows the answer about this outcome.
+fn tail(outcome: &Outcome) -> Vec<u8> {
+    AnswerTail { metadata: named(outcome).and_then(NamedController::metadata) }.encode()
 }

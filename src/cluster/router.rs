@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 
+use super::answer_tail::AnswerTail;
 use super::codec::{Answer, Direct, EarlierEnd, decode, micros};
 use super::digest::{Digest, PoolDigest, run_digest};
 use super::inbox::Answers;
@@ -14,7 +15,8 @@ use super::search::Search;
 use super::shared::Shared;
 use crate::broker::{ClaimRequest, KeyRef};
 use crate::dispatch::{
-    EarlierOutcome, EarlierRun, Hit, IdempotencyKey, Outcome, RemotePools, RemoteSearch, RunNameConflict,
+    EarlierOutcome, EarlierRun, Hit, IdempotencyKey, NamedController, Outcome, RemotePools, RemoteSearch,
+    RunNameConflict,
 };
 use crate::exchange::ContentHash;
 use crate::model::{MissReason, Proof};
@@ -76,11 +78,12 @@ const UNKNOWN: Option<Result<Outcome, RunNameConflict>> =
 
 async fn read_earlier(mut answers: Answers) -> Option<Result<Outcome, RunNameConflict>> {
     let Some(bytes) = answers.next().await else { return UNKNOWN };
-    let Ok((Answer::Earlier(earlier), _)) = decode(&bytes) else { return UNKNOWN };
+    let Ok((Answer::Earlier(earlier), tail)) = decode(&bytes) else { return UNKNOWN };
     let outcome = match earlier? {
         EarlierEnd::Delivered { proof, offers, controller } => {
             let Some(&proof) = Proof::ALL.get(usize::from(proof)) else { return UNKNOWN };
-            Outcome { offers, result: Ok(Hit { proof, controller: Some(controller.into()) }) }
+            let controller = NamedController::new(controller, AnswerTail::read(tail).metadata);
+            Outcome { offers, result: Ok(Hit { proof, controller: Some(controller) }) }
         }
         EarlierEnd::Unknown { offers } => Outcome { offers, result: Err(MissReason::Unknown) },
         EarlierEnd::Conflict => return Some(Err(RunNameConflict)),

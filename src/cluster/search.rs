@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::answer_tail::AnswerTail;
 use super::codec::{Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, RemoteOffer, decode, micros};
 use super::digest::{Digest, PoolDigest};
 use super::directory::{Candidate, CandidateEnd};
@@ -17,7 +18,9 @@ use super::link::NotSent;
 use super::shared::Shared;
 use super::watchers::Watcher;
 use crate::broker::{ClaimRequest, MonotonicTime, PayloadKind};
-use crate::dispatch::{ForwardEnd, ForwardResult, Hit, PendingForward, RemoteRun, RemoteSearch};
+use crate::dispatch::{
+    ForwardEnd, ForwardResult, Hit, NamedController, PendingForward, RemoteRun, RemoteSearch,
+};
 use crate::journal::OfferRecord;
 use crate::model::{ForwardOutcome, MissReason, Proof, Verdict};
 
@@ -181,17 +184,17 @@ impl Pending {
             let took = self.sent.elapsed();
             let Ok(Some(bytes)) = answer else {
                 let end = if answer.is_ok() { OriginEnd::NoReceiver } else { OriginEnd::Silent };
-                return self.finish(end, took);
+                return self.finish(end, AnswerTail::default(), took);
             };
-            let Ok((answer, _)) = decode::<Answer<'_>>(&bytes) else {
-                return self.finish(OriginEnd::Silent, took);
+            let Ok((answer, tail)) = decode::<Answer<'_>>(&bytes) else {
+                return self.finish(OriginEnd::Silent, AnswerTail::default(), took);
             };
             if let Answer::Forwarded(Forwarded { handled, .. }) = &answer {
                 let round_trip = took.saturating_sub(Duration::from_micros(*handled));
                 self.shared.member.lock().directory.answered_after(self.candidate.id, round_trip);
             }
             match origin.answered(answer) {
-                OriginStep::Ended(end) => return self.finish(end, took),
+                OriginStep::Ended(end) => return self.finish(end, AnswerTail::read(tail), took),
                 OriginStep::Wait { sends_payload, until: next } => {
                     until = next;
                     if let Some(payload) = self.payload.take().filter(|_| sends_payload) {
@@ -204,8 +207,8 @@ impl Pending {
         }
     }
 
-    fn finish(&self, end: OriginEnd<'_>, took: Duration) -> ForwardEnd {
-        let (outcome, candidate_end, result, mut offers) = self.interpret(end);
+    fn finish(&self, end: OriginEnd<'_>, tail: AnswerTail<'_>, took: Duration) -> ForwardEnd {
+        let (outcome, candidate_end, result, mut offers) = self.interpret(end, tail);
         {
             let now = self.shared.now();
             let mut member = self.shared.member.lock();
@@ -241,6 +244,7 @@ impl Pending {
     fn interpret(
         &self,
         end: OriginEnd<'_>,
+        tail: AnswerTail<'_>,
     ) -> (ForwardOutcome, CandidateEnd, ForwardResult, Vec<OfferRecord>) {
         let none = Vec::new();
         let miss = ForwardResult::Miss { unproven: 0 };
@@ -265,7 +269,8 @@ impl Pending {
                 let proof = result.map(|proof| Proof::ALL.get(usize::from(proof)).copied());
                 let (outcome, result) = match proof {
                     Ok(Some(proof)) => {
-                        let hit = Hit { proof, controller: controller.map(Arc::from) };
+                        let named = |name| NamedController::new(name, tail.metadata);
+                        let hit = Hit { proof, controller: controller.map(named) };
                         (ForwardOutcome::Delivered, ForwardResult::Delivered(hit))
                     }
                     // A proof that this version does not know is one all the same.

@@ -39,7 +39,9 @@ pub use remote::{
     EarlierOutcome, EarlierRun, ForwardEnd, ForwardResult, ForwardedRun, PendingForward, RemotePools,
     RemoteRun, RemoteSearch,
 };
-pub use request::{DispatchRequest, DispatchTimes, Hit, IdempotencyKey, Outcome, RunNameConflict};
+pub use request::{
+    DispatchRequest, DispatchTimes, Hit, IdempotencyKey, NamedController, Outcome, RunNameConflict,
+};
 use shared::{Flight, Leader, Shared};
 
 /// Dispatches runs. Clones share everything.

@@ -13,7 +13,7 @@ use super::inferred_proxies::InferredProxies;
 use super::policy::{DeliveryPolicy, OfferEnd, Step};
 use super::record::Record;
 use super::remote::{ForwardEnd, ForwardResult, ForwardedRun, PendingForward};
-use super::request::Hit;
+use super::request::{Hit, NamedController};
 use super::shared::Leader;
 use crate::broker::{HostId, RemovedWaiter};
 use crate::journal::OfferRecord;
@@ -45,6 +45,8 @@ pub(super) struct OfferTask {
 /// The waiter of an offer, and the time of its match.
 struct Offered {
     controller: Box<str>,
+    /// What the controller says to whoever claims it, if the answer names the controller.
+    metadata: Option<Box<str>>,
     host: HostId,
     address: IpAddr,
     /// Whether the end of its connection is what proves the delivery.
@@ -61,7 +63,7 @@ pub(super) struct PendingOffer {
 /// What follows an offer, the controller that was offered the run if the answer names it, and when the offer ended.
 pub(super) struct OfferResult {
     pub(super) step: Step,
-    pub(super) controller: Option<Arc<str>>,
+    pub(super) controller: Option<NamedController>,
     pub(super) ended: Instant,
 }
 
@@ -105,7 +107,8 @@ impl OfferTask {
         self.offers += 1;
         let RemovedWaiter { waiter, controller, host, .. } = removed;
         let (address, ends_with_run) = (waiter.origin(), waiter.ends_with_run());
-        let offered = Offered { controller, host, address, ends_with_run, matched };
+        let metadata = waiter.metadata().filter(|_| self.names_controller).map(Box::from);
+        let offered = Offered { controller, metadata, host, address, ends_with_run, matched };
         match waiter.offer(&self.run, self.requirements) {
             ControlFlow::Break(delivery) => ControlFlow::Break(self.end(offered, delivery)),
             ControlFlow::Continue(proof) => ControlFlow::Continue(PendingOffer { offered, proof }),
@@ -179,7 +182,7 @@ impl OfferTask {
 
     /// Accounts for an offer that has ended.
     fn end(&mut self, offered: Offered, mut delivery: Delivery) -> OfferResult {
-        let Offered { controller, host, address, ends_with_run, matched } = offered;
+        let Offered { controller, metadata, host, address, ends_with_run, matched } = offered;
         let ended = Instant::now();
         let took = ended.saturating_duration_since(matched);
         let is_proved = delivery.verdict.proof().is_some_and(|proof| proof >= self.policy.proof());
@@ -217,14 +220,14 @@ impl OfferTask {
             nothing_sent: delivery.nothing_sent,
             may_have_been_relayed,
         });
-        let named = self.names_controller.then(|| Arc::from(&*controller));
+        let named = self.names_controller.then(|| NamedController::new(&controller, metadata.as_deref()));
         self.record.add_offer(OfferRecord { controller, broker: None, verdict, since, took }, step);
         self.cache(step, named.as_ref(), ended);
         OfferResult { step, controller: named, ended }
     }
 
     /// A run that a waiter has, or may have, is not offered again: its later POSTs get the same outcome.
-    fn cache(&mut self, step: Step, controller: Option<&Arc<str>>, now: Instant) {
+    fn cache(&mut self, step: Step, controller: Option<&NamedController>, now: Instant) {
         let result = match step {
             Step::Delivered(proof) => Ok(Hit { proof, controller: controller.cloned() }),
             Step::GiveUp(MissReason::Unknown) => Err(MissReason::Unknown),

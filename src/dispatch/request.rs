@@ -1,5 +1,6 @@
 //! Owns the request and the outcome of a dispatch, as values that are the same for every dialect.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
@@ -138,10 +139,64 @@ impl Outcome {
 pub struct Hit {
     /// What proves it.
     pub proof: Proof,
-    /// The controller's name for itself, if the answer names it; empty if the controller gave none.
-    pub controller: Option<Arc<str>>,
+    /// The controller that has the run, if the answer names it.
+    pub controller: Option<NamedController>,
+}
+
+/// A controller as an answer names it, in one allocation: it is kept for as long as the run is remembered.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NamedController(Arc<str>);
+
+/// What metadata follow. No name contains it.
+const BEFORE_METADATA: char = '\n';
+
+impl NamedController {
+    /// A controller with this name for itself, empty if it gave none, and what it says to whoever claims it.
+    pub fn new(name: &str, metadata: Option<&str>) -> Self {
+        debug_assert!(!name.contains(BEFORE_METADATA), "a name is printable");
+        Self(match metadata {
+            None => name.into(),
+            Some(metadata) => format!("{name}{BEFORE_METADATA}{metadata}").into(),
+        })
+    }
+
+    /// Its name for itself; empty if it gave none.
+    pub fn name(&self) -> &str {
+        self.0.split_once(BEFORE_METADATA).map_or(&*self.0, |(name, _)| name)
+    }
+
+    /// What it says to whoever claims it, which may be a secret.
+    pub fn metadata(&self) -> Option<&str> {
+        self.0.split_once(BEFORE_METADATA).map(|(_, metadata)| metadata)
+    }
+}
+
+impl fmt::Debug for NamedController {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NamedController").field(&self.name()).finish_non_exhaustive()
+    }
 }
 
 /// The run's name is already that of a run with another payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunNameConflict;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_and_metadata_are_told_apart_again_and_metadata_are_not_shown() {
+        for (name, metadata) in [("", None), ("one", None), ("", Some("a\nb")), ("one", Some("a secret"))] {
+            let named = NamedController::new(name, metadata);
+            assert_eq!((named.name(), named.metadata()), (name, metadata));
+            let shown = format!("{named:?}");
+            assert!(shown.contains(name) && !shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn every_remembered_run_pays_for_its_hit() {
+        assert!(size_of::<Hit>() <= 24);
+    }
+}

@@ -162,7 +162,7 @@ pub async fn handle(
         query: request.uri().query(),
         is_http_11: true,
         fields: &fields,
-        websocket_key: h1::websocket_key(request.headers()),
+        all_fields: AllFields::Map(request.headers()),
     };
     match routes::route(state, Listener::Public, peer, &head) {
         Routed::Now(Action::Respond(response)) => Handled::Responded(response),

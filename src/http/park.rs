@@ -73,10 +73,11 @@ fn park_once(
     terms: &PollTerms,
 ) -> ControlFlow<(), ParkedGuard> {
     let now = state.exchange.at(Instant::now());
-    let PollRequest { key, accepts, controller, host, client, .. } = poll;
+    let PollRequest { key, accepts, controller, host, client, metadata, .. } = poll;
     let PollTerms { format, reusable, timeout, guard, grace } = terms;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let origin = client.origin();
+    let long_poll = LongPoll::new(connection.clone(), format, *reusable, client.through_proxy);
     let request = ParkRequest {
         key: key.as_ref(),
         accepts: *accepts,
@@ -85,7 +86,7 @@ fn park_once(
         is_exclusive: true,
         offer_until: now.plus(timeout.saturating_sub(guard)),
         deadline: now.plus(*timeout + *grace),
-        waiter: Waiter::LongPoll(LongPoll::new(connection.clone(), format, *reusable, client.through_proxy)),
+        waiter: Waiter::long_poll(long_poll, metadata.as_deref()),
     };
     match state.exchange.park(request, now) {
         Ok((place, replaced)) => {
@@ -93,7 +94,7 @@ fn park_once(
                 state.shared_names.record(&state.metrics, &replaced.controller, origin);
                 replaced.waiter.close(CloseReason::Replaced);
             }
-            state.sessions.replace(|| SessionOwner::new(key.as_ref(), *accepts, controller, origin));
+            state.sessions.replace(|| SessionOwner::new(key.as_ref(), *accepts, controller, "", origin));
             ControlFlow::Continue(place)
         }
         Err(full) => {
@@ -127,7 +128,8 @@ fn open_session(
         return ControlFlow::Break(());
     }
     let (key, address) = (poll.key.as_ref(), poll.client.origin());
-    let owner = SessionOwner::new(key, poll.accepts, &poll.controller, address);
+    let metadata = poll.metadata.as_deref().unwrap_or_default();
+    let owner = SessionOwner::new(key, poll.accepts, &poll.controller, metadata, address);
     let session =
         HeldSession::open(&state.exchange, &state.sessions, connection.clone(), kind, owner, slots, unread);
     if let Some(replaced) = state.exchange.replace(key, &poll.controller, address) {

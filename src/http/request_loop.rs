@@ -14,9 +14,8 @@ use tokio::time::Instant;
 
 use super::dialect::{Dispatched, dispatch};
 use super::h1::{
-    HeadParse, HeaderFields, HyperEnd, HyperRead, RequestBody, RequestHead, Signs, discard, parse, read_idle,
-    read_line, read_more, read_with_hyper, websocket_key, write_and_cut_off, write_and_linger,
-    write_response,
+    AllFields, HeadParse, HeaderFields, HyperEnd, HyperRead, RequestBody, RequestHead, Signs, discard, parse,
+    read_idle, read_line, read_more, read_with_hyper, write_and_cut_off, write_and_linger, write_response,
 };
 use super::park::{Waiting, park};
 use super::receipts::pass_on;
@@ -236,7 +235,7 @@ async fn handle_hyper_request(
         query: parts.uri.query(),
         is_http_11: parts.version == Version::HTTP_11,
         fields: &fields,
-        websocket_key: websocket_key(&parts.headers),
+        all_fields: AllFields::Map(&parts.headers),
     };
     let mut response = match route(state, listener, connection.origin(), &head) {
         Routed::Now(Action::Park(poll)) => {

@@ -1,6 +1,5 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -148,7 +147,7 @@ fn await_reply(
             return Dispatched::Answered(response.of_reply(outcome).after(recorder));
         }
     };
-    let controller: Arc<str> = hit.controller.clone().unwrap_or_default();
+    let controller = hit.controller.clone();
     // With it, the record of the dispatch is complete.
     let since = recorder.since();
     drop(recorder);

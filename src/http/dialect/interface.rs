@@ -86,6 +86,8 @@ pub(in crate::http) struct PollRequest<'a> {
     pub(in crate::http) controller: Cow<'a, str>,
     pub(in crate::http) host: HostId,
     pub(in crate::http) client: ClientAddr,
+    /// What it says to whoever claims it, which may be a secret.
+    pub(in crate::http) metadata: Option<Box<str>>,
     pub(in crate::http) kind: PollKind,
 }
 

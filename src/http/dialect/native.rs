@@ -15,9 +15,9 @@ use super::run_response::write_run_head;
 use super::trigger::Message;
 use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
-use crate::dispatch::Outcome;
+use crate::dispatch::{NamedController, Outcome};
 use crate::http::client_addr::ClientAddr;
-use crate::http::h1::{FieldName, RequestHead, Signs};
+use crate::http::h1::{FieldName, METADATA, RequestHead, Signs};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, ResponseBody, write_keep_alive};
 use crate::http::state::{HttpState, RequestLimits};
@@ -28,6 +28,8 @@ use crate::transport::{CloseReason, CloseResponse, MAX_SLOTS, ResponseFormat, ac
 const PREFIX: &str = "/v1/pools/";
 /// The parameter of a dispatch that asks for a reply.
 const REPLY: &str = "reply";
+/// The most bytes of a waiter's metadata.
+const MAX_METADATA_BYTES: usize = 1024;
 
 /// How a poll of this dialect is answered.
 static RESPONSE_FORMAT: ResponseFormat = ResponseFormat {
@@ -93,6 +95,7 @@ impl Dialect for Native {
             controller: parse_name(head, FieldName::NativeController)?.into(),
             host: state.exchange.host_id(client.origin(), ""),
             client,
+            metadata: parse_metadata(head)?,
             kind,
         })
     }
@@ -156,9 +159,11 @@ impl Dialect for Native {
 
     fn render(&self, run: &str, outcome: &Outcome) -> HttpResponse {
         let hit = outcome.result.as_ref();
+        let named = hit.ok().and_then(|hit| hit.controller.as_ref());
         let answer = DispatchAnswer {
-            controller: hit.ok().map(|hit| hit.controller.as_deref().unwrap_or_default()),
+            controller: hit.ok().map(|_| named.map_or("", NamedController::name)),
             delivered: hit.is_ok(),
+            metadata: named.and_then(NamedController::metadata),
             offers: outcome.offers,
             proof: hit.ok().map(|hit| hit.proof.text()),
             reason: hit.err().map(|miss| miss.text()),
@@ -177,6 +182,8 @@ struct DispatchAnswer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     controller: Option<&'a str>,
     delivered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a str>,
     offers: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<&'static str>,
@@ -216,7 +223,7 @@ fn parse_handshake(head: &RequestHead<'_>) -> Result<[u8; 28], Problem> {
     if !head.fields.show(Signs::PILOTLIGHT_V1) {
         return Err(Problem::bad_handshake("does not offer `Sec-WebSocket-Protocol: pilotlight.v1`"));
     }
-    head.websocket_key
+    head.websocket_key()
         .and_then(accept_key)
         .ok_or_else(|| Problem::bad_handshake("has not one Sec-WebSocket-Key of 16 bytes in base64"))
 }
@@ -334,5 +341,20 @@ fn parse_name<'a>(head: &RequestHead<'a>, field: FieldName) -> Result<&'a str, P
         Ok(None) => Ok(""),
         Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_parameter(name, error)),
         Err(()) => Err(Problem::bad_parameter(name, "occurs more than once, or is not printable ASCII")),
+    }
+}
+
+/// What the waiter says to whoever claims it: printable ASCII, at most once; none if absent or empty.
+fn parse_metadata(head: &RequestHead<'_>) -> Result<Option<Box<str>>, Problem> {
+    if !head.fields.show(Signs::METADATA) {
+        return Ok(None);
+    }
+    let refuse = |why| Err(Problem::bad_parameter(METADATA, why));
+    let Some(value) = head.all_fields.only(METADATA) else { return refuse("occurs more than once") };
+    let text = std::str::from_utf8(value).ok();
+    match text.filter(|text| text.bytes().all(|byte| matches!(byte, b' '..=b'~'))) {
+        None => refuse("is not printable ASCII"),
+        Some(text) if text.len() > MAX_METADATA_BYTES => refuse("is longer than 1024 bytes"),
+        Some(text) => Ok((!text.is_empty()).then(|| text.into())),
     }
 }

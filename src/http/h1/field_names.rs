@@ -64,6 +64,8 @@ bitflags! {
         const PILOTLIGHT_V1 = 1 << 12;
         /// The response may be a stream of server-sent events.
         const ACCEPTS_EVENTS = 1 << 13;
+        /// The waiter says something to whoever claims it.
+        const METADATA = 1 << 14;
     }
 }
 
@@ -95,7 +97,7 @@ pub(super) enum Use {
 }
 
 /// Names in lower case, and what their fields are read for. Those whose value is kept come first.
-pub(super) const KNOWN: [(&str, Use); 41] = [
+pub(super) const KNOWN: [(&str, Use); 42] = [
     ("host", Use::First(FieldName::Host)),
     ("content-length", Use::First(FieldName::ContentLength)),
     ("content-type", Use::First(FieldName::ContentType)),
@@ -125,6 +127,7 @@ pub(super) const KNOWN: [(&str, Use); 41] = [
     ("sec-fetch-site", Use::Sign(Signs::BROWSER)),
     ("sec-fetch-mode", Use::FetchMode),
     ("accept", Use::Accept),
+    (METADATA, Use::Sign(Signs::METADATA)),
     ("via", PROXY),
     ("x-forwarded", PROXY),
     ("x-real-ip", PROXY),
@@ -138,6 +141,8 @@ pub(super) const KNOWN: [(&str, Use); 41] = [
     ("l5d-client-id", PROXY),
     ("x-amzn-trace-id", Use::AmazonTrace),
 ];
+/// The field of [`Signs::METADATA`], which is too rare for its value to be kept.
+pub(in crate::http) const METADATA: &str = "pilotlight-metadata";
 const PROXY: Use = Use::Sign(Signs::PROXY);
 /// Fields whose names begin so are added by proxies.
 const PROXY_PREFIXES: [&str; 3] = ["x-forwarded-", "x-envoy-", "x-original-forwarded-"];

@@ -297,6 +297,7 @@ mod tests {
             ("expect", "x", Signs::EXPECT),
             ("origin", "null", Signs::BROWSER),
             ("content-encoding", "identity", Signs::CONTENT_ENCODING),
+            ("pilotlight-metadata", "", Signs::METADATA),
             ("host", "close", Signs::empty()),
             ("user-agent", "close", Signs::empty()),
         ] {

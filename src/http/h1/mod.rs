@@ -18,9 +18,9 @@ mod validate;
 mod write;
 
 pub(in crate::http) use body::{RequestBody, discard, read_body};
-pub(in crate::http) use field_names::{FieldName, Signs};
+pub(in crate::http) use field_names::{FieldName, METADATA, Signs};
 pub(in crate::http) use fields::HeaderFields;
-pub(in crate::http) use head::{RequestHead, websocket_key};
+pub(in crate::http) use head::{AllFields, RequestHead};
 pub(in crate::http) use hyper_fallback::{HyperEnd, HyperRead, read_with_hyper};
 pub(in crate::http) use parse::{HeadParse, parse};
 pub(in crate::http) use read::{read_idle, read_line, read_more};

@@ -10,12 +10,9 @@ use httparse::{Error, Request, Status};
 
 use super::fast_path::{FastPath, classify};
 use super::fields::HeaderFields;
-use super::head::RequestHead;
+use super::head::{AllFields, MAX_FIELDS, RequestHead};
 use super::validate::{MAX_HEAD_BYTES, violation};
 use crate::http::problem::Problem;
-
-/// The most header fields of a head.
-const MAX_FIELDS: usize = 100;
 
 /// What a read buffer begins with.
 pub(in crate::http) enum HeadParse<'a> {
@@ -49,7 +46,8 @@ pub(in crate::http) fn parse<'a, 'b: 'a>(
     fields.extend(request.headers.iter().map(|header| (header.name, header.value)));
     match classify(&request, fields, head_length, bytes.len()) {
         FastPath::Complete { method, path, query, body } => {
-            let head = RequestHead { method, path, query, is_http_11: true, fields, websocket_key: None };
+            let all_fields = AllFields::Bytes(bytes);
+            let head = RequestHead { method, path, query, is_http_11: true, fields, all_fields };
             HeadParse::Complete(head, body)
         }
         FastPath::PartialBody => HeadParse::PartialBody,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::dispatch::NamedController;
 use crate::http::h1::write_response;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, append_field};
@@ -27,7 +28,7 @@ pub(in crate::http) struct PendingReply {
     name: Option<NamedRun>,
     run: Bytes,
     since: Instant,
-    controller: Arc<str>,
+    controller: Option<NamedController>,
     route: Route,
 }
 
@@ -51,7 +52,7 @@ impl PendingReply {
         let name = name.map(|name| state.replies.name(name, remember_for)).transpose();
         let name = name.map_err(|earlier| Problem::run_posted_before(Some(earlier)))?;
         let awaited = state.replies.begin().ok_or_else(Problem::too_many_replies)?;
-        let (run, since, controller) = (Bytes::new(), Instant::now(), Arc::default());
+        let (run, since, controller) = (Bytes::new(), Instant::now(), None);
         Ok(Self { awaited, wait, name, run, since, controller, route })
     }
 
@@ -61,7 +62,12 @@ impl PendingReply {
     }
 
     /// The run was handed to this controller. `since` is when the POST's last byte came.
-    pub(in crate::http) fn handed_over(self, run: Bytes, controller: Arc<str>, since: Instant) -> Self {
+    pub(in crate::http) fn handed_over(
+        self,
+        run: Bytes,
+        controller: Option<NamedController>,
+        since: Instant,
+    ) -> Self {
         Self { run, since, controller, ..self }
     }
 
@@ -131,8 +137,12 @@ impl PendingReply {
     fn fields(&self) -> Vec<u8> {
         let mut fields = Vec::with_capacity(128);
         append_field(&mut fields, "pilotlight-run", &self.run);
-        if !self.controller.is_empty() {
-            append_field(&mut fields, "pilotlight-controller", self.controller.as_bytes());
+        if let Some(controller) = self.controller.as_ref().filter(|controller| !controller.name().is_empty())
+        {
+            append_field(&mut fields, "pilotlight-controller", controller.name().as_bytes());
+        }
+        if let Some(metadata) = self.controller.as_ref().and_then(NamedController::metadata) {
+            append_field(&mut fields, "pilotlight-metadata", metadata.as_bytes());
         }
         append_field(&mut fields, "pilotlight-proof", b"replied");
         fields

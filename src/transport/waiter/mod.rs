@@ -48,6 +48,8 @@ pub type ParkedGuard = crate::exchange::ParkedGuard<Waiter>;
 pub enum Waiter {
     /// A held GET.
     LongPoll(LongPoll),
+    /// A held GET with metadata. A variant of its own, so that the others pay nothing for it.
+    LongPollWithMetadata(Box<(LongPoll, Box<str>)>),
     /// A slot of a WebSocket.
     WebSocket(Slot),
     /// A slot of a stream of server-sent events.
@@ -55,6 +57,23 @@ pub enum Waiter {
 }
 
 impl Waiter {
+    /// A held GET, and what it says to whoever claims it.
+    pub fn long_poll(waiter: LongPoll, metadata: Option<&str>) -> Self {
+        match metadata {
+            None => Self::LongPoll(waiter),
+            Some(metadata) => Self::LongPollWithMetadata(Box::new((waiter, metadata.into()))),
+        }
+    }
+
+    /// What it says to whoever claims it, which may be a secret.
+    pub fn metadata(&self) -> Option<&str> {
+        match self {
+            Self::LongPoll(_) => None,
+            Self::LongPollWithMetadata(waiter) => Some(&waiter.1),
+            Self::WebSocket(slot) | Self::EventStream(slot) => slot.metadata(),
+        }
+    }
+
     /// Writes as much of a run as the kernel takes now. `Break` if the offer has ended; `Continue` if its proof takes time.
     /// Unless the required proof is reached, no byte of the run is sent any more after the offer has ended.
     ///
@@ -62,6 +81,9 @@ impl Waiter {
     pub fn offer(self, run: &Run, requirements: DeliveryRequirements) -> ControlFlow<Delivery, PendingProof> {
         match self {
             Self::LongPoll(waiter) => waiter.offer(run, requirements).map_continue(PendingProof::LongPoll),
+            Self::LongPollWithMetadata(waiter) => {
+                waiter.0.offer(run, requirements).map_continue(PendingProof::LongPoll)
+            }
             Self::WebSocket(slot) | Self::EventStream(slot) => {
                 slot.offer(run, requirements).map_continue(PendingProof::Slot)
             }
@@ -72,6 +94,7 @@ impl Waiter {
     pub fn close(self, reason: CloseReason<'_>) {
         match self {
             Self::LongPoll(waiter) => waiter.close(reason),
+            Self::LongPollWithMetadata(waiter) => waiter.0.close(reason),
             Self::WebSocket(slot) | Self::EventStream(slot) => slot.close(reason),
         }
     }
@@ -80,6 +103,7 @@ impl Waiter {
     pub fn strongest_proof(&self) -> Proof {
         match self {
             Self::LongPoll(waiter) => waiter.strongest_proof(),
+            Self::LongPollWithMetadata(waiter) => waiter.0.strongest_proof(),
             Self::WebSocket(_) | Self::EventStream(_) => Proof::Received,
         }
     }
@@ -88,7 +112,7 @@ impl Waiter {
     /// is in between. A session goes on: without an acknowledgement its controller has not taken the run, however it ended.
     pub fn ends_with_run(&self) -> bool {
         match self {
-            Self::LongPoll(_) => true,
+            Self::LongPoll(_) | Self::LongPollWithMetadata(_) => true,
             Self::WebSocket(_) | Self::EventStream(_) => false,
         }
     }
@@ -97,6 +121,7 @@ impl Waiter {
     pub fn origin(&self) -> IpAddr {
         match self {
             Self::LongPoll(waiter) => waiter.origin(),
+            Self::LongPollWithMetadata(waiter) => waiter.0.origin(),
             Self::WebSocket(slot) | Self::EventStream(slot) => slot.origin(),
         }
     }
@@ -105,6 +130,7 @@ impl Waiter {
     pub fn liveness(&self) -> Liveness {
         match self {
             Self::LongPoll(waiter) => waiter.liveness(),
+            Self::LongPollWithMetadata(waiter) => waiter.0.liveness(),
             Self::WebSocket(slot) | Self::EventStream(slot) => slot.liveness(),
         }
     }
@@ -125,5 +151,15 @@ impl PendingProof {
             Self::LongPoll(proving) => proving.prove().await,
             Self::Slot(proving) => proving.prove().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiter_is_as_large_as_a_long_poll_without_metadata() {
+        assert_eq!(size_of::<Waiter>(), size_of::<LongPoll>());
     }
 }

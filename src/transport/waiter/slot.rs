@@ -64,6 +64,10 @@ impl Slot {
         self.session.owner.address()
     }
 
+    pub(super) fn metadata(&self) -> Option<&str> {
+        self.session.owner.metadata()
+    }
+
     pub(super) fn liveness(&self) -> Liveness {
         Liveness::new(&self.session.connection)
     }

@@ -207,6 +207,7 @@ fn parse_poll<'a>(
         controller: name(FieldName::TriggerController)?.into(),
         host: state.exchange.host_id(client.origin(), name(FieldName::TriggerInstance)?),
         client,
+        metadata: None,
         kind: PollKind::Once(PollTerms {
             format: &RESPONSE_FORMAT,
             reusable: head.is_reusable(),
