@@ -18,6 +18,7 @@ pub struct Admission {
     /// Bytes of bodies that are announced, being read, or kept until their dispatches end.
     bodies: Arc<AtomicU64>,
     is_short_of_connections: AtomicBool,
+    needs_connections_for_replies: AtomicBool,
     is_ending: AtomicBool,
 }
 
@@ -29,6 +30,7 @@ impl Default for Admission {
             memory_left: AtomicU64::new(u64::MAX),
             bodies: Arc::default(),
             is_short_of_connections: AtomicBool::new(false),
+            needs_connections_for_replies: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
         }
     }
@@ -51,7 +53,7 @@ impl Admission {
         self.memory_left.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether polls and dispatches are refused for lack of memory.
+    /// Whether dispatches are refused for lack of memory.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.memory_left.load(Ordering::Relaxed) == 0
     }
@@ -77,10 +79,17 @@ impl Admission {
 
     /// Sets whether the number of open connections is close to its limit.
     pub fn set_short_of_connections(&self, is_short: bool) {
-        // It is rarely another value. Not writing the same one spares the caches of other threads.
-        if self.is_short_of_connections.load(Ordering::Relaxed) != is_short {
-            self.is_short_of_connections.store(is_short, Ordering::Relaxed);
-        }
+        set(&self.is_short_of_connections, is_short);
+    }
+
+    /// Sets whether the connections that are still free are for the workers of open replies.
+    pub fn set_connections_for_replies(&self, are_needed: bool) {
+        set(&self.needs_connections_for_replies, are_needed);
+    }
+
+    /// Whether polls are refused, for lack of memory or because the connections that are left are for replies.
+    pub(super) fn refuses_polls(&self) -> bool {
+        self.is_short_of_memory() || self.needs_connections_for_replies.load(Ordering::Relaxed)
     }
 
     /// Sets that the process is ending: clients reach the next process only with a new connection.
@@ -91,6 +100,13 @@ impl Admission {
     /// Whether connections are closed after a response instead of kept alive.
     pub(super) fn closes_connections(&self) -> bool {
         self.is_short_of_connections.load(Ordering::Relaxed) || self.is_ending.load(Ordering::Relaxed)
+    }
+}
+
+/// It is rarely another value. Not writing the same one spares the caches of other threads.
+fn set(flag: &AtomicBool, value: bool) {
+    if flag.load(Ordering::Relaxed) != value {
+        flag.store(value, Ordering::Relaxed);
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn park(
     poll: &PollRequest<'_>,
     unread: &mut [u8],
 ) -> ControlFlow<(), Waiting> {
-    if state.admission.is_short_of_memory() {
+    if state.admission.refuses_polls() {
         state.metrics.poll_refused();
         return ControlFlow::Break(());
     }

@@ -94,12 +94,13 @@ impl Replies {
         self.awaited.load(Ordering::Relaxed)
     }
 
-    /// Breaks off every reply whose run is with a worker.
-    pub fn break_off(&self) {
+    /// Breaks off every reply whose run is with a worker, and returns how many there were.
+    pub fn break_off(&self) -> usize {
         let replies: Vec<_> = self.tokens.by_secret.lock().values().filter_map(Weak::upgrade).collect();
-        for reply in replies {
+        for reply in &replies {
             reply.break_off(ReplyOutcome::ReplyBroken);
         }
+        replies.len()
     }
 }
 

@@ -28,6 +28,8 @@ const MAX_REMEMBERED: usize = 4096;
 pub(super) struct ConnectionLimits {
     /// Connections on all public listeners and those for dispatches together.
     pub(super) connections: usize,
+    /// So many of them may hold polls while replies are awaited, less one for each reply: its worker comes with a new connection.
+    pub(super) polls: usize,
     /// Connections of one source address, if they are limited.
     pub(super) per_source: Option<usize>,
     /// Whether dispatches have listeners of their own.
@@ -139,7 +141,10 @@ impl ConnectionLimiter {
     }
 
     fn report_occupancy(&self, open: usize) {
-        self.state.admission.set_short_of_connections(open > self.limits.keep_alive_limit());
+        let HttpState { admission, replies, .. } = &*self.state;
+        admission.set_short_of_connections(open > self.limits.keep_alive_limit());
+        let awaited = replies.count();
+        admission.set_connections_for_replies(awaited > 0 && open + awaited > self.limits.polls);
     }
 
     /// Counts a connection for its source address. False if that would exceed the limit.

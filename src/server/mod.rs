@@ -35,7 +35,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Endpoint, Listeners, Settings};
+use crate::config::{Endpoint, LimitSettings, Listeners, Settings};
 use crate::exchange::Exchange;
 use crate::http::HttpState;
 use crate::journal::{self, Journal};
@@ -110,6 +110,7 @@ impl Server {
         state.idle.set_timeout(settings.waiting.idle_timeout);
         let limits = ConnectionLimits {
             connections: settings.limits.public_connections(open_files),
+            polls: LimitSettings::polls_of(open_files),
             per_source: settings.limits.max_connections_per_source,
             separate_dispatch,
         };

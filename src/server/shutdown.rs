@@ -58,7 +58,9 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     state.drain();
     // 2. Housekeeping ends the held polls, spread over the window. New polls are held meanwhile.
     let began = Instant::now();
-    until(began + window, || state.exchange.counts().0 == 0).await;
+    //    Replies end meanwhile: their workers still come with new connections.
+    until(began + window, || state.exchange.counts().0 == 0 && state.replies.count() == 0).await;
+    break_off_replies(state);
     if let Some(cluster) = &state.cluster {
         // Even without waiters: the balancer must notice first that the broker is not ready.
         tokio::time::sleep_until((began + window.min(NOTICED_WITHIN)).into()).await;
@@ -79,9 +81,22 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     // 5. Unfinished dispatches end within their budget, also those whose client has disconnected.
     let deadline = Instant::now() + state.limits().dispatch_budget + LATE_REQUESTS;
     until(deadline, || state.posts_in_flight() == 0 && state.dispatcher.forwards_in_flight() == 0).await;
+    break_off_replies(state);
+    until(Instant::now() + LATE_REQUESTS, || state.replies.count() == 0).await;
     // 6. The other brokers of a cluster forget this one.
     if let Some(cluster) = &state.cluster {
         cluster.end().await;
+    }
+}
+
+/// Replies whose workers are not done yet cannot outlive the broker: their callers see that they are broken.
+fn break_off_replies(state: &HttpState) {
+    let replies = state.replies.break_off();
+    if replies > 0 {
+        tracing::warn!(
+            replies,
+            "broke off replies that had not ended; a longer --drain-window leaves them more time"
+        );
     }
 }
 

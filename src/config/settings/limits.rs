@@ -75,12 +75,17 @@ impl LimitSettings {
 
     /// The limits of the core, if the process may open this many files.
     pub fn of_broker(&self, open_files: u64) -> Limits {
-        let from_files = usize::try_from(open_files.saturating_sub(FDS_BESIDE_POLLS).max(open_files / 2));
         Limits {
-            waiters: self.max_waiters.unwrap_or_else(|| from_files.unwrap_or(usize::MAX)),
+            waiters: self.max_waiters.unwrap_or_else(|| Self::polls_of(open_files)),
             waiters_per_pool: self.max_waiters_per_pool,
             pools: self.max_pools,
         }
+    }
+
+    /// How many polls leave enough for all else, if the process may open this many files.
+    pub fn polls_of(open_files: u64) -> usize {
+        let from_files = usize::try_from(open_files.saturating_sub(FDS_BESIDE_POLLS).max(open_files / 2));
+        from_files.unwrap_or(usize::MAX)
     }
 
     /// The most open connections on the public listeners, if the process may open this many files.
