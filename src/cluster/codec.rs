@@ -16,8 +16,10 @@ use crate::broker::Claimable;
 
 /// The version of the format.
 const VERSION: u8 = 1;
+/// The run's worker is to reply: the path of the reply comes before the payload.
+pub const REPLY_FEATURE: u32 = 1;
 /// The features of forwards that this version knows.
-pub const KNOWN_FEATURES: u32 = 0;
+pub const KNOWN_FEATURES: u32 = REPLY_FEATURE;
 
 /// A broker's id, for the life of its process.
 pub type BrokerId = u128;

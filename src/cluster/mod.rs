@@ -41,6 +41,7 @@ use tokio::sync::{Notify, watch};
 use crate::broker::{Filter, PoolSummary, WaiterSummary};
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
+use crate::reply::Replies;
 use crate::transport::{Exchange, Sessions};
 use codec::BrokerId;
 pub use directory::{Contact, PeerSummary};
@@ -97,6 +98,7 @@ impl Cluster {
         id: BrokerId,
         exchange: Arc<Exchange>,
         sessions: Arc<Sessions>,
+        replies: Arc<Replies>,
         metrics: Arc<Metrics>,
         dispatcher: &Dispatcher,
     ) -> Self {
@@ -111,6 +113,7 @@ impl Cluster {
             member: Mutex::new(member),
             exchange,
             sessions,
+            replies,
             metrics,
             inbox: Arc::default(),
             watchers: Arc::default(),

@@ -12,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::answer_tail::AnswerTail;
 use super::codec::{
-    Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, RemoteOffer, Unreadable, decode, encode, micros,
+    Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, REPLY_FEATURE, RemoteOffer, Unreadable, decode,
+    encode, micros,
 };
 use super::digest::Digest;
 use super::forward::{PAYLOAD_WITHIN, TimeLeft, VERDICT_SOON, time_left};
@@ -26,7 +27,7 @@ use crate::dispatch::{
 };
 use crate::metrics::DropReason;
 use crate::model::{MissReason, Proof, TakenOutcome};
-use crate::transport::Run;
+use crate::transport::{ReplyTarget, Run};
 
 /// An answer that is due takes less than this to its receiver, as a rule.
 const WAY_BACK: Duration = Duration::from_millis(10);
@@ -109,8 +110,10 @@ impl Owner {
         }
     }
 
-    async fn forward(&self, question: &Question, forward: &Forward<'_>, payload: Bytes) {
-        let taken = match self.take_in(forward, question.arrived) {
+    async fn forward(&self, question: &Question, forward: &Forward<'_>, tail: Bytes) {
+        let taken = self.take_in(forward, question.arrived);
+        let (taken, (reply, payload)) = match taken.and_then(|taken| Ok((taken, split_reply(forward, tail)?)))
+        {
             Ok(taken) => taken,
             Err(why) => {
                 self.shared.metrics.cluster.taken(match why {
@@ -137,7 +140,7 @@ impl Owner {
             id: slice(forward.run.as_bytes()),
             content_type: slice(forward.content_type),
             payload,
-            reply: None,
+            reply,
         };
         let request = DispatchRequest {
             key: taken.key,
@@ -302,4 +305,13 @@ fn named(outcome: &Outcome) -> Option<&NamedController> {
 /// What follows the answer about this outcome.
 fn tail(outcome: &Outcome) -> Vec<u8> {
     AnswerTail { metadata: named(outcome).and_then(NamedController::metadata) }.encode()
+}
+
+/// Where the run's worker is to reply, if it is, and the payload.
+fn split_reply(forward: &Forward<'_>, tail: Bytes) -> Result<(Option<Arc<ReplyTarget>>, Bytes), NotTaken> {
+    if forward.features & REPLY_FEATURE == 0 {
+        return Ok((None, tail));
+    }
+    let (path, payload) = postcard::take_from_bytes::<&str>(&tail).map_err(|_| NotTaken::Malformed)?;
+    Ok((Some(Arc::new(ReplyTarget::at(path.into()))), tail.slice_ref(payload)))
 }

@@ -1,5 +1,6 @@
 //! Owns the search for a waiter of another broker for one run: which broker it is forwarded to, and what the answers mean.
 
+use std::borrow::Cow;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::answer_tail::AnswerTail;
-use super::codec::{Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, RemoteOffer, decode, micros};
+use super::codec::{
+    Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, REPLY_FEATURE, RemoteOffer, decode, micros,
+};
 use super::digest::{Digest, PoolDigest};
 use super::directory::{Candidate, CandidateEnd};
 use super::forward::{MAX_EARLY_PAYLOAD, OriginEnd, OriginForward, OriginStep, first_answer_within};
@@ -23,6 +26,7 @@ use crate::dispatch::{
 };
 use crate::journal::OfferRecord;
 use crate::model::{ForwardOutcome, MissReason, Proof, Verdict};
+use crate::transport::ReplyTarget;
 
 /// What a message has beside payload, names and media type, in bytes, at most.
 const HEAD_BYTES: usize = 512;
@@ -35,11 +39,13 @@ pub(super) struct Search {
     tried: SmallVec<[BrokerId; 4]>,
     watcher: Option<Watcher>,
     is_too_large: bool,
+    lacks_reply_route: bool,
 }
 
 impl Search {
     pub(super) fn new(shared: Arc<Shared>, pool: PoolDigest, kind: PayloadKind) -> Self {
-        Self { shared, pool, kind, tried: SmallVec::new(), watcher: None, is_too_large: false }
+        let (tried, watcher) = (SmallVec::new(), None);
+        Self { shared, pool, kind, tried, watcher, is_too_large: false, lacks_reply_route: false }
     }
 
     /// The run is not forwarded to the broker that was chosen for it.
@@ -54,11 +60,18 @@ impl Search {
 impl RemoteSearch for Search {
     fn forward(&mut self, run: &RemoteRun<'_>) -> Option<PendingForward> {
         let (_, link) = self.shared.link()?;
-        let size = HEAD_BYTES + run.run.payload.len() + run.run.content_type.len() + run.run.id.len();
+        let reply = run.run.reply.as_deref().map(reply_path).unwrap_or_default();
+        let size =
+            HEAD_BYTES + reply.len() + run.run.payload.len() + run.run.content_type.len() + run.run.id.len();
         let (from, candidate) = {
             let mut member = self.shared.member.lock();
             let random = |below: usize| fastrand::usize(..below);
             let candidate = member.directory.choose(self.pool.key, self.kind, &self.tried, random)?;
+            // The other broker could not send the reply here.
+            self.lacks_reply_route = !reply.is_empty() && member.advertised().is_none();
+            if self.lacks_reply_route {
+                return None;
+            }
             (member.id(), candidate)
         };
         let sent = Instant::now();
@@ -77,7 +90,8 @@ impl RemoteSearch for Search {
         let way = Way { from, sent: self.shared.exchange.at(sent), first_within, verdict_within };
         let head = forward(run, self.pool.key, is_payload_later, way);
         let payload: &[u8] = if is_payload_later { &[] } else { &run.run.payload };
-        match self.shared.send(candidate.id, &answers, &Direct::Forward(head), payload) {
+        let tail = if reply.is_empty() { Cow::Borrowed(payload) } else { [&reply, payload].concat().into() };
+        match self.shared.send(candidate.id, &answers, &Direct::Forward(head), &tail) {
             Ok(()) => {}
             Err(NotSent::TooLarge) => return self.refuse(candidate.id, ForwardOutcome::TooLarge),
             Err(NotSent::NotConnected | NotSent::WouldWait) => {
@@ -99,7 +113,9 @@ impl RemoteSearch for Search {
     }
 
     fn miss(&self, local: MissReason) -> MissReason {
-        if self.is_too_large {
+        if self.lacks_reply_route {
+            MissReason::NoReplyRoute
+        } else if self.is_too_large {
             MissReason::TooLargeToForward
         } else {
             self.shared.member.lock().directory.miss(&self.pool, self.kind, local)
@@ -120,6 +136,12 @@ impl RemoteSearch for Search {
     }
 }
 
+/// The path of a reply, as it comes before a payload.
+fn reply_path(reply: &ReplyTarget) -> Vec<u8> {
+    // Writing into memory cannot fail.
+    postcard::to_allocvec(reply.path()).unwrap_or_default()
+}
+
 /// The way of a forward: who sends it and when, and how long its answers are waited for.
 #[derive(Clone, Copy)]
 struct Way {
@@ -136,7 +158,7 @@ fn forward<'a>(run: &RemoteRun<'a>, pool: Digest, is_payload_later: bool, way: W
     Forward {
         from,
         sent: sent.micros(),
-        features: 0,
+        features: if run.run.reply.is_some() { REPLY_FEATURE } else { 0 },
         run: std::str::from_utf8(&run.run.id).unwrap_or_default(),
         pool,
         deployment: key.deployment,

@@ -146,6 +146,7 @@ fn take_new_id(shared: &Shared) {
     shared.member.lock().change_id(id, shared.now());
     shared.id.send_replace(id);
     shared.sessions.set_broker(id);
+    shared.replies.set_broker(id);
 }
 
 fn tick(shared: &Shared) {

@@ -17,6 +17,7 @@ use super::subjects::Subjects;
 use super::watchers::Watchers;
 use crate::broker::MonotonicTime;
 use crate::metrics::Metrics;
+use crate::reply::Replies;
 use crate::transport::{Exchange, Sessions};
 
 thread_local! {
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) member: Mutex<Member>,
     pub(super) exchange: Arc<Exchange>,
     pub(super) sessions: Arc<Sessions>,
+    pub(super) replies: Arc<Replies>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) watchers: Arc<Watchers>,

@@ -52,7 +52,7 @@ pub(super) async fn deliver(shared: &Arc<Shared>, run: RunToDeliver<'_>) -> Ende
         shared,
         claim: ClaimRequest { key, payload_kind },
         wait_until: (!wait.is_zero()).then(|| (now + wait.min(times.budget)).min(last_offer)),
-        is_local: forwarded.is_some() || request.reply.is_some(),
+        is_local: forwarded.is_some(),
         deadline,
         times,
         idempotency_key: request.idempotency_key,

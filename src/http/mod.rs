@@ -16,6 +16,7 @@ pub mod fuzz;
 mod h1;
 mod health;
 mod park;
+mod peer_route;
 mod peer_tls;
 mod peers;
 mod problem;

@@ -1,4 +1,5 @@
-//! Owns the HTTP requests to other brokers of the cluster: a small POST without a body, on a connection that is kept.
+//! Owns the HTTP requests to other brokers of the cluster: a POST without a body, or with that of a request that is being received, on
+//! a connection that is kept.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -7,9 +8,9 @@ use std::time::Duration;
 use ahash::RandomState;
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Either, Empty, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -38,11 +39,14 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 /// A problem document has at most this many bytes.
 const MAX_PROBLEM: usize = 4096;
 
+/// Nothing, or what a worker sends.
+type PeerBody = Either<Empty<Bytes>, Incoming>;
+
 /// A client for the other brokers.
 pub(super) struct PeerClient {
-    plain: Client<HttpConnector, Empty<Bytes>>,
+    plain: Client<HttpConnector, PeerBody>,
     /// Made for the first request over TLS.
-    tls: OnceCell<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>>,
+    tls: OnceCell<Client<HttpsConnector<HttpConnector>, PeerBody>>,
     /// Who is trusted over TLS; the system's authorities if there are none.
     authorities: Option<Arc<RootCertStore>>,
     own_certificate: Arc<OwnCertificate>,
@@ -100,20 +104,35 @@ impl PeerClient {
         let _place = Place::take(&self.under_way, broker).ok_or(PeerError::Busy)?;
         let request = Request::post(format!("{origin}{target}"))
             .header(CONTENT_LENGTH, HeaderValue::from_static("0"))
-            .body(Empty::new())
+            .body(Either::Left(Empty::new()))
             .map_err(|error| PeerError::NotSent(root_cause(&error)))?;
-        let answer = async {
-            let response = self.send(request).await?.await;
-            let response = response.map_err(|error| {
-                let cause = root_cause(&error);
-                if error.is_connect() { PeerError::NotSent(cause) } else { PeerError::Broken(cause) }
-            })?;
-            read(response).await
-        };
-        timeout(TIMEOUT, answer).await.unwrap_or(Err(PeerError::TimedOut))
+        timeout(TIMEOUT, self.ask(request)).await.unwrap_or(Err(PeerError::TimedOut))
     }
 
-    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<ResponseFuture, PeerError> {
+    /// Sends a request with the body of one that is being received, as it comes. It ends when either side ends it.
+    pub(super) async fn relay(
+        &self,
+        origin: &str,
+        target: &str,
+        fields: HeaderMap,
+        body: Incoming,
+    ) -> Result<PeerResponse, PeerError> {
+        let request = Request::post(format!("{origin}{target}")).body(Either::Right(body));
+        let mut request = request.map_err(|error| PeerError::NotSent(root_cause(&error)))?;
+        *request.headers_mut() = fields;
+        self.ask(request).await
+    }
+
+    async fn ask(&self, request: Request<PeerBody>) -> Result<PeerResponse, PeerError> {
+        let response = self.send(request).await?.await;
+        let response = response.map_err(|error| {
+            let cause = root_cause(&error);
+            if error.is_connect() { PeerError::NotSent(cause) } else { PeerError::Broken(cause) }
+        })?;
+        read(response).await
+    }
+
+    async fn send(&self, request: Request<PeerBody>) -> Result<ResponseFuture, PeerError> {
         if request.uri().scheme() != Some(&Scheme::HTTPS) {
             return Ok(self.plain.request(request));
         }
@@ -138,7 +157,7 @@ fn connector() -> HttpConnector {
     connector
 }
 
-fn client<C: Connect + Clone>(connector: C) -> Client<C, Empty<Bytes>> {
+fn client<C: Connect + Clone>(connector: C) -> Client<C, PeerBody> {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(KEPT_FOR)

@@ -3,12 +3,12 @@
 
 use hyper::StatusCode;
 
+use super::peer_route::{find_peer, of_another_broker, peer_problem};
 use super::peers::{PeerError, PeerResponse};
 use super::problem::Problem;
 use super::response::{HttpResponse, ResponseBody};
 use super::run_request::{PASSED_ON, RunPath, RunQuery, RunResource};
 use super::state::HttpState;
-use crate::logging::Throttle;
 use crate::metrics::Route;
 use crate::transport::{OfferToken, Receipt, ReceiptError, run_path};
 
@@ -53,7 +53,7 @@ fn parse_and_count(
     let run = path.decode_run().ok_or_else(Problem::other_run)?;
     match state.sessions.receive(&token, &run, receipt) {
         Ok(()) => Ok(None),
-        Err(ReceiptError::Forged) => match of_another_broker(state, &token) {
+        Err(ReceiptError::Forged) => match of_another_broker(state, token.broker) {
             None => Err(Problem::forged_offer_token()),
             Some(_) if query.is_passed_on => Err(Problem::misdirected_receipt()),
             Some(broker) => {
@@ -63,12 +63,6 @@ fn parse_and_count(
         Err(ReceiptError::OtherRun) => Err(Problem::other_run()),
         Err(ReceiptError::Gone) => Err(Problem::offer_ended()),
     }
-}
-
-/// The broker that has made a token which this one has not made, as the token says; none if it says this one.
-fn of_another_broker(state: &HttpState, token: &OfferToken) -> Option<u128> {
-    let cluster = state.cluster.as_ref()?;
-    token.broker.filter(|&broker| broker != cluster.id())
 }
 
 /// The path and the query with which a receipt is passed on.
@@ -89,15 +83,8 @@ async fn ask_peer(
     state: &HttpState,
     PeerReceipt { broker, target }: PeerReceipt,
 ) -> Result<HttpResponse, Problem> {
-    static LINES: Throttle = Throttle::new();
-    let Some(cluster) = &state.cluster else { return Err(Problem::offer_ended()) };
-    let Some(peer) = cluster.contact(broker) else {
-        // Who is cut off from the others knows nothing of those that came since.
-        let knows_all = cluster.is_connected() && cluster.is_ready();
-        return Err(if knows_all { Problem::offer_ended() } else { Problem::unknown_peer() });
-    };
-    let Some(origin) = peer.advertised else { return Err(Problem::peer_not_advertised()) };
-    let error = match state.peers.post(broker, &origin, &target).await {
+    let peer = find_peer(state, broker)?;
+    let error = match state.peers.post(broker, &peer.origin, &target).await {
         Ok(PeerResponse { status: StatusCode::NO_CONTENT, .. }) => return Ok(HttpResponse::no_content()),
         Ok(PeerResponse { status, problem: Some(problem) })
             if matches!(status, StatusCode::FORBIDDEN | StatusCode::GONE) =>
@@ -107,15 +94,7 @@ async fn ask_peer(
         Ok(PeerResponse { status, .. }) => PeerError::Unexpected(status),
         Err(error) => error,
     };
-    if LINES.is_open() {
-        tracing::warn!(broker = %peer.name, advertised = %origin, error = %error, "a receipt could not be passed on");
-    }
-    Err(match error {
-        PeerError::Busy => Problem::peer_busy(),
-        PeerError::NotSent(_) => Problem::peer_unreachable(),
-        PeerError::Broken(_) | PeerError::Unexpected(_) => Problem::peer_broken(),
-        PeerError::TimedOut => Problem::peer_too_slow(),
-    })
+    Err(peer_problem(&peer, &error))
 }
 
 #[cfg(test)]

@@ -136,7 +136,8 @@ impl HttpState {
         let sessions = Arc::new(Sessions::new(exchange.clone(), metrics, Some(id)));
         let replies = Arc::new(Replies::new(metrics.clone(), Some(id)));
         let (exchange, metrics) = (exchange.clone(), metrics.clone());
-        let cluster = Cluster::join(config, id, exchange, sessions.clone(), metrics, dispatcher);
+        let cluster =
+            Cluster::join(config, id, exchange, sessions.clone(), replies.clone(), metrics, dispatcher);
         let peers = PeerClient::new(authorities.map(Arc::new));
         Self { cluster: Some(Arc::new(cluster)), peers, sessions, replies, ..self }
     }

@@ -10,7 +10,7 @@ use crate::model::ReplyOutcome;
 use crate::reply::Caller;
 
 /// The field in which a worker gives the caller's status.
-const STATUS: &str = "pilotlight-status";
+pub(super) const STATUS: &str = "pilotlight-status";
 
 /// What a worker's reply says of itself before its body.
 pub(super) struct ReplyHead {

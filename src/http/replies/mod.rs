@@ -1,8 +1,11 @@
 //! Owns replies over HTTP: what a worker posts becomes the response to its run's caller.
 
+mod answer;
 mod caller;
 mod head;
+mod peer;
 mod worker;
 
+pub(super) use answer::{ReplyRequest, WorkerAnswer};
 pub(super) use caller::{CallerTerms, PendingReply, refuse_reply};
-pub(super) use worker::{ReplyRequest, WorkerAnswer, receive};
+pub(super) use worker::receive;

@@ -5,7 +5,10 @@ use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
 
+use super::answer::{ReplyRequest, WorkerAnswer};
 use super::head::{Framing, ReplyHead};
+use super::peer::{PeerReply, pass_on};
+use crate::http::peer_route::of_another_broker;
 use crate::http::problem::Problem;
 use crate::http::response::HttpResponse;
 use crate::http::run_request::{RunPath, RunQuery, RunResource};
@@ -16,37 +19,6 @@ use crate::transport::Connection;
 /// About so many bytes of a reply wait in the kernel for the broker to read them.
 const MAX_UNREAD_BYTES: usize = 16 * 1024;
 
-/// A request that has come to the path of a reply.
-pub(in crate::http) struct ReplyRequest<'a> {
-    pub(in crate::http) path: RunPath<'a>,
-    pub(in crate::http) query: Option<&'a str>,
-    pub(in crate::http) fields: &'a HeaderMap,
-}
-
-/// What a worker is told.
-pub(in crate::http) enum WorkerAnswer {
-    /// It is answered, and its body was read.
-    Respond(HttpResponse),
-    /// It is answered; what is left of this body was not read.
-    RespondEarly(HttpResponse, Incoming),
-    /// It is answered, and its connection is cut off: a client that only writes hears nothing else.
-    CutOff(HttpResponse),
-    /// Its request broke off.
-    Close,
-}
-
-impl WorkerAnswer {
-    /// The status, if there is one.
-    pub(in crate::http) fn status(&self) -> Option<u16> {
-        match self {
-            Self::Respond(response) | Self::RespondEarly(response, _) | Self::CutOff(response) => {
-                Some(response.status.as_u16())
-            }
-            Self::Close => None,
-        }
-    }
-}
-
 /// Relays a reply, from a worker's connection to the caller of its run.
 pub(in crate::http) async fn receive(
     state: &HttpState,
@@ -54,8 +26,10 @@ pub(in crate::http) async fn receive(
     request: ReplyRequest<'_>,
     body: Incoming,
 ) -> WorkerAnswer {
+    connection.limit_unread(MAX_UNREAD_BYTES);
     let mut reply = match open(state, &request) {
-        Ok(reply) => reply,
+        Ok(Opened::Here(reply)) => reply,
+        Ok(Opened::Elsewhere(reply)) => return pass_on(state, &request, reply, body).await,
         Err(problem) => return WorkerAnswer::RespondEarly(problem.into(), body),
     };
     if reply.comes_late() {
@@ -65,7 +39,6 @@ pub(in crate::http) async fn receive(
         // Dropped, the reply is broken.
         return WorkerAnswer::RespondEarly(Problem::bad_reply_status().into(), body);
     };
-    connection.limit_unread(MAX_UNREAD_BYTES);
     match relay(&mut reply, &head, body).await {
         Ok(()) => {
             reply.finish();
@@ -76,16 +49,33 @@ pub(in crate::http) async fn receive(
     }
 }
 
-fn open(state: &HttpState, request: &ReplyRequest<'_>) -> Result<OpenReply, Problem> {
+/// Whose reply it is.
+enum Opened {
+    Here(OpenReply),
+    /// It is another broker's, at this path.
+    Elsewhere(PeerReply),
+}
+
+fn open(state: &HttpState, request: &ReplyRequest<'_>) -> Result<Opened, Problem> {
     let RunPath { resource, .. } = request.path;
     let query = RunQuery::parse(resource, request.query)?;
-    let token = query.token.as_deref().and_then(ReplyToken::parse).ok_or_else(Problem::no_reply_token)?;
+    let token = query.token.as_deref().and_then(ReplyToken::parse);
+    // In a cluster, and only there, a token names its broker.
+    let token = token.filter(|token| token.broker.is_some() == state.cluster.is_some());
+    let token = token.ok_or_else(Problem::no_reply_token)?;
     let run = request.path.decode_run().ok_or_else(Problem::reply_of_other_run)?;
+    if let Some(broker) = of_another_broker(state, token.broker) {
+        if query.is_passed_on {
+            return Err(Problem::misdirected_receipt());
+        }
+        return PeerReply::find(state, broker, &run, resource, token).map(Opened::Elsewhere);
+    }
     let is_error = resource == RunResource::Error;
-    state.replies.open(&token, &run, is_error).map_err(|error| match error {
+    let opened = state.replies.open(&token, &run, is_error).map_err(|error| match error {
         OpenError::Gone => Problem::reply_gone(),
         OpenError::OtherRun => Problem::reply_of_other_run(),
-    })
+    });
+    opened.map(Opened::Here)
 }
 
 /// Why a relay has ended early.
