@@ -210,7 +210,7 @@ async fn a_wrong_parameter_is_refused_by_name() {
         ("version=%0A", "version has a byte outside printable ASCII"),
         ("run=%C3%A9", "run has a byte outside printable ASCII"),
         (&format!("run={long}"), "run is longer than 256 bytes"),
-        ("kind=gossip", "kind has something other than poll, dispatch, verdict, drain, retire"),
+        ("kind=gossip", "kind has something other than poll, dispatch, verdict, drain, retire, reply"),
         ("kind=", "kind has something other"),
         ("kinds=poll,,drain", "kinds has something other"),
         ("run=run_1&kind=poll", "kind has only poll and retire, which have no run"),

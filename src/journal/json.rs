@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::record::{DispatchRecord, DrainEvent, PollEvent, PollPhase, RetireEvent};
-use super::row::DispatchRow;
+use super::record::{DispatchRecord, DrainEvent, PollEvent, PollPhase, ReplyRecord, RetireEvent};
+use super::row::{DispatchRow, ReplyRow};
 use crate::broker::{Filter, Number};
 
 pub(super) fn dispatch(record: &DispatchRecord) -> String {
@@ -23,6 +23,12 @@ pub(super) fn verdict(record: &DispatchRecord, index: usize) -> String {
             seconds: offer.took.as_secs_f64(),
         })
     })
+}
+
+pub(super) fn reply(record: &ReplyRecord) -> String {
+    let &ReplyRecord { at, ref names, cpu, memory, .. } = record;
+    let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index));
+    render(&ReplyJson { at, run, deployment, version, cpu, memory, end: record.into() })
 }
 
 pub(super) fn poll(event: &PollEvent) -> String {
@@ -58,6 +64,18 @@ struct VerdictJson<'a> {
     /// Counted from 1.
     offer: usize,
     seconds: f64,
+}
+
+#[derive(Serialize)]
+struct ReplyJson<'a> {
+    at: u64,
+    run: &'a str,
+    deployment: &'a str,
+    version: &'a str,
+    cpu: f64,
+    memory: f64,
+    #[serde(flatten)]
+    end: ReplyRow,
 }
 
 #[derive(Serialize)]

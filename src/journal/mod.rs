@@ -1,4 +1,4 @@
-//! Owns the journal: a record of polls and dispatches for subscribers, the history and traces. It observes and never decides.
+//! Owns the journal: a record of polls, dispatches and replies for subscribers, the history and traces. It observes and never decides.
 //!
 //! ```text
 //! dispatch ─bytes─► its thread's queue ─► the journal's thread ─► event log ─► subscribers of /events
@@ -39,9 +39,9 @@ pub use event_log::{EventBatch, EventReader, Topic};
 pub use history::{HistoryQuery, QueryTimedOut};
 pub use record::{
     DispatchEvent, DispatchRecord, DrainEvent, Event, EventKinds, OfferEvent, OfferRecord, PackedStrs,
-    PollEvent, PollPhase, RetireEvent, unix_millis,
+    PollEvent, PollPhase, ReplyEvent, RetireEvent, unix_millis,
 };
-pub use row::DispatchRow;
+pub use row::{DispatchRow, ReplyRow};
 pub use trace_parent::TraceParent;
 
 use event_log::EventLog;
@@ -145,6 +145,14 @@ impl Journal {
             self.metrics.event_dropped(false);
         }
         if !self.queues.push(dispatch.ended, |out| codec::put_dispatch(dispatch, offers, out)) {
+            self.metrics.event_dropped(true);
+        }
+    }
+
+    /// Records how the reply to a run ended, once the run's dispatch is recorded: the history adds it to that dispatch. Like a
+    /// dispatch, it allocates nothing and takes no lock, and what does not fit into the thread's queue is dropped and counted.
+    pub fn record_reply(&self, reply: &ReplyEvent<'_>) {
+        if !self.queues.push(reply.ended, |out| codec::put_reply(reply, out)) {
             self.metrics.event_dropped(true);
         }
     }

@@ -1,4 +1,4 @@
-//! Owns what the journal records: dispatches with their offers, polls, drains and retirements, and the kinds of events.
+//! Owns what the journal records: dispatches with their offers, replies, polls, drains and retirements, and the kinds of events.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use bitflags::bitflags;
 
 use super::trace_parent::TraceParent;
 use crate::broker::{Filter, KeyRef};
-use crate::model::{DispatchOutcome, PollEnd, Proof, Verdict};
+use crate::model::{DispatchOutcome, PollEnd, Proof, ReplyOutcome, Verdict};
 
 /// Something other than a dispatch, as it is recorded.
 #[derive(Debug)]
@@ -59,6 +59,35 @@ pub struct OfferEvent<'a> {
     pub took: Duration,
 }
 
+/// How the reply to a run ended that was handed over, as it is recorded: after the run's dispatch.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplyEvent<'a> {
+    /// When it ended.
+    pub ended: Instant,
+    /// The run's name, in UTF-8.
+    pub run: &'a [u8],
+    /// Its deployment, in UTF-8.
+    pub deployment: &'a [u8],
+    /// Its version, in UTF-8.
+    pub version: &'a [u8],
+    /// vCPUs.
+    pub cpu: f64,
+    /// GB of memory.
+    pub memory: f64,
+    /// How it ended.
+    pub outcome: ReplyOutcome,
+    /// The status that the caller got; 0 if it left before.
+    pub status: u16,
+    /// From the last byte of the POST to the first of the reply, if one came.
+    pub first_byte: Option<Duration>,
+    /// From the last byte of the POST to the end of the reply.
+    pub took: Duration,
+    /// How many bytes of the reply the caller was sent.
+    pub bytes: u64,
+    /// The caller's trace, if it is continued.
+    pub trace: Option<TraceParent>,
+}
+
 bitflags! {
     /// Kinds of events, as subscribers select them.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,17 +102,20 @@ bitflags! {
         const DRAIN = 1 << 3;
         /// Retirements.
         const RETIRE = 1 << 4;
+        /// Ends of replies.
+        const REPLY = 1 << 5;
     }
 }
 
 impl EventKinds {
     /// Each kind with its name in `/events`.
-    pub const NAMED: [(&'static str, Self); 5] = [
+    pub const NAMED: [(&'static str, Self); 6] = [
         ("poll", Self::POLL),
         ("dispatch", Self::DISPATCH),
         ("verdict", Self::VERDICT),
         ("drain", Self::DRAIN),
         ("retire", Self::RETIRE),
+        ("reply", Self::REPLY),
     ];
 }
 
@@ -142,6 +174,13 @@ pub struct DispatchRecord {
     pub trace: Option<TraceParent>,
 }
 
+impl DispatchRecord {
+    /// Whether a waiter got the run from this POST. One that was answered like an earlier POST of its run has no offer.
+    pub(super) fn was_handed_over(&self) -> bool {
+        self.outcome == DispatchOutcome::Hit && !self.offers.is_empty()
+    }
+}
+
 /// One offer to one waiter.
 #[derive(Debug, Clone)]
 pub struct OfferRecord {
@@ -162,6 +201,40 @@ impl OfferRecord {
     pub fn event(&self) -> OfferEvent<'_> {
         let &Self { ref controller, ref broker, verdict, since, took } = self;
         OfferEvent { controller, broker: broker.as_deref(), verdict, since, took }
+    }
+}
+
+/// How the reply to a run ended, as the journal keeps it.
+#[derive(Debug, Clone)]
+pub struct ReplyRecord {
+    /// When it ended, in milliseconds since 1970.
+    pub at: u64,
+    /// The run, its deployment, its version.
+    pub names: PackedStrs<3>,
+    /// vCPUs.
+    pub cpu: f64,
+    /// GB of memory.
+    pub memory: f64,
+    /// How it ended.
+    pub outcome: ReplyOutcome,
+    /// The status that the caller got, if it got one.
+    pub status: Option<u16>,
+    /// From the last byte of the POST to the first of the reply, if one came.
+    pub first_byte: Option<Duration>,
+    /// From the last byte of the POST to the end of the reply.
+    pub took: Duration,
+    /// How many bytes of the reply the caller was sent.
+    pub bytes: u64,
+    /// The caller's trace, if it is continued.
+    pub trace: Option<TraceParent>,
+}
+
+impl ReplyRecord {
+    /// Whether it may be the reply to this dispatch: its run and its pool are the same.
+    #[expect(clippy::float_cmp, reason = "they are copies of the same numbers")]
+    pub(super) fn is_of(&self, dispatch: &DispatchRecord) -> bool {
+        (0..3).all(|name| self.names.get(name) == dispatch.names.get(name))
+            && (self.cpu, self.memory) == (dispatch.cpu, dispatch.memory)
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::record::DispatchRecord;
+use super::record::{DispatchRecord, ReplyRecord};
 use crate::model::DispatchOutcome;
 
 /// One dispatch of the past.
@@ -36,6 +36,37 @@ pub struct DispatchRow {
     pub broker: Option<String>,
     /// From the last byte of the POST to its answer.
     pub seconds: f64,
+    /// How the reply to the run ended; none if it asked for none, or while the reply is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<ReplyRow>,
+}
+
+/// How the reply to a dispatch of the past ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReplyRow {
+    /// `replied`, `worker_error`, `reply_timeout`, `reply_broken` or `cancelled`.
+    pub outcome: Cow<'static, str>,
+    /// The status that the caller got; none if it left before.
+    pub status: Option<u16>,
+    /// From the last byte of the POST to the first of the reply; none if none came.
+    pub first_byte_seconds: Option<f64>,
+    /// From the last byte of the POST to the end of the reply.
+    pub seconds: f64,
+    /// How many bytes of the reply the caller was sent.
+    pub bytes: u64,
+}
+
+impl From<&ReplyRecord> for ReplyRow {
+    fn from(record: &ReplyRecord) -> Self {
+        let &ReplyRecord { outcome, status, first_byte, took, bytes, .. } = record;
+        Self {
+            outcome: outcome.text().into(),
+            status,
+            first_byte_seconds: first_byte.map(|after| after.as_secs_f64()),
+            seconds: took.as_secs_f64(),
+            bytes,
+        }
+    }
 }
 
 impl From<&DispatchRecord> for DispatchRow {
@@ -59,6 +90,7 @@ impl From<&DispatchRecord> for DispatchRow {
             controller: delivered.map(|offer| offer.controller.to_string()),
             broker: delivered.and_then(|offer| offer.broker.as_deref()).map(str::to_owned),
             seconds: record.took.as_secs_f64(),
+            reply: None,
         }
     }
 }

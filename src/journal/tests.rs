@@ -8,8 +8,8 @@ use super::event_log::epoch;
 use super::ring::CAPACITY;
 use super::*;
 use crate::broker::{KeyRef, Number};
-use crate::model::{DispatchOutcome, PollEnd, Proof, Verdict};
-use record::unix_millis;
+use crate::model::{DispatchOutcome, PollEnd, Proof, ReplyOutcome, Verdict};
+use record::{ReplyRecord, unix_millis};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,6 +41,22 @@ pub(super) fn delivered_elsewhere(run: &str, broker: &str) -> DispatchRecord {
     }
 }
 
+/// The reply to a run of [`dispatch`] or [`delivered_elsewhere`], of this many bytes.
+pub(super) fn reply(run: &str, bytes: u64) -> ReplyRecord {
+    ReplyRecord {
+        at: unix_millis(),
+        names: PackedStrs::new([run, "d1", "20260821.3"]),
+        cpu: 0.5,
+        memory: 0.5,
+        outcome: ReplyOutcome::Replied,
+        status: Some(201),
+        first_byte: Some(Duration::from_millis(20)),
+        took: Duration::from_millis(500),
+        bytes,
+        trace: None,
+    }
+}
+
 fn open() -> Journal {
     Journal::open(&JournalConfig::default(), Arc::new(Metrics::new().unwrap())).unwrap()
 }
@@ -56,6 +72,27 @@ pub(super) fn event(dispatch: &DispatchRecord) -> DispatchEvent<'_> {
     let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index).as_bytes());
     let ended = Instant::now();
     DispatchEvent { ended, run, deployment, version, cpu, memory, outcome, proof, took, trace }
+}
+
+/// A reply as it is recorded, if it ended now.
+pub(super) fn reply_event(reply: &ReplyRecord) -> ReplyEvent<'_> {
+    let &ReplyRecord { ref names, cpu, memory, outcome, first_byte, took, bytes, trace, .. } = reply;
+    let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index).as_bytes());
+    let (ended, status) = (Instant::now(), reply.status.unwrap_or(0));
+    ReplyEvent {
+        ended,
+        run,
+        deployment,
+        version,
+        cpu,
+        memory,
+        outcome,
+        status,
+        first_byte,
+        took,
+        bytes,
+        trace,
+    }
 }
 
 fn record_now(journal: &Journal, dispatch: &DispatchRecord) {
@@ -252,4 +289,52 @@ async fn what_another_broker_offered_is_recorded_with_its_name() {
     let brokers: Vec<_> = rows.iter().map(|row| row.broker.as_deref()).collect();
     assert_eq!(brokers, [None, other], "the latest first: it was not delivered");
     journal.close();
+}
+
+#[tokio::test]
+async fn a_reply_is_an_event_of_its_run_and_a_part_of_the_record_of_its_dispatch() {
+    let journal = open();
+    let topic = |run: &str| Topic { run: Some(run.into()), ..Topic::from(EventKinds::all()) };
+    let reader = journal.subscribe(None, topic("run_1")).unwrap();
+    let missed = dispatch("run_2", 0);
+    let of_others = journal.subscribe(None, topic("run_2")).unwrap();
+    record(&journal, &delivered_elsewhere("run_1", "b2:7070"));
+    journal.record_reply(&reply_event(&reply("run_1", 7)));
+    let mut events = String::new();
+    while !events.contains("event: reply\n") {
+        events += &next(&reader).await;
+    }
+    let data: Vec<Value> = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|json| serde_json::from_str(json).unwrap())
+        .collect();
+    let [_, _, dispatch, reply] = &data[..] else { panic!("{events}") };
+    assert_eq!(dispatch.get("reply"), None, "it is not known then");
+    let at = reply["at"].as_u64().unwrap();
+    assert!(at.abs_diff(unix_millis()) < 20_000, "{at}");
+    assert_eq!(
+        *reply,
+        serde_json::json!({
+            "at": at, "run": "run_1", "deployment": "d1", "version": "20260821.3", "cpu": 0.5, "memory": 0.5,
+            "outcome": "replied", "status": 201, "first_byte_seconds": 0.02, "seconds": 0.5, "bytes": 7,
+        })
+    );
+    let query = HistoryQuery { limit: 1, ..HistoryQuery::default() };
+    let row = journal.find(&query).unwrap().remove(0);
+    assert_eq!(row.reply.unwrap().bytes, 7);
+    record(&journal, &missed);
+    let others = next(&of_others).await;
+    assert!(others.contains("run_2") && !others.contains("run_1"), "{others}");
+    journal.close();
+}
+
+#[test]
+fn a_reply_that_finds_no_room_is_counted() {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let journal = Journal::open(&JournalConfig::default(), metrics.clone()).unwrap();
+    journal.close();
+    journal.record_reply(&reply_event(&reply("run_1", 7)));
+    assert_eq!(metric(&metrics, "pilotlight_events_dropped_total"), 1);
+    assert_eq!(metric(&metrics, "pilotlight_history_dropped_total"), 1);
 }

@@ -73,7 +73,7 @@ impl JournalWorker {
         })
     }
 
-    /// Adds the entries of the wanted kinds that an event makes. A dispatch also goes to the history and to traces.
+    /// Adds the entries of the wanted kinds that an event makes. Dispatches and replies also go to the history and to traces.
     fn process(&self, event: Recorded, wanted: EventKinds, entries: &mut Vec<LogEntry>) {
         match event {
             Recorded::Dispatch(dispatch) => {
@@ -84,6 +84,18 @@ impl JournalWorker {
                     self.publish(record, wanted, entries);
                 }
                 if !self.history.append(dispatch, record) {
+                    self.metrics.history_dropped(1);
+                }
+            }
+            Recorded::Reply(reply) => {
+                let reply = Arc::new(reply);
+                if let Some(tracer) = &self.tracer {
+                    tracer.export_reply(&reply);
+                }
+                if wanted.contains(EventKinds::REPLY) {
+                    entries.push(LogEntry::Reply(reply.clone()));
+                }
+                if !self.history.append_reply(reply) {
                     self.metrics.history_dropped(1);
                 }
             }

@@ -121,8 +121,10 @@ impl Metrics {
                 "Times the settings were read again.",
             )?,
             certificate_expiry: make.certificate_expiry()?,
-            history_dropped: make
-                .counter("history_dropped_total", "Dispatches that are missing in the history.")?,
+            history_dropped: make.counter(
+                "history_dropped_total",
+                "Dispatches and ends of replies that are missing in the history.",
+            )?,
             history_reopened: make.counter(
                 "history_reopened_total",
                 "Times the history's file was moved, deleted or replaced, and opened anew.",
@@ -260,9 +262,9 @@ impl Metrics {
         self.denied.add(self.threads.cells(), why, 1);
     }
 
-    /// This many dispatches were dropped by the history.
-    pub fn history_dropped(&self, dispatches: u64) {
-        self.history_dropped.add(self.threads.cells(), (), dispatches);
+    /// This many dispatches and ends of replies were dropped by the history.
+    pub fn history_dropped(&self, rows: u64) {
+        self.history_dropped.add(self.threads.cells(), (), rows);
     }
 
     /// The history's file was no longer at its path.
@@ -275,11 +277,11 @@ impl Metrics {
         self.otlp_failures.add(self.threads.cells(), (), spans);
     }
 
-    /// The journal dropped an event; a dropped dispatch is missing in the history, too.
-    pub fn event_dropped(&self, is_dispatch: bool) {
+    /// The journal dropped an event; a dropped dispatch or end of a reply is missing in the history, too.
+    pub fn event_dropped(&self, is_for_history: bool) {
         let cells = self.threads.cells();
         self.events_dropped.add(cells, (), 1);
-        self.history_dropped.add(cells, (), u64::from(is_dispatch));
+        self.history_dropped.add(cells, (), u64::from(is_for_history));
     }
 
     /// A reader of events fell behind and was disconnected.

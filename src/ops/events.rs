@@ -91,7 +91,7 @@ fn parse_kinds(name: &str, list: &str) -> Result<EventKinds, Problem> {
     let by_name =
         |text: &str| EventKinds::NAMED.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
     let kinds: Option<EventKinds> = list.split(',').map(by_name).collect();
-    let why = "has something other than poll, dispatch, verdict, drain, retire";
+    let why = "has something other than poll, dispatch, verdict, drain, retire, reply";
     kinds.ok_or_else(|| Problem::bad_parameter(name, why))
 }
 

@@ -14,10 +14,10 @@ use fields::{
 
 use super::record::{
     DispatchEvent, DispatchRecord, DrainEvent, Event, OfferEvent, OfferRecord, PollEvent, PollPhase,
-    RetireEvent,
+    ReplyEvent, ReplyRecord, RetireEvent,
 };
 use crate::broker::{Filter, Number};
-use crate::model::{PollEnd, Proof, Verdict};
+use crate::model::{PollEnd, Proof, ReplyOutcome, Verdict};
 
 /// The last offers of a dispatch, which are recorded in detail; of further ones only the number is. More are rare: each is a
 /// waiter whose connection had ended unnoticed.
@@ -29,6 +29,7 @@ const PARKED: u8 = 1;
 const ENDED: u8 = 2;
 const DRAIN: u8 = 3;
 const RETIRE: u8 = 4;
+const REPLY: u8 = 5;
 
 /// Added to an offer's verdict if the name of another broker follows.
 const OF_OTHER_BROKER: u8 = 0x80;
@@ -37,6 +38,7 @@ const OF_OTHER_BROKER: u8 = 0x80;
 #[derive(Debug)]
 pub(super) enum Recorded {
     Dispatch(RecordedDispatch),
+    Reply(ReplyRecord),
     Event(Event),
 }
 
@@ -73,10 +75,7 @@ pub(super) fn put_dispatch<'a>(
     put_outcome(*outcome, out);
     out.put_u8(proof.map_or(0, |proof| 1 + proof as u8));
     put_duration(*took, out);
-    put_flag(trace.is_some(), out);
-    if let Some(trace) = trace {
-        put_trace(trace, out);
-    }
+    put_trace(trace.as_ref(), out);
     let earlier = offers.len().saturating_sub(MAX_OFFERS);
     put_number(earlier, out);
     put_number(offers.len() - earlier, out);
@@ -89,6 +88,22 @@ pub(super) fn put_dispatch<'a>(
         put_duration(since, out);
         put_duration(took, out);
     }
+}
+
+pub(super) fn put_reply(reply: &ReplyEvent<'_>, out: &mut Vec<u8>) {
+    let &ReplyEvent { ended: _, run, deployment, version, cpu, memory, outcome, status, .. } = reply;
+    let &ReplyEvent { first_byte, took, bytes, ref trace, .. } = reply;
+    out.put_u8(REPLY);
+    put_texts([run, deployment, version], out);
+    out.put_f64_ne(cpu);
+    out.put_f64_ne(memory);
+    out.put_u8(outcome as u8);
+    out.put_u16_ne(status);
+    put_flag(first_byte.is_some(), out);
+    put_duration(first_byte.unwrap_or_default(), out);
+    put_duration(took, out);
+    out.put_u64_ne(bytes);
+    put_trace(trace.as_ref(), out);
 }
 
 pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
@@ -129,12 +144,15 @@ fn put_poll(event: &PollEvent, out: &mut Vec<u8>) {
     }
 }
 
-/// What was queued, with the time of a dispatch in milliseconds since 1970. None if the bytes are no event; those of a dispatch
+/// What was queued, with the time of a dispatch or a reply in milliseconds since 1970. None if the bytes are no event; those of a dispatch
 /// are not decoded yet.
 pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
     let tag = bytes.try_get_u8().ok()?;
     if tag == DISPATCH {
         return Some(Recorded::Dispatch(RecordedDispatch { at, bytes: bytes.into() }));
+    }
+    if tag == REPLY {
+        return get_reply(at, &mut bytes).map(Recorded::Reply);
     }
     let at = bytes.try_get_u64_ne().ok()?;
     let event = match tag {
@@ -156,7 +174,7 @@ fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
         proof => Some(*Proof::ALL.get(usize::from(proof - 1))?),
     };
     let took = get_duration(bytes)?;
-    let trace = if get_flag(bytes)? { Some(get_trace(bytes)?) } else { None };
+    let trace = get_trace(bytes)?;
     let earlier_offers = get_number(bytes)?;
     let count = get_number(bytes)?;
     let mut offers = Vec::with_capacity(count.min(MAX_OFFERS));
@@ -172,6 +190,18 @@ fn get_offer(bytes: &mut &[u8]) -> Option<OfferRecord> {
     let broker = if verdict & OF_OTHER_BROKER == 0 { None } else { Some(get_text(bytes)?.into()) };
     let verdict = *Verdict::ALL.get(usize::from(verdict & !OF_OTHER_BROKER))?;
     Some(OfferRecord { controller, broker, verdict, since: get_duration(bytes)?, took: get_duration(bytes)? })
+}
+
+fn get_reply(at: u64, bytes: &mut &[u8]) -> Option<ReplyRecord> {
+    let names = get_texts(bytes)?;
+    let (cpu, memory) = (bytes.try_get_f64_ne().ok()?, bytes.try_get_f64_ne().ok()?);
+    let outcome = *ReplyOutcome::ALL.get(usize::from(bytes.try_get_u8().ok()?))?;
+    let status = Some(bytes.try_get_u16_ne().ok()?).filter(|status| *status != 0);
+    let has_first_byte = get_flag(bytes)?;
+    let first_byte = Some(get_duration(bytes)?).filter(|_| has_first_byte);
+    let (took, size) = (get_duration(bytes)?, bytes.try_get_u64_ne().ok()?);
+    let trace = get_trace(bytes)?;
+    Some(ReplyRecord { at, names, cpu, memory, outcome, status, first_byte, took, bytes: size, trace })
 }
 
 fn get_poll(

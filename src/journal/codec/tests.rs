@@ -6,9 +6,9 @@ use fastrand::Rng;
 
 use super::*;
 use crate::journal::record::PackedStrs;
-use crate::journal::tests::event;
+use crate::journal::tests::{event, reply_event};
 use crate::journal::trace_parent::TraceParent;
-use crate::model::{DispatchOutcome, MissReason};
+use crate::model::{DispatchOutcome, MissReason, ReplyOutcome};
 
 const AT: u64 = 1_700_000_000_000;
 const TEXTS: [&str; 5] = ["", "run_cm1a2b3c4d5e6f7g8h9i0j1k2", "20260821.3", "größe", "\u{1f6a2}"];
@@ -58,6 +58,23 @@ fn any_dispatch(offers: usize, rng: &mut Rng) -> DispatchRecord {
     }
 }
 
+fn any_reply(rng: &mut Rng) -> ReplyRecord {
+    let texts = [any_text(rng), any_text(rng), any_text(rng)];
+    let trace = TraceParent { trace_id: rng.u128(..).to_ne_bytes(), span_id: [7; 8], flags: rng.u8(..) };
+    ReplyRecord {
+        at: AT,
+        names: PackedStrs::new([&texts[0], &texts[1], &texts[2]]),
+        cpu: rng.f64(),
+        memory: rng.f64() * 1e9,
+        outcome: any(ReplyOutcome::ALL, rng),
+        status: rng.bool().then(|| rng.u16(200..600)),
+        first_byte: rng.bool().then(|| any_duration(rng)),
+        took: any_duration(rng),
+        bytes: rng.u64(..),
+        trace: rng.bool().then_some(trace),
+    }
+}
+
 fn any_event(rng: &mut Rng) -> Event {
     let (at, controller) = (rng.u64(..), any_text(rng).into());
     let number = |rng: &mut Rng| rng.bool().then(|| Number::new(rng.f64()).unwrap());
@@ -87,10 +104,17 @@ fn encode(record: &DispatchRecord) -> Vec<u8> {
     bytes
 }
 
+fn encode_reply(record: &ReplyRecord) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_reply(&reply_event(record), &mut bytes);
+    bytes
+}
+
 /// The event in these bytes; none if they are no event.
 fn decoded(bytes: &[u8]) -> Option<String> {
     Some(match decode(AT, bytes)? {
         Recorded::Dispatch(dispatch) => format!("{:?}", dispatch.decode()?),
+        Recorded::Reply(reply) => format!("{reply:?}"),
         Recorded::Event(event) => format!("{event:?}"),
     })
 }
@@ -102,6 +126,9 @@ fn what_is_decoded_is_what_was_recorded() {
         let dispatch = any_dispatch(round % 5, &mut rng);
         let bytes = encode(&dispatch);
         assert_eq!(decoded(&bytes), Some(format!("{dispatch:?}")));
+
+        let reply = any_reply(&mut rng);
+        assert_eq!(decoded(&encode_reply(&reply)), Some(format!("{reply:?}")));
 
         let other = any_event(&mut rng);
         let expected = Some(format!("{other:?}"));
@@ -128,9 +155,10 @@ fn of_very_many_offers_the_last_are_kept_and_the_others_counted() {
 fn bytes_that_end_early_are_no_event() {
     let mut rng = Rng::with_seed(15);
     for _ in 0..50 {
-        let bytes = encode(&any_dispatch(2, &mut rng));
-        for end in 0..bytes.len() {
-            assert!(decoded(&bytes[..end]).is_none(), "{end} of {}", bytes.len());
+        for bytes in [encode(&any_dispatch(2, &mut rng)), encode_reply(&any_reply(&mut rng))] {
+            for end in 0..bytes.len() {
+                assert!(decoded(&bytes[..end]).is_none(), "{end} of {}", bytes.len());
+            }
         }
     }
 }

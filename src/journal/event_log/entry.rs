@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::topic::Subject;
 use crate::journal::json;
-use crate::journal::record::{DispatchRecord, DrainEvent, EventKinds, PollEvent, RetireEvent};
+use crate::journal::record::{DispatchRecord, DrainEvent, EventKinds, PollEvent, ReplyRecord, RetireEvent};
 
 /// One event. It is rendered only when a subscriber reads it.
 #[derive(Debug, Clone)]
@@ -15,6 +15,7 @@ pub(in crate::journal) enum LogEntry {
     Dispatch(Arc<DispatchRecord>),
     /// The verdict of the offer with this index.
     Verdict(Arc<DispatchRecord>, u32),
+    Reply(Arc<ReplyRecord>),
     Drain(Arc<DrainEvent>),
     Retire(Arc<RetireEvent>),
 }
@@ -25,6 +26,7 @@ impl LogEntry {
             Self::Poll(_) => EventKinds::POLL,
             Self::Dispatch(_) => EventKinds::DISPATCH,
             Self::Verdict(..) => EventKinds::VERDICT,
+            Self::Reply(_) => EventKinds::REPLY,
             Self::Drain(_) => EventKinds::DRAIN,
             Self::Retire(_) => EventKinds::RETIRE,
         }
@@ -36,6 +38,7 @@ impl LogEntry {
             Self::Dispatch(record) | Self::Verdict(record, _) => {
                 Subject::Names([1, 2, 0].map(|index| Some(record.names.get(index))))
             }
+            Self::Reply(record) => Subject::Names([1, 2, 0].map(|index| Some(record.names.get(index)))),
             Self::Drain(_) => Subject::Broker,
             Self::Retire(event) => Subject::Pools(&event.filter),
         }
@@ -47,6 +50,7 @@ impl LogEntry {
             Self::Poll(event) => ("poll", json::poll(event)),
             Self::Dispatch(record) => ("dispatch", json::dispatch(record)),
             Self::Verdict(record, offer) => ("verdict", json::verdict(record, *offer as usize)),
+            Self::Reply(record) => ("reply", json::reply(record)),
             Self::Drain(event) => ("drain", json::drain(event)),
             Self::Retire(event) => ("retire", json::retire(event)),
         };

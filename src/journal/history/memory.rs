@@ -1,33 +1,68 @@
-//! Owns the history without a file: the latest dispatches, in memory, as the bytes that they were queued in.
+//! Owns the history without a file: the latest dispatches, in memory, as the bytes that they were queued in, and the latest replies.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::query::HistoryQuery;
 use crate::journal::codec::RecordedDispatch;
-use crate::journal::record::DispatchRecord;
+use crate::journal::record::{DispatchRecord, ReplyRecord};
 use crate::journal::ring::Ring;
-use crate::journal::row::DispatchRow;
+use crate::journal::row::{DispatchRow, ReplyRow};
 
-/// It has a ring of its own beside that of the event log: dispatches stay in the history however many polls are logged after
+/// It has rings of its own beside that of the event log: dispatches stay in the history however many polls are logged after
 /// them, and are in the log only while a subscriber wants them.
-pub(in crate::journal) struct MemoryHistory(Mutex<Ring<RecordedDispatch>>);
+pub(in crate::journal) struct MemoryHistory(Mutex<Latest>);
+
+/// Replies are put together with their dispatches by those who ask for them, so that a dispatch without a reply costs nothing more.
+struct Latest {
+    dispatches: Ring<RecordedDispatch>,
+    /// How many dispatches were ever added.
+    added: u64,
+    replies: Ring<AddedReply>,
+}
+
+struct AddedReply {
+    record: Arc<ReplyRecord>,
+    /// How many dispatches were added before it.
+    dispatches_before: u64,
+}
 
 impl MemoryHistory {
     pub(super) const fn new() -> Self {
-        Self(Mutex::new(Ring::new()))
+        Self(Mutex::new(Latest { dispatches: Ring::new(), added: 0, replies: Ring::new() }))
     }
 
     pub(super) fn append(&self, dispatch: RecordedDispatch) {
-        self.0.lock().push(dispatch);
+        let mut latest = self.0.lock();
+        latest.added += 1;
+        latest.dispatches.push(dispatch);
+    }
+
+    pub(super) fn append_reply(&self, record: Arc<ReplyRecord>) {
+        let mut latest = self.0.lock();
+        let dispatches_before = latest.added;
+        latest.replies.push(AddedReply { record, dispatches_before });
     }
 
     pub(super) fn find(&self, query: &HistoryQuery) -> Vec<DispatchRow> {
-        let dispatches = self.0.lock();
+        let latest = self.0.lock();
+        let mut replies = UnmatchedReplies::of(&latest.replies, query.run.as_deref());
+        let first = latest.added - latest.dispatches.len() as u64;
         // They are not quite in the order of their times: that of a POST whose supervisor left comes with its last offer.
-        let recent =
-            dispatches.iter().rev().filter(|dispatch| query.since.is_none_or(|since| dispatch.at() >= since));
-        let found = recent.filter_map(RecordedDispatch::decode).filter(|record| matches(query, record));
-        found.take(query.limit).map(|record| DispatchRow::from(&record)).collect()
+        let recent = (0_u64..latest.dispatches.len() as u64).rev().filter_map(|index| {
+            let dispatch = latest.dispatches.get(index)?;
+            query.since.is_none_or(|since| dispatch.at() >= since).then_some((first + index, dispatch))
+        });
+        let decoded = recent.filter_map(|(number, dispatch)| Some((number, dispatch.decode()?)));
+        let found = decoded.filter(|(_, record)| matches(query, record)).take(query.limit);
+        found
+            .map(|(number, record)| DispatchRow {
+                reply: replies.take(number, &record),
+                ..DispatchRow::from(&record)
+            })
+            .collect()
     }
 }
 
@@ -36,4 +71,33 @@ fn matches(query: &HistoryQuery, record: &DispatchRecord) -> bool {
     is(&query.run, record.names.get(0))
         && is(&query.deployment, record.names.get(1))
         && is(&query.outcome, record.outcome.kind().text())
+}
+
+/// The replies by their runs, from the oldest to the newest, without those whose dispatch was found.
+struct UnmatchedReplies<'a>(HashMap<&'a str, Vec<&'a AddedReply>>);
+
+impl<'a> UnmatchedReplies<'a> {
+    /// Of all runs, or of one.
+    fn of(replies: &'a Ring<AddedReply>, run: Option<&str>) -> Self {
+        let mut by_run = HashMap::<_, Vec<_>>::new();
+        for reply in replies.iter() {
+            let name = reply.record.names.get(0);
+            if run.is_none_or(|run| run == name) {
+                by_run.entry(name).or_default().push(reply);
+            }
+        }
+        Self(by_run)
+    }
+
+    /// The reply to the dispatch with this number. Dispatches are asked for from the latest to the oldest.
+    fn take(&mut self, number: u64, dispatch: &DispatchRecord) -> Option<ReplyRow> {
+        if !dispatch.was_handed_over() {
+            return None;
+        }
+        let replies = self.0.get_mut(dispatch.names.get(0))?;
+        let is_its_own =
+            |reply: &&AddedReply| reply.dispatches_before > number && reply.record.is_of(dispatch);
+        let found = replies.iter().position(is_its_own)?;
+        Some(ReplyRow::from(&*replies.remove(found).record))
+    }
 }

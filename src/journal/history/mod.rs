@@ -1,17 +1,22 @@
-//! Owns the history of dispatches: the latest ones in memory, or those of a longer time in a SQLite file.
+//! Owns the history of dispatches with their replies: the latest ones in memory, or those of a longer time in a SQLite file.
 
+mod entry;
 mod memory;
 mod query;
 pub(super) mod sqlite;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::codec::RecordedDispatch;
-use super::record::DispatchRecord;
+use super::record::{DispatchRecord, ReplyRecord};
 use super::row::DispatchRow;
 use crate::metrics::Metrics;
+use entry::HistoryEntry;
 use memory::MemoryHistory;
 use sqlite::SqliteHistory;
 
@@ -49,7 +54,20 @@ impl History {
                 memory.append(dispatch);
                 true
             }
-            Self::Sqlite(sqlite) => record.is_some_and(|record| sqlite.append(record)),
+            Self::Sqlite(sqlite) => {
+                record.is_some_and(|record| sqlite.append(HistoryEntry::Dispatch(record)))
+            }
+        }
+    }
+
+    /// Adds how the reply to a dispatch ended, which was added before. False if the queue to the file is full.
+    pub(super) fn append_reply(&self, reply: Arc<ReplyRecord>) -> bool {
+        match self {
+            Self::Memory(memory) => {
+                memory.append_reply(reply);
+                true
+            }
+            Self::Sqlite(sqlite) => sqlite.append(HistoryEntry::Reply(reply)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Owns traces: one span per dispatch, which continues the supervisor's trace, exported by OTLP over HTTP.
+//! Owns traces: one span per dispatch, and one per reply, each of which continues the supervisor's trace, exported by OTLP over HTTP.
 
 mod client;
 mod exporter;
@@ -12,13 +12,16 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider, Span as SdkSpan,
+};
 
-use super::record::{DispatchRecord, OfferRecord};
-use super::row::DispatchRow;
+use super::record::{DispatchRecord, OfferRecord, ReplyRecord};
+use super::row::{DispatchRow, ReplyRow};
 use super::trace_parent::TraceParent;
 use crate::collector::Collector;
 use crate::metrics::Metrics;
+use crate::model::ReplyOutcome;
 use exporter::{ExportStatus, Exporter};
 
 pub(super) use exporter::preflight;
@@ -50,18 +53,9 @@ impl Tracer {
 
     /// Exports a dispatch as a span, with its matches and proofs as events.
     pub(super) fn export(&self, record: &DispatchRecord) {
-        if self.status.pending() >= QUEUE {
-            return self.status.failed(1, "spans arrive faster than they are exported");
-        }
-        let end = UNIX_EPOCH + Duration::from_millis(record.at);
-        let start = end.checked_sub(record.took).unwrap_or(end);
-        let mut span = self
-            .sdk
-            .span_builder("dispatch")
-            .with_kind(SpanKind::Server)
-            .with_start_time(start)
-            .with_attributes(attributes_of(DispatchRow::from(record)))
-            .start_with_context(&self.sdk, &parent_context(record.trace));
+        let (start, end) = bounds(record.at, record.took);
+        let attributes = attributes_of(DispatchRow::from(record));
+        let Some(mut span) = self.start("dispatch", start, attributes, record.trace) else { return };
         for offer in &record.offers {
             let waiter = attributes_of_waiter(offer);
             let matched = start + offer.since;
@@ -73,10 +67,46 @@ impl Tracer {
         if record.proof.is_some() {
             span.set_status(Status::Ok);
         }
+        self.end(span, end);
+    }
+
+    /// Exports a reply as a span beside that of its dispatch, with its first byte as an event. Both begin with the last byte of
+    /// the POST.
+    pub(super) fn export_reply(&self, record: &ReplyRecord) {
+        let (start, end) = bounds(record.at, record.took);
+        let Some(mut span) = self.start("reply", start, attributes_of_reply(record), record.trace) else {
+            return;
+        };
+        if let Some(after) = record.first_byte {
+            span.add_event_with_timestamp("first_byte", start + after, Vec::new());
+        }
+        if record.outcome == ReplyOutcome::Replied {
+            span.set_status(Status::Ok);
+        }
+        self.end(span, end);
+    }
+
+    /// None if too many spans are under way.
+    fn start(
+        &self,
+        name: &'static str,
+        start: SystemTime,
+        attributes: Vec<KeyValue>,
+        parent: Option<TraceParent>,
+    ) -> Option<SdkSpan> {
+        if self.status.pending() >= QUEUE {
+            self.status.failed(1, "spans arrive faster than they are exported");
+            return None;
+        }
+        let builder = self.sdk.span_builder(name).with_kind(SpanKind::Server).with_start_time(start);
+        Some(builder.with_attributes(attributes).start_with_context(&self.sdk, &parent_context(parent)))
+    }
+
+    fn end(&self, mut span: SdkSpan, end: SystemTime) {
         if span.is_recording() {
             self.status.queued();
         }
-        span.end_with_timestamp(SystemTime::max(end, start));
+        span.end_with_timestamp(end);
     }
 }
 
@@ -88,6 +118,12 @@ impl Drop for Tracer {
             self.status.failed(pending, "the broker shut down before they were exported");
         }
     }
+}
+
+/// The beginning and the end of what took so long, and ended at this time in milliseconds since 1970.
+fn bounds(at: u64, took: Duration) -> (SystemTime, SystemTime) {
+    let end = UNIX_EPOCH + Duration::from_millis(at);
+    (end.checked_sub(took).unwrap_or(end), end)
 }
 
 fn attributes_of(row: DispatchRow) -> Vec<KeyValue> {
@@ -104,6 +140,20 @@ fn attributes_of(row: DispatchRow) -> Vec<KeyValue> {
         row.broker.map(|broker| KeyValue::new("pilotlight.broker", broker)),
     ];
     always.into_iter().chain(sometimes.into_iter().flatten()).collect()
+}
+
+fn attributes_of_reply(record: &ReplyRecord) -> Vec<KeyValue> {
+    let [run, deployment, version] = [0, 1, 2].map(|index| record.names.get(index).to_owned());
+    let row = ReplyRow::from(record);
+    let always = [
+        KeyValue::new("pilotlight.run", run),
+        KeyValue::new("pilotlight.deployment", deployment),
+        KeyValue::new("pilotlight.version", version),
+        KeyValue::new("pilotlight.outcome", row.outcome.into_owned()),
+        KeyValue::new("pilotlight.reply.bytes", i64::try_from(row.bytes).unwrap_or(i64::MAX)),
+    ];
+    let status = row.status.map(|status| KeyValue::new("pilotlight.reply.status", i64::from(status)));
+    always.into_iter().chain(status).collect()
 }
 
 fn attributes_of_waiter(offer: &OfferRecord) -> Vec<KeyValue> {
@@ -126,7 +176,7 @@ fn parent_context(parent: Option<TraceParent>) -> Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::tests::delivered_elsewhere;
+    use crate::journal::tests::{delivered_elsewhere, reply};
 
     #[test]
     fn a_span_and_its_offers_name_the_other_broker() {
@@ -135,5 +185,19 @@ mod tests {
         assert!(attributes_of((&record).into()).contains(&broker));
         let of_offers: Vec<_> = record.offers.iter().map(attributes_of_waiter).collect();
         assert!(!of_offers[0].contains(&broker) && of_offers[1].contains(&broker), "{of_offers:?}");
+    }
+
+    #[test]
+    fn a_reply_has_the_names_of_its_dispatch_and_a_status_if_its_caller_got_one() {
+        let of_dispatch = attributes_of((&delivered_elsewhere("run_1", "b2:7070")).into());
+        let mut record = reply("run_1", 7);
+        let of_reply = attributes_of_reply(&record);
+        assert_eq!(of_reply[..3], of_dispatch[..3]);
+        let status = KeyValue::new("pilotlight.reply.status", 201);
+        let others =
+            [KeyValue::new("pilotlight.outcome", "replied"), KeyValue::new("pilotlight.reply.bytes", 7)];
+        assert_eq!(of_reply[3..], [&others[..], &[status]].concat());
+        record.status = None;
+        assert_eq!(attributes_of_reply(&record)[3..], others);
     }
 }

@@ -1,17 +1,19 @@
-//! Owns the open database of the history: which files it is, how rows are inserted, and how the oldest are deleted.
+//! Owns the open database of the history: which files it is, how rows are written, and how the oldest are deleted.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement, params};
 
 use super::path::{self, FileId};
-use super::schema::{COLUMNS, connect, prepare};
-use crate::journal::record::DispatchRecord;
-use crate::journal::row::DispatchRow;
+use super::schema::{DISPATCH_COLUMNS, REPLY_COLUMNS, connect, prepare};
+use crate::journal::history::entry::HistoryEntry;
+use crate::journal::record::{DispatchRecord, ReplyRecord};
+use crate::journal::row::{DispatchRow, ReplyRow};
 
 /// Rows that are deleted at a time.
 pub(super) const DELETE_BATCH: u32 = 10_000;
+/// Rows with a run's name that are looked at to find the one that a reply belongs to.
+const LATEST_OF_RUN: u32 = 64;
 /// Free pages that are returned to the file system at a time.
 const VACUUM_PAGES: i32 = 1000;
 
@@ -46,30 +48,26 @@ impl Database {
         Ok(newest.map(|at| u64::try_from(at).unwrap_or(0)))
     }
 
-    /// Inserts a batch in one transaction.
-    pub(super) fn insert(&mut self, batch: &[Arc<DispatchRecord>]) -> rusqlite::Result<()> {
+    /// Writes a batch in one transaction.
+    pub(super) fn write(&mut self, batch: &[HistoryEntry]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         {
             let mut insert = transaction.prepare_cached(&format!(
-                "INSERT INTO dispatches ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO dispatches ({DISPATCH_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             ))?;
-            for record in batch {
-                let row = DispatchRow::from(&**record);
-                insert.execute(params![
-                    i64::try_from(row.at).unwrap_or(i64::MAX),
-                    row.run,
-                    row.deployment,
-                    row.version,
-                    row.cpu,
-                    row.memory,
-                    row.outcome,
-                    row.reason,
-                    row.proof,
-                    row.offers,
-                    row.controller,
-                    row.seconds,
-                    row.broker
-                ])?;
+            // A reply belongs to its run's latest dispatch that handed the run over and that has no reply yet, if that row is
+            // still here. A POST that was answered like an earlier one has no offers. There may be very many rows of one run.
+            let mut update = transaction.prepare_cached(&format!(
+                "UPDATE dispatches SET ({REPLY_COLUMNS}) = (?, ?, ?, ?, ?) WHERE id = (
+                    SELECT max(id) FROM (SELECT * FROM dispatches WHERE run = ? ORDER BY id DESC LIMIT {LATEST_OF_RUN})
+                    WHERE outcome = 'hit' AND offers > 0 AND reply_outcome IS NULL
+                        AND deployment = ? AND version = ? AND cpu = ? AND memory = ?)"
+            ))?;
+            for entry in batch {
+                match entry {
+                    HistoryEntry::Dispatch(record) => insert_dispatch(&mut insert, record)?,
+                    HistoryEntry::Reply(record) => add_reply(&mut update, record)?,
+                };
             }
         }
         transaction.commit()
@@ -121,6 +119,42 @@ impl Database {
     pub(super) fn checkpoint(&self) -> rusqlite::Result<()> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
+}
+
+fn insert_dispatch(insert: &mut Statement<'_>, record: &DispatchRecord) -> rusqlite::Result<usize> {
+    let row = DispatchRow::from(record);
+    insert.execute(params![
+        i64::try_from(row.at).unwrap_or(i64::MAX),
+        row.run,
+        row.deployment,
+        row.version,
+        row.cpu,
+        row.memory,
+        row.outcome,
+        row.reason,
+        row.proof,
+        row.offers,
+        row.controller,
+        row.seconds,
+        row.broker
+    ])
+}
+
+fn add_reply(update: &mut Statement<'_>, record: &ReplyRecord) -> rusqlite::Result<usize> {
+    let row = ReplyRow::from(record);
+    let [run, deployment, version] = [0, 1, 2].map(|index| record.names.get(index));
+    update.execute(params![
+        row.outcome,
+        row.status,
+        row.first_byte_seconds,
+        row.seconds,
+        i64::try_from(row.bytes).unwrap_or(i64::MAX),
+        run,
+        deployment,
+        version,
+        record.cpu,
+        record.memory
+    ])
 }
 
 /// The database is looked up by the configured path, because a symbolic link may have been changed since.

@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::entry::HistoryEntry;
 use super::query::{HistoryQuery, QUERY_TIMEOUT};
-use crate::journal::record::DispatchRecord;
 use crate::journal::row::DispatchRow;
 use crate::metrics::Metrics;
 use writer::{Writer, WriterCommand};
 
-/// Dispatches that wait to be written; more are dropped.
+/// Dispatches and ends of replies that wait to be written; more are dropped.
 const QUEUE: usize = 16_384;
 
 /// A history in a file.
@@ -36,7 +36,7 @@ pub(in crate::journal) struct SqliteHistory {
     /// beside the old and the new database have the same names, so no query may read the old one meanwhile.
     reading: Arc<RwLock<()>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    /// Tells the writer to stop retrying; thousands of dispatches may be queued before the command to close.
+    /// Tells the writer to stop retrying; thousands of entries may be queued before the command to close.
     closing: Arc<AtomicBool>,
 }
 
@@ -57,9 +57,9 @@ impl SqliteHistory {
         Ok(Self { path: path.to_owned(), sender, reading, writer: Mutex::new(Some(thread)), closing })
     }
 
-    /// Queues a dispatch for the writer. False if the queue is full.
-    pub(super) fn append(&self, record: Arc<DispatchRecord>) -> bool {
-        self.sender.try_send(WriterCommand::Append(record)).is_ok()
+    /// Queues an entry for the writer. False if the queue is full.
+    pub(super) fn append(&self, entry: HistoryEntry) -> bool {
+        self.sender.try_send(WriterCommand::Append(entry)).is_ok()
     }
 
     /// The dispatches that match, the latest first, or [`super::QueryTimedOut`].

@@ -10,12 +10,24 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 /// The version of the layout; a file of another version is refused. A column that may be NULL changes no version: a broker
 /// that does not know the column uses the file as before.
 const VERSION: i64 = 1;
-/// Every column, in the order in which they are read and written.
-pub(super) const COLUMNS: &str =
+/// The columns of a dispatch, in the order in which they are read and written.
+pub(super) const DISPATCH_COLUMNS: &str =
     "at, run, deployment, version, cpu, memory, outcome, reason, proof, offers, controller, seconds, broker";
+/// The columns of its reply, likewise. All are NULL until there is one.
+pub(super) const REPLY_COLUMNS: &str =
+    "reply_outcome, reply_status, reply_first_byte_seconds, reply_seconds, reply_bytes";
 /// The columns that the first files had.
 const FIRST_COLUMNS: &str =
     "at, run, deployment, version, cpu, memory, outcome, reason, proof, offers, controller, seconds";
+/// The columns that later versions have added, each with its type.
+const ADDED_COLUMNS: [(&str, &str); 6] = [
+    ("broker", "TEXT"),
+    ("reply_outcome", "TEXT"),
+    ("reply_status", "INTEGER"),
+    ("reply_first_byte_seconds", "REAL"),
+    ("reply_seconds", "REAL"),
+    ("reply_bytes", "INTEGER"),
+];
 /// Characters of a path that have to be encoded in a URI of SQLite's.
 const IN_URI: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -53,7 +65,7 @@ pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
              CREATE TABLE dispatches (
                 id INTEGER PRIMARY KEY, at INTEGER NOT NULL, run TEXT NOT NULL, deployment TEXT NOT NULL,
                 version TEXT NOT NULL, cpu REAL NOT NULL, memory REAL NOT NULL, outcome TEXT NOT NULL, reason TEXT,
-                proof TEXT, offers INTEGER NOT NULL, controller TEXT, seconds REAL NOT NULL, broker TEXT) STRICT;
+                proof TEXT, offers INTEGER NOT NULL, controller TEXT, seconds REAL NOT NULL) STRICT;
              CREATE INDEX dispatches_run ON dispatches (run);
              CREATE INDEX dispatches_at ON dispatches (at);
              PRAGMA user_version = {VERSION};
@@ -64,17 +76,22 @@ pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
 }
 
 fn add_columns(connection: &Connection) -> anyhow::Result<()> {
-    let has_broker = "SELECT count(*) FROM pragma_table_info('dispatches') WHERE name = 'broker'";
-    let has_broker = || connection.query_row(has_broker, [], |row| row.get(0));
-    if !has_broker()? {
-        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-        // Another process may have added it meanwhile.
-        if !has_broker()? {
-            transaction.execute("ALTER TABLE dispatches ADD COLUMN broker TEXT", [])?;
-        }
-        transaction.commit()?;
+    if missing_columns(connection)?.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    // Another process may have added them meanwhile.
+    for (name, kind) in missing_columns(&transaction)? {
+        transaction.execute(&format!("ALTER TABLE dispatches ADD COLUMN {name} {kind}"), [])?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn missing_columns(connection: &Connection) -> rusqlite::Result<Vec<(&'static str, &'static str)>> {
+    let mut names = connection.prepare("SELECT name FROM pragma_table_info('dispatches')")?;
+    let present = names.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    let is_missing = |(name, _): &(&str, &str)| !present.iter().any(|present| present == name);
+    Ok(ADDED_COLUMNS.into_iter().filter(is_missing).collect())
 }
 
 /// Whether the file has no table yet. It is refused if it is not a history of this version.

@@ -7,9 +7,9 @@ use rusqlite::types::Value;
 use rusqlite::{ErrorCode, OpenFlags, Row, params_from_iter};
 
 use super::path;
-use super::schema::{COLUMNS, connect};
+use super::schema::{DISPATCH_COLUMNS, REPLY_COLUMNS, connect};
 use crate::journal::history::query::{HistoryQuery, QueryTimedOut};
-use crate::journal::row::DispatchRow;
+use crate::journal::row::{DispatchRow, ReplyRow};
 
 /// Instructions of SQLite's virtual machine between two checks of the deadline: well below a millisecond.
 const INSTRUCTIONS: i32 = 10_000;
@@ -29,7 +29,7 @@ pub(super) fn find(path: &Path, query: &HistoryQuery, deadline: Instant) -> anyh
 }
 
 fn statement(query: &HistoryQuery) -> anyhow::Result<(String, Vec<Value>)> {
-    let mut sql = format!("SELECT {COLUMNS} FROM dispatches WHERE 1");
+    let mut sql = format!("SELECT {DISPATCH_COLUMNS}, {REPLY_COLUMNS} FROM dispatches WHERE 1");
     let mut values = Vec::new();
     for (column, value) in
         [("run", &query.run), ("deployment", &query.deployment), ("outcome", &query.outcome)]
@@ -66,5 +66,16 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<DispatchRow> {
         controller: row.get(10)?,
         seconds: row.get(11)?,
         broker: row.get(12)?,
+        reply: row.get::<_, Option<String>>(13)?.map(|outcome| read_reply(outcome, row)).transpose()?,
+    })
+}
+
+fn read_reply(outcome: String, row: &Row<'_>) -> rusqlite::Result<ReplyRow> {
+    Ok(ReplyRow {
+        outcome: outcome.into(),
+        status: row.get(14)?,
+        first_byte_seconds: row.get(15)?,
+        seconds: row.get(16)?,
+        bytes: row.get::<_, i64>(17)?.try_into().unwrap_or(0),
     })
 }

@@ -1,16 +1,22 @@
 //! Owns the tests that need the internals of the history's file: how it closes, and how it stays within its limits.
 
+use std::sync::atomic::AtomicUsize;
+
 use rusqlite::Connection;
 
-use super::schema::COLUMNS;
+use super::schema::DISPATCH_COLUMNS;
 use super::select::find;
 use super::writer::BATCH;
 use super::*;
 use crate::journal::history::query::QueryTimedOut;
-use crate::journal::record::unix_millis;
-use crate::journal::tests::{delivered_elsewhere, dispatch};
+use crate::journal::record::{DispatchRecord, unix_millis};
+use crate::journal::tests::{delivered_elsewhere, dispatch, reply};
 
 const MIB: u64 = 1024 * 1024;
+
+fn entry(record: DispatchRecord) -> HistoryEntry {
+    HistoryEntry::Dispatch(Arc::new(record))
+}
 
 fn dropped(metrics: &Metrics) -> String {
     let text = String::from_utf8(metrics.render((0, 0)).unwrap()).unwrap();
@@ -27,7 +33,7 @@ fn a_file_that_cannot_be_written_does_not_delay_closing() {
     Connection::open(&path).unwrap().execute_batch("DROP TABLE dispatches").unwrap();
     // More than a batch: the command to close is queued behind one that fails.
     for number in 0..=BATCH {
-        assert!(file.append(Arc::new(dispatch(&format!("run_{number}"), unix_millis()))));
+        assert!(file.append(entry(dispatch(&format!("run_{number}"), unix_millis()))));
     }
     let (sender, closed) = sync_channel(1);
     std::thread::spawn(move || {
@@ -81,7 +87,7 @@ fn a_file_shrinks_when_its_rows_have_been_deleted() {
     let mut writer = writer(&path, 1024 * MIB);
     let mode: i64 = connection(&writer).pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
     assert_eq!(mode, 2, "incremental");
-    let rows: Vec<_> = (0..2000).map(|number| Arc::new(dispatch(&format!("run_{number}"), 1000))).collect();
+    let rows: Vec<_> = (0..2000).map(|number| entry(dispatch(&format!("run_{number}"), 1000))).collect();
     writer.try_write(&rows).unwrap();
     // The age is counted from the newest row.
     append(&mut writer, "run_new", unix_millis());
@@ -104,7 +110,7 @@ fn a_small_history_that_grows_too_large_loses_few_rows() {
             number += 1;
             // Names in random order, as real ones are.
             let name = format!("run_{:016x}", number.wrapping_mul(0x1e37_79b9_7f4a_7c15));
-            Arc::new(dispatch(&name, unix_millis()))
+            entry(dispatch(&name, unix_millis()))
         });
         writer.try_write(&batch.collect::<Vec<_>>()).unwrap();
     }
@@ -124,7 +130,7 @@ fn rows(path: &Path) -> Vec<String> {
 
 fn append(writer: &mut Writer, run: &str, at: u64) {
     writer.ensure_current_file(&RwLock::new(())).unwrap();
-    writer.try_write(&[Arc::new(dispatch(run, at))]).unwrap();
+    writer.try_write(&[entry(dispatch(run, at))]).unwrap();
 }
 
 fn reopened(writer: &Writer) -> bool {
@@ -213,15 +219,15 @@ fn a_file_that_was_emptied_or_whose_folder_is_gone_is_created_again_once_that_is
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    assert!(file.append(Arc::new(dispatch("run_1", unix_millis()))));
+    assert!(file.append(entry(dispatch("run_1", unix_millis()))));
     wait_for("run_1");
     std::fs::remove_dir_all(&inner).unwrap();
-    assert!(file.append(Arc::new(dispatch("run_2", unix_millis()))));
+    assert!(file.append(entry(dispatch("run_2", unix_millis()))));
     assert!(file.find(&HistoryQuery { limit: 1, ..HistoryQuery::default() }).is_err(), "there is no file");
     std::fs::create_dir(&inner).unwrap();
     wait_for("run_2");
     std::fs::write(&path, "").unwrap();
-    assert!(file.append(Arc::new(dispatch("run_3", unix_millis()))));
+    assert!(file.append(entry(dispatch("run_3", unix_millis()))));
     wait_for("run_3");
     file.close();
     assert_eq!(dropped(&metrics), "0");
@@ -259,7 +265,7 @@ fn a_query_that_no_row_matches_times_out_and_an_indexed_one_is_answered() {
     connection(&writer)
         .execute_batch(&format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
-             INSERT INTO dispatches ({COLUMNS})
+             INSERT INTO dispatches ({DISPATCH_COLUMNS})
              SELECT i, 'run_' || i, 'd', 'v', 1, 1, 'miss', NULL, NULL, 0, NULL, 0, NULL FROM n"
         ))
         .unwrap();
@@ -304,7 +310,7 @@ fn create_first_layout(path: &Path) -> Connection {
 }
 
 #[test]
-fn a_file_of_an_older_broker_gets_the_new_column_and_the_older_broker_still_writes_it() {
+fn a_file_of_an_older_broker_gets_the_new_columns_and_the_older_broker_still_writes_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let older = create_first_layout(&path);
@@ -322,14 +328,55 @@ fn a_file_of_an_older_broker_gets_the_new_column_and_the_older_broker_still_writ
     assert_eq!(columns(&older), 13, "a check changes nothing");
 
     let mut newer = writer(&path, 1024 * MIB);
-    newer.try_write(&[Arc::new(delivered_elsewhere("run_2", "b2:7070"))]).unwrap();
+    let replied = HistoryEntry::Reply(Arc::new(reply("run_2", 7)));
+    newer.try_write(&[entry(delivered_elsewhere("run_2", "b2:7070")), replied]).unwrap();
     insert.execute((now, "run_3")).unwrap();
     drop(newer);
     let newer = writer(&path, 1024 * MIB);
-    assert_eq!(columns(connection(&newer)), 14, "opened again, it gets no further column");
+    assert_eq!(columns(connection(&newer)), 13 + 6, "opened again, it gets no further column");
     preflight(&path).unwrap();
     let query = HistoryQuery { limit: 10, ..HistoryQuery::default() };
     let rows = find(&path, &query, Instant::now() + QUERY_TIMEOUT).unwrap();
-    let shown: Vec<_> = rows.iter().map(|row| (&*row.run, row.broker.as_deref())).collect();
-    assert_eq!(shown, [("run_3", None), ("run_2", Some("b2:7070")), ("run_1", None)]);
+    let shown = rows
+        .iter()
+        .map(|row| (&*row.run, row.broker.as_deref(), row.reply.as_ref().map(|reply| reply.bytes)));
+    let shown: Vec<_> = shown.collect();
+    assert_eq!(shown, [("run_3", None, None), ("run_2", Some("b2:7070"), Some(7)), ("run_1", None, None)]);
+}
+
+#[test]
+fn a_file_that_lacks_some_of_the_later_columns_gets_those() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let older = create_first_layout(&path);
+    older.execute_batch("ALTER TABLE dispatches ADD COLUMN broker TEXT").unwrap();
+    let mut newer = writer(&path, 1024 * MIB);
+    let replied = HistoryEntry::Reply(Arc::new(reply("run_1", 7)));
+    newer.try_write(&[entry(delivered_elsewhere("run_1", "b2:7070")), replied]).unwrap();
+    let query = HistoryQuery { limit: 10, ..HistoryQuery::default() };
+    let rows = find(&path, &query, Instant::now() + QUERY_TIMEOUT).unwrap();
+    assert_eq!(rows[0].broker.as_deref(), Some("b2:7070"));
+    assert_eq!(rows[0].reply.as_ref().map(|reply| &*reply.outcome), Some("replied"));
+}
+
+#[test]
+fn a_reply_is_found_at_once_however_often_its_run_was_posted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let mut writer = writer(&path, 1024 * MIB);
+    connection(&writer)
+        .execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
+             INSERT INTO dispatches ({DISPATCH_COLUMNS})
+             SELECT i, 'run_1', 'd', 'v', 1, 1, 'miss', NULL, NULL, 0, NULL, 0, NULL FROM n"
+        ))
+        .unwrap();
+    // Every instruction of SQLite's virtual machine counts, not the time.
+    let steps = Arc::new(AtomicUsize::new(0));
+    let counted = steps.clone();
+    let count = move || counted.fetch_add(1, Ordering::Relaxed) == usize::MAX;
+    writer.database.as_mut().unwrap().connection.progress_handler(1, Some(count)).unwrap();
+    writer.try_write(&[HistoryEntry::Reply(Arc::new(reply("run_1", 7)))]).unwrap();
+    let steps = steps.load(Ordering::Relaxed);
+    assert!((100..5_000).contains(&steps), "{steps} instructions");
 }

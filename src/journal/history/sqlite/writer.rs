@@ -12,8 +12,9 @@ use rusqlite::ErrorCode;
 
 use super::database::{DELETE_BATCH, Database};
 use super::retention::RetentionClock;
+use crate::journal::history::entry::HistoryEntry;
 use crate::journal::priority::{Urgency, lower_priority};
-use crate::journal::record::{DispatchRecord, unix_millis};
+use crate::journal::record::unix_millis;
 use crate::metrics::Metrics;
 
 /// A batch is written when it has this many rows, or after this time.
@@ -30,8 +31,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A message to the writer's thread.
 pub(super) enum WriterCommand {
-    Append(Arc<DispatchRecord>),
-    /// No dispatch follows: the history closes.
+    Append(HistoryEntry),
+    /// No entry follows: the history closes.
     Close,
 }
 
@@ -101,7 +102,7 @@ impl Writer {
 
     /// Writes a batch, and retries until that succeeds. While the history closes, one failure is enough to give up all that
     /// follows: on a locked file each attempt takes seconds. Without a batch, the file is checked once per interval.
-    fn write(&mut self, batch: &[Arc<DispatchRecord>], reading: &RwLock<()>, is_closing: impl Fn() -> bool) {
+    fn write(&mut self, batch: &[HistoryEntry], reading: &RwLock<()>, is_closing: impl Fn() -> bool) {
         if batch.is_empty() && (is_closing() || self.last_attempt.elapsed() < FILE_CHECK_INTERVAL) {
             return;
         }
@@ -159,12 +160,12 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn try_write(&mut self, batch: &[Arc<DispatchRecord>]) -> anyhow::Result<()> {
+    pub(super) fn try_write(&mut self, batch: &[HistoryEntry]) -> anyhow::Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         let database = self.database.as_mut().context("the file is not open")?;
-        Ok(database.insert(batch)?)
+        Ok(database.write(batch)?)
     }
 
     /// Deletes the oldest rows while they are too old or the file is too large. Rows are in the order in which they were
@@ -190,16 +191,16 @@ impl Writer {
 }
 
 /// Waits for a batch; true if the history closes after it.
-fn receive_batch(commands: &Receiver<WriterCommand>) -> (Vec<Arc<DispatchRecord>>, bool) {
+fn receive_batch(commands: &Receiver<WriterCommand>) -> (Vec<HistoryEntry>, bool) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut deadline = Instant::now() + BATCH_TIME;
     while batch.len() < BATCH {
         match commands.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(WriterCommand::Append(record)) => {
+            Ok(WriterCommand::Append(entry)) => {
                 if batch.is_empty() {
                     deadline = Instant::now() + BATCH_TIME;
                 }
-                batch.push(record);
+                batch.push(entry);
             }
             Ok(WriterCommand::Close) | Err(RecvTimeoutError::Disconnected) => return (batch, true),
             Err(RecvTimeoutError::Timeout) => break,
