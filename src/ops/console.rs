@@ -10,12 +10,14 @@ use super::state::OpsState;
 use crate::config::Endpoint;
 use crate::http::HttpResponse;
 
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("/", "text/html; charset=utf-8", include_str!("console/index.html")),
     ("/console.css", "text/css; charset=utf-8", include_str!("console/console.css")),
     ("/console.js", "text/javascript; charset=utf-8", include_str!("console/console.js")),
     ("/brokers.js", "text/javascript; charset=utf-8", include_str!("console/brokers.js")),
     ("/figures.js", "text/javascript; charset=utf-8", include_str!("console/figures.js")),
+    ("/marks.js", "text/javascript; charset=utf-8", include_str!("console/marks.js")),
+    ("/replies.js", "text/javascript; charset=utf-8", include_str!("console/replies.js")),
     ("/topic.js", "text/javascript; charset=utf-8", include_str!("console/topic.js")),
 ];
 

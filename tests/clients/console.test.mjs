@@ -96,7 +96,7 @@ test("a run shows within a second of its dispatch", browsed, async (t) => {
 test("a pool or a run is followed by its own topic, of which alone the stream then is", browsed, async (t) => {
   const { broker, page, complaints, wait, post, asked, address } = await open(t);
   const streams = () => asked.filter((url) => url.includes("events?")).map((url) => Object.fromEntries(new URL(url).searchParams));
-  const kind = "dispatch,verdict,drain,retire";
+  const kind = "dispatch,verdict,drain,retire,reply";
   assert.deepEqual(streams(), [{ kind }], "everything, at first");
   assert.equal(await page.getByTestId("topic").isVisible(), false);
   wait("hello");
@@ -172,6 +172,41 @@ test("a run that a waiter of another broker got shows the name of that broker", 
   await dispatched(page, "run_near").getByText("→ three", { exact: true }).waitFor({ timeout: 5_000 });
   await dispatched(page, "run_nameless").getByText("→ at b3:7070", { exact: true }).waitFor({ timeout: 5_000 });
   await text(page, "status", /^live$/);
+  assert.deepEqual(complaints, []);
+});
+
+test("how a reply ended is shown with its run, and how many replies are open", browsed, async (t) => {
+  const { page, complaints } = await open(t);
+  assert.equal(await page.getByTestId("replies").isVisible(), false, "no run has asked for a reply");
+  const at = Date.now();
+  const pool = { at, deployment: "d", version: "1", cpu: 0.5, memory: 0.5 };
+  const dispatch = { ...pool, outcome: "hit", reason: null, proof: "received", offers: 1, controller: "one", broker: null, seconds: 0.01 };
+  const events = [
+    ["dispatch", { ...dispatch, run: "run_replied" }],
+    ["dispatch", { ...dispatch, run: "run_waits" }],
+    ["dispatch", { ...dispatch, run: "run_left" }],
+    ["reply", { ...pool, run: "run_replied", outcome: "replied", status: 201, first_byte_seconds: 0.02, seconds: 1.5, bytes: 1234 }],
+    ["reply", { ...pool, run: "run_left", outcome: "cancelled", status: null, first_byte_seconds: null, seconds: 2, bytes: 0 }],
+    ["reply", { ...pool, run: "<b>run_before</b>", outcome: "reply_timeout", status: 504, first_byte_seconds: null, seconds: 30, bytes: 0 }],
+  ];
+  const body = events.map(([event, data]) => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`).join("");
+  await page.route(/\/events\?/, (route) => route.fulfill({ contentType: "text/event-stream", body }), { times: 1 });
+  let [unended, replied] = [3, 0];
+  await page.route(/\/metrics$/, (route) => {
+    replied += 2;
+    const series = `pilotlight_replies_open ${unended}\npilotlight_replies_total{outcome="replied"} ${replied}\npilotlight_replies_total{outcome="cancelled"} 7\n`;
+    return route.fulfill({ contentType: "text/plain", body: series });
+  });
+  await page.reload();
+  const reply = (run) => dispatched(page, run).getByTestId("reply");
+  await reply("run_replied").getByText("replied 201 1.50 s", { exact: true }).waitFor({ timeout: 5_000 });
+  assert.equal(await reply("run_replied").getAttribute("title"), "the caller has all of the worker's reply; first byte after 20.0 ms; 1,234 bytes");
+  assert.equal(await reply("run_left").innerText(), "cancelled 2.00 s");
+  assert.equal(await reply("run_waits").count(), 0);
+  await page.getByTestId("recent").getByText("the reply to <b>run_before</b> ended: reply_timeout", { exact: true }).waitFor();
+  await page.getByTestId("replies").getByText(/^3 open; in the last minute \d*[2468] replied$/).waitFor();
+  unended = 0;
+  await page.getByTestId("replies").getByText(/^0 open; in the last minute \d+ replied$/).waitFor();
   assert.deepEqual(complaints, []);
 });
 

@@ -1,9 +1,11 @@
 // Owns the console: the tables, what an operator can do, and the connection. The figures at the top are in figures.js, the
-// brokers of a cluster in brokers.js.
+// brokers of a cluster in brokers.js, replies in replies.js, the marks of a run in marks.js.
 // Every address is relative to the page's own: a proxy may serve all of this below a path.
 
 import { cluster, holders, joinCluster, keyOf, merged, poolsPath, sayMissing, takeBrokers } from "./brokers.js";
 import { SECOND, count, countLatency, element, forgetLatencies, machine, page, say, takeMetrics, took, waited, whole } from "./figures.js";
+import { replyMark, verdictMark, waiterOf, words } from "./marks.js";
+import { takeReplies } from "./replies.js";
 import { eventsPath, isOfTopic, linkTo, readTopic, topic, topicName } from "./topic.js";
 
 const ROWS = 200;
@@ -12,9 +14,7 @@ const MOST_VERDICTS = 16;
 const REDRAW = 250;
 /** After this long without an answer the stream is replaced, too: its connection may be dead without an event. */
 const LONG_SILENCE = 15 * SECOND;
-const PROOFS = ["received", "acked", "hop", "written"];
 
-const words = new Map([...page.words.querySelectorAll("dt")].map((dt) => [dt.textContent, dt.nextElementSibling.textContent]));
 const natural = new Intl.Collator("en", { numeric: true }).compare;
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -203,6 +203,12 @@ const STREAM = {
     known.told = true;
     keep({ ...dispatch, known });
   },
+  reply(reply) {
+    const known = runs.get(reply.run);
+    if (!known) return keep({ ...reply, event: `the reply to ${reply.run} ended: ${reply.outcome}` });
+    known.reply = reply;
+    known.row?.querySelector(".verdicts").append(replyMark(reply));
+  },
   retire({ at, retired, deployment, version, cpu, memory }) {
     const parts = Object.entries({ deployment, version, cpu, memory }).filter(([, value]) => value !== null);
     keep({ at, deployment, version, run: "", event: `retired ${count(retired, "waiter")} of ${parts.map((part) => part.join(" ")).join(", ")}` });
@@ -237,6 +243,7 @@ function recentRow(record) {
   if (record.event) return element("li", {}, time, element("span", { class: "event" }, record.event));
   const { outcome, run, deployment, version, reason, known } = record;
   const verdicts = element("span", { class: "verdicts" }, ...known.verdicts.map(verdictMark));
+  if (known.reply) verdicts.append(replyMark(known.reply));
   const about = element("div", { class: "about" });
   const why = reason ?? (outcome === "hit" ? null : outcome);
   if (why) about.append(element("span", { class: "why", title: why }, words.get(why) ?? why));
@@ -247,18 +254,6 @@ function recentRow(record) {
   const mark = element("span", { class: `outcome ${outcome}`, title: words.get(outcome) ?? "" }, outcome);
   return known.row = element("li", { "data-testid": "dispatch-row" }, time, mark,
     run ? element("a", { class: "run", href: linkTo({ run }), title: "Only this run" }, run) : element("span", { class: "run" }, "–"), element("span", { class: "took" }, took(record.seconds)), about);
-}
-
-/** The controller, and the other broker of the cluster at which it waited. */
-function waiterOf({ controller, broker }) {
-  return [controller, broker && `at ${broker}`].filter(Boolean).join(" ");
-}
-
-function verdictMark(offer) {
-  const { verdict, seconds } = offer;
-  const kind = PROOFS.includes(verdict) ? "proof" : "failed";
-  const title = [words.get(verdict), waiterOf(offer)].filter(Boolean).join("; ");
-  return element("span", { class: `verdict ${kind}`, title }, `${verdict} ${took(seconds)}`);
 }
 
 function redrawRecent() {
@@ -344,7 +339,9 @@ async function repeat(pause, path, take) {
 }
 
 async function metrics(answer) {
-  const { draining, restarted, silent } = takeMetrics(await answer.text());
+  const text = await answer.text();
+  const { draining, restarted, silent } = takeMetrics(text);
+  takeReplies(text);
   // A restarted broker does not know the event ids of the process before it.
   if (restarted || silent > LONG_SILENCE) openStream();
   setLink({ draining });

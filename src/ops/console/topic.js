@@ -2,7 +2,7 @@
 // `#`, so a topic can be linked to, survives a reload, and the browser's buttons go back and forth.
 
 const PARTS = ["deployment", "version", "run"];
-const KINDS = "dispatch,verdict,drain,retire";
+const KINDS = "dispatch,verdict,drain,retire,reply";
 /** What the broker accepts as a name. */
 const NAME = /^[ -~]{1,256}$/;
 
