@@ -19,7 +19,7 @@ use super::h1::{
 };
 use super::park::{Waiting, park};
 use super::receipts::pass_on;
-use super::replies::{CallerTerms, PendingReply, ReplyRequest, WorkerAnswer, receive};
+use super::replies::{CallerTerms, HandedReply, ReplyRequest, WorkerAnswer, receive};
 use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
@@ -216,7 +216,7 @@ enum Handled {
     /// This is done with it.
     Done(Action<'static>),
     /// It is a dispatch whose reply is awaited.
-    HandedOver(Box<PendingReply>, CallerTerms),
+    HandedOver(Box<HandedReply>, CallerTerms),
     /// It is a reply that nobody wants any more.
     CutOff(HttpResponse),
 }

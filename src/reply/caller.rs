@@ -30,11 +30,12 @@ pub struct AwaitedReply {
     awaited: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     is_handed_over: bool,
+    is_counted: bool,
 }
 
 impl AwaitedReply {
     pub(super) fn new(reply: Arc<Reply>, awaited: Arc<AtomicUsize>, metrics: Arc<Metrics>) -> Self {
-        Self { reply, awaited, metrics, is_handed_over: false }
+        Self { reply, awaited, metrics, is_handed_over: false, is_counted: false }
     }
 
     /// The same for a dispatch, which names it in its offers.
@@ -47,6 +48,17 @@ impl AwaitedReply {
         self.is_handed_over = true;
         self.metrics.reply_opened();
         self.reply.accept(Arc::new(caller));
+    }
+
+    /// Counts how the reply has ended, or that there will be none.
+    pub fn count(&mut self, outcome: ReplyOutcome) {
+        self.set_counted();
+        self.metrics.reply_ended(outcome);
+    }
+
+    /// How it ends is counted by someone else.
+    pub fn set_counted(&mut self) {
+        self.is_counted = true;
     }
 
     /// The caller has left: nobody wants the answer any more.
@@ -83,6 +95,9 @@ impl Drop for AwaitedReply {
     fn drop(&mut self) {
         self.cancel();
         self.awaited.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_counted {
+            self.count(ReplyOutcome::Cancelled);
+        }
         if self.is_handed_over {
             self.metrics.reply_closed();
         }

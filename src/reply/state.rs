@@ -34,6 +34,7 @@ pub struct Reply {
 struct State {
     /// Of the present offer.
     offer: Option<RegisteredReply>,
+    was_offered: bool,
     /// Whoever answers now.
     opener: Option<Opener>,
     openers: u32,
@@ -102,6 +103,7 @@ impl Reply {
         if state.end.is_some() {
             return None;
         }
+        state.was_offered = true;
         let offer = self.tokens.register(self, run);
         let target = offer.target.clone();
         state.offer = Some(offer);
@@ -121,7 +123,7 @@ impl Reply {
 
     /// Whether an offer of this run was made by this reply's POST, which is not so for one that is answered like an earlier POST.
     pub fn was_offered(&self) -> bool {
-        self.state.lock().offer.is_some()
+        self.state.lock().was_offered
     }
 
     /// A worker opens the reply. The first byte wins: until then a reply may be opened anew, and the first error replaces any reply.

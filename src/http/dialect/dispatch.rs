@@ -1,7 +1,10 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::Guard;
 use bytes::Bytes;
 use hyper::StatusCode;
 use tracing::field::display;
@@ -10,9 +13,9 @@ use super::interface::{Dialect, ParsedDispatch};
 use crate::dispatch::{DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome};
 use crate::http::h1::{RequestBody, RequestHead, read_body};
 use crate::http::problem::Problem;
-use crate::http::replies::{PendingReply, refuse_reply};
+use crate::http::replies::{HandedReply, HandedRun, PendingReply, refuse_reply};
 use crate::http::response::HttpResponse;
-use crate::http::state::HttpState;
+use crate::http::state::{HttpState, RequestLimits};
 use crate::model::{MissReason, ReplyOutcome};
 use crate::transport::Run;
 
@@ -21,7 +24,7 @@ pub(in crate::http) enum Dispatched {
     /// It is answered.
     Answered(HttpResponse),
     /// The run was handed over, and its reply is awaited.
-    HandedOver(Box<PendingReply>),
+    HandedOver(Box<HandedReply>),
 }
 
 /// Dispatches a run, and counts the request, or leaves that to its reply. Its body has at most `body_limit` bytes.
@@ -67,6 +70,20 @@ async fn read_and_dispatch(
         Ok(parsed) => parsed,
         Err(problem) => return refuse(problem, None, recorder),
     };
+    dispatch_parsed(dialect, state, head, parsed, &body, limits, recorder).await
+}
+
+/// Dispatches a valid run.
+async fn dispatch_parsed(
+    dialect: &dyn Dialect,
+    state: &HttpState,
+    head: &RequestHead<'_>,
+    parsed: ParsedDispatch<'_>,
+    body: &Bytes,
+    limits: Guard<Arc<RequestLimits>>,
+    mut recorder: DispatchRecorder,
+) -> Dispatched {
+    let refuse = |problem, run, recorder| refuse(dialect, state, head, problem, run, recorder);
     state.metrics.payload(parsed.payload.len());
     let ParsedDispatch { key, run, idempotency_key, content, payload_kind, content_type, payload, .. } =
         parsed;
@@ -87,7 +104,8 @@ async fn read_and_dispatch(
         Ok(pending) => pending,
         Err(problem) => return refuse(problem, Some(&run), recorder),
     };
-    let id = recorder.name_run(&body, &run, key.as_ref(), state.trace_parent(head));
+    let trace = state.trace_parent(head);
+    let id = recorder.name_run(body, &run, key.as_ref(), trace);
     let budget = limits.dispatch_budget.min(parsed.reply.unwrap_or(Duration::MAX));
     let request = DispatchRequest {
         key: key.as_ref(),
@@ -105,6 +123,9 @@ async fn read_and_dispatch(
     };
     drop(limits);
     let Ok(outcome) = state.dispatcher.dispatch(request, &mut recorder).await else {
+        if let Some(pending) = pending {
+            pending.uncounted();
+        }
         return refuse(Problem::run_name_conflict(state.limits().remember_runs), Some(&run), recorder);
     };
     tracing::debug!(run = %run.escape_default(), offers = outcome.offers,
@@ -113,45 +134,41 @@ async fn read_and_dispatch(
         "dispatched");
     match pending {
         None => Dispatched::Answered(dialect.render(&run, &outcome).after(recorder)),
-        Some(pending) => await_reply(dialect, state, pending, &outcome, id, recorder),
+        Some(pending) => match without_reply(dialect, &run, &outcome, pending) {
+            ControlFlow::Break(response) => Dispatched::Answered(response.after(recorder)),
+            ControlFlow::Continue(pending) => {
+                let controller = outcome.result.ok().and_then(|hit| hit.controller);
+                let since = recorder.since();
+                // With it, the record of the dispatch is complete.
+                drop(recorder);
+                let run = HandedRun::new(id, key.as_ref(), trace, controller, since);
+                Dispatched::HandedOver(Box::new(pending.handed_over(run)))
+            }
+        },
     }
 }
 
-/// What follows the dispatch of a run whose reply is awaited.
-fn await_reply(
+/// The response to a POST that asks for a reply, if there will be none.
+fn without_reply(
     dialect: &dyn Dialect,
-    state: &HttpState,
-    pending: PendingReply,
+    run: &str,
     outcome: &Outcome,
-    run: Bytes,
-    recorder: DispatchRecorder,
-) -> Dispatched {
-    let hit = match &outcome.result {
-        Ok(hit) if pending.reply().was_offered() => hit,
-        Ok(_) => {
-            let response = refuse_reply(state, Problem::run_posted_before(None));
-            return Dispatched::Answered(response.after(recorder));
-        }
-        Err(reason) => {
-            let name = String::from_utf8_lossy(&run);
-            let mut response = dialect.render(&name, outcome);
-            let is_unknown = *reason == MissReason::Unknown;
-            let outcome = if is_unknown { ReplyOutcome::Unknown } else { ReplyOutcome::Miss };
-            if is_unknown {
-                response.status = StatusCode::GATEWAY_TIMEOUT;
-            } else {
-                response.status = StatusCode::SERVICE_UNAVAILABLE;
-                response.extra = Some(("retry-after", "1"));
-            }
-            state.metrics.reply_ended(outcome);
-            return Dispatched::Answered(response.of_reply(outcome).after(recorder));
+    pending: PendingReply,
+) -> ControlFlow<HttpResponse, PendingReply> {
+    let with_status = |status| HttpResponse { status, ..dialect.render(run, outcome) };
+    let (response, end) = match outcome.result {
+        Ok(_) if pending.reply().was_offered() => return ControlFlow::Continue(pending),
+        // An earlier POST has delivered the run, and has asked for no reply.
+        Ok(_) => (Problem::run_posted_before(None).into(), ReplyOutcome::Duplicate),
+        Err(MissReason::Unknown) => (with_status(StatusCode::GATEWAY_TIMEOUT), ReplyOutcome::Unknown),
+        Err(_) => {
+            let extra = Some(("retry-after", "1"));
+            let response = HttpResponse { extra, ..with_status(StatusCode::SERVICE_UNAVAILABLE) };
+            (response, ReplyOutcome::Miss)
         }
     };
-    let controller = hit.controller.clone();
-    // With it, the record of the dispatch is complete.
-    let since = recorder.since();
-    drop(recorder);
-    Dispatched::HandedOver(Box::new(pending.handed_over(run, controller, since)))
+    pending.end_without_reply(end);
+    ControlFlow::Break(response.of_reply(end))
 }
 
 /// `run` is the run's name, if it is known.

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::broker::KeyRef;
 use crate::dispatch::NamedController;
 use crate::http::h1::write_response;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, append_field};
 use crate::http::state::HttpState;
+use crate::journal::{ReplyEvent, TraceParent};
 use crate::metrics::Route;
 use crate::model::ReplyOutcome;
 use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd};
@@ -26,10 +28,27 @@ pub(in crate::http) struct PendingReply {
     wait: Duration,
     /// Set if the run has a name of its own.
     name: Option<NamedRun>,
-    run: Bytes,
-    since: Instant,
-    controller: Option<NamedController>,
     route: Route,
+}
+
+/// A run that was handed to a controller.
+pub(in crate::http) struct HandedRun {
+    run: Bytes,
+    deployment: Box<str>,
+    version: Box<str>,
+    cpu: f64,
+    memory: f64,
+    trace: Option<TraceParent>,
+    /// None if it is not known: its reply came before the proof did.
+    controller: Option<NamedController>,
+    /// When the POST's last byte came.
+    since: Instant,
+}
+
+/// The reply to a run that was handed over.
+pub(in crate::http) struct HandedReply {
+    pending: PendingReply,
+    run: HandedRun,
 }
 
 /// What the request of a caller says of its connection.
@@ -52,8 +71,7 @@ impl PendingReply {
         let name = name.map(|name| state.replies.name(name, remember_for)).transpose();
         let name = name.map_err(|earlier| Problem::run_posted_before(Some(earlier)))?;
         let awaited = state.replies.begin().ok_or_else(Problem::too_many_replies)?;
-        let (run, since, controller) = (Bytes::new(), Instant::now(), None);
-        Ok(Self { awaited, wait, name, run, since, controller, route })
+        Ok(Self { awaited, wait, name, route })
     }
 
     /// The same for the dispatch.
@@ -61,44 +79,49 @@ impl PendingReply {
         self.awaited.reply()
     }
 
-    /// The run was handed to this controller. `since` is when the POST's last byte came.
-    pub(in crate::http) fn handed_over(
-        self,
-        run: Bytes,
-        controller: Option<NamedController>,
-        since: Instant,
-    ) -> Self {
-        Self { run, since, controller, ..self }
+    /// There will be no reply. Its end is counted; the run may be posted again.
+    pub(in crate::http) fn end_without_reply(mut self, outcome: ReplyOutcome) {
+        self.awaited.count(outcome);
     }
 
+    /// There will be no reply, and its end is counted elsewhere.
+    pub(in crate::http) fn uncounted(mut self) {
+        self.awaited.set_counted();
+    }
+
+    /// The run was handed over.
+    pub(in crate::http) fn handed_over(self, run: HandedRun) -> HandedReply {
+        HandedReply { pending: self, run }
+    }
+}
+
+impl HandedReply {
     /// Waits for the reply, which its worker writes. `Break` if the connection is over with it.
     pub(in crate::http) async fn relay(
         mut self,
         state: &HttpState,
         connection: &Arc<Connection>,
-        terms: CallerTerms,
+        CallerTerms { is_http_11, closes }: CallerTerms,
     ) -> ControlFlow<()> {
         connection.limit_unsent(MAX_UNSENT_BYTES);
-        let CallerTerms { is_http_11, closes } = terms;
-        let (connection_of_caller, fields) = (connection.clone(), self.fields());
-        self.awaited.accept(Caller { connection: connection_of_caller, is_http_11, closes, fields });
-        let first_byte_by = self.since + self.wait;
-        let idle = state.limits().reply_idle;
+        let caller = Caller { connection: connection.clone(), is_http_11, closes, fields: self.run.fields() };
+        self.pending.awaited.accept(caller);
+        let PendingReply { awaited, wait, route, .. } = &self.pending;
+        let (first_byte_by, idle) = (self.run.since + *wait, state.limits().reply_idle);
         let end = tokio::select! {
             biased;
-            end = self.awaited.ended(first_byte_by.into(), idle) => end,
-            () = connection.closed() => self.awaited.cancel(),
+            end = awaited.ended(first_byte_by.into(), idle) => end,
+            () = connection.closed() => awaited.cancel(),
         };
-        self.record(state, &end);
-        if end.outcome == ReplyOutcome::Cancelled {
-            return ControlFlow::Break(());
+        let refusal = refusal(&end, *wait, closes);
+        let status = refusal.as_ref().map_or(end.status, |refusal| refusal.status.as_u16());
+        if end.outcome != ReplyOutcome::Cancelled {
+            state.metrics.answered(*route, status);
         }
-        if end.first_byte.is_none() {
-            let response = self.refusal(closes, end.outcome);
-            state.metrics.answered(self.route, response.status.as_u16());
-            return write_response(connection, &response).await;
+        self.record(state, &end, status);
+        if let Some(refusal) = refusal {
+            return write_response(connection, &refusal).await;
         }
-        state.metrics.answered(self.route, end.status);
         if !end.is_complete && !is_http_11 {
             // To this client, an ordinary end of the connection would be the end of the body.
             connection.reset();
@@ -106,47 +129,79 @@ impl PendingReply {
         if end.is_complete && !closes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    /// What the caller is told if no byte of a reply has come.
-    fn refusal(&self, closes: bool, outcome: ReplyOutcome) -> HttpResponse {
-        let problem = if outcome == ReplyOutcome::ReplyTimeout {
-            Problem::reply_timeout(self.wait)
-        } else {
-            Problem::reply_broken()
-        };
-        let mut response = HttpResponse::from(problem).of_reply(outcome);
-        response.close = closes;
-        response
+    fn record(&mut self, state: &HttpState, end: &ReplyEnd, status: u16) {
+        let HandedRun { run, deployment, version, cpu, memory, trace, since, .. } = &self.run;
+        let (ended, outcome) = (Instant::now(), end.outcome);
+        let took = ended.saturating_duration_since(*since);
+        let first_byte = end.first_byte.map(|at| at.saturating_duration_since(*since));
+        self.pending.awaited.count(outcome);
+        if let Some(first_byte) = first_byte {
+            state.metrics.reply_first_byte(first_byte);
+            state.metrics.reply_last_byte(took);
+            state.metrics.reply_size(end.bytes);
+        }
+        if let Some(name) = self.pending.name.take() {
+            name.end(outcome);
+        }
+        state.journal.record_reply(&ReplyEvent {
+            ended,
+            run,
+            deployment: deployment.as_bytes(),
+            version: version.as_bytes(),
+            cpu: *cpu,
+            memory: *memory,
+            outcome,
+            status,
+            first_byte,
+            took,
+            bytes: end.bytes,
+            trace: *trace,
+        });
+        let run = run.escape_ascii();
+        tracing::debug!(%run, outcome = outcome.text(), bytes = end.bytes, ?took, "a reply has ended");
     }
+}
 
-    fn record(&mut self, state: &HttpState, end: &ReplyEnd) {
-        let took = self.since.elapsed();
-        let metrics = &state.metrics;
-        metrics.reply_ended(end.outcome);
-        if let Some(first_byte) = end.first_byte {
-            metrics.reply_first_byte(first_byte.saturating_duration_since(self.since));
-            metrics.reply_last_byte(took);
-            metrics.reply_size(end.bytes);
-        }
-        if let Some(name) = self.name.take() {
-            name.end(end.outcome);
-        }
-        tracing::debug!(run = %self.run.escape_ascii(), outcome = end.outcome.text(), bytes = end.bytes, ?took, "a reply has ended");
+impl HandedRun {
+    /// A run for this pool. `since` is when the POST's last byte came.
+    pub(in crate::http) fn new(
+        run: Bytes,
+        KeyRef { deployment, version, cpu, memory }: KeyRef<'_>,
+        trace: Option<TraceParent>,
+        controller: Option<NamedController>,
+        since: Instant,
+    ) -> Self {
+        let (deployment, version, cpu, memory) = (deployment.into(), version.into(), cpu.get(), memory.get());
+        Self { run, deployment, version, cpu, memory, trace, controller, since }
     }
 
     /// Fields of the response that say who has answered.
     fn fields(&self) -> Vec<u8> {
         let mut fields = Vec::with_capacity(128);
         append_field(&mut fields, "pilotlight-run", &self.run);
-        if let Some(controller) = self.controller.as_ref().filter(|controller| !controller.name().is_empty())
-        {
-            append_field(&mut fields, "pilotlight-controller", controller.name().as_bytes());
-        }
-        if let Some(metadata) = self.controller.as_ref().and_then(NamedController::metadata) {
-            append_field(&mut fields, "pilotlight-metadata", metadata.as_bytes());
+        if let Some(controller) = &self.controller {
+            if !controller.name().is_empty() {
+                append_field(&mut fields, "pilotlight-controller", controller.name().as_bytes());
+            }
+            if let Some(metadata) = controller.metadata() {
+                append_field(&mut fields, "pilotlight-metadata", metadata.as_bytes());
+            }
         }
         append_field(&mut fields, "pilotlight-proof", b"replied");
         fields
     }
+}
+
+/// What the caller is told if no byte of a reply has come, and it has not left.
+fn refusal(end: &ReplyEnd, wait: Duration, closes: bool) -> Option<HttpResponse> {
+    if end.first_byte.is_some() || end.outcome == ReplyOutcome::Cancelled {
+        return None;
+    }
+    let is_late = end.outcome == ReplyOutcome::ReplyTimeout;
+    let problem = if is_late { Problem::reply_timeout(wait) } else { Problem::reply_broken() };
+    let mut response = HttpResponse::from(problem).of_reply(end.outcome);
+    response.close = closes;
+    Some(response)
 }
 
 /// The response to a POST that asks for a reply and is refused before its dispatch, which is counted.
