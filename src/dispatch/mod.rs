@@ -33,8 +33,8 @@ use crate::transport::Exchange;
 
 use deliver::{EndedDelivery, RunToDeliver, deliver};
 pub use policy::{DeliveryPolicy, MAX_REDELIVERIES, OfferEnd, Step};
-pub use record::DispatchRecorder;
 use record::Record;
+pub use record::{DispatchRecorder, ReplyRecorder};
 pub use remote::{
     EarlierOutcome, EarlierRun, ForwardEnd, ForwardResult, ForwardedRun, PendingForward, RemotePools,
     RemoteRun, RemoteSearch,

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 const MAX_SHARED_BYTES: usize = 16 * 1024;
 
 /// A run's name, its deployment and its version.
+#[derive(Clone)]
 pub(super) struct RunNames {
     text: Bytes,
     run: Range<usize>,

@@ -1,5 +1,5 @@
 //! Owns the record of one POST: counted in the metrics when it ends, and written to the journal, if it named a run, when it
-//! has been answered.
+//! has been answered or its run was handed over; and that of the reply which follows then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use super::policy::Step;
 use super::request::{Outcome, RunNameConflict};
 use super::shared::{Flight, InFlightGuard, Shared};
 use crate::broker::KeyRef;
-use crate::journal::{DispatchEvent, OfferRecord, TraceParent};
-use crate::model::{DispatchOutcome, Proof};
+use crate::journal::{DispatchEvent, OfferRecord, ReplyEvent, TraceParent};
+use crate::model::{DispatchOutcome, Proof, ReplyOutcome};
 
 /// Accounts for one POST, from its head until its answer is written. Dropped before the POST has ended, it counts the POST as
 /// aborted: its client has left.
@@ -40,7 +40,15 @@ pub(super) struct Record {
     in_flight: InFlightGuard,
 }
 
+/// Records how the reply to a run ends that was handed over.
+pub struct ReplyRecorder {
+    since: Instant,
+    run: Option<RunLabels>,
+    shared: Arc<Shared>,
+}
+
 /// A run as the journal names it.
+#[derive(Clone)]
 struct RunLabels {
     names: RunNames,
     cpu: f64,
@@ -104,6 +112,12 @@ impl DispatchRecorder {
         self.count(outcome.kind(), outcome.result.as_ref().ok().map(|hit| hit.proof), now);
     }
 
+    /// The run was handed over: the record of its dispatch is complete, and that of its reply follows.
+    pub fn into_reply(self) -> ReplyRecorder {
+        let run = self.record.as_ref().and_then(|record| record.run.clone());
+        ReplyRecorder { since: self.since, run, shared: self.shared.clone() }
+    }
+
     fn count(&mut self, outcome: DispatchOutcome, proof: Option<Proof>, now: Instant) {
         let took = now.saturating_duration_since(self.since);
         self.ended = Some(now);
@@ -140,6 +154,29 @@ impl Drop for DispatchRecorder {
         if self.ended.is_none() {
             self.count(DispatchOutcome::Aborted, None, Instant::now());
         }
+    }
+}
+
+impl ReplyRecorder {
+    /// The reply has ended, after so many bytes. `status` is what the caller got, 0 if it left before.
+    pub fn ended(&self, outcome: ReplyOutcome, status: u16, first_byte: Option<Instant>, bytes: u64) {
+        let Some(RunLabels { names, cpu, memory, trace }) = &self.run else { return };
+        let [run, deployment, version] = names.as_bytes();
+        let ended = Instant::now();
+        self.shared.journal.record_reply(&ReplyEvent {
+            ended,
+            run,
+            deployment,
+            version,
+            cpu: *cpu,
+            memory: *memory,
+            outcome,
+            status,
+            first_byte: first_byte.map(|at| at.saturating_duration_since(self.since)),
+            took: ended.saturating_duration_since(self.since),
+            bytes,
+            trace: *trace,
+        });
     }
 }
 

@@ -104,8 +104,7 @@ async fn dispatch_parsed(
         Ok(pending) => pending,
         Err(problem) => return refuse(problem, Some(&run), recorder),
     };
-    let trace = state.trace_parent(head);
-    let id = recorder.name_run(body, &run, key.as_ref(), trace);
+    let id = recorder.name_run(body, &run, key.as_ref(), state.trace_parent(head));
     let budget = limits.dispatch_budget.min(parsed.reply.unwrap_or(Duration::MAX));
     let request = DispatchRequest {
         key: key.as_ref(),
@@ -138,10 +137,9 @@ async fn dispatch_parsed(
             ControlFlow::Break(response) => Dispatched::Answered(response.after(recorder)),
             ControlFlow::Continue(pending) => {
                 let controller = outcome.result.ok().and_then(|hit| hit.controller);
-                let since = recorder.since();
                 // With it, the record of the dispatch is complete.
-                drop(recorder);
-                let run = HandedRun::new(id, key.as_ref(), trace, controller, since);
+                let (since, recorder) = (recorder.since(), recorder.into_reply());
+                let run = HandedRun { run: id, controller, since, recorder };
                 Dispatched::HandedOver(Box::new(pending.handed_over(run)))
             }
         },

@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::broker::KeyRef;
-use crate::dispatch::NamedController;
+use crate::dispatch::{NamedController, ReplyRecorder};
 use crate::http::h1::write_response;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, append_field};
 use crate::http::state::HttpState;
-use crate::journal::{ReplyEvent, TraceParent};
 use crate::metrics::Route;
 use crate::model::ReplyOutcome;
 use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd};
@@ -33,16 +31,12 @@ pub(in crate::http) struct PendingReply {
 
 /// A run that was handed to a controller.
 pub(in crate::http) struct HandedRun {
-    run: Bytes,
-    deployment: Box<str>,
-    version: Box<str>,
-    cpu: f64,
-    memory: f64,
-    trace: Option<TraceParent>,
+    pub(in crate::http) run: Bytes,
     /// None if it is not known: its reply came before the proof did.
-    controller: Option<NamedController>,
+    pub(in crate::http) controller: Option<NamedController>,
     /// When the POST's last byte came.
-    since: Instant,
+    pub(in crate::http) since: Instant,
+    pub(in crate::http) recorder: ReplyRecorder,
 }
 
 /// The reply to a run that was handed over.
@@ -130,51 +124,24 @@ impl HandedReply {
     }
 
     fn record(&mut self, state: &HttpState, end: &ReplyEnd, status: u16) {
-        let HandedRun { run, deployment, version, cpu, memory, trace, since, .. } = &self.run;
-        let (ended, outcome) = (Instant::now(), end.outcome);
-        let took = ended.saturating_duration_since(*since);
-        let first_byte = end.first_byte.map(|at| at.saturating_duration_since(*since));
+        let HandedRun { run, since, recorder, .. } = &self.run;
+        let (outcome, took) = (end.outcome, since.elapsed());
         self.pending.awaited.count(outcome);
-        if let Some(first_byte) = first_byte {
-            state.metrics.reply_first_byte(first_byte);
+        if let Some(first_byte) = end.first_byte {
+            state.metrics.reply_first_byte(first_byte.saturating_duration_since(*since));
             state.metrics.reply_last_byte(took);
             state.metrics.reply_size(end.bytes);
         }
         if let Some(name) = self.pending.name.take() {
             name.end(outcome);
         }
-        state.journal.record_reply(&ReplyEvent {
-            ended,
-            run,
-            deployment: deployment.as_bytes(),
-            version: version.as_bytes(),
-            cpu: *cpu,
-            memory: *memory,
-            outcome,
-            status,
-            first_byte,
-            took,
-            bytes: end.bytes,
-            trace: *trace,
-        });
+        recorder.ended(outcome, status, end.first_byte, end.bytes);
         let run = run.escape_ascii();
         tracing::debug!(%run, outcome = outcome.text(), bytes = end.bytes, ?took, "a reply has ended");
     }
 }
 
 impl HandedRun {
-    /// A run for this pool. `since` is when the POST's last byte came.
-    pub(in crate::http) fn new(
-        run: Bytes,
-        KeyRef { deployment, version, cpu, memory }: KeyRef<'_>,
-        trace: Option<TraceParent>,
-        controller: Option<NamedController>,
-        since: Instant,
-    ) -> Self {
-        let (deployment, version, cpu, memory) = (deployment.into(), version.into(), cpu.get(), memory.get());
-        Self { run, deployment, version, cpu, memory, trace, controller, since }
-    }
-
     /// Fields of the response that say who has answered.
     fn fields(&self) -> Vec<u8> {
         let mut fields = Vec::with_capacity(128);
