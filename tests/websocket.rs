@@ -49,6 +49,7 @@ async fn a_run_is_received_when_it_is_acknowledged_and_the_connection_takes_the_
             offer: run.offer,
             content_type: "application/x-run".to_owned(),
             payload,
+            reply: None,
         };
         assert_eq!(run, expected);
         assert!(supervisor.is_held().await, "written is no proof");

@@ -264,7 +264,6 @@ async fn handle_hyper_request(
             }
             match answer {
                 WorkerAnswer::Respond(response) => response,
-                WorkerAnswer::RespondEarly(response, body) => without_body(response, &head, body).await,
                 WorkerAnswer::CutOff(response) => return Handled::CutOff(response),
                 WorkerAnswer::Close => return Handled::Done(Action::Close),
             }

@@ -112,6 +112,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Some(self.with_body(answer).await)
     }
 
+    /// The head of the next response; none if the connection ended without one.
+    pub(super) async fn head(&mut self) -> Option<Answer> {
+        self.try_head().await
+    }
+
     async fn with_body(&mut self, mut answer: Answer) -> Answer {
         let length = match answer.header("content-length") {
             Some(length) => length.parse().unwrap(),
@@ -184,6 +189,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub async fn rest(&mut self) -> &[u8] {
         while self.more().await {}
         &self.read
+    }
+
+    /// Receives more bytes within a test's patience; false at the end of the connection.
+    pub async fn next_bytes(&mut self) -> bool {
+        tokio::time::timeout(PATIENCE, self.more()).await.expect("more in time")
+    }
+
+    /// The received bytes that were not parsed yet, which are forgotten.
+    pub fn take_bytes(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.read)
+    }
+
+    /// Reads until the connection ends, and returns whether a reset ended it.
+    pub async fn ends_with_a_reset(&mut self) -> bool {
+        let ending = async {
+            loop {
+                match self.stream.read_buf(&mut self.read).await {
+                    Ok(0) => return false,
+                    Ok(_) => {}
+                    Err(_) => return true,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, ending).await.expect("an end in time")
+    }
+
+    /// Whether the connection is found to be over within a few writes.
+    pub async fn fails_to_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        for _ in 0..3 {
+            if self.stream.write_all(bytes.as_ref()).await.is_err() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
     }
 
     /// Receives more bytes; whether there were any before the end of the connection.

@@ -32,6 +32,8 @@ pub struct StreamedRun {
     pub ack: String,
     pub ready: String,
     pub is_base64: bool,
+    /// The target of its reply, if one is awaited.
+    pub reply: Option<String>,
 }
 
 /// The request for a stream, with this query and these fields besides the necessary one.
@@ -112,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EventStream<S> {
             ack: text("ack"),
             ready: text("ready"),
             is_base64,
+            reply: said["reply"].as_str().map(str::to_owned),
         }
     }
 

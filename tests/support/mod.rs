@@ -13,6 +13,7 @@ pub mod nats_client;
 pub mod offers;
 pub mod proxy;
 pub mod relay;
+pub mod replies;
 #[path = "../reliability/src/fleet/session_bytes.rs"]
 pub mod session_bytes;
 pub mod ways;

@@ -25,6 +25,8 @@ pub struct PushedRun {
     pub offer: u64,
     pub content_type: String,
     pub payload: Vec<u8>,
+    /// The target of its reply, if one is awaited.
+    pub reply: Option<String>,
 }
 
 /// What the broker has sent.
@@ -197,5 +199,6 @@ fn run_of(said: &Value, payload: Vec<u8>) -> PushedRun {
     assert_eq!(said["size"], payload.len(), "{said}");
     let text = |name: &str| said[name].as_str().unwrap_or_else(|| panic!("no {name}: {said}")).to_owned();
     let offer = said["offer"].as_u64().unwrap();
-    PushedRun { run: text("run"), offer, content_type: text("contentType"), payload }
+    let reply = said["reply"].as_str().map(str::to_owned);
+    PushedRun { run: text("run"), offer, content_type: text("contentType"), payload, reply }
 }

@@ -1,7 +1,6 @@
 //! Owns what a worker sends to the path of a reply, and what it is told.
 
 use hyper::HeaderMap;
-use hyper::body::Incoming;
 
 use crate::http::response::HttpResponse;
 use crate::http::run_request::RunPath;
@@ -17,8 +16,6 @@ pub(in crate::http) struct ReplyRequest<'a> {
 pub(in crate::http) enum WorkerAnswer {
     /// It is answered, and its body was read.
     Respond(HttpResponse),
-    /// It is answered; what is left of this body was not read.
-    RespondEarly(HttpResponse, Incoming),
     /// It is answered, and its connection is cut off: a client that only writes hears nothing else.
     CutOff(HttpResponse),
     /// Its request broke off.
@@ -29,9 +26,7 @@ impl WorkerAnswer {
     /// The status, if there is one.
     pub(in crate::http) fn status(&self) -> Option<u16> {
         match self {
-            Self::Respond(response) | Self::RespondEarly(response, _) | Self::CutOff(response) => {
-                Some(response.status.as_u16())
-            }
+            Self::Respond(response) | Self::CutOff(response) => Some(response.status.as_u16()),
             Self::Close => None,
         }
     }

@@ -1,13 +1,17 @@
 //! Owns a worker's reply: its token is checked, and its body is written down the caller's connection as it comes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use tokio::time::timeout;
 
 use super::answer::{ReplyRequest, WorkerAnswer};
 use super::head::{Framing, ReplyHead};
 use super::peer::{PeerReply, pass_on};
+use crate::http::h1::discard;
 use crate::http::peer_route::of_another_broker;
 use crate::http::problem::Problem;
 use crate::http::response::HttpResponse;
@@ -18,6 +22,8 @@ use crate::transport::Connection;
 
 /// About so many bytes of a reply wait in the kernel for the broker to read them.
 const MAX_UNREAD_BYTES: usize = 16 * 1024;
+/// A body that is not needed is waited for this long.
+const BODY_GRACE: Duration = Duration::from_millis(100);
 
 /// Relays a reply, from a worker's connection to the caller of its run.
 pub(in crate::http) async fn receive(
@@ -30,14 +36,15 @@ pub(in crate::http) async fn receive(
     let mut reply = match open(state, &request) {
         Ok(Opened::Here(reply)) => reply,
         Ok(Opened::Elsewhere(reply)) => return pass_on(state, &request, reply, body).await,
-        Err(problem) => return WorkerAnswer::RespondEarly(problem.into(), body),
+        Err(problem) => return respond_early(problem.into(), &request, body).await,
     };
     if reply.comes_late() {
-        return WorkerAnswer::RespondEarly(HttpResponse::empty(), body);
+        return respond_early(HttpResponse::empty(), &request, body).await;
     }
     let Some(head) = ReplyHead::parse(request.fields, body.size_hint().exact(), reply.is_error()) else {
-        // Dropped, the reply is broken.
-        return WorkerAnswer::RespondEarly(Problem::bad_reply_status().into(), body);
+        // This breaks it.
+        drop(reply);
+        return respond_early(Problem::bad_reply_status().into(), &request, body).await;
     };
     match relay(&mut reply, &head, body).await {
         Ok(()) => {
@@ -47,6 +54,22 @@ pub(in crate::http) async fn receive(
         Err(RelayError::Gone) => WorkerAnswer::CutOff(HttpResponse::from(Problem::reply_gone().closing())),
         Err(RelayError::Broken) => WorkerAnswer::Close,
     }
+}
+
+/// Answers a request whose body is not needed. Only a short one that is there already is read, so that the connection can be kept: a
+/// worker may open its reply long before it has one.
+async fn respond_early(
+    mut response: HttpResponse,
+    request: &ReplyRequest<'_>,
+    body: Incoming,
+) -> WorkerAnswer {
+    let expects = request.fields.contains_key(EXPECT);
+    let is_read = !expects && timeout(BODY_GRACE, discard(body)).await.unwrap_or(false);
+    if is_read {
+        return WorkerAnswer::Respond(response);
+    }
+    response.close = true;
+    WorkerAnswer::CutOff(response)
 }
 
 /// Whose reply it is.

@@ -1,0 +1,135 @@
+//! Owns the tests of replies in a cluster: the worker waits at another broker than its run's caller.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::client::Client;
+use support::cluster::{Cluster, wait_until_known_at};
+use support::nats::NatsServer;
+use support::replies::{Caller, END, chunk, error_target, open, target, waiting, whole};
+use support::{Broker, Pool, free_addresses};
+
+/// A cluster whose first broker has the callers, and whose second one the workers. The first one has these arguments.
+async fn two_brokers(arguments: &[&str]) -> Option<Cluster> {
+    let mut cluster = Cluster::empty(NatsServer::start("")?, "received", &[]);
+    cluster.join(arguments);
+    cluster.join(&[]);
+    cluster.settle().await;
+    Some(cluster)
+}
+
+/// The same with a first broker that is reached where it says.
+async fn two_brokers_in_reach() -> Option<Cluster> {
+    let [listen] = free_addresses();
+    let (listen, url) = (listen.to_string(), format!("http://{listen}"));
+    two_brokers(&["--listen", &listen, "--advertise", &url]).await
+}
+
+fn pool() -> Pool {
+    Pool::small("d1")
+}
+
+/// A run of the first broker that a worker at the second one has.
+async fn handed_over(cluster: &Cluster) -> (Caller, Client, String) {
+    let [callers, workers] = &cluster.brokers[..] else { panic!("two brokers") };
+    let mut worker = waiting(workers, &pool()).await;
+    wait_until_known_at(callers, &pool()).await;
+    let caller = Caller::post(callers.public, &pool(), "?reply=30s", "").await;
+    let target = target(&worker.answer().await);
+    (caller, worker, target)
+}
+
+fn workers(cluster: &Cluster) -> &Broker {
+    &cluster.brokers[1]
+}
+
+#[tokio::test]
+async fn a_reply_at_another_broker_reaches_its_caller_piece_by_piece() {
+    let Some(cluster) = two_brokers_in_reach().await else { return };
+    let (mut caller, _poll, target) = handed_over(&cluster).await;
+    let fields = "content-type: text/event-stream\r\npilotlight-status: 201\r\n";
+    let mut worker = open(workers(&cluster).public, &target, fields).await;
+    for data in ["data: 1\n\n", "data: 2\n\n"] {
+        worker.send(chunk(data)).await;
+        if data.contains('1') {
+            let head = caller.head().await;
+            assert_eq!((head.status, head.header("content-type")), (201, Some("text/event-stream")));
+            assert_eq!(head.header("pilotlight-controller"), Some("w1"));
+        }
+        let expected = chunk(data);
+        while caller.client.answered_so_far().len() < expected.len() {
+            assert!(caller.client.next_bytes().await, "the next piece");
+        }
+        assert_eq!(caller.client.take_bytes(), expected.as_bytes());
+    }
+    worker.send(END).await;
+    let answer = worker.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, None), "{answer:?}");
+}
+
+#[tokio::test]
+async fn ends_pass_both_ways() {
+    let Some(cluster) = two_brokers_in_reach().await else { return };
+    let at = workers(&cluster).public;
+    // The worker dies.
+    let (mut caller, _poll, target) = handed_over(&cluster).await;
+    let mut worker = open(at, &target, "").await;
+    worker.send(chunk("abc")).await;
+    let head = caller.head().await;
+    drop(worker);
+    let reply = caller.rest_after(head).await;
+    assert_eq!((reply.outcome(), reply.is_whole), ((200, "replied", "abc"), false));
+    // The caller leaves.
+    let (caller, _poll, target) = handed_over(&cluster).await;
+    let mut worker = open(at, &target, "").await;
+    assert!(worker.is_held().await);
+    drop(caller);
+    assert_eq!(worker.answer().await.problem(), "reply-gone");
+    assert_eq!(Client::connect(at).await.ask(whole(&target, "", "late")).await.problem(), "reply-gone");
+    // The run fails.
+    let (mut caller, _poll, target) = handed_over(&cluster).await;
+    let failed = Client::connect(at).await.ask(whole(&error_target(&target), "", "failed")).await;
+    assert_eq!(failed.status, 200);
+    assert_eq!(caller.reply().await.outcome(), (502, "worker_error", "failed"));
+    // A wrong status.
+    let (mut caller, _poll, target) = handed_over(&cluster).await;
+    let answer = Client::connect(at).await.ask(whole(&target, "pilotlight-status: 204\r\n", "")).await;
+    assert_eq!(answer.problem(), "bad-reply-status");
+    assert_eq!(caller.reply().await.problem().1, "reply_broken");
+}
+
+#[tokio::test]
+async fn a_broker_that_nobody_can_reach_forwards_no_run_that_awaits_a_reply() {
+    let Some(cluster) = two_brokers(&[]).await else { return };
+    let [callers, workers] = &cluster.brokers[..] else { panic!("two brokers") };
+    let mut worker = waiting(workers, &pool()).await;
+    wait_until_known_at(callers, &pool()).await;
+    let reply = Caller::post(callers.public, &pool(), "?reply=30s", "").await.reply().await;
+    let said: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!((reply.head.status, &said["reason"]), (503, &"no_reply_route".into()), "{said}");
+    // Without a reply it is forwarded, and at its own broker a worker replies.
+    let mut plain = Caller::post(callers.public, &pool(), "", "").await;
+    assert_eq!(worker.answer().await.header("pilotlight-reply"), None);
+    assert_eq!(plain.reply().await.head.status, 200);
+    let mut worker = waiting(callers, &pool()).await;
+    let mut caller = Caller::post(callers.public, &pool(), "?reply=30s", "").await;
+    let target = target(&worker.answer().await);
+    assert_eq!(callers.client().await.ask(whole(&target, "", "here")).await.status, 200);
+    assert_eq!(caller.reply().await.outcome(), (200, "replied", "here"));
+}
+
+#[tokio::test]
+async fn a_token_of_no_broker_is_gone() {
+    let Some(cluster) = two_brokers_in_reach().await else { return };
+    let (_caller, _poll, target) = handed_over(&cluster).await;
+    let at = workers(&cluster).public;
+    let ask = async |target: String| Client::connect(at).await.ask(whole(&target, "", "x")).await.problem();
+    let (path, token) = target.split_once("?token=").unwrap();
+    assert_eq!(ask(format!("{path}?token={}", &token[..32])).await, "bad-reply-token");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let unknown = format!("{path}?token={}{}", &token[..32], "f".repeat(32));
+    assert!(["offer-ended", "unknown-broker", "reply-gone"].contains(&&*ask(unknown).await));
+}
