@@ -70,6 +70,7 @@ impl RemoteSearch for Search {
             // The other broker could not send the reply here.
             self.lacks_reply_route = !reply.is_empty() && member.advertised().is_none();
             if self.lacks_reply_route {
+                member.directory.end(candidate.id, self.pool.key, CandidateEnd::NotTaken);
                 return None;
             }
             (member.id(), candidate)
