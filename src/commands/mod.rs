@@ -4,15 +4,22 @@ mod capacity;
 mod check;
 mod client;
 mod demo;
+mod dispatch;
+mod health;
 mod man;
+mod ops_client;
+mod pool_list;
+mod pools;
 mod process;
 mod serve;
+mod text;
+mod top;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::config::{self, ConfigError, ParsedSettings, Settings};
@@ -38,6 +45,14 @@ enum CliCommand {
     Serve,
     /// Run a broker, simulated controllers and a supervisor in one process, and print a summary
     Demo(demo::Options),
+    /// Post one run by hand, and say how it ended: exit code 0 delivered or replied, 1 no controller has it, 3 one may have it
+    Dispatch(dispatch::Options),
+    /// List the pools of a running broker
+    Pools(pools::Options),
+    /// Show the pools, rates and times of a running broker, and keep showing them
+    Top(top::Options),
+    /// Ask whether a broker lives: exit code 0 or 1, for the health checks of containers
+    Health(health::Options),
     /// Check settings, files, addresses and limits, and print where each value came from
     Check,
     /// Print the manual page, for man(1)
@@ -62,9 +77,21 @@ enum Listing {
     Env,
 }
 
+/// The commands that talk to a running broker. The settings are those of a broker, so their help does not list them.
+const CLIENTS: [&str; 4] = ["dispatch", "pools", "top", "health"];
+
+fn command() -> Command {
+    let command = Cli::command();
+    let settings: Vec<_> =
+        command.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.clone().hide(true)).collect();
+    CLIENTS
+        .iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |client| client.args(settings.clone())))
+}
+
 /// Runs the command that the arguments name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let parsed = match config::parse(&Cli::command(), arguments.clone()) {
+    let parsed = match config::parse(&command(), arguments.clone()) {
         Ok(parsed) => parsed,
         Err(ConfigError::Flag(error)) => {
             // Clap reports help and version as errors, but prints them to stdout.
@@ -85,16 +112,20 @@ fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Resul
     let settings = parsed.settings()?;
     match cli.command {
         Some(CliCommand::Config { listing: Listing::Default }) => {
-            Ok(process::print(&config::default_toml(&Cli::command())))
+            Ok(process::print(&config::default_toml(&command())))
         }
         Some(CliCommand::Config { listing: Listing::Env }) => {
-            Ok(process::print(&config::environment_file(&Cli::command())))
+            Ok(process::print(&config::environment_file(&command())))
         }
-        Some(CliCommand::Man) => man::manual_page(&mut Cli::command()).map(|page| process::print(&page)),
+        Some(CliCommand::Man) => man::manual_page(&mut command()).map(|page| process::print(&page)),
         Some(CliCommand::Completions { shell }) => {
-            Ok(process::print(&man::completions(&mut Cli::command(), shell)))
+            Ok(process::print(&man::completions(&mut command(), shell)))
         }
-        Some(CliCommand::Check) => check::check(&Cli::command(), &settings, &parsed),
+        Some(CliCommand::Check) => check::check(&command(), &settings, &parsed),
+        Some(CliCommand::Dispatch(options)) => dispatch::dispatch(&options),
+        Some(CliCommand::Pools(options)) => pools::pools(&settings, &options),
+        Some(CliCommand::Top(options)) => top::top(&settings, &options),
+        Some(CliCommand::Health(options)) => health::health(&settings, &options),
         Some(CliCommand::Demo(options)) => {
             let _guard = start_logging(&settings, "warn");
             demo::demo(&settings, &options)
@@ -106,7 +137,7 @@ fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Resul
                 settings,
                 inherited,
                 serve::Invocation {
-                    command: Cli::command(),
+                    command: command(),
                     arguments,
                     parsed,
                     inherited_addresses: InheritedAddresses::default(),

@@ -12,6 +12,11 @@ pub(super) fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Says something on stderr. An error is ignored, as in [`print`].
+pub(super) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 pub(super) fn is_log_json(settings: &Settings) -> bool {
     settings.process.log_format.map_or_else(logging::is_json_by_default, |format| format == LogFormat::Json)
 }

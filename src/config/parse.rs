@@ -61,7 +61,7 @@ impl ParsedSettings {
 
 /// Parses arguments, environment and file.
 pub fn parse(command: &Command, arguments: Vec<OsString>) -> Result<ParsedSettings, ConfigError> {
-    let parser = command.clone().mut_args(without_variable);
+    let parser = without_variables(command.clone());
     let matches = parser.clone().try_get_matches_from(&arguments)?;
     let on_command_line = innermost(&matches);
 
@@ -105,6 +105,10 @@ fn innermost(matches: &ArgMatches) -> &ArgMatches {
 
 fn is_on_command_line(matches: &ArgMatches, flag: &str) -> bool {
     matches.value_source(&flag.replace('-', "_")) == Some(ValueSource::CommandLine)
+}
+
+fn without_variables(command: Command) -> Command {
+    command.mut_args(without_variable).mut_subcommands(without_variables)
 }
 
 /// Makes clap ignore a setting's variable, because `parse` treats an empty one as not set and clap would not. A switch gets

@@ -9,7 +9,8 @@ import { binary, files, guides, join, kustomization, ok, read, render, run, scra
 
 const variables = new Set(ok(binary, ["config", "env"]).match(/PILOTLIGHT_[A-Z_]+(?==)/g));
 const settings = new Set([...variables].map((name) => name.replace("PILOTLIGHT_", "").toLowerCase().replaceAll("_", "-")));
-const helped = ["serve", "demo", "check", "config"].map((command) => ok(binary, [command, "--help"])).join("\n");
+const listed = ok(binary, ["--help"]).split(/^Commands:$/m)[1].split(/^\S/m)[0];
+const helped = [...listed.matchAll(/^ {2}([a-z]+)/gm)].map(([, name]) => name).filter((name) => name !== "help").map((command) => ok(binary, [command, "--help"])).join("\n");
 const flags = new Set([...settings, ...[...helped.matchAll(/--([a-z][a-z-]*)/g)].map(([, name]) => name)]);
 
 /** Variables of this project's tests and build, which the broker does not read. */

@@ -181,3 +181,93 @@ where
         while self.driver.join_next().await.is_some() {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use hyper::body::Frame;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A body of which nothing comes, and which does not end.
+    struct Silent;
+
+    impl Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    async fn listener() -> (TcpListener, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::plain(listener.local_addr().unwrap().into());
+        (listener, client)
+    }
+
+    async fn read_head(stream: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_before_the_request_is_sent_and_the_end_is_seen_from_both_sides() {
+        let (listener, client) = listener().await;
+        let mut connection = client.connect().await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = client.request(Method::POST, "/reply").body(Silent).unwrap();
+        let (answer, head) = tokio::join!(connection.send(request), async {
+            let head = read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            head
+        });
+        assert_eq!(answer.unwrap().status(), StatusCode::GONE);
+        assert!(head.contains(&format!("host: {}\r\n", client.url.authority())), "{head}");
+        drop(stream);
+        connection.ended().await;
+
+        let connection = client.connect::<Silent>().await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(connection);
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[test]
+    fn a_redirect_keeps_the_token_and_may_not_leave_tls() {
+        let tls = client_config(Some(Arc::new(rustls::RootCertStore::empty())), Arc::default()).unwrap();
+        let url = |text: &str| text.parse::<BrokerUrl>().unwrap();
+        let redirect = |location: &str| {
+            let response = Response::builder().status(307).header(LOCATION, location);
+            response.body(()).unwrap()
+        };
+        let token = HeaderValue::from_static("Bearer token");
+        let client =
+            Client::with_tls(url("https://one"), Some(token), Some(TlsConnector::from(Arc::new(tls))));
+        let (elsewhere, target) = client.redirected(&redirect("https://two:7070/v1?x")).unwrap().unwrap();
+        assert_eq!((elsewhere.url.to_string().as_str(), target.as_str()), ("https://two:7070", "/v1?x"));
+        let request = elsewhere.request(Method::GET, &target).body(()).unwrap();
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer token");
+        let (here, target) = client.redirected(&redirect("/elsewhere")).unwrap().unwrap();
+        assert_eq!((here.url, target.as_str()), (url("https://one"), "/elsewhere"));
+        client.redirected(&redirect("http://two/v1")).expect_err("TLS ends");
+        let answer = Response::builder().status(200).body(()).unwrap();
+        assert!(client.redirected(&answer).unwrap().is_none());
+        let plain = Client::plain(SocketAddr::from(([127, 0, 0, 1], 7070)).into());
+        plain.redirected(&redirect("https://two")).expect_err("there is no trust to begin TLS with");
+    }
+}

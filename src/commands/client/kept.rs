@@ -1,5 +1,6 @@
 //! Owns a connection for small requests, one after the other: it is opened when it is needed.
 
+use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response};
@@ -43,8 +44,9 @@ impl KeptConnection {
             Some(connection) => connection,
             None => self.client.connect().await?,
         };
-        let (head, body) = connection.send(request).await?.into_parts();
-        let body = body.collect().await?.to_bytes();
+        let silent = || format!("{} has not answered", self.client.url());
+        let (head, body) = connection.send(request).await.with_context(silent)?.into_parts();
+        let body = body.collect().await.with_context(silent)?.to_bytes();
         self.connection = Some(connection);
         Ok(Response::from_parts(head, body))
     }

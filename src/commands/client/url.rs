@@ -26,7 +26,7 @@ impl BrokerUrl {
         }
     }
 
-    pub(super) fn is_tls(&self) -> bool {
+    pub(in crate::commands) fn is_tls(&self) -> bool {
         matches!(self, Self::Tcp { is_tls: true, .. })
     }
 }
