@@ -27,8 +27,9 @@ test("the last stage is a user without rights, and nothing asks for a shell", ()
   assert.ok(uid > 0 && gid > 0);
   assert.match(stages.at(-1), /:nonroot$/);
   const last = dockerfile.slice(dockerfile.lastIndexOf("FROM "));
-  assert.doesNotMatch(last, /^(RUN|SHELL|HEALTHCHECK|ADD) /m);
+  assert.doesNotMatch(last, /^(RUN|SHELL|ADD) /m);
   assert.doesNotMatch(last, /^(ENTRYPOINT|CMD) [^[]/m);
+  assert.match(last, /^HEALTHCHECK .*CMD \[/m);
   for (const label of ["title", "licenses", "version", "revision"]) assert.ok(last.includes(`org.opencontainers.image.${label}=`), label);
 });
 
@@ -111,13 +112,19 @@ describe("an empty root with the image's libraries", { skip }, () => {
     assert.match(ok("chroot", inside([...free, "check"]), nothing), /^OK: the broker can start with these settings\.$/m);
   });
 
-  test("serves, and leaves with 0 at SIGTERM", async () => {
+  test("serves, is healthy meanwhile, and leaves with 0 at SIGTERM", async () => {
     const [port, ops] = [await freePort(), await freePort()];
     const flags = ["--listen", `127.0.0.1:${port}`, "--ops-listen", `127.0.0.1:${ops}`, "--drain-window", "100ms"];
     const broker = spawn("chroot", inside(flags), { ...nothing, stdio: "ignore" });
     const ended = new Promise((resolve) => broker.once("exit", (code, signal) => resolve(code ?? signal)));
     await until("it is ready", () => fetch(`http://127.0.0.1:${ops}/readyz`).then((answer) => answer.ok, () => false));
+    // The health check is another process in the same container, with the same environment.
+    const [check, ...words] = JSON.parse(line("HEALTHCHECK").split(" CMD ")[1]);
+    assert.equal(check, entry);
+    const environment = { ...nothing, env: { ...nothing.env, PILOTLIGHT_OPS_LISTEN: `127.0.0.1:${ops}` } };
+    ok("chroot", inside(words), environment);
     broker.kill("SIGTERM");
     assert.equal(await ended, 0);
+    assert.equal(run("chroot", inside(words), environment).status, 1);
   });
 });
