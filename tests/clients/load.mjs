@@ -1,5 +1,5 @@
 // Owns a small load that produces every metric: hits at every level of proof, misses of several reasons, failures, a crowd, and
-// runs that find their controllers at another broker.
+// runs that find their controllers at another broker, and runs whose callers wait for a reply.
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -27,6 +27,8 @@ export const SHOWN = [
   ...["written", "acked", "received", "hop", "lost", "frozen"].map((verdict) => `pilotlight_offers_total{verdict="${verdict}"}`),
   ...["matched", "client_gone", "expired", "retired"].map((end) => `pilotlight_polls_total{end="${end}"}`),
   "pilotlight_redeliveries_total",
+  ...["replied", "worker_error", "reply_timeout", "miss"].map((outcome) => `pilotlight_replies_total{outcome="${outcome}"}`),
+  "pilotlight_replies_open",
   "pilotlight_cluster_connected",
   "pilotlight_cluster_brokers",
   'pilotlight_cluster_forwards_total{outcome="delivered"}',
@@ -48,6 +50,9 @@ export class Load {
       ...Array.from({ length: 24 }, (_, number) => this.controller(`app-${number % 4}`, number % 12 < 4 ? ["via: 1.1 proxy"] : [])),
       ...Array.from({ length: 4 }, () => this.controller("far", [], this.other)),
       ...Array.from({ length: 6 }, () => this.idler()),
+      ...Array.from({ length: 8 }, (_, number) => this.worker(number)),
+      ...Array.from({ length: 8 }, () => this.forever(20, () => this.caller())),
+      this.forever(400, () => this.post(`nobody/${MACHINE}`, "?reply=1s")),
       this.forever(30, () => this.dispatch()),
       this.forever(100, () => this.post(`far/${MACHINE}`)),
       this.forever(250, () => this.miss()),
@@ -125,6 +130,33 @@ export class Load {
       socket.destroy();
       await sleep(200);
     }
+  }
+
+  /** Waits for runs and replies to them, after a while and in two parts. One worker in eight says that the run failed, another nothing. */
+  async worker(number) {
+    while (!this.stopped) {
+      try {
+        const run = await fetch(`${this.broker.url}/v1/pools/asks/${MACHINE}?timeout=1s`);
+        await run.arrayBuffer();
+        const target = run.headers.get("pilotlight-reply");
+        if (!target || number === 1) continue;
+        await sleep(10 + Math.random() * 40);
+        const url = `${this.broker.url}${number === 0 ? target.replace("/reply?", "/error?") : target}`;
+        const parts = async function* () {
+          yield Buffer.alloc(100);
+          await sleep(50 + Math.random() * 150);
+          yield Buffer.alloc(Math.round(1_000 + Math.random() * 20_000));
+        };
+        await (await fetch(url, { method: "POST", body: parts(), duplex: "half" })).arrayBuffer();
+      } catch {
+        await sleep(50);
+      }
+    }
+  }
+
+  async caller() {
+    const answer = fetch(`${this.broker.url}/v1/pools/asks/${MACHINE}?reply=2s&wait=500ms`, { method: "POST", body: "x" });
+    await answer.then((answer) => answer.arrayBuffer()).catch(() => {});
   }
 
   /** A controller that gets no run and polls again on the same connection. */
