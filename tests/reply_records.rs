@@ -137,7 +137,7 @@ async fn each_end_of_a_reply_is_in_the_history_the_events_and_the_metrics() {
             assert_eq!(broker.metric(&outcome).await, 1, "{run}");
         }
         let (_, missed) = broker.operate("GET", "/runs/missed").await;
-        assert!(missed.contains("\"no_pool\"") && !missed.contains("\"reply\""), "{missed}");
+        assert!(missed.contains("\"miss\"") && !missed.contains("\"reply\""), "{missed}");
         assert_eq!(broker.metric("pilotlight_replies_total{outcome=\"miss\"}").await, 1);
         assert_eq!(broker.metric("pilotlight_replies_open").await, 0);
         assert_eq!(broker.metric("pilotlight_reply_seconds_count{byte=\"first\"}").await, 2);
