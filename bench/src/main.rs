@@ -171,7 +171,7 @@ fn main() -> anyhow::Result<()> {
         Measure::Cluster(options) => cluster::measure(known_proof(&cli)?, options)?,
         Measure::Count { program } => {
             let built = Implementation::pilotlight("written")?.program;
-            print(&count::count_all(program.as_ref().unwrap_or(&built))?);
+            print(&count::count_as_table(program.as_ref().unwrap_or(&built))?);
         }
         Measure::Allocations => print(&allocations::count()?.text()),
         Measure::Memory(options) => memory::measure(options)?,

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pilotlight_bench::count::{Conditions, Limits, SCENARIOS, count, missing_tools, table};
+use pilotlight_bench::count::{Conditions, Limits, count_all, missing_tools, table};
 
 /// How to accept new figures.
 const WRITE: &str = "PILOTLIGHT_WRITE_COUNTS";
@@ -17,7 +17,7 @@ fn a_request_costs_no_more_than_the_table_says() {
         return eprintln!("skipped: nothing is counted without {}", missing.join(" and "));
     }
     let broker = built_broker();
-    let counts = SCENARIOS.map(|scenario| (scenario.name, count(&broker, &scenario).unwrap()));
+    let counts = count_all(&broker).unwrap();
     let conditions = Conditions::here().unwrap();
     println!("{}", table(&conditions, &counts));
     let held =

@@ -47,7 +47,7 @@ enum PollKind {
 }
 
 /// All that is counted.
-pub const SCENARIOS: [Scenario; 6] = [
+pub static SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "dispatch, written, kept connections",
         proof: "written",

@@ -58,9 +58,9 @@ fn requests() -> anyhow::Result<(Requests, String)> {
     }
     let program = Implementation::pilotlight("written")?.program;
     let mut counts = Vec::new();
-    for scenario in SCENARIOS {
+    for scenario in &SCENARIOS {
         print(&format!("counting: {}\n", scenario.name));
-        counts.push((scenario.name, count(&program, &scenario)?));
+        counts.push((scenario.name, count(&program, scenario)?));
     }
     let text = table(&Conditions::here()?, &counts);
     Ok((Ok(counts), text))
