@@ -14,6 +14,7 @@ mod process;
 mod serve;
 mod text;
 mod top;
+mod worker;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -53,6 +54,8 @@ enum CliCommand {
     Top(top::Options),
     /// Ask whether a broker lives: exit code 0 or 1, for the health checks of containers
     Health(health::Options),
+    /// Run a program as a warm worker: it is started before a run comes, and the run is its standard input
+    Worker(Box<worker::Options>),
     /// Check settings, files, addresses and limits, and print where each value came from
     Check,
     /// Print the manual page, for man(1)
@@ -78,7 +81,7 @@ enum Listing {
 }
 
 /// The commands that talk to a running broker. The settings are those of a broker, so their help does not list them.
-const CLIENTS: [&str; 4] = ["dispatch", "pools", "top", "health"];
+const CLIENTS: [&str; 5] = ["dispatch", "pools", "top", "health", "worker"];
 
 fn command() -> Command {
     let command = Cli::command();
@@ -91,6 +94,11 @@ fn command() -> Command {
 
 /// Runs the command that the arguments name.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    if let [_, first, arguments @ ..] = arguments.as_slice()
+        && first == worker::EXEC
+    {
+        return ExitCode::from(worker::exec(arguments));
+    }
     let parsed = match config::parse(&command(), arguments.clone()) {
         Ok(parsed) => parsed,
         Err(ConfigError::Flag(error)) => {
@@ -129,6 +137,10 @@ fn run_parsed(parsed: ParsedSettings, arguments: Vec<OsString>) -> anyhow::Resul
         Some(CliCommand::Demo(options)) => {
             let _guard = start_logging(&settings, "warn");
             demo::demo(&settings, &options)
+        }
+        Some(CliCommand::Worker(options)) => {
+            let _guard = start_logging(&settings, "info");
+            worker::worker(&options)
         }
         Some(CliCommand::Serve) | None => {
             let inherited = InheritedSockets::take()?;

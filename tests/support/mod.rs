@@ -18,6 +18,7 @@ pub mod replies;
 pub mod session_bytes;
 pub mod ways;
 pub mod websocket;
+pub mod worker;
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

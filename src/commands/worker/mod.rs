@@ -1,0 +1,131 @@
+//! Owns `pilotlight worker`: any program becomes a warm worker of a pool.
+//!
+//! `wire` waits at the broker and sends replies, `program` runs programs, and a slot connects the two.
+
+mod back_off;
+mod kept;
+mod limit;
+mod one_shot;
+mod options;
+mod program;
+mod run_end;
+mod slot;
+mod starter;
+mod stop;
+mod wire;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::process;
+use back_off::BackOff;
+pub(super) use options::Options;
+use program::CommandSpec;
+pub(super) use program::{EXEC, exec};
+use slot::{RunOptions, Slot};
+use starter::Starter;
+use stop::Stop;
+use wire::{PollOptions, Poller};
+
+/// The exit code of a process that a signal ends is this and the signal's number.
+const SIGNALLED: u8 = 128;
+
+/// Runs until a signal comes. Returns 0 if every run was finished.
+pub(super) fn worker(options: &Options) -> anyhow::Result<ExitCode> {
+    let spec = match CommandSpec::new(&options.command, options.pool.text.clone()) {
+        Ok(spec) => spec,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "pilotlight: {error}");
+            return Ok(ExitCode::from(error.exit_code()));
+        }
+    };
+    process::runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (sender, stop) = Stop::new();
+        // Dropping the set drops the programs, which kills them.
+        let mut slots = JoinSet::new();
+        for number in 1..=usize::from(options.slots) {
+            slots.spawn(slot(options, &spec, &stop, number)?.serve());
+        }
+        tracing::info!(
+            "{} slots wait at {} for runs of {}",
+            options.slots,
+            options.broker,
+            options.pool.text
+        );
+        let is_failed = tokio::select! {
+            _ = either(&mut terminate, &mut interrupt) => false,
+            is_failed = join(&mut slots) => is_failed,
+        };
+        tracing::info!("no run is taken any more; those under way are finished");
+        let _ = sender.send(true);
+        tokio::select! {
+            biased;
+            has_panicked = join(&mut slots) => {
+                Ok(if is_failed || has_panicked { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+            }
+            kind = either(&mut terminate, &mut interrupt) => {
+                tracing::warn!("a second signal: programs are killed");
+                slots.shutdown().await;
+                let signal = u8::try_from(kind.as_raw_value()).unwrap_or_default();
+                Ok(ExitCode::from(SIGNALLED + signal))
+            }
+        }
+    })
+}
+
+fn slot(options: &Options, spec: &CommandSpec, stop: &Stop, number: usize) -> anyhow::Result<Slot> {
+    let poll_options = PollOptions {
+        broker: options.broker.clone(),
+        client: options.client.clone(),
+        path: options.pool.path.clone(),
+        metadata: options.metadata.clone(),
+    };
+    Ok(Slot {
+        number,
+        starter: Starter {
+            spec: spec.clone(),
+            is_kept: options.keep,
+            ready_after: options.ready_after,
+            slot: number,
+        },
+        options: RunOptions {
+            is_kept: options.keep,
+            is_buffered: options.buffer,
+            timeout: options.timeout,
+            content_type: options.content_type.clone(),
+        },
+        poller: Poller::new(poll_options, controller(number), number)?,
+        stop: stop.clone(),
+        restarts: BackOff::new(),
+    })
+}
+
+/// A name that no other slot has: of this machine, this process and this slot.
+fn controller(slot: usize) -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let name: String = name.chars().filter(is_plain).collect();
+    format!("{name}-{}-{slot}", std::process::id())
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate(),
+        _ = interrupt.recv() => SignalKind::interrupt(),
+    }
+}
+
+/// Waits for all slots. Returns whether one has failed.
+async fn join(slots: &mut JoinSet<()>) -> bool {
+    while let Some(ended) = slots.join_next().await {
+        if ended.is_err() {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,152 @@
+//! Owns one running program: its pipes, its readiness, and its end.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::BytesMut;
+use rustix::fs::fstat;
+use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::time::{sleep, timeout};
+
+use super::group::ProcessGroup;
+use super::readiness::Signs;
+use super::spec::CommandSpec;
+use super::stderr::StderrLog;
+use super::stdin_readers::PipeName;
+
+/// How long a program may take to end after SIGTERM, before it is killed.
+const TERM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much of the output is read at once, in bytes.
+const CHUNK: usize = 16 << 10;
+/// After the program's end, output that does not come within this time is another process's, which it left behind.
+const REST_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// A program of one slot. Dropping it kills its process group.
+#[derive(Debug)]
+pub(in crate::commands::worker) struct Program {
+    child: Child,
+    group: ProcessGroup,
+    stderr: StderrLog,
+    /// Open as long as the program runs, so that writing to it late does not kill the program.
+    ready: pipe::Receiver,
+    pipe: PipeName,
+    slot: usize,
+    /// Its standard input, until it is taken.
+    stdin: Option<ChildStdin>,
+    /// Its standard output, until its end.
+    stdout: Option<ChildStdout>,
+    status: Option<ExitStatus>,
+}
+
+/// What a program does next.
+#[derive(Debug)]
+pub(in crate::commands::worker) enum Output {
+    /// It has written to standard output.
+    Bytes,
+    /// It has ended, and all of its output was read.
+    Ended(ExitStatus),
+}
+
+impl Program {
+    pub(in crate::commands::worker) fn start(spec: &CommandSpec, slot: usize) -> anyhow::Result<Self> {
+        let (mut child, ready) = spec.spawn(slot)?;
+        let group = ProcessGroup::of(child.id());
+        let stdin = child.stdin.take().context("there is no standard input")?;
+        let pipe = PipeName::new(fstat(&stdin)?.st_ino);
+        let stdout = child.stdout.take().context("there is no standard output")?;
+        let stderr = child.stderr.take().context("there is no standard error")?;
+        let stderr = StderrLog::start(stderr, slot);
+        let (stdin, stdout) = (Some(stdin), Some(stdout));
+        Ok(Self { child, group, stderr, ready, pipe, slot, stdin, stdout, status: None })
+    }
+
+    /// Waits until it is ready for a run: it reads its standard input, says so by `PILOTLIGHT_READY_FD`, or has run for
+    /// `after`. An error is its end before.
+    pub(in crate::commands::worker) async fn ready(
+        &mut self,
+        after: Option<Duration>,
+    ) -> Result<(), ExitStatus> {
+        let Some(process) = self.group.leader().map(rustix::process::Pid::as_raw_pid) else {
+            return Err(ExitStatus::default());
+        };
+        let Self { child, ready, pipe, slot, .. } = self;
+        let signs = Signs { ready, process, stdin: pipe, after, slot: *slot };
+        tokio::select! {
+            biased;
+            status = child.wait() => Err(self.note_end(status)),
+            () = signs.wait() => Ok(()),
+        }
+    }
+
+    /// Its standard input. Dropping it closes it.
+    pub(in crate::commands::worker) fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.stdin.take()
+    }
+
+    /// Reads the next piece of output, behind what is in the buffer. Dropping the future loses nothing.
+    pub(in crate::commands::worker) async fn output(&mut self, buffer: &mut BytesMut) -> Output {
+        buffer.reserve(CHUNK);
+        while let Some(stdout) = &mut self.stdout {
+            let is_over = tokio::select! {
+                biased;
+                read = stdout.read_buf(buffer) => match read {
+                    Ok(1..) => return Output::Bytes,
+                    _ => true,
+                },
+                status = self.child.wait(), if self.status.is_none() => {
+                    self.note_end(status);
+                    false
+                }
+                () = sleep(REST_TIMEOUT), if self.status.is_some() => true,
+            };
+            if is_over {
+                self.stdout = None;
+            }
+        }
+        Output::Ended(self.ended().await)
+    }
+
+    /// Whether it has ended, as far as is known without waiting.
+    pub(in crate::commands::worker) fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)) | Err(_))
+    }
+
+    /// Waits for its end, and kills what it leaves behind in its process group.
+    pub(in crate::commands::worker) async fn ended(&mut self) -> ExitStatus {
+        let status = self.child.wait().await;
+        self.note_end(status)
+    }
+
+    fn note_end(&mut self, status: std::io::Result<ExitStatus>) -> ExitStatus {
+        self.group.kill();
+        // The status of a child is unknown only if somebody else has waited for it.
+        *self.status.get_or_insert(status.unwrap_or_default())
+    }
+
+    /// The last lines that it wrote to standard error, once it has ended.
+    pub(in crate::commands::worker) async fn last_lines(&mut self) -> String {
+        self.stderr.last_lines().await
+    }
+
+    /// Asks it to end, and kills it if it does not.
+    pub(in crate::commands::worker) async fn terminate(mut self) {
+        self.group.signal(Signal::TERM);
+        // A stopped process takes SIGTERM only when it runs again.
+        self.group.signal(Signal::CONT);
+        if timeout(TERM_TIMEOUT, self.child.wait()).await.is_err() {
+            self.kill().await;
+        }
+    }
+
+    /// Kills it, and waits for its end.
+    pub(in crate::commands::worker) async fn kill(&mut self) -> ExitStatus {
+        self.group.kill();
+        let _ = self.child.start_kill();
+        self.ended().await
+    }
+}

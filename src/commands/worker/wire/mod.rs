@@ -1,0 +1,10 @@
+//! Owns how a worker waits at a broker: polls bring runs, and each run's reply goes back.
+
+mod body;
+mod poller;
+mod reply;
+mod run;
+
+pub(super) use poller::{PollOptions, Poller};
+pub(super) use reply::{Gone, Reply};
+pub(super) use run::Run;

@@ -1,0 +1,180 @@
+//! Owns a reply: it is opened before the program has said anything, so that the end of one side reaches the other at once.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use futures_util::future::pending;
+use http_body_util::BodyExt;
+use http_body_util::channel::{Channel, Sender};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use tokio::time::{sleep, timeout};
+
+use super::body::{Broken, WorkerConnection, whole};
+use super::run::ReplyAddress;
+use crate::commands::client::Client;
+use crate::commands::worker::back_off::BackOff;
+
+/// How often a broker is tried that cannot be reached.
+const ATTEMPTS: u32 = 5;
+/// The time for telling a broker that a run has failed.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many pieces of a reply may wait to be written. The program waits meanwhile.
+const PIECES: usize = 1;
+
+/// Why nobody waits for a reply any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::commands::worker) enum Gone {
+    /// The caller has left, or was answered otherwise: the run's work is for nobody.
+    Caller,
+    /// The broker cannot be reached: the run's work may still be worth something.
+    Broker,
+}
+
+type Exchange = Pin<Box<dyn Future<Output = anyhow::Result<(WorkerConnection, Response<Incoming>)>> + Send>>;
+
+/// The reply to one run. Without a caller, whatever is written to it is dropped.
+pub(in crate::commands::worker) struct Reply {
+    open: Option<OpenReply>,
+    slot: usize,
+}
+
+struct OpenReply {
+    client: Client,
+    target: String,
+    /// From the connection to the broker's answer. It goes on only while it is awaited. It is dropped before the pieces are,
+    /// because a reply whose pieces end first has ended well.
+    exchange: Exchange,
+    pieces: Sender<Bytes, Broken>,
+}
+
+impl Reply {
+    /// A reply, if somebody waits for one. It is opened while the futures below are awaited.
+    pub(in crate::commands::worker) fn new(
+        address: Option<ReplyAddress>,
+        content_type: &HeaderValue,
+        slot: usize,
+    ) -> Self {
+        Self { open: address.map(|address| open(address, content_type)), slot }
+    }
+
+    /// Returns when the caller has left; never, if nobody waits. A broker that is lost is noted here.
+    pub(in crate::commands::worker) async fn gone(&mut self) -> Gone {
+        let Some(open) = &mut self.open else { return pending().await };
+        let gone = judge(&open.exchange.as_mut().await, self.slot);
+        self.open = None;
+        gone
+    }
+
+    /// Sends a piece once there is room for it.
+    pub(in crate::commands::worker) async fn write(&mut self, piece: Bytes) -> Result<(), Gone> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        tokio::select! {
+            biased;
+            ended = open.exchange.as_mut() => {
+                self.open = None;
+                Err(judge(&ended, self.slot))
+            }
+            sent = open.pieces.send_data(piece) => match sent {
+                Ok(()) => Ok(()),
+                // The connection has ended, which the other future tells.
+                Err(_) => Err(self.gone().await),
+            }
+        }
+    }
+
+    /// Ends the reply. Returns the connection, for the next poll, when the last byte was handed to the caller.
+    pub(in crate::commands::worker) async fn finish(self) -> Option<WorkerConnection> {
+        let OpenReply { pieces, exchange, .. } = self.open?;
+        drop(pieces);
+        let answered = exchange.await;
+        if !matches!(&answered, Ok((_, response)) if response.status() == StatusCode::OK) {
+            judge(&answered, self.slot);
+            return None;
+        }
+        let (connection, response) = answered.ok()?;
+        response.into_body().collect().await.ok()?;
+        Some(connection)
+    }
+
+    /// Tells the caller that the run failed; a reply that has begun is broken off.
+    pub(in crate::commands::worker) async fn fail(self, text: String) {
+        let Some(OpenReply { client, target, exchange, pieces }) = self.open else { return };
+        let told = timeout(ERROR_TIMEOUT, send_error(&client, &target, text)).await;
+        if let Ok(Err(error)) = told {
+            tracing::warn!(slot = self.slot, "the broker was not told of the error: {error:#}");
+        }
+        // The order matters: a reply that ends first would have ended well.
+        drop(exchange);
+        drop(pieces);
+    }
+}
+
+fn open(address: ReplyAddress, content_type: &HeaderValue) -> OpenReply {
+    let ReplyAddress { client, target, connection: mut kept } = address;
+    let (pieces, body) = Channel::new(PIECES);
+    let request = client.request_without_token(Method::POST, &target).header(CONTENT_TYPE, content_type);
+    let request = request.body(body.boxed_unsync());
+    let connecting = client.clone();
+    let exchange = Box::pin(async move {
+        let request = request.context("the address of the reply is malformed")?;
+        if let Some(connection) = &mut kept
+            && !connection.is_ready().await
+        {
+            kept = None;
+        }
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => connect(&connecting).await?,
+        };
+        let response =
+            connection.send(request).await.context("the broker was lost before the reply's end")?;
+        Ok((connection, response))
+    });
+    OpenReply { client, target, exchange, pieces }
+}
+
+async fn connect(client: &Client) -> anyhow::Result<WorkerConnection> {
+    let mut back_off = BackOff::new();
+    for _ in 1..ATTEMPTS {
+        if let Ok(connection) = client.connect().await {
+            return Ok(connection);
+        }
+        sleep(back_off.pause()).await;
+    }
+    client.connect().await
+}
+
+async fn send_error(client: &Client, target: &str, text: String) -> anyhow::Result<()> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = path.strip_suffix("/reply").context("the address of the reply is malformed")?;
+    let request = client.request_without_token(Method::POST, &format!("{path}/error?{query}"));
+    let request = request.header(CONTENT_TYPE, "text/plain; charset=utf-8").body(whole(text.into()))?;
+    let mut connection: WorkerConnection = connect(client).await?;
+    let response = connection.send(request).await?;
+    // The caller may have left meanwhile.
+    anyhow::ensure!(
+        response.status().is_success() || response.status() == StatusCode::GONE,
+        "it answers {}",
+        response.status()
+    );
+    Ok(())
+}
+
+/// What the end of a reply means that this side has not ended.
+fn judge(answered: &anyhow::Result<(WorkerConnection, Response<Incoming>)>, slot: usize) -> Gone {
+    match answered.as_ref().map(|(_, response)| response.status()) {
+        Ok(StatusCode::GONE) => Gone::Caller,
+        Ok(status) => {
+            tracing::warn!(slot, "the broker refuses the reply ({status})");
+            Gone::Broker
+        }
+        Err(error) => {
+            tracing::warn!(slot, "no reply is possible: {error:#}");
+            Gone::Broker
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Owns a run as it came from the broker.
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap};
+use hyper::http::response::Parts;
+use tokio::time::{Duration, timeout};
+
+use super::body::WorkerConnection;
+use crate::commands::client::Client;
+
+/// Names the run.
+const RUN: &str = "pilotlight-run";
+/// Where its reply goes.
+const REPLY: &str = "pilotlight-reply";
+
+/// The time for closing a connection by the rules of TLS.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// One run. The payload is never shown.
+pub(in crate::commands::worker) struct Run {
+    /// Its name.
+    pub(in crate::commands::worker) id: String,
+    pub(in crate::commands::worker) content_type: String,
+    pub(in crate::commands::worker) payload: Bytes,
+    /// None if nobody waits for a reply.
+    pub(in crate::commands::worker) reply: Option<ReplyAddress>,
+}
+
+/// Where a reply goes. The target has a token in it.
+pub(in crate::commands::worker) struct ReplyAddress {
+    pub(super) client: Client,
+    pub(super) target: String,
+    /// The connection of the poll, if the broker keeps it.
+    pub(super) connection: Option<WorkerConnection>,
+}
+
+/// Reads the run in a response to a poll.
+pub(super) async fn receive(
+    client: &Client,
+    mut connection: WorkerConnection,
+    response: Response<Incoming>,
+) -> anyhow::Result<Run> {
+    let (Parts { headers, .. }, body) = response.into_parts();
+    let payload = body.collect().await.context("the run was broken off")?.to_bytes();
+    let closes = text(&headers, CONNECTION.as_str()).is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    // The end of this connection proves to the broker that the run was received.
+    let connection = if closes {
+        let _ = timeout(CLOSE_TIMEOUT, connection.ended()).await;
+        None
+    } else {
+        Some(connection)
+    };
+    let target = text(&headers, REPLY).filter(|target| target.starts_with('/'));
+    Ok(Run {
+        id: text(&headers, RUN).unwrap_or_default().to_owned(),
+        content_type: text(&headers, CONTENT_TYPE.as_str()).unwrap_or("application/octet-stream").to_owned(),
+        payload,
+        reply: target.map(|target| ReplyAddress {
+            client: client.clone(),
+            target: target.to_owned(),
+            connection,
+        }),
+    })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
