@@ -108,7 +108,7 @@ mod tests {
         for (resource, is_ready) in
             [(RunResource::Ack, false), (RunResource::Ack, true), (RunResource::Ready, false)]
         {
-            let run = "a run/1?x=%41&token=z#é";
+            let run = "a run/1?x=%41&token=z#\"";
             let target = target(&token, run, resource, is_ready);
             let (path, query) = target.split_once('?').unwrap();
             let path = RunPath::find(path).unwrap();

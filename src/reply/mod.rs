@@ -6,14 +6,17 @@
 //! ```
 //! As with a dispatch, the task that has the bytes writes them: waking the caller's task for each would double the latency. No HTTP.
 
+mod awaited;
 mod caller;
 mod names;
 mod registry;
 mod state;
 mod token;
+mod tokens;
 mod worker;
 
-pub use caller::{AwaitedReply, Caller};
+pub use awaited::AwaitedReply;
+pub use caller::Caller;
 pub use names::{EarlierReply, NamedRun};
 pub use registry::Replies;
 pub use state::{OpenError, Reply, ReplyEnd};

@@ -1,25 +1,21 @@
 //! Owns the replies of a broker: how many there may be, and which offer a token is of.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ahash::RandomState;
-use hashbrown::HashMap;
-use parking_lot::Mutex;
-
-use super::caller::AwaitedReply;
+use super::awaited::AwaitedReply;
 use super::names::{EarlierReply, NamedRun, NamedRuns};
 use super::state::{OpenError, Reply};
 use super::token::ReplyToken;
+use super::tokens::Tokens;
 use super::worker::OpenReply;
 use crate::metrics::Metrics;
 use crate::model::ReplyOutcome;
-use crate::transport::ReplyTarget;
 
 /// All replies that are awaited.
 pub struct Replies {
-    tokens: Arc<Tokens>,
+    tokens: Arc<Tokens<Reply>>,
     names: Arc<NamedRuns>,
     metrics: Arc<Metrics>,
     awaited: Arc<AtomicUsize>,
@@ -27,27 +23,11 @@ pub struct Replies {
     most: AtomicUsize,
 }
 
-/// The offers whose token is good.
-pub(super) struct Tokens {
-    by_secret: Mutex<HashMap<u128, Weak<Reply>, RandomState>>,
-    /// This broker's id in its cluster, which its tokens then carry.
-    broker: Mutex<Option<u128>>,
-}
-
-/// An offer whose token is good until this is dropped.
-pub(super) struct RegisteredReply {
-    tokens: Arc<Tokens>,
-    pub(super) token: ReplyToken,
-    pub(super) run: Box<[u8]>,
-    pub(super) target: Arc<ReplyTarget>,
-}
-
 impl Replies {
     /// No replies. `broker` is this broker's id in its cluster.
     pub fn new(metrics: Arc<Metrics>, broker: Option<u128>) -> Self {
-        let tokens = Tokens { by_secret: Mutex::default(), broker: Mutex::new(broker) };
         let (awaited, most) = (Arc::default(), AtomicUsize::new(usize::MAX));
-        Self { tokens: Arc::new(tokens), names: Arc::default(), metrics, awaited, most }
+        Self { tokens: Arc::new(Tokens::new(broker)), names: Arc::default(), metrics, awaited, most }
     }
 
     /// From now on, more replies than this are refused.
@@ -57,7 +37,7 @@ impl Replies {
 
     /// From now on, tokens name this broker by another id.
     pub fn set_broker(&self, id: u128) {
-        *self.tokens.broker.lock() = Some(id);
+        self.tokens.set_broker(id);
     }
 
     /// A POST awaits a reply from now on. None if there are as many as there may be.
@@ -83,8 +63,7 @@ impl Replies {
 
     /// A worker opens the reply of this token's offer, or replaces it by an error.
     pub fn open(&self, token: &ReplyToken, run: &str, is_error: bool) -> Result<OpenReply, OpenError> {
-        let reply = self.tokens.by_secret.lock().get(&token.secret).and_then(Weak::upgrade);
-        let reply = reply.ok_or(OpenError::Gone)?;
+        let reply = self.tokens.find(token).ok_or(OpenError::Gone)?;
         let opened = reply.open(token, run, is_error)?;
         Ok(OpenReply::new(reply, opened, is_error))
     }
@@ -96,30 +75,10 @@ impl Replies {
 
     /// Breaks off every reply whose run is with a worker, and returns how many there were.
     pub fn break_off(&self) -> usize {
-        let replies: Vec<_> = self.tokens.by_secret.lock().values().filter_map(Weak::upgrade).collect();
+        let replies = self.tokens.all();
         for reply in &replies {
             reply.break_off(ReplyOutcome::ReplyBroken);
         }
         replies.len()
-    }
-}
-
-impl Tokens {
-    /// Makes a token for an offer of this run.
-    pub(super) fn register(self: &Arc<Self>, reply: &Arc<Reply>, run: &[u8]) -> RegisteredReply {
-        let token = ReplyToken::new(*self.broker.lock());
-        self.by_secret.lock().insert(token.secret, Arc::downgrade(reply));
-        let target = Arc::new(ReplyTarget::new(run, token));
-        RegisteredReply { tokens: self.clone(), token, run: run.into(), target }
-    }
-}
-
-impl Drop for RegisteredReply {
-    fn drop(&mut self) {
-        let mut tokens = self.tokens.by_secret.lock();
-        tokens.remove(&self.token.secret);
-        if tokens.capacity() > 1024 && tokens.len() < tokens.capacity() / 8 {
-            tokens.shrink_to_fit();
-        }
     }
 }

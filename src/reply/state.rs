@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::caller::Caller;
-use super::registry::{RegisteredReply, Tokens};
 use super::token::ReplyToken;
+use super::tokens::{RegisteredOffer, Tokens};
 use crate::model::ReplyOutcome;
 use crate::transport::ReplyTarget;
 
 /// One reply, from its POST to its end.
 pub struct Reply {
-    tokens: Arc<Tokens>,
+    tokens: Arc<Tokens<Self>>,
     state: Mutex<State>,
     /// Wakes the caller's task when the reply has ended.
     pub(super) ended: Notify,
@@ -33,7 +33,7 @@ pub struct Reply {
 #[derive(Default)]
 struct State {
     /// Of the present offer.
-    offer: Option<RegisteredReply>,
+    offer: Option<RegisteredOffer<Reply>>,
     was_offered: bool,
     /// Whoever answers now.
     opener: Option<Opener>,
@@ -41,6 +41,8 @@ struct State {
     caller: Option<Arc<Caller>>,
     first_byte: Option<Instant>,
     status: u16,
+    /// The last bytes are being written: whoever has read them may leave before that is known.
+    is_finishing: bool,
     end: Option<ReplyOutcome>,
     is_complete: bool,
 }
@@ -86,7 +88,7 @@ pub struct ReplyEnd {
 }
 
 impl Reply {
-    pub(super) fn new(tokens: Arc<Tokens>) -> Self {
+    pub(super) fn new(tokens: Arc<Tokens<Self>>) -> Self {
         Self {
             tokens,
             state: Mutex::default(),
@@ -174,6 +176,17 @@ impl Reply {
         }
         (state.first_byte, state.status) = (Some(Instant::now()), status);
         true
+    }
+
+    /// This worker writes the last bytes now.
+    pub(super) fn begin_finish(&self, number: u32) {
+        let mut state = self.state.lock();
+        state.is_finishing |= state.opener.as_ref().is_some_and(|opener| opener.number == number);
+    }
+
+    /// Whether the last bytes are being written, or were.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.state.lock().is_finishing
     }
 
     /// This worker's answer has ended so, and the caller's response with it if that `is_complete`. Nothing happens if the reply is

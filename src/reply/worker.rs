@@ -9,6 +9,9 @@ use super::state::{Opened, Reply};
 use crate::model::ReplyOutcome;
 use crate::transport::Connection;
 
+/// So many bytes may be written before it is checked whether the caller takes them.
+const MAX_UNCHECKED_BYTES: usize = 6 * 1024;
+
 /// Nobody wants the answer any more: the caller has left, an error has replaced it, or its time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyGone;
@@ -19,11 +22,13 @@ pub struct OpenReply {
     opened: Opened,
     is_error: bool,
     caller: Option<Arc<Caller>>,
+    /// Bytes written since few were known to be unsent.
+    unchecked: usize,
 }
 
 impl OpenReply {
     pub(super) fn new(reply: Arc<Reply>, opened: Opened, is_error: bool) -> Self {
-        Self { reply, opened, is_error, caller: None }
+        Self { reply, opened, is_error, caller: None, unchecked: 0 }
     }
 
     /// Whether it is an error that has broken off the caller's response: its body is for nobody.
@@ -67,13 +72,20 @@ impl OpenReply {
     /// Writes these parts, of which so many bytes belong to the body. Waits for the caller where its window is full.
     pub async fn write(&mut self, parts: [&[u8]; 3], body_bytes: usize) -> Result<(), ReplyGone> {
         let caller = self.caller.clone().ok_or(ReplyGone)?;
-        let written = self.unless_gone(write_parts(&caller.connection, parts)).await?;
+        let mut unchecked = self.unchecked;
+        let written = self.unless_gone(write_parts(&caller.connection, parts, &mut unchecked)).await?;
+        self.unchecked = unchecked;
         if written.is_err() {
             self.reply.end_by(self.opened.number, ReplyOutcome::Cancelled, false);
             return Err(ReplyGone);
         }
         self.reply.bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The next write is the last one.
+    pub fn begin_finish(&self) {
+        self.reply.begin_finish(self.opened.number);
     }
 
     /// The caller's response is complete.
@@ -89,19 +101,51 @@ impl Drop for OpenReply {
     }
 }
 
-async fn write_parts(connection: &Connection, parts: [&[u8]; 3]) -> io::Result<()> {
+/// Writes all of the parts. `unchecked` is how much was written since the caller's connection was known to have few bytes unsent.
+async fn write_parts(connection: &Connection, parts: [&[u8]; 3], unchecked: &mut usize) -> io::Result<()> {
+    let total: usize = parts.iter().map(|part| part.len()).sum();
     let mut sent = 0;
-    loop {
-        let mut skipped = sent;
-        let slices = parts.map(|part| {
-            let from = skipped.min(part.len());
-            skipped -= from;
-            IoSlice::new(&part[from..])
-        });
-        sent += connection.write_now(&slices)?;
-        if sent == parts.iter().map(|part| part.len()).sum::<usize>() {
-            return Ok(());
+    while sent < total {
+        if *unchecked >= MAX_UNCHECKED_BYTES {
+            connection.until_unsent_is_low().await?;
+            *unchecked = 0;
         }
-        connection.writable().await?;
+        let written = connection.write_now(&window(parts, sent, MAX_UNCHECKED_BYTES - *unchecked))?;
+        sent += written;
+        *unchecked += written;
+        if written == 0 {
+            connection.writable().await?;
+        }
+    }
+    Ok(())
+}
+
+/// At most so many bytes of the parts, from this position on.
+fn window(parts: [&[u8]; 3], mut skip: usize, mut take: usize) -> [IoSlice<'_>; 3] {
+    parts.map(|part| {
+        let begin = skip.min(part.len());
+        let length = take.min(part.len() - begin);
+        skip -= begin;
+        take -= length;
+        IoSlice::new(&part[begin..begin + length])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_of_any_size_have_every_byte_once() {
+        let parts: [&[u8]; 3] = [b"5\r\n", b"hello", b"\r\n"];
+        for take in 1..12 {
+            let mut written = Vec::new();
+            while written.len() < 10 {
+                for slice in window(parts, written.len(), take) {
+                    written.extend_from_slice(&slice);
+                }
+            }
+            assert_eq!(written, b"5\r\nhello\r\n", "{take}");
+        }
     }
 }

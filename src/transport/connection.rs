@@ -204,16 +204,30 @@ impl Connection {
         let _ = SockRef::from(&self.stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle));
     }
 
-    /// From now on, the kernel takes about this many bytes more than it can send, and keeps no more: what a peer does not read waits
-    /// with whoever sends it.
+    /// From now on, [`until_unsent_is_low`](Self::until_unsent_is_low) waits while more bytes than this are unsent.
     pub fn limit_unsent(&self, bytes: u32) {
         // If it fails, more bytes wait in the kernel.
         let _ = SockRef::from(&self.stream).set_tcp_notsent_lowat(bytes);
     }
 
-    /// From now on, about this many bytes that were not read wait in the kernel.
-    pub fn limit_unread(&self, bytes: usize) {
-        let _ = SockRef::from(&self.stream).set_recv_buffer_size(bytes);
+    /// Waits until few enough bytes are unsent: what the peer does not read waits with whoever sends it. A write alone would add to the last
+    /// segment of the kernel's queue, which can have 64 KiB.
+    pub async fn until_unsent_is_low(&self) -> io::Result<()> {
+        loop {
+            self.stream.writable().await?;
+            let is_low = self.stream.try_io(Interest::WRITABLE, || {
+                if socket::is_writable(&self.stream) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            });
+            match is_low {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                is_low => return is_low,
+            }
+        }
+    }
+
+    /// From now on, few bytes that were not read wait in the kernel: about 36 KiB, or 64 KiB where the kernel is older than Linux 6.6.
+    pub fn limit_unread(&self) {
+        let _ = SockRef::from(&self.stream).set_recv_buffer_size(socket::least_receive_buffer());
     }
 
     /// The kernel's state of the connection, where it is available.

@@ -196,6 +196,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         tokio::time::timeout(PATIENCE, self.more()).await.expect("more in time")
     }
 
+    /// Reads whatever comes until nothing has come for this long, or the connection ends.
+    pub async fn rest_within(&mut self, silence: Duration) {
+        while let Ok(true) = tokio::time::timeout(silence, self.more()).await {}
+    }
+
     /// The received bytes that were not parsed yet, which are forgotten.
     pub fn take_bytes(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.read)

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::Guard;
 use bytes::Bytes;
@@ -105,7 +105,6 @@ async fn dispatch_parsed(
         Err(problem) => return refuse(problem, Some(&run), recorder),
     };
     let id = recorder.name_run(body, &run, key.as_ref(), state.trace_parent(head));
-    let budget = limits.dispatch_budget.min(parsed.reply.unwrap_or(Duration::MAX));
     let request = DispatchRequest {
         key: key.as_ref(),
         payload_kind,
@@ -117,7 +116,7 @@ async fn dispatch_parsed(
         names_controller: dialect.names_controller(),
         reply: pending.as_ref().map(|pending| pending.reply().clone()),
         wait: parsed.wait,
-        deadline: recorder.since() + budget,
+        deadline: recorder.since() + limits.dispatch_budget,
         times: limits.dispatch_times(),
     };
     drop(limits);

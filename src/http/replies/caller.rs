@@ -16,8 +16,8 @@ use crate::model::ReplyOutcome;
 use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd};
 use crate::transport::Connection;
 
-/// So many bytes wait in the kernel for a caller that reads slowly, beside those that are on their way.
-const MAX_UNSENT_BYTES: u32 = 16 * 1024;
+/// A caller that reads slowly is sent more when fewer bytes than this wait in the kernel to be sent.
+const MAX_UNSENT_BYTES: u32 = 4 * 1024;
 
 /// A POST that awaits the reply to its run.
 pub(in crate::http) struct PendingReply {
@@ -105,7 +105,7 @@ impl HandedReply {
         let end = tokio::select! {
             biased;
             end = awaited.ended(first_byte_by.into(), idle) => end,
-            () = connection.closed() => awaited.cancel(),
+            () = connection.closed() => awaited.caller_left().await,
         };
         let refusal = refusal(&end, *wait, closes);
         let status = refusal.as_ref().map_or(end.status, |refusal| refusal.status.as_u16());
@@ -154,7 +154,6 @@ impl HandedRun {
                 append_field(&mut fields, "pilotlight-metadata", metadata.as_bytes());
             }
         }
-        append_field(&mut fields, "pilotlight-proof", b"replied");
         fields
     }
 }

@@ -69,6 +69,9 @@ impl ReplyHead {
         }
         out.extend_from_slice(&caller.fields);
         append_field(out, "pilotlight-outcome", self.outcome.text().as_bytes());
+        if self.outcome == ReplyOutcome::Replied {
+            append_field(out, "pilotlight-proof", b"replied");
+        }
         // Without it, nginx would keep tokens back.
         append_field(out, "x-accel-buffering", b"no");
         match self.framing(caller) {

@@ -20,9 +20,6 @@ use crate::http::state::HttpState;
 use crate::reply::{OpenError, OpenReply, ReplyGone, ReplyToken};
 use crate::transport::Connection;
 
-/// About so many bytes of a reply wait in the kernel for the broker to read them. With 16 KiB the window would be smaller than one
-/// segment of a loopback interface, whose sender then waits for a timer: 0.2 MB/s instead of 1.2 GB/s.
-const MAX_UNREAD_BYTES: usize = 32 * 1024;
 /// A body that is not needed is waited for this long.
 const BODY_GRACE: Duration = Duration::from_millis(100);
 
@@ -33,7 +30,7 @@ pub(in crate::http) async fn receive(
     request: ReplyRequest<'_>,
     body: Incoming,
 ) -> WorkerAnswer {
-    connection.limit_unread(MAX_UNREAD_BYTES);
+    connection.limit_unread();
     let mut reply = match open(state, &request) {
         Ok(Opened::Here(reply)) => reply,
         Ok(Opened::Elsewhere(reply)) => return pass_on(state, &request, reply, body).await,
@@ -131,6 +128,9 @@ async fn relay(reply: &mut OpenReply, head: &ReplyHead, mut body: Incoming) -> R
             *framing.insert(head.framing(&caller))
         };
         let after = frame(framing, data.len(), is_last, &mut before);
+        if is_last {
+            reply.begin_finish();
+        }
         if !(before.is_empty() && data.is_empty()) {
             reply.write([&before, &data, after], data.len()).await?;
         }
