@@ -1,0 +1,92 @@
+// Owns the open reply of one run: a POST whose head is sent when the run comes, and whose answer may come before its end.
+import { answerTo, readWhole } from "./http.mjs";
+import { toBytes } from "./options.mjs";
+
+/** What the broker's answer to a reply or an error means to the worker. */
+function resultOf(status) {
+  if (status === 200) return "replied";
+  return status === 410 ? "gone" : "lost";
+}
+
+/** Tells the broker that a run failed. It has a connection of its own, because that of an open reply is under way. */
+export async function postError(connections, origin, target, contentType, body) {
+  const headers = { "content-type": contentType, "content-length": body.length };
+  const request = connections.request(origin, target, { method: "POST", headers });
+  const arrives = answerTo(request);
+  request.end(body);
+  try {
+    const answer = await arrives;
+    await readWhole(answer);
+    return resultOf(answer.statusCode);
+  } catch {
+    return "lost";
+  }
+}
+
+export class OpenReply {
+  #request;
+  #isSent = false;
+
+  /** Sends the head. `ended` resolves to the result, which is known before the reply's end if its caller leaves. */
+  constructor(connections, origin, target, headers) {
+    this.#request = connections.request(origin, target, { method: "POST", headers: { ...headers, "transfer-encoding": "chunked" } });
+    this.ended = this.#follow();
+    this.#request.flushHeaders();
+  }
+
+  async #follow() {
+    try {
+      const answer = await answerTo(this.#request);
+      const result = resultOf(answer.statusCode);
+      if (!this.#isSent) {
+        this.#request.destroy();
+        return result === "replied" ? "lost" : result;
+      }
+      await readWhole(answer);
+      return result;
+    } catch {
+      return "lost";
+    }
+  }
+
+  /** Sends the body as it comes, no faster than the caller reads it, and resolves to the result. The body's own error is thrown. */
+  async send(body) {
+    const source = pieces(body);
+    const ended = this.ended.then((result) => ({ result }));
+    for (;;) {
+      const next = Promise.resolve(source.next());
+      // Whoever is no longer listened to may fail, as one does whose run's signal was aborted.
+      next.catch(() => {});
+      const step = await Promise.race([ended, next]);
+      if (step.result) {
+        // A generator that is at work cannot be stopped from outside; it ends at its next yield.
+        source.return?.()?.catch?.(() => {});
+        return step.result;
+      }
+      if (step.done) break;
+      const bytes = toBytes("a piece of a reply", step.value);
+      if (bytes.length > 0 && !this.#request.write(bytes)) await Promise.race([ended, this.#drained()]);
+    }
+    this.#isSent = true;
+    this.#request.end();
+    return this.ended;
+  }
+
+  #drained() {
+    return new Promise((resolve) => this.#request.once("drain", resolve));
+  }
+
+  /** Breaks the reply off, which its caller sees. */
+  close() {
+    this.#request.destroy();
+  }
+}
+
+/** An iterator over the pieces of a body: text, bytes, or a stream of either. */
+function pieces(body) {
+  if (body === undefined || body === null) return [][Symbol.iterator]();
+  if (typeof body === "string" || body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [body][Symbol.iterator]();
+  const iterator = body[Symbol.asyncIterator] ?? body[Symbol.iterator];
+  if (iterator) return iterator.call(body);
+  throw new TypeError("a reply is text, bytes, or a stream of either");
+}
