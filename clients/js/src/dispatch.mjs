@@ -3,6 +3,9 @@ import { answerTo, Connections } from "./http.mjs";
 import { authorization, brokerOrigin, duration, headerText, poolPath, toBytes } from "./options.mjs";
 import { outcomeOf } from "./outcome.mjs";
 
+const LARGE_BYTES = 1 << 20;
+const LONGEST_QUESTION_MS = 1_000;
+
 /** Connections of all dispatches, by the certificates that they trust. */
 const connections = new Map();
 
@@ -21,10 +24,14 @@ export async function dispatch(pool, payload, options = {}) {
 
   const request = connectionsFor(ca).request(origin, target, { method: "POST", headers });
   const leave = () => request.destroy();
-  const over = () => signal?.removeEventListener("abort", leave);
+  const over = () => {
+    signal?.removeEventListener("abort", leave);
+    // An answer that came before the payload was sent leaves a connection on which nothing else can be said.
+    if (!request.writableEnded) request.destroy();
+  };
   signal?.addEventListener("abort", leave, { once: true });
   const arrives = answerTo(request);
-  request.end(body);
+  send(request, body);
   try {
     const answer = await arrives;
     return await outcomeOf(answer, { wantsReply: options.reply !== undefined, run, signal, over });
@@ -47,9 +54,25 @@ function query({ reply, wait, redeliver, proof }) {
 
 async function headersOf({ token, run, contentType }, payload, body) {
   const type = contentType ?? (typeof payload === "string" ? "text/plain; charset=utf-8" : "application/octet-stream");
-  const headers = { "content-type": headerText("contentType", type), "content-length": body.length, ...(await authorization(token)) };
+  const headers = { "content-type": headerText("contentType", type), "content-length": body.length, ...expectation(body), ...(await authorization(token)) };
   if (run !== undefined) headers["pilotlight-run"] = headerText("run", run);
   return headers;
+}
+
+const expectation = (body) => (body.length < LARGE_BYTES ? {} : { expect: "100-continue" });
+
+/** A large payload follows when the broker asks for it: a refusal in its midst could be lost with the connection. */
+function send(request, body) {
+  if (body.length < LARGE_BYTES) return request.end(body);
+  const follow = () => {
+    clearTimeout(timer);
+    if (!request.writableEnded) request.end(body);
+  };
+  // Whoever does not know of the question does not answer it.
+  const timer = setTimeout(follow, LONGEST_QUESTION_MS);
+  request.once("continue", follow);
+  for (const end of ["response", "close"]) request.once(end, () => clearTimeout(timer));
+  request.flushHeaders();
 }
 
 /** Whether the failure was one of connecting: then no byte of the run can have been sent. Any doubt counts as sent. */
