@@ -18,7 +18,7 @@ describe("a dispatch", () => {
     startWorker(t, broker, pool, (run) => run.done(), { controller: "worker" });
     const hit = await post(pool, { run: "r", wait: 2_000, redeliver: true, proof: "acked" });
     assert.deepEqual(hit, { outcome: "delivered", run: "r", controller: "worker", proof: "acked", offers: 1, metadata: undefined });
-    assert.equal((await post(pool.replace("v1", "v2"))).reason, "wrong_version");
+    await until("the worker waits again", async () => (await post(pool.replace("v1", "v2"))).reason === "wrong_version");
   });
 
   test("of the same name again is not delivered again", async (t) => {
