@@ -32,7 +32,7 @@ export interface WaitOptions extends ConnectionOptions {
   contentType?: string;
   /**
    * Whether a reply is opened when its run comes, which is the default: the caller learns at once of this process's death, and
-   * `run.signal` of the caller's leaving. With `false`, `run.reply` opens it, and may choose status and types for each run.
+   * `run.signal` of the caller's leaving. With `false`, `run.reply` opens it, and neither is heard before.
    */
   early?: boolean;
   /** Aborted: no more polls; the loop ends once the runs under way have been answered. */
@@ -59,8 +59,9 @@ export interface RetryEvent {
 export type ReplyResult = "replied" | "gone" | "lost" | "unwanted";
 
 export interface ReplyOptions {
-  /** 200 to 599 without 204, 205, 304. With an early reply, as the other two: only what the reply was opened with. */
+  /** The caller's status: 200 to 599 without 204, 205, 304; 200 by default. */
   status?: number;
+  /** That of `wait` by default. */
   contentType?: string;
   contentEncoding?: string;
 }

@@ -29,7 +29,8 @@ export class OpenReply {
 
   /** Sends the head. `ended` resolves to the result, which is known before the reply's end if its caller leaves. */
   constructor(connections, origin, target, headers) {
-    this.#request = connections.request(origin, target, { method: "POST", headers: { ...headers, "transfer-encoding": "chunked" } });
+    const framing = headers["content-length"] === undefined ? { "transfer-encoding": "chunked" } : {};
+    this.#request = connections.request(origin, target, { method: "POST", headers: { ...headers, ...framing } });
     this.ended = this.#follow();
     this.#request.flushHeaders();
   }
@@ -76,16 +77,26 @@ export class OpenReply {
     return new Promise((resolve) => this.#request.once("drain", resolve));
   }
 
-  /** Breaks the reply off, which its caller sees. */
+  /** Breaks the reply off, which its caller sees. Only a reply whose head was sent can be broken. */
   close() {
-    this.#request.destroy();
+    const { socket } = this.#request;
+    if (!socket) this.#request.once("socket", (found) => found.destroySoon());
+    else if (socket.connecting || socket.secureConnecting) socket.destroySoon();
+    else this.#request.destroy();
   }
+}
+
+/** The bytes of a body that is no stream, or undefined. */
+export function wholeBody(body) {
+  if (body === undefined || body === null) return Buffer.alloc(0);
+  const isWhole = typeof body === "string" || body instanceof ArrayBuffer || ArrayBuffer.isView(body);
+  return isWhole ? toBytes("a reply", body) : undefined;
 }
 
 /** An iterator over the pieces of a body: text, bytes, or a stream of either. */
 function pieces(body) {
-  if (body === undefined || body === null) return [][Symbol.iterator]();
-  if (typeof body === "string" || body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [body][Symbol.iterator]();
+  const whole = wholeBody(body);
+  if (whole) return [whole][Symbol.iterator]();
   const iterator = body[Symbol.asyncIterator] ?? body[Symbol.iterator];
   if (iterator) return iterator.call(body);
   throw new TypeError("a reply is text, bytes, or a stream of either");

@@ -1,6 +1,6 @@
 // Owns one run in the worker's hands: its payload, who waits for it, and the one answer that ends it.
-import { toBytes } from "./options.mjs";
-import { OpenReply, postError } from "./reply.mjs";
+import { headerText, toBytes } from "./options.mjs";
+import { OpenReply, postError, wholeBody } from "./reply.mjs";
 
 const STATUSES_WITHOUT_BODY = [204, 205, 304];
 
@@ -12,22 +12,23 @@ export class Run {
   #reply;
   #isAnswered = false;
   #underWay = 0;
+  #over;
   #cancelled = new AbortController();
 
-  /** `received` is the answer to a poll; `contentType` stands in the head of a reply that is opened early. */
-  constructor(received, { connections, controller, contentType, early }) {
+  /** `received` is the answer to a poll; `contentType` stands in the head of a reply that is opened early. `over` frees the slot. */
+  constructor(received, { connections, controller, contentType, early, over }) {
     this.id = received.headers["pilotlight-run"] ?? "";
     this.controller = controller;
     this.contentType = received.headers["content-type"] ?? "application/octet-stream";
     this.payload = received.body;
     this.#connections = connections;
     this.#origin = received.origin;
-    this.#target = received.headers["pilotlight-reply"];
+    const target = received.headers["pilotlight-reply"];
+    this.#target = /^\/[!-~]+$/.test(target) ? target : undefined;
     this.#head = { status: undefined, contentType, contentEncoding: undefined };
-    /** Resolves when the slot is free again. */
-    this.ended = new Promise((resolve) => (this.end = resolve));
-    for (const own of ["ended", "end"]) Object.defineProperty(this, own, { enumerable: false });
-    if (early && this.wantsReply) this.#open();
+    this.#over = over;
+    // A run that is answered at once needs no early head: its reply has the head that it asks for.
+    if (early && this.wantsReply) setImmediate(() => this.#isAnswered || this.#watch(this.#open()));
   }
 
   get wantsReply() {
@@ -64,19 +65,38 @@ export class Run {
   done() {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
-    this.#reply?.close();
-    this.end();
+    if (this.wantsReply) (this.#reply ?? this.#open()).close();
+    this.#over();
   }
 
-  #open() {
+  /** Sends the head of the reply. `length` is that of its body, if it is known. */
+  #open(length) {
     const { status, contentType, contentEncoding } = this.#head;
     const headers = { "content-type": contentType };
     if (contentEncoding !== undefined) headers["content-encoding"] = contentEncoding;
     if (status !== undefined) headers["pilotlight-status"] = String(status);
+    if (length !== undefined) headers["content-length"] = length;
     this.#reply = new OpenReply(this.#connections, this.#origin, this.#target, headers);
-    this.#reply.ended.then((result) => {
-      if (result !== "replied") this.#cancelled.abort(new DOMException("the caller has left", "AbortError"));
-    });
+    return this.#reply;
+  }
+
+  async #watch(reply) {
+    const result = await reply.ended;
+    if (result !== "replied" && reply === this.#reply) this.#cancelled.abort(new DOMException("the caller has left", "AbortError"));
+  }
+
+  /**
+   * Opens the reply anew, with another head. The broker may hear the first head last, and then it gives up this one instead:
+   * only when the first one has ended will it not do so any more.
+   */
+  async #reopen() {
+    const first = this.#reply;
+    const firstEnds = first.ended.then(() => true);
+    for (let attempt = 0; attempt < 2; attempt++) {
+      const reply = this.#open();
+      if (await Promise.race([firstEnds, reply.ended.then(() => false)])) break;
+    }
+    first.close();
   }
 
   #check(options) {
@@ -85,17 +105,14 @@ export class Run {
     if (status !== undefined && (!Number.isInteger(status) || status < 200 || status > 599 || STATUSES_WITHOUT_BODY.includes(status))) {
       throw new RangeError(`the status of a reply is 200 to 599 without ${STATUSES_WITHOUT_BODY.join(", ")}: ${status}`);
     }
-    const changed = Object.keys(this.#head).find((name) => options[name] !== undefined && options[name] !== this.#head[name]);
-    if (changed && this.#reply) {
-      throw new TypeError(`${changed} came too late: the reply was opened with the run; give wait() the contentType, or { early: false }`);
-    }
+    for (const name of ["contentType", "contentEncoding"]) if (options[name] !== undefined) headerText(name, options[name]);
   }
 
   async #answer(send, replaces = false) {
     if (this.#isAnswered && !replaces) throw new TypeError(`run ${this.id} has been answered`);
     this.#isAnswered = true;
     if (!this.wantsReply) {
-      this.end();
+      this.#over();
       return "unwanted";
     }
     this.#underWay += 1;
@@ -103,14 +120,18 @@ export class Run {
       return await send();
     } finally {
       this.#underWay -= 1;
-      if (this.#underWay === 0) this.end();
+      if (this.#underWay === 0) this.#over();
     }
   }
 
   async #send(body, options) {
-    if (!this.#reply) {
-      Object.assign(this.#head, options);
-      this.#open();
+    const asked = Object.entries(this.#head).map(([name, value]) => [name, options[name] ?? value]);
+    const isOther = asked.some(([name, value]) => value !== this.#head[name]);
+    this.#head = Object.fromEntries(asked);
+    if (!this.#reply) this.#watch(this.#open(wholeBody(body)?.length));
+    else if (isOther) {
+      await this.#reopen();
+      this.#watch(this.#reply);
     }
     try {
       return await this.#reply.send(body);

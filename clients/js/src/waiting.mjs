@@ -85,9 +85,8 @@ class Waiting {
         const received = await pollForRun(slot, this.#stop.signal);
         if (!received) break;
         slot.origin = received.origin;
-        const run = new Run(received, { ...this.#replies, connections: slot.connections, controller: slot.controller });
-        this.#deliver(run);
-        await run.ended;
+        const { connections, controller } = slot;
+        await new Promise((over) => this.#deliver(new Run(received, { ...this.#replies, connections, controller, over })));
       }
     } catch (error) {
       this.#error ??= error;

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { after, before, describe, test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { dispatch, ReplyBrokenError } from "../index.mjs";
 import { Broker, freshPool, promised, startBroker, startWorker, until } from "./support.mjs";
@@ -92,14 +93,30 @@ describe("a reply", () => {
     assert.deepEqual(await (await post(pool, "")).json(), { a: [1] });
   });
 
-  test("that is opened late chooses its status, type and encoding", async (t) => {
-    const pool = freshPool();
-    const options = { status: 418, contentType: "text/x", contentEncoding: "gzip" };
-    startWorker(t, broker, pool, (run) => run.reply(gzipSync("tea"), options), { early: false });
-    const outcome = await post(pool, "");
-    assert.deepEqual([outcome.outcome, outcome.status, outcome.contentType, outcome.contentEncoding], ["replied", 418, "text/x", "gzip"]);
-    assert.equal(hash(await outcome.bytes()), hash(gzipSync("tea")));
-  });
+  const moment = () => new Promise((resolve) => setTimeout(resolve, 50));
+  for (const [when, think, early] of [
+    ["at once", () => {}],
+    ["in the next turn", () => turn()],
+    ["after a while", moment],
+    ["only at its end", moment, false],
+  ]) {
+    test(`that is opened ${when} chooses its status, type and encoding`, async (t) => {
+      const pool = freshPool();
+      const options = { status: 418, contentType: "text/x", contentEncoding: "gzip" };
+      const results = new Set();
+      startWorker(t, broker, pool, async (run) => {
+        await think();
+        results.add(await run.reply(gzipSync("tea"), options)).add(run.signal.aborted);
+      }, { early });
+      for (let run = 0; run < 10; run++) {
+        const outcome = await post(pool, "");
+        assert.deepEqual([outcome.outcome, outcome.status, outcome.contentType, outcome.contentEncoding], ["replied", 418, "text/x", "gzip"]);
+        assert.equal(hash(await outcome.bytes()), hash(gzipSync("tea")));
+      }
+      await until("all are heard", () => results.size === 2);
+      assert.deepEqual([...results], ["replied", false]);
+    });
+  }
 
   test("that is misused says so, and can still be given", async (t) => {
     const pool = freshPool();
