@@ -16,7 +16,7 @@ const RUNTIMES = { "Node.js": process.execPath, Bun: bun };
 let broker;
 let folder;
 before(async () => {
-  broker = await Broker.start();
+  broker = await Broker.start("--proof-timeout", "5s", "--dispatch-budget", "20s");
   folder = mkdtempSync(join(tmpdir(), "pilotlight-package-"));
   const npm = (...args) => execFileSync("npm", args, { cwd: folder, encoding: "utf8" });
   const [{ filename }] = JSON.parse(npm("pack", root, "--json", "--loglevel=error"));
