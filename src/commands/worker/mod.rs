@@ -52,8 +52,8 @@ pub(super) fn worker(options: &Options) -> anyhow::Result<ExitCode> {
             slots.spawn(slot(options, &spec, &stop, number)?.serve());
         }
         tracing::info!(
-            "{} slots wait at {} for runs of {}",
-            options.slots,
+            slots = options.slots,
+            "waits at {} for runs of {}",
             options.broker,
             options.pool.text
         );
