@@ -231,10 +231,10 @@ pub struct ReplyRecord {
 
 impl ReplyRecord {
     /// Whether it may be the reply to this dispatch: its run and its pool are the same.
-    #[expect(clippy::float_cmp, reason = "they are copies of the same numbers")]
     pub(super) fn is_of(&self, dispatch: &DispatchRecord) -> bool {
         (0..3).all(|name| self.names.get(name) == dispatch.names.get(name))
-            && (self.cpu, self.memory) == (dispatch.cpu, dispatch.memory)
+            && self.cpu.to_bits() == dispatch.cpu.to_bits()
+            && self.memory.to_bits() == dispatch.memory.to_bits()
     }
 }
 

@@ -137,7 +137,7 @@ impl HandedReply {
         }
         recorder.ended(outcome, status, end.first_byte, end.bytes);
         let run = run.escape_ascii();
-        tracing::debug!(%run, outcome = outcome.text(), bytes = end.bytes, ?took, "a reply has ended");
+        tracing::debug!(%run, outcome = outcome.text(), bytes = end.bytes, seconds = took.as_secs_f64(), "a reply has ended");
     }
 }
 
