@@ -64,6 +64,11 @@ impl<'a> MetricFactory<'a> {
         self.register(Gauge::with_opts(Self::opts("idempotency_window_seconds", help))?)
     }
 
+    pub(super) fn history_reopened(&mut self) -> Result<Counters<()>, prometheus::Error> {
+        let help = "Times the history's file was moved, deleted or replaced, and opened anew.";
+        self.counter("history_reopened_total", help)
+    }
+
     pub(super) fn lag(&mut self) -> Result<Histograms<()>, prometheus::Error> {
         let help = "How late a serving thread wakes: what its tasks wait for each other.";
         self.histogram("runtime_lag_seconds", help, &LAG_BUCKETS)

@@ -125,10 +125,7 @@ impl Metrics {
                 "history_dropped_total",
                 "Dispatches and ends of replies that are missing in the history.",
             )?,
-            history_reopened: make.counter(
-                "history_reopened_total",
-                "Times the history's file was moved, deleted or replaced, and opened anew.",
-            )?,
+            history_reopened: make.history_reopened()?,
             otlp_failures: make.counter(
                 "otlp_failures_total",
                 "Spans that reached no collector: their export failed, or there was no room for them.",

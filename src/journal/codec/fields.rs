@@ -90,24 +90,18 @@ pub(super) fn get_outcome(bytes: &mut &[u8]) -> Option<DispatchOutcome> {
     })
 }
 
-pub(super) fn put_trace(trace: Option<&TraceParent>, out: &mut Vec<u8>) {
-    put_flag(trace.is_some(), out);
-    if let Some(TraceParent { trace_id, span_id, flags }) = trace {
-        out.put_slice(trace_id);
-        out.put_slice(span_id);
-        out.put_u8(*flags);
-    }
+pub(super) fn put_trace(trace: &TraceParent, out: &mut Vec<u8>) {
+    out.put_slice(&trace.trace_id);
+    out.put_slice(&trace.span_id);
+    out.put_u8(trace.flags);
 }
 
-pub(super) fn get_trace(bytes: &mut &[u8]) -> Option<Option<TraceParent>> {
-    if !get_flag(bytes)? {
-        return Some(None);
-    }
+pub(super) fn get_trace(bytes: &mut &[u8]) -> Option<TraceParent> {
     let mut trace = TraceParent { trace_id: [0; 16], span_id: [0; 8], flags: 0 };
     bytes.try_copy_to_slice(&mut trace.trace_id).ok()?;
     bytes.try_copy_to_slice(&mut trace.span_id).ok()?;
     trace.flags = bytes.try_get_u8().ok()?;
-    Some(Some(trace))
+    Some(trace)
 }
 
 pub(super) fn put_flag(flag: bool, out: &mut Vec<u8>) {

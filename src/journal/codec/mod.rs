@@ -75,7 +75,10 @@ pub(super) fn put_dispatch<'a>(
     put_outcome(*outcome, out);
     out.put_u8(proof.map_or(0, |proof| 1 + proof as u8));
     put_duration(*took, out);
-    put_trace(trace.as_ref(), out);
+    put_flag(trace.is_some(), out);
+    if let Some(trace) = trace {
+        put_trace(trace, out);
+    }
     let earlier = offers.len().saturating_sub(MAX_OFFERS);
     put_number(earlier, out);
     put_number(offers.len() - earlier, out);
@@ -103,7 +106,10 @@ pub(super) fn put_reply(reply: &ReplyEvent<'_>, out: &mut Vec<u8>) {
     put_duration(first_byte.unwrap_or_default(), out);
     put_duration(took, out);
     out.put_u64_ne(bytes);
-    put_trace(trace.as_ref(), out);
+    put_flag(trace.is_some(), out);
+    if let Some(trace) = trace {
+        put_trace(trace, out);
+    }
 }
 
 pub(super) fn put_event(event: Event, out: &mut Vec<u8>) {
@@ -174,7 +180,7 @@ fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
         proof => Some(*Proof::ALL.get(usize::from(proof - 1))?),
     };
     let took = get_duration(bytes)?;
-    let trace = get_trace(bytes)?;
+    let trace = if get_flag(bytes)? { Some(get_trace(bytes)?) } else { None };
     let earlier_offers = get_number(bytes)?;
     let count = get_number(bytes)?;
     let mut offers = Vec::with_capacity(count.min(MAX_OFFERS));
@@ -200,7 +206,7 @@ fn get_reply(at: u64, bytes: &mut &[u8]) -> Option<ReplyRecord> {
     let has_first_byte = get_flag(bytes)?;
     let first_byte = Some(get_duration(bytes)?).filter(|_| has_first_byte);
     let (took, size) = (get_duration(bytes)?, bytes.try_get_u64_ne().ok()?);
-    let trace = get_trace(bytes)?;
+    let trace = if get_flag(bytes)? { Some(get_trace(bytes)?) } else { None };
     Some(ReplyRecord { at, names, cpu, memory, outcome, status, first_byte, took, bytes: size, trace })
 }
 
