@@ -77,10 +77,10 @@ export class OpenReply {
     return new Promise((resolve) => this.#request.once("drain", resolve));
   }
 
-  /** Breaks the reply off, which its caller sees. Only a reply whose head was sent can be broken. */
+  /** Breaks the reply off, which its caller sees. Only a reply whose head was sent can be broken, so this is waited for. */
   close() {
     const { socket } = this.#request;
-    if (!socket) this.#request.once("socket", (found) => found.destroySoon());
+    if (!socket) this.#request.once("socket", () => setImmediate(() => this.close()));
     else if (socket.connecting || socket.secureConnecting) socket.destroySoon();
     else this.#request.destroy();
   }

@@ -53,7 +53,7 @@ describe("a worker's process", () => {
     const broker = await startBroker(t);
     const pool = freshPool();
     const worker = forkWorker(t, broker, pool);
-    assert.equal((await post(broker, pool, { before: "hang" }, { reply: "500ms" })).outcome, "reply_timeout");
+    assert.equal((await post(broker, pool, { before: "hang" }, { reply: "1500ms" })).outcome, "reply_timeout");
     await worker.hears("aborted");
     assert.equal(await worker.hears("result"), "gone");
   });
@@ -97,7 +97,7 @@ describe("a broker", () => {
   });
 
   test("that drains lets an open reply finish", async (t) => {
-    const broker = await startBroker(t, "--drain-window", "20s");
+    const broker = await startBroker(t, "--drain-window", "3s");
     const pool = freshPool();
     const [begun, finish, result] = [promised(), promised(), promised()];
     startWorker(t, broker, pool, async (run) => {

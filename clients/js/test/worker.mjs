@@ -8,7 +8,8 @@ const forever = () => new Promise((resolve) => setTimeout(resolve, 1 << 30));
 
 async function* work(run) {
   const { before, pieces = [], after } = run.json();
-  if (before === "kill") process.kill(process.pid, "SIGKILL");
+  if (before === "kill") setTimeout(() => process.kill(process.pid, "SIGKILL"), 50);
+  if (before === "kill") await forever();
   if (before === "hang") await forever();
   yield* pieces;
   if (after === "kill") setTimeout(() => process.kill(process.pid, "SIGKILL"), 50);
