@@ -53,6 +53,7 @@ describe("a worker's process", () => {
     const broker = await startBroker(t);
     const pool = freshPool();
     const worker = forkWorker(t, broker, pool);
+    await broker.waitForWaiters(1);
     assert.equal((await post(broker, pool, { before: "hang" }, { reply: "1500ms" })).outcome, "reply_timeout");
     await worker.hears("aborted");
     assert.equal(await worker.hears("result"), "gone");

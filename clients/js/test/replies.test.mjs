@@ -54,7 +54,7 @@ describe("a reply", () => {
     ["a list", ["a", "", Buffer.from("b")], "ab"],
     ["a stream of the web", new Blob(["one", "two"]).stream(), "onetwo"],
     ["a generator", (async function* () { yield "x"; yield new Uint8Array([121]); })(), "xy"],
-    ["8 MiB", big.subarray(0, 200000), big.subarray(0, 200000)],
+    ["8 MiB", big, big],
   ]) {
     test(`can be ${what}`, async (t) => {
       const pool = freshPool();
@@ -136,7 +136,7 @@ describe("a reply", () => {
     const pool = freshPool();
     let made = 0;
     const piece = Buffer.alloc(64 << 10, "x");
-    const most = 20;
+    const most = 1_000;
     startWorker(t, broker, pool, (run) => run.reply((async function* () {
       for (; made < most; made++) yield piece;
     })()));
