@@ -93,8 +93,11 @@ fn end(reply: &Value) -> (&str, Option<u64>, u64) {
     (reply["outcome"].as_str().unwrap(), reply["status"].as_u64(), reply["bytes"].as_u64().unwrap())
 }
 
+/// An outcome, a status and a number of bytes.
+type ReplyEnd = (&'static str, Option<u64>, u64);
+
 /// Each run with the end of its reply.
-const ENDS: [(&str, (&str, Option<u64>, u64)); 5] = [
+const ENDS: [(&str, ReplyEnd); 5] = [
     ("replied", ("replied", Some(201), 5)),
     ("failed", ("worker_error", Some(502), 3)),
     ("late", ("reply_timeout", Some(504), 0)),

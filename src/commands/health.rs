@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The arguments of `pilotlight health`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Options {
-    /// An address that serves `GET /livez`, such as <http://127.0.0.1:7071> or unix:/run/ops.sock [default: that of --ops-listen; its certificate is not checked]
+    /// An address that serves `GET /livez`, such as <http://127.0.0.1:7071> or `unix:/run/ops.sock` [default: that of --ops-listen; its certificate is not checked]
     #[arg(value_name = "URL")]
     url: Option<BrokerUrl>,
 

@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Which broker to ask, and how.
 #[derive(Debug, Clone, Args)]
 pub(super) struct OpsOptions {
-    /// The broker's address for operators, such as <http://127.0.0.1:7071> or unix:/run/ops.sock [default: that of --ops-listen]
+    /// The broker's address for operators, such as <http://127.0.0.1:7071> or `unix:/run/ops.sock` [default: that of --ops-listen]
     #[arg(value_name = "URL")]
     url: Option<BrokerUrl>,
 
@@ -89,7 +89,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
     SocketAddr::new(ip, address.port())
 }

@@ -3,6 +3,7 @@
 mod outcome;
 mod pool;
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -184,7 +185,7 @@ impl RunReport {
     fn print(&self, outcome: Outcome, times: &str) {
         let mut text = format!("{} ({times})", outcome.text());
         for (name, value) in self.fields() {
-            text.push_str(&format!("\n{name:<12}{}", printable(&value)));
+            let _ = write!(text, "\n{name:<12}{}", printable(&value));
         }
         process::note(&text);
     }
