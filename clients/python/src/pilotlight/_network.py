@@ -82,8 +82,9 @@ class _Wire(asyncio.Protocol):
 class Stream(httpcore.AsyncNetworkStream):
     """A connection. Once it has sent a request, closing it before the whole response was read resets it."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: _Wire, network: Network) -> None:
         self._wire = wire
+        self._network = network
         self._is_closed = False
         #: The response to the last request was read to its end.
         self.is_complete = True
@@ -134,6 +135,9 @@ class Stream(httpcore.AsyncNetworkStream):
             return
         if wire.is_lost or self._is_closed or wire.transport is None:
             raise httpcore.WriteError("the connection is closed")
+        if self.is_complete and self._network.is_withdrawn:
+            self.reset()
+            raise httpcore.WriteError("withdrawn")
         if self.is_complete:
             self.is_complete, wire.has_heard = False, False
         wire.transport.write(buffer)
@@ -223,10 +227,13 @@ class Network(httpcore.AsyncNetworkBackend):
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
+        #: No request is begun, because the one under way was withdrawn before it was.
+        self.is_withdrawn = False
         self._connecting: asyncio.Task[tuple[asyncio.Transport, _Wire]] | None = None
 
     def withdraw(self) -> None:
-        """Ends a request that has not been answered yet. A response that has begun is read on."""
+        """Ends a request that has not been answered yet, or not even been sent. A response that has begun is read on."""
+        self.is_withdrawn = True
         if self._connecting is not None:
             self._connecting.cancel()
         elif self.stream is not None and not self.stream.has_heard:
@@ -259,7 +266,7 @@ class Network(httpcore.AsyncNetworkBackend):
             self._connecting = None
         _keep_alive(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(high=1, low=0)
-        self.stream = Stream(wire)
+        self.stream = Stream(wire, self)
         return self.stream
 
     async def sleep(self, seconds: float) -> None:

@@ -147,7 +147,7 @@ class Runs:
     async def _serve(self) -> None:
         """Runs the slots to their end."""
         for number, name in enumerate(self._names):
-            self._slots.append(Slot(number, name, self._settings, self._arrived.put_nowait))
+            self._slots.append(Slot(number, name, self._settings, self._deliver))
         tasks = {asyncio.ensure_future(slot.serve(self._is_wanted, self._stopping)) for slot in self._slots}
         stop = asyncio.ensure_future(self._stop.wait()) if self._stop is not None else None
         try:
@@ -161,6 +161,13 @@ class Runs:
             for task in (*tasks, *([stop] if stop is not None else [])):
                 task.cancel()
             self._arrived.put_nowait(None)
+
+    def _deliver(self, offer: Offer) -> None:
+        """Takes in a run that has arrived, perhaps after the consumer has left."""
+        if self._is_closed:
+            offer.decline()
+        else:
+            self._arrived.put_nowait(offer)
 
     def _ask(self, change: int) -> None:
         """Notes that a consumer asks, or no longer does. Polls are held on for a moment after that."""

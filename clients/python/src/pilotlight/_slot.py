@@ -84,7 +84,7 @@ class Slot:
 
     async def _next_offer(self, stopping: asyncio.Event) -> Offer | None:
         began = time.monotonic()
-        self._is_polling, self._is_withdrawn = True, False
+        self._is_polling, self._is_withdrawn, self._network.is_withdrawn = True, False, False
         end: Pause | None = None
         failure: Exception | None = None
         try:
@@ -98,7 +98,7 @@ class Slot:
         except NETWORK_ERRORS as error:
             failure = error
         finally:
-            self._is_polling = False
+            self._is_polling = self._network.is_withdrawn = False
         # What failed was perhaps only the broker to which a drain had sent this slot.
         self._url = self._settings.url
         if (end is not None or failure is not None) and not self._is_withdrawn:
