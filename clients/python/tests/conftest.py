@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from broker import Broker
 
 # On a busy machine a worker may read late, which is not what these tests are about.
 PATIENT = ("--proof-timeout", "5s", "--dispatch-budget", "15s")
+# The processes that tests start import the package from its source, too.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
 _numbers = itertools.count(1)
 
 

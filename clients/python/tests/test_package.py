@@ -52,8 +52,8 @@ def test_the_readmes_example_runs_in_an_empty_environment(wheel: Path, tmp_path:
     assert code.count("http://127.0.0.1:7070") == 1
     script = tmp_path / "example.py"
     script.write_text(code.replace("http://127.0.0.1:7070", broker.url))
-    # In this folder nothing but the wheel can be imported.
-    done = subprocess.run([python, script], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    # Isolated, nothing but the wheel can be imported.
+    done = subprocess.run([python, "-I", script], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr, done.returncode) == ("warm and ready 200\n", "", 0)
 
 
