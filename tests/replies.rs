@@ -90,7 +90,10 @@ async fn a_worker_that_dies_is_seen_at_once_and_never_ends_a_stream_well() {
     assert!(is_silent(&mut caller).await);
     let begun = Instant::now();
     drop(worker);
-    assert_eq!(caller.reply().await.problem(), (502, "reply_broken".to_owned(), "reply-broken".to_owned()));
+    let reply = caller.reply().await;
+    assert_eq!(reply.problem(), (502, "reply_broken".to_owned(), "reply-broken".to_owned()));
+    let document: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    assert!(target.starts_with(&format!("/v1/runs/{}/", document["run"].as_str().unwrap())), "{document}");
     assert!(begun.elapsed() < Duration::from_secs(2), "long before its time is over");
     // After it, in chunks and with a length.
     let HandedOver { mut caller, target } = handed_over(&broker).await;

@@ -71,10 +71,16 @@ async fn what_a_caller_does_not_read_waits_with_its_worker() {
         let HandedOver { caller: mut other, target: other_target } = handed_over(&broker).await;
         assert_eq!(broker.client().await.ask(whole(&other_target, "", "quick")).await.status, 200);
         assert_eq!(other.reply().await.outcome(), (200, "replied", "quick"));
+        if receive_buffer.is_some() {
+            // Its kernel takes a few bytes at a time, which would take long.
+            continue;
+        }
         // A caller that reads in the end gets every byte.
-        worker.stream.write_all(rest).await.unwrap();
-        worker.send(END).await;
-        let reply = caller.reply().await;
+        let ending = async {
+            worker.send(rest).await;
+            worker.send(END).await;
+        };
+        let reply = tokio::join!(ending, caller.reply()).1;
         assert!(reply.is_whole && reply.body.iter().all(|byte| *byte == b'x'));
         assert_eq!(reply.body.len() % 10_000, 0);
         assert_eq!(worker.answer().await.status, 200);
@@ -88,22 +94,24 @@ async fn a_caller_that_reads_a_byte_at_a_time_slows_its_own_worker_only() {
     let mut worker = broker.client().await;
     let body = "y".repeat(300_000);
     let request = whole(&target, "", &body);
-    let writing = tokio::spawn(async move {
+    let writing = async {
         worker.send(request).await;
         worker.answer().await.status
-    });
-    let begun = Instant::now();
-    let mut byte = [0];
-    while begun.elapsed() < Duration::from_millis(500) {
-        tokio::io::AsyncReadExt::read_exact(&mut caller.client.stream, &mut byte).await.unwrap();
-        let HandedOver { caller: mut other, target } = handed_over(&broker).await;
-        let asked = Instant::now();
-        assert_eq!(broker.client().await.ask(whole(&target, "", "quick")).await.status, 200);
-        assert_eq!(other.reply().await.outcome(), (200, "replied", "quick"));
-        assert!(asked.elapsed() < PATIENCE / 4);
-    }
-    caller.client.rest_within(Duration::from_secs(2)).await;
-    assert_eq!(writing.await.unwrap(), 200);
+    };
+    let reading = async {
+        let begun = Instant::now();
+        let mut byte = [0];
+        while begun.elapsed() < Duration::from_millis(500) {
+            tokio::io::AsyncReadExt::read_exact(&mut caller.client.stream, &mut byte).await.unwrap();
+            let HandedOver { caller: mut other, target } = handed_over(&broker).await;
+            let asked = Instant::now();
+            assert_eq!(broker.client().await.ask(whole(&target, "", "quick")).await.status, 200);
+            assert_eq!(other.reply().await.outcome(), (200, "replied", "quick"));
+            assert!(asked.elapsed() < PATIENCE / 4);
+        }
+        caller.client.rest_within(Duration::from_secs(2)).await;
+    };
+    assert_eq!(tokio::join!(writing, reading).0, 200);
 }
 
 #[tokio::test]
@@ -150,10 +158,9 @@ async fn a_worker_that_dies_at_any_moment_never_ends_a_reply_well() {
 #[tokio::test]
 async fn behind_nginx_a_reply_comes_whole_and_piece_by_piece_where_it_does_not_buffer_requests() {
     let broker = Broker::proving("received", &["--behind-proxy", "127.0.0.0/8"]);
-    for (headers, is_buffered) in [
-        ("", true),
-        ("proxy_http_version 1.1; proxy_request_buffering off; proxy_set_header Connection '';", false),
-    ] {
+    for (headers, is_buffered) in
+        [("", true), ("proxy_request_buffering off; proxy_set_header Connection '';", false)]
+    {
         let configuration = NGINX.replace("{headers}", headers);
         let Some(proxy) = start(&broker, &configuration, "nginx -c {folder}/configuration -p {folder}")
         else {

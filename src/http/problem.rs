@@ -21,7 +21,7 @@ pub struct Problem {
     detail: Box<str>,
     extra: Option<(&'static str, &'static str)>,
     /// A member of the document that a program reads.
-    member: Option<(&'static str, &'static str)>,
+    member: Option<Box<(&'static str, String)>>,
     closes: bool,
     is_miss: bool,
 }
@@ -46,8 +46,8 @@ impl Problem {
     }
 
     /// The same with this member of the document.
-    pub(super) fn with_member(self, name: &'static str, value: &'static str) -> Self {
-        Self { member: Some((name, value)), ..self }
+    pub(super) fn with_member(self, name: &'static str, value: impl Into<String>) -> Self {
+        Self { member: Some(Box::new((name, value.into()))), ..self }
     }
 
     pub(crate) fn no_such_route() -> Self {
@@ -304,7 +304,8 @@ impl From<Problem> for HttpResponse {
             document["didWarmStart"] = false.into();
             document["delivered"] = false.into();
         }
-        if let Some((name, value)) = problem.member {
+        if let Some(member) = problem.member {
+            let (name, value) = *member;
             document[name] = value.into();
         }
         let Problem { status, extra, closes, .. } = problem;

@@ -13,16 +13,13 @@ use super::socket_activation::InheritedSockets;
 use super::unix::{self, SocketFile};
 use crate::config::Endpoint;
 use crate::metrics::Listener;
-use crate::transport::KEEPALIVE_IDLE;
+use crate::transport::{KEEPALIVE_IDLE, UNACKED_TIMEOUT};
 
 /// A controller whose machine failed silently is detected while its poll is held: the first keepalive probe is sent after
 /// [`KEEPALIVE_IDLE`], the next ones at this interval.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// The connection ends after this many probes without an answer,
+/// The connection ends after this many probes without an answer, or after [`UNACKED_TIMEOUT`].
 const KEEPALIVE_PROBES: u32 = 3;
-/// or when sent bytes have not been acknowledged for this long.
-#[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An address of one listener, with a socket for each thread.
 pub(super) struct BoundAddress {
@@ -172,6 +169,6 @@ fn set_options(socket: &Socket2) -> io::Result<()> {
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(UNACKED_TIMEOUT))?;
     Ok(())
 }

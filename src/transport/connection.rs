@@ -207,7 +207,10 @@ impl Connection {
     /// From now on, [`until_unsent_is_low`](Self::until_unsent_is_low) waits while more bytes than this are unsent.
     pub fn limit_unsent(&self, bytes: u32) {
         // If it fails, more bytes wait in the kernel.
+        #[cfg(target_os = "linux")]
         let _ = SockRef::from(&self.stream).set_tcp_notsent_lowat(bytes);
+        #[cfg(not(target_os = "linux"))]
+        let _ = bytes;
     }
 
     /// Waits until few enough bytes are unsent: what the peer does not read waits with whoever sends it. A write alone would add to the last
@@ -228,6 +231,15 @@ impl Connection {
     /// From now on, few bytes that were not read wait in the kernel: about 36 KiB, or 64 KiB where the kernel is older than Linux 6.6.
     pub fn limit_unread(&self) {
         let _ = SockRef::from(&self.stream).set_recv_buffer_size(socket::least_receive_buffer());
+    }
+
+    /// Sets for how long the peer may acknowledge nothing.
+    pub(super) fn set_user_timeout(&self, longest: Duration) {
+        // If it fails, the time is as it was.
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(longest));
+        #[cfg(not(target_os = "linux"))]
+        let _ = longest;
     }
 
     /// The kernel's state of the connection, where it is available.

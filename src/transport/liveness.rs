@@ -5,11 +5,43 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::connection::Connection;
+use super::socket::TcpInfo;
 
 /// After this much silence, the kernel sends a keepalive probe.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// The same while an answer is urgent; the shortest time that Linux accepts.
 const URGENT_KEEPALIVE_IDLE: Duration = Duration::from_secs(1);
+
+/// After this long without an acknowledgement of what was sent, a connection is over (`TCP_USER_TIMEOUT`).
+pub const UNACKED_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it is checked whether a slow reader's machine acknowledges what is sent to it.
+const SLOW_READER_CHECK: Duration = Duration::from_secs(5);
+
+/// A peer that may leave its window full for long, until this is dropped. Otherwise the kernel ends a connection whose window is full for
+/// [`UNACKED_TIMEOUT`], although the peer's machine is alive.
+pub struct SlowReader<'a>(&'a Connection);
+
+impl<'a> SlowReader<'a> {
+    /// A window may be full for this long.
+    pub fn new(connection: &'a Connection, longest: Duration) -> Self {
+        connection.set_user_timeout(longest.max(UNACKED_TIMEOUT));
+        Self(connection)
+    }
+
+    /// Returns when the peer's machine has vanished: it has acknowledged nothing for a while that was sent within its window.
+    pub async fn vanished(&self) {
+        let has_vanished = |info: TcpInfo| info.in_flight > 0 && info.last_ack >= UNACKED_TIMEOUT;
+        while !self.0.tcp_info().is_some_and(has_vanished) {
+            tokio::time::sleep(SLOW_READER_CHECK).await;
+        }
+    }
+}
+
+impl Drop for SlowReader<'_> {
+    fn drop(&mut self) {
+        self.0.set_user_timeout(UNACKED_TIMEOUT);
+    }
+}
 
 /// Watches the peer of a connection without keeping the connection open.
 pub struct Liveness {

@@ -35,7 +35,7 @@ pub use connection::{Connection, IdleConnections};
 pub use delivery::{Delivery, DeliveryRequirements, Run};
 pub use held_poll::{HeldPoll, HoldEnd};
 pub use held_session::HeldSession;
-pub use liveness::{KEEPALIVE_IDLE, Liveness};
+pub use liveness::{KEEPALIVE_IDLE, Liveness, SlowReader, UNACKED_TIMEOUT};
 pub use prefixed_io::PrefixedIo;
 pub use read_buffer::return_buffer;
 pub use reply_target::ReplyTarget;

@@ -14,7 +14,7 @@ use crate::http::state::HttpState;
 use crate::metrics::Route;
 use crate::model::ReplyOutcome;
 use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd};
-use crate::transport::Connection;
+use crate::transport::{Connection, SlowReader};
 
 /// A caller that reads slowly is sent more when fewer bytes than this wait in the kernel to be sent.
 const MAX_UNSENT_BYTES: u32 = 4 * 1024;
@@ -102,12 +102,14 @@ impl HandedReply {
         self.pending.awaited.accept(caller);
         let PendingReply { awaited, wait, route, .. } = &self.pending;
         let (first_byte_by, idle) = (self.run.since + *wait, state.limits().reply_idle);
+        let slow_reader = SlowReader::new(connection, idle);
         let end = tokio::select! {
             biased;
             end = awaited.ended(first_byte_by.into(), idle) => end,
             () = connection.closed() => awaited.caller_left().await,
+            () = slow_reader.vanished() => awaited.caller_left().await,
         };
-        let refusal = refusal(&end, *wait, closes);
+        let refusal = refusal(&end, &self.run.run, *wait, closes);
         let status = refusal.as_ref().map_or(end.status, |refusal| refusal.status.as_u16());
         if end.outcome != ReplyOutcome::Cancelled {
             state.metrics.answered(*route, status);
@@ -159,12 +161,14 @@ impl HandedRun {
 }
 
 /// What the caller is told if no byte of a reply has come, and it has not left.
-fn refusal(end: &ReplyEnd, wait: Duration, closes: bool) -> Option<HttpResponse> {
+fn refusal(end: &ReplyEnd, run: &[u8], wait: Duration, closes: bool) -> Option<HttpResponse> {
     if end.first_byte.is_some() || end.outcome == ReplyOutcome::Cancelled {
         return None;
     }
     let is_late = end.outcome == ReplyOutcome::ReplyTimeout;
     let problem = if is_late { Problem::reply_timeout(wait) } else { Problem::reply_broken() };
+    // A run without a name of its caller's is found in the records by this.
+    let problem = problem.with_member("run", String::from_utf8_lossy(run));
     let mut response = HttpResponse::from(problem).of_reply(end.outcome);
     response.close = closes;
     Some(response)
