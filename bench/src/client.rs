@@ -88,7 +88,7 @@ impl Client {
 }
 
 /// Opens a connection from the next source address.
-pub(crate) async fn open_stream(address: SocketAddr) -> anyhow::Result<TcpStream> {
+pub async fn open_stream(address: SocketAddr) -> anyhow::Result<TcpStream> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let source = Ipv4Addr::from(FIRST_SOURCE + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES);
     open_stream_from(source, address).await

@@ -23,6 +23,9 @@ pub const PEERS: [&str; 6] = ["floor", "bun", "bun-compiled", "node-map", "go", 
 /// The peers on which controllers wait with sessions: WebSockets and streams of events.
 pub const SESSION_PEERS: [&str; 2] = ["bun-sessions", "node-sessions"];
 
+/// The peers that relay streamed answers. Their last argument is the URL of the stub behind them.
+pub const STREAM_PEERS: [&str; 4] = ["bun-stream", "go-stream", "axum-stream", "axum-stream-nagle"];
+
 impl Implementation {
     /// The pilotlight in the folder of this program, on one thread, at this level of proof.
     pub fn pilotlight(proof: &'static str) -> anyhow::Result<Self> {
@@ -53,6 +56,10 @@ impl Implementation {
             "node-map" => (runtime("node"), script("node-map.mjs")),
             "bun-sessions" => (runtime("bun"), script("bun-sessions.mjs")),
             "node-sessions" => (runtime("node"), script("node-sessions.mjs")),
+            "bun-stream" => (runtime("bun"), script("bun-stream.mjs")),
+            "go-stream" => (folder.join("go/stream-proxy"), Vec::new()),
+            "axum-stream" => (beside("axum-stream")?, Vec::new()),
+            "axum-stream-nagle" => (beside("axum-stream")?, vec!["nagle".to_owned()]),
             "node-sqlite" => (runtime("node"), script("node-sqlite.mjs")),
             _ => (folder.join("go/peers"), Vec::new()),
         };

@@ -12,6 +12,7 @@ mod observability_cost;
 mod overload;
 mod own_broker;
 mod report;
+mod stream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -86,6 +87,9 @@ enum Measure {
     /// Runs that are pushed to WebSockets and streams of events and acknowledged, beside Bun.serve and Node with `ws`; and the
     /// memory of those that only wait
     Websocket(report::SessionScope),
+    /// Answers that are streamed token by token through pilotlight, beside proxies in Bun, Go and Rust; and the memory of those that
+    /// are open, large, or not read
+    Stream(stream::StreamScope),
     /// More held polls than the descriptors of one process allow, on several brokers
     Crowd {
         #[arg(long, default_value_t = 6)]
@@ -134,6 +138,9 @@ enum Measure {
         #[arg(long)]
         at_once: bool,
     },
+    /// The stub or the workers of `stream`, until its input is closed
+    #[command(hide = true)]
+    StreamOrigin(stream::OriginOptions),
     /// The load of `dispatch` on a server that is running already: the client process of `allocations`
     #[command(hide = true)]
     Load { address: SocketAddr },
@@ -165,6 +172,7 @@ fn main() -> anyhow::Result<()> {
             print(&load::health(&Server::start(&implementation(&cli)?)?, shape)?.line(&cli.against));
         }
         Measure::Websocket(scope) => report::sessions(scope)?,
+        Measure::Stream(scope) => report::streams(scope)?,
         Measure::Crowd { brokers, each } => {
             print(&format!("{:?}\n", load::crowd(&implementation(&cli)?, *brokers, *each, 2.0)?));
         }
@@ -179,6 +187,7 @@ fn main() -> anyhow::Result<()> {
         Measure::Watch { rounds, seconds, rate } => observability_cost::compare(*rounds, *seconds, *rate)?,
         Measure::Report { full } => report::write(*full)?,
         Measure::Keep { address, count, kind, at_once } => load::keep(*address, *kind, *count, *at_once)?,
+        Measure::StreamOrigin(options) => stream::run_origin(options)?,
         Measure::Load { address } => allocations::load(*address)?,
     }
     Ok(())

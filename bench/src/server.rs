@@ -71,6 +71,8 @@ impl Server {
         }
         command
             .args(&implementation.arguments)
+            // Bun's client has no more requests open than this; without it, 256.
+            .env("BUN_CONFIG_MAX_HTTP_REQUESTS", "65336")
             .env("PORT", "0")
             .env("FRESH", if implementation.fresh { "1" } else { "0" });
         command.stderr(stderr);

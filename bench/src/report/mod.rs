@@ -9,12 +9,14 @@ mod results;
 mod rounds;
 mod scope;
 mod second_targets;
+mod section;
 mod sessions;
 mod sessions_text;
+mod streams_text;
 mod targets;
 mod text;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -24,6 +26,8 @@ use pilotlight_bench::stdout::print;
 use scope::ReportScope;
 pub(crate) use scope::SessionScope;
 
+use crate::stream::{self, StreamScope};
+
 /// Measures the sessions alone, and prints their tables.
 pub(crate) fn sessions(scope: &SessionScope) -> anyhow::Result<()> {
     peers::install_npm()?;
@@ -32,11 +36,37 @@ pub(crate) fn sessions(scope: &SessionScope) -> anyhow::Result<()> {
     print(&section);
     if scope.write {
         write_plots(plots::of_sessions(&results))?;
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("REPORT.md");
-        let report = sessions_text::replace(&std::fs::read_to_string(&path)?, &section);
-        std::fs::write(path, report.context("REPORT.md has no place for this part")?)?;
+        replace(sessions_text::HEADING, &section)?;
     }
     Ok(())
+}
+
+/// Measures streamed answers alone, and prints their tables.
+pub(crate) fn streams(scope: &StreamScope) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    peers::install_npm()?;
+    peers::build_go()?;
+    let results = stream::measure(scope)?;
+    let peers: Vec<_> =
+        results.phases.iter().map(|(name, _)| *name).filter(|name| *name != stream::OURS).collect();
+    let section = streams_text::section(scope, &machine::describe(&peers)?, &results);
+    print(&section);
+    if scope.write {
+        write_plots(plots::of_streams(&results))?;
+        replace(streams_text::HEADING, &section)?;
+    }
+    print(&format!("after {:.0} s\n", begun.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Replaces one part of the report.
+fn replace(heading: &str, section: &str) -> anyhow::Result<()> {
+    let report = section::replace(&std::fs::read_to_string(report_path())?, heading, section);
+    Ok(std::fs::write(report_path(), report.context("REPORT.md has no place for this part")?)?)
+}
+
+fn report_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("REPORT.md")
 }
 
 /// Measures everything and writes the report.
@@ -54,7 +84,11 @@ pub(crate) fn write(full: bool) -> anyhow::Result<()> {
     write_plots(plots::all(&results))?;
     let notes = std::fs::read_to_string(folder.join("notes.md"))?;
     let report = text::report(&plan, &results, &machine::describe(&peers)?, begun.elapsed(), &notes);
-    std::fs::write(folder.join("REPORT.md"), report)?;
+    // Streamed answers are measured by their own command; what it has written stays.
+    let old = std::fs::read_to_string(report_path()).unwrap_or_default();
+    let kept = section::find(&old, streams_text::HEADING).unwrap_or_default();
+    let report = section::replace(&report, streams_text::HEADING, kept);
+    std::fs::write(report_path(), report.context("the report has no place for streamed answers")?)?;
     print(&format!("REPORT.md is written, after {:.0} s\n", begun.elapsed().as_secs_f64()));
     Ok(())
 }

@@ -11,11 +11,7 @@ use pilotlight_bench::stdout::print;
 pub(super) fn install() -> Vec<&'static str> {
     let folder = peers_folder();
     let npm = install_npm().and_then(|()| run(&folder, "npm", &["run", "--silent", "compile"]));
-    if which("go").is_none() && which("apt-get").is_some() && rustix::process::getuid().is_root() {
-        let _ = run(&folder, "apt-get", &["-qq", "update"]);
-        let _ = run(&folder, "apt-get", &["-qq", "install", "-y", "--no-install-recommends", "golang-go"]);
-    }
-    let go = run(&folder.join("go"), "go", &["build", "-o", "peers", "."]);
+    let go = build_go();
     let missing = |name: &str| match name {
         "floor" => None,
         "go" => go.as_ref().err(),
@@ -34,6 +30,17 @@ pub(super) fn install() -> Vec<&'static str> {
 /// Installs the peers of npm.
 pub(super) fn install_npm() -> anyhow::Result<()> {
     run(&peers_folder(), "npm", &["ci", "--no-progress", "--loglevel=error"])
+}
+
+/// Compiles the peers in Go.
+pub(super) fn build_go() -> anyhow::Result<()> {
+    let folder = peers_folder();
+    if which("go").is_none() && which("apt-get").is_some() && rustix::process::getuid().is_root() {
+        let _ = run(&folder, "apt-get", &["-qq", "update"]);
+        let _ = run(&folder, "apt-get", &["-qq", "install", "-y", "--no-install-recommends", "golang-go"]);
+    }
+    run(&folder.join("go"), "go", &["build", "-o", "peers", "."])?;
+    run(&folder.join("go"), "go", &["build", "-o", "stream-proxy", "./stream"])
 }
 
 /// The version that a program prints.

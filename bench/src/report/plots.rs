@@ -5,7 +5,9 @@ use std::fmt::Write;
 use super::results::{Results, Series, SessionResults, median_of, median_ratio};
 use super::sessions::MANY;
 use super::sessions_text::{per_cpu_second, resident};
+use super::streams_text;
 use crate::load::Measurement;
+use crate::stream::{ALL_CALLERS, PhaseFigures, StreamResults};
 
 const WIDTH: f64 = 760.0;
 const INK: &str = "#7d8590";
@@ -58,6 +60,28 @@ pub(super) fn of_sessions(sessions: &SessionResults) -> [(&'static str, String);
             bars("Runs pushed and acknowledged per CPU second, 500 sessions (more is better)", &pushed, 0),
         ),
         ("held-sessions.svg", bars("Resident bytes per held session (less is better)", &held_sessions, 0)),
+    ]
+}
+
+/// Those of streamed answers.
+pub(super) fn of_streams(results: &StreamResults) -> [(&'static str, String); 2] {
+    let all = |of: fn(&PhaseFigures) -> f64| -> Vec<_> {
+        let of_server = |name| streams_text::median_of(results, name, ALL_CALLERS, of);
+        results.phases.iter().map(|(name, _)| (*name, of_server(name))).collect()
+    };
+    [
+        (
+            "stream-cpu.svg",
+            bars("Answers per CPU second, 200 callers (more is better)", &all(|f| f.per_cpu_second), 0),
+        ),
+        (
+            "stream-latency.svg",
+            bars(
+                "p99 from a token's write to its read, µs, 200 callers (less is better)",
+                &all(|f| f.token_p99),
+                0,
+            ),
+        ),
     ]
 }
 

@@ -27,19 +27,7 @@ pub(super) fn section(results: &SessionResults) -> String {
     text
 }
 
-/// The report with this section instead of the one that it has, or before the heading that follows it.
-pub(super) fn replace(report: &str, section: &str) -> Option<String> {
-    let end_of = |from: usize| Some(from + report[from..].find("\n## ")?);
-    let (begin, end) = match report.find(HEADING) {
-        Some(begin) => (begin, end_of(begin + HEADING.len())?),
-        None => (report.find(NEXT_HEADING)?, report.find(NEXT_HEADING)?),
-    };
-    Some([&report[..begin], section, &report[end..]].concat())
-}
-
-const HEADING: &str = "\n## WebSockets and streams of events\n";
-/// What follows the section.
-pub(super) const NEXT_HEADING: &str = "\n## Inside a dispatch\n";
+pub(super) const HEADING: &str = "\n## WebSockets and streams of events\n";
 
 const PUBLISHED: &str = "\nPublished of WebSocket servers, on another machine and under another load: 1.2 million connections (Bun) against 680,000 (Node, `ws`); \
     0.4 ms per message against 0.9 ms.\n";

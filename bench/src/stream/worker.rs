@@ -1,0 +1,63 @@
+//! Owns a warm worker: it polls, takes a run, opens its reply on a new connection, writes it, and polls again on that one.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use anyhow::{Context, bail};
+use pilotlight_bench::client::open_stream;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::answer::write_answer;
+use super::ask::Ask;
+use super::head::{Head, read_body};
+use super::progress::Progress;
+use super::subject::POOL;
+
+const OK: u16 = 200;
+const NO_CONTENT: u16 = 204;
+
+/// Serves runs for ever.
+pub(super) async fn work(broker: SocketAddr, number: usize, progress: Rc<Progress>) -> anyhow::Result<()> {
+    let mut connection = open_stream(broker).await?;
+    loop {
+        let Some((target, ask)) = poll(&mut connection, number).await? else { continue };
+        // The end of the poll's connection is the receipt.
+        drop(connection);
+        connection = open_stream(broker).await?;
+        progress.writes_on(&connection)?;
+        let first_lines =
+            format!("POST {target} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\ncontent-type: text/event-stream\r\n");
+        let is_written = write_answer(&mut connection, &first_lines, &ask, &progress.written).await.is_ok();
+        // Otherwise the caller has left, which a caller of this program does only where that is intended.
+        if !is_written || !is_taken(&mut connection).await {
+            connection = open_stream(broker).await?;
+        }
+    }
+}
+
+/// Waits for a run: the target of its reply, and what it asks for. `None` if nobody came.
+async fn poll(connection: &mut TcpStream, number: usize) -> anyhow::Result<Option<(String, Ask)>> {
+    let poll = format!(
+        "GET {POOL}?timeout=50s HTTP/1.1\r\nhost: 127.0.0.1:7070\r\npilotlight-controller: worker-{number}\r\n\r\n"
+    );
+    connection.write_all(poll.as_bytes()).await?;
+    let mut read = Vec::new();
+    let head = Head::read(connection, &mut read).await?.context("the broker closed a poll")?;
+    let run = read_body(&head, connection, &mut read).await?;
+    match head.status()? {
+        OK => {
+            let target = head.field("pilotlight-reply").context("nobody waits for the reply")?;
+            Ok(Some((target.to_owned(), Ask::parse(&run)?)))
+        }
+        NO_CONTENT => Ok(None),
+        status => bail!("a poll is answered {status}: {}", String::from_utf8_lossy(&run)),
+    }
+}
+
+/// Whether the reply was handed to its caller, and the connection can be polled on.
+async fn is_taken(connection: &mut TcpStream) -> bool {
+    let mut read = Vec::new();
+    let head = Head::read(connection, &mut read).await;
+    matches!(head, Ok(Some(head)) if head.status().is_ok_and(|status| status == OK) && !head.closes())
+}
