@@ -40,51 +40,40 @@ fn queues(socket: &TcpStream) -> (usize, usize) {
 #[tokio::test]
 async fn what_a_caller_does_not_read_waits_with_its_worker() {
     let broker = broker();
-    for receive_buffer in [None, Some(4096)] {
-        let mut poll = waiting(&broker, &pool()).await;
-        let client = match receive_buffer {
-            Some(bytes) => Client::connect_narrow(broker.public, bytes).await,
-            None => broker.client().await,
-        };
-        let mut caller = Caller { client };
-        caller.client.send(support::replies::dispatch(&pool(), "?reply=30s", "")).await;
-        let target = target(&poll.answer().await);
-        let mut worker = open(broker.public, &target, "").await;
-        let piece = chunk(&"x".repeat(10_000));
-        let mut written = 0;
-        // Until nothing moves for a while.
-        let mut write = async |bytes: &[u8]| {
-            let some = worker.stream.write(bytes);
-            tokio::time::timeout(Duration::from_millis(500), some).await.map(Result::unwrap)
-        };
-        let mut rest: &[u8] = piece.as_bytes();
-        while let Ok(sent) = write(rest).await {
-            written += sent;
-            rest = if sent == rest.len() { piece.as_bytes() } else { &rest[sent..] };
-        }
-        let (worker_holds, _) = queues(&worker.stream);
-        let (_, caller_holds) = queues(&caller.client.stream);
-        let broker_holds = written - worker_holds - caller_holds;
-        // The heads and lengths of chunks are in one of the numbers only.
-        assert!(broker_holds <= 64 * 1024, "{broker_holds} of {written}");
-        // Others are served meanwhile.
-        let HandedOver { caller: mut other, target: other_target } = handed_over(&broker).await;
-        assert_eq!(broker.client().await.ask(whole(&other_target, "", "quick")).await.status, 200);
-        assert_eq!(other.reply().await.outcome(), (200, "replied", "quick"));
-        if receive_buffer.is_some() {
-            // Its kernel takes a few bytes at a time, which would take long.
-            continue;
-        }
-        // A caller that reads in the end gets every byte.
-        let ending = async {
-            worker.send(rest).await;
-            worker.send(END).await;
-        };
-        let reply = tokio::join!(ending, caller.reply()).1;
-        assert!(reply.is_whole && reply.body.iter().all(|byte| *byte == b'x'));
-        assert_eq!(reply.body.len() % 10_000, 0);
-        assert_eq!(worker.answer().await.status, 200);
+    let mut poll = waiting(&broker, &pool()).await;
+    let mut caller = Caller::post(broker.public, &pool(), "?reply=30s", "").await;
+    let target = target(&poll.answer().await);
+    let mut worker = open(broker.public, &target, "").await;
+    let piece = chunk(&"x".repeat(10_000));
+    let mut written = 0;
+    // Until nothing moves for a while.
+    let mut write = async |bytes: &[u8]| {
+        let some = worker.stream.write(bytes);
+        tokio::time::timeout(Duration::from_millis(500), some).await.map(Result::unwrap)
+    };
+    let mut rest: &[u8] = piece.as_bytes();
+    while let Ok(sent) = write(rest).await {
+        written += sent;
+        rest = if sent == rest.len() { piece.as_bytes() } else { &rest[sent..] };
     }
+    let (worker_holds, _) = queues(&worker.stream);
+    let (_, caller_holds) = queues(&caller.client.stream);
+    let broker_holds = written - worker_holds - caller_holds;
+    // The heads and lengths of chunks are in one of the numbers only.
+    assert!(broker_holds <= 64 * 1024, "{broker_holds} of {written}");
+    // Others are served meanwhile.
+    let HandedOver { caller: mut other, target: other_target } = handed_over(&broker).await;
+    assert_eq!(broker.client().await.ask(whole(&other_target, "", "quick")).await.status, 200);
+    assert_eq!(other.reply().await.outcome(), (200, "replied", "quick"));
+    // A caller that reads in the end gets every byte.
+    let ending = async {
+        worker.send(rest).await;
+        worker.send(END).await;
+    };
+    let reply = tokio::join!(ending, caller.reply()).1;
+    assert!(reply.is_whole && reply.body.iter().all(|byte| *byte == b'x'));
+    assert_eq!(reply.body.len() % 10_000, 0);
+    assert_eq!(worker.answer().await.status, 200);
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ impl Connection {
         }
     }
 
-    /// From now on, few bytes that were not read wait in the kernel: about 36 KiB, or 64 KiB where the kernel is older than Linux 6.6.
+    /// From now on, few bytes that were not read wait in the kernel: about 48 KiB.
     pub fn limit_unread(&self) {
         let _ = SockRef::from(&self.stream).set_recv_buffer_size(socket::least_receive_buffer());
     }

@@ -110,7 +110,7 @@ pub(super) fn least_receive_buffer() -> usize {
         let mut numbers =
             release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
         let version = (numbers.next().flatten(), numbers.next().flatten());
-        if version >= (Some(6), Some(6)) { 18 * 1024 } else { 36 * 1024 }
+        if version >= (Some(6), Some(6)) { 24 * 1024 } else { 36 * 1024 }
     });
     *BYTES
 }
