@@ -52,6 +52,8 @@ enum Held<'a> {
     Once(HeldPoll<'a>),
     /// A session, after which the connection is over.
     Session(Pin<Box<HeldSession>>),
+    /// A reply.
+    Reply(Pin<Box<dyn Future<Output = ControlFlow<()>> + Send>>),
 }
 
 impl<'a> Held<'a> {
@@ -59,6 +61,7 @@ impl<'a> Held<'a> {
         match waiting {
             Waiting::Once(parked) => Self::Once(HeldPoll::new(connection, parked)),
             Waiting::Session(session) => Self::Session(session),
+            Waiting::Reply(reply) => Self::Reply(reply),
         }
     }
 }
@@ -70,6 +73,10 @@ impl Future for Held<'_> {
         match &mut *self {
             Self::Once(poll) => Pin::new(poll).poll(cx),
             Self::Session(session) => session.as_mut().poll(cx).map(|()| HoldEnd::Closed),
+            Self::Reply(reply) => reply.as_mut().poll(cx).map(|ended| match ended {
+                ControlFlow::Continue(()) => HoldEnd::NextRequest,
+                ControlFlow::Break(()) => HoldEnd::Closed,
+            }),
         }
     }
 }

@@ -133,8 +133,9 @@ async fn handle_plain(
             match abort_on_disconnect(connection, pin!(dispatched)).await? {
                 Dispatched::Answered(response) => response,
                 Dispatched::HandedOver(pending) => {
-                    Box::pin(pending.relay(state, connection, caller_terms(state, &head))).await?;
-                    return ControlFlow::Continue(AfterRequest::Unread(BytesMut::new()));
+                    let terms = caller_terms(state, &head);
+                    let relayed = Waiting::Reply(pending.relay(state.clone(), connection.clone(), terms));
+                    return ControlFlow::Continue(AfterRequest::Waits(relayed));
                 }
             }
         }
@@ -186,7 +187,11 @@ async fn handle_with_hyper(
     let action = match handled {
         Handled::Done(action) => action,
         Handled::HandedOver(pending, terms) => {
-            pending.relay(state, connection, terms).await?;
+            let relayed = pending.relay(state.clone(), connection.clone(), terms);
+            if unread.is_empty() {
+                return ControlFlow::Continue(AfterRequest::Waits(Waiting::Reply(relayed)));
+            }
+            relayed.await?;
             return ControlFlow::Continue(AfterRequest::Unread(unread));
         }
         Handled::CutOff(response) => {

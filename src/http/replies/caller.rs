@@ -1,6 +1,7 @@
 //! Owns a caller's wait for the reply to its run, and what it is told if there is none.
 
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,9 +91,19 @@ impl PendingReply {
 }
 
 impl HandedReply {
-    /// Waits for the reply, which its worker writes. `Break` if the connection is over with it.
-    pub(in crate::http) async fn relay(
-        mut self,
+    /// Waits for the reply, which its worker writes. `Break` if the connection is over with it. It owns all that it needs, so that the
+    /// memory for the request can be freed meanwhile.
+    pub(in crate::http) fn relay(
+        self: Box<Self>,
+        state: Arc<HttpState>,
+        connection: Arc<Connection>,
+        terms: CallerTerms,
+    ) -> Pin<Box<dyn Future<Output = ControlFlow<()>> + Send>> {
+        Box::pin(async move { self.wait(&state, &connection, terms).await })
+    }
+
+    async fn wait(
+        mut self: Box<Self>,
         state: &HttpState,
         connection: &Arc<Connection>,
         CallerTerms { is_http_11, closes }: CallerTerms,
