@@ -27,7 +27,8 @@ use crate::dispatch::{
 };
 use crate::metrics::DropReason;
 use crate::model::{MissReason, Proof, TakenOutcome};
-use crate::transport::{ReplyTarget, Run};
+use crate::reply::ForwardedReply;
+use crate::transport::Run;
 
 /// An answer that is due takes less than this to its receiver, as a rule.
 const WAY_BACK: Duration = Duration::from_millis(10);
@@ -112,19 +113,19 @@ impl Owner {
 
     async fn forward(&self, question: &Question, forward: &Forward<'_>, tail: Bytes) {
         let taken = self.take_in(forward, question.arrived);
-        let (taken, (reply, payload)) = match taken.and_then(|taken| Ok((taken, split_reply(forward, tail)?)))
-        {
-            Ok(taken) => taken,
-            Err(why) => {
-                self.shared.metrics.cluster.taken(match why {
-                    NotTaken::Stale => TakenOutcome::Stale,
-                    NotTaken::Unsupported => TakenOutcome::Unsupported,
-                    NotTaken::Overloaded => TakenOutcome::Overloaded,
-                    NotTaken::Malformed => TakenOutcome::Malformed,
-                });
-                return self.answer(question, encode(&Answer::NotTaken(why), &[]));
-            }
-        };
+        let (taken, (reply, payload)) =
+            match taken.and_then(|taken| Ok((taken, self.split_reply(forward, tail)?))) {
+                Ok(taken) => taken,
+                Err(why) => {
+                    self.shared.metrics.cluster.taken(match why {
+                        NotTaken::Stale => TakenOutcome::Stale,
+                        NotTaken::Unsupported => TakenOutcome::Unsupported,
+                        NotTaken::Overloaded => TakenOutcome::Overloaded,
+                        NotTaken::Malformed => TakenOutcome::Malformed,
+                    });
+                    return self.answer(question, encode(&Answer::NotTaken(why), &[]));
+                }
+            };
         let (claimed, is_claimed) = oneshot::channel();
         let later = forward.is_payload_later.then(|| self.expect_payload(&question.reply));
         let answers_claim_after = if later.is_some() { Duration::ZERO } else { VERDICT_SOON };
@@ -140,7 +141,7 @@ impl Owner {
             id: slice(forward.run.as_bytes()),
             content_type: slice(forward.content_type),
             payload,
-            reply,
+            reply: reply.as_ref().map(|reply| reply.target.clone()),
         };
         let request = DispatchRequest {
             key: taken.key,
@@ -286,6 +287,21 @@ impl Owner {
         self.answer(question, encode(&Answer::Earlier(end), &tail));
     }
 
+    /// Where the run's worker is to reply, if it is, and the payload.
+    fn split_reply(
+        &self,
+        forward: &Forward<'_>,
+        tail: Bytes,
+    ) -> Result<(Option<ForwardedReply>, Bytes), NotTaken> {
+        if forward.features & REPLY_FEATURE == 0 {
+            return Ok((None, tail));
+        }
+        let (path, payload) = postcard::take_from_bytes::<&str>(&tail).map_err(|_| NotTaken::Malformed)?;
+        let reply = self.shared.replies.expect_forwarded(path).ok_or(NotTaken::Malformed)?;
+        let payload = tail.slice_ref(payload);
+        Ok((Some(reply), payload))
+    }
+
     /// If the answer cannot be sent, its receiver takes the silence for one unproven offer.
     fn answer(&self, question: &Question, answer: Vec<u8>) {
         if question.reply.is_empty() {
@@ -305,13 +321,4 @@ fn named(outcome: &Outcome) -> Option<&NamedController> {
 /// What follows the answer about this outcome.
 fn tail(outcome: &Outcome) -> Vec<u8> {
     AnswerTail { metadata: named(outcome).and_then(NamedController::metadata) }.encode()
-}
-
-/// Where the run's worker is to reply, if it is, and the payload.
-fn split_reply(forward: &Forward<'_>, tail: Bytes) -> Result<(Option<Arc<ReplyTarget>>, Bytes), NotTaken> {
-    if forward.features & REPLY_FEATURE == 0 {
-        return Ok((None, tail));
-    }
-    let (path, payload) = postcard::take_from_bytes::<&str>(&tail).map_err(|_| NotTaken::Malformed)?;
-    Ok((Some(Arc::new(ReplyTarget::at(path.into()))), tail.slice_ref(payload)))
 }

@@ -73,7 +73,9 @@ impl OfferTask {
     pub(super) fn name_reply(&mut self) -> Result<(), MissReason> {
         match (&self.reply, &self.run.reply) {
             // The token of a forwarded run is another broker's, and good for one offer.
-            (None, Some(_)) if self.policy.is_redelivering() => Err(self.policy.unproven_reason()),
+            (None, Some(_)) if self.offers > 0 && self.policy.is_redelivering() => {
+                Err(self.policy.unproven_reason())
+            }
             (None, _) => Ok(()),
             (Some(reply), _) => {
                 self.run.reply = reply.begin_offer(&self.run.id);
@@ -144,6 +146,13 @@ impl OfferTask {
             ForwardResult::Silent => (self.policy.after(SILENT), None),
         };
         let is_delivered = matches!(step, Step::Delivered(_));
+        // The other broker has answered like an earlier POST.
+        if is_delivered
+            && offers.is_empty()
+            && let Some(reply) = &self.reply
+        {
+            reply.set_unoffered();
+        }
         let step =
             if !is_delivered && self.is_replied_to() { Step::Delivered(Proof::Received) } else { step };
         self.offers += u32::try_from(offers.len()).unwrap_or(u32::MAX);

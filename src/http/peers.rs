@@ -2,14 +2,17 @@
 //! a connection that is kept.
 
 use std::error::Error;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ahash::RandomState;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use http_body_util::{BodyExt, Either, Empty, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode};
@@ -27,6 +30,7 @@ use tokio::time::timeout;
 
 use super::peer_tls::{OwnCertificate, client_config};
 use super::problem::Problem;
+use crate::transport::KEEPALIVE_IDLE;
 
 /// The time for a request, from its begin to the end of the response, and for connecting.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,11 +40,52 @@ const MAX_REQUESTS: usize = 32;
 /// The connections to one broker that are kept, and for how long: less than the other broker keeps them by default.
 const MAX_KEPT: usize = 4;
 const KEPT_FOR: Duration = Duration::from_secs(30);
+/// So much of a reply stands in the kernel, at most, and in the client.
+const SEND_BUFFER_BYTES: usize = 16 * 1024;
+const MAX_BUFFERED_BYTES: usize = 16 * 1024;
 /// A problem document has at most this many bytes.
 const MAX_PROBLEM: usize = 4096;
 
 /// Nothing, or what a worker sends.
-type PeerBody = Either<Empty<Bytes>, Incoming>;
+type PeerBody = Either<Empty<Bytes>, RelayedBody>;
+
+/// The body of a worker's request, as it comes.
+pub(super) struct RelayedBody {
+    body: Incoming,
+    is_read: Arc<AtomicBool>,
+}
+
+impl RelayedBody {
+    /// The body, and whether all of it was read.
+    pub(super) fn new(body: Incoming) -> (Self, Arc<AtomicBool>) {
+        let is_read = Arc::new(AtomicBool::new(body.is_end_stream()));
+        (Self { body, is_read: is_read.clone() }, is_read)
+    }
+}
+
+impl Body for RelayedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.is_read.store(true, Ordering::Release);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// A client for the other brokers.
 pub(super) struct PeerClient {
@@ -115,7 +160,7 @@ impl PeerClient {
         origin: &str,
         target: &str,
         fields: HeaderMap,
-        body: Incoming,
+        body: RelayedBody,
     ) -> Result<PeerResponse, PeerError> {
         let request = Request::post(format!("{origin}{target}")).body(Either::Right(body));
         let mut request = request.map_err(|error| PeerError::NotSent(root_cause(&error)))?;
@@ -154,11 +199,17 @@ fn connector() -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_nodelay(true);
+    // A reply that its caller does not read waits with its worker, and a broker whose machine has vanished is found.
+    connector.set_send_buffer_size(Some(SEND_BUFFER_BYTES));
+    connector.set_keepalive(Some(KEEPALIVE_IDLE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_IDLE / 2));
+    connector.set_keepalive_retries(Some(3));
     connector
 }
 
 fn client<C: Connect + Clone>(connector: C) -> Client<C, PeerBody> {
     Client::builder(TokioExecutor::new())
+        .http1_max_buf_size(MAX_BUFFERED_BYTES)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(KEPT_FOR)
         .pool_max_idle_per_host(MAX_KEPT)

@@ -24,7 +24,7 @@ use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
 use super::state::HttpState;
 use crate::metrics::{Listener, RejectReason, Route};
-use crate::transport::{Connection, return_buffer};
+use crate::transport::{Connection, RUNS_PATH, return_buffer};
 
 /// A request's head must be complete within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -175,8 +175,11 @@ async fn handle_with_hyper(
     connection: &Arc<Connection>,
     validated: Bytes,
 ) -> ControlFlow<(), AfterRequest> {
+    // A worker may be done with its connection when it has sent all of its reply. A supervisor's end of it means that it has left.
+    let is_workers =
+        validated.strip_prefix(b"POST ").is_some_and(|target| target.starts_with(RUNS_PATH.as_bytes()));
     let handle = |request| handle_hyper_request(state, listener, connection, request);
-    let (handled, mut unread) = match read_with_hyper(connection, validated, handle).await {
+    let (handled, mut unread) = match read_with_hyper(connection, validated, is_workers, handle).await {
         Ok(HyperRead { handled, unread }) => (handled, unread),
         Err(HyperEnd::BadRequest) => {
             state.metrics.answered(Route::Other, 400);

@@ -60,7 +60,7 @@ impl AwaitedReply {
                     if let Some(end) = self.reply.result() {
                         return end;
                     }
-                    self.reply.ended.notified().await;
+                    self.reply.changed.notified().await;
                 }
             };
             if let Ok(end) = tokio::time::timeout(LAST_WRITE, ended).await {
@@ -78,24 +78,25 @@ impl AwaitedReply {
     /// Returns when the reply has ended: by its worker; at the deadline, if it has not begun by then; when nothing was sent to the
     /// caller for `idle` after that.
     pub async fn ended(&self, first_byte_by: Instant, idle: Duration) -> ReplyEnd {
-        let mut wakes_at = first_byte_by;
-        let mut seen = 0;
+        let (mut wakes_at, mut has_begun, mut seen) = (first_byte_by, false, 0);
         loop {
             if let Some(end) = self.reply.result() {
                 return end;
             }
-            if tokio::time::timeout_at(wakes_at, self.reply.ended.notified()).await.is_ok() {
-                continue;
+            if !has_begun && self.reply.has_begun() {
+                (has_begun, wakes_at) = (true, Instant::now() + idle);
             }
-            if self.reply.give_up(ReplyOutcome::ReplyTimeout) {
+            if tokio::time::timeout_at(wakes_at, self.reply.changed.notified()).await.is_ok() {
                 continue;
             }
             let bytes = self.reply.bytes.load(Ordering::Relaxed);
-            if wakes_at > first_byte_by && bytes == seen {
+            if !has_begun {
+                self.reply.give_up(ReplyOutcome::ReplyTimeout);
+            } else if bytes == seen {
                 return self.reply.break_off(ReplyOutcome::ReplyBroken);
+            } else {
+                (seen, wakes_at) = (bytes, Instant::now() + idle);
             }
-            seen = bytes;
-            wakes_at = Instant::now() + idle;
         }
     }
 }

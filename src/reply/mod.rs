@@ -21,4 +21,5 @@ pub use names::{EarlierReply, NamedRun};
 pub use registry::Replies;
 pub use state::{OpenError, Reply, ReplyEnd};
 pub use token::ReplyToken;
+pub use tokens::ForwardedReply;
 pub use worker::{OpenReply, ReplyGone};

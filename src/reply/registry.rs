@@ -8,14 +8,17 @@ use super::awaited::AwaitedReply;
 use super::names::{EarlierReply, NamedRun, NamedRuns};
 use super::state::{OpenError, Reply};
 use super::token::ReplyToken;
-use super::tokens::Tokens;
+use super::tokens::{ForwardedReply, Tokens};
 use super::worker::OpenReply;
 use crate::metrics::Metrics;
 use crate::model::ReplyOutcome;
+use crate::transport::ReplyTarget;
 
 /// All replies that are awaited.
 pub struct Replies {
     tokens: Arc<Tokens<Reply>>,
+    /// Offers of runs that other brokers have forwarded, whose replies go there.
+    forwarded: Arc<Tokens<ReplyTarget>>,
     names: Arc<NamedRuns>,
     metrics: Arc<Metrics>,
     awaited: Arc<AtomicUsize>,
@@ -27,7 +30,8 @@ impl Replies {
     /// No replies. `broker` is this broker's id in its cluster.
     pub fn new(metrics: Arc<Metrics>, broker: Option<u128>) -> Self {
         let (awaited, most) = (Arc::default(), AtomicUsize::new(usize::MAX));
-        Self { tokens: Arc::new(Tokens::new(broker)), names: Arc::default(), metrics, awaited, most }
+        let (tokens, forwarded) = (Arc::new(Tokens::new(broker)), Arc::new(Tokens::new(None)));
+        Self { tokens, forwarded, names: Arc::default(), metrics, awaited, most }
     }
 
     /// From now on, more replies than this are refused.
@@ -66,6 +70,20 @@ impl Replies {
         let reply = self.tokens.find(token).ok_or(OpenError::Gone)?;
         let opened = reply.open(token, run, is_error)?;
         Ok(OpenReply::new(reply, opened, is_error))
+    }
+
+    /// A run that another broker has forwarded is offered: its worker replies at this path. None for a path without a token.
+    pub fn expect_forwarded(&self, path: &str) -> Option<ForwardedReply> {
+        let (_, token) = path.rsplit_once("token=")?;
+        let target = Arc::new(ReplyTarget::at(path.into()));
+        Some(self.forwarded.insert(&ReplyToken::parse(token)?, target))
+    }
+
+    /// The worker of a forwarded run opens its reply, so it has the run.
+    pub fn open_forwarded(&self, token: &ReplyToken) {
+        if let Some(target) = self.forwarded.find(token) {
+            target.open();
+        }
     }
 
     /// How many replies are awaited.

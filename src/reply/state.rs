@@ -22,8 +22,8 @@ use crate::transport::ReplyTarget;
 pub struct Reply {
     tokens: Arc<Tokens<Self>>,
     state: Mutex<State>,
-    /// Wakes the caller's task when the reply has ended.
-    pub(super) ended: Notify,
+    /// Wakes the caller's task when the reply has begun, and when it has ended.
+    pub(super) changed: Notify,
     /// Wakes the worker's task when the caller is ready.
     pub(super) accepted: Notify,
     /// Bytes of the body that the caller's kernel has taken.
@@ -92,7 +92,7 @@ impl Reply {
         Self {
             tokens,
             state: Mutex::default(),
-            ended: Notify::new(),
+            changed: Notify::new(),
             accepted: Notify::new(),
             bytes: AtomicU64::new(0),
         }
@@ -121,6 +121,14 @@ impl Reply {
         }
         state.offer = None;
         true
+    }
+
+    /// The run was delivered by an earlier POST, unless a worker has used the present token.
+    pub fn set_unoffered(&self) {
+        let mut state = self.state.lock();
+        if state.openers == 0 {
+            (state.offer, state.was_offered) = (None, false);
+        }
     }
 
     /// Whether an offer of this run was made by this reply's POST, which is not so for one that is answered like an earlier POST.
@@ -175,6 +183,7 @@ impl Reply {
             return false;
         }
         (state.first_byte, state.status) = (Some(Instant::now()), status);
+        self.changed.notify_one();
         true
     }
 
@@ -206,14 +215,12 @@ impl Reply {
         self.describe(&state, state.end.unwrap_or(outcome))
     }
 
-    /// Ends the reply unless the caller's response has begun. False if it has.
-    pub(super) fn give_up(&self, outcome: ReplyOutcome) -> bool {
+    /// Ends the reply unless the caller's response has begun.
+    pub(super) fn give_up(&self, outcome: ReplyOutcome) {
         let mut state = self.state.lock();
-        if state.first_byte.is_some() {
-            return false;
+        if state.first_byte.is_none() {
+            self.end(&mut state, outcome);
         }
-        self.end(&mut state, outcome);
-        true
     }
 
     fn end(&self, state: &mut State, outcome: ReplyOutcome) {
@@ -222,7 +229,12 @@ impl Reply {
         }
         state.end = Some(outcome);
         (state.offer, state.opener, state.caller) = (None, None, None);
-        self.ended.notify_one();
+        self.changed.notify_one();
+    }
+
+    /// Whether the caller's response has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state.lock().first_byte.is_some()
     }
 
     /// How it has ended; none before.

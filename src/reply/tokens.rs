@@ -24,6 +24,14 @@ pub(super) struct RegisteredOffer<T> {
     pub(super) target: Arc<ReplyTarget>,
 }
 
+/// Where the worker of a forwarded run replies, while the run is offered.
+pub struct ForwardedReply {
+    tokens: Arc<Tokens<ReplyTarget>>,
+    secret: u128,
+    /// For the run.
+    pub target: Arc<ReplyTarget>,
+}
+
 impl<T> Tokens<T> {
     /// None yet. `broker` is this broker's id in its cluster.
     pub(super) fn new(broker: Option<u128>) -> Self {
@@ -40,6 +48,14 @@ impl<T> Tokens<T> {
         self.by_secret.lock().get(&token.secret).and_then(Weak::upgrade)
     }
 
+    fn remove(&self, secret: u128) {
+        let mut tokens = self.by_secret.lock();
+        tokens.remove(&secret);
+        if tokens.capacity() > 1024 && tokens.len() < tokens.capacity() / 8 {
+            tokens.shrink_to_fit();
+        }
+    }
+
     /// What any good token is of.
     pub(super) fn all(&self) -> Vec<Arc<T>> {
         self.by_secret.lock().values().filter_map(Weak::upgrade).collect()
@@ -54,12 +70,22 @@ impl<T> Tokens<T> {
     }
 }
 
+impl Tokens<ReplyTarget> {
+    /// This token, which another broker has made, is good for an offer with this target.
+    pub(super) fn insert(self: &Arc<Self>, token: &ReplyToken, target: Arc<ReplyTarget>) -> ForwardedReply {
+        self.by_secret.lock().insert(token.secret, Arc::downgrade(&target));
+        ForwardedReply { tokens: self.clone(), secret: token.secret, target }
+    }
+}
+
+impl Drop for ForwardedReply {
+    fn drop(&mut self) {
+        self.tokens.remove(self.secret);
+    }
+}
+
 impl<T> Drop for RegisteredOffer<T> {
     fn drop(&mut self) {
-        let mut tokens = self.tokens.by_secret.lock();
-        tokens.remove(&self.token.secret);
-        if tokens.capacity() > 1024 && tokens.len() < tokens.capacity() / 8 {
-            tokens.shrink_to_fit();
-        }
+        self.tokens.remove(self.token.secret);
     }
 }

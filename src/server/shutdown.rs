@@ -60,7 +60,6 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
     let began = Instant::now();
     //    Replies end meanwhile: their workers still come with new connections.
     until(began + window, || state.exchange.counts().0 == 0 && state.replies.count() == 0).await;
-    break_off_replies(state);
     if let Some(cluster) = &state.cluster {
         // Even without waiters: the balancer must notice first that the broker is not ready.
         tokio::time::sleep_until((began + window.min(NOTICED_WITHIN)).into()).await;
@@ -68,6 +67,7 @@ async fn drain(state: &HttpState, window: Duration, phase: &watch::Sender<Phase>
         cluster.leave().await;
         state.exchange.stop_matching();
     }
+    break_off_replies(state);
     // 3. New connections to a socket that outlives this process wait there for the next process.
     let _ = phase.send(Phase::Draining);
     // 4. Late polls end, too, on new connections and on idle ones.

@@ -206,9 +206,11 @@ impl Connection {
 
     /// From now on, [`until_unsent_is_low`](Self::until_unsent_is_low) waits while more bytes than this are unsent.
     pub fn limit_unsent(&self, bytes: u32) {
-        // If it fails, more bytes wait in the kernel.
+        // A Unix socket has no such limit, but a buffer of its own.
         #[cfg(target_os = "linux")]
-        let _ = SockRef::from(&self.stream).set_tcp_notsent_lowat(bytes);
+        if SockRef::from(&self.stream).set_tcp_notsent_lowat(bytes).is_err() {
+            let _ = SockRef::from(&self.stream).set_send_buffer_size(4 * bytes as usize);
+        }
         #[cfg(not(target_os = "linux"))]
         let _ = bytes;
     }

@@ -15,7 +15,7 @@ const URGENT_KEEPALIVE_IDLE: Duration = Duration::from_secs(1);
 /// After this long without an acknowledgement of what was sent, a connection is over (`TCP_USER_TIMEOUT`).
 pub const UNACKED_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often it is checked whether a slow reader's machine acknowledges what is sent to it.
-const SLOW_READER_CHECK: Duration = Duration::from_secs(5);
+const SLOW_READER_CHECK: Duration = Duration::from_secs(2);
 
 /// A peer that may leave its window full for long, until this is dropped. Otherwise the kernel ends a connection whose window is full for
 /// [`UNACKED_TIMEOUT`], although the peer's machine is alive.
@@ -28,9 +28,13 @@ impl<'a> SlowReader<'a> {
         Self(connection)
     }
 
-    /// Returns when the peer's machine has vanished: it has acknowledged nothing for a while that was sent within its window.
+    /// Returns when the peer's machine has vanished: for a while it has acknowledged neither what was sent within its window nor, on an
+    /// idle connection, any keepalive probe. With a full window, probes become rare: then nothing is known.
     pub async fn vanished(&self) {
-        let has_vanished = |info: TcpInfo| info.in_flight > 0 && info.last_ack >= UNACKED_TIMEOUT;
+        let has_vanished = |info: TcpInfo| {
+            let has_full_window = info.in_flight == 0 && info.unsent > 0;
+            !has_full_window && info.last_ack >= UNACKED_TIMEOUT
+        };
         while !self.0.tcp_info().is_some_and(has_vanished) {
             tokio::time::sleep(SLOW_READER_CHECK).await;
         }

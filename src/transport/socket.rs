@@ -24,6 +24,8 @@ pub(super) struct TcpInfo {
     pub(super) round_trip: Duration,
     /// Segments that were sent and not acknowledged. None while the peer's window is full, however often that is probed.
     pub(super) in_flight: u32,
+    /// Bytes that wait to be sent.
+    pub(super) unsent: u32,
     /// The time since the peer's kernel last acknowledged anything.
     pub(super) last_ack: Duration,
     /// Whether it is closed.
@@ -80,6 +82,7 @@ pub(super) fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     Ok(TcpInfo {
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
         in_flight: info.tcpi_unacked,
+        unsent: info.tcpi_notsent_bytes,
         last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
         state: TcpState::from_number(info.tcpi_state),
         received: low_32_bits(info.tcpi_bytes_received),

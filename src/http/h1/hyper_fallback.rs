@@ -40,9 +40,11 @@ pub(in crate::http) enum HyperEnd {
 
 /// Lets hyper read one request and runs `handle` on it. hyper is dropped once that is done: the caller writes the response,
 /// in the same way for all requests. `begun` is everything that was read so far.
+/// With `may_half_close`, the handler goes on if the client ends its side after the request; otherwise it is dropped then.
 pub(in crate::http) async fn read_with_hyper<T, F: Future<Output = T>>(
     connection: &Arc<Connection>,
     begun: Bytes,
+    may_half_close: bool,
     handle: impl Fn(Request<Incoming>) -> F,
 ) -> Result<HyperRead<T>, HyperEnd> {
     let result = Mutex::new(None);
@@ -55,6 +57,7 @@ pub(in crate::http) async fn read_with_hyper<T, F: Future<Output = T>>(
         .timer(TokioTimer::new())
         .header_read_timeout(HYPER_HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
+        .half_close(may_half_close)
         .serve_connection(TokioIo::new(PrefixedIo::new(connection.clone(), begun)), service);
     let handled = poll_fn(|cx| match Pin::new(&mut http).poll(cx) {
         Poll::Ready(ended) => Poll::Ready(Err(ended)),

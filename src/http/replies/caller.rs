@@ -63,6 +63,8 @@ impl PendingReply {
         route: Route,
     ) -> Result<Self, Problem> {
         let remember_for = state.limits().remember_runs;
+        // If runs are not remembered, each POST is a run of its own.
+        let name = name.filter(|_| !remember_for.is_zero());
         let name = name.map(|name| state.replies.name(name, remember_for)).transpose();
         let name = name.map_err(|earlier| Problem::run_posted_before(Some(earlier)))?;
         let awaited = state.replies.begin().ok_or_else(Problem::too_many_replies)?;
@@ -132,6 +134,9 @@ impl HandedReply {
         if !end.is_complete && !is_http_11 {
             // To this client, an ordinary end of the connection would be the end of the body.
             connection.reset();
+        }
+        if end.is_complete && closes {
+            connection.shutdown_write();
         }
         if end.is_complete && !closes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }

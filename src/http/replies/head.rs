@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hyper::StatusCode;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use crate::http::response::{append_field, write_date, write_keep_alive};
 use crate::model::ReplyOutcome;
@@ -36,13 +36,14 @@ pub(super) enum Framing {
 impl ReplyHead {
     /// The head of a reply, or of an error, with these fields. None if its status is none that a caller can get.
     pub(super) fn parse(fields: &HeaderMap, length: Option<u64>, is_error: bool) -> Option<Self> {
-        let value = |name| fields.get(name).map(|value| value.as_bytes().into());
         let (status, outcome) = if is_error {
             (StatusCode::BAD_GATEWAY, ReplyOutcome::WorkerError)
         } else {
             (parse_status(fields)?, ReplyOutcome::Replied)
         };
-        let (content_type, content_encoding) = (value(CONTENT_TYPE), value(CONTENT_ENCODING));
+        let encodings: Vec<_> = fields.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes).collect();
+        let content_encoding = (!encodings.is_empty()).then(|| encodings.join(&b", "[..]).into());
+        let content_type = fields.get(CONTENT_TYPE).map(|value| value.as_bytes().into());
         Some(Self { status, content_type, content_encoding, length, outcome })
     }
 

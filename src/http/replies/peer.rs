@@ -1,5 +1,7 @@
 //! Owns replies whose caller is at another broker: their requests are passed on to it as they come.
 
+use std::sync::atomic::Ordering;
+
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
@@ -7,7 +9,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, H
 use super::answer::{ReplyRequest, WorkerAnswer};
 use super::head::STATUS;
 use crate::http::peer_route::{Peer, find_peer, peer_problem};
-use crate::http::peers::{PeerError, PeerResponse};
+use crate::http::peers::{PeerError, PeerResponse, RelayedBody};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, ResponseBody};
 use crate::http::run_request::{PASSED_ON, RunResource};
@@ -54,9 +56,14 @@ pub(super) async fn pass_on(
             fields.append(name.clone(), value.clone());
         }
     }
+    let (body, is_read) = RelayedBody::new(body);
     let error = match state.peers.relay(&peer.origin, &target, fields, body).await {
-        Ok(PeerResponse { status: StatusCode::OK, .. }) => {
+        Ok(PeerResponse { status: StatusCode::OK, .. }) if is_read.load(Ordering::Acquire) => {
             return WorkerAnswer::Respond(HttpResponse::empty());
+        }
+        // What is left of the body must not be taken for the next request.
+        Ok(PeerResponse { status: StatusCode::OK, .. }) => {
+            return WorkerAnswer::CutOff(HttpResponse { close: true, ..HttpResponse::empty() });
         }
         Ok(PeerResponse { status, problem: Some(problem) }) if status.is_client_error() => {
             let body = ResponseBody::from_slice(&problem);

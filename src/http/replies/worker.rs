@@ -85,18 +85,18 @@ fn open(state: &HttpState, request: &ReplyRequest<'_>) -> Result<Opened, Problem
     let token = token.filter(|token| token.broker.is_some() == state.cluster.is_some());
     let token = token.ok_or_else(Problem::no_reply_token)?;
     let run = request.path.decode_run().ok_or_else(Problem::reply_of_other_run)?;
-    if let Some(broker) = of_another_broker(state, token.broker) {
-        if query.is_passed_on {
-            return Err(Problem::misdirected_receipt());
-        }
-        return PeerReply::find(state, broker, &run, resource, token).map(Opened::Elsewhere);
+    match state.replies.open(&token, &run, resource == RunResource::Error) {
+        Ok(reply) => Ok(Opened::Here(reply)),
+        Err(OpenError::OtherRun) => Err(Problem::reply_of_other_run()),
+        Err(OpenError::Gone) => match of_another_broker(state, token.broker) {
+            None => Err(Problem::reply_gone()),
+            Some(_) if query.is_passed_on => Err(Problem::misdirected_receipt()),
+            Some(broker) => {
+                state.replies.open_forwarded(&token);
+                PeerReply::find(state, broker, &run, resource, token).map(Opened::Elsewhere)
+            }
+        },
     }
-    let is_error = resource == RunResource::Error;
-    let opened = state.replies.open(&token, &run, is_error).map_err(|error| match error {
-        OpenError::Gone => Problem::reply_gone(),
-        OpenError::OtherRun => Problem::reply_of_other_run(),
-    });
-    opened.map(Opened::Here)
 }
 
 /// Why a relay has ended early.
