@@ -1,4 +1,4 @@
-//! Owns what fuzzers reach: the head parser and the routes, as plain values. It exists with `--cfg fuzzing` only.
+//! Owns what fuzzers reach: the head parser, the routes and the relay of replies, as plain values. It exists with `--cfg fuzzing` only.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -9,9 +9,10 @@ use httparse::{EMPTY_HEADER, Header};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
-use super::dialect::{self, PollKind, PollTerms};
-use super::h1::{self, FieldName, HeadParse, HeaderFields, RequestBody, RequestHead};
+use super::dialect::{self, Dispatched, PollKind, PollTerms};
+use super::h1::{self, AllFields, FieldName, HeadParse, HeaderFields, RequestBody, RequestHead};
 use super::receipts;
+pub use super::replies::fuzz::{CallerSide, RunTarget, WorkerSide, parse_target, relay};
 use super::response::HttpResponse;
 use super::routes::{self, Action, Routed};
 use super::state::HttpState;
@@ -112,6 +113,8 @@ pub enum Handled {
     Parked(Box<ParkedPoll>),
     /// Its connection is closed without a response.
     Closed,
+    /// It is a worker's reply, which is relayed as it comes, or a dispatch that awaits one.
+    Relayed,
 }
 
 /// A poll as it would be held.
@@ -178,11 +181,15 @@ pub async fn handle(
                 PollKind::EventStream { slots, .. } => ParkedKind::EventStream(slots),
             },
         })),
+        Routed::Reply(_) => Handled::Relayed,
         Routed::PassOn(receipt) => Handled::Responded(receipts::pass_on(state, receipt).await),
         Routed::Dispatch(found, limit) => {
             debug_assert_eq!(head.method, Method::POST, "only POSTs dispatch");
             let body = RequestBody::Whole(request.body().clone());
-            Handled::Responded(dialect::dispatch(found, state, &head, body, limit).await)
+            match dialect::dispatch(found, state, &head, body, limit).await {
+                Dispatched::Answered(response) => Handled::Responded(response),
+                Dispatched::HandedOver(_) => Handled::Relayed,
+            }
         }
     }
 }

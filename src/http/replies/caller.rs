@@ -160,20 +160,24 @@ impl HandedReply {
 }
 
 impl HandedRun {
-    /// Fields of the response that say who has answered.
     fn fields(&self) -> Vec<u8> {
-        let mut fields = Vec::with_capacity(128);
-        append_field(&mut fields, "pilotlight-run", &self.run);
-        if let Some(controller) = &self.controller {
-            if !controller.name().is_empty() {
-                append_field(&mut fields, "pilotlight-controller", controller.name().as_bytes());
-            }
-            if let Some(metadata) = controller.metadata() {
-                append_field(&mut fields, "pilotlight-metadata", metadata.as_bytes());
-            }
-        }
-        fields
+        let controller = self.controller.as_ref();
+        let metadata = controller.and_then(NamedController::metadata);
+        caller_fields(&self.run, controller.map(NamedController::name), metadata)
     }
+}
+
+/// Fields of the response that say who has answered. The texts are printable ASCII: they were checked when they came.
+pub(super) fn caller_fields(run: &[u8], controller: Option<&str>, metadata: Option<&str>) -> Vec<u8> {
+    let mut fields = Vec::with_capacity(128);
+    append_field(&mut fields, "pilotlight-run", run);
+    if let Some(controller) = controller.filter(|name| !name.is_empty()) {
+        append_field(&mut fields, "pilotlight-controller", controller.as_bytes());
+    }
+    if let Some(metadata) = metadata {
+        append_field(&mut fields, "pilotlight-metadata", metadata.as_bytes());
+    }
+    fields
 }
 
 /// What the caller is told if no byte of a reply has come, and it has not left.

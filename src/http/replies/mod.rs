@@ -2,6 +2,8 @@
 
 mod answer;
 mod caller;
+#[cfg(fuzzing)]
+pub(super) mod fuzz;
 mod head;
 mod peer;
 mod worker;

@@ -154,7 +154,7 @@ async fn next_data(reply: &mut OpenReply, body: &mut Incoming) -> Result<Option<
 }
 
 /// Appends what comes before these bytes of the body, and returns what comes after them.
-fn frame(framing: Framing, length: usize, is_last: bool, before: &mut Vec<u8>) -> &'static [u8] {
+pub(super) fn frame(framing: Framing, length: usize, is_last: bool, before: &mut Vec<u8>) -> &'static [u8] {
     if framing != Framing::Chunked {
         return b"";
     }

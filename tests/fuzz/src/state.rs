@@ -94,6 +94,8 @@ pub fn http_state(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: us
         message_check: MessageCheck::Strict,
         redirect_to: None,
         public_livez: true,
+        max_reply_wait: Duration::from_secs(900),
+        reply_idle: Duration::from_secs(300),
         max_posts: 1000,
         max_post_rate: None,
         access,
@@ -122,6 +124,7 @@ impl BrokerSet {
             let name = HeaderName::from_bytes(field.name.as_bytes()).expect("a valid name");
             map.append(name, HeaderValue::from_bytes(field.value).expect("a valid value"));
         }
+        request.headers_mut().clone_from(&map);
         let state = &self.states[usize::from(sent.broker) % self.states.len()];
         let from_list =
             self.runtime.block_on(handle(state, PEER, &request, RequestFields::List(sent.fields)));

@@ -39,6 +39,7 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(status == 200, target == "/connect" && status == 200);
         }
         Handled::Closed => {}
+        Handled::Relayed => unreachable!("a poll is no reply"),
     }
 });
 
