@@ -7,7 +7,8 @@ mod support;
 use std::time::Duration;
 
 use support::client::Client;
-use support::cluster::{Cluster, wait_until_known_at};
+use support::cluster::{Cluster, verdicts, wait_until_known_at};
+use support::event_stream::EventStream;
 use support::nats::NatsServer;
 use support::replies::{Caller, END, chunk, error_target, open, target, waiting, whole};
 use support::{Broker, Pool, free_addresses};
@@ -119,6 +120,71 @@ async fn a_broker_that_nobody_can_reach_forwards_no_run_that_awaits_a_reply() {
     let target = target(&worker.answer().await);
     assert_eq!(callers.client().await.ask(whole(&target, "", "here")).await.status, 200);
     assert_eq!(caller.reply().await.outcome(), (200, "replied", "here"));
+}
+
+#[tokio::test]
+async fn a_reply_is_a_receipt_at_the_workers_broker_too() {
+    let Some(cluster) = two_brokers_in_reach().await else { return };
+    let [callers, workers] = &cluster.brokers[..] else { panic!("two brokers") };
+    let mut stream = EventStream::held(workers, &pool(), "w1", 1).await;
+    wait_until_known_at(callers, &pool()).await;
+    let mut caller = Caller::post(callers.public, &pool(), "?reply=30s", "").await;
+    let run = stream.run().await;
+    assert_eq!(workers.client().await.ask(whole(&run.reply.unwrap(), "", "done")).await.status, 200);
+    assert_eq!(caller.reply().await.outcome(), (200, "replied", "done"));
+    // The stream goes on, although nothing else has acknowledged the run.
+    assert_eq!(workers.client().await.ask(support::offers::post(&run.ready)).await.status, 204);
+    workers.wait_for_waiters(1).await;
+    assert_eq!(verdicts(workers, "received").await, 1);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_body_that_was_passed_on_is_no_request() {
+    let Some(cluster) = two_brokers_in_reach().await else { return };
+    let at = workers(&cluster).public;
+    let (mut caller, _poll, target) = handed_over(&cluster).await;
+    let mut worker = open(at, &target, "").await;
+    worker.send(chunk("abc")).await;
+    caller.head().await;
+    // The error comes late, and its body later.
+    let mut failing = Client::connect(at).await;
+    let error = error_target(&target);
+    failing.send(format!("POST {error} HTTP/1.1\r\nhost: b\r\ncontent-length: 100000\r\n\r\n")).await;
+    let answer = failing.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{answer:?}");
+    assert!(failing.is_closed_silently().await);
+}
+
+#[tokio::test]
+async fn a_run_that_may_be_redelivered_goes_to_another_brokers_worker() {
+    let [listen] = free_addresses();
+    let (listen, url) = (listen.to_string(), format!("http://{listen}"));
+    let arguments = ["--listen", &listen, "--advertise", &url, "--proof-timeout", "100ms"];
+    let Some(cluster) = two_brokers(&arguments).await else { return };
+    let [callers, workers] = &cluster.brokers[..] else { panic!("two brokers") };
+    // It reads nothing, so its offer is not proved.
+    let _frozen = waiting(callers, &pool()).await;
+    let mut worker = waiting(workers, &pool()).await;
+    wait_until_known_at(callers, &pool()).await;
+    let mut caller = Caller::post(callers.public, &pool(), "?reply=30s&redeliver=true", "").await;
+    let target = target(&worker.answer().await);
+    assert_eq!(workers.client().await.ask(whole(&target, "", "done")).await.status, 200);
+    assert_eq!(caller.reply().await.outcome(), (200, "replied", "done"));
+}
+
+#[tokio::test]
+async fn a_run_that_another_broker_has_delivered_without_a_reply_has_none() {
+    let Some(cluster) = two_brokers_in_reach().await else { return };
+    let [callers, workers] = &cluster.brokers[..] else { panic!("two brokers") };
+    let mut worker = waiting(workers, &pool()).await;
+    let name = "pilotlight-run: job/1\r\n";
+    let mut plain = Caller::post(workers.public, &pool(), "", name).await;
+    assert_eq!(worker.answer().await.header("pilotlight-reply"), None);
+    assert_eq!(plain.reply().await.head.status, 200);
+    let _other = waiting(workers, &pool()).await;
+    wait_until_known_at(callers, &pool()).await;
+    let reply = Caller::post(callers.public, &pool(), "?reply=30s", name).await.reply().await;
+    assert_eq!(reply.problem(), (409, "duplicate".to_owned(), "run-posted-before".to_owned()));
 }
 
 #[tokio::test]

@@ -286,6 +286,41 @@ async fn a_reply_that_stops_is_broken_after_a_while() {
 }
 
 #[tokio::test]
+async fn the_time_without_progress_counts_from_the_first_byte() {
+    let broker = broker(&["--reply-idle", "1s"]);
+    let HandedOver { mut caller, target } = handed_over_with(&broker, "?reply=60s", "").await;
+    let mut worker = open(broker.public, &target, "").await;
+    worker.send(chunk("abc")).await;
+    assert!(!caller.reply().await.is_whole, "long before the 60 s are over");
+}
+
+#[tokio::test]
+async fn a_worker_may_end_its_side_when_all_of_its_reply_is_sent() {
+    let broker = broker(&[]);
+    for closes in [false, true] {
+        let HandedOver { mut caller, target } = handed_over(&broker).await;
+        let mut worker = broker.client().await;
+        // More than the kernel takes while the caller does not read.
+        let body = "z".repeat(600_000);
+        let request = whole(&target, "", &body);
+        let working = async {
+            worker.send(request).await;
+            tokio::io::AsyncWriteExt::shutdown(&mut worker.stream).await.unwrap();
+            if !closes {
+                assert_eq!(worker.answer().await.status, 200);
+            }
+        };
+        let reading = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            caller.reply().await
+        };
+        let reply = tokio::join!(working, reading).1;
+        assert!(reply.is_whole);
+        assert_eq!(reply.body.len(), body.len());
+    }
+}
+
+#[tokio::test]
 async fn an_older_client_reads_until_the_end_which_is_a_reset_if_the_reply_is_broken() {
     let broker = broker(&[]);
     for breaks in [false, true] {
