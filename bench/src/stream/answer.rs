@@ -36,11 +36,11 @@ pub(super) async fn write_answer(
         Answer::Bytes(size) => {
             let head = format!("{first_lines}content-length: {size}\r\n\r\n");
             stream.write_all(head.as_bytes()).await?;
-            let bytes = [b'.'; WRITE_AT_ONCE];
+            static BYTES: [u8; WRITE_AT_ONCE] = [b'.'; WRITE_AT_ONCE];
             let mut left = size;
             while left > 0 {
                 let part = usize::try_from(left).unwrap_or(usize::MAX).min(WRITE_AT_ONCE);
-                let taken = stream.write(&bytes[..part]).await? as u64;
+                let taken = stream.write(&BYTES[..part]).await? as u64;
                 written.set(written.get() + taken);
                 left -= taken;
             }

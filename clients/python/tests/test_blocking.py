@@ -102,10 +102,14 @@ def test_a_failure_reaches_the_caller(broker: Broker, pool: str) -> None:
 
 
 def test_tokens_pass_one_by_one_until_the_caller_leaves(broker: Broker, pool: str) -> None:
-    may_go = threading.Semaphore(1)
+    may_go, has_left = threading.Semaphore(1), threading.Event()
 
-    def endless(run: blocking.Run) -> Iterator[bytes]:
-        while may_go.acquire(timeout=0 if run.cancelled.is_set() else 20):
+    def endless(_: blocking.Run) -> Iterator[bytes]:
+        while not has_left.is_set():
+            if may_go.acquire(timeout=0.05):
+                yield b"token"
+        for _ in range(500):
+            time.sleep(0.01)
             yield b"token"
 
     with Worker(pool, broker.url, lambda run: run.reply(endless(run))) as worker:
@@ -115,7 +119,7 @@ def test_tokens_pass_one_by_one_until_the_caller_leaves(broker: Broker, pool: st
             assert piece == b"token"
             may_go.release()
         outcome.close()
-        may_go.release()
+        has_left.set()
         assert worker.results.get(timeout=10) == "gone"
 
 
