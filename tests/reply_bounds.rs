@@ -7,7 +7,6 @@ mod support;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::client::Client;
 use support::proxy::{NGINX, start};
 use support::replies::{Caller, END, HandedOver, chunk, handed_over, open, target, waiting, whole};
 use support::{Broker, PATIENCE, Pool};

@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
     connector.set_nodelay(without_delay);
     let proxy = Proxy { stub, client: Client::builder(TokioExecutor::new()).build(connector) };
     let routes = Router::new().route("/generate", post(relay)).with_state(proxy);
-    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(7070);
+    let port = std::env::var_os("PORT").and_then(|port| port.to_str()?.parse().ok()).unwrap_or(7070);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     // Stdout flushes at the end of each line.
     std::io::stdout().write_all(format!("listening on http://{} \n", listener.local_addr()?).as_bytes())?;

@@ -18,7 +18,7 @@ pub(super) fn age(seconds: f64) -> String {
     if seconds < 60.0 {
         return format!("{:.1}s", (seconds * 10.0).floor() / 10.0);
     }
-    let whole = Duration::from_secs_f64(seconds.clamp(0.0, 1e12)).as_secs();
+    let whole = Duration::try_from_secs_f64(seconds.min(1e12)).unwrap_or_default().as_secs();
     match whole {
         0..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
         3600..86_400 => format!("{}h {:02}m", whole / 3600, whole / 60 % 60),

@@ -30,6 +30,11 @@ use super::read_buffer::{CAPACITY, take_buffer};
 use super::socket::{self, TcpInfo};
 use super::tls::TlsSession;
 
+/// The least receive buffer with which a stream is not slowed down, in bytes, which the kernel doubles. A sender on the same machine sends
+/// segments of half of the largest window that it has seen, 32 KiB; if the window is smaller, it waits for a timer each time (0.1 MB/s).
+/// Before Linux 6.6, a window is at most half of the doubled buffer.
+const LEAST_RECEIVE_BUFFER: usize = 33 * 1024;
+
 /// The connections that are idle between two requests.
 pub type IdleConnections = IdleQueue<Connection>;
 
@@ -230,9 +235,9 @@ impl Connection {
         }
     }
 
-    /// From now on, few bytes that were not read wait in the kernel: about 48 KiB.
+    /// From now on, few bytes that were not read wait in the kernel: about 46 KiB.
     pub fn limit_unread(&self) {
-        let _ = SockRef::from(&self.stream).set_recv_buffer_size(socket::least_receive_buffer());
+        let _ = SockRef::from(&self.stream).set_recv_buffer_size(LEAST_RECEIVE_BUFFER);
     }
 
     /// Sets for how long the peer may acknowledge nothing.

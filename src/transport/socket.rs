@@ -4,7 +4,6 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Written bytes that the peer's kernel has not acknowledged (`SIOCOUTQ`).
@@ -101,21 +100,6 @@ pub(super) fn is_peer_open(socket: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
     matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
-}
-
-/// The least receive buffer with which a stream is not slowed down, in bytes. A sender on the same machine sends segments of half of the
-/// largest window that it has seen, 32 KiB; if the window is smaller, it waits for a timer each time (0.1 MB/s). From Linux 6.6 on, the window
-/// can be as large as the buffer, which the kernel doubles; before, half of that.
-pub(super) fn least_receive_buffer() -> usize {
-    static BYTES: LazyLock<usize> = LazyLock::new(|| {
-        let release = rustix::system::uname();
-        let release = release.release().to_string_lossy().into_owned();
-        let mut numbers =
-            release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
-        let version = (numbers.next().flatten(), numbers.next().flatten());
-        if version >= (Some(6), Some(6)) { 24 * 1024 } else { 36 * 1024 }
-    });
-    *BYTES
 }
 
 /// Whether the kernel would take more bytes. Unlike a write, this heeds the limit of unsent bytes in any case; if it returns false, an event

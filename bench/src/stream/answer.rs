@@ -11,6 +11,7 @@ use super::ask::{Answer, Ask, DONE, event};
 
 /// Bytes of an answer of bytes that are written at once.
 const WRITE_AT_ONCE: usize = 64 * 1024;
+static FILL: [u8; WRITE_AT_ONCE] = [b'.'; WRITE_AT_ONCE];
 
 /// Writes what was asked for. `first_lines` are a head without its framing. Counts the body's bytes that the kernel has taken.
 pub(super) async fn write_answer(
@@ -36,11 +37,10 @@ pub(super) async fn write_answer(
         Answer::Bytes(size) => {
             let head = format!("{first_lines}content-length: {size}\r\n\r\n");
             stream.write_all(head.as_bytes()).await?;
-            static BYTES: [u8; WRITE_AT_ONCE] = [b'.'; WRITE_AT_ONCE];
             let mut left = size;
             while left > 0 {
                 let part = usize::try_from(left).unwrap_or(usize::MAX).min(WRITE_AT_ONCE);
-                let taken = stream.write(&BYTES[..part]).await? as u64;
+                let taken = stream.write(&FILL[..part]).await? as u64;
                 written.set(written.get() + taken);
                 left -= taken;
             }

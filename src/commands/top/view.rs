@@ -30,7 +30,7 @@ pub(super) fn frame(shown: &Shown<'_>, size: Size) -> Vec<String> {
         None => format!("up {}", age(since_1970 - figures.started)),
     };
     let mut lines = vec![
-        format!("pilotlight {}  {url}  {state}", figures.version),
+        format!("pilotlight {}  {url}  {state}", printable(&figures.version)),
         format!(
             "waiters     {}  ·  {} pools  ·  {}  ·  CPU {:.0}%",
             named(&figures.waiters, |count| count.to_string()),
@@ -71,7 +71,7 @@ pub(super) fn frame(shown: &Shown<'_>, size: Size) -> Vec<String> {
 /// Pools at which a controller came lately are first, those with more waiters before others. The time is coarse, so that rows
 /// keep their places.
 fn by_activity(pool: &PoolRow) -> (u32, std::cmp::Reverse<u64>, &str, &str, String) {
-    let coarse = Duration::from_secs_f64(pool.newest_seconds.clamp(0.0, 1e9)).as_secs();
+    let coarse = Duration::try_from_secs_f64(pool.newest_seconds.min(1e9)).unwrap_or_default().as_secs();
     let coarse = u64::BITS - (coarse / 2).leading_zeros();
     let machine = format!("{} {}", pool.cpu, pool.memory);
     (coarse, std::cmp::Reverse(pool.waiters), &pool.deployment, &pool.version, machine)
@@ -117,7 +117,8 @@ fn in_brackets(text: &str) -> String {
 
 fn delivery(figures: &Figures) -> String {
     let Some(times) = figures.delivery else { return "-".to_owned() };
-    let [median, most] = times.map(|seconds| millis(Duration::from_secs_f64(seconds)));
+    let [median, most] =
+        times.map(|seconds| millis(Duration::try_from_secs_f64(seconds).unwrap_or_default()));
     format!("p50 {median}  ·  p99 {most}")
 }
 
