@@ -360,6 +360,7 @@ async fn a_run_is_posted_once_for_its_reply() {
     assert_eq!(again().await, ("open".into(), ().into()));
     assert_eq!(broker.client().await.ask(whole(&target, "", "done")).await.status, 200);
     assert_eq!(caller.reply().await.outcome(), (200, "replied", "done"));
+    wait_for_replies(&broker, "replied", 1).await;
     assert_eq!(again().await, (().into(), "replied".into()));
     // Without a reply it is answered as ever.
     let plain = Caller::post(broker.dispatch, &pool(), "", name).await.reply().await;

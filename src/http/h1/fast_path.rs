@@ -46,7 +46,7 @@ pub(super) fn classify<'a>(
         return FastPath::Fallback;
     }
     // A reply is open from its head on.
-    if method == Method::POST && target.starts_with(RUNS_PATH) {
+    if target.starts_with(RUNS_PATH) && is_of_reply(target) {
         return FastPath::Fallback;
     }
     let end = head_length + body_length.unwrap_or(0);
@@ -72,6 +72,12 @@ fn body_length(fields: &HeaderFields<'_>) -> Result<Option<usize>, ()> {
     }
     let Some(length) = fields.only(FieldName::ContentLength)? else { return Ok(None) };
     decimal(length, MAX_PLAIN_BYTES).map(|length| Some(length as usize)).ok_or(())
+}
+
+/// Whether a target below [`RUNS_PATH`] is that of a reply or an error.
+fn is_of_reply(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    path.ends_with("/reply") || path.ends_with("/error")
 }
 
 /// Whether a target is in origin form, of bytes that every parser reads alike.
