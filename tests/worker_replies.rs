@@ -152,6 +152,35 @@ async fn a_program_that_ignores_its_input_or_leaves_something_behind_replies() {
 }
 
 #[tokio::test]
+async fn what_a_process_that_was_left_behind_writes_does_not_keep_the_reply_open() {
+    let scene = Scene::new(&[], ONE_RUN).await;
+    for pause in ["0", "0.05"] {
+        // It ends when nobody reads its output any more.
+        let left = format!("os.setsid()\n while True: os.write(1, b'y' * 100); time.sleep({pause})");
+        let mut caller = scene.post(&format!("say('x' * 60000)\nif os.fork() == 0:\n {left}")).await;
+        let text = tokio::time::timeout(PATIENCE, caller.rest()).await.expect("the reply's end").unwrap();
+        assert!(text.starts_with(&"x".repeat(60_000)));
+    }
+    assert!(scene.is_served().await);
+}
+
+#[tokio::test]
+async fn a_slow_caller_gets_all_that_an_ended_program_has_written() {
+    let scene = Scene::new(&[], ONE_RUN).await;
+    let fill = r"
+os.set_blocking(1, False)
+count = blocked = 0
+while blocked < 50:
+    try: count += os.write(1, b'x' * 4096); blocked = 0
+    except BlockingIOError: blocked += 1; time.sleep(0.01)
+mark('written', count)";
+    let mut caller = scene.post(fill).await;
+    let written = scene.folder.wait_for_marks("written", 1).await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(caller.rest().await.unwrap().len().to_string(), written[0]);
+}
+
+#[tokio::test]
 async fn after_sigterm_the_reply_under_way_is_finished() {
     let mut scene = Scene::new(&[], ONE_RUN).await;
     let mut caller = scene.post("say('one'); gate('two'); say('two')").await;
@@ -297,4 +326,71 @@ async fn with_keep_a_caller_that_leaves_does_not_end_the_program() {
     let mut caller = scene.post(&answer("{'data': 'served', 'end': True}")).await;
     assert_eq!(caller.rest().await.unwrap(), "served");
     assert_eq!(scene.folder.marks("begun").len(), 1);
+}
+
+#[tokio::test]
+async fn with_keep_a_late_line_is_not_taken_for_the_next_callers_reply() {
+    let scene = Scene::new(&["--keep"], KEPT).await;
+    let answer = |name: &str| answer(&format!("{{'data': 'for {name}', 'end': True}}"));
+    let served = async |name: &str| {
+        let mut caller = scene.post(&answer(name)).await;
+        assert_eq!(caller.rest().await.unwrap(), format!("for {name}"));
+    };
+    // At once, as a line and as an empty one.
+    for (number, late) in [answer("nobody"), "say('\\n')".to_owned()].iter().enumerate() {
+        let mut caller = scene.post(&format!("{}; {late}", answer("alice"))).await;
+        assert_eq!(caller.rest().await.unwrap(), "for alice");
+        served("bob").await;
+        scene.folder.wait_for_marks("begun", number + 2).await;
+    }
+    // While the program waits.
+    let mut caller = scene.post(&format!("{}; gate('late'); {}", answer("alice"), answer("nobody"))).await;
+    assert_eq!(caller.rest().await.unwrap(), "for alice");
+    scene.broker.wait_for_waiters(1).await;
+    scene.folder.open("late");
+    scene.folder.wait_for_marks("begun", 4).await;
+    served("bob").await;
+    assert_eq!(scene.folder.marks("begun").len(), 4);
+}
+
+#[tokio::test]
+async fn with_keep_a_late_line_that_is_there_when_a_run_comes_loses_neither_run() {
+    let scene = Scene::new(&["--keep"], KEPT).await;
+    let answer = |name: &str| answer(&format!("{{'data': 'for {name}', 'end': True}}"));
+    let late = format!("{}; gate('late'); {}; mark('late')", answer("alice"), answer("nobody"));
+    let mut caller = scene.post(&late).await;
+    assert_eq!(caller.rest().await.unwrap(), "for alice");
+    scene.broker.wait_for_waiters(1).await;
+    // Stopped, so that the run and the line are both there when it looks.
+    scene.worker.signal(Signal::STOP);
+    scene.folder.open("late");
+    until("the late line", || {
+        (std::fs::read_to_string(scene.folder.path("late")).unwrap() == "\n").then_some(())
+    })
+    .await;
+    let bob = answer("bob");
+    let goes_on = async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        scene.worker.signal(Signal::CONT);
+    };
+    let (mut caller, ()) = tokio::join!(scene.post(&bob), goes_on);
+    assert_eq!(caller.rest().await.unwrap(), "for bob");
+    assert_eq!(scene.folder.marks("begun").len(), 2);
+}
+
+#[tokio::test]
+async fn with_keep_a_program_that_speaks_unasked_or_closes_its_output_never_polls() {
+    for (program, reason) in [
+        ("say('loading model\\n')", "with --keep is for replies alone, before a run"),
+        ("say('.')", "with --keep is for replies alone, before a run"),
+        ("os.close(1)", "the program closed its standard output before a run"),
+    ] {
+        let (broker, folder, pool) = (Broker::proving("received", &[]), Folder::new(), Pool::small("d1"));
+        let worker = Worker::start(broker.public, &pool, &folder, &["--keep"], &format!("{program}{KEPT}"));
+        worker.wait_for_log(reason).await;
+        folder.wait_for_marks("begun", 2).await;
+        let caller = Caller::post(&broker, &pool, REPLY, "").await;
+        assert_eq!(caller.header("pilotlight-outcome"), "miss");
+        assert_eq!(broker.waiters("").await, 0);
+    }
 }

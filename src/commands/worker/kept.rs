@@ -10,8 +10,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 
 use super::limit::within;
-use super::program::{Line, LineSplitter, Output, Program};
-use super::run_end::{RunEnd, describe};
+use super::program::{Line, LineSplitter, Piece, Program, Unasked};
+use super::run_end::{RunEnd, describe_closed};
 use super::wire::{Gone, Reply};
 
 /// The longest line that a program may write, in bytes.
@@ -82,6 +82,23 @@ impl Conversation {
         Self { stdin: program.take_stdin(), splitter: LineSplitter::new(MAX_LINE), unread: BytesMut::new() }
     }
 
+    /// Waits until the program breaks the silence between two runs: a line that comes then would be taken for the reply to
+    /// the next run, which is another caller's.
+    pub(super) async fn silence_broken(&mut self, program: &mut Program) {
+        if self.silence_broken_so_far(program).is_none() {
+            program.piece(&mut self.unread).await;
+        }
+    }
+
+    /// How it has broken the silence, as far as is known without waiting.
+    pub(super) fn silence_broken_so_far(&self, program: &Program) -> Option<Unasked> {
+        if self.unread.is_empty() && !self.splitter.has_rest() {
+            program.unasked()
+        } else {
+            Some(Unasked::Wrote)
+        }
+    }
+
     /// Hands a run to the program, and sends its reply on. A program that cannot go on is killed.
     pub(super) async fn execute(
         &mut self,
@@ -106,9 +123,6 @@ impl Conversation {
         reply: &mut Reply,
         is_buffered: bool,
     ) -> Served {
-        if !self.unread.is_empty() || self.splitter.has_rest() {
-            return Served::broken("the program wrote to standard output between two runs");
-        }
         let Some(mut stdin) = self.stdin.take() else {
             return Served::broken("the program's input is closed");
         };
@@ -167,8 +181,8 @@ impl Conversation {
                     return self.splitter.take(parse);
                 }
             }
-            if let Output::Ended(status) = program.output(&mut self.unread).await {
-                return Err(describe(status));
+            if program.piece(&mut self.unread).await == Piece::Closed {
+                return Err(describe_closed(program).await);
             }
         }
     }

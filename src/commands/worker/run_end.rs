@@ -4,8 +4,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::program::Program;
 use super::wire::Reply;
+
+/// A program that closes its output may be about to end, which says more.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How a run ended. The programs of all ways to run one say it so.
 #[derive(Debug)]
@@ -35,6 +40,14 @@ pub(super) fn describe(status: ExitStatus) -> String {
         (Some(code), _) => format!("the program ended with exit code {code}"),
         (None, Some(signal)) => format!("the program was ended by signal {signal}"),
         (None, None) => "the program ended".to_owned(),
+    }
+}
+
+/// Why there is no output any more of a program that was to go on.
+pub(super) async fn describe_closed(program: &mut Program) -> String {
+    match timeout(END_TIMEOUT, program.ended()).await {
+        Ok(status) => describe(status),
+        Err(_) => "the program closed its standard output".to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::back_off::BackOff;
 use super::kept::{Served, run_line};
 use super::one_shot;
 use super::program::Program;
-use super::run_end::{RunEnd, describe, fail};
+use super::run_end::{RunEnd, fail};
 use super::starter::{Ready, Starter};
 use super::stop::Stop;
 use super::wire::{Poller, Reply, Run};
@@ -45,7 +45,8 @@ pub(super) struct Slot {
 /// What ends the wait of a program.
 enum Waited {
     Run(Box<Run>),
-    Died,
+    /// The program cannot serve a run.
+    Unusable,
     Stopped,
 }
 
@@ -91,40 +92,45 @@ impl Slot {
     /// Polls while the program is ready. Returns the program for the next run, if there is one already.
     async fn wait_and_run(&mut self, mut ready: Ready) -> Option<Ready> {
         let begun = Instant::now();
-        let waited = self.wait(&mut ready.program).await;
+        let waited = self.wait(&mut ready).await;
         if begun.elapsed() > LONG_WAIT {
             self.restarts.reset();
         }
         let run = match waited {
             Waited::Run(run) => run,
             Waited::Stopped => return Some(ready),
-            Waited::Died => {
-                let status = ready.program.ended().await;
+            Waited::Unusable => {
+                let why = ready.end().await;
                 ready.program.last_lines().await;
-                tracing::warn!(slot = self.number, "{} before a run; it is started again", describe(status));
+                tracing::warn!(slot = self.number, "{why} before a run; it is started again");
                 self.pause().await;
                 return None;
             }
         };
-        if !ready.program.has_ended() {
+        if ready.is_usable() {
             return self.run(ready, *run).await;
         }
+        let why = ready.end().await;
+        tracing::warn!(slot = self.number, "{why} just before a run, which the next one gets");
         // Nobody has read the run yet, so the next program can have it.
         if let Some(next) = timeout(NEXT_TIMEOUT, self.start()).await.ok().flatten() {
             return self.run(next, *run).await;
         }
         let reply = Reply::new(run.reply, &self.options.content_type, self.number);
-        fail(reply, "the program ended before the run", &mut ready.program).await;
+        fail(reply, &format!("{why} before the run"), &mut ready.program).await;
         None
     }
 
-    async fn wait(&mut self, program: &mut Program) -> Waited {
+    async fn wait(&mut self, ready: &mut Ready) -> Waited {
+        if !ready.is_usable() {
+            return Waited::Unusable;
+        }
         let poll = self.poller.next_run();
         tokio::pin!(poll);
         let waited = tokio::select! {
             biased;
             run = &mut poll => return Waited::Run(Box::new(run)),
-            _ = program.ended() => Waited::Died,
+            () = ready.unusable() => Waited::Unusable,
             () = self.stop.requested() => Waited::Stopped,
         };
         // A run that was received, and is only not handed over yet, would be lost with the poll.

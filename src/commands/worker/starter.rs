@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::kept::Conversation;
-use super::program::{CommandSpec, Program};
-use super::run_end::describe;
+use super::program::{CommandSpec, Program, Unasked};
+use super::run_end::{describe, describe_closed};
 
 /// Starts one program after the other.
 #[derive(Debug, Clone)]
@@ -20,6 +20,39 @@ pub(super) struct Ready {
     pub(super) program: Program,
     /// With `--keep`.
     pub(super) conversation: Option<Conversation>,
+}
+
+impl Ready {
+    /// Whether it can serve a run, as far as is known without waiting.
+    pub(super) fn is_usable(&mut self) -> bool {
+        let Self { program, conversation } = self;
+        let is_silent = |conversation: &Conversation| conversation.silence_broken_so_far(program).is_none();
+        conversation.as_ref().is_none_or(is_silent) && !program.has_ended()
+    }
+
+    /// Returns when it cannot serve a run any more.
+    pub(super) async fn unusable(&mut self) {
+        match &mut self.conversation {
+            Some(conversation) => conversation.silence_broken(&mut self.program).await,
+            None => {
+                self.program.ended().await;
+            }
+        }
+    }
+
+    /// Ends a program that cannot serve a run, and says why it cannot.
+    pub(super) async fn end(&mut self) -> String {
+        let Self { program, conversation } = self;
+        let unasked = conversation.as_ref().and_then(|kept| kept.silence_broken_so_far(program));
+        if unasked == Some(Unasked::Wrote) && !program.has_ended() {
+            program.kill().await;
+            return "the program wrote to standard output, which with --keep is for replies alone,"
+                .to_owned();
+        }
+        let why = describe_closed(program).await;
+        program.kill().await;
+        why
+    }
 }
 
 impl Starter {

@@ -45,7 +45,7 @@ impl LineSplitter {
 
     /// Whether the stream has ended in the middle of a line.
     pub(in crate::commands::worker) fn has_rest(&self) -> bool {
-        !self.line.is_empty()
+        !self.line.is_empty() || self.is_cut
     }
 }
 

@@ -11,5 +11,5 @@ mod stdin_readers;
 
 pub(in crate::commands) use exec::{EXEC, exec};
 pub(super) use lines::{Line, LineSplitter};
-pub(super) use process::{Output, Program};
+pub(super) use process::{Output, Piece, Program, Unasked};
 pub(super) use spec::CommandSpec;

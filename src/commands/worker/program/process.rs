@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::BytesMut;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::fstat;
+use rustix::io::ioctl_fionread;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStdin, ChildStdout};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::group::ProcessGroup;
 use super::readiness::Signs;
@@ -23,7 +25,7 @@ const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much of the output is read at once, in bytes.
 const CHUNK: usize = 16 << 10;
-/// After the program's end, output that does not come within this time is another process's, which it left behind.
+/// After the program's end, output that comes later than this is another process's, which it left behind.
 const REST_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A program of one slot. Dropping it kills its process group.
@@ -40,7 +42,17 @@ pub(in crate::commands::worker) struct Program {
     stdin: Option<ChildStdin>,
     /// Its standard output, until its end.
     stdout: Option<ChildStdout>,
-    status: Option<ExitStatus>,
+    end: Option<End>,
+}
+
+/// The end of a program.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    status: ExitStatus,
+    /// How many of the bytes that it had written before are not read yet.
+    rest: u64,
+    /// When no other output counts any more.
+    deadline: Instant,
 }
 
 /// What a program does next.
@@ -50,6 +62,24 @@ pub(in crate::commands::worker) enum Output {
     Bytes,
     /// It has ended, and all of its output was read.
     Ended(ExitStatus),
+}
+
+/// A piece of a program's output.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::commands::worker) enum Piece {
+    /// There are bytes.
+    Bytes,
+    /// There will be none any more: it has closed its standard output, or has ended.
+    Closed,
+}
+
+/// What a program has done that is silent until it has a run.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::commands::worker) enum Unasked {
+    /// It has written to standard output.
+    Wrote,
+    /// It has closed standard output, or has ended.
+    Closed,
 }
 
 impl Program {
@@ -62,7 +92,7 @@ impl Program {
         let stderr = child.stderr.take().context("there is no standard error")?;
         let stderr = StderrLog::start(stderr, slot);
         let (stdin, stdout) = (Some(stdin), Some(stdout));
-        Ok(Self { child, group, stderr, ready, pipe, slot, stdin, stdout, status: None })
+        Ok(Self { child, group, stderr, ready, pipe, slot, stdin, stdout, end: None })
     }
 
     /// Waits until it is ready for a run: it reads its standard input, says so by `PILOTLIGHT_READY_FD`, or has run for
@@ -88,27 +118,48 @@ impl Program {
         self.stdin.take()
     }
 
-    /// Reads the next piece of output, behind what is in the buffer. Dropping the future loses nothing.
+    /// Reads the next piece of output, behind what is in the buffer, or waits for its end. Dropping the future loses nothing.
     pub(in crate::commands::worker) async fn output(&mut self, buffer: &mut BytesMut) -> Output {
+        match self.piece(buffer).await {
+            Piece::Bytes => Output::Bytes,
+            Piece::Closed => Output::Ended(self.ended().await),
+        }
+    }
+
+    /// Reads the next piece of output, behind what is in the buffer. Dropping the future loses nothing.
+    pub(in crate::commands::worker) async fn piece(&mut self, buffer: &mut BytesMut) -> Piece {
         buffer.reserve(CHUNK);
         while let Some(stdout) = &mut self.stdout {
-            let is_over = tokio::select! {
+            // Its end comes first: a process that it left behind may write without a pause.
+            tokio::select! {
                 biased;
-                read = stdout.read_buf(buffer) => match read {
-                    Ok(1..) => return Output::Bytes,
-                    _ => true,
-                },
-                status = self.child.wait(), if self.status.is_none() => {
+                status = self.child.wait(), if self.end.is_none() => {
                     self.note_end(status);
-                    false
                 }
-                () = sleep(REST_TIMEOUT), if self.status.is_some() => true,
-            };
-            if is_over {
-                self.stdout = None;
+                () = over(self.end) => self.stdout = None,
+                read = stdout.read_buf(buffer) => match read {
+                    Ok(count @ 1..) => {
+                        if let Some(end) = &mut self.end {
+                            end.rest = end.rest.saturating_sub(count as u64);
+                        }
+                        return Piece::Bytes;
+                    }
+                    _ => self.stdout = None,
+                },
             }
         }
-        Output::Ended(self.ended().await)
+        Piece::Closed
+    }
+
+    /// What it has done so far, if it is one that is silent until it has a run. What was written just now is seen.
+    pub(in crate::commands::worker) fn unasked(&self) -> Option<Unasked> {
+        let Some(stdout) = &self.stdout else { return Some(Unasked::Closed) };
+        let mut pipes = [PollFd::new(stdout, PollFlags::IN)];
+        match poll(&mut pipes, Some(&Timespec::default())) {
+            Ok(0) => None,
+            Ok(_) if pipes[0].revents().contains(PollFlags::IN) => Some(Unasked::Wrote),
+            _ => Some(Unasked::Closed),
+        }
     }
 
     /// Whether it has ended, as far as is known without waiting.
@@ -124,8 +175,14 @@ impl Program {
 
     fn note_end(&mut self, status: std::io::Result<ExitStatus>) -> ExitStatus {
         self.group.kill();
-        // The status of a child is unknown only if somebody else has waited for it.
-        *self.status.get_or_insert(status.unwrap_or_default())
+        let rest = || self.stdout.as_ref().and_then(|stdout| ioctl_fionread(stdout).ok()).unwrap_or_default();
+        let end = self.end.get_or_insert_with(|| End {
+            // The status of a child is unknown only if somebody else has waited for it.
+            status: status.unwrap_or_default(),
+            rest: rest(),
+            deadline: Instant::now() + REST_TIMEOUT,
+        });
+        end.status
     }
 
     /// The last lines that it wrote to standard error, once it has ended.
@@ -148,5 +205,13 @@ impl Program {
         self.group.kill();
         let _ = self.child.start_kill();
         self.ended().await
+    }
+}
+
+/// Returns when an ended program's own output was read, and the time for any other is over.
+async fn over(end: Option<End>) {
+    match end {
+        Some(End { rest: 0, deadline, .. }) => sleep_until(deadline).await,
+        _ => std::future::pending().await,
     }
 }
