@@ -4,9 +4,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use support::worker::{Caller, Folder, ONE_RUN, Worker, has_ended, until};
 use support::{Broker, Pool};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A program that tells its process id, and executes a run.
 const NAMED_RUN: &str = "mark('ids', os.getpid())\nexec(sys.stdin.read())";
@@ -209,6 +212,72 @@ async fn a_restart_of_the_broker_is_survived() {
     broker.wait_for_waiters(3).await;
     folder.wait_for_marks("ran", 2).await;
     drop(worker);
+}
+
+/// Answers each request with the same head and ends the connection. Returns how many requests came until the log of a worker
+/// has a text, and for a second afterwards; and the log.
+async fn answer_always(head: &str, text: &str) -> (usize, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (folder, pool) = (Folder::new(), Pool::small("d1"));
+    let program = format!("mark('begun'); {NAMED_RUN}; mark('ran')");
+    let worker = Worker::start(listener.local_addr().unwrap(), &pool, &folder, &[], &program);
+    let mut count = 0;
+    let answers = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert_ne!(stream.read(&mut request).await.unwrap(), 0);
+            count += 1;
+            let answer = format!("HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: 4\r\n\r\npass");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let seen = async {
+        worker.wait_for_log(text).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        () = answers => {}
+        () = seen => {}
+    }
+    assert_eq!((folder.marks("begun").len(), folder.marks("ran").len()), (1, 0), "{}", worker.log());
+    (count, worker.log())
+}
+
+#[tokio::test]
+async fn polls_that_bring_nothing_are_repeated_with_growing_pauses_whatever_the_answer_is() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let redirect = format!("307 Temporary Redirect\r\nLocation: http://{dead}/v1");
+    for (head, text) in [
+        ("503 Service Unavailable\r\nRetry-After: 0", "the broker answers 503"),
+        ("200 OK", "is no broker of pilotlight"),
+        ("200 OK\r\npilotlight-reply: /v1/runs/x/reply?token=x", "is no broker of pilotlight"),
+        (&redirect, &format!("{dead} cannot be reached")),
+    ] {
+        let (count, log) = answer_always(head, text).await;
+        assert!((2..20).contains(&count), "{head}: {count} requests\n{log}");
+        assert_eq!(log.matches("cannot poll: ").count(), 1, "{log}");
+        assert!(!log.contains("polls at"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_after_is_waited_for() {
+    let (count, log) = answer_always("429 Too Many Requests\r\nRetry-After: 60", "answers 429").await;
+    assert_eq!(count, 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_program_that_floods_its_standard_error_does_not_flood_the_log() {
+    let (broker, folder, pool) = (Broker::proving("received", &[]), Folder::new(), Pool::small("d1"));
+    let worker = Worker::start(broker.public, &pool, &folder, &[], ONE_RUN);
+    broker.wait_for_waiters(1).await;
+    let run = "sys.stderr.write(''.join(f'line {n} of it\\n' for n in range(100000))); sys.exit(3)";
+    let text = Caller::post(&broker, &pool, "reply=20s", run).await.rest().await.unwrap();
+    assert!(text.ends_with("\nline 99998 of it\nline 99999 of it\n"), "{text}");
+    worker.wait_for_log(" lines were dropped").await;
+    let logged = worker.log().matches(" of it\"").count();
+    assert!((1000..20_000).contains(&logged), "{logged}");
 }
 
 fn kill(process: &str, signal: Signal) {

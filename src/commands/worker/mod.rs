@@ -48,8 +48,9 @@ pub(super) fn worker(options: &Options) -> anyhow::Result<ExitCode> {
         let (sender, stop) = Stop::new();
         // Dropping the set drops the programs, which kills them.
         let mut slots = JoinSet::new();
+        let name = controller();
         for number in 1..=usize::from(options.slots) {
-            slots.spawn(slot(options, &spec, &stop, number)?.serve());
+            slots.spawn(slot(options, &spec, &stop, &name, number)?.serve());
         }
         tracing::info!(
             slots = options.slots,
@@ -78,7 +79,13 @@ pub(super) fn worker(options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn slot(options: &Options, spec: &CommandSpec, stop: &Stop, number: usize) -> anyhow::Result<Slot> {
+fn slot(
+    options: &Options,
+    spec: &CommandSpec,
+    stop: &Stop,
+    name: &str,
+    number: usize,
+) -> anyhow::Result<Slot> {
     let poll_options = PollOptions {
         broker: options.broker.clone(),
         client: options.client.clone(),
@@ -99,18 +106,19 @@ fn slot(options: &Options, spec: &CommandSpec, stop: &Stop, number: usize) -> an
             timeout: options.timeout,
             content_type: options.content_type.clone(),
         },
-        poller: Poller::new(poll_options, controller(number), number)?,
+        poller: Poller::new(poll_options, format!("{name}-{number}"), number)?,
         stop: stop.clone(),
         restarts: BackOff::new(),
     })
 }
 
-/// A name that no other slot has: of this machine, this process and this slot.
-fn controller(slot: usize) -> String {
+/// A name that no other worker has: of this machine and this process. Containers on one machine may have its name, and each
+/// a process 1, so that it ends with four random digits.
+fn controller() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let name: String = name.chars().filter(is_plain).collect();
-    format!("{name}-{}-{slot}", std::process::id())
+    format!("{name}-{}-{:04x}", std::process::id(), fastrand::u16(..))
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {

@@ -3,6 +3,7 @@
 mod exec;
 mod group;
 mod lines;
+mod log_rate;
 mod process;
 mod readiness;
 mod spec;

@@ -7,9 +7,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::process::ChildStderr;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lines::{Line, LineSplitter};
+use super::log_rate::LogRate;
 
 /// Longer lines are cut, in bytes: the log buffers some thousand of them.
 const MAX_LINE: usize = 1024;
@@ -36,7 +38,7 @@ impl StderrLog {
     /// The last lines, once the program has ended.
     pub(super) async fn last_lines(&mut self) -> String {
         // A process that left the program's group may keep standard error open.
-        let _ = tokio::time::timeout(REST_TIMEOUT, self.reader.join_next()).await;
+        let _ = timeout(REST_TIMEOUT, self.reader.join_next()).await;
         self.tail.lock().text()
     }
 }
@@ -44,23 +46,44 @@ impl StderrLog {
 async fn read(mut stderr: ChildStderr, slot: usize, tail: Arc<Mutex<Tail>>) {
     let mut splitter = LineSplitter::new(MAX_LINE);
     let mut buffer = [0; 2048];
-    let keep = |line: &Line<'_>| {
+    let mut rate = LogRate::new(Instant::now());
+    let keep = |line: &Line<'_>, rate: &mut LogRate| {
         let text = printable(line);
-        tracing::info!(slot, "{text}");
+        if rate.is_logged() {
+            tracing::info!(slot, "{text}");
+        }
         tail.lock().push(text);
     };
-    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
-        let mut bytes = &buffer[..count];
+    loop {
+        let read = match rate.report_at() {
+            Some(at) => timeout_at(at, stderr.read(&mut buffer)).await,
+            None => Ok(stderr.read(&mut buffer).await),
+        };
+        tell_dropped(slot, rate.renew(Instant::now()));
+        let mut bytes = match &read {
+            Ok(Ok(count @ 1..)) => &buffer[..*count],
+            Ok(_) => break,
+            Err(_) => continue,
+        };
         while !bytes.is_empty() {
             let (taken, is_whole) = splitter.push(bytes);
             bytes = &bytes[taken..];
             if is_whole {
-                splitter.take(keep);
+                splitter.take(|line| keep(line, &mut rate));
             }
         }
+        // A program that writes without a pause must not keep the other slots waiting.
+        yield_now().await;
     }
     if splitter.has_rest() {
-        splitter.take(keep);
+        splitter.take(|line| keep(line, &mut rate));
+    }
+    tell_dropped(slot, rate.dropped());
+}
+
+fn tell_dropped(slot: usize, count: u64) {
+    if count > 0 {
+        tracing::warn!(slot, "{count} lines were dropped: the program writes too many to standard error");
     }
 }
 

@@ -52,8 +52,16 @@ enum Polled {
     Run(Box<Run>),
     /// Poll again at once.
     Again,
-    /// Poll again after a pause. The text says why.
-    Pause(Option<Duration>, String),
+    /// Poll at once where the broker sends us. Whether that works is not known yet.
+    Elsewhere,
+    /// Poll again after this time and a pause. The text says why.
+    Pause(Duration, String),
+}
+
+impl Polled {
+    fn pause(why: String) -> Self {
+        Self::Pause(Duration::ZERO, why)
+    }
 }
 
 impl Poller {
@@ -75,17 +83,17 @@ impl Poller {
     /// Polls until a run comes. Dropping this withdraws the poll.
     pub(in crate::commands::worker) async fn next_run(&mut self) -> Run {
         loop {
-            let polled = self.poll().await.unwrap_or_else(|error| Polled::Pause(None, format!("{error:#}")));
+            let polled = self.poll().await.unwrap_or_else(|error| Polled::pause(format!("{error:#}")));
             match polled {
                 Polled::Run(run) => {
                     self.has_worked();
                     return *run;
                 }
                 Polled::Again => self.has_worked(),
-                Polled::Pause(pause, why) => {
-                    let pause = pause.map_or_else(|| self.back_off.pause(), jitter);
+                Polled::Elsewhere => {}
+                Polled::Pause(at_least, why) => {
                     self.has_failed(&why);
-                    sleep(pause).await;
+                    sleep(at_least + self.back_off.pause()).await;
                 }
             }
         }
@@ -134,11 +142,11 @@ impl Poller {
             self.redirect = Some(elsewhere);
             // Two brokers that both drain redirect to each other.
             let is_circle = is_redirected && is_soon;
-            return Ok(if is_circle { Polled::Pause(None, String::new()) } else { Polled::Again });
+            return Ok(if is_circle { Polled::pause(String::new()) } else { Polled::Elsewhere });
         }
         if response.status() == StatusCode::NO_CONTENT {
             self.connection = Some(connection).filter(|_| !is_redirected);
-            return Ok(if is_soon { Polled::Pause(None, String::new()) } else { Polled::Again });
+            return Ok(if is_soon { Polled::pause(String::new()) } else { Polled::Again });
         }
         self.judge(&client, connection, response).await
     }
@@ -177,14 +185,14 @@ impl Poller {
         connection: WorkerConnection,
         response: Response<Incoming>,
     ) -> anyhow::Result<Polled> {
-        let retry_after = retry_after(&response);
+        let retry_after = retry_after(&response).unwrap_or_default();
         Ok(match response.status() {
             StatusCode::OK => Polled::Run(Box::new(receive(client, connection, response).await?)),
-            StatusCode::GONE => Polled::Pause(Some(RETIRED_PAUSE), "the pool is retired (410)".to_owned()),
+            StatusCode::GONE => Polled::Pause(jitter(RETIRED_PAUSE), "the pool is retired (410)".to_owned()),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 // The token may have been replaced.
                 self.client = Client::new(self.options.broker.clone(), &self.options.client)?;
-                Polled::Pause(None, format!("the broker refuses this worker ({status})"))
+                Polled::pause(format!("the broker refuses this worker ({status})"))
             }
             status => Polled::Pause(retry_after, format!("the broker answers {status}")),
         })

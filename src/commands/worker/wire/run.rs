@@ -38,13 +38,17 @@ pub(in crate::commands::worker) struct ReplyAddress {
     pub(super) connection: Option<WorkerConnection>,
 }
 
-/// Reads the run in a response to a poll.
+/// Reads the run in a response to a poll. An error if it is none: any web server answers 200.
 pub(super) async fn receive(
     client: &Client,
     mut connection: WorkerConnection,
     response: Response<Incoming>,
 ) -> anyhow::Result<Run> {
     let (Parts { headers, .. }, body) = response.into_parts();
+    let id = text(&headers, RUN)
+        .filter(|id| !id.is_empty())
+        .with_context(|| format!("{} is no broker of pilotlight: its answer has no {RUN}", client.url()))?
+        .to_owned();
     let payload = body.collect().await.context("the run was broken off")?.to_bytes();
     let closes = text(&headers, CONNECTION.as_str()).is_some_and(|value| value.eq_ignore_ascii_case("close"));
     // The end of this connection proves to the broker that the run was received.
@@ -56,7 +60,7 @@ pub(super) async fn receive(
     };
     let target = text(&headers, REPLY).filter(|target| target.starts_with('/'));
     Ok(Run {
-        id: text(&headers, RUN).unwrap_or_default().to_owned(),
+        id,
         content_type: text(&headers, CONTENT_TYPE.as_str()).unwrap_or("application/octet-stream").to_owned(),
         payload,
         reply: target.map(|target| ReplyAddress {
