@@ -53,28 +53,30 @@ export class OpenReply {
   /** Sends the body as it comes, no faster than the caller reads it, and resolves to the result. The body's own error is thrown. */
   async send(body) {
     const source = pieces(body);
-    const ended = this.ended.then((result) => ({ result }));
+    const end = watch(this.ended);
     for (;;) {
       const next = Promise.resolve(source.next());
       // Whoever is no longer listened to may fail, as one does whose run's signal was aborted.
       next.catch(() => {});
-      const step = await Promise.race([ended, next]);
-      if (step.result) {
+      const step = await end.or(next);
+      if (end.result) {
         // A generator that is at work cannot be stopped from outside; it ends at its next yield.
         source.return?.()?.catch?.(() => {});
-        return step.result;
+        return end.result;
       }
       if (step.done) break;
       const bytes = toBytes("a piece of a reply", step.value);
-      if (bytes.length > 0 && !this.#request.write(bytes)) await Promise.race([ended, this.#drained()]);
+      if (bytes.length > 0 && !this.#request.write(bytes)) await this.#drained(end);
     }
     this.#isSent = true;
     this.#request.end();
     return this.ended;
   }
 
-  #drained() {
-    return new Promise((resolve) => this.#request.once("drain", resolve));
+  async #drained(end) {
+    let drained;
+    await end.or(new Promise((resolve) => this.#request.once("drain", (drained = resolve))));
+    this.#request.off("drain", drained);
   }
 
   /** Breaks the reply off, which its caller sees. Only a reply whose head was sent can be broken, so this is waited for. */
@@ -84,6 +86,25 @@ export class OpenReply {
     else if (socket.connecting || socket.secureConnecting) socket.destroySoon();
     else this.#request.destroy();
   }
+}
+
+/** Waits for one promise after the other, or for the end. Each `Promise.race` would leave a listener with the end, as long as it lasts. */
+function watch(ended) {
+  let wake;
+  const end = {
+    result: undefined,
+    or: (promise) =>
+      new Promise((resolve, reject) => {
+        wake = resolve;
+        if (end.result) resolve();
+        else promise.then(resolve, reject);
+      }),
+  };
+  ended.then((result) => {
+    end.result = result;
+    wake?.();
+  });
+  return end;
 }
 
 /** The bytes of a body that is no stream, or undefined. */
