@@ -24,7 +24,7 @@ export interface WaitOptions extends ConnectionOptions {
   pool: Pool;
   /** How many runs this process works on at once; 1 by default. */
   slots?: number;
-  /** The controller's name; unique by default. With several slots, each adds its number. */
+  /** The controller's name: by default host, process number, four random digits and a count, which is unique for each slot. With several slots, each adds its number to a name that is given here. */
   controller?: string;
   /** Up to 1,024 bytes of printable ASCII that the dispatch of a run returns to its caller. */
   metadata?: string;

@@ -64,6 +64,11 @@ export class Broker {
     return (await answer.json()).waiters;
   }
 
+  async waitersOf(pool) {
+    const answer = await fetch(`http://127.0.0.1:${this.ops}/pools?deployment=${pool.split("/")[0]}`);
+    return (await answer.json()).waiters;
+  }
+
   async waitForWaiters(count, milliseconds) {
     await until(`${count} waiters`, async () => (await this.waiters()) === count, milliseconds);
   }

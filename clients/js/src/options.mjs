@@ -1,8 +1,11 @@
 // Owns what options become on the wire: the pool's path, durations, headers, and the misuse that is refused at once.
+import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 
 export const DEFAULT_BROKER = "http://127.0.0.1:7070";
 const LONGEST_METADATA = 1024;
+/** Containers share process numbers, and perhaps a host name. */
+const PROCESS = `${process.pid}-${randomBytes(2).toString("hex")}`;
 let slotsNamed = 0;
 
 /** The path of a pool: text is used as it is in the URL, the parts of an object are percent-encoded. */
@@ -58,7 +61,7 @@ export async function authorization(token) {
 export function controllerNames(controller, slots) {
   if (!Number.isInteger(slots) || slots < 1) throw new TypeError("slots is not a number from 1");
   const name = (slot) => {
-    if (controller === undefined) return `${hostname()}-${process.pid}-${++slotsNamed}`;
+    if (controller === undefined) return `${hostname()}-${PROCESS}-${++slotsNamed}`;
     return slots === 1 ? controller : `${controller}-${slot + 1}`;
   };
   return Array.from({ length: slots }, (_, slot) => headerText("controller", name(slot)));

@@ -65,6 +65,17 @@ describe("a worker", () => {
     await worker.ended;
   });
 
+  test("has a name that no other slot has", async (t) => {
+    const pool = freshPool();
+    const runs = [];
+    for (const slots of [1, 2]) startWorker(t, broker, pool, (run) => runs.push(run), { slots });
+    await until("all wait", async () => (await broker.waitersOf(pool)) === 3);
+    const names = (await Promise.all(["a", "b", "c"].map((payload) => post(pool, payload)))).map(({ controller }) => controller);
+    assert.ok(names.every((name) => new RegExp(`-${process.pid}-[0-9a-f]{4}-\\d+$`).test(name)), names);
+    assert.ok(new Set(names.map((name) => name.replace(/-\d+$/, ""))).size === 1, names);
+    for (const run of runs) run.done();
+  });
+
   test("answers a run that nobody waits for in peace", async (t) => {
     const pool = freshPool();
     const results = [];
@@ -96,7 +107,7 @@ describe("stopping", () => {
   test("by the signal ends a loop that waits", async () => {
     const pool = freshPool();
     const worker = startWorker({ after() {} }, broker, pool, () => assert.fail("no run was posted"));
-    await until("it waits", async () => (await (await fetch(`http://127.0.0.1:${broker.ops}/pools?deployment=${pool.split("/")[0]}`)).json()).waiters === 1);
+    await until("it waits", async () => (await broker.waitersOf(pool)) === 1);
     worker.stop();
     await worker.ended;
     assert.deepEqual(await worker.runs.next(), { value: undefined, done: true });

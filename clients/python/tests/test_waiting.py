@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import re
 import signal
 import socket
 import time
@@ -60,6 +62,16 @@ async def test_each_slot_takes_one_run_at_a_time(broker: Broker, pool: str, depl
         release.set()
         await until("three waiters again", lambda: broker.waiters(deployment) == 3)
     assert sorted(worker.results) == ["w-1", "w-2", "w-3"]
+
+
+@story
+async def test_two_waits_of_one_process_do_not_evict_each_other(broker: Broker, pool: str, deployment: str) -> None:
+    async with Worker(pool, broker.url, payload_of) as first, Worker(pool, broker.url, payload_of, slots=2) as second:
+        await until("three waiters", lambda: broker.waiters(deployment) == 3)
+        outcomes = [await pilotlight.dispatch(pool, b"x", broker=broker.url, wait="5s") for _ in range(3)]
+        names = {outcome.controller for outcome in outcomes if isinstance(outcome, Delivered)}
+        assert all(re.fullmatch(rf".+-{os.getpid()}-[0-9a-f]{{4}}-\d+", name) for name in names)
+        assert first.retries == second.retries == []
 
 
 @story

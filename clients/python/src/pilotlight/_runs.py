@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import secrets
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import TracebackType
@@ -19,6 +21,9 @@ GRACE = 0.05
 
 # Runs under way may outlive their iterator, and the loop itself keeps no task alive.
 _background: set[asyncio.Task[None]] = set()
+# Containers share process numbers, and perhaps a host name.
+_process_salt = secrets.token_hex(2)
+_slots_named = itertools.count(1)
 
 
 def wait(
@@ -38,11 +43,12 @@ def wait(
     """Waits in a pool: `async for run in wait("my-app/v1/0.5/1"):`.
 
     `slots` runs at most are under way at once; a poll is held for each free slot while the consumer asks for a run. With one slot,
-    asking for the next run ends one that was not answered. `controller` names the worker to operators (default: host and process
-    number); each of several slots adds its number. `metadata` (printable ASCII, up to 1,024 characters) goes to whoever gets one
-    of these slots. `content_type` is that of the replies, whose heads are sent when their runs come, so that a caller who leaves is
-    noticed; with `early=False` a reply is opened by `reply` itself. When `stop` is set, no further run is taken, and the iteration
-    ends after those under way. `on_retry` is told before each pause.
+    asking for the next run ends one that was not answered. `controller` names the worker to operators; each of several slots adds
+    its number. By default each slot has a name of its own: host, process number, four random digits and a count. `metadata`
+    (printable ASCII, up to 1,024 characters) goes to whoever gets one of these slots. `content_type` is that of the replies, whose
+    heads are sent when their runs come, so that a caller who leaves is noticed; with `early=False` a reply is opened by `reply`
+    itself. When `stop` is set, no further run is taken, and the iteration ends after those under way. `on_retry` is told before
+    each pause.
 
     The iteration survives whatever happens to the broker, and raises RefusedError if the broker says that polling again is useless.
     """
@@ -50,7 +56,6 @@ def wait(
         raise ValueError("slots is at least 1")
     if metadata is not None:
         check_header("metadata", metadata, MAX_METADATA)
-    name = check_header("controller", f"{socket.gethostname()}-{os.getpid()}" if controller is None else controller)
     settings = PollSettings(
         url=pool_url(broker, pool),
         tls=tls_context(ca),
@@ -60,8 +65,7 @@ def wait(
         early=early,
         on_retry=on_retry,
     )
-    names = [name] if slots == 1 else [f"{name}-{number}" for number in range(1, slots + 1)]
-    return Runs(settings, names, stop)
+    return Runs(settings, [check_header("controller", name) for name in _names(controller, slots)], stop)
 
 
 class Runs:
@@ -194,6 +198,14 @@ class Runs:
             self._grace.cancel()
         for slot in self._slots:
             slot.withdraw()
+
+
+def _names(controller: str | None, slots: int) -> list[str]:
+    """One name for each slot, because the broker lets a new poll of the same controller replace the old one."""
+    if controller is None:
+        process = f"{socket.gethostname()}-{os.getpid()}-{_process_salt}"
+        return [f"{process}-{next(_slots_named)}" for _ in range(slots)]
+    return [controller] if slots == 1 else [f"{controller}-{number}" for number in range(1, slots + 1)]
 
 
 def _in_background(main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
