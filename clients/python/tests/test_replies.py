@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import functools
 import os
 import signal
@@ -201,6 +202,36 @@ async def test_a_worker_hears_that_its_caller_left_while_it_thinks(broker: Broke
             await until("the worker hears it", functools.partial(lambda count: len(ends) == count, number + 1))
     assert ends == ["block is cancelled", "event", "stream is closed", "stream is closed"]
     assert worker.results == ["went on", "gone", "gone", "gone"]
+
+
+@story
+async def test_a_reply_that_is_let_go_frees_its_worker(broker: Broker, pool: str) -> None:
+    """Without a word to it, and before the garbage is collected."""
+
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield "more "
+            await asyncio.sleep(0.01)
+
+    async def let_go(begins: bool, dispatcher: pilotlight.Dispatcher | None) -> None:
+        options = {"reply": "20s", "wait": "10s"}
+        outcome = await (dispatcher.dispatch(pool, b"x", **options) if dispatcher else ask(broker, pool))
+        assert isinstance(outcome, Replied)
+        if begins:
+            async for _ in outcome:
+                break
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with Worker(pool, broker.url, lambda run: run.reply(endless())) as worker:
+            async with pilotlight.Dispatcher(broker=broker.url) as dispatcher:
+                for count, (begins, over) in enumerate([(True, None), (False, None), (True, dispatcher), (False, dispatcher)], 1):
+                    await let_go(begins, over)
+                    await until("the worker is free", lambda: len(worker.results) == count, 5)
+        assert worker.results == ["gone"] * 4
+    finally:
+        gc.enable()
 
 
 @story

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -39,21 +41,12 @@ class ReplyStream:
     """The bytes of an answer, each piece as it comes. Read it to its end, or close it: then the worker hears that its caller left."""
 
     def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self._owner: Http | None = None
-        self._pieces = self._read()
+        self._source = _Source(response)
+        # The generator does not know this object: in a circle they would hold the worker until the garbage is collected.
+        self._pieces = _read(self._source)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._pieces
-
-    async def _read(self) -> AsyncGenerator[bytes, None]:
-        try:
-            async for piece in self._response.aiter_bytes():
-                yield piece
-        except NETWORK_ERRORS as error:
-            raise ReplyBrokenError("the reply broke off before its end") from error
-        finally:
-            await self._close()
 
     async def read(self) -> bytes:
         """The rest of it."""
@@ -62,12 +55,45 @@ class ReplyStream:
     async def aclose(self) -> None:
         """Reads no more. The caller has left, if there was more to come."""
         await self._pieces.aclose()
-        await self._close()
+        await self._source.aclose()
 
-    async def _close(self) -> None:
-        await self._response.aclose()
-        if self._owner is not None:
-            await self._owner.aclose()
+
+class _Source:
+    """Where an answer comes from: its response, and the connections that end with it. It is closed when nobody can read it any more."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.owner: Http | None = None
+        self._loop = asyncio.get_running_loop()
+        self._is_closed = False
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        await _close(self.response, self.owner)
+
+    def __del__(self) -> None:
+        # A generator that has begun closes it by itself; here it is one that nobody has asked for a piece.
+        if self._is_closed or self._loop.is_closed():
+            return
+        loop, response, owner = self._loop, self.response, self.owner
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: loop.create_task(_close(response, owner)))
+
+
+async def _read(source: _Source) -> AsyncGenerator[bytes, None]:
+    try:
+        async for piece in source.response.aiter_bytes():
+            yield piece
+    except NETWORK_ERRORS as error:
+        raise ReplyBrokenError("the reply broke off before its end") from error
+    finally:
+        await source.aclose()
+
+
+async def _close(response: httpx.Response, owner: Http | None) -> None:
+    await response.aclose()
+    if owner is not None:
+        await owner.aclose()
 
 
 class _Readable(Answered[ReplyStream]):
@@ -190,7 +216,7 @@ async def dispatch(
         await dispatcher.aclose()
         raise
     if isinstance(outcome, (Replied, WorkerError)):
-        outcome.body._owner = dispatcher._http
+        outcome.body._source.owner = dispatcher._http
     else:
         await dispatcher.aclose()
     return outcome
