@@ -26,6 +26,7 @@ export async function postError(connections, origin, target, contentType, body) 
 export class OpenReply {
   #request;
   #isSent = false;
+  #isReplaced = false;
 
   /** Sends the head. `ended` resolves to the result, which is known before the reply's end if its caller leaves. */
   constructor(connections, origin, target, headers) {
@@ -46,7 +47,7 @@ export class OpenReply {
       await readWhole(answer);
       return result;
     } catch {
-      return "lost";
+      return this.#isReplaced ? "gone" : "lost";
     }
   }
 
@@ -77,6 +78,12 @@ export class OpenReply {
     let drained;
     await end.or(new Promise((resolve) => this.#request.once("drain", (drained = resolve))));
     this.#request.off("drain", drained);
+  }
+
+  /** Ends a reply that the broker gives up for a failure, whether or not its word of that has come. */
+  replaced() {
+    this.#isReplaced = true;
+    this.close();
   }
 
   /** Breaks the reply off, which its caller sees. Only a reply whose head was sent can be broken, so this is waited for. */

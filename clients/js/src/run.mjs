@@ -145,7 +145,8 @@ export class Run {
     if (this.signal.aborted) return "gone";
     const target = this.#target.replace(/\/reply(?=\?|$)/, "/error");
     const result = await postError(this.#connections, this.#origin, target, contentType, body);
-    this.#reply?.close();
+    if (result === "replied") this.#reply?.replaced();
+    else this.#reply?.close();
     return result;
   }
 }
