@@ -18,7 +18,7 @@ const MOST_REDIRECTS = 5;
 /** Resolves to the answer that carries a run, with the `origin` that gave it; to undefined if `stop` came first. */
 export async function pollForRun(slot, stop) {
   let failures = 0;
-  let redirects = 0;
+  let asked = [];
   let [origin, target] = [slot.origin, slot.target];
   while (!stop.aborted) {
     const begun = performance.now();
@@ -28,11 +28,13 @@ export async function pollForRun(slot, stop) {
     const wasShort = performance.now() - begun < SHORT_POLL_MS;
 
     const next = judge(answer, origin, target);
-    if (next.location && redirects++ < MOST_REDIRECTS) {
-      [origin, target] = [next.location.origin, next.location.pathname + next.location.search];
+    asked.push(origin + target);
+    // Whoever sends a poll in a circle is not asked again at once.
+    if (next.location && asked.length <= MOST_REDIRECTS && !asked.includes(next.location.origin + targetOf(next.location))) {
+      [origin, target] = [next.location.origin, targetOf(next.location)];
       continue;
     }
-    redirects = 0;
+    asked = [];
     [origin, target] = [slot.broker, slot.target];
     if (next.passed) {
       failures = wasShort ? failures + 1 : 0;
@@ -89,6 +91,8 @@ function permitted(location, from) {
   const isSafe = url.protocol === "https:" || (url.protocol === "http:" && from.startsWith("http:"));
   return isSafe ? url : undefined;
 }
+
+const targetOf = (url) => url.pathname + url.search;
 
 /** Random, so that the workers of a broker that comes back do not all ask at the same moment. */
 function backOff(failures) {

@@ -119,20 +119,23 @@ describe("a server", () => {
     "503": { head: [503], reason: "unavailable", from: 50, to: 200 },
     "502 of a proxy": { head: [502, { "content-type": "text/html" }], reason: "unavailable", from: 50, to: 200 },
     "404 of a proxy": { head: [404, { "content-type": "text/html" }], reason: "unavailable", from: 50, to: 200 },
-    "204 at once": { head: [204], reason: "unavailable", from: 50, to: 400 },
+    "204 at once": { polls: 2, head: [204], reason: "unavailable", from: 50, to: 400 },
     "200 without a run": { head: [200, { "content-type": "text/html" }], reason: "unavailable", from: 50, to: 200 },
     "307 to nowhere": { head: [307], reason: "unavailable", from: 50, to: 200 },
-    "307 to itself for ever": { head: [307, { location: "/v1/pools/a/b/1/2" }], reason: "unavailable", from: 50, to: 200 },
+    "307 on and on": { polls: 6, head: (polls) => [307, { location: `/${polls}` }], reason: "unavailable", from: 50, to: 200 },
+    "307 to itself": { head: (_, itself) => [307, { location: itself }], reason: "unavailable", from: 50, to: 200 },
     "an end without an answer": { reason: "unreachable", from: 50, to: 200 },
     "a run that breaks off": { head: [200, { "pilotlight-run": "r", "content-length": 9 }], breaks: true, reason: "unreachable", from: 50, to: 200 },
   };
-  for (const [what, { head, breaks, reason, from, to }] of Object.entries(answers)) {
+  for (const [what, { polls = 1, head, breaks, reason, from, to }] of Object.entries(answers)) {
     test(`that answers ${what} is asked again after a pause`, async (t) => {
       let isWell = false;
+      let asked = 0;
       const { url } = await startServer(t, (request, response) => {
         if (isWell) return response.writeHead(200, { "pilotlight-run": "r" }).end("run");
+        asked += 1;
         if (!head) return request.socket.destroy();
-        response.writeHead(...head);
+        response.writeHead(...(typeof head === "function" ? head(asked, request.url) : head));
         if (!breaks) return response.end("<html>");
         response.write("ru");
         setTimeout(() => response.destroy(), 10);
@@ -142,7 +145,7 @@ describe("a server", () => {
       const { value: run } = await runs.next();
       await runs.return();
       assert.equal(run.text(), "run");
-      assert.deepEqual(retries.map((event) => event.reason), [reason]);
+      assert.deepEqual([asked, retries.map((event) => event.reason)], [polls, [reason]]);
       assert.ok(retries[0].delay >= from && retries[0].delay <= to, retries[0].delay);
     });
   }

@@ -48,20 +48,21 @@ RUN = {"pilotlight-run": "r"}
         (429, {"retry-after": "7"}, Pause("limited", 429, 7.0)),
         (503, {"retry-after": "Thu, 01 Jan"}, Pause("unavailable", 503)),
         (500, {}, Pause("unavailable", 500)),
+        (307, {"location": "http://b.example/x"}, Pause("unavailable", 307)),
+        *[(status, {}, Pause("unavailable", status)) for status in (200, 301, 400, 401, 403, 404, 408)],
     ],
 )
 def test_a_response_to_a_poll_has_one_meaning(status: int, headers: dict[str, str], expected: object) -> None:
     assert poll_end(HERE, status, headers, b"") == expected
 
 
-@pytest.mark.parametrize(
-    ("status", "headers"),
-    [(200, {}), (301, {"location": "/"}), (307, {"location": "http://b.example/x"}), (400, {}), (401, {}), (403, {}), (404, {})],
-)
-def test_a_response_that_no_attempt_changes_is_a_refusal(status: int, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_only_the_broker_itself_refuses_for_good(status: int) -> None:
     with pytest.raises(RefusedError) as error:
-        poll_end(HERE, status, headers, b'{"title": "T", "detail": "D"}')
+        poll_end(HERE, status, {}, b'{"type": "urn:pilotlight:problem:t", "title": "T", "detail": "D"}')
     assert (error.value.status, str(error.value)) == (status, f"{status}: T: D")
+    for body in (b'{"type": "about:blank", "title": "T"}', b'{"title": "T"}', b'{"type": 1}', b"[]", b"<html>"):
+        assert poll_end(HERE, status, {}, body) == Pause("unavailable", status)
 
 
 def outcome(name: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import re
@@ -265,6 +266,31 @@ async def test_tls_is_checked_against_the_given_authority(
             outcome = await pilotlight.dispatch(pool, EVERY_BYTE, broker=broker.url, ca=authority, wait="5s")
             assert isinstance(outcome, Delivered) and outcome.proof == "received"
     assert worker.results == [EVERY_BYTE] * 3
+
+
+@pytest.mark.parametrize("answer", ["204 No Content", "307 Temporary Redirect\r\nlocation: /v1/pools/a/v1/1/1\r\ncontent-length: 0"])
+def test_a_server_that_never_holds_a_poll_is_asked_more_and_more_seldom(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr("pilotlight._backoff.random.uniform", lambda least, most: most)
+    polls = 0
+
+    async def at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal polls
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                polls += 1
+                writer.write(f"HTTP/1.1 {answer}\r\n\r\n".encode())
+        writer.close()
+
+    @story
+    async def poll() -> None:
+        server = await asyncio.start_server(at_once, "127.0.0.1", 0, family=socket.AF_INET)
+        async with Worker("a/v1/1/1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", payload_of) as worker:
+            await until("four pauses", lambda: len(worker.retries) == 4)
+        assert [retry.delay for retry in worker.retries] == [0.1, 0.2, 0.4, 0.8]
+        assert polls == 4
+        server.close()
+
+    poll()
 
 
 @story

@@ -19,7 +19,7 @@ class Backoff:
         self._attempts = 0
 
     def reset(self) -> None:
-        """The broker has answered: the next failure begins with the shortest pause again."""
+        """The broker has given a run or held a poll: the next failure begins with the shortest pause again."""
         self._attempts = 0
 
     def next(self, at_least: float | None = None) -> float:

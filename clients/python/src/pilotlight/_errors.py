@@ -16,7 +16,7 @@ class RefusedError(PilotlightError):
         super().__init__(f"{status}: {detail}")
         #: The status of the broker's response.
         self.status = status
-        #: The problem document (RFC 9457) of the response, if it had one.
+        #: The problem document (RFC 9457) of the response.
         self.problem = problem
 
 

@@ -11,6 +11,8 @@ import httpx
 
 from ._errors import RefusedError
 
+#: How the types of the broker's problem documents begin.
+PROBLEM = "urn:pilotlight:problem:"
 #: Why a slot pauses.
 Reason = Literal["retired", "limited", "unavailable", "unreachable"]
 
@@ -79,10 +81,12 @@ def poll_end(url: httpx.URL, status: int, headers: Mapping[str, str], body: byte
         return Pause("retired", status)
     if status == 429:
         return Pause("limited", status, retry_after(headers))
-    if status >= 500:
-        return Pause("unavailable", status, retry_after(headers))
     problem = problem_of(body)
-    raise RefusedError(status, problem, detail_of(problem) or "this is not a broker's response to a poll")
+    # A proxy's refusal may pass, for instance while the broker behind it restarts. The broker's own says what to change.
+    is_final = 400 <= status < 500 and status != 408 and str((problem or {}).get("type")).startswith(PROBLEM)
+    if is_final:
+        raise RefusedError(status, problem, detail_of(problem))
+    return Pause("unavailable", status, retry_after(headers))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

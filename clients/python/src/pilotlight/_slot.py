@@ -26,8 +26,8 @@ logger = logging.getLogger("pilotlight")
 POLL_TIMEOUT = 315.0
 #: How often one poll is sent on to another broker.
 MAX_HOPS = 5
-#: A poll that is answered "no run" sooner was not held: the next one waits, so that no loop gets busy.
-HELD_AT_LEAST = 0.1
+#: A poll that is answered "no run" sooner was not held: the next one waits, and each one longer, so that no loop gets busy.
+HELD_AT_LEAST = 0.5
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class Slot:
                 return offer
             if time.monotonic() - began < HELD_AT_LEAST:
                 end = Pause("unavailable", 204)
+            else:
+                self._backoff.reset()
         except _Paused as paused:
             end = paused.end
         except NETWORK_ERRORS as error:
@@ -108,6 +110,7 @@ class Slot:
     async def _poll(self) -> Offer | None:
         settings = self._settings
         headers = {**settings.headers, "pilotlight-controller": self._controller, **bearer(settings.token)}
+        asked: set[httpx.URL] = set()
         for _ in range(MAX_HOPS + 1):
             response = await self._http.send("GET", self._url, headers=headers, read_timeout=POLL_TIMEOUT)
             # `aread` would close the connection after the last byte: that is the receipt, and not due yet.
@@ -120,8 +123,11 @@ class Slot:
             if isinstance(end, Pause):
                 raise _Paused(end)
             if isinstance(end, Again):
-                self._backoff.reset()
                 return None
+            asked.add(self._url)
+            if end.url in asked:
+                # Whoever sends a poll in a circle is not asked again at once.
+                break
             self._url = end.url
         raise _Paused(Pause("unavailable", 307))
 
