@@ -42,7 +42,7 @@ export async function pollForRun(slot, stop) {
     } else {
       failures += 1;
     }
-    await pause(slot, stop, { reason: next.reason ?? "unavailable", status: answer.status, error: answer.error, delay: next.delay ?? backOff(failures) });
+    await pause(slot, stop, { reason: next.reason ?? "unavailable", status: answer.status, error: answer.error, delay: next.delay ?? (next.atLeast ?? 0) + backOff(failures) });
   }
   return undefined;
 }
@@ -72,12 +72,12 @@ function judge({ status, headers, document, error, retryAfter }, origin, target)
   if (status === 204) return { passed: true };
   if (status === 307 || status === 308) return { location: permitted(headers.location, origin + target), reason: "unavailable" };
   if (status === 410) return { reason: "retired", delay: RETIRED_PAUSE_MS * (1 + Math.random()) };
-  const asked = retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_MS) + backOff(1);
-  if (status === 429) return { reason: "limited", delay: asked };
+  const asked = retryAfter === undefined ? undefined : Math.min(retryAfter, LONGEST_RETRY_AFTER_MS);
+  if (status === 429) return { reason: "limited", atLeast: asked };
   // A proxy's refusal may pass, for instance while the broker behind it restarts. The broker's own says what to change.
   const isFinal = status >= 400 && status < 500 && document?.type?.startsWith?.("urn:pilotlight:problem:");
   if (isFinal && status !== 408) throw new RefusedError(status, document);
-  return { reason: "unavailable", delay: asked };
+  return { reason: "unavailable", atLeast: asked };
 }
 
 function isRun({ status, headers }) {

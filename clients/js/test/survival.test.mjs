@@ -150,6 +150,17 @@ describe("a server", () => {
     });
   }
 
+  for (const [what, ...head] of [["204", 204], ["429", 429, { "retry-after": "0" }], ["503", 503, { "retry-after": "0" }]]) {
+    test(`that answers ${what} at once for ever is asked more and more seldom`, async (t) => {
+      t.mock.method(Math, "random", () => 1);
+      const { url } = await startServer(t, (_, response) => response.writeHead(...head).end());
+      const delays = [];
+      startWorker(t, { url }, freshPool(), () => {}, { onRetry: ({ delay }) => delays.push(delay) });
+      await until("three pauses", () => delays.length === 3);
+      assert.deepEqual(delays.map((delay) => delay / delays[0]), [1, 2, 4]);
+    });
+  }
+
   test("that answers 307 sends this poll elsewhere, and is asked the next one", async (t) => {
     const asked = [];
     const other = await startServer(t, (request, response) => {
