@@ -26,6 +26,19 @@ export async function until(what, condition, milliseconds = 30_000) {
   }
 }
 
+const started = new Set();
+const killStarted = () => started.forEach((child) => child.kill("SIGKILL"));
+process.on("exit", killStarted);
+// A runner that has lost its patience ends a file so.
+process.on("SIGTERM", () => process.exit(143));
+
+/** A process that does not outlive this one, whatever ends it. */
+export function endsWithThis(child) {
+  started.add(child);
+  child.once("exit", () => started.delete(child));
+  return child;
+}
+
 export class Broker {
   address = "127.0.0.1";
   log = "warn";
@@ -43,7 +56,7 @@ export class Broker {
   async launch() {
     const { address, log, port, ops, args } = this;
     const flags = ["--listen", `${address}:${port}`, "--ops-listen", `127.0.0.1:${ops}`, ...args];
-    this.process = spawn(binary, flags, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, RUST_LOG: log } });
+    this.process = endsWithThis(spawn(binary, flags, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, RUST_LOG: log } }));
     this.ended = new Promise((resolve) => this.process.once("exit", (code, signal) => resolve(code ?? signal)));
     await until("the broker is ready", () => fetch(`http://127.0.0.1:${ops}/readyz`).then((r) => r.ok, () => false));
   }

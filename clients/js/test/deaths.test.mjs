@@ -8,18 +8,20 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import { certificate } from "../../../tests/clients/certificate.mjs";
 import { dispatch, ReplyBrokenError, wait } from "../index.mjs";
-import { freshPool, promised, startBroker, startWorker, until } from "./support.mjs";
+import { bounded, endsWithThis, freshPool, promised, startBroker, startWorker, until } from "./support.mjs";
 
 const post = (broker, pool, payload, options = {}) =>
-  dispatch(pool, typeof payload === "string" ? payload : JSON.stringify(payload), { broker: broker.url, wait: "2s", reply: "20s", ...options });
+  dispatch(pool, typeof payload === "string" ? payload : JSON.stringify(payload), { broker: broker.url, wait: "10s", reply: "20s", ...options });
 
 /** A worker in a process of its own, and what it has said. */
 function forkWorker(t, broker, pool) {
-  const child = fork(new URL("worker.mjs", import.meta.url), [broker.url, pool]);
+  const child = endsWithThis(fork(new URL("worker.mjs", import.meta.url), [broker.url, pool]));
+  // Awaited from its beginning, because it may end before its caller has read the last bytes.
+  const ended = bounded("the worker's process ends", once(child, "exit"));
   const said = [];
   child.on("message", (message) => said.push(message));
   t.after(() => child.kill("SIGKILL"));
-  return { child, said, hears: (key) => until(`the worker says "${key}"`, () => said.find((message) => key in message)?.[key]) };
+  return { child, ended, said, hears: (key) => until(`the worker says "${key}"`, () => said.find((message) => key in message)?.[key]) };
 }
 
 /** Reads a reply that must break off. Returns what came before. */
@@ -69,7 +71,7 @@ describe("a worker's process", () => {
     await until("it withdraws", async () => (await broker.waiters()) === 0);
     worker.child.send("finish");
     assert.equal(await read, "aend");
-    assert.deepEqual(await once(worker.child, "exit"), [0, null]);
+    assert.deepEqual(await worker.ended, [0, null]);
     assert.equal(await worker.hears("result"), "replied");
   });
 });
@@ -137,7 +139,7 @@ test("everything works over TLS with a certificate of one's own", async (t) => {
     const outcome = await post({ url }, pool, text, { ca });
     assert.deepEqual([outcome.outcome, await outcome.text()], ["replied", `${text}!`]);
   }
-  assert.equal((await dispatch(pool, "three", { broker: url, ca, wait: "2s" })).proof, "received");
+  assert.equal((await dispatch(pool, "three", { broker: url, ca, wait: "10s" })).proof, "received");
   const leave = new AbortController();
   const left = post({ url }, pool, "leave", { ca, signal: leave.signal });
   await begun.promise;

@@ -349,7 +349,7 @@ describe("a caller", () => {
       await finish.promise;
       await run.reply("x");
     });
-    const first = post(pool, "", { broker: small.url, wait: "2s" });
+    const first = post(pool, "", { broker: small.url });
     await begun.promise;
     const limited = await post(pool, "", { broker: small.url });
     assert.equal(limited.outcome, "limited");

@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
-import { startBroker } from "./support.mjs";
+import { endsWithThis, startBroker } from "./support.mjs";
 
 const bun = new URL(`../node_modules/@oven/bun-${process.platform}-${process.arch}/bin/bun`, import.meta.url).pathname;
 const STORY = [
@@ -37,7 +37,7 @@ for (const [name, runtime] of Object.entries({ "Node.js": process.execPath, Bun:
   if (skip) console.error(skip);
   test(`${name} tells the story`, { skip }, async (t) => {
     const broker = await startBroker(t);
-    const child = spawn(runtime, [new URL("story.mjs", import.meta.url).pathname, broker.url], { stdio: ["ignore", "pipe", "inherit"] });
+    const child = endsWithThis(spawn(runtime, [new URL("story.mjs", import.meta.url).pathname, broker.url], { stdio: ["ignore", "pipe", "inherit"], timeout: 60_000 }));
     t.after(() => child.kill("SIGKILL"));
     let text = "";
     child.stdout.on("data", (piece) => (text += piece));
