@@ -104,7 +104,7 @@ def test_a_failure_reaches_the_caller(broker: Broker, pool: str) -> None:
 def test_tokens_pass_one_by_one_until_the_caller_leaves(broker: Broker, pool: str) -> None:
     may_go, has_left = threading.Semaphore(1), threading.Event()
 
-    def endless(_: blocking.Run) -> Iterator[bytes]:
+    def endless() -> Iterator[bytes]:
         while not has_left.is_set():
             if may_go.acquire(timeout=0.05):
                 yield b"token"
@@ -112,7 +112,7 @@ def test_tokens_pass_one_by_one_until_the_caller_leaves(broker: Broker, pool: st
             time.sleep(0.01)
             yield b"token"
 
-    with Worker(pool, broker.url, lambda run: run.reply(endless(run))) as worker:
+    with Worker(pool, broker.url, lambda run: run.reply(endless())) as worker:
         outcome = ask(broker, pool)
         assert isinstance(outcome, blocking.Replied)
         for _, piece in zip(range(10), outcome, strict=False):

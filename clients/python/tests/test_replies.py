@@ -214,8 +214,7 @@ async def test_a_reply_that_is_let_go_frees_its_worker(broker: Broker, pool: str
             await asyncio.sleep(0.01)
 
     async def let_go(begins: bool, dispatcher: pilotlight.Dispatcher | None) -> None:
-        options = {"reply": "20s", "wait": "10s"}
-        outcome = await (dispatcher.dispatch(pool, b"x", **options) if dispatcher else ask(broker, pool))
+        outcome = await (dispatcher.dispatch(pool, b"x", reply="20s", wait="10s") if dispatcher else ask(broker, pool))
         assert isinstance(outcome, Replied)
         if begins:
             async for _ in outcome:
