@@ -100,7 +100,7 @@ async fn a_receipt_without_the_token_of_its_offer_does_not_count() {
         (format!("{ack}&token={token}"), is(400, "bad-parameter")),
         (format!("{ack}&slots=2"), is(400, "bad-parameter")),
         (format!("{path}/ready?token={token}&ready=true"), is(400, "bad-parameter")),
-        (format!("{path}/reply?token={token}"), is(404, "no-such-route")),
+        (format!("{path}/result?token={token}"), is(404, "no-such-route")),
         (format!("{path}/ack/?token={token}"), is(404, "no-such-route")),
         (ack.replace("%2F", "/"), is(404, "no-such-route")),
         (format!("/v1/runs/ack?token={token}"), is(404, "no-such-route")),
