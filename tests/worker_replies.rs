@@ -165,22 +165,6 @@ async fn what_a_process_that_was_left_behind_writes_does_not_keep_the_reply_open
 }
 
 #[tokio::test]
-async fn a_slow_caller_gets_all_that_an_ended_program_has_written() {
-    let scene = Scene::new(&[], ONE_RUN).await;
-    let fill = r"
-os.set_blocking(1, False)
-count = blocked = 0
-while blocked < 50:
-    try: count += os.write(1, b'x' * 4096); blocked = 0
-    except BlockingIOError: blocked += 1; time.sleep(0.01)
-mark('written', count)";
-    let mut caller = scene.post(fill).await;
-    let written = scene.folder.wait_for_marks("written", 1).await;
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    assert_eq!(caller.rest().await.unwrap().len().to_string(), written[0]);
-}
-
-#[tokio::test]
 async fn after_sigterm_the_reply_under_way_is_finished() {
     let mut scene = Scene::new(&[], ONE_RUN).await;
     let mut caller = scene.post("say('one'); gate('two'); say('two')").await;

@@ -215,3 +215,56 @@ async fn over(end: Option<End>) {
         _ => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    fn start(script: &str) -> Program {
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.process_group(0).kill_on_drop(true).spawn().unwrap();
+        let (ready, _) = std::io::pipe().unwrap();
+        Program {
+            group: ProcessGroup::of(child.id()),
+            stderr: StderrLog::start(child.stderr.take().unwrap(), 1),
+            ready: pipe::Receiver::from_owned_fd(ready.into()).unwrap(),
+            pipe: PipeName::new(0),
+            slot: 1,
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take(),
+            child,
+            end: None,
+        }
+    }
+
+    /// A caller that takes its time must not lose the end of a reply.
+    #[tokio::test]
+    async fn all_that_an_ended_program_has_written_is_read_however_late() {
+        let mut program = start("head -c 50000 /dev/zero");
+        program.ended().await;
+        let mut output = BytesMut::new();
+        tokio::time::sleep(REST_TIMEOUT * 2).await;
+        while program.piece(&mut output).await == Piece::Bytes {}
+        assert_eq!(output.len(), 50_000);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_just_now_or_closed_is_seen_without_waiting() {
+        let mut program = start("read line; printf x; read line; exec >&-; read line");
+        assert_eq!(program.unasked(), None);
+        let mut stdin = program.take_stdin().unwrap();
+        for expected in [Unasked::Wrote, Unasked::Closed] {
+            tokio::io::AsyncWriteExt::write_all(&mut stdin, b"\n").await.unwrap();
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            // Without a turn of the event loop.
+            while program.unasked().is_none() {
+                assert!(std::time::Instant::now() < deadline);
+            }
+            assert_eq!(program.unasked(), Some(expected));
+            program.piece(&mut BytesMut::new()).await;
+        }
+    }
+}
