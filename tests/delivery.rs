@@ -229,7 +229,8 @@ async fn a_delivery_is_finished_when_its_supervisor_leaves() {
 
 #[tokio::test]
 async fn two_stalled_controllers_leave_time_for_a_third() {
-    let broker = Broker::proving("received", &[]);
+    // The default times, threefold: on a busy machine a large run takes long, too.
+    let broker = Broker::proving("received", &["--proof-timeout", "1500ms", "--dispatch-budget", "6s"]);
     let pool = Pool::small("d1");
     let mut alive = broker.held_poll(&pool, "alive").await;
     let _stalled =
