@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -32,11 +31,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 /// The interval at which a thread measures its lag.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
-/// The same while it is busy. A timer that is due before every other one wakes the thread's own driver when it is registered; with one
-/// that is always due soon, those of proofs do not.
-const BUSY_LAG_INTERVAL: Duration = Duration::from_millis(20);
-/// A thread is busy that goes to sleep more often than this in a millisecond.
-const BUSY_SLEEPS: u128 = 1;
 
 /// The time for a PROXY protocol header to arrive.
 const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,18 +87,12 @@ async fn until_stopped(
 
 /// Measures how much later than scheduled this thread wakes, and records a heartbeat each time.
 async fn measure_lag(metrics: &Metrics, heartbeat: &Heartbeat) -> Infallible {
-    let idle_interval = systemd::watchdog_timeout().map_or(LAG_INTERVAL, |time| LAG_INTERVAL.min(time / 8));
-    let busy_interval = BUSY_LAG_INTERVAL.min(idle_interval);
-    let runtime = Handle::current().metrics();
-    let (mut interval, mut sleeps) = (idle_interval, runtime.worker_park_count(0));
+    let interval = systemd::watchdog_timeout().map_or(LAG_INTERVAL, |time| LAG_INTERVAL.min(time / 8));
     loop {
         heartbeat.beat();
         let due = Instant::now() + interval;
         tokio::time::sleep_until(due).await;
         metrics.lagged(due.elapsed());
-        let before = std::mem::replace(&mut sleeps, runtime.worker_park_count(0));
-        let is_busy = u128::from(sleeps - before) > interval.as_millis() * BUSY_SLEEPS;
-        interval = if is_busy { busy_interval } else { idle_interval };
     }
 }
 
