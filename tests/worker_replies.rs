@@ -26,7 +26,8 @@ impl Scene {
     async fn new(arguments: &[&str], program: &str) -> Self {
         let (broker, folder, pool) = (Broker::proving("received", &[]), Folder::new(), Pool::small("d1"));
         let worker = Worker::start(broker.public, &pool, &folder, arguments, program);
-        broker.wait_for_waiters(1).await;
+        // With several slots, the first waiter is not alone for long.
+        broker.wait_until("a slot waits", async || broker.waiters("").await > 0).await;
         Self { broker, folder, pool, worker }
     }
 
