@@ -15,6 +15,8 @@ const flags = new Set([...settings, ...[...helped.matchAll(/--([a-z][a-z-]*)/g)]
 
 /** Variables of this project's tests and build, which the broker does not read. */
 const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRITE_COUNTS", "WRITE_DOCS"].map((name) => `PILOTLIGHT_${name}`));
+/** Variables that `pilotlight worker` gives to its programs. */
+const WORKERS = new Set(["exec", "spec"].flatMap((file) => [...read(`src/commands/worker/program/${file}.rs`).matchAll(/\.env\("(PILOTLIGHT_[A-Z_]+)"/g)].map(([, name]) => name)));
 /** Flags of other programs that the guides name without their command. */
 const FOREIGN = new Set(["--profile", "--release", "--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
 /** Metrics that exist only with TLS, or with a cluster; alert rules may use them. */
@@ -53,7 +55,7 @@ test("every flag in the guides is the broker's", () => {
 
 test("every PILOTLIGHT_ variable is the broker's", () => {
   const wrong = texts.flatMap((path) =>
-    [...new Set(read(path).match(/PILOTLIGHT_[A-Z_]+/g))].filter((name) => !variables.has(name) && !OTHERS.has(name)).map((name) => `${path}: ${name}`),
+    [...new Set(read(path).match(/PILOTLIGHT_[A-Z_]+/g))].filter((name) => !variables.has(name) && !OTHERS.has(name) && !WORKERS.has(name)).map((name) => `${path}: ${name}`),
   );
   assert.deepEqual(wrong, []);
 });
