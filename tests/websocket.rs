@@ -137,7 +137,7 @@ async fn slots_take_runs_at_once_and_none_waits_for_another() {
 
 #[tokio::test]
 async fn a_silent_acknowledgement_costs_its_offer_and_the_place_of_its_controller() {
-    let broker = Broker::proving("received", &["--proof-timeout", "1s", "--dispatch-budget", "5s"]);
+    let broker = Broker::proving("received", &["--proof-timeout", "3s", "--dispatch-budget", "15s"]);
     let pool = Pool::small("d1");
     let mut spare = native_poll(&broker, &pool, "spare").await;
     let mut socket = WebSocket::held(&broker, &pool, "silent", 4).await;
