@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
-use pilotlight::journal::{DispatchEvent, HistoryQuery, Journal, JournalConfig, OfferEvent};
+use pilotlight::journal::{DispatchEvent, EventRun, HistoryQuery, Journal, JournalConfig, OfferEvent};
 use pilotlight::metrics::Metrics;
 use pilotlight::model::{DispatchOutcome, Proof, Verdict};
 
@@ -22,15 +22,17 @@ fn recording_a_dispatch_allocates_only_the_first_time() {
     let record = |run: &str| {
         let dispatch = DispatchEvent {
             ended: Instant::now(),
-            run: run.as_bytes(),
-            deployment: b"deployment_cm1a2b3c4d5e6f7g8h",
-            version: b"20260821.3",
-            cpu: 0.5,
-            memory: 0.5,
+            run: EventRun {
+                name: run.as_bytes(),
+                deployment: b"deployment_cm1a2b3c4d5e6f7g8h",
+                version: b"20260821.3",
+                cpu: 0.5,
+                memory: 0.5,
+                trace: None,
+            },
             outcome: DispatchOutcome::Hit,
             proof: Some(Proof::Written),
             took: Duration::from_micros(70),
-            trace: None,
         };
         journal.record_dispatch(&dispatch, [offer].into_iter());
     };

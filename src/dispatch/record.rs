@@ -13,7 +13,7 @@ use super::policy::Step;
 use super::request::{Outcome, RunNameConflict};
 use super::shared::{Flight, InFlightGuard, Shared};
 use crate::broker::KeyRef;
-use crate::journal::{DispatchEvent, OfferRecord, ReplyEvent, TraceParent};
+use crate::journal::{DispatchEvent, EventRun, OfferRecord, ReplyEvent, TraceParent};
 use crate::model::{DispatchOutcome, Proof, ReplyOutcome};
 
 /// Accounts for one POST, from its head until its answer is written. Dropped before the POST has ended, it counts the POST as
@@ -54,6 +54,14 @@ struct RunLabels {
     cpu: f64,
     memory: f64,
     trace: Option<TraceParent>,
+}
+
+impl RunLabels {
+    fn event(&self) -> EventRun<'_> {
+        let &Self { ref names, cpu, memory, trace } = self;
+        let [name, deployment, version] = names.as_bytes();
+        EventRun { name, deployment, version, cpu, memory, trace }
+    }
 }
 
 impl DispatchRecorder {
@@ -160,22 +168,16 @@ impl Drop for DispatchRecorder {
 impl ReplyRecorder {
     /// The reply has ended, after so many bytes. `status` is what the caller got, 0 if it left before.
     pub fn ended(&self, outcome: ReplyOutcome, status: u16, first_byte: Option<Instant>, bytes: u64) {
-        let Some(RunLabels { names, cpu, memory, trace }) = &self.run else { return };
-        let [run, deployment, version] = names.as_bytes();
+        let Some(run) = &self.run else { return };
         let ended = Instant::now();
         self.shared.journal.record_reply(&ReplyEvent {
             ended,
-            run,
-            deployment,
-            version,
-            cpu: *cpu,
-            memory: *memory,
+            run: run.event(),
             outcome,
             status,
             first_byte: first_byte.map(|at| at.saturating_duration_since(self.since)),
             took: ended.saturating_duration_since(self.since),
             bytes,
-            trace: *trace,
         });
     }
 }
@@ -219,21 +221,10 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Some(RunLabels { names, cpu, memory, trace }) = &self.run else { return };
+        let Some(run) = &self.run else { return };
         let (outcome, took) = self.ended.unwrap_or_else(|| (DispatchOutcome::Aborted, self.since.elapsed()));
-        let [run, deployment, version] = names.as_bytes();
-        let dispatch = DispatchEvent {
-            ended: self.since + took,
-            run,
-            deployment,
-            version,
-            cpu: *cpu,
-            memory: *memory,
-            outcome,
-            proof: self.proof,
-            took,
-            trace: *trace,
-        };
+        let (ended, proof) = (self.since + took, self.proof);
+        let dispatch = DispatchEvent { ended, run: run.event(), outcome, proof, took };
         self.shared().journal.record_dispatch(&dispatch, self.offers.iter().map(OfferRecord::event));
     }
 }

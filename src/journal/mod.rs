@@ -38,8 +38,8 @@ use crate::metrics::Metrics;
 pub use event_log::{EventBatch, EventReader, Topic};
 pub use history::{HistoryQuery, QueryTimedOut};
 pub use record::{
-    DispatchEvent, DispatchRecord, DrainEvent, Event, EventKinds, OfferEvent, OfferRecord, PackedStrs,
-    PollEvent, PollPhase, ReplyEvent, RetireEvent, unix_millis,
+    DispatchEvent, DispatchRecord, DrainEvent, Event, EventKinds, EventRun, OfferEvent, OfferRecord,
+    PackedStrs, PollEvent, PollPhase, ReplyEvent, RetireEvent, unix_millis,
 };
 pub use row::{DispatchRow, ReplyRow};
 pub use trace_parent::TraceParent;

@@ -19,13 +19,11 @@ pub enum Event {
     Retire(RetireEvent),
 }
 
-/// The POST of one run, as it is recorded. The offers of the run are recorded with it.
+/// A run, as it is recorded.
 #[derive(Debug, Clone, Copy)]
-pub struct DispatchEvent<'a> {
-    /// When it ended.
-    pub ended: Instant,
-    /// The run's name, in UTF-8.
-    pub run: &'a [u8],
+pub struct EventRun<'a> {
+    /// Its name, in UTF-8.
+    pub name: &'a [u8],
     /// Its deployment, in UTF-8.
     pub deployment: &'a [u8],
     /// Its version, in UTF-8.
@@ -34,14 +32,23 @@ pub struct DispatchEvent<'a> {
     pub cpu: f64,
     /// GB of memory.
     pub memory: f64,
+    /// The supervisor's trace, if it is continued.
+    pub trace: Option<TraceParent>,
+}
+
+/// The POST of one run, as it is recorded. The offers of the run are recorded with it.
+#[derive(Debug, Clone, Copy)]
+pub struct DispatchEvent<'a> {
+    /// When it ended.
+    pub ended: Instant,
+    /// The run.
+    pub run: EventRun<'a>,
     /// How it ended.
     pub outcome: DispatchOutcome,
     /// The proof of delivery, if the run was delivered.
     pub proof: Option<Proof>,
     /// From the last byte of the POST to its answer.
     pub took: Duration,
-    /// The supervisor's trace, if it is continued.
-    pub trace: Option<TraceParent>,
 }
 
 /// One offer to one waiter, as it is recorded.
@@ -64,16 +71,8 @@ pub struct OfferEvent<'a> {
 pub struct ReplyEvent<'a> {
     /// When it ended.
     pub ended: Instant,
-    /// The run's name, in UTF-8.
-    pub run: &'a [u8],
-    /// Its deployment, in UTF-8.
-    pub deployment: &'a [u8],
-    /// Its version, in UTF-8.
-    pub version: &'a [u8],
-    /// vCPUs.
-    pub cpu: f64,
-    /// GB of memory.
-    pub memory: f64,
+    /// The run.
+    pub run: EventRun<'a>,
     /// How it ended.
     pub outcome: ReplyOutcome,
     /// The status that the caller got; 0 if it left before.
@@ -84,8 +83,6 @@ pub struct ReplyEvent<'a> {
     pub took: Duration,
     /// How many bytes of the reply the caller was sent.
     pub bytes: u64,
-    /// The caller's trace, if it is continued.
-    pub trace: Option<TraceParent>,
 }
 
 bitflags! {

@@ -66,33 +66,24 @@ fn is_in_history(journal: &Journal, run: &str) -> bool {
     !journal.find(&query).unwrap().is_empty()
 }
 
+/// A run as it is recorded.
+fn event_run(names: &PackedStrs<3>, cpu: f64, memory: f64, trace: Option<TraceParent>) -> EventRun<'_> {
+    let [name, deployment, version] = [0, 1, 2].map(|index| names.get(index).as_bytes());
+    EventRun { name, deployment, version, cpu, memory, trace }
+}
+
 /// A dispatch as it is recorded, if it ended now.
 pub(super) fn event(dispatch: &DispatchRecord) -> DispatchEvent<'_> {
     let &DispatchRecord { ref names, cpu, memory, outcome, proof, took, trace, .. } = dispatch;
-    let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index).as_bytes());
-    let ended = Instant::now();
-    DispatchEvent { ended, run, deployment, version, cpu, memory, outcome, proof, took, trace }
+    let (ended, run) = (Instant::now(), event_run(names, cpu, memory, trace));
+    DispatchEvent { ended, run, outcome, proof, took }
 }
 
 /// A reply as it is recorded, if it ended now.
 pub(super) fn reply_event(reply: &ReplyRecord) -> ReplyEvent<'_> {
     let &ReplyRecord { ref names, cpu, memory, outcome, first_byte, took, bytes, trace, .. } = reply;
-    let [run, deployment, version] = [0, 1, 2].map(|index| names.get(index).as_bytes());
-    let (ended, status) = (Instant::now(), reply.status.unwrap_or(0));
-    ReplyEvent {
-        ended,
-        run,
-        deployment,
-        version,
-        cpu,
-        memory,
-        outcome,
-        status,
-        first_byte,
-        took,
-        bytes,
-        trace,
-    }
+    let (ended, run) = (Instant::now(), event_run(names, cpu, memory, trace));
+    ReplyEvent { ended, run, outcome, status: reply.status.unwrap_or(0), first_byte, took, bytes }
 }
 
 fn record_now(journal: &Journal, dispatch: &DispatchRecord) {

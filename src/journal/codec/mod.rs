@@ -13,10 +13,11 @@ use fields::{
 };
 
 use super::record::{
-    DispatchEvent, DispatchRecord, DrainEvent, Event, OfferEvent, OfferRecord, PollEvent, PollPhase,
-    ReplyEvent, ReplyRecord, RetireEvent,
+    DispatchEvent, DispatchRecord, DrainEvent, Event, EventRun, OfferEvent, OfferRecord, PackedStrs,
+    PollEvent, PollPhase, ReplyEvent, ReplyRecord, RetireEvent,
 };
 use crate::broker::{Filter, Number};
+use crate::journal::trace_parent::TraceParent;
 use crate::model::{PollEnd, Proof, ReplyOutcome, Verdict};
 
 /// The last offers of a dispatch, which are recorded in detail; of further ones only the number is. More are rare: each is a
@@ -66,19 +67,12 @@ pub(super) fn put_dispatch<'a>(
     offers: impl ExactSizeIterator<Item = OfferEvent<'a>>,
     out: &mut Vec<u8>,
 ) {
-    let DispatchEvent { ended: _, run, deployment, version, cpu, memory, outcome, proof, took, trace } =
-        dispatch;
+    let DispatchEvent { ended: _, run, outcome, proof, took } = dispatch;
     out.put_u8(DISPATCH);
-    put_texts([run, deployment, version], out);
-    out.put_f64_ne(*cpu);
-    out.put_f64_ne(*memory);
+    put_run(run, out);
     put_outcome(*outcome, out);
     out.put_u8(proof.map_or(0, |proof| 1 + proof as u8));
     put_duration(*took, out);
-    put_flag(trace.is_some(), out);
-    if let Some(trace) = trace {
-        put_trace(trace, out);
-    }
     let earlier = offers.len().saturating_sub(MAX_OFFERS);
     put_number(earlier, out);
     put_number(offers.len() - earlier, out);
@@ -94,18 +88,22 @@ pub(super) fn put_dispatch<'a>(
 }
 
 pub(super) fn put_reply(reply: &ReplyEvent<'_>, out: &mut Vec<u8>) {
-    let &ReplyEvent { ended: _, run, deployment, version, cpu, memory, outcome, status, .. } = reply;
-    let &ReplyEvent { first_byte, took, bytes, ref trace, .. } = reply;
+    let &ReplyEvent { ended: _, ref run, outcome, status, first_byte, took, bytes } = reply;
     out.put_u8(REPLY);
-    put_texts([run, deployment, version], out);
-    out.put_f64_ne(cpu);
-    out.put_f64_ne(memory);
+    put_run(run, out);
     out.put_u8(outcome as u8);
     out.put_u16_ne(status);
     put_flag(first_byte.is_some(), out);
     put_duration(first_byte.unwrap_or_default(), out);
     put_duration(took, out);
     out.put_u64_ne(bytes);
+}
+
+fn put_run(run: &EventRun<'_>, out: &mut Vec<u8>) {
+    let EventRun { name, deployment, version, cpu, memory, trace } = run;
+    put_texts([name, deployment, version], out);
+    out.put_f64_ne(*cpu);
+    out.put_f64_ne(*memory);
     put_flag(trace.is_some(), out);
     if let Some(trace) = trace {
         put_trace(trace, out);
@@ -171,16 +169,22 @@ pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
     Some(Recorded::Event(event))
 }
 
-fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
+/// The names, cpu, memory and the trace of a run.
+fn get_run(bytes: &mut &[u8]) -> Option<(PackedStrs<3>, f64, f64, Option<TraceParent>)> {
     let names = get_texts(bytes)?;
     let (cpu, memory) = (bytes.try_get_f64_ne().ok()?, bytes.try_get_f64_ne().ok()?);
+    let trace = if get_flag(bytes)? { Some(get_trace(bytes)?) } else { None };
+    Some((names, cpu, memory, trace))
+}
+
+fn get_dispatch(at: u64, bytes: &mut &[u8]) -> Option<DispatchRecord> {
+    let (names, cpu, memory, trace) = get_run(bytes)?;
     let outcome = get_outcome(bytes)?;
     let proof = match bytes.try_get_u8().ok()? {
         0 => None,
         proof => Some(*Proof::ALL.get(usize::from(proof - 1))?),
     };
     let took = get_duration(bytes)?;
-    let trace = if get_flag(bytes)? { Some(get_trace(bytes)?) } else { None };
     let earlier_offers = get_number(bytes)?;
     let count = get_number(bytes)?;
     let mut offers = Vec::with_capacity(count.min(MAX_OFFERS));
@@ -199,14 +203,12 @@ fn get_offer(bytes: &mut &[u8]) -> Option<OfferRecord> {
 }
 
 fn get_reply(at: u64, bytes: &mut &[u8]) -> Option<ReplyRecord> {
-    let names = get_texts(bytes)?;
-    let (cpu, memory) = (bytes.try_get_f64_ne().ok()?, bytes.try_get_f64_ne().ok()?);
+    let (names, cpu, memory, trace) = get_run(bytes)?;
     let outcome = *ReplyOutcome::ALL.get(usize::from(bytes.try_get_u8().ok()?))?;
     let status = Some(bytes.try_get_u16_ne().ok()?).filter(|status| *status != 0);
     let has_first_byte = get_flag(bytes)?;
     let first_byte = Some(get_duration(bytes)?).filter(|_| has_first_byte);
     let (took, size) = (get_duration(bytes)?, bytes.try_get_u64_ne().ok()?);
-    let trace = if get_flag(bytes)? { Some(get_trace(bytes)?) } else { None };
     Some(ReplyRecord { at, names, cpu, memory, outcome, status, first_byte, took, bytes: size, trace })
 }
 
