@@ -171,9 +171,10 @@ where
         self.sender.send_request(request).await
     }
 
-    /// Whether it can send a request, as soon as the one before is done. It cannot after the broker has closed it.
-    pub(in crate::commands) async fn is_ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+    /// A kept connection, once it can send a request. None after the broker has closed it.
+    pub(in crate::commands) async fn if_open(kept: Option<Self>) -> Option<Self> {
+        let mut connection = kept?;
+        connection.sender.ready().await.is_ok().then_some(connection)
     }
 
     /// Waits until the connection has ended, whichever side ended it. Between requests that is a broker that closes it.

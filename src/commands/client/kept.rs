@@ -34,13 +34,7 @@ impl KeptConnection {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> anyhow::Result<Response<Bytes>> {
-        let mut kept = self.connection.take();
-        if let Some(connection) = &mut kept
-            && !connection.is_ready().await
-        {
-            kept = None;
-        }
-        let mut connection = match kept {
+        let mut connection = match Connection::if_open(self.connection.take()).await {
             Some(connection) => connection,
             None => self.client.connect().await?,
         };

@@ -122,13 +122,8 @@ impl Poller {
         let is_redirected = redirect.is_some();
         let (client, target) = redirect.unwrap_or_else(|| (self.client.clone(), self.options.path.clone()));
         let begun = Instant::now();
-        let mut kept = self.connection.take().filter(|_| !is_redirected);
-        if let Some(connection) = &mut kept
-            && !connection.is_ready().await
-        {
-            kept = None;
-        }
-        let answered = match kept {
+        let kept = self.connection.take().filter(|_| !is_redirected);
+        let answered = match WorkerConnection::if_open(kept).await {
             Some(connection) => match self.send(&client, &target, connection).await {
                 // The broker closed it while it was idle.
                 Err(_) if begun.elapsed() < SHORTEST_POLL => self.connect_and_send(&client, &target).await,

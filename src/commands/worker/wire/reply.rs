@@ -114,19 +114,14 @@ impl Reply {
 }
 
 fn open(address: ReplyAddress, content_type: &HeaderValue) -> OpenReply {
-    let ReplyAddress { client, target, connection: mut kept } = address;
+    let ReplyAddress { client, target, connection: kept } = address;
     let (pieces, body) = Channel::new(PIECES);
     let request = client.request_without_token(Method::POST, &target).header(CONTENT_TYPE, content_type);
     let request = request.body(body.boxed_unsync());
     let connecting = client.clone();
     let exchange = Box::pin(async move {
         let request = request.context("the address of the reply is malformed")?;
-        if let Some(connection) = &mut kept
-            && !connection.is_ready().await
-        {
-            kept = None;
-        }
-        let mut connection = match kept {
+        let mut connection = match WorkerConnection::if_open(kept).await {
             Some(connection) => connection,
             None => connect(&connecting).await?,
         };
