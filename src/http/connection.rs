@@ -10,6 +10,7 @@ use hyper::Method;
 
 use super::h1::{HeadParse, HeaderFields, RequestHead, parse, write_response};
 use super::park::{Waiting, park};
+use super::replies::HeldReply;
 use super::request_loop::request_loop;
 use super::response::HttpResponse;
 use super::routes::{Action, Routed, route};
@@ -53,7 +54,7 @@ enum Held<'a> {
     /// A session, after which the connection is over.
     Session(Pin<Box<HeldSession>>),
     /// A reply.
-    Reply(Pin<Box<dyn Future<Output = ControlFlow<()>> + Send>>),
+    Reply(HeldReply),
 }
 
 impl<'a> Held<'a> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dialect::{PollKind, PollRequest, PollTerms};
+use super::replies::HeldReply;
 use super::state::HttpState;
 use crate::broker::ParkRequest;
 use crate::transport::{
@@ -20,8 +21,8 @@ pub(super) enum Waiting {
     Once(ParkedGuard),
     /// With a session, until the connection is over.
     Session(Pin<Box<HeldSession>>),
-    /// For the reply to a run. `Break` if the connection is over with it.
-    Reply(Pin<Box<dyn Future<Output = ControlFlow<()>> + Send>>),
+    /// For the reply to a run.
+    Reply(HeldReply),
 }
 
 /// Parks the poll; `unread` came behind it, which only a WebSocket reads. `Break` if a limit refuses it: then the connection is closed without a response, because any status would

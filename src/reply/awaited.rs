@@ -43,13 +43,8 @@ impl AwaitedReply {
 
     /// Counts how the reply has ended, or that there will be none.
     pub fn count(&mut self, outcome: ReplyOutcome) {
-        self.set_counted();
-        self.metrics.reply_ended(outcome);
-    }
-
-    /// How it ends is counted by someone else.
-    pub fn set_counted(&mut self) {
         self.is_counted = true;
+        self.metrics.reply_ended(outcome);
     }
 
     /// The caller has left. If it may have read the last bytes before, the result of their write is waited for.

@@ -1,22 +1,18 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::Guard;
 use bytes::Bytes;
-use hyper::StatusCode;
 use tracing::field::display;
 
 use super::interface::{Dialect, ParsedDispatch};
-use crate::dispatch::{DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome};
+use crate::dispatch::{DispatchRecorder, DispatchRequest, Outcome};
 use crate::http::h1::{RequestBody, RequestHead, read_body};
 use crate::http::problem::Problem;
 use crate::http::replies::{HandedReply, HandedRun, PendingReply, refuse_reply};
 use crate::http::response::HttpResponse;
-use crate::http::state::{HttpState, RequestLimits};
-use crate::model::{MissReason, ReplyOutcome};
+use crate::http::state::HttpState;
+use crate::model::MissReason;
 use crate::transport::Run;
 
 /// What a dispatch has come to.
@@ -51,7 +47,8 @@ async fn read_and_dispatch(
 ) -> Dispatched {
     let mut recorder = state.dispatcher.begin();
     let is_whole = matches!(body, RequestBody::Whole(_));
-    let refuse = |problem, run, recorder| refuse(dialect, state, head, problem, run, recorder);
+    let refuse =
+        |problem, run, pending, recorder| refuse(dialect, state, head, problem, run, pending, recorder);
     // A fault in the head is reported before the body is asked for.
     let read = match dialect.parse_dispatch_head(head) {
         Ok(parsed) => read_body(&state.admission, head, body, body_limit).await.map(|body| (parsed, body)),
@@ -63,27 +60,13 @@ async fn read_and_dispatch(
     }
     let (parsed_head, body) = match read {
         Ok(read) => read,
-        Err(problem) => return refuse(problem, None, recorder),
+        Err(problem) => return refuse(problem, None, None, recorder),
     };
     let limits = state.limits();
     let parsed = match dialect.parse_dispatch_body(state, &limits, parsed_head, &body) {
         Ok(parsed) => parsed,
-        Err(problem) => return refuse(problem, None, recorder),
+        Err(problem) => return refuse(problem, None, None, recorder),
     };
-    dispatch_parsed(dialect, state, head, parsed, &body, limits, recorder).await
-}
-
-/// Dispatches a valid run.
-async fn dispatch_parsed(
-    dialect: &dyn Dialect,
-    state: &HttpState,
-    head: &RequestHead<'_>,
-    parsed: ParsedDispatch<'_>,
-    body: &Bytes,
-    limits: Guard<Arc<RequestLimits>>,
-    mut recorder: DispatchRecorder,
-) -> Dispatched {
-    let refuse = |problem, run, recorder| refuse(dialect, state, head, problem, run, recorder);
     state.metrics.payload(parsed.payload.len());
     let ParsedDispatch { key, run, idempotency_key, content, payload_kind, content_type, payload, .. } =
         parsed;
@@ -92,19 +75,12 @@ async fn dispatch_parsed(
         recorder.finish(&outcome, Instant::now());
         return Dispatched::Answered(dialect.render("", &outcome).after(recorder));
     };
-    let begin = |wait| {
-        PendingReply::begin(
-            state,
-            wait,
-            idempotency_key.map(IdempotencyKey::digest),
-            dialect.dispatch_route(),
-        )
-    };
+    let begin = |wait| PendingReply::begin(state, wait, idempotency_key, dialect.dispatch_route());
     let pending = match parsed.reply.map(begin).transpose() {
         Ok(pending) => pending,
-        Err(problem) => return refuse(problem, Some(&run), recorder),
+        Err(problem) => return refuse(problem, Some(&run), None, recorder),
     };
-    let id = recorder.name_run(body, &run, key.as_ref(), state.trace_parent(head));
+    let id = recorder.name_run(&body, &run, key.as_ref(), state.trace_parent(head));
     let request = DispatchRequest {
         key: key.as_ref(),
         payload_kind,
@@ -121,10 +97,8 @@ async fn dispatch_parsed(
     };
     drop(limits);
     let Ok(outcome) = state.dispatcher.dispatch(request, &mut recorder).await else {
-        if let Some(pending) = pending {
-            pending.uncounted();
-        }
-        return refuse(Problem::run_name_conflict(state.limits().remember_runs), Some(&run), recorder);
+        let problem = Problem::run_name_conflict(state.limits().remember_runs);
+        return refuse(problem, Some(&run), pending, recorder);
     };
     tracing::debug!(run = %run.escape_default(), offers = outcome.offers,
         proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
@@ -132,40 +106,32 @@ async fn dispatch_parsed(
         "dispatched");
     match pending {
         None => Dispatched::Answered(dialect.render(&run, &outcome).after(recorder)),
-        Some(pending) => match without_reply(dialect, &run, &outcome, pending) {
-            ControlFlow::Break(response) => Dispatched::Answered(response.after(recorder)),
-            ControlFlow::Continue(pending) => {
-                let controller = outcome.result.ok().and_then(|hit| hit.controller);
-                // With it, the record of the dispatch is complete.
-                let (since, recorder) = (recorder.since(), recorder.into_reply());
-                let run = HandedRun { run: id, controller, since, recorder };
-                Dispatched::HandedOver(Box::new(pending.handed_over(run)))
-            }
-        },
+        Some(pending) => follow_with_reply(dialect, &run, id, outcome, pending, recorder),
     }
 }
 
-/// The response to a POST that asks for a reply, if there will be none.
-fn without_reply(
+/// What follows the dispatch of a run whose reply is awaited.
+fn follow_with_reply(
     dialect: &dyn Dialect,
-    run: &str,
-    outcome: &Outcome,
-    pending: PendingReply,
-) -> ControlFlow<HttpResponse, PendingReply> {
-    let with_status = |status| HttpResponse { status, ..dialect.render(run, outcome) };
-    let (response, end) = match outcome.result {
-        Ok(_) if pending.reply().was_offered() => return ControlFlow::Continue(pending),
-        // An earlier POST has delivered the run, and has asked for no reply.
-        Ok(_) => (Problem::run_posted_before(None).into(), ReplyOutcome::Duplicate),
-        Err(MissReason::Unknown) => (with_status(StatusCode::GATEWAY_TIMEOUT), ReplyOutcome::Unknown),
-        Err(_) => {
-            let extra = Some(("retry-after", "1"));
-            let response = HttpResponse { extra, ..with_status(StatusCode::SERVICE_UNAVAILABLE) };
-            (response, ReplyOutcome::Miss)
+    name: &str,
+    run: Bytes,
+    outcome: Outcome,
+    mut pending: Box<PendingReply>,
+    recorder: DispatchRecorder,
+) -> Dispatched {
+    let response = match &outcome.result {
+        Ok(_) if pending.reply().was_offered() => {
+            let controller = outcome.result.ok().and_then(|hit| hit.controller);
+            // With it, the record of the dispatch is complete.
+            let (since, recorder) = (recorder.since(), recorder.into_reply());
+            let run = HandedRun { run, controller, since, recorder };
+            return Dispatched::HandedOver(Box::new(pending.handed_over(run)));
         }
+        // An earlier POST has delivered the run, and has asked for no reply.
+        Ok(_) => pending.refuse(Problem::run_posted_before(None)),
+        Err(reason) => pending.miss(*reason, dialect.render(name, &outcome)),
     };
-    pending.end_without_reply(end);
-    ControlFlow::Break(response.of_reply(end))
+    Dispatched::Answered(response.after(recorder))
 }
 
 /// `run` is the run's name, if it is known.
@@ -175,12 +141,16 @@ fn refuse(
     head: &RequestHead<'_>,
     problem: Problem,
     run: Option<&str>,
+    pending: Option<Box<PendingReply>>,
     mut recorder: DispatchRecorder,
 ) -> Dispatched {
     recorder.refuse(problem.outcome());
     let run = run.map(|run| display(run.escape_default()));
     tracing::debug!(run, why = problem.detail(), "a run was refused");
-    let response =
-        if dialect.asks_for_reply(head) { refuse_reply(state, problem) } else { HttpResponse::from(problem) };
+    let response = match pending {
+        Some(mut pending) => pending.refuse(problem),
+        None if dialect.asks_for_reply(head) => refuse_reply(state, problem),
+        None => HttpResponse::from(problem),
+    };
     Dispatched::Answered(response.after(recorder))
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hyper::StatusCode;
 
-use crate::dispatch::{NamedController, ReplyRecorder};
+use crate::dispatch::{IdempotencyKey, NamedController, ReplyRecorder};
 use crate::http::h1::write_response;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, append_field};
 use crate::http::state::HttpState;
 use crate::metrics::Route;
-use crate::model::ReplyOutcome;
+use crate::model::{MissReason, ReplyOutcome};
 use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd};
 use crate::transport::{Connection, SlowReader};
 
@@ -42,9 +43,12 @@ pub(in crate::http) struct HandedRun {
 
 /// The reply to a run that was handed over.
 pub(in crate::http) struct HandedReply {
-    pending: PendingReply,
+    pending: Box<PendingReply>,
     run: HandedRun,
 }
+
+/// The wait of a caller for its reply. `Break` if the connection is over with it.
+pub(in crate::http) type HeldReply = Pin<Box<dyn Future<Output = ControlFlow<()>> + Send>>;
 
 /// What the request of a caller says of its connection.
 #[derive(Debug, Clone, Copy)]
@@ -59,16 +63,16 @@ impl PendingReply {
     pub(in crate::http) fn begin(
         state: &HttpState,
         wait: Duration,
-        name: Option<[u8; 16]>,
+        name: Option<IdempotencyKey>,
         route: Route,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Box<Self>, Problem> {
         let remember_for = state.limits().remember_runs;
         // If runs are not remembered, each POST is a run of its own.
         let name = name.filter(|_| !remember_for.is_zero());
-        let name = name.map(|name| state.replies.name(name, remember_for)).transpose();
+        let name = name.map(|name| state.replies.name(name.digest(), remember_for)).transpose();
         let name = name.map_err(|earlier| Problem::run_posted_before(Some(earlier)))?;
         let awaited = state.replies.begin().ok_or_else(Problem::too_many_replies)?;
-        Ok(Self { awaited, wait, name, route })
+        Ok(Box::new(Self { awaited, wait, name, route }))
     }
 
     /// The same for the dispatch.
@@ -76,18 +80,26 @@ impl PendingReply {
         self.awaited.reply()
     }
 
-    /// There will be no reply. Its end is counted; the run may be posted again.
-    pub(in crate::http) fn end_without_reply(mut self, outcome: ReplyOutcome) {
+    /// The response to a POST that is refused, which is counted.
+    pub(in crate::http) fn refuse(&mut self, problem: Problem) -> HttpResponse {
+        let outcome = problem.reply_outcome();
         self.awaited.count(outcome);
+        HttpResponse::from(problem).of_reply(outcome)
     }
 
-    /// There will be no reply, and its end is counted elsewhere.
-    pub(in crate::http) fn uncounted(mut self) {
-        self.awaited.set_counted();
+    /// The response to a POST whose run missed, which is counted. The run may be posted again.
+    pub(in crate::http) fn miss(&mut self, reason: MissReason, response: HttpResponse) -> HttpResponse {
+        let (outcome, status, extra) = if reason == MissReason::Unknown {
+            (ReplyOutcome::Unknown, StatusCode::GATEWAY_TIMEOUT, None)
+        } else {
+            (ReplyOutcome::Miss, StatusCode::SERVICE_UNAVAILABLE, Some(("retry-after", "1")))
+        };
+        self.awaited.count(outcome);
+        HttpResponse { status, extra, ..response }.of_reply(outcome)
     }
 
     /// The run was handed over.
-    pub(in crate::http) fn handed_over(self, run: HandedRun) -> HandedReply {
+    pub(in crate::http) fn handed_over(self: Box<Self>, run: HandedRun) -> HandedReply {
         HandedReply { pending: self, run }
     }
 }
@@ -100,7 +112,7 @@ impl HandedReply {
         state: Arc<HttpState>,
         connection: Arc<Connection>,
         terms: CallerTerms,
-    ) -> Pin<Box<dyn Future<Output = ControlFlow<()>> + Send>> {
+    ) -> HeldReply {
         Box::pin(async move { self.wait(&state, &connection, terms).await })
     }
 
@@ -113,7 +125,7 @@ impl HandedReply {
         connection.limit_unsent(MAX_UNSENT_BYTES);
         let caller = Caller { connection: connection.clone(), is_http_11, closes, fields: self.run.fields() };
         self.pending.awaited.accept(caller);
-        let PendingReply { awaited, wait, route, .. } = &self.pending;
+        let PendingReply { awaited, wait, route, .. } = &*self.pending;
         let (first_byte_by, idle) = (self.run.since + *wait, state.limits().reply_idle);
         let slow_reader = SlowReader::new(connection, idle);
         let end = tokio::select! {

@@ -9,5 +9,5 @@ mod peer;
 mod worker;
 
 pub(super) use answer::{ReplyRequest, WorkerAnswer};
-pub(super) use caller::{CallerTerms, HandedReply, HandedRun, PendingReply, refuse_reply};
+pub(super) use caller::{CallerTerms, HandedReply, HandedRun, HeldReply, PendingReply, refuse_reply};
 pub(super) use worker::receive;
