@@ -327,7 +327,7 @@ async fn a_killed_owner_costs_nothing_for_runs_that_come_after_its_death() {
         dead.push(cluster.held_native_poll(1, &pool, &format!("dead-{number}")).await);
     }
     let mut alive = cluster.held_native_poll(2, &pool, "alive").await;
-    cluster.kill(1);
+    cluster.kill_noticed(1).await;
     for round in 0..2 {
         let begun = Instant::now();
         // The second run waits until the controller is announced again.
@@ -337,7 +337,7 @@ async fn a_killed_owner_costs_nothing_for_runs_that_come_after_its_death() {
         assert_eq!(alive.answer().await.body, b"a run");
         alive = native_poll(&cluster.brokers[2], &pool, "alive").await;
     }
-    cluster.kill(2);
+    cluster.kill_noticed(2).await;
     let answer = post(&cluster.brokers[0], &pool, "").await;
     assert_eq!((&answer["delivered"], &answer["offers"]), (&false.into(), &0.into()), "{answer}");
     assert_ne!(answer["reason"], "unknown", "nothing was sent to anybody");

@@ -90,6 +90,13 @@ impl Cluster {
         self.brokers[at].child.wait().unwrap();
     }
 
+    /// Kills a broker, and returns when NATS has noticed. Nobody else may connect to NATS meanwhile.
+    pub async fn kill_noticed(&mut self, at: usize) {
+        let before = self.nats.clients().await;
+        self.kill(at);
+        until("NATS has noticed", async || self.nats.clients().await < before).await;
+    }
+
     /// Starts a broker in the place of one that has ended. The new one has other ports.
     pub fn replace(&mut self, at: usize) {
         let broker = Broker::run(&mut self.command(&self.nats.url(), &[]));

@@ -10,11 +10,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::PATIENCE;
+use super::client::Client;
 
 /// A nats-server, killed when dropped.
 pub struct NatsServer {
     /// Where its clients connect.
     pub address: SocketAddr,
+    /// Where it says over HTTP how it does.
+    monitor: SocketAddr,
     program: PathBuf,
     /// Holds its configuration and its log.
     folder: TempDir,
@@ -29,8 +32,8 @@ impl NatsServer {
             eprintln!("skipped: no nats-server here; tests/run installs it, or NATS_SERVER names it");
             return None;
         };
-        let [address] = super::free_addresses();
-        let mut server = Self { address, program, folder: TempDir::new().unwrap(), child: None };
+        let [address, monitor] = super::free_addresses();
+        let mut server = Self { address, monitor, program, folder: TempDir::new().unwrap(), child: None };
         server.configure(configuration);
         server.restart();
         Some(server)
@@ -44,8 +47,12 @@ impl NatsServer {
     /// Replaces the configuration, for the next start.
     pub fn configure(&self, configuration: &str) {
         let log = self.folder.path().join("log");
-        let text =
-            format!("listen: \"{}\"\nlog_file: \"{}\"\n{configuration}\n", self.address, log.display());
+        let text = format!(
+            "listen: \"{}\"\nhttp: \"{}\"\nlog_file: \"{}\"\n{configuration}\n",
+            self.address,
+            self.monitor,
+            log.display()
+        );
         std::fs::write(self.folder.path().join("nats.conf"), text).unwrap();
     }
 
@@ -68,6 +75,12 @@ impl NatsServer {
             assert!(ended.is_none() && Instant::now() < until, "no nats-server: {}", log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How many clients it has a connection of, as far as it has noticed.
+    pub async fn clients(&self) -> u64 {
+        let answer = Client::connect(self.monitor).await.ask("GET /varz HTTP/1.1\r\nhost: n\r\n\r\n").await;
+        answer.json()["connections"].as_u64().unwrap()
     }
 
     /// Kills the server; its clients see the end of their connections.
