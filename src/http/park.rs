@@ -116,13 +116,13 @@ fn open_session(
     unread: &mut [u8],
     head: impl FnOnce(&mut Vec<u8>),
 ) -> ControlFlow<(), Waiting> {
-    if state.sessions.is_full() {
+    let Some(place) = state.sessions.place() else {
         state.metrics.poll_refused();
         tracing::debug!(
             "a session was closed without an answer, because there are as many as waiters may be"
         );
         return ControlFlow::Break(());
-    }
+    };
     let is_written = with_write_buffer(|out| {
         head(out);
         connection.write_now(&[IoSlice::new(out)]).is_ok_and(|written| written == out.len())
@@ -133,8 +133,7 @@ fn open_session(
     let (key, address) = (poll.key.as_ref(), poll.client.origin());
     let metadata = poll.metadata.as_deref().unwrap_or_default();
     let owner = SessionOwner::new(key, poll.accepts, &poll.controller, metadata, address);
-    let session =
-        HeldSession::open(&state.exchange, &state.sessions, connection.clone(), kind, owner, slots, unread);
+    let session = HeldSession::open(&state.exchange, place, connection.clone(), kind, owner, slots, unread);
     if let Some(replaced) = state.exchange.replace(key, &poll.controller, address) {
         replaced.waiter.close(CloseReason::Replaced);
     }

@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 
 use super::connection::Connection;
 use super::read_buffer::return_buffer;
-use super::sessions::Sessions;
+use super::sessions::{SessionPlace, Sessions};
 use super::waiter::{
     AckEnd, Duty, Exchange, Goodbye, Session, SessionKind, SessionOwner, Slot, TooManySlots, Waiter,
 };
@@ -41,19 +41,18 @@ impl HeldSession {
     /// came behind the request.
     pub fn open(
         exchange: &Arc<Exchange>,
-        sessions: &Arc<Sessions>,
+        place: SessionPlace,
         connection: Arc<Connection>,
         kind: SessionKind,
         owner: SessionOwner,
         slots: u16,
         unread: &mut [u8],
     ) -> Self {
-        let session = sessions.open(connection, kind, owner);
+        let (sessions, session) = place.open(connection, kind, owner);
         // Only a number of slots that was checked before comes here.
         let added = session.add_slots(slots);
         debug_assert_eq!(added, Ok(()));
-        let (exchange, sessions) = (exchange.clone(), sessions.clone());
-        let decoder = Decoder::default();
+        let (exchange, decoder) = (exchange.clone(), Decoder::default());
         let mut held = Self { session, exchange, sessions, decoder, is_deaf: false, linger: None };
         if held.receive(unread).is_break() {
             held.session.end();

@@ -42,7 +42,7 @@ pub use reply_target::ReplyTarget;
 pub use response_format::{CloseReason, CloseResponse, ResponseFormat};
 pub use retire::retire_pools;
 pub use run_path::{RUNS_PATH, run_path};
-pub use sessions::Sessions;
+pub use sessions::{SessionPlace, Sessions};
 pub use tls::TlsSession;
 pub use waiter::write_beginning as write_stream_beginning;
 pub use waiter::{

@@ -36,6 +36,8 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct Registry {
+    /// How many sessions are open or are being opened.
+    places: usize,
     by_number: BTreeMap<u32, Weak<Session>>,
     /// The number of the newest session of each controller that has a name, by a hash of pool, name and address.
     by_controller: HashMap<[u8; 8], u32, RandomState>,
@@ -67,9 +69,15 @@ impl Sessions {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Whether there are as many sessions as there may be. Those whose slots are all in use are no waiters, but hold a connection.
-    pub fn is_full(&self) -> bool {
-        self.registry.lock().by_number.len() >= self.most.load(Ordering::Relaxed)
+    /// A place for one more session; none if there are as many as there may be. Those whose slots are all in use are no waiters,
+    /// but hold a connection.
+    pub fn place(self: &Arc<Self>) -> Option<SessionPlace> {
+        let mut registry = self.registry.lock();
+        if registry.places >= self.most.load(Ordering::Relaxed) {
+            return None;
+        }
+        registry.places += 1;
+        Some(SessionPlace { sessions: self.clone(), is_taken: false })
     }
 
     /// From now on, tokens name this broker by another id.
@@ -78,12 +86,7 @@ impl Sessions {
     }
 
     /// Opens a session, which ends the older one of the same controller.
-    pub(super) fn open(
-        &self,
-        connection: Arc<Connection>,
-        kind: SessionKind,
-        owner: SessionOwner,
-    ) -> Arc<Session> {
+    fn open(&self, connection: Arc<Connection>, kind: SessionKind, owner: SessionOwner) -> Arc<Session> {
         let controller_hash = self.controller_hash(&owner);
         let mut registry = self.registry.lock();
         let number = registry.next_number();
@@ -106,6 +109,7 @@ impl Sessions {
         let controller_hash = self.controller_hash(&session.owner);
         let mut registry = self.registry.lock();
         registry.by_number.remove(&session.number);
+        registry.places -= 1;
         if let Some(hash) = controller_hash
             && registry.by_controller.get(&hash) == Some(&session.number)
         {
@@ -185,6 +189,33 @@ impl Sessions {
     fn controller_hash(&self, owner: &SessionOwner) -> Option<[u8; 8]> {
         let hash = || self.hasher.hash_one((owner.key(), owner.controller(), owner.address()));
         (!owner.controller().is_empty()).then(|| hash().to_ne_bytes())
+    }
+}
+
+/// A place for a session that is being opened. It counts before the client is told, so that the limit is exact.
+pub struct SessionPlace {
+    sessions: Arc<Sessions>,
+    is_taken: bool,
+}
+
+impl SessionPlace {
+    /// Opens the session, which has the place until it is removed.
+    pub(super) fn open(
+        mut self,
+        connection: Arc<Connection>,
+        kind: SessionKind,
+        owner: SessionOwner,
+    ) -> (Arc<Sessions>, Arc<Session>) {
+        self.is_taken = true;
+        (self.sessions.clone(), self.sessions.open(connection, kind, owner))
+    }
+}
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            self.sessions.registry.lock().places -= 1;
+        }
     }
 }
 
