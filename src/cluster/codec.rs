@@ -18,8 +18,10 @@ use crate::broker::Claimable;
 const VERSION: u8 = 1;
 /// The run's worker is to reply: the path of the reply comes before the payload.
 pub const REPLY_FEATURE: u32 = 1;
+/// The run has header fields of its own: they come before the payload, after the path of a reply.
+pub const FIELDS_FEATURE: u32 = 2;
 /// The features of forwards that this version knows.
-pub const KNOWN_FEATURES: u32 = REPLY_FEATURE;
+pub const KNOWN_FEATURES: u32 = REPLY_FEATURE | FIELDS_FEATURE;
 
 /// A broker's id, for the life of its process.
 pub type BrokerId = u128;

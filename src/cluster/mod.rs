@@ -17,6 +17,7 @@ pub mod codec;
 pub mod digest;
 pub mod directory;
 pub mod forward;
+mod forward_tail;
 mod gather;
 mod inbox;
 pub mod link;

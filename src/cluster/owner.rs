@@ -12,11 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::answer_tail::AnswerTail;
 use super::codec::{
-    Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, REPLY_FEATURE, RemoteOffer, Unreadable, decode,
-    encode, micros,
+    Answer, Direct, EarlierEnd, Forward, Forwarded, NotTaken, RemoteOffer, Unreadable, decode, encode, micros,
 };
 use super::digest::Digest;
 use super::forward::{PAYLOAD_WITHIN, TimeLeft, VERDICT_SOON, time_left};
+use super::forward_tail;
 use super::gather;
 use super::shared::Shared;
 use super::subjects::answered_token;
@@ -28,7 +28,7 @@ use crate::dispatch::{
 use crate::metrics::DropReason;
 use crate::model::{MissReason, Proof, TakenOutcome};
 use crate::reply::ForwardedReply;
-use crate::transport::Run;
+use crate::transport::{Run, RunFields};
 
 /// An answer that is due takes less than this to its receiver, as a rule.
 const WAY_BACK: Duration = Duration::from_millis(10);
@@ -61,6 +61,14 @@ struct Taken<'a> {
     proof: Proof,
     left: TimeLeft,
     _permits: [OwnedSemaphorePermit; 2],
+}
+
+/// What follows a forward.
+struct Content {
+    /// Where the run's worker is to reply, if it is.
+    reply: Option<ForwardedReply>,
+    fields: Option<RunFields>,
+    payload: Bytes,
 }
 
 impl Owner {
@@ -113,8 +121,8 @@ impl Owner {
 
     async fn forward(&self, question: &Question, forward: &Forward<'_>, tail: Bytes) {
         let taken = self.take_in(forward, question.arrived);
-        let (taken, (reply, payload)) =
-            match taken.and_then(|taken| Ok((taken, self.split_reply(forward, tail)?))) {
+        let (taken, Content { reply, fields, payload }) =
+            match taken.and_then(|taken| Ok((taken, self.split(forward, &tail)?))) {
                 Ok(taken) => taken,
                 Err(why) => {
                     self.shared.metrics.cluster.taken(match why {
@@ -142,6 +150,7 @@ impl Owner {
             content_type: slice(forward.content_type),
             payload,
             reply: reply.as_ref().map(|reply| reply.target.clone()),
+            fields,
         };
         let request = DispatchRequest {
             key: taken.key,
@@ -287,19 +296,12 @@ impl Owner {
         self.answer(question, encode(&Answer::Earlier(end), &tail));
     }
 
-    /// Where the run's worker is to reply, if it is, and the payload.
-    fn split_reply(
-        &self,
-        forward: &Forward<'_>,
-        tail: Bytes,
-    ) -> Result<(Option<ForwardedReply>, Bytes), NotTaken> {
-        if forward.features & REPLY_FEATURE == 0 {
-            return Ok((None, tail));
-        }
-        let (path, payload) = postcard::take_from_bytes::<&str>(&tail).map_err(|_| NotTaken::Malformed)?;
-        let reply = self.shared.replies.expect_forwarded(path).ok_or(NotTaken::Malformed)?;
-        let payload = tail.slice_ref(payload);
-        Ok((Some(reply), payload))
+    /// What follows a forward.
+    fn split(&self, forward: &Forward<'_>, tail: &Bytes) -> Result<Content, NotTaken> {
+        let (before, payload) = forward_tail::split(forward.features, tail).ok_or(NotTaken::Malformed)?;
+        let expect = |path: &str| self.shared.replies.expect_forwarded(path).ok_or(NotTaken::Malformed);
+        let reply = before.reply.as_deref().map(expect).transpose()?;
+        Ok(Content { reply, fields: before.fields, payload })
     }
 
     /// If the answer cannot be sent, its receiver takes the silence for one unproven offer.

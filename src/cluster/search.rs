@@ -10,12 +10,11 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::answer_tail::AnswerTail;
-use super::codec::{
-    Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, REPLY_FEATURE, RemoteOffer, decode, micros,
-};
+use super::codec::{Answer, BrokerId, Direct, Forward, Forwarded, NotTaken, RemoteOffer, decode, micros};
 use super::digest::{Digest, PoolDigest};
 use super::directory::{Candidate, CandidateEnd};
 use super::forward::{MAX_EARLY_PAYLOAD, OriginEnd, OriginForward, OriginStep, first_answer_within};
+use super::forward_tail::{self, features};
 use super::inbox::Answers;
 use super::link::NotSent;
 use super::shared::Shared;
@@ -26,7 +25,6 @@ use crate::dispatch::{
 };
 use crate::journal::OfferRecord;
 use crate::model::{ForwardOutcome, MissReason, Proof, Verdict};
-use crate::transport::ReplyTarget;
 
 /// What a message has beside payload, names and media type, in bytes, at most.
 const HEAD_BYTES: usize = 512;
@@ -60,15 +58,15 @@ impl Search {
 impl RemoteSearch for Search {
     fn forward(&mut self, run: &RemoteRun<'_>) -> Option<PendingForward> {
         let (_, link) = self.shared.link()?;
-        let reply = run.run.reply.as_deref().map(reply_path).unwrap_or_default();
+        let before = forward_tail::encode(run.run);
         let size =
-            HEAD_BYTES + reply.len() + run.run.payload.len() + run.run.content_type.len() + run.run.id.len();
+            HEAD_BYTES + before.len() + run.run.payload.len() + run.run.content_type.len() + run.run.id.len();
         let (from, candidate) = {
             let mut member = self.shared.member.lock();
             let random = |below: usize| fastrand::usize(..below);
             let candidate = member.directory.choose(self.pool.key, self.kind, &self.tried, random)?;
             // The other broker could not send the reply here.
-            self.lacks_reply_route = !reply.is_empty() && member.advertised().is_none();
+            self.lacks_reply_route = run.run.reply.is_some() && member.advertised().is_none();
             if self.lacks_reply_route {
                 member.directory.end(candidate.id, self.pool.key, CandidateEnd::NotTaken);
                 return None;
@@ -91,7 +89,8 @@ impl RemoteSearch for Search {
         let way = Way { from, sent: self.shared.exchange.at(sent), first_within, verdict_within };
         let head = forward(run, self.pool.key, is_payload_later, way);
         let payload: &[u8] = if is_payload_later { &[] } else { &run.run.payload };
-        let tail = if reply.is_empty() { Cow::Borrowed(payload) } else { [&reply, payload].concat().into() };
+        let tail =
+            if before.is_empty() { Cow::Borrowed(payload) } else { [&before, payload].concat().into() };
         match self.shared.send(candidate.id, &answers, &Direct::Forward(head), &tail) {
             Ok(()) => {}
             Err(NotSent::TooLarge) => return self.refuse(candidate.id, ForwardOutcome::TooLarge),
@@ -137,12 +136,6 @@ impl RemoteSearch for Search {
     }
 }
 
-/// The path of a reply, as it comes before a payload.
-fn reply_path(reply: &ReplyTarget) -> Vec<u8> {
-    // Writing into memory cannot fail.
-    postcard::to_allocvec(reply.path()).unwrap_or_default()
-}
-
 /// The way of a forward: who sends it and when, and how long its answers are waited for.
 #[derive(Clone, Copy)]
 struct Way {
@@ -159,7 +152,7 @@ fn forward<'a>(run: &RemoteRun<'a>, pool: Digest, is_payload_later: bool, way: W
     Forward {
         from,
         sent: sent.micros(),
-        features: if run.run.reply.is_some() { REPLY_FEATURE } else { 0 },
+        features: features(run.run),
         run: std::str::from_utf8(&run.run.id).unwrap_or_default(),
         pool,
         deployment: key.deployment,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::reply_target::ReplyTarget;
+use super::run_fields::RunFields;
 use crate::model::{Proof, Verdict};
 
 /// A run to deliver.
@@ -19,6 +20,8 @@ pub struct Run {
     pub payload: Bytes,
     /// Where its worker posts the reply, if one is awaited.
     pub reply: Option<Arc<ReplyTarget>>,
+    /// What else its worker is told, if it waits with a long poll.
+    pub fields: Option<RunFields>,
 }
 
 /// The proof that an offer has to reach, and its deadlines.

@@ -84,7 +84,7 @@ async fn read_and_dispatch(
     let request = DispatchRequest {
         key: key.as_ref(),
         payload_kind,
-        run: Run { id: id.clone(), content_type, payload, reply: None },
+        run: Run { id: id.clone(), content_type, payload, reply: None, fields: None },
         proof: parsed.proof.unwrap_or(limits.proof),
         redeliver: parsed.redeliver,
         idempotency_key,

@@ -17,6 +17,9 @@ pub(super) fn write_run_head(run: &Run, keep_alive: Option<u64>, names_run: bool
         out.extend_from_slice(b"\r\npilotlight-reply: ");
         out.extend_from_slice(reply.path().as_bytes());
     }
+    if let Some(fields) = &run.fields {
+        out.extend_from_slice(fields.rendered());
+    }
     write_keep_alive(keep_alive, out);
     out.extend_from_slice(b"\r\n\r\n");
 }
