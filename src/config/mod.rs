@@ -20,9 +20,10 @@ pub use parse::{ParsedSettings, SettingSource, parse};
 pub use reload::changes_needing_restart;
 pub use render::{default_toml, environment_file, values};
 pub use settings::{
-    AccessSettings, CAN_PROVE, ClusterSettings, DeliverySettings, LimitSettings, ListenerSettings, LogFormat,
-    MessageCheck, PickOrder, ProcessSettings, ProofLevel, ProxySettings, RecordSettings, ReplySettings,
-    Settings, TlsSettings, WaitingSettings,
+    AccessSettings, CAN_PROVE, ClusterSettings, DeliverySettings, FunctionPool, FunctionSettings,
+    FunctionTable, LATEST, LimitSettings, ListenerSettings, LogFormat, MessageCheck, PickOrder,
+    ProcessSettings, ProofLevel, ProxySettings, RecordSettings, ReplySettings, Settings, TlsSettings,
+    WaitingSettings,
 };
 pub use validate::Listeners;
 

@@ -31,6 +31,7 @@ const RELOADABLE: &[&str] = &[
     "message-check",
     "max-reply-wait",
     "reply-idle",
+    "function",
     "body-limit",
     "max-posts",
     "max-post-rate",

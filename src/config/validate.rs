@@ -41,6 +41,7 @@ impl Settings {
             waiting,
             delivery,
             replies,
+            functions,
             limits,
             cluster,
             records,
@@ -49,6 +50,7 @@ impl Settings {
         waiting.validate()?;
         delivery.validate()?;
         replies.validate()?;
+        functions.validate()?;
         limits.validate()?;
         cluster.validate()?;
         records.validate()?;

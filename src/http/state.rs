@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::shared_names::SharedNameDetector;
 use crate::auth::{Authorizer, TokenError};
 use crate::cluster::{self, Cluster, ClusterConfig};
-use crate::config::MessageCheck;
+use crate::config::{FunctionTable, MessageCheck};
 use crate::dispatch::{DispatchTimes, Dispatcher};
 use crate::journal::{Journal, TraceParent};
 use crate::metrics::Metrics;
@@ -81,6 +81,8 @@ pub struct RequestLimits {
     pub max_reply_wait: Duration,
     /// How long a reply may make no progress after its first byte.
     pub reply_idle: Duration,
+    /// Which pool each function is that is called through the Invoke API.
+    pub functions: FunctionTable,
     /// The most POSTs in flight.
     pub max_posts: usize,
     /// The most POSTs per second, if that is limited.

@@ -33,6 +33,7 @@ pub(super) fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimit
         message_check: settings.delivery.message_check,
         max_reply_wait: settings.replies.max_reply_wait,
         reply_idle: settings.replies.reply_idle,
+        functions: settings.functions.table()?,
         max_posts: settings.limits.max_posts,
         max_post_rate: settings.limits.max_post_rate,
         public_livez: settings.listeners.public_livez,

@@ -3,6 +3,7 @@
 mod access;
 mod cluster;
 mod delivery;
+mod functions;
 mod limits;
 mod listeners;
 mod process;
@@ -19,6 +20,7 @@ use clap::{Arg, Args};
 pub use access::AccessSettings;
 pub use cluster::ClusterSettings;
 pub use delivery::{CAN_PROVE, DeliverySettings, MessageCheck, PickOrder, ProofLevel};
+pub use functions::{FunctionPool, FunctionSettings, FunctionTable, LATEST};
 pub use limits::LimitSettings;
 pub use listeners::ListenerSettings;
 pub use process::{LogFormat, ProcessSettings};
@@ -63,6 +65,10 @@ pub struct Settings {
     /// Callers that wait for the answer of their run's worker.
     #[command(flatten)]
     pub replies: ReplySettings,
+
+    /// Functions that are called through AWS Lambda's Invoke API.
+    #[command(flatten)]
+    pub functions: FunctionSettings,
 
     /// Sizes, counts and rates beyond which the broker refuses.
     #[command(flatten)]

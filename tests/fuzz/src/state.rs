@@ -10,7 +10,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 use pilotlight::auth::{AuthConfig, Authorizer};
 use pilotlight::broker::{Limits, SelectionPolicy};
-use pilotlight::config::MessageCheck;
+use pilotlight::config::{FunctionTable, MessageCheck};
 use pilotlight::exchange::Exchange;
 use pilotlight::http::fuzz::{Handled, RequestFields, handle};
 use pilotlight::http::{HttpResponse, HttpState, RequestLimits};
@@ -96,6 +96,7 @@ pub fn http_state(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: us
         public_livez: true,
         max_reply_wait: Duration::from_secs(900),
         reply_idle: Duration::from_secs(300),
+        functions: FunctionTable::default(),
         max_posts: 1000,
         max_post_rate: None,
         access,
