@@ -115,6 +115,15 @@ impl DispatchRecorder {
         self.count(outcome, None, Instant::now());
     }
 
+    /// The POST was only checked: it is no dispatch, and is not counted as one.
+    pub fn discard(&mut self) {
+        self.ended = Some(Instant::now());
+        if let Some(record) = &mut self.record {
+            record.run = None;
+            record.in_flight.release();
+        }
+    }
+
     /// The POST has this outcome now: it is counted, before its client can see the answer, and recorded when this is dropped.
     pub fn finish(&mut self, outcome: &Outcome, now: Instant) {
         self.count(outcome.kind(), outcome.result.as_ref().ok().map(|hit| hit.proof), now);

@@ -72,7 +72,9 @@ impl Body for RelayedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
+        // Nothing follows trailers, and nobody asks for more after them.
+        let is_trailers = matches!(&frame, Some(Ok(frame)) if frame.is_trailers());
+        if frame.is_none() || is_trailers || self.body.is_end_stream() {
             self.is_read.store(true, Ordering::Release);
         }
         Poll::Ready(frame)

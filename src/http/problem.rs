@@ -52,8 +52,8 @@ impl Problem {
 
     pub(crate) fn no_such_route() -> Self {
         let detail = "This listener serves GET /connect, GET and POST /warm-start, GET and POST \
-                      /v1/pools/{deployment}/{version}/{cpu}/{memory}, and POST /v1/runs/{run}/ack, /ready, /reply and /error; POSTs of runs may \
-                      have a listener of their own. The console, /metrics and /readyz are on the ops listener (--ops-listen).";
+                      /v1/pools/{deployment}/{version}/{cpu}/{memory}, POST /v1/runs/{run}/ack, /ready, /reply and /error, and POST \
+                      /2015-03-31/functions/{name}/invocations; POSTs of runs may have a listener of their own. The console, /metrics and /readyz are on the ops listener (--ops-listen).";
         Self::new(StatusCode::NOT_FOUND, "no-such-route", "There is no such route here", detail)
     }
 
@@ -268,6 +268,31 @@ impl Problem {
     /// The fault and its remedy, for the log.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// The status of its response.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The last part of its `type`.
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The header field that its status requires.
+    pub(super) fn field(&self) -> Option<(&'static str, &'static str)> {
+        self.extra
+    }
+
+    /// The member of the document that a program reads.
+    pub(super) fn member(&self) -> Option<(&'static str, &str)> {
+        self.member.as_deref().map(|(name, value)| (*name, &**value))
+    }
+
+    /// Whether the connection is closed after the response.
+    pub(super) fn closes(&self) -> bool {
+        self.closes
     }
 
     /// How a POST that is refused like this is counted: to a supervisor, an overloaded broker is a miss.

@@ -26,10 +26,15 @@ pub struct HttpResponse {
     pub body: ResponseBody,
     /// A header that the status requires, its name in lower case.
     pub extra: Option<(&'static str, &'static str)>,
+    /// Further fields, each after a line break.
+    pub(super) fields: Vec<u8>,
     /// How the run's reply has ended, if the POST asks for one.
     pub(super) reply: Option<ReplyOutcome>,
     /// Whether the connection is closed after it.
     pub close: bool,
+    /// Whether a large body that the request does not need is read all the same before the connection is closed, because the client
+    /// reads the response only when it has sent all of it.
+    pub(super) reads_body: bool,
     /// Whether only the length of the body is sent, as HEAD requires, or nothing of it, as 204 does.
     pub(super) omits_body: bool,
     /// The record of the POST that this answers. It is complete when the answer has been written.
@@ -44,8 +49,10 @@ impl HttpResponse {
             content_type,
             body: body.into(),
             extra: None,
+            fields: Vec::new(),
             reply: None,
             close: false,
+            reads_body: false,
             omits_body: false,
             recorder: None,
         }
@@ -90,6 +97,7 @@ impl HttpResponse {
         if let Some((name, value)) = self.extra {
             append_field(out, name, value.as_bytes());
         }
+        out.extend_from_slice(&self.fields);
         if let Some(outcome) = self.reply {
             append_field(out, "pilotlight-outcome", outcome.text().as_bytes());
         }

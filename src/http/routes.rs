@@ -67,6 +67,7 @@ pub(super) fn route<'a>(
         | Route::NativePoll
         | Route::Dispatch
         | Route::NativeDispatch
+        | Route::Invoke
         | Route::Connect
         | Route::Receipt
         | Route::Reply
@@ -115,14 +116,18 @@ fn find<'a>(
         (Some((dialect, Resource::Pool)), &Method::HEAD) if polls => {
             other(Action::Respond(dialect.check_pool(head)))
         }
-        (Some((dialect, Resource::Pool)), &Method::POST) if dispatches => {
+        (Some((dialect, Resource::Pool | Resource::Function)), &Method::POST) if dispatches => {
             let refused = refuse_dispatch(state, &limits, peer, head);
             let routed = match refused {
-                None => Routed::Dispatch(dialect, limits.body_limit),
-                Some(problem) if dialect.asks_for_reply(head) => {
-                    Routed::Now(Action::Respond(refuse_reply(state, problem)))
+                None => Routed::Dispatch(dialect, dialect.body_limit(head, limits.body_limit)),
+                Some(problem) => {
+                    let outcome = problem.reply_outcome();
+                    let mut response = dialect.refuse(head, problem);
+                    if dialect.asks_for_reply(head) {
+                        response = refuse_reply(state, outcome, response);
+                    }
+                    Routed::Now(Action::Respond(response))
                 }
-                Some(problem) => Routed::Now(problem.into()),
             };
             (dialect.dispatch_route(), routed)
         }
@@ -137,6 +142,10 @@ fn find<'a>(
             (Route::Connect, Routed::Now(Action::Respond(dialect.times(state))))
         }
         (Some((_, Resource::Times)), _) if polls => other(Problem::method_not_allowed("GET, HEAD").into()),
+        (Some((dialect, Resource::Function)), &Method::POST) => {
+            other(Action::Respond(dialect.refuse(head, Problem::no_such_route())))
+        }
+        (Some((_, Resource::Function)), _) => other(Problem::method_not_allowed("POST").into()),
         (Some((_, Resource::Pool)), _) | (_, &Method::CONNECT) => {
             other(Problem::method_not_allowed(pool_methods).into())
         }

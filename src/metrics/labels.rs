@@ -149,6 +149,8 @@ label! {
         Poll = "poll",
         /// `POST /v1/pools/…`.
         NativeDispatch = "native_dispatch",
+        /// `POST /2015-03-31/functions/…/invocations` and `POST /2021-11-15/functions/…/response-streaming-invocations`.
+        Invoke = "invoke",
         /// `GET /v1/pools/…`, when it was answered at once.
         NativePoll = "native_poll",
         /// `POST /v1/runs/…`, other than a reply.

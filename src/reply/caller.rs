@@ -1,8 +1,20 @@
-//! Owns what a worker must know of the caller that it answers.
+//! Owns what a worker must know of the caller that it answers, and in which style callers are answered.
 
 use std::sync::Arc;
 
 use crate::transport::Connection;
+
+/// How the response to a caller is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ResponseStyle {
+    /// As the broker's own dialect: the status says how the run went.
+    #[default]
+    Native,
+    /// As AWS Lambda's Invoke: 200, and a field says whether the function has failed.
+    Invoke,
+    /// As AWS Lambda's `InvokeWithResponseStream`: 200 and a stream of events, the last of which says whether the function has failed.
+    InvokeStream,
+}
 
 /// What a worker must know of the caller to answer it.
 pub struct Caller {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::awaited::AwaitedReply;
+use super::caller::ResponseStyle;
 use super::names::{EarlierReply, NamedRun, NamedRuns};
 use super::state::{OpenError, Reply};
 use super::token::ReplyToken;
@@ -44,14 +45,14 @@ impl Replies {
         self.tokens.set_broker(id);
     }
 
-    /// A POST awaits a reply from now on. None if there are as many as there may be.
-    pub fn begin(&self) -> Option<AwaitedReply> {
+    /// A POST awaits a reply from now on, which is written in this style. None if there are as many as there may be.
+    pub fn begin(&self, style: ResponseStyle) -> Option<AwaitedReply> {
         let most = self.most.load(Ordering::Relaxed);
         let counted = self.awaited.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |awaited| {
             (awaited < most).then_some(awaited + 1)
         });
         counted.ok()?;
-        let reply = Arc::new(Reply::new(self.tokens.clone()));
+        let reply = Arc::new(Reply::new(self.tokens.clone(), style));
         Some(AwaitedReply::new(reply, self.awaited.clone(), self.metrics.clone()))
     }
 

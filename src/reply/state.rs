@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::caller::Caller;
+use super::caller::{Caller, ResponseStyle};
 use super::token::ReplyToken;
 use super::tokens::{RegisteredOffer, Tokens};
 use crate::model::ReplyOutcome;
@@ -21,6 +21,8 @@ use crate::transport::ReplyTarget;
 /// One reply, from its POST to its end.
 pub struct Reply {
     tokens: Arc<Tokens<Self>>,
+    /// How it is written to its caller.
+    style: ResponseStyle,
     state: Mutex<State>,
     /// Wakes the caller's task when the reply has begun, and when it has ended.
     pub(super) changed: Notify,
@@ -88,14 +90,20 @@ pub struct ReplyEnd {
 }
 
 impl Reply {
-    pub(super) fn new(tokens: Arc<Tokens<Self>>) -> Self {
+    pub(super) fn new(tokens: Arc<Tokens<Self>>, style: ResponseStyle) -> Self {
         Self {
             tokens,
+            style,
             state: Mutex::default(),
             changed: Notify::new(),
             accepted: Notify::new(),
             bytes: AtomicU64::new(0),
         }
+    }
+
+    /// How it is written to its caller.
+    pub fn style(&self) -> ResponseStyle {
+        self.style
     }
 
     /// An offer of this run begins: from now on only its token is good. None if the reply has ended, because its caller has left.

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::caller::Caller;
+use super::caller::{Caller, ResponseStyle};
 use super::state::{Opened, Reply};
 use crate::model::ReplyOutcome;
 use crate::transport::Connection;
@@ -34,6 +34,11 @@ impl OpenReply {
     /// Whether it is an error that has broken off the caller's response: its body is for nobody.
     pub fn comes_late(&self) -> bool {
         self.opened.comes_late
+    }
+
+    /// How it is written to its caller.
+    pub fn style(&self) -> ResponseStyle {
+        self.reply.style()
     }
 
     /// Whether it says that the run has failed.
@@ -91,7 +96,12 @@ impl OpenReply {
     /// The caller's response is complete.
     pub fn finish(self) {
         let outcome = if self.is_error { ReplyOutcome::WorkerError } else { ReplyOutcome::Replied };
-        self.reply.end_by(self.opened.number, outcome, true);
+        self.end(outcome, true);
+    }
+
+    /// The reply has ended so. Unless the caller's response `is_complete`, it is broken off.
+    pub fn end(self, outcome: ReplyOutcome, is_complete: bool) {
+        self.reply.end_by(self.opened.number, outcome, is_complete);
     }
 }
 

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod event_stream;
 pub mod events;
 pub mod fleet;
+pub mod invoke;
 pub mod lab;
 pub mod nats;
 pub mod nats_client;

@@ -13,6 +13,7 @@ use crate::http::replies::{HandedReply, HandedRun, PendingReply, refuse_reply};
 use crate::http::response::HttpResponse;
 use crate::http::state::HttpState;
 use crate::model::MissReason;
+use crate::reply::ResponseStyle;
 use crate::transport::Run;
 
 /// What a dispatch has come to.
@@ -50,7 +51,7 @@ async fn read_and_dispatch(
     let refuse =
         |problem, run, pending, recorder| refuse(dialect, state, head, problem, run, pending, recorder);
     // A fault in the head is reported before the body is asked for.
-    let read = match dialect.parse_dispatch_head(head) {
+    let read = match dialect.parse_dispatch_head(state, head) {
         Ok(parsed) => read_body(&state.admission, head, body, body_limit).await.map(|body| (parsed, body)),
         Err(problem) if is_whole => Err(problem),
         Err(problem) => Err(problem.closing()),
@@ -67,15 +68,31 @@ async fn read_and_dispatch(
         Ok(parsed) => parsed,
         Err(problem) => return refuse(problem, None, None, recorder),
     };
+    if parsed.is_dry_run {
+        recorder.discard();
+        return Dispatched::Answered(dialect.dry_run(&parsed.run));
+    }
     state.metrics.payload(parsed.payload.len());
-    let ParsedDispatch { key, run, idempotency_key, content, payload_kind, content_type, payload, .. } =
-        parsed;
+    let ParsedDispatch {
+        key,
+        run,
+        idempotency_key,
+        content,
+        payload_kind,
+        content_type,
+        payload,
+        fields,
+        ..
+    } = parsed;
     let Some(key) = key else {
         let outcome = Outcome { offers: 0, result: Err(MissReason::NoDeployment) };
         recorder.finish(&outcome, Instant::now());
         return Dispatched::Answered(dialect.render("", &outcome).after(recorder));
     };
-    let begin = |wait| PendingReply::begin(state, wait, idempotency_key, dialect.dispatch_route());
+    let begin = |wait| {
+        let (route, style) = (dialect.dispatch_route(), dialect.reply_style());
+        PendingReply::begin(state, wait, idempotency_key, route, style)
+    };
     let pending = match parsed.reply.map(begin).transpose() {
         Ok(pending) => pending,
         Err(problem) => return refuse(problem, Some(&run), None, recorder),
@@ -84,7 +101,7 @@ async fn read_and_dispatch(
     let request = DispatchRequest {
         key: key.as_ref(),
         payload_kind,
-        run: Run { id: id.clone(), content_type, payload, reply: None, fields: None },
+        run: Run { id: id.clone(), content_type, payload, reply: None, fields },
         proof: parsed.proof.unwrap_or(limits.proof),
         redeliver: parsed.redeliver,
         idempotency_key,
@@ -106,29 +123,45 @@ async fn read_and_dispatch(
         "dispatched");
     match pending {
         None => Dispatched::Answered(dialect.render(&run, &outcome).after(recorder)),
-        Some(pending) => follow_with_reply(dialect, &run, id, outcome, pending, recorder),
+        Some(pending) => {
+            let asked = Asked { dialect, head, name: &run, version: &key.version };
+            follow_with_reply(&asked, id, outcome, pending, recorder)
+        }
     }
+}
+
+/// The request of a run whose reply is awaited.
+struct Asked<'a> {
+    dialect: &'a dyn Dialect,
+    head: &'a RequestHead<'a>,
+    name: &'a str,
+    version: &'a str,
 }
 
 /// What follows the dispatch of a run whose reply is awaited.
 fn follow_with_reply(
-    dialect: &dyn Dialect,
-    name: &str,
+    asked: &Asked<'_>,
     run: Bytes,
     outcome: Outcome,
     mut pending: Box<PendingReply>,
     recorder: DispatchRecorder,
 ) -> Dispatched {
+    let Asked { dialect, head, name, version } = *asked;
     let response = match &outcome.result {
         Ok(_) if pending.reply().was_offered() => {
             let controller = outcome.result.ok().and_then(|hit| hit.controller);
             // With it, the record of the dispatch is complete.
             let (since, recorder) = (recorder.since(), recorder.into_reply());
-            let run = HandedRun { run, controller, since, recorder };
+            let names_version = dialect.reply_style() != ResponseStyle::Native;
+            let version = names_version.then(|| version.into());
+            let run = HandedRun { run, controller, version, since, recorder };
             return Dispatched::HandedOver(Box::new(pending.handed_over(run)));
         }
         // An earlier POST has delivered the run, and has asked for no reply.
-        Ok(_) => pending.refuse(Problem::run_posted_before(None)),
+        Ok(_) => {
+            let problem = Problem::run_posted_before(None);
+            pending.refuse(problem.reply_outcome(), dialect.refuse(head, problem))
+        }
         Err(reason) => pending.miss(*reason, dialect.render(name, &outcome)),
     };
     Dispatched::Answered(response.after(recorder))
@@ -147,10 +180,12 @@ fn refuse(
     recorder.refuse(problem.outcome());
     let run = run.map(|run| display(run.escape_default()));
     tracing::debug!(run, why = problem.detail(), "a run was refused");
+    let outcome = problem.reply_outcome();
+    let response = dialect.refuse(head, problem);
     let response = match pending {
-        Some(mut pending) => pending.refuse(problem),
-        None if dialect.asks_for_reply(head) => refuse_reply(state, problem),
-        None => HttpResponse::from(problem),
+        Some(mut pending) => pending.refuse(outcome, response),
+        None if dialect.asks_for_reply(head) => refuse_reply(state, outcome, response),
+        None => response,
     };
     Dispatched::Answered(response.after(recorder))
 }

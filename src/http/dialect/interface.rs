@@ -15,15 +15,18 @@ use crate::http::response::HttpResponse;
 use crate::http::state::{HttpState, RequestLimits};
 use crate::metrics::Route;
 use crate::model::Proof;
-use crate::transport::ResponseFormat;
+use crate::reply::ResponseStyle;
+use crate::transport::{ResponseFormat, RunFields};
 
 /// How one kind of client writes its requests and reads its responses.
 pub(in crate::http) trait Dialect: Sync {
     /// What a path names in this dialect; none if the path is not its own.
     fn resource(&self, path: &str) -> Option<Resource>;
 
-    /// The route as which polls are counted.
-    fn poll_route(&self) -> Route;
+    /// The route as which polls are counted. The default is for dialects without polls, as those of the other methods for polls are.
+    fn poll_route(&self) -> Route {
+        Route::Other
+    }
 
     /// The route as which dispatches are counted.
     fn dispatch_route(&self) -> Route;
@@ -34,23 +37,41 @@ pub(in crate::http) trait Dialect: Sync {
     }
 
     /// The response to `HEAD` for [`Resource::Pool`], as health checks send it.
-    fn check_pool(&self, head: &RequestHead<'_>) -> HttpResponse;
+    fn check_pool(&self, _: &RequestHead<'_>) -> HttpResponse {
+        Problem::no_such_route().into()
+    }
 
     /// Parses a poll, and checks its credential.
     fn parse_poll<'a>(
         &self,
-        state: &HttpState,
-        limits: &RequestLimits,
-        client: ClientAddr,
-        head: &RequestHead<'a>,
-    ) -> Result<PollRequest<'a>, Problem>;
+        _state: &HttpState,
+        _limits: &RequestLimits,
+        _client: ClientAddr,
+        _head: &RequestHead<'a>,
+    ) -> Result<PollRequest<'a>, Problem> {
+        Err(Problem::no_such_route())
+    }
 
     /// Parses the head of a dispatch, before its body is read.
-    fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem>;
+    fn parse_dispatch_head<'a>(
+        &self,
+        state: &HttpState,
+        head: &RequestHead<'a>,
+    ) -> Result<DispatchHead<'a>, Problem>;
+
+    /// The most bytes of a body, where those of the broker are at most `limit`.
+    fn body_limit(&self, _: &RequestHead<'_>, limit: usize) -> usize {
+        limit
+    }
 
     /// Whether a dispatch asks for a reply.
     fn asks_for_reply(&self, _: &RequestHead<'_>) -> bool {
         false
+    }
+
+    /// How the caller of a run is answered whose reply it awaits.
+    fn reply_style(&self) -> ResponseStyle {
+        ResponseStyle::Native
     }
 
     /// Parses the body of a dispatch.
@@ -67,6 +88,16 @@ pub(in crate::http) trait Dialect: Sync {
 
     /// The response to a dispatch. `run` is empty if the dispatch named no pool.
     fn render(&self, run: &str, outcome: &Outcome) -> HttpResponse;
+
+    /// The response to a dispatch that was only checked.
+    fn dry_run(&self, _run: &str) -> HttpResponse {
+        HttpResponse::no_content()
+    }
+
+    /// The response to a dispatch that is refused.
+    fn refuse(&self, _: &RequestHead<'_>, problem: Problem) -> HttpResponse {
+        problem.into()
+    }
 }
 
 /// What a path of a dialect names.
@@ -76,6 +107,8 @@ pub(in crate::http) enum Resource {
     Pool,
     /// `GET` returns how long a controller should wait.
     Times,
+    /// `POST` dispatches.
+    Function,
 }
 
 /// A poll that can be parked.
@@ -145,6 +178,10 @@ pub(in crate::http) struct DispatchHead<'a> {
     pub(super) wait: Option<Duration>,
     /// How long the POST awaits a reply, if it does.
     pub(super) reply: Option<Duration>,
+    /// What else the run's worker is told.
+    pub(super) fields: Option<RunFields>,
+    /// Whether the POST is only checked.
+    pub(super) is_dry_run: bool,
 }
 
 /// A valid dispatch.
@@ -166,6 +203,10 @@ pub(in crate::http) struct ParsedDispatch<'a> {
     pub(super) wait: Duration,
     /// How long the POST awaits a reply, if it does.
     pub(super) reply: Option<Duration>,
+    /// What else the run's worker is told.
+    pub(super) fields: Option<RunFields>,
+    /// Whether the POST is only checked.
+    pub(super) is_dry_run: bool,
 }
 
 /// A key whose text is borrowed from the request where that is possible.

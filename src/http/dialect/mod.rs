@@ -5,6 +5,7 @@
 
 mod dispatch;
 mod interface;
+mod invoke;
 mod native;
 mod run_response;
 mod trigger;
@@ -13,7 +14,8 @@ pub(in crate::http) use dispatch::{Dispatched, dispatch};
 pub(in crate::http) use interface::{Dialect, PollKind, PollRequest, PollTerms, Resource};
 pub use trigger::{Message, MessageError};
 
-static DIALECTS: [&dyn Dialect; 2] = [&trigger::Trigger, &native::Native];
+static DIALECTS: [&dyn Dialect; 4] =
+    [&trigger::Trigger, &native::Native, &invoke::Invoke::BUFFERED, &invoke::Invoke::STREAMED];
 
 /// The dialect that a path belongs to, and what the path names there.
 pub(in crate::http) fn find(path: &str) -> Option<(&'static dyn Dialect, Resource)> {

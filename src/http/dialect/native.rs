@@ -101,7 +101,11 @@ impl Dialect for Native {
     }
 
     /// `POST /v1/pools/…`
-    fn parse_dispatch_head<'a>(&self, head: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem> {
+    fn parse_dispatch_head<'a>(
+        &self,
+        _: &HttpState,
+        head: &RequestHead<'a>,
+    ) -> Result<DispatchHead<'a>, Problem> {
         let key = parse_key(head.path)?;
         let query = PoolQuery::parse(head.query, &["wait", "redeliver", "proof", REPLY])?;
         Ok(DispatchHead {
@@ -112,6 +116,7 @@ impl Dialect for Native {
             redeliver: query.redeliver,
             wait: query.wait,
             reply: query.reply,
+            ..DispatchHead::default()
         })
     }
 
@@ -127,7 +132,7 @@ impl Dialect for Native {
         head: DispatchHead<'a>,
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem> {
-        let DispatchHead { key, run, content_type, proof, redeliver, wait, reply } = head;
+        let DispatchHead { key, run, content_type, proof, redeliver, wait, reply, .. } = head;
         let max_wait = limits.max_reply_wait;
         if reply.is_some_and(|reply| reply > max_wait) {
             let why = format!("is at most {} here", humantime::format_duration(max_wait));
@@ -150,6 +155,8 @@ impl Dialect for Native {
             redeliver: redeliver.unwrap_or(false),
             wait: wait.unwrap_or_default(),
             reply,
+            fields: None,
+            is_dry_run: false,
         })
     }
 

@@ -44,6 +44,20 @@ impl<'a> RequestHead<'a> {
 }
 
 impl<'a> AllFields<'a> {
+    /// Calls `visit` for each field, with its name and its value.
+    pub(in crate::http) fn for_each(self, mut visit: impl FnMut(&str, &'a [u8])) {
+        match self {
+            Self::Bytes(head) => {
+                let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
+                let mut request = httparse::Request::new(&mut headers);
+                if request.parse(head).is_ok() {
+                    request.headers.iter().for_each(|field| visit(field.name, field.value));
+                }
+            }
+            Self::Map(map) => map.iter().for_each(|(name, value)| visit(name.as_str(), value.as_bytes())),
+        }
+    }
+
     /// The value of a field that occurs exactly once.
     pub(in crate::http) fn only(self, name: &str) -> Option<&'a [u8]> {
         match self {

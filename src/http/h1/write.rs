@@ -16,6 +16,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a closing response, keep reading for this long and this much, so that a reset does not overtake it.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
+/// The same for a response whose client must be able to send its whole body.
+const READ_BODY_TIME: Duration = Duration::from_secs(10);
+const READ_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// A client that is cut off has this long to read the response.
 const CUT_OFF_AFTER: Duration = Duration::from_millis(100);
 
@@ -63,15 +66,17 @@ pub(in crate::http) async fn write_and_linger(
     response: HttpResponse,
 ) -> ControlFlow<()> {
     let closes = response.close;
+    let (time, most) =
+        if response.reads_body { (READ_BODY_TIME, READ_BODY_BYTES) } else { (LINGER_TIME, LINGER_BYTES) };
     let written = write_response(connection, &response).await;
     // Its record is complete now, and nothing of its request is needed any more.
     drop(response);
     if closes {
         connection.shutdown_write();
-        let deadline = Instant::now() + LINGER_TIME;
+        let deadline = Instant::now() + time;
         let mut discarded = 0;
         let mut bytes = BytesMut::new();
-        while discarded < LINGER_BYTES {
+        while discarded < most {
             bytes.clear();
             read_more(connection, &mut bytes, deadline).await?;
             discarded += bytes.len();

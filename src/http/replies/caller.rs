@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::StatusCode;
 
+use super::event_frame::EVENT_STREAM;
+use super::function_error::{Completion, FunctionError};
+use super::head::FUNCTION_ERROR;
 use crate::dispatch::{IdempotencyKey, NamedController, ReplyRecorder};
 use crate::http::h1::write_response;
 use crate::http::problem::Problem;
@@ -15,7 +18,7 @@ use crate::http::response::{HttpResponse, append_field};
 use crate::http::state::HttpState;
 use crate::metrics::Route;
 use crate::model::{MissReason, ReplyOutcome};
-use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd};
+use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd, ResponseStyle};
 use crate::transport::{Connection, SlowReader};
 
 /// A caller that reads slowly is sent more when fewer bytes than this wait in the kernel to be sent.
@@ -36,6 +39,8 @@ pub(in crate::http) struct HandedRun {
     pub(in crate::http) run: Bytes,
     /// None if it is not known: its reply came before the proof did.
     pub(in crate::http) controller: Option<NamedController>,
+    /// The version of the function that a caller of Invoke has called.
+    pub(in crate::http) version: Option<Box<str>>,
     /// When the POST's last byte came.
     pub(in crate::http) since: Instant,
     pub(in crate::http) recorder: ReplyRecorder,
@@ -59,19 +64,20 @@ pub(in crate::http) struct CallerTerms {
 }
 
 impl PendingReply {
-    /// Before the dispatch: no worker can answer yet. An error if the run was posted before, or a limit is reached.
+    /// Before the dispatch: no worker can answer yet. The caller is answered in this style. An error if the run was posted before, or a limit is reached.
     pub(in crate::http) fn begin(
         state: &HttpState,
         wait: Duration,
         name: Option<IdempotencyKey>,
         route: Route,
+        style: ResponseStyle,
     ) -> Result<Box<Self>, Problem> {
         let remember_for = state.limits().remember_runs;
         // If runs are not remembered, each POST is a run of its own.
         let name = name.filter(|_| !remember_for.is_zero());
         let name = name.map(|name| state.replies.name(name.digest(), remember_for)).transpose();
         let name = name.map_err(|earlier| Problem::run_posted_before(Some(earlier)))?;
-        let awaited = state.replies.begin().ok_or_else(Problem::too_many_replies)?;
+        let awaited = state.replies.begin(style).ok_or_else(Problem::too_many_replies)?;
         Ok(Box::new(Self { awaited, wait, name, route }))
     }
 
@@ -80,11 +86,10 @@ impl PendingReply {
         self.awaited.reply()
     }
 
-    /// The response to a POST that is refused, which is counted.
-    pub(in crate::http) fn refuse(&mut self, problem: Problem) -> HttpResponse {
-        let outcome = problem.reply_outcome();
+    /// Counts a POST that is refused, because the reply has this outcome. The same response with it.
+    pub(in crate::http) fn refuse(&mut self, outcome: ReplyOutcome, response: HttpResponse) -> HttpResponse {
         self.awaited.count(outcome);
-        HttpResponse::from(problem).of_reply(outcome)
+        response.of_reply(outcome)
     }
 
     /// The response to a POST whose run missed, which is counted. The run may be posted again.
@@ -95,7 +100,11 @@ impl PendingReply {
             (ReplyOutcome::Miss, StatusCode::SERVICE_UNAVAILABLE, Some(("retry-after", "1")))
         };
         self.awaited.count(outcome);
-        HttpResponse { status, extra, ..response }.of_reply(outcome)
+        let response = match self.reply().style() {
+            ResponseStyle::Native => HttpResponse { status, extra, ..response },
+            ResponseStyle::Invoke | ResponseStyle::InvokeStream => response,
+        };
+        response.of_reply(outcome)
     }
 
     /// The run was handed over.
@@ -123,7 +132,9 @@ impl HandedReply {
         CallerTerms { is_http_11, closes }: CallerTerms,
     ) -> ControlFlow<()> {
         connection.limit_unsent(MAX_UNSENT_BYTES);
-        let caller = Caller { connection: connection.clone(), is_http_11, closes, fields: self.run.fields() };
+        let style = self.pending.reply().style();
+        let fields = self.run.fields(style);
+        let caller = Caller { connection: connection.clone(), is_http_11, closes, fields };
         self.pending.awaited.accept(caller);
         let PendingReply { awaited, wait, route, .. } = &*self.pending;
         let (first_byte_by, idle) = (self.run.since + *wait, state.limits().reply_idle);
@@ -134,7 +145,7 @@ impl HandedReply {
             () = connection.closed() => awaited.caller_left().await,
             () = slow_reader.vanished() => awaited.caller_left().await,
         };
-        let refusal = refusal(&end, &self.run.run, *wait, closes);
+        let refusal = refusal(style, &end, &self.run, *wait, closes);
         let status = refusal.as_ref().map_or(end.status, |refusal| refusal.status.as_u16());
         if end.outcome != ReplyOutcome::Cancelled {
             state.metrics.answered(*route, status);
@@ -172,10 +183,30 @@ impl HandedReply {
 }
 
 impl HandedRun {
-    fn fields(&self) -> Vec<u8> {
+    fn fields(&self, style: ResponseStyle) -> Vec<u8> {
         let controller = self.controller.as_ref();
-        let metadata = controller.and_then(NamedController::metadata);
-        caller_fields(&self.run, controller.map(NamedController::name), metadata)
+        let name = controller.map(NamedController::name);
+        match style {
+            ResponseStyle::Native => {
+                let metadata = controller.and_then(NamedController::metadata);
+                caller_fields(&self.run, name, metadata)
+            }
+            ResponseStyle::Invoke | ResponseStyle::InvokeStream => {
+                let mut fields = Vec::with_capacity(192);
+                append_field(&mut fields, "x-amzn-requestid", &self.run);
+                if let Some(version) = &self.version {
+                    append_field(&mut fields, "x-amz-executed-version", version.as_bytes());
+                }
+                append_controller(&mut fields, name);
+                fields
+            }
+        }
+    }
+}
+
+fn append_controller(fields: &mut Vec<u8>, name: Option<&str>) {
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
+        append_field(fields, "pilotlight-controller", name.as_bytes());
     }
 }
 
@@ -183,9 +214,7 @@ impl HandedRun {
 pub(super) fn caller_fields(run: &[u8], controller: Option<&str>, metadata: Option<&str>) -> Vec<u8> {
     let mut fields = Vec::with_capacity(128);
     append_field(&mut fields, "pilotlight-run", run);
-    if let Some(controller) = controller.filter(|name| !name.is_empty()) {
-        append_field(&mut fields, "pilotlight-controller", controller.as_bytes());
-    }
+    append_controller(&mut fields, controller);
     if let Some(metadata) = metadata {
         append_field(&mut fields, "pilotlight-metadata", metadata.as_bytes());
     }
@@ -193,22 +222,48 @@ pub(super) fn caller_fields(run: &[u8], controller: Option<&str>, metadata: Opti
 }
 
 /// What the caller is told if no byte of a reply has come, and it has not left.
-fn refusal(end: &ReplyEnd, run: &[u8], wait: Duration, closes: bool) -> Option<HttpResponse> {
+fn refusal(
+    style: ResponseStyle,
+    end: &ReplyEnd,
+    run: &HandedRun,
+    wait: Duration,
+    closes: bool,
+) -> Option<HttpResponse> {
     if end.first_byte.is_some() || end.outcome == ReplyOutcome::Cancelled {
         return None;
     }
-    let is_late = end.outcome == ReplyOutcome::ReplyTimeout;
-    let problem = if is_late { Problem::reply_timeout(wait) } else { Problem::reply_broken() };
-    // A run without a name of its caller's is found in the records by this.
-    let problem = problem.with_member("run", String::from_utf8_lossy(run));
-    let mut response = HttpResponse::from(problem).of_reply(end.outcome);
-    response.close = closes;
-    Some(response)
+    let response = match style {
+        ResponseStyle::Native => {
+            let is_late = end.outcome == ReplyOutcome::ReplyTimeout;
+            let problem = if is_late { Problem::reply_timeout(wait) } else { Problem::reply_broken() };
+            // A run without a name of its caller's is found in the records by this.
+            problem.with_member("run", String::from_utf8_lossy(&run.run)).into()
+        }
+        ResponseStyle::Invoke => {
+            let error = FunctionError::of_end(end.outcome, wait);
+            let mut fields = run.fields(style);
+            append_field(&mut fields, FUNCTION_ERROR, b"Unhandled");
+            HttpResponse { fields, ..HttpResponse::json(StatusCode::OK, error.document) }
+        }
+        ResponseStyle::InvokeStream => {
+            let error = FunctionError::of_end(end.outcome, wait);
+            let mut body = Vec::new();
+            Completion { error: Some(&error), log_tail: None }.write_event(&mut body);
+            HttpResponse {
+                fields: run.fields(style),
+                ..HttpResponse::new(StatusCode::OK, EVENT_STREAM, body)
+            }
+        }
+    };
+    Some(HttpResponse { close: closes, ..response.of_reply(end.outcome) })
 }
 
-/// The response to a POST that asks for a reply and is refused before its dispatch, which is counted.
-pub(in crate::http) fn refuse_reply(state: &HttpState, problem: Problem) -> HttpResponse {
-    let outcome = problem.reply_outcome();
+/// Counts a POST that asks for a reply and is refused before its dispatch. The same response with the reply's outcome.
+pub(in crate::http) fn refuse_reply(
+    state: &HttpState,
+    outcome: ReplyOutcome,
+    response: HttpResponse,
+) -> HttpResponse {
     state.metrics.reply_ended(outcome);
-    HttpResponse::from(problem).of_reply(outcome)
+    response.of_reply(outcome)
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hyper::HeaderMap;
 
 use super::caller::caller_fields;
+use super::caller_response::frame;
+use super::function_error::Completion;
 use super::head::ReplyHead;
-use super::worker::frame;
 use crate::http::run_request::{RunPath, RunQuery, RunResource};
-use crate::reply::Caller;
+use crate::reply::{Caller, ResponseStyle};
 use crate::transport::Connection;
 
 /// What a worker's request says in its path and its query.
@@ -70,12 +71,14 @@ pub fn relay(worker: WorkerSide<'_>, caller: &CallerSide<'_>) -> Option<(Vec<u8>
     let fields = caller_fields(run.as_bytes(), controller, metadata);
     let caller = Caller { connection: caller.connection.clone(), is_http_11, closes, fields };
     let (mut head, mut body) = (Vec::new(), Vec::new());
-    parsed.write(&caller, &mut head);
+    let style = ResponseStyle::Native;
+    parsed.write(style, &caller, &mut head);
     for (number, piece) in worker.pieces.iter().enumerate() {
         let is_last = number + 1 == worker.pieces.len();
-        let after = frame(parsed.framing(&caller), piece.len(), is_last, &mut body);
+        let completion = is_last.then(Completion::default);
+        let after = frame(parsed.framing(style, &caller), piece, completion, &mut body);
         body.extend_from_slice(piece);
-        body.extend_from_slice(after);
+        body.extend_from_slice(&after);
     }
     Some((head, body))
 }

@@ -1,36 +1,37 @@
-//! Owns the head of the response that relays a worker's reply, and how its body is framed.
+//! Owns the head of the response that relays a worker's reply, in each style.
 
 use std::time::Instant;
 
 use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 
+use super::caller_response::Framing;
+use super::event_frame::EVENT_STREAM;
 use crate::http::response::{append_field, write_date, write_keep_alive};
 use crate::model::ReplyOutcome;
-use crate::reply::Caller;
+use crate::reply::{Caller, ResponseStyle};
 
 /// The field in which a worker gives the caller's status.
 pub(super) const STATUS: &str = "pilotlight-status";
+/// The field with the end of the log, in base64, for callers of Invoke that ask for it.
+pub(super) const LOG_TAIL: &str = "pilotlight-log-tail";
+/// The field that tells a caller of Invoke that the function has failed.
+pub(super) const FUNCTION_ERROR: &str = "x-amz-function-error";
+/// The media type of documents.
+const JSON: &[u8] = b"application/json";
+/// The end of a log has at most this many bytes in base64.
+const MAX_LOG_TAIL_BYTES: usize = 6 * 1024;
 
 /// What a worker's reply says of itself before its body.
 pub(super) struct ReplyHead {
-    pub(super) status: StatusCode,
+    status: StatusCode,
     content_type: Option<Box<[u8]>>,
     content_encoding: Option<Box<[u8]>>,
     /// The length of the body, if it was announced.
-    pub(super) length: Option<u64>,
+    length: Option<u64>,
     outcome: ReplyOutcome,
-}
-
-/// How the caller finds the end of the body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// By its length.
-    Length,
-    /// By chunks.
-    Chunked,
-    /// By the end of the connection, for clients of HTTP/1.0.
-    Close,
+    /// The end of the log, in base64.
+    pub(super) log_tail: Option<Box<[u8]>>,
 }
 
 impl ReplyHead {
@@ -44,11 +45,46 @@ impl ReplyHead {
         let encodings: Vec<_> = fields.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes).collect();
         let content_encoding = (!encodings.is_empty()).then(|| encodings.join(&b", "[..]).into());
         let content_type = fields.get(CONTENT_TYPE).map(|value| value.as_bytes().into());
-        Some(Self { status, content_type, content_encoding, length, outcome })
+        let log_tail = parse_log_tail(fields);
+        Some(Self { status, content_type, content_encoding, length, outcome, log_tail })
+    }
+
+    /// The head of an error with a document of this length, which replaces the rest of this reply.
+    pub(super) fn into_error(self, length: usize) -> Self {
+        Self {
+            status: StatusCode::BAD_GATEWAY,
+            content_type: Some(JSON.into()),
+            content_encoding: None,
+            length: Some(length as u64),
+            outcome: ReplyOutcome::WorkerError,
+            ..self
+        }
+    }
+
+    /// Whether the body must be there before it can be written: an error becomes a part of the last event of a stream, and for a caller
+    /// of Invoke it has to be a document.
+    pub(super) fn needs_whole_body(&self, style: ResponseStyle) -> bool {
+        let is_document = || self.content_type.as_ref().is_some_and(|kind| kind.starts_with(JSON));
+        match style {
+            ResponseStyle::Native => false,
+            ResponseStyle::Invoke => self.outcome == ReplyOutcome::WorkerError && !is_document(),
+            ResponseStyle::InvokeStream => self.outcome == ReplyOutcome::WorkerError,
+        }
+    }
+
+    /// The status for a caller of this style.
+    pub(super) fn status(&self, style: ResponseStyle) -> StatusCode {
+        match style {
+            ResponseStyle::Native => self.status,
+            ResponseStyle::Invoke | ResponseStyle::InvokeStream => StatusCode::OK,
+        }
     }
 
     /// How the body is framed for this caller.
-    pub(super) fn framing(&self, caller: &Caller) -> Framing {
+    pub(super) fn framing(&self, style: ResponseStyle, caller: &Caller) -> Framing {
+        if style == ResponseStyle::InvokeStream {
+            return Framing::Events { is_chunked: caller.is_http_11 };
+        }
         match (self.length, caller.is_http_11) {
             (Some(_), _) => Framing::Length,
             (None, true) => Framing::Chunked,
@@ -57,36 +93,67 @@ impl ReplyHead {
     }
 
     /// Appends the whole head.
-    pub(super) fn write(&self, caller: &Caller, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, style: ResponseStyle, caller: &Caller, out: &mut Vec<u8>) {
+        let status = self.status(style);
         out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(self.status.as_str().as_bytes());
+        out.extend_from_slice(status.as_str().as_bytes());
         out.push(b' ');
-        out.extend_from_slice(self.status.canonical_reason().unwrap_or_default().as_bytes());
-        if let Some(content_type) = &self.content_type {
+        out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        let content_type = match style {
+            ResponseStyle::Native => self.content_type.as_deref(),
+            ResponseStyle::Invoke => Some(self.content_type.as_deref().unwrap_or(JSON)),
+            ResponseStyle::InvokeStream => Some(EVENT_STREAM.as_bytes()),
+        };
+        if let Some(content_type) = content_type {
             append_field(out, "content-type", content_type);
         }
-        if let Some(content_encoding) = &self.content_encoding {
-            append_field(out, "content-encoding", content_encoding);
+        // What is encoded in a stream of events is what its events carry.
+        if let Some(encoding) =
+            self.content_encoding.as_ref().filter(|_| style != ResponseStyle::InvokeStream)
+        {
+            append_field(out, "content-encoding", encoding);
         }
         out.extend_from_slice(&caller.fields);
         append_field(out, "pilotlight-outcome", self.outcome.text().as_bytes());
-        if self.outcome == ReplyOutcome::Replied {
+        if style == ResponseStyle::Invoke {
+            self.write_result(out);
+        } else if self.outcome == ReplyOutcome::Replied {
             append_field(out, "pilotlight-proof", b"replied");
         }
         // Without it, nginx would keep tokens back.
         append_field(out, "x-accel-buffering", b"no");
-        match self.framing(caller) {
+        match self.framing(style, caller) {
             Framing::Length => {
                 let length = self.length.unwrap_or_default();
                 append_field(out, "content-length", itoa::Buffer::new().format(length).as_bytes());
             }
-            Framing::Chunked => append_field(out, "transfer-encoding", b"chunked"),
-            Framing::Close => {}
+            Framing::Chunked | Framing::Events { is_chunked: true } => {
+                append_field(out, "transfer-encoding", b"chunked");
+            }
+            Framing::Close | Framing::Events { is_chunked: false } => {}
         }
         write_keep_alive((!caller.closes).then(|| caller.connection.keep_alive_seconds()), out);
         write_date(Instant::now(), out);
         out.extend_from_slice(b"\r\n\r\n");
     }
+
+    /// Appends how the function has ended.
+    fn write_result(&self, out: &mut Vec<u8>) {
+        if self.outcome == ReplyOutcome::WorkerError {
+            append_field(out, FUNCTION_ERROR, b"Unhandled");
+        }
+        if let Some(log_tail) = &self.log_tail {
+            append_field(out, "x-amz-log-result", log_tail);
+        }
+    }
+}
+
+/// The end of a log, if it is base64 and short enough.
+pub(super) fn parse_log_tail(fields: &HeaderMap) -> Option<Box<[u8]>> {
+    let tail = fields.get(LOG_TAIL)?.as_bytes();
+    let is_base64 =
+        tail.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
+    (is_base64 && tail.len() <= MAX_LOG_TAIL_BYTES).then(|| tail.into())
 }
 
 /// 200 if the worker gives none.

@@ -2,11 +2,15 @@
 
 mod answer;
 mod caller;
+mod caller_response;
+mod event_frame;
+mod function_error;
 #[cfg(fuzzing)]
 pub(super) mod fuzz;
 mod head;
 mod peer;
 mod worker;
+mod worker_body;
 
 pub(super) use answer::{ReplyRequest, WorkerAnswer};
 pub(super) use caller::{CallerTerms, HandedReply, HandedRun, HeldReply, PendingReply, refuse_reply};

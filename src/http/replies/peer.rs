@@ -4,10 +4,13 @@ use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER,
+};
 
 use super::answer::{ReplyRequest, WorkerAnswer};
-use super::head::STATUS;
+use super::head::{LOG_TAIL, STATUS};
+use super::worker_body::TRAILERS;
 use crate::http::peer_route::{Peer, find_peer, peer_problem};
 use crate::http::peers::{PeerError, PeerResponse, RelayedBody};
 use crate::http::problem::Problem;
@@ -18,8 +21,13 @@ use crate::reply::ReplyToken;
 use crate::transport::run_path;
 
 /// The fields that are passed on: those that make a difference to the caller, and the framing.
-const PASSED: [HeaderName; 4] =
-    [CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LENGTH, HeaderName::from_static(STATUS)];
+const PASSED: [HeaderName; 5] = [
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    HeaderName::from_static(STATUS),
+    HeaderName::from_static(LOG_TAIL),
+];
 
 /// A reply to a caller of another broker.
 pub(super) struct PeerReply {
@@ -55,6 +63,10 @@ pub(super) async fn pass_on(
         for value in request.fields.get_all(&name) {
             fields.append(name.clone(), value.clone());
         }
+    }
+    // Those that are not announced would not be sent.
+    if !fields.contains_key(CONTENT_LENGTH) {
+        fields.insert(TRAILER, HeaderValue::from_static(TRAILERS));
     }
     let (body, is_read) = RelayedBody::new(body);
     let error = match state.peers.relay(&peer.origin, &target, fields, body).await {

@@ -112,7 +112,11 @@ impl Dialect for Trigger {
     }
 
     /// `POST /warm-start`. Everything is in the body.
-    fn parse_dispatch_head<'a>(&self, _: &RequestHead<'a>) -> Result<DispatchHead<'a>, Problem> {
+    fn parse_dispatch_head<'a>(
+        &self,
+        _: &HttpState,
+        _: &RequestHead<'a>,
+    ) -> Result<DispatchHead<'a>, Problem> {
         Ok(DispatchHead::default())
     }
 
@@ -141,6 +145,8 @@ impl Dialect for Trigger {
             redeliver: true,
             wait: Duration::ZERO,
             reply: None,
+            fields: None,
+            is_dry_run: false,
         })
     }
 
