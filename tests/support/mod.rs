@@ -8,6 +8,7 @@ pub mod event_stream;
 pub mod events;
 pub mod fleet;
 pub mod invoke;
+pub mod function;
 pub mod lab;
 pub mod nats;
 pub mod nats_client;
@@ -15,6 +16,7 @@ pub mod offers;
 pub mod proxy;
 pub mod relay;
 pub mod replies;
+pub mod scripted_broker;
 #[path = "../reliability/src/fleet/session_bytes.rs"]
 pub mod session_bytes;
 pub mod ways;

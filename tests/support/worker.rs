@@ -44,6 +44,13 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    /// A file with a program that does this.
+    pub fn script(&self, program: &str) -> PathBuf {
+        let script = self.path("program.py");
+        fs::File::create(&script).unwrap().write_all(format!("{PROGRAM}{program}\n").as_bytes()).unwrap();
+        script
+    }
+
     /// Lets programs through a gate.
     pub fn open(&self, gate: &str) {
         fs::write(self.path(gate), "").unwrap();
@@ -95,8 +102,7 @@ impl Worker {
         arguments: &[&str],
         program: &str,
     ) -> Self {
-        let script = folder.path("program.py");
-        fs::File::create(&script).unwrap().write_all(format!("{PROGRAM}{program}\n").as_bytes()).unwrap();
+        let script = folder.script(program);
         Self::running(broker, pool, folder, arguments, &["python3", script.to_str().unwrap()])
     }
 
@@ -108,6 +114,18 @@ impl Worker {
         arguments: &[&str],
         command: &[&str],
     ) -> Self {
+        Self::running_with(broker, pool, folder, arguments, command, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub fn running_with(
+        broker: SocketAddr,
+        pool: &Pool,
+        folder: &Folder,
+        arguments: &[&str],
+        command: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let log = tempfile::tempfile().unwrap();
         let Pool { deployment, version, cpu, memory } = pool;
         let child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
@@ -118,6 +136,7 @@ impl Worker {
             .args(command)
             .env("FOLDER", folder.0.path())
             .env("RUST_LOG", "debug,hyper=off")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(log.try_clone().unwrap())
             .spawn()

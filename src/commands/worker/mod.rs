@@ -9,6 +9,7 @@ mod one_shot;
 mod options;
 mod program;
 mod run_end;
+mod runtime_api;
 mod slot;
 mod starter;
 mod stop;
@@ -16,6 +17,8 @@ mod wire;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -25,6 +28,7 @@ use back_off::BackOff;
 pub(super) use options::Options;
 use program::CommandSpec;
 pub(super) use program::{EXEC, exec};
+use runtime_api::{Concurrency, Function, LaneOptions, RuntimeSlot};
 use slot::{RunOptions, Slot};
 use starter::Starter;
 use stop::Stop;
@@ -32,6 +36,9 @@ use wire::{PollOptions, Poller};
 
 /// The exit code of a process that a signal ends is this and the signal's number.
 const SIGNALLED: u8 = 128;
+
+/// How long an event of a function may take, if nothing else is said: as long as in AWS at most.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Runs until a signal comes. Returns 0 if every run was finished.
 pub(super) fn worker(options: &Options) -> anyhow::Result<ExitCode> {
@@ -49,8 +56,12 @@ pub(super) fn worker(options: &Options) -> anyhow::Result<ExitCode> {
         // Dropping the set drops the programs, which kills them.
         let mut slots = JoinSet::new();
         let name = controller();
+        let function = options.runtime_api.then(|| RuntimeFunction::new(options, &spec));
         for number in 1..=usize::from(options.slots) {
-            slots.spawn(slot(options, &spec, &stop, &name, number)?.serve());
+            match &function {
+                None => slots.spawn(slot(options, &spec, &stop, &name, number)?.serve()),
+                Some(function) => slots.spawn(function.slot(options, &spec, &stop, &name, number)?.serve()),
+            };
         }
         tracing::info!(
             slots = options.slots,
@@ -86,12 +97,6 @@ fn slot(
     name: &str,
     number: usize,
 ) -> anyhow::Result<Slot> {
-    let poll_options = PollOptions {
-        broker: options.broker.clone(),
-        client: options.client.clone(),
-        path: options.pool.path.clone(),
-        metadata: options.metadata.clone(),
-    };
     Ok(Slot {
         number,
         starter: Starter {
@@ -106,10 +111,56 @@ fn slot(
             timeout: options.timeout,
             content_type: options.content_type.clone(),
         },
-        poller: Poller::new(poll_options, format!("{name}-{number}"), number)?,
+        poller: Poller::new(poll_options(options), format!("{name}-{number}"), number)?,
         stop: stop.clone(),
         restarts: BackOff::new(),
     })
+}
+
+fn poll_options(options: &Options) -> PollOptions {
+    PollOptions {
+        broker: options.broker.clone(),
+        client: options.client.clone(),
+        path: options.pool.path.clone(),
+        metadata: options.metadata.clone(),
+    }
+}
+
+/// What the slots of a function have in common.
+struct RuntimeFunction {
+    function: Arc<Function>,
+    concurrency: Concurrency,
+}
+
+impl RuntimeFunction {
+    fn new(options: &Options, spec: &CommandSpec) -> Self {
+        let pool = &options.pool;
+        let function = Arc::new(Function::new(&pool.deployment, &pool.version, &pool.memory));
+        Self { function, concurrency: Concurrency::of(spec) }
+    }
+
+    fn slot(
+        &self,
+        options: &Options,
+        spec: &CommandSpec,
+        stop: &Stop,
+        name: &str,
+        number: usize,
+    ) -> anyhow::Result<RuntimeSlot> {
+        let name = format!("{name}-{number}");
+        let lanes = self.concurrency.lanes;
+        let controllers =
+            (1..=lanes).map(|lane| if lanes == 1 { name.clone() } else { format!("{name}-{lane}") });
+        let pollers = controllers.map(|controller| Poller::new(poll_options(options), controller, number));
+        let lane_options = LaneOptions {
+            slot: number,
+            function: self.function.clone(),
+            timeout: options.timeout.unwrap_or(FUNCTION_TIMEOUT),
+            stop: stop.clone(),
+        };
+        let pollers = pollers.collect::<Result<_, _>>()?;
+        Ok(RuntimeSlot::new(spec.clone(), self.concurrency, &name, pollers, lane_options))
+    }
 }
 
 /// A name that no other worker has: of this machine and this process. Containers on one machine may have its name, and each

@@ -36,6 +36,10 @@ pub(in crate::commands) struct Options {
     #[arg(long)]
     pub(super) keep: bool,
 
+    /// Run an AWS Lambda function: serve the Lambda Runtime API to the program
+    #[arg(long, conflicts_with_all = ["keep", "ready_after", "buffer", "content_type"])]
+    pub(super) runtime_api: bool,
+
     /// A program is ready after this time, instead of when it reads its standard input
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub(super) ready_after: Option<Duration>,
@@ -44,7 +48,7 @@ pub(in crate::commands) struct Options {
     #[arg(long)]
     pub(super) buffer: bool,
 
-    /// Kill the program if its run takes longer
+    /// Kill the program if its run takes longer [default: 15m with --runtime-api]
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub(super) timeout: Option<Duration>,
 
@@ -71,6 +75,10 @@ pub(super) struct PoolPath {
     pub(super) text: String,
     /// `/v1/pools/…`
     pub(super) path: String,
+    pub(super) deployment: String,
+    pub(super) version: String,
+    /// A number.
+    pub(super) memory: String,
 }
 
 impl FromStr for PoolPath {
@@ -89,7 +97,9 @@ impl FromStr for PoolPath {
         }
         let path =
             parts.iter().flat_map(|part| ["/".to_owned(), utf8_percent_encode(part, ENCODED).to_string()]);
-        Ok(Self { text: text.to_owned(), path: format!("/v1/pools{}", path.collect::<String>()) })
+        let path = format!("/v1/pools{}", path.collect::<String>());
+        let [deployment, version, memory] = [deployment, version, memory].map(|part| part.to_string());
+        Ok(Self { text: text.to_owned(), path, deployment, version, memory })
     }
 }
 
@@ -110,6 +120,13 @@ mod tests {
         let path = |text: &str| text.parse::<PoolPath>().map(|pool| pool.path);
         assert_eq!(path("my-app/v1/0.5/1").as_deref(), Ok("/v1/pools/my-app/v1/0.5/1"));
         assert_eq!(path("my%2Fapp/a b/1e0/1").as_deref(), Ok("/v1/pools/my%2Fapp/a%20b/1e0/1"));
+        for latest in ["resize/$LATEST/0/0", "resize/%24LATEST/0/0"] {
+            let pool: PoolPath = latest.parse().unwrap();
+            assert_eq!(
+                (pool.version.as_str(), pool.path.as_str()),
+                ("$LATEST", "/v1/pools/resize/%24LATEST/0/0")
+            );
+        }
         for text in
             ["", "my-app", "my/app/v1/0.5/1", "/v1/1/1", "a/v1/x/1", "a/v1/1/-1", "a/%ff/1/1", "a/v1/1/1/"]
         {

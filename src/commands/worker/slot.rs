@@ -139,7 +139,7 @@ impl Slot {
 
     /// Runs a run. The next program is started as soon as this one has ended, while the reply is still on its way.
     async fn run(&mut self, mut ready: Ready, run: Run) -> Option<Ready> {
-        let Run { id, content_type, payload, reply: address } = run;
+        let Run { id, content_type, payload, reply: address, .. } = run;
         tracing::debug!(slot = self.number, run = id, "run begins");
         let RunOptions { is_kept, is_buffered, timeout, content_type: reply_type } = self.options.clone();
         let is_awaited = address.is_some();

@@ -15,9 +15,11 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::group::ProcessGroup;
+use super::liveness::Liveness;
+use super::output_log::{OutputLog, Source};
 use super::readiness::Signs;
-use super::spec::CommandSpec;
-use super::stderr::StderrLog;
+use super::run_log::RunLog;
+use super::spec::{CommandSpec, Spawned};
 use super::stdin_readers::PipeName;
 
 /// How long a program may take to end after SIGTERM, before it is killed.
@@ -33,9 +35,12 @@ const REST_TIMEOUT: Duration = Duration::from_millis(200);
 pub(in crate::commands::worker) struct Program {
     child: Child,
     group: ProcessGroup,
-    stderr: StderrLog,
+    stderr: OutputLog,
+    /// Of a program whose standard output is not for the worker.
+    stdout_log: Option<OutputLog>,
     /// Open as long as the program runs, so that writing to it late does not kill the program.
     ready: pipe::Receiver,
+    /// Of its standard input.
     pipe: PipeName,
     slot: usize,
     /// Its standard input, until it is taken.
@@ -84,15 +89,38 @@ pub(in crate::commands::worker) enum Unasked {
 
 impl Program {
     pub(in crate::commands::worker) fn start(spec: &CommandSpec, slot: usize) -> anyhow::Result<Self> {
-        let (mut child, ready) = spec.spawn(slot)?;
+        let mut program = Self::of(spec.spawn(slot)?, slot, None)?;
+        let stdin = program.stdin.as_ref().context("there is no standard input")?;
+        program.pipe = PipeName::new(fstat(stdin)?.st_ino);
+        Ok(program)
+    }
+
+    /// Starts one that gets its runs otherwise: it has no standard input, and both outputs go to the log.
+    pub(in crate::commands::worker) fn start_without_input(
+        spec: &CommandSpec,
+        slot: usize,
+        runs: &RunLog,
+    ) -> anyhow::Result<Self> {
+        let mut program = Self::of(spec.spawn_without_input(slot)?, slot, Some(runs))?;
+        let source = Source { slot, name: "standard output", runs: Some(runs.clone()) };
+        program.stdout_log = program.stdout.take().map(|stdout| OutputLog::start(stdout, source));
+        Ok(program)
+    }
+
+    fn of(spawned: Spawned, slot: usize, runs: Option<&RunLog>) -> anyhow::Result<Self> {
+        let Spawned { mut child, ready } = spawned;
         let group = ProcessGroup::of(child.id());
-        let stdin = child.stdin.take().context("there is no standard input")?;
-        let pipe = PipeName::new(fstat(&stdin)?.st_ino);
         let stdout = child.stdout.take().context("there is no standard output")?;
         let stderr = child.stderr.take().context("there is no standard error")?;
-        let stderr = StderrLog::start(stderr, slot);
-        let (stdin, stdout) = (Some(stdin), Some(stdout));
-        Ok(Self { child, group, stderr, ready, pipe, slot, stdin, stdout, end: None })
+        let stderr = OutputLog::start(stderr, Source { slot, name: "standard error", runs: runs.cloned() });
+        let (stdin, stdout) = (child.stdin.take(), Some(stdout));
+        let pipe = PipeName::none();
+        Ok(Self { child, group, stderr, stdout_log: None, ready, pipe, slot, stdin, stdout, end: None })
+    }
+
+    /// Whether it lives, for others to ask.
+    pub(in crate::commands::worker) fn liveness(&self) -> Liveness {
+        Liveness::of(self.group.leader())
     }
 
     /// Waits until it is ready for a run: it reads its standard input, says so by `PILOTLIGHT_READY_FD`, or has run for
@@ -187,6 +215,9 @@ impl Program {
 
     /// The last lines that it wrote to standard error, once it has ended.
     pub(in crate::commands::worker) async fn last_lines(&mut self) -> String {
+        if let Some(stdout) = &mut self.stdout_log {
+            stdout.last_lines().await;
+        }
         self.stderr.last_lines().await
     }
 
@@ -229,9 +260,13 @@ mod tests {
         let (ready, _) = std::io::pipe().unwrap();
         Program {
             group: ProcessGroup::of(child.id()),
-            stderr: StderrLog::start(child.stderr.take().unwrap(), 1),
+            stderr: OutputLog::start(
+                child.stderr.take().unwrap(),
+                Source { slot: 1, name: "standard error", runs: None },
+            ),
+            stdout_log: None,
             ready: pipe::Receiver::from_owned_fd(ready.into()).unwrap(),
-            pipe: PipeName::new(0),
+            pipe: PipeName::none(),
             slot: 1,
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),

@@ -41,6 +41,15 @@ pub(in crate::commands::worker) struct CommandSpec {
     program: PathBuf,
     arguments: Vec<OsString>,
     pool: String,
+    /// Variables of its environment; those without a value are not in it.
+    environment: Vec<(&'static str, Option<OsString>)>,
+}
+
+/// A process that was started.
+pub(super) struct Spawned {
+    pub(super) child: Child,
+    /// The pipe by which it can say that it is ready.
+    pub(super) ready: Receiver,
 }
 
 impl CommandSpec {
@@ -48,18 +57,41 @@ impl CommandSpec {
     pub(in crate::commands::worker) fn new(command: &[OsString], pool: String) -> Result<Self, NotRunnable> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| NotRunnable::NotFound(String::new()))?;
-        Ok(Self { program: find(program)?, arguments: arguments.to_vec(), pool })
+        Ok(Self { program: find(program)?, arguments: arguments.to_vec(), pool, environment: Vec::new() })
     }
 
-    /// Starts the program as the leader of a process group, with pipes. Returns it with the pipe by which it can say that it
-    /// is ready.
-    pub(super) fn spawn(&self, slot: usize) -> std::io::Result<(Child, Receiver)> {
+    /// The words of the command after the program's own.
+    pub(in crate::commands::worker) fn arguments(&self) -> &[OsString] {
+        &self.arguments
+    }
+
+    /// Where the program is.
+    pub(in crate::commands::worker) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Sets a variable of the environment, or takes it out.
+    pub(in crate::commands::worker) fn set_variable(&mut self, name: &'static str, value: Option<OsString>) {
+        self.environment.push((name, value));
+    }
+
+    /// Starts the program as the leader of a process group, with pipes.
+    pub(super) fn spawn(&self, slot: usize) -> std::io::Result<Spawned> {
+        self.spawn_with(slot, Stdio::piped())
+    }
+
+    /// The same with nothing to read on standard input.
+    pub(super) fn spawn_without_input(&self, slot: usize) -> std::io::Result<Spawned> {
+        self.spawn_with(slot, Stdio::null())
+    }
+
+    fn spawn_with(&self, slot: usize, stdin: Stdio) -> std::io::Result<Spawned> {
         let (ready, ready_writer) = pipe()?;
         let ready = Receiver::from_owned_fd(ready.into())?;
         // Its number stays valid in the child only if it is inherited. No other thread of this process starts one.
         fcntl_setfd(&ready_writer, FdFlags::empty())?;
-        let child = self.command(slot, &ready_writer).spawn()?;
-        Ok((child, ready))
+        let child = self.command(slot, &ready_writer).stdin(stdin).spawn()?;
+        Ok(Spawned { child, ready })
     }
 
     fn command(&self, slot: usize, ready: &PipeWriter) -> Command {
@@ -73,11 +105,16 @@ impl CommandSpec {
             .args(&self.arguments)
             .env("PILOTLIGHT_SLOT", slot.to_string())
             .env("PILOTLIGHT_POOL", &self.pool)
-            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command
     }
 }

@@ -28,6 +28,11 @@ impl PipeName {
     pub(super) fn new(inode: u64) -> Self {
         Self(format!("pipe:[{inode}]"))
     }
+
+    /// The name of no pipe.
+    pub(super) fn none() -> Self {
+        Self(String::new())
+    }
 }
 
 /// Whether this process or a descendant of it waits for the pipe. An error if the kernel does not show it.

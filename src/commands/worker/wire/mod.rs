@@ -3,8 +3,10 @@
 mod body;
 mod poller;
 mod reply;
+mod reply_head;
 mod run;
 
 pub(super) use poller::{PollOptions, Poller};
 pub(super) use reply::{Gone, Reply};
+pub(super) use reply_head::{LOG_TAIL, ReplyHead};
 pub(super) use run::Run;

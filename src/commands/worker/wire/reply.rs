@@ -9,11 +9,13 @@ use futures_util::future::pending;
 use http_body_util::BodyExt;
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TRAILER};
+use hyper::http::request::Builder;
 use hyper::{Method, Response, StatusCode};
 use tokio::time::{sleep, timeout};
 
 use super::body::{Broken, WorkerConnection, whole};
+use super::reply_head::{LOG_TAIL, ReplyHead};
 use super::run::ReplyAddress;
 use crate::commands::client::Client;
 use crate::commands::worker::back_off::BackOff;
@@ -45,6 +47,9 @@ pub(in crate::commands::worker) struct Reply {
 struct OpenReply {
     client: Client,
     target: String,
+    head: ReplyHead,
+    /// Whether a part of the body was written.
+    has_begun: bool,
     /// From the connection to the broker's answer. It goes on only while it is awaited. It is dropped before the pieces are,
     /// because a reply whose pieces end first has ended well.
     exchange: Exchange,
@@ -58,7 +63,37 @@ impl Reply {
         content_type: &HeaderValue,
         slot: usize,
     ) -> Self {
-        Self { open: address.map(|address| open(address, content_type)), slot }
+        let head = ReplyHead::new(content_type.clone());
+        let open = |ReplyAddress { client, target, connection }| open(client, target, connection, head);
+        Self { open: address.map(open), slot }
+    }
+
+    /// Whether a part of it was written, so that its head has gone to the caller.
+    pub(in crate::commands::worker) fn has_begun(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.has_begun)
+    }
+
+    /// Gives the reply another head, if nothing was written so far: it is opened anew on another connection, which replaces
+    /// the first one.
+    pub(in crate::commands::worker) async fn reopen(&mut self, head: ReplyHead) -> Result<(), Gone> {
+        let Some(old) = &mut self.open else { return Ok(()) };
+        if old.has_begun || old.head == head {
+            return Ok(());
+        }
+        for _ in 0..ATTEMPTS {
+            let mut new = open(old.client.clone(), old.target.clone(), None, head.clone());
+            tokio::select! {
+                biased;
+                _ = old.exchange.as_mut() => {
+                    // It was replaced. If it ended otherwise, so does the new one, which will tell.
+                    self.open = Some(new);
+                    return Ok(());
+                }
+                // The first one came to the broker after the new one, and replaced it. Now it is there.
+                _ = new.exchange.as_mut() => {}
+            }
+        }
+        Err(self.gone().await)
     }
 
     /// Returns when the caller has left; never, if nobody waits. A broker that is lost is noted here.
@@ -79,7 +114,10 @@ impl Reply {
                 Err(judge(&ended, self.slot))
             }
             sent = open.pieces.send_data(piece) => match sent {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    open.has_begun = true;
+                    Ok(())
+                }
                 // The connection has ended, which the other future tells.
                 Err(_) => Err(self.gone().await),
             }
@@ -88,6 +126,17 @@ impl Reply {
 
     /// Ends the reply. Returns the connection, for the next poll, when the last byte was handed to the caller.
     pub(in crate::commands::worker) async fn finish(self) -> Option<WorkerConnection> {
+        self.finish_with(HeaderMap::new()).await
+    }
+
+    /// The same with trailers, which the head has to announce.
+    pub(in crate::commands::worker) async fn finish_with(
+        mut self,
+        trailers: HeaderMap,
+    ) -> Option<WorkerConnection> {
+        if !trailers.is_empty() {
+            self.send_trailers(trailers).await;
+        }
         let OpenReply { pieces, exchange, .. } = self.open?;
         drop(pieces);
         let answered = exchange.await;
@@ -100,10 +149,29 @@ impl Reply {
         Some(connection)
     }
 
+    async fn send_trailers(&mut self, trailers: HeaderMap) {
+        let Some(open) = &mut self.open else { return };
+        tokio::select! {
+            biased;
+            ended = open.exchange.as_mut() => {
+                judge(&ended, self.slot);
+                self.open = None;
+            }
+            // An error means that the connection has ended, which is seen where the answer is awaited.
+            _ = open.pieces.send_trailers(trailers) => {}
+        }
+    }
+
     /// Tells the caller that the run failed; a reply that has begun is broken off.
     pub(in crate::commands::worker) async fn fail(self, text: String) {
-        let Some(OpenReply { client, target, exchange, pieces }) = self.open else { return };
-        let told = timeout(ERROR_TIMEOUT, send_error(&client, &target, text)).await;
+        let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+        self.fail_with(ReplyHead::new(content_type), text.into()).await;
+    }
+
+    /// The same with an error that has this head and body.
+    pub(in crate::commands::worker) async fn fail_with(self, head: ReplyHead, body: Bytes) {
+        let Some(OpenReply { client, target, exchange, pieces, .. }) = self.open else { return };
+        let told = timeout(ERROR_TIMEOUT, send_error(&client, &target, &head, body)).await;
         if let Ok(Err(error)) = told {
             tracing::warn!(slot = self.slot, "the broker was not told of the error: {error:#}");
         }
@@ -113,10 +181,9 @@ impl Reply {
     }
 }
 
-fn open(address: ReplyAddress, content_type: &HeaderValue) -> OpenReply {
-    let ReplyAddress { client, target, connection: kept } = address;
+fn open(client: Client, target: String, kept: Option<WorkerConnection>, head: ReplyHead) -> OpenReply {
     let (pieces, body) = Channel::new(PIECES);
-    let request = client.request_without_token(Method::POST, &target).header(CONTENT_TYPE, content_type);
+    let request = with_head(client.request_without_token(Method::POST, &target), &head);
     let request = request.body(body.boxed_unsync());
     let connecting = client.clone();
     let exchange = Box::pin(async move {
@@ -129,7 +196,20 @@ fn open(address: ReplyAddress, content_type: &HeaderValue) -> OpenReply {
             connection.send(request).await.context("the broker was lost before the reply's end")?;
         Ok((connection, response))
     });
-    OpenReply { client, target, exchange, pieces }
+    OpenReply { client, target, head, has_begun: false, exchange, pieces }
+}
+
+fn with_head(request: Builder, head: &ReplyHead) -> Builder {
+    let ReplyHead { content_type, log_tail, trailers } = head;
+    let request = request.header(CONTENT_TYPE, content_type);
+    let request = match trailers {
+        Some(names) => request.header(TRAILER, *names),
+        None => request,
+    };
+    match log_tail {
+        Some(tail) => request.header(LOG_TAIL, tail),
+        None => request,
+    }
 }
 
 async fn connect(client: &Client) -> anyhow::Result<WorkerConnection> {
@@ -143,11 +223,11 @@ async fn connect(client: &Client) -> anyhow::Result<WorkerConnection> {
     client.connect().await
 }
 
-async fn send_error(client: &Client, target: &str, text: String) -> anyhow::Result<()> {
+async fn send_error(client: &Client, target: &str, head: &ReplyHead, body: Bytes) -> anyhow::Result<()> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = path.strip_suffix("/reply").context("the address of the reply is malformed")?;
     let request = client.request_without_token(Method::POST, &format!("{path}/error?{query}"));
-    let request = request.header(CONTENT_TYPE, "text/plain; charset=utf-8").body(whole(text.into()))?;
+    let request = with_head(request, head).body(whole(body))?;
     let mut connection: WorkerConnection = connect(client).await?;
     let response = connection.send(request).await?;
     // The caller may have left meanwhile.

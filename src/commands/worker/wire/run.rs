@@ -28,6 +28,8 @@ pub(in crate::commands::worker) struct Run {
     pub(in crate::commands::worker) payload: Bytes,
     /// None if nobody waits for a reply.
     pub(in crate::commands::worker) reply: Option<ReplyAddress>,
+    /// The head of the response that brought it. Some dialects of callers add fields of their own.
+    pub(in crate::commands::worker) fields: HeaderMap,
 }
 
 /// Where a reply goes. The target has a token in it.
@@ -59,15 +61,14 @@ pub(super) async fn receive(
         Some(connection)
     };
     let target = text(&headers, REPLY).filter(|target| target.starts_with('/'));
+    let reply =
+        target.map(|target| ReplyAddress { client: client.clone(), target: target.to_owned(), connection });
     Ok(Run {
         id,
         content_type: text(&headers, CONTENT_TYPE.as_str()).unwrap_or("application/octet-stream").to_owned(),
         payload,
-        reply: target.map(|target| ReplyAddress {
-            client: client.clone(),
-            target: target.to_owned(),
-            connection,
-        }),
+        reply,
+        fields: headers,
     })
 }
 
