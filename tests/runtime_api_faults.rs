@@ -34,7 +34,8 @@ async fn a_program_outlives_brokers_that_are_killed_or_drain() {
     for (number, signal) in [Signal::KILL, Signal::TERM, Signal::KILL].into_iter().enumerate() {
         let gate = format!("end{number}");
         let code = format!("mark('open'); gate('{gate}'); runtime.respond(1); mark('finished')");
-        let caller = Caller::try_post(&scene.broker, &scene.pool, "reply=20s&wait=5s", &event(&code));
+        let run = event(&code);
+        let caller = Caller::try_post(&scene.broker, &scene.pool, "reply=20s&wait=5s", &run);
         let broken = async {
             scene.folder.wait_for_marks("open", number + 1).await;
             scene.broker.signal(signal);
@@ -121,7 +122,7 @@ async fn node_gets_one_event_at_a_time() {
     .await;
     assert_eq!(scene.value("runtime.respond('AWS_LAMBDA_MAX_CONCURRENCY' in os.environ)").await, false);
     scene.worker.wait_for_log("AWS_LAMBDA_MAX_CONCURRENCY is taken out").await;
-    assert_eq!(scene.broker.waiters("").await, 1);
+    scene.broker.wait_for_waiters(1).await;
 }
 
 /// Whether an event was answered: it may have been one of a program that was killed, or one that nobody waited for.
@@ -194,7 +195,7 @@ fn decoded(value: &hyper::header::HeaderValue) -> String {
 
 #[tokio::test]
 async fn the_fields_of_a_run_reach_the_function() {
-    let (mut broker, ..) = scripted().await;
+    let (mut broker, _folder, _worker) = scripted().await;
     let context = BASE64_STANDARD.encode("{\n\"custom\": {\"name\": \"\u{e9}\"}}");
     let fields = [("x-amz-client-context", context.as_str()), ("x-amzn-trace-id", "Root=1-2-3;Sampled=1")];
     let code = "h = runtime.headers; runtime.respond([h['Lambda-Runtime-Client-Context'], h['Lambda-Runtime-Trace-Id'], runtime.id])";
@@ -248,7 +249,7 @@ async fn the_logs_tail_is_a_field_of_the_reply_for_those_who_ask() {
 
 #[tokio::test]
 async fn a_stream_that_fails_after_its_beginning_ends_with_trailers() {
-    let (mut broker, ..) = scripted().await;
+    let (mut broker, _folder, _worker) = scripted().await;
     let begins =
         "print('begun', flush=True); stream = runtime.stream(); piece(stream, b'one'); time.sleep(0.1)";
     let trailers = "'Lambda-Runtime-Function-Error-Type: Late\\r\\n'";
