@@ -9,6 +9,7 @@ use std::time::Duration;
 use support::client::Client;
 use support::cluster::{Cluster, verdicts, wait_until_known_at};
 use support::event_stream::EventStream;
+use support::invoke::{Call, pool_of};
 use support::nats::NatsServer;
 use support::replies::{Caller, END, chunk, error_target, open, target, waiting, whole};
 use support::{Broker, Pool, free_addresses};
@@ -69,6 +70,47 @@ async fn a_reply_at_another_broker_reaches_its_caller_piece_by_piece() {
     worker.send(END).await;
     let answer = worker.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (200, None), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_call_of_a_function_reaches_a_worker_of_another_broker_with_all_that_belongs_to_it() {
+    let Some(cluster) = two_brokers_in_reach().await else { return };
+    let [callers, workers] = &cluster.brokers[..] else { panic!("two brokers") };
+    let pool = pool_of("hello");
+    let called = async |call: Call, log_type: Option<&str>| {
+        let mut worker = waiting(workers, &pool).await;
+        wait_until_known_at(callers, &pool).await;
+        let caller = call.with("x-amz-log-type", "Tail").event("[1]").send(callers.public).await;
+        let run = worker.answer().await;
+        assert_eq!((&*run.body, run.header("x-amz-log-type")), (&b"[1]"[..], log_type));
+        (caller, run)
+    };
+    let (mut caller, run) = called(Call::of("hello"), Some("Tail")).await;
+    assert_eq!(run.header("x-amz-response-mode"), None);
+    let sent = whole(&error_target(&target(&run)), "pilotlight-log-tail: bG9n\r\n", "oh");
+    assert_eq!(Client::connect(workers.public).await.ask(sent).await.status, 200);
+    let reply = caller.reply().await;
+    let document = r#"{"errorType":"Unhandled","errorMessage":"oh"}"#;
+    assert_eq!(reply.result(), (200, Some("Unhandled"), document));
+    assert_eq!(reply.head.header("x-amz-log-result"), Some("bG9n"));
+
+    let (mut caller, run) = called(Call::streaming("hello"), Some("Tail")).await;
+    assert_eq!(run.header("x-amz-response-mode"), Some("streaming"));
+    let mut worker = open(workers.public, &target(&run), "").await;
+    let end =
+        "0\r\npilotlight-error-type: X\r\npilotlight-error-body: b2g=\r\npilotlight-log-tail: bG9n\r\n\r\n";
+    worker.send(chunk("one") + end).await;
+    let answer = worker.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, None), "{answer:?}");
+    let details = r#"{"errorType":"X","errorMessage":"oh"}"#;
+    let complete = serde_json::json!({"ErrorCode": "X", "ErrorDetails": details, "LogResult": "bG9n"});
+    let expected = [("PayloadChunk", "one".to_owned()), ("InvokeComplete", complete.to_string())];
+    assert_eq!(caller.reply().await.events(), expected.map(|(kind, payload)| (kind.to_owned(), payload)));
+
+    let event = Call::of("hello").with("x-amz-invocation-type", "Event");
+    let (mut caller, run) = called(event, None).await;
+    assert_eq!((run.header("x-amz-invocation-type"), run.header("pilotlight-reply")), (Some("Event"), None));
+    assert_eq!(caller.client.answer().await.status, 202);
 }
 
 #[tokio::test]

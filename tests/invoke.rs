@@ -313,7 +313,7 @@ async fn a_table_says_which_functions_there_are() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_call_is_said_in_the_form_of_the_sdks() {
-    let broker = broker(&["--body-limit", "8MiB", "--max-replies", "1"]);
+    let broker = broker(&["--max-replies", "1"]);
     let call = || Call::of("hello");
     let (parameter, content) = ("InvalidParameterValueException", "InvalidRequestContentException");
     for (call, status, kind, text) in [

@@ -52,7 +52,7 @@ pub(super) fn check(
             text.push_str("\ntoken, certificate and history files: OK\n");
             let mut warnings = misspelt_variables(command);
             if let Some(nats) = nats {
-                text.push_str(&nats_report(&nats, settings.limits.body_limit));
+                text.push_str(&nats_report(&nats, settings.limits.largest_run()));
                 warnings.extend(nats_warning(&nats));
             }
             text.push_str(&address_report(&taken));

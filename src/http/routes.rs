@@ -119,7 +119,7 @@ fn find<'a>(
         (Some((dialect, Resource::Pool | Resource::Function)), &Method::POST) if dispatches => {
             let refused = refuse_dispatch(state, &limits, peer, head);
             let routed = match refused {
-                None => Routed::Dispatch(dialect, dialect.body_limit(head, limits.body_limit)),
+                None => Routed::Dispatch(dialect, dialect.body_limit(&limits, head)),
                 Some(problem) => {
                     let outcome = problem.reply_outcome();
                     let mut response = dialect.refuse(head, problem);

@@ -65,6 +65,8 @@ pub struct RequestLimits {
     pub dispatch_budget: Duration,
     /// The largest accepted body, in bytes.
     pub body_limit: usize,
+    /// The largest accepted event of a function that is called through the Invoke API, in bytes.
+    pub event_limit: usize,
     /// The proof that makes an offer a delivery.
     pub proof: Proof,
     /// How long an acknowledged run may stay unread.

@@ -36,7 +36,7 @@ pub(super) fn cluster_config(
     public: &[Endpoint],
 ) -> anyhow::Result<Option<ClusterConfig>> {
     let Some(link) = link_config(&settings.cluster)? else { return Ok(None) };
-    let body_limit = usize::try_from(settings.limits.body_limit.as_u64()).unwrap_or(usize::MAX);
+    let body_limit = usize::try_from(settings.limits.largest_run().as_u64()).unwrap_or(usize::MAX);
     Ok(Some(ClusterConfig {
         link,
         name: broker_name(public),

@@ -1,6 +1,7 @@
 //! Owns applying the settings that a reload can change: limits of requests, access and certificates.
 
 use anyhow::Context;
+use bytesize::ByteSize;
 
 use super::context::ListenerContext;
 use super::tls::Certificates;
@@ -19,12 +20,14 @@ pub(super) fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimit
         allow_poll: settings.access.allow_poll.clone(),
         allow_dispatch: settings.access.allow_dispatch.clone(),
     };
+    let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     Ok(RequestLimits {
         connection_timeout: settings.waiting.connection_timeout,
         keepalive: settings.waiting.keepalive,
         redirect_to: settings.waiting.redirect_origin()?,
         dispatch_budget: settings.delivery.dispatch_budget,
-        body_limit: usize::try_from(settings.limits.body_limit.as_u64()).unwrap_or(usize::MAX),
+        body_limit: bytes(settings.limits.largest_run()),
+        event_limit: bytes(settings.limits.largest_event()),
         proof: settings.delivery.proof.into(),
         proof_timeout: settings.delivery.proof_timeout,
         proxies: settings.proxies.behind_proxy.clone(),

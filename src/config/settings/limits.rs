@@ -14,13 +14,16 @@ const FDS_BESIDE_CONNECTIONS: u64 = 64;
 /// Operators' connections by default: as many as can follow events at once, and some for requests.
 const OPS_CONNECTIONS: u64 = 320;
 
+/// AWS accepts no larger event.
+const MAX_EVENT: ByteSize = ByteSize::mib(6);
+
 /// Sizes, counts and rates beyond which the broker refuses.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitSettings {
-    /// The largest accepted run; a larger POST is answered with 413
-    #[arg(long, value_name = "SIZE", default_value = "4MiB")]
-    pub body_limit: ByteSize,
+    /// The largest accepted run; a larger POST is answered with 413 [default: 4MiB, and AWS's 6MiB for calls of functions]
+    #[arg(long, value_name = "SIZE")]
+    pub body_limit: Option<ByteSize>,
 
     /// The most held polls; further polls are closed without a response [default: from the limit of open files]
     #[arg(long, value_name = "N")]
@@ -61,7 +64,7 @@ pub struct LimitSettings {
 
 impl LimitSettings {
     pub(in crate::config) fn validate(&self) -> Result<(), ConfigError> {
-        check_not_zero("body-limit", Some(self.body_limit))?;
+        check_not_zero("body-limit", self.body_limit)?;
         check_not_zero("max-waiters", self.max_waiters)?;
         check_not_zero("max-waiters-per-pool", Some(self.max_waiters_per_pool))?;
         check_not_zero("max-pools", Some(self.max_pools))?;
@@ -71,6 +74,16 @@ impl LimitSettings {
         check_not_zero("max-posts", Some(self.max_posts))?;
         check_not_zero("max-post-rate", self.max_post_rate)?;
         check_not_zero("memory-limit", self.memory_limit)
+    }
+
+    /// The largest accepted run.
+    pub fn largest_run(&self) -> ByteSize {
+        self.body_limit.unwrap_or(ByteSize::mib(4))
+    }
+
+    /// The largest accepted event of a function that is called through AWS Lambda's Invoke API.
+    pub fn largest_event(&self) -> ByteSize {
+        self.body_limit.unwrap_or(MAX_EVENT).min(MAX_EVENT)
     }
 
     /// The limits of the core, if the process may open this many files.

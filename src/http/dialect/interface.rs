@@ -59,9 +59,9 @@ pub(in crate::http) trait Dialect: Sync {
         head: &RequestHead<'a>,
     ) -> Result<DispatchHead<'a>, Problem>;
 
-    /// The most bytes of a body, where those of the broker are at most `limit`.
-    fn body_limit(&self, _: &RequestHead<'_>, limit: usize) -> usize {
-        limit
+    /// The most bytes of the body of a dispatch.
+    fn body_limit(&self, limits: &RequestLimits, _: &RequestHead<'_>) -> usize {
+        limits.body_limit
     }
 
     /// Whether a dispatch asks for a reply.

@@ -45,7 +45,7 @@ impl<'a> RequestHead<'a> {
 
 impl<'a> AllFields<'a> {
     /// Calls `visit` for each field, with its name and its value.
-    pub(in crate::http) fn for_each(self, mut visit: impl FnMut(&str, &'a [u8])) {
+    pub(in crate::http) fn visit(self, mut visit: impl FnMut(&str, &'a [u8])) {
         match self {
             Self::Bytes(head) => {
                 let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];

@@ -87,6 +87,7 @@ pub fn http_state(access: Authorizer, proxies: Vec<ipnet::IpNet>, body_limit: us
         dispatch_budget: Duration::from_secs(2),
         remember_runs: Duration::from_secs(60),
         body_limit,
+        event_limit: body_limit,
         proof: Proof::Written,
         proof_timeout: Duration::from_millis(250),
         proxies,

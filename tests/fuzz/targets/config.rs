@@ -83,7 +83,7 @@ fn read() -> Result<Option<(Settings, Listeners)>, ConfigError> {
 fn check_settings(settings: &Settings, listeners: &Listeners) {
     let Settings { access, tls, waiting, limits, process, .. } = settings;
     assert!(waiting.connection_timeout.as_secs_f64() >= 1.0 && waiting.connection_timeout.as_secs() < 300);
-    assert!(process.thread_count() > 0 && limits.body_limit.as_u64() > 0);
+    assert!(process.thread_count() > 0 && limits.largest_run().as_u64() > 0);
     assert!(limits.public_connections(1024) > 0 && limits.of_broker(1024).waiters > 0);
     let is_open = listeners.public.iter().any(|endpoint| !endpoint.is_local());
     let is_guarded = access.require_token || !access.allow_poll.is_empty() || tls.tls_client_ca.is_some();

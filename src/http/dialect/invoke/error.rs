@@ -93,6 +93,12 @@ pub(super) fn refuse(run: &str, problem: &Problem) -> HttpResponse {
         _ if is_posted_before => {
             "Another call has this amz-sdk-invocation-id. The function was not called.".to_owned()
         }
+        _ if kind.status == StatusCode::PAYLOAD_TOO_LARGE => {
+            format!(
+                "{} An event never has more than 6 MiB, or 1 MiB if its result is not awaited.",
+                problem.detail()
+            )
+        }
         _ => problem.detail().to_owned(),
     };
     // The SDKs take a connection that ends while they send for a fault of the network, and try again.

@@ -52,7 +52,7 @@ impl<'a> InvokeFields<'a> {
     /// Finds the fields of a request.
     pub(super) fn read(all: AllFields<'a>) -> Self {
         let mut found = Self::default();
-        all.for_each(|name, value| found.add(name, value));
+        all.visit(|name, value| found.add(name, value));
         found
     }
 

@@ -24,8 +24,7 @@ use function_name::FunctionName;
 
 /// How long a call waits for a worker. In a closed loop, the caller has its result before the worker polls again.
 const WAIT: Duration = Duration::from_millis(150);
-/// The largest event of a call whose result is awaited, and of one whose result is not, in bytes.
-const MAX_EVENT_BYTES: usize = 6 * 1024 * 1024;
+/// The largest event of a call whose result is not awaited, in bytes, as with AWS.
 const MAX_ASYNC_EVENT_BYTES: usize = 1024 * 1024;
 /// What an empty body means.
 const EMPTY_EVENT: Bytes = Bytes::from_static(b"{}");
@@ -72,9 +71,9 @@ impl Dialect for Invoke {
         self.style
     }
 
-    fn body_limit(&self, head: &RequestHead<'_>, limit: usize) -> usize {
+    fn body_limit(&self, limits: &RequestLimits, head: &RequestHead<'_>) -> usize {
         let is_awaited = self.asks_for_reply(head);
-        limit.min(if is_awaited { MAX_EVENT_BYTES } else { MAX_ASYNC_EVENT_BYTES })
+        if is_awaited { limits.event_limit } else { limits.event_limit.min(MAX_ASYNC_EVENT_BYTES) }
     }
 
     fn parse_dispatch_head<'a>(
