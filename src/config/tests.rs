@@ -288,3 +288,32 @@ fn a_list_is_one_setting() {
         2
     );
 }
+
+#[test]
+fn functions_are_listed_in_each_source_and_a_wrong_one_is_refused_with_its_form() {
+    let functions = |file, arguments: &[&str]| {
+        let table = parse_with(file, arguments).unwrap().0.functions.table().unwrap();
+        ["a", "b"].map(|name| table.find(name, LATEST).map(|pool| pool.deployment.clone()))
+    };
+    let both = [Some("x".to_owned()), Some("y".to_owned())];
+    assert_eq!(functions(None, &["--function", "a=x/1/0/0", "--function", "b=y/1/0/0"]), both);
+    assert_eq!(functions(None, &["--function", "a=x/1/0/0,b=y/1/0/0"]), both);
+    assert_eq!(functions(Some("function = [\"a=x/1/0/0\", \"b=y/1/0/0\"]\n"), &[]), both);
+    assert_eq!(functions(None, &[]), [None, None]);
+    let message = refusal(Some("function = \"a=x/1\"\n"), &[]);
+    assert!(message.contains("tmp") && message.contains("NAME=DEPLOYMENT/VERSION/CPU/MEMORY"), "{message}");
+    let message = refusal(None, &["--function", "a=x/1/0/0,a:$LATEST=y/1/0/0"]);
+    assert_eq!(message, "--function has two pools for a");
+}
+
+#[test]
+fn a_limit_of_runs_bounds_events_too() {
+    for (arguments, run, event) in [
+        (&[][..], 4 << 20, 6 << 20),
+        (&["--body-limit", "1KiB"], 1 << 10, 1 << 10),
+        (&["--body-limit", "64MiB"], 64 << 20, 6 << 20),
+    ] {
+        let limits = parse_with(None, arguments).unwrap().0.limits;
+        assert_eq!((limits.largest_run().as_u64(), limits.largest_event().as_u64()), (run, event));
+    }
+}

@@ -10,6 +10,7 @@ mod poll_end;
 mod proof;
 mod reply_outcome;
 mod transport;
+mod uuid;
 
 pub(crate) use closed_enum::closed_enum;
 pub use forward::{ForwardOutcome, TakenOutcome};
@@ -19,3 +20,4 @@ pub use poll_end::PollEnd;
 pub use proof::{Proof, Verdict};
 pub use reply_outcome::ReplyOutcome;
 pub use transport::Transport;
+pub use uuid::random_uuid;

@@ -20,7 +20,7 @@ const ANY: &str = "*";
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Functions")]
 pub struct FunctionSettings {
-    /// The functions that callers of AWS Lambda's Invoke API may call, each with its pool: NAME or NAME:QUALIFIER = DEPLOYMENT/VERSION/CPU/MEMORY, percent-encoded; the version * is the caller's qualifier [default: each name is a deployment, its qualifier or $LATEST the version, without cpu and memory]
+    /// The functions that callers of AWS Lambda's Invoke API may call, each with its pool: NAME=DEPLOYMENT/VERSION/CPU/MEMORY, percent-encoded; a NAME:QUALIFIER is for that qualifier only, and the version * is the caller's qualifier [default: each name is a deployment, its qualifier or $LATEST the version, without cpu and memory]
     #[arg(long, value_name = "NAME=POOL,...", value_delimiter = ',')]
     pub function: Vec<FunctionPool>,
 }

@@ -17,6 +17,7 @@ use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, ResponseBody, append_field};
 use crate::http::state::{HttpState, RequestLimits};
 use crate::metrics::Route;
+use crate::model::random_uuid;
 use crate::reply::ResponseStyle;
 use error::{bad_content, miss, refuse, unknown_function};
 use fields::{InvocationType, InvokeFields, check_json};
@@ -126,7 +127,7 @@ impl Dialect for Invoke {
         Ok(ParsedDispatch {
             idempotency_key: idempotent.map(|key| state.dispatcher.idempotency_key(run, "", key.as_ref())),
             content: if is_named { state.dispatcher.content_hash(&payload) } else { None },
-            run: if is_named { run.into() } else { random_id().into() },
+            run: if is_named { run.into() } else { random_uuid().into() },
             key,
             payload_kind: PayloadKind::Opaque,
             content_type: Bytes::from_static(b"application/json"),
@@ -157,7 +158,7 @@ impl Dialect for Invoke {
 
     fn refuse(&self, head: &RequestHead<'_>, problem: Problem) -> HttpResponse {
         let run = InvokeFields::read(head.all_fields).run();
-        if run.is_empty() { refuse(&random_id(), &problem) } else { refuse(run, &problem) }
+        if run.is_empty() { refuse(&random_uuid(), &problem) } else { refuse(run, &problem) }
     }
 }
 
@@ -185,15 +186,6 @@ fn accept(run: &str, status: StatusCode) -> HttpResponse {
     HttpResponse { fields, ..HttpResponse::new(status, "", ResponseBody::new()) }
 }
 
-/// An id for a call that has none, in the form of a random UUID.
-fn random_id() -> String {
-    let random = fastrand::u128(..);
-    // Version 4, and the variant of RFC 9562.
-    let id = random & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
-    let hex = format!("{id:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,17 +207,6 @@ mod tests {
                 (Invoke::BUFFERED.function(path), Invoke::STREAMED.function(path)),
                 (buffered, streamed)
             );
-        }
-    }
-
-    #[test]
-    fn a_random_id_is_a_uuid() {
-        for _ in 0..100 {
-            let id = random_id();
-            let lengths: Vec<_> = id.split('-').map(str::len).collect();
-            assert_eq!(lengths, [8, 4, 4, 4, 12]);
-            assert_eq!(id.as_bytes()[14], b'4');
-            assert!(b"89ab".contains(&id.as_bytes()[19]), "{id}");
         }
     }
 }
