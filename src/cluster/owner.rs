@@ -125,12 +125,7 @@ impl Owner {
             match taken.and_then(|taken| Ok((taken, self.split(forward, &tail)?))) {
                 Ok(taken) => taken,
                 Err(why) => {
-                    self.shared.metrics.cluster.taken(match why {
-                        NotTaken::Stale => TakenOutcome::Stale,
-                        NotTaken::Unsupported => TakenOutcome::Unsupported,
-                        NotTaken::Overloaded => TakenOutcome::Overloaded,
-                        NotTaken::Malformed => TakenOutcome::Malformed,
-                    });
+                    self.shared.metrics.cluster.taken(outcome_of(why));
                     return self.answer(question, encode(&Answer::NotTaken(why), &[]));
                 }
             };
@@ -312,6 +307,16 @@ impl Owner {
         if self.shared.publish(question.reply.clone(), answer).is_err() {
             self.shared.metrics.cluster.dropped(DropReason::NotConnected);
         }
+    }
+}
+
+/// How a forward is counted that is not taken in.
+fn outcome_of(why: NotTaken) -> TakenOutcome {
+    match why {
+        NotTaken::Stale => TakenOutcome::Stale,
+        NotTaken::Unsupported => TakenOutcome::Unsupported,
+        NotTaken::Overloaded => TakenOutcome::Overloaded,
+        NotTaken::Malformed => TakenOutcome::Malformed,
     }
 }
 

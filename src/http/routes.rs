@@ -117,19 +117,7 @@ fn find<'a>(
             other(Action::Respond(dialect.check_pool(head)))
         }
         (Some((dialect, Resource::Pool | Resource::Function)), &Method::POST) if dispatches => {
-            let refused = refuse_dispatch(state, &limits, peer, head);
-            let routed = match refused {
-                None => Routed::Dispatch(dialect, dialect.body_limit(&limits, head)),
-                Some(problem) => {
-                    let outcome = problem.reply_outcome();
-                    let mut response = dialect.refuse(head, problem);
-                    if dialect.asks_for_reply(head) {
-                        response = refuse_reply(state, outcome, response);
-                    }
-                    Routed::Now(Action::Respond(response))
-                }
-            };
-            (dialect.dispatch_route(), routed)
+            (dialect.dispatch_route(), admit_dispatch(state, &limits, peer, head, dialect))
         }
         (Some((dialect, Resource::Times)), &Method::GET) if polls => {
             let times = |_| Action::Respond(dialect.times(state));
@@ -210,6 +198,25 @@ fn record_denial(state: &HttpState, failure: AuthFailure, proxy: IpAddr) {
              Let it add one readable address to X-Forwarded-For, or to Forwarded; if it adds both, the same"
         );
     }
+}
+
+/// Handles the head of a dispatch.
+fn admit_dispatch<'a>(
+    state: &HttpState,
+    limits: &RequestLimits,
+    peer: IpAddr,
+    head: &RequestHead<'a>,
+    dialect: &'static dyn Dialect,
+) -> Routed<'a> {
+    let Some(problem) = refuse_dispatch(state, limits, peer, head) else {
+        return Routed::Dispatch(dialect, dialect.body_limit(limits, head));
+    };
+    let outcome = problem.reply_outcome();
+    let mut response = dialect.refuse(head, problem);
+    if dialect.asks_for_reply(head) {
+        response = refuse_reply(state, outcome, response);
+    }
+    Routed::Now(Action::Respond(response))
 }
 
 /// Why a dispatch is refused before anything of its body is read.

@@ -1,12 +1,12 @@
 //! Owns the dispatch of a POST, the same for every dialect: head, body, dispatcher, response, record.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::field::display;
 
 use super::interface::{Dialect, ParsedDispatch};
-use crate::dispatch::{DispatchRecorder, DispatchRequest, Outcome};
+use crate::dispatch::{DispatchRecorder, DispatchRequest, IdempotencyKey, Outcome};
 use crate::http::h1::{RequestBody, RequestHead, read_body};
 use crate::http::problem::Problem;
 use crate::http::replies::{HandedReply, HandedRun, PendingReply, refuse_reply};
@@ -73,26 +73,14 @@ async fn read_and_dispatch(
         return Dispatched::Answered(dialect.dry_run(&parsed.run));
     }
     state.metrics.payload(parsed.payload.len());
-    let ParsedDispatch {
-        key,
-        run,
-        idempotency_key,
-        content,
-        payload_kind,
-        content_type,
-        payload,
-        fields,
-        ..
-    } = parsed;
+    let ParsedDispatch { key, run, idempotency_key, content, payload_kind, content_type, payload, .. } =
+        parsed;
     let Some(key) = key else {
         let outcome = Outcome { offers: 0, result: Err(MissReason::NoDeployment) };
         recorder.finish(&outcome, Instant::now());
         return Dispatched::Answered(dialect.render("", &outcome).after(recorder));
     };
-    let begin = |wait| {
-        let (route, style) = (dialect.dispatch_route(), dialect.reply_style());
-        PendingReply::begin(state, wait, idempotency_key, route, style)
-    };
+    let begin = |wait| begin_reply(dialect, state, wait, idempotency_key);
     let pending = match parsed.reply.map(begin).transpose() {
         Ok(pending) => pending,
         Err(problem) => return refuse(problem, Some(&run), None, recorder),
@@ -101,7 +89,7 @@ async fn read_and_dispatch(
     let request = DispatchRequest {
         key: key.as_ref(),
         payload_kind,
-        run: Run { id: id.clone(), content_type, payload, reply: None, fields },
+        run: Run { id: id.clone(), content_type, payload, reply: None, fields: parsed.fields },
         proof: parsed.proof.unwrap_or(limits.proof),
         redeliver: parsed.redeliver,
         idempotency_key,
@@ -117,10 +105,7 @@ async fn read_and_dispatch(
         let problem = Problem::run_name_conflict(state.limits().remember_runs);
         return refuse(problem, Some(&run), pending, recorder);
     };
-    tracing::debug!(run = %run.escape_default(), offers = outcome.offers,
-        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
-        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
-        "dispatched");
+    log_dispatched(&run, &outcome);
     match pending {
         None => Dispatched::Answered(dialect.render(&run, &outcome).after(recorder)),
         Some(pending) => {
@@ -128,6 +113,23 @@ async fn read_and_dispatch(
             follow_with_reply(&asked, id, outcome, pending, recorder)
         }
     }
+}
+
+/// Before the dispatch of a run whose reply is awaited. An error if there can be none.
+fn begin_reply(
+    dialect: &dyn Dialect,
+    state: &HttpState,
+    wait: Duration,
+    name: Option<IdempotencyKey>,
+) -> Result<Box<PendingReply>, Problem> {
+    PendingReply::begin(state, wait, name, dialect.dispatch_route(), dialect.reply_style())
+}
+
+fn log_dispatched(run: &str, outcome: &Outcome) {
+    tracing::debug!(run = %run.escape_default(), offers = outcome.offers,
+        proof = outcome.result.as_ref().ok().map(|hit| hit.proof.text()),
+        reason = outcome.result.as_ref().err().map(|miss| miss.text()),
+        "dispatched");
 }
 
 /// The request of a run whose reply is awaited.

@@ -81,14 +81,14 @@ mod tests {
         let mut frame = Vec::new();
         write_frame(EventKind::PayloadChunk, b"hello", &mut frame);
         let expected = "0000006f0000005af5fe871f0b3a6576656e742d7479706507000c5061796c6f61644368756e6b0d3a636f6e74656e742d747970650700186170706c69636174696f6e2f6f637465742d73747265616d0d3a6d6573736167652d747970650700056576656e7468656c6c6f29e71260";
-        assert_eq!(hex(&frame), expected);
+        assert_eq!(frame, bytes(expected));
         frame.clear();
         write_frame(EventKind::InvokeComplete, b"{}", &mut frame);
         let expected = "00000066000000541f56c8690b3a6576656e742d7479706507000e496e766f6b65436f6d706c6574650d3a636f6e74656e742d747970650700106170706c69636174696f6e2f6a736f6e0d3a6d6573736167652d747970650700056576656e747b7d7006d467";
-        assert_eq!(hex(&frame), expected);
+        assert_eq!(frame, bytes(expected));
     }
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     }
 }
