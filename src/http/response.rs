@@ -27,7 +27,7 @@ pub struct HttpResponse {
     /// A header that the status requires, its name in lower case.
     pub extra: Option<(&'static str, &'static str)>,
     /// Further fields, each after a line break.
-    pub(super) fields: Vec<u8>,
+    pub fields: Vec<u8>,
     /// How the run's reply has ended, if the POST asks for one.
     pub(super) reply: Option<ReplyOutcome>,
     /// Whether the connection is closed after it.
