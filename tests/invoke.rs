@@ -210,6 +210,25 @@ async fn a_call_is_never_made_twice() {
 }
 
 #[tokio::test]
+async fn a_call_that_a_worker_may_have_is_not_tried_again() {
+    let broker = broker(&["--proof-timeout", "100ms"]);
+    // It reads nothing, so that its offer is not proved.
+    let _frozen = waiting(&broker, &pool_of("hello")).await;
+    let _other = waiting(&broker, &Pool::new("hello", "other", "0", "0")).await;
+    let call = Call::of("hello").with_id("perhaps");
+    for _ in 0..2 {
+        let answer = call.answer(broker.dispatch).await;
+        let (status, kind, text) = error(&answer);
+        assert_eq!((status, &*kind), (409, "ResourceConflictException"), "{text}");
+        assert_eq!(answer.header("pilotlight-reason"), Some("unknown"));
+        assert_eq!(
+            (answer.header("pilotlight-outcome"), answer.header("retry-after")),
+            (Some("unknown"), None)
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_event_is_handed_over_once_and_nobody_waits_for_its_result() {
     let broker = broker(&[]);
     let event =
