@@ -98,7 +98,7 @@ impl FromStr for PoolPath {
         let path =
             parts.iter().flat_map(|part| ["/".to_owned(), utf8_percent_encode(part, ENCODED).to_string()]);
         let path = format!("/v1/pools{}", path.collect::<String>());
-        let [deployment, version, memory] = [deployment, version, memory].map(|part| part.to_string());
+        let [deployment, version, memory] = [deployment, version, memory].map(ToString::to_string);
         Ok(Self { text: text.to_owned(), path, deployment, version, memory })
     }
 }

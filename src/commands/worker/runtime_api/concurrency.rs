@@ -8,7 +8,7 @@ use crate::commands::worker::program::CommandSpec;
 const VARIABLE: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
 /// The most events at a time.
 const MAX: u16 = 1024;
-/// Programs that run functions in Node. npm's runtime client is `aws-lambda-ric`; PyPI's and Ruby's have other names.
+/// Programs that run functions in Node. npm's runtime client is `aws-lambda-ric`; those of Python and Ruby have other names.
 const NODE: [&str; 5] = ["node", "nodejs", "npx", "npm", "aws-lambda-ric"];
 /// Node in the base images of AWS, whose entry point has the same name for all languages.
 const NODE_OF_IMAGES: &str = "/var/lang/bin/node";

@@ -1,5 +1,6 @@
 //! Owns an event: a run as a call of `next` returns it.
 
+use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -85,9 +86,10 @@ fn client_context(encoded: &HeaderValue) -> Option<HeaderValue> {
         if c.is_ascii() {
             ascii.push(c);
         } else {
-            let escaped =
-                c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
-            ascii.push_str(&escaped);
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a text cannot fail.
+                let _ = write!(ascii, "\\u{unit:04x}");
+            }
         }
     }
     HeaderValue::try_from(ascii).ok()

@@ -19,6 +19,8 @@ const MAX_IN_TRAILER: usize = 4608;
 const MAX_MESSAGE: usize = 512;
 /// The longest type, in bytes.
 const MAX_TYPE: usize = 256;
+/// The longest type in the log, in bytes.
+const MAX_KIND_IN_LOG: usize = 128;
 /// The type of an error that says none.
 const UNKNOWN: &str = "Runtime.Unknown";
 
@@ -90,6 +92,13 @@ impl FunctionError {
         Self::new("Runtime.TruncatedResponse", &message)
     }
 
+    /// The type, as far as it is a name: anything else could quote the payload.
+    pub(super) fn kind_for_log(&self) -> &str {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '$' | '-');
+        let is_short = self.kind.len() <= MAX_KIND_IN_LOG;
+        if is_short && self.kind.chars().all(is_name) { &self.kind } else { "an error without a plain type" }
+    }
+
     /// The trailers that end a reply which has begun.
     pub(super) fn trailers(&self) -> HeaderMap {
         let kind: String = self.kind.chars().filter(char::is_ascii_graphic).take(MAX_TYPE).collect();
@@ -128,6 +137,8 @@ mod tests {
         let error = FunctionError::reported(Some("Other"), Bytes::from_static(b"s3cret"));
         assert!(text(&error).starts_with(r#"{"errorType":"Other","#) && !text(&error).contains("s3cret"));
         assert_eq!(FunctionError::reported(Some(""), Bytes::new()).kind, UNKNOWN);
+        assert_eq!(FunctionError::reported(Some("app.No$Size"), Bytes::new()).kind_for_log(), "app.No$Size");
+        assert!(!FunctionError::reported(Some("no s3cret"), Bytes::new()).kind_for_log().contains("s3cret"));
     }
 
     #[test]

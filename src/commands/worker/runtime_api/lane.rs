@@ -61,13 +61,14 @@ impl Lane {
     async fn wait(&mut self, mut unused: Option<NextCall>) -> Option<(Run, NextCall)> {
         let stop = &mut self.options.stop;
         loop {
-            let mut call = match unused.take().filter(NextCall::is_usable) {
-                Some(call) => call,
-                None => tokio::select! {
+            let mut call = if let Some(call) = unused.take().filter(NextCall::is_usable) {
+                call
+            } else {
+                tokio::select! {
                     biased;
                     () = stop.requested() => return None,
                     call = self.calls.first() => call,
-                },
+                }
             };
             let poll = self.poller.next_run();
             tokio::pin!(poll);
@@ -120,9 +121,11 @@ impl Lane {
         // From here on the program may be killed, if it has to be.
         drop(open);
         match &outcome {
-            Outcome::Failed(error) => tracing::warn!(slot, run = &*request, "run failed: {}", error.kind),
+            Outcome::Failed(error) => {
+                tracing::warn!(slot, run = &*request, "run failed: {}", error.kind_for_log());
+            }
             Outcome::Response { .. } | Outcome::Streamed => {
-                tracing::debug!(slot, run = &*request, "run ends")
+                tracing::debug!(slot, run = &*request, "run ends");
             }
         }
         let tail = wants_log_tail.then(|| HeaderValue::try_from(BASE64_STANDARD.encode(tail)).ok()).flatten();
@@ -141,9 +144,10 @@ impl Lane {
         let deadline = Instant::now() + NEXT_TIMEOUT;
         let mut asked = Some(call);
         loop {
-            let call = match asked.take().filter(NextCall::is_usable) {
-                Some(call) => call,
-                None => tokio::select! {
+            let call = if let Some(call) = asked.take().filter(NextCall::is_usable) {
+                call
+            } else {
+                tokio::select! {
                     biased;
                     gone = reply.gone() => match gone {
                         Gone::Caller => return Err(NotHandedOver::CallerLeft),
@@ -151,7 +155,7 @@ impl Lane {
                     },
                     call = self.calls.first() => call,
                     () = sleep_until(deadline) => return Err(NotHandedOver::NobodyAsked),
-                },
+                }
             };
             let open = call.process().begin(request_id(run));
             event.address(open.request(), self.options.timeout);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::pending;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::event::Event;
 use super::function::Function;
-use super::next_calls::NextCalls;
+use super::next_calls::{Handover, NextCalls};
 use super::posted::{Posted, PostedKind};
 use super::process::RuntimeProcess;
 use super::request_id::uuid;
@@ -84,7 +84,7 @@ impl Api {
     async fn next(&self) -> Answer {
         self.process.note_asked();
         let event = self.calls.open(self.process.clone()).await;
-        let Some(Event { fields, payload }) = event.ok().and_then(|handover| handover.take()) else {
+        let Some(Event { fields, payload }) = event.ok().and_then(Handover::take) else {
             return pending().await;
         };
         let mut answer = Response::new(Full::new(payload));
@@ -106,7 +106,7 @@ impl Api {
 
     async fn init_error(&self, fields: &HeaderMap, body: Incoming) -> Answer {
         let body = Limited::new(body, MAX_INIT_ERROR).collect().await;
-        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = body.map(Collected::to_bytes).unwrap_or_default();
         let said = serde_json::from_slice::<InitError>(&body).ok();
         let kind = text(fields, ERROR_TYPE).unwrap_or_default();
         let reason = match said {
