@@ -12,9 +12,11 @@ use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::function::{FunctionScene, RUNTIME, SERVE, event};
+use support::invoke::Call;
+use support::replies::Reply;
 use support::scripted_broker::ScriptedBroker;
 use support::worker::{Caller, Folder, Worker, until};
-use support::{Broker, Pool};
+use support::{Broker, PATIENCE, Pool};
 
 fn kill(process: &str) {
     let process = rustix::process::Pid::from_raw(process.parse().unwrap()).unwrap();
@@ -277,4 +279,47 @@ async fn a_stream_that_fails_after_its_beginning_ends_with_trailers() {
     }
     broker.run("whole", &[], event(&format!("{begins}; end(stream)"))).await;
     assert!(broker.posted().await.trailers.is_empty());
+}
+
+/// Calls a function until a program has it: the next one may still be starting.
+async fn called(scene: &FunctionScene, call: &Call) -> Reply {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let reply = call.send(scene.broker.dispatch).await.reply().await;
+        if reply.head.status != 429 {
+            return reply;
+        }
+        assert!(std::time::Instant::now() < deadline, "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_of_the_invoke_api_gets_what_a_function_of_aws_gives() {
+    let scene = FunctionScene::new(&[]).await;
+    let says = "print('said', flush=True)";
+    for (code, error, expected) in [
+        ("runtime.respond(runtime.headers['Lambda-Runtime-Client-Context'])", None, "\"{}\""),
+        ("runtime.fail('ValueError', 'x')", Some("Unhandled"), "ValueError"),
+        ("os._exit(1)", Some("Unhandled"), "Runtime.ExitError"),
+    ] {
+        let call = Call::of("resize").with("x-amz-log-type", "Tail").with("x-amz-client-context", "e30=");
+        let reply = called(&scene, &call.event(&event(&format!("{says}; {code}")))).await;
+        let (status, kind, text) = reply.result();
+        assert_eq!((status, kind), (200, error), "{text}");
+        assert!(text.contains(expected), "{text}");
+        let tail = BASE64_STANDARD.decode(reply.head.header("x-amz-log-result").unwrap()).unwrap();
+        assert_eq!(tail, b"said\n");
+    }
+    let streams = "stream = runtime.stream(); piece(stream, b'one'); time.sleep(0.1)";
+    for (ends, expected) in [
+        ("end(stream)", "{}"),
+        ("end(stream, 'Lambda-Runtime-Function-Error-Type: Late\\r\\n')", "Late"),
+        ("os._exit(1)", "Runtime.ExitError"),
+    ] {
+        let call = Call::streaming("resize").event(&event(&format!("{streams}; {ends}")));
+        let events = called(&scene, &call).await.events();
+        let [first, last] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!((first.0.as_str(), first.1.as_str()), ("PayloadChunk", "one"));
+        assert!(last.0 == "InvokeComplete" && last.1.contains(expected), "{last:?}");
+    }
 }

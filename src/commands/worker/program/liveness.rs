@@ -12,7 +12,7 @@ pub(in crate::commands::worker) struct Liveness(Option<Arc<OwnedFd>>);
 
 impl Liveness {
     /// Of a process that nobody has waited for yet. Without a descriptor for it (Linux before 5.3), it counts as alive.
-    pub(super) fn of(process: Option<Pid>) -> Self {
+    pub(in crate::commands::worker) fn of(process: Option<Pid>) -> Self {
         Self(process.and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok()).map(Arc::new))
     }
 

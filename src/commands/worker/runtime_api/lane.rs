@@ -160,7 +160,12 @@ impl Lane {
             let open = call.process().begin(request_id(run));
             event.address(open.request(), self.options.timeout);
             self.log.begin(open.request());
-            tracing::debug!(slot = self.options.slot, run, request = &**open.request(), "run begins");
+            let (slot, request) = (self.options.slot, &**open.request());
+            if request == run {
+                tracing::debug!(slot, run, "run begins");
+            } else {
+                tracing::info!(slot, run, request, "run begins under another name");
+            }
             match call.hand_over(event).await {
                 Ok(()) => return Ok(open),
                 Err(undelivered) => event = undelivered,

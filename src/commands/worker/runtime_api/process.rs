@@ -156,3 +156,43 @@ impl Drop for OpenEvent {
         self.process.state.send_modify(|state| state.open -= 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use rustix::process::Pid;
+
+    use super::*;
+
+    /// A run that is here when the program has just ended must not be handed to it.
+    #[test]
+    fn a_program_that_has_ended_is_given_no_event_before_anybody_has_noticed() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = RuntimeProcess::new(Liveness::of(Some(Pid::from_child(&child))));
+        assert!(process.is_usable());
+        drop(child.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // Nobody has waited for it.
+        while process.is_usable() {
+            assert!(Instant::now() < deadline);
+        }
+        child.wait().unwrap();
+        assert!(!process.is_usable());
+    }
+
+    #[test]
+    fn two_events_of_one_name_are_two_events() {
+        let process = RuntimeProcess::new(Liveness::of(None));
+        let one = process.begin("job-7".into());
+        let two = process.begin("job-7".into());
+        assert_eq!(&**one.request(), "job-7");
+        assert_ne!(one.request(), two.request());
+        drop(one);
+        assert!(process.find("job-7").is_none() && process.find(two.request()).is_some());
+        assert!(process.has_open_events());
+        drop(two);
+        assert!(!process.has_open_events());
+    }
+}
