@@ -4,7 +4,9 @@ mod allocations;
 mod allocator;
 mod cluster;
 mod contention;
+mod http1;
 mod json;
+mod latencies;
 mod load;
 mod lock;
 mod memory;
@@ -13,6 +15,7 @@ mod overload;
 mod own_broker;
 mod report;
 mod stream;
+mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -33,18 +33,12 @@ pub type StderrLines = Arc<Mutex<Vec<String>>>;
 impl Server {
     /// Starts it on the first core, and keeps this program to the others.
     pub fn start(implementation: &Implementation) -> anyhow::Result<Self> {
-        pin(|core| core == 0)?;
-        let started = Self::start_unpinned(implementation);
-        pin(|core| core != 0)?;
-        started
+        on_first_core(|| Self::start_unpinned(implementation))?
     }
 
     /// The same, and collects what it writes to stderr.
     pub fn start_with_stderr(implementation: &Implementation) -> anyhow::Result<(Self, StderrLines)> {
-        pin(|core| core == 0)?;
-        let started = Self::start_process(implementation, Stdio::piped());
-        pin(|core| core != 0)?;
-        let mut server = started?;
+        let mut server = on_first_core(|| Self::start_process(implementation, Stdio::piped()))??;
         let stderr_lines = StderrLines::default();
         let (stderr, collected) = (server.child.stderr.take().context("no stderr")?, stderr_lines.clone());
         // The thread ends when the server closes its stderr.
@@ -109,6 +103,14 @@ impl Server {
     pub fn resident(&self) -> anyhow::Result<u64> {
         resident_of(&self.child.id().to_string())
     }
+}
+
+/// Starts a process on the first core, and keeps this program to the others.
+pub fn on_first_core<T>(start: impl FnOnce() -> T) -> anyhow::Result<T> {
+    pin(|core| core == 0)?;
+    let started = start();
+    pin(|core| core != 0)?;
+    Ok(started)
 }
 
 /// The CPU time that a process has used so far, by the kernel's accounting.

@@ -6,9 +6,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::ask::{Answer, Ask, DONE, age_of};
-use super::body::BodyDecoder;
-use super::head::Head;
 use super::subject::Target;
+use crate::http1::body::BodyDecoder;
+use crate::http1::head::Head;
 
 const OK: u16 = 200;
 

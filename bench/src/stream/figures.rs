@@ -3,34 +3,32 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-use super::usage::{cpu, peak_resident};
+use crate::latencies::Latencies;
+use crate::usage::{cpu, peak_resident};
 
 /// What callers see.
 pub(super) struct Tally {
-    /// Tenths of a microsecond from a POST to the end of its answer.
-    took: Histogram<u64>,
-    /// Tenths of a microsecond from a token's write to its read.
-    ages: Histogram<u64>,
+    /// From a POST to the end of its answer.
+    took: Latencies,
+    /// From a token's write to its read.
+    ages: Latencies,
 }
 
 impl Tally {
     pub(super) fn new() -> anyhow::Result<Self> {
-        // Up to a minute.
-        let took = Histogram::new_with_bounds(1, 600_000_000, 3)?;
-        Ok(Self { ages: took.clone(), took })
+        Ok(Self { took: Latencies::new()?, ages: Latencies::new()? })
     }
 
     /// A token has come, so many nanoseconds after it was written.
     pub(super) fn token(&mut self, age: u64) {
-        self.ages.saturating_record(age / 100);
+        self.ages.record(Duration::from_nanos(age));
     }
 
     /// An answer has come whole.
     pub(super) fn answer(&mut self, took: Duration) {
-        self.took.saturating_record(u64::try_from(took.as_nanos() / 100).unwrap_or(u64::MAX));
+        self.took.record(took);
     }
 }
 
@@ -75,14 +73,14 @@ impl Window {
         let now = used(self.processes)?;
         let spent = |place: usize| now[place].saturating_sub(self.used[place]).as_secs_f64();
         let Tally { took, ages } = &*tally.borrow();
-        let answers = count(took.len());
+        let answers = took.count();
         Ok(PhaseFigures {
             rate: answers / seconds,
-            p95: percentile(took, 95.0),
-            longest: percentile(took, 100.0),
-            token_p50: percentile(ages, 50.0),
-            token_p99: percentile(ages, 99.0),
-            token_longest: percentile(ages, 100.0),
+            p95: took.percentile(95.0),
+            longest: took.percentile(100.0),
+            token_p50: ages.percentile(50.0),
+            token_p99: ages.percentile(99.0),
+            token_longest: ages.percentile(100.0),
             cpu: spent(0),
             per_cpu_second: answers / spent(0),
             resident: count(peak_resident(self.processes[0])?),
@@ -94,11 +92,6 @@ impl Window {
 fn used(processes: [u32; 3]) -> anyhow::Result<[Duration; 3]> {
     let [server, origin, own] = processes.map(cpu);
     Ok([server?, origin?, own?])
-}
-
-/// In microseconds.
-fn percentile(times: &Histogram<u64>, percent: f64) -> f64 {
-    count(times.value_at_percentile(percent)) / 10.0
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

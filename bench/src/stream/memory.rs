@@ -17,8 +17,8 @@ use super::origin::{self, OriginProcess};
 use super::progress::Progress;
 use super::scope::StreamScope;
 use super::subject::{StartedSubject, Subject};
-use super::usage::cpu;
 use crate::load::settling_time;
+use crate::usage::cpu;
 
 /// Memory, in bytes.
 #[derive(Debug, Clone)]

@@ -3,10 +3,8 @@
 
 mod answer;
 mod ask;
-mod body;
 mod caller;
 mod figures;
-mod head;
 mod kernel_queues;
 mod memory;
 mod origin;
@@ -15,7 +13,6 @@ mod progress;
 mod scope;
 mod stub;
 mod subject;
-mod usage;
 mod worker;
 
 use pilotlight_bench::stdout::print;

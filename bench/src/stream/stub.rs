@@ -7,8 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::answer::write_answer;
 use super::ask::Ask;
-use super::head::{Head, read_body};
 use super::progress::Progress;
+use crate::http1::head::{Head, read_body};
 
 /// Serves for ever.
 pub(super) async fn serve(listener: TcpListener, progress: Rc<Progress>) -> anyhow::Result<()> {

@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 
 use super::answer::write_answer;
 use super::ask::Ask;
-use super::head::{Head, read_body};
 use super::progress::Progress;
 use super::subject::POOL;
+use crate::http1::head::{Head, read_body};
 
 const OK: u16 = 200;
 const NO_CONTENT: u16 = 204;

@@ -1,11 +1,11 @@
-//! Owns what a process has used: CPU time to the nanosecond, and the most memory that was resident.
+//! Owns what a process has used: CPU time to the nanosecond, and memory.
 
 use std::time::Duration;
 
 use anyhow::Context;
 
 /// The CPU time of a process's threads. Those of `stat` are rounded to hundredths of a second, which is too coarse for few callers.
-pub(super) fn cpu(process: u32) -> anyhow::Result<Duration> {
+pub(crate) fn cpu(process: u32) -> anyhow::Result<Duration> {
     let mut nanoseconds = 0;
     for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
         // A thread may have ended meanwhile.
@@ -16,8 +16,13 @@ pub(super) fn cpu(process: u32) -> anyhow::Result<Duration> {
 }
 
 /// The most resident bytes of a process so far.
-pub(super) fn peak_resident(process: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    Ok(line.split_whitespace().next().context("no VmHWM")?.parse::<u64>()? * 1024)
+pub(crate) fn peak_resident(process: u32) -> anyhow::Result<u64> {
+    kilobytes(&format!("/proc/{process}/status"), "VmHWM:")
+}
+
+/// The bytes of a line that has kilobytes.
+fn kilobytes(path: &str, name: &str) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(path)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    Ok(value.with_context(|| format!("no {name} in {path}"))?.parse::<u64>()? * 1024)
 }

@@ -6,7 +6,7 @@ use super::head::Framing;
 
 /// The state of a body that is being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BodyDecoder {
+pub(crate) enum BodyDecoder {
     /// So many bytes are left, of which nothing is said in between.
     Sized(u64),
     ChunkSize,
@@ -17,7 +17,7 @@ pub(super) enum BodyDecoder {
 }
 
 impl BodyDecoder {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(0) => Self::Done,
             Framing::Length(length) => Self::Sized(length),
@@ -26,7 +26,7 @@ impl BodyDecoder {
     }
 
     /// Takes what it can from the bytes, and hands the body's part of it over. Returns how many it took.
-    pub(super) fn decode(&mut self, bytes: &[u8], mut body: impl FnMut(&[u8])) -> anyhow::Result<usize> {
+    pub(crate) fn decode(&mut self, bytes: &[u8], mut body: impl FnMut(&[u8])) -> anyhow::Result<usize> {
         let mut taken = 0;
         loop {
             let rest = &bytes[taken..];

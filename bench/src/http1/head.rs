@@ -1,17 +1,17 @@
-//! Owns the heads of requests and responses: they are read as far as this scenario needs them.
+//! Owns the heads of requests and responses: they are read as far as the load needs them.
 
 use anyhow::{Context, bail, ensure};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// A head, and how its body is framed.
-pub(super) struct Head {
+pub(crate) struct Head {
     text: String,
 }
 
 /// The end of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     Length(u64),
     Chunked,
 }
@@ -21,7 +21,7 @@ const READ_AT_ONCE: usize = 4096;
 
 impl Head {
     /// Reads the next head. What comes behind it stays in `read`. `None` at the end of the connection.
-    pub(super) async fn read(stream: &mut TcpStream, read: &mut Vec<u8>) -> anyhow::Result<Option<Self>> {
+    pub(crate) async fn read(stream: &mut TcpStream, read: &mut Vec<u8>) -> anyhow::Result<Option<Self>> {
         loop {
             if let Some(end) = memchr::memmem::find(read, b"\r\n\r\n") {
                 let head: Vec<u8> = read.drain(..end + 4).collect();
@@ -36,12 +36,12 @@ impl Head {
     }
 
     /// The status of a response.
-    pub(super) fn status(&self) -> anyhow::Result<u16> {
+    pub(crate) fn status(&self) -> anyhow::Result<u16> {
         Ok(self.text.get(9..12).context("no status")?.parse()?)
     }
 
     /// A field's value.
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.text.lines().skip(1).find_map(|line| {
             let (field, value) = line.split_once(':')?;
             field.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -49,7 +49,7 @@ impl Head {
     }
 
     /// The end of the body.
-    pub(super) fn framing(&self) -> anyhow::Result<Framing> {
+    pub(crate) fn framing(&self) -> anyhow::Result<Framing> {
         match (self.field("content-length"), self.field("transfer-encoding")) {
             (Some(length), None) => Ok(Framing::Length(length.parse()?)),
             (None, Some("chunked")) => Ok(Framing::Chunked),
@@ -60,13 +60,13 @@ impl Head {
     }
 
     /// The connection ends after the response.
-    pub(super) fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
 
 /// Reads a short body with a known length.
-pub(super) async fn read_body(
+pub(crate) async fn read_body(
     head: &Head,
     stream: &mut TcpStream,
     read: &mut Vec<u8>,
