@@ -6,6 +6,7 @@ mod cluster;
 mod contention;
 mod http1;
 mod json;
+mod lambda;
 mod latencies;
 mod load;
 mod lock;
@@ -93,6 +94,8 @@ enum Measure {
     /// Answers that are streamed token by token through pilotlight, beside proxies in Bun, Go and Rust; and the memory of those that
     /// are open, large, or not read
     Stream(stream::StreamScope),
+    /// Functions of AWS Lambda that are invoked through pilotlight, beside AWS's emulator and plain HTTP servers in the same language
+    Lambda(lambda::LambdaScope),
     /// More held polls than the descriptors of one process allow, on several brokers
     Crowd {
         #[arg(long, default_value_t = 6)]
@@ -176,6 +179,7 @@ fn main() -> anyhow::Result<()> {
         }
         Measure::Websocket(scope) => report::sessions(scope)?,
         Measure::Stream(scope) => report::streams(scope)?,
+        Measure::Lambda(scope) => report::lambda(scope)?,
         Measure::Crowd { brokers, each } => {
             print(&format!("{:?}\n", load::crowd(&implementation(&cli)?, *brokers, *each, 2.0)?));
         }

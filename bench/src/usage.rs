@@ -20,6 +20,11 @@ pub(crate) fn peak_resident(process: u32) -> anyhow::Result<u64> {
     kilobytes(&format!("/proc/{process}/status"), "VmHWM:")
 }
 
+/// The bytes that a process has written and shares with no other, which is what one process more costs.
+pub(crate) fn private_dirty(process: u32) -> anyhow::Result<u64> {
+    kilobytes(&format!("/proc/{process}/smaps_rollup"), "Private_Dirty:")
+}
+
 /// The bytes of a line that has kilobytes.
 fn kilobytes(path: &str, name: &str) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(path)?;

@@ -2,6 +2,7 @@
 
 mod alternate;
 mod counted;
+mod lambda_text;
 mod machine;
 mod peers;
 mod plots;
@@ -26,6 +27,7 @@ use pilotlight_bench::stdout::print;
 use scope::ReportScope;
 pub(crate) use scope::SessionScope;
 
+use crate::lambda::{self, LambdaScope, ServerKind};
 use crate::stream::{self, StreamScope};
 
 /// Measures the sessions alone, and prints their tables.
@@ -59,6 +61,31 @@ pub(crate) fn streams(scope: &StreamScope) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Measures functions alone, and prints their tables.
+pub(crate) fn lambda(scope: &LambdaScope) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let emulator = peers::install_emulator();
+    if let Err(error) = &emulator {
+        print(&format!("aws-lambda-rie is left out: {error:#}\n"));
+    }
+    let results = lambda::measure(scope, emulator.ok().as_deref())?;
+    let peers = results.subjects.iter().map(|results| results.subject);
+    let peers: Vec<_> =
+        peers.filter(|peer| peer.kind != ServerKind::Pilotlight).map(|peer| peer.name).collect();
+    let mut versions: Vec<String> =
+        lambda::LANGUAGES.iter().map(|language| language.versions(&scope.clients)).collect();
+    versions.push(format!("aws-lambda-rie: of {}", peers::emulator_package().replace("==", " ")));
+    let machine = machine::describe_with(&versions, &peers)?;
+    let section = lambda_text::section(scope, &machine, &results);
+    print(&section);
+    if scope.write {
+        write_plots(plots::of_functions(&results))?;
+        replace(lambda_text::HEADING, &section)?;
+    }
+    print(&format!("after {:.0} s\n", begun.elapsed().as_secs_f64()));
+    Ok(())
+}
+
 /// Replaces one part of the report.
 fn replace(heading: &str, section: &str) -> anyhow::Result<()> {
     let report = section::replace(&std::fs::read_to_string(report_path())?, heading, section);
@@ -83,12 +110,14 @@ pub(crate) fn write(full: bool) -> anyhow::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     write_plots(plots::all(&results))?;
     let notes = std::fs::read_to_string(folder.join("notes.md"))?;
-    let report = text::report(&plan, &results, &machine::describe(&peers)?, begun.elapsed(), &notes);
-    // Streamed answers are measured by their own command; what it has written stays.
+    let mut report = text::report(&plan, &results, &machine::describe(&peers)?, begun.elapsed(), &notes);
+    // Streamed answers and functions are measured by their own commands; what those have written stays.
     let old = std::fs::read_to_string(report_path()).unwrap_or_default();
-    let kept = section::find(&old, streams_text::HEADING).unwrap_or_default();
-    let report = section::replace(&report, streams_text::HEADING, kept);
-    std::fs::write(report_path(), report.context("the report has no place for streamed answers")?)?;
+    for heading in [streams_text::HEADING, lambda_text::HEADING] {
+        let kept = section::find(&old, heading).unwrap_or_default();
+        report = section::replace(&report, heading, kept).context("the report has no place for this part")?;
+    }
+    std::fs::write(report_path(), report)?;
     print(&format!("REPORT.md is written, after {:.0} s\n", begun.elapsed().as_secs_f64()));
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Owns how the peers are installed and compiled, and their versions.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -41,6 +43,35 @@ pub(super) fn build_go() -> anyhow::Result<()> {
     }
     run(&folder.join("go"), "go", &["build", "-o", "peers", "."])?;
     run(&folder.join("go"), "go", &["build", "-o", "stream-proxy", "./stream"])
+}
+
+/// The package of Python that contains AWS's emulator as a program, and its version.
+pub(super) fn emulator_package() -> &'static str {
+    let requirements = include_str!("../../peers/lambda/requirements.txt");
+    requirements.lines().find(|line| !line.starts_with('#')).unwrap_or_default()
+}
+
+/// Installs AWS's emulator. Returns its path.
+pub(super) fn install_emulator() -> anyhow::Result<PathBuf> {
+    let folder = peers_folder().join("lambda");
+    let program =
+        folder.join("emulator/samcli/local/rapid").join(format!("aws-lambda-rie-{}", architecture()));
+    let (wanted, installed) = (folder.join("requirements.txt"), folder.join("emulator/.installed"));
+    let read = |path: &Path| std::fs::read(path).ok();
+    if read(&installed).is_none() || read(&installed) != read(&wanted) {
+        run(&folder, "python3", &["-m", "venv", "--clear", ".venv"])?;
+        let arguments = "install --quiet --disable-pip-version-check --no-deps --upgrade --target emulator -r requirements.txt";
+        let pip = folder.join(".venv/bin/pip");
+        run(&folder, &pip.display().to_string(), &arguments.split(' ').collect::<Vec<_>>())?;
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755))
+            .with_context(|| format!("no emulator for {}", architecture()))?;
+        std::fs::copy(wanted, installed)?;
+    }
+    Ok(program)
+}
+
+fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { std::env::consts::ARCH }
 }
 
 /// The version that a program prints.

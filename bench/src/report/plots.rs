@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
+use super::lambda_text;
 use super::results::{Results, Series, SessionResults, median_of, median_ratio};
 use super::sessions::MANY;
 use super::sessions_text::{per_cpu_second, resident};
 use super::streams_text;
+use crate::lambda::{LambdaResults, Round};
 use crate::load::Measurement;
 use crate::stream::{ALL_CALLERS, PhaseFigures, StreamResults};
 
@@ -81,6 +83,32 @@ pub(super) fn of_streams(results: &StreamResults) -> [(&'static str, String); 2]
                 &all(|f| f.token_p99),
                 0,
             ),
+        ),
+    ]
+}
+
+/// Those of functions.
+pub(super) fn of_functions(results: &LambdaResults) -> [(&'static str, String); 3] {
+    let all = |of: fn(&Round) -> f64| -> Vec<_> {
+        let of_server = |results| lambda_text::median_of(results, of);
+        results.subjects.iter().map(|results| (results.subject.name, of_server(results))).collect()
+    };
+    [
+        (
+            "lambda-latency.svg",
+            bars("p50 of a warm hello, 1 caller, µs (less is better)", &all(|round| round.loads[0].p50), 0),
+        ),
+        (
+            "lambda-cpu.svg",
+            bars(
+                "Invocations per CPU second, 8 callers (more is better)",
+                &all(|round| round.loads[1].per_cpu_second),
+                0,
+            ),
+        ),
+        (
+            "lambda-at-once.svg",
+            bars("8 invocations of 100 ms at once, ms (less is better)", &all(|round| round.burst), 0),
         ),
     ]
 }
