@@ -58,6 +58,7 @@ export const runtimes = [
     command: () => [rust],
     streams: true,
     prelude: true,
+    shutdown: true,
     concurrency: "tasks",
     error: "core::error::Error",
     // It writes what it takes for trailers into the body.

@@ -1,6 +1,7 @@
 // Owns the tests of each stock runtime client as a warm worker: what its function answers is what its caller gets.
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { Broker, until } from "../clients/broker.mjs";
@@ -142,6 +143,35 @@ for (const runtime of runtimes) {
     test("AWS_LAMBDA_MAX_CONCURRENCY has one slot serve eight at once", { skip: !runtime.concurrency && "the client has no such mode" }, async (t) => {
       const one = await begin(t, { waits: 8, env: { AWS_LAMBDA_MAX_CONCURRENCY: "8" } });
       assert.equal(await eightAtOnce(one), runtime.concurrency === "processes" ? 8 : 1);
+    });
+
+    test("AWS_LAMBDA_MAX_CONCURRENCY is kept from a client that would poll before it has answered", { skip: runtime.concurrency && "the client may have it" }, async (t) => {
+      const one = await begin(t, { env: { AWS_LAMBDA_MAX_CONCURRENCY: "8" } });
+      assert.match(one.worker.log, /AWS_LAMBDA_MAX_CONCURRENCY is taken out/);
+      assert.equal(await hello(one), await hello(one));
+    });
+
+    test("a function that cannot begin is started again and again, and the log says why", { skip: runtime.prelude && "its handler is not found by name" }, async (t) => {
+      const { worker, sdk } = await begin(t, { handler: "missing", waits: 0 });
+      const reasons = () => worker.log.match(/HandlerNotFound[^"]*missing|missing[^"]*HandlerNotFound/g) ?? [];
+      await until("it says so twice", () => reasons().length >= 2);
+      assert.equal((await sdk.invoke({ FunctionName: worker.name })).exception, "TooManyRequestsException");
+    });
+
+    test("at SIGTERM the open invocation ends, and so does the worker", async (t) => {
+      const shutdown = join(tmpdir(), `pilotlight-shutdown-${process.pid}`);
+      t.after(() => rmSync(shutdown, { force: true }));
+      const { worker, invoke, times } = await begin(t, { slots: 2, env: runtime.shutdown ? { SHUTDOWN_FILE: shutdown } : {} });
+      const place = worker.place("end");
+      const outcome = invoke({ do: "meet", place, people: 2, name: "open" });
+      await until("it runs", () => times("open"));
+      worker.process.kill("SIGTERM");
+      // The other slot waits no more, and the open one goes on.
+      await worker.waits(0);
+      writeFileSync(join(place, "other"), "");
+      assert.ok((await outcome).payload.pid);
+      assert.equal(await worker.ended, 0, worker.log);
+      assert.equal(existsSync(shutdown), Boolean(runtime.shutdown), "the client's own shutdown has run");
     });
 
     test("what it prints is the log's tail for a caller that asks", async (t) => {

@@ -1,6 +1,8 @@
 //! Owns the function for Rust: it does what an event asks for, and records every invocation.
 use lambda_runtime::streaming::{channel, Body, Response};
-use lambda_runtime::{run_concurrent, service_fn, Context, Error, LambdaEvent};
+use lambda_runtime::{
+    run_concurrent, service_fn, spawn_graceful_shutdown_handler, Context, Error, LambdaEvent,
+};
 use serde_json::{json, Value};
 use std::io::Write;
 use std::path::Path;
@@ -111,6 +113,10 @@ async fn stream(
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    if let Ok(file) = std::env::var("SHUTDOWN_FILE") {
+        // Registers as an extension, so that the runtime gets a signal when it ends.
+        spawn_graceful_shutdown_handler(|| async move { drop(std::fs::write(file, "")) }).await;
+    }
     if std::env::var("_HANDLER").is_ok_and(|handler| handler == "function.stream") {
         return run_concurrent(service_fn(stream)).await;
     }
