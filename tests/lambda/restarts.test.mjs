@@ -116,8 +116,7 @@ async function runsAgain(t, Sdk) {
   const event = JSON.stringify({ do: "meet", place, people: 2, name: "open" });
   const outcome = sdk.invoke({ FunctionName: worker.name, Payload: event });
   await until("it runs", () => worker.invoked().length === 1);
-  let release;
-  witness.held = new Promise((resolve) => { release = resolve; });
+  const release = witness.hold();
   await broker.restart("SIGKILL");
   await worker.waits(1);
   release();

@@ -179,21 +179,48 @@ for (const Sdk of sdks) {
       assert.equal(worker.invoked().length, 1);
     });
 
-    test("an SDK whose connection is lost, and that tries again, does not run the function again", async (t) => {
-      const { witness, worker, invoke, times } = await begin(t);
-      witness.cuts = 1;
-      const open = await invoke({ do: "sleep", milliseconds: 3_000, name: "open" });
-      assert.deepEqual([open.exception, open.status, open.posts], ["ResourceConflictException", 409, 2], open.message);
-      assert.equal(times("open"), 1);
-      await worker.waits(1);
-    });
+    /** An invocation that is open until the test ends it; its outcome. */
+    function open({ worker, invoke }) {
+      const place = worker.place("open");
+      const outcome = invoke({ do: "meet", place, people: 2, name: "open" });
+      return { outcome, end: () => writeFileSync(join(place, "other"), "") };
+    }
 
     test("an SDK that waits no longer, and tries again, does not run the function again", async (t) => {
-      const { worker, invoke, times } = await begin(t, { patience: 1 });
-      const { exception, status, posts, message } = await invoke({ do: "sleep", milliseconds: 5_000, name: "slow" });
+      const one = await begin(t, { slots: 2, patience: 1 });
+      const { outcome, end } = open(one);
+      const { exception, status, posts, message } = await outcome;
       assert.deepEqual([exception, status, posts], ["ResourceConflictException", 409, 2], message);
-      await worker.waits(1);
-      assert.equal(times("slow"), 1);
+      end();
+      await one.worker.waits(2);
+      assert.equal(one.times("open"), 1);
+    });
+
+    test("an SDK whose connection is lost, and that tries again, does not run the function again", async (t) => {
+      const one = await begin(t, { slots: 2 });
+      one.witness.cuts = 1;
+      const release = one.witness.hold();
+      const { outcome, end } = open(one);
+      await until("it runs", () => one.times("open"));
+      release();
+      const { exception, status, posts, message } = await outcome;
+      assert.deepEqual([exception, status, posts], ["ResourceConflictException", 409, 2], message);
+      end();
+      await one.worker.waits(2);
+      assert.equal(one.times("open"), 1);
+    });
+
+    test("an SDK whose answer is lost, and that tries again, is told so, and the function does not run again", async (t) => {
+      const { witness, worker, invoke, times } = await begin(t, { slots: 2 });
+      witness.cuts = 1;
+      const release = witness.hold();
+      const outcome = invoke({ name: "lost" });
+      await until("it has run", () => times("lost"));
+      await worker.waits(2);
+      release();
+      const { exception, status, posts, message } = await outcome;
+      assert.deepEqual([exception, status, posts, times("lost")], ["ResourceConflictException", 409, 2, 1], message);
+      assert.match(message, /outcome: replied/);
     });
   });
 }

@@ -7,7 +7,7 @@ const KEPT = 200;
 
 export class Witness {
   sent = 0;
-  /** How many of the next connections are lost when their POST has arrived at the broker. */
+  /** How many of the next POSTs lose their connection before their answer, once `held` is settled. */
   cuts = 0;
   /** How often each `amz-sdk-invocation-id` was sent. */
   posts = new Map();
@@ -16,6 +16,13 @@ export class Witness {
   sockets = new Set();
   /** Until this is settled, the end of a connection is not passed on. */
   held = null;
+
+  /** Holds ends back until the function that this returns is called. */
+  hold() {
+    let release;
+    this.held = new Promise((resolve) => { release = resolve; });
+    return release;
+  }
 
   static async start(t, broker) {
     const witness = new this();
@@ -38,8 +45,7 @@ export class Witness {
       kept = this.count(kept + bytes.toString("latin1"));
       if (this.sent > before && this.cuts > 0) {
         this.cuts -= 1;
-        // The POST has gone on to the broker; nobody is there to hear the answer.
-        broker.write(bytes, () => caller.resetAndDestroy());
+        this.lose(caller, broker);
       }
     });
     broker.on("data", (bytes) => {
@@ -59,6 +65,13 @@ export class Witness {
         if (!from.readableEnded) to.destroy();
       });
     }
+  }
+
+  /** What the caller sends goes on to the broker, and the answer nowhere. */
+  async lose(caller, broker) {
+    broker.unpipe(caller).resume();
+    await this.held;
+    caller.resetAndDestroy();
   }
 
   /** Returns the end of the bytes, where a field may have begun. */
