@@ -25,9 +25,11 @@ async function connect(t, Sdk, flags, patience) {
 /** Adds a worker, and what invokes: its outcome has the number of POSTs. */
 async function addWorker(t, { broker, witness, sdk }, options) {
   const worker = await Worker.start(t, broker, runtime, options);
+  // What a test before this one has left.
+  witness.posts.clear();
   const send = async (event, input) => {
     const outcome = await sdk.invoke({ FunctionName: worker.name, Payload: JSON.stringify(event), ...input });
-    assert.equal(witness.serverErrors, 0, "an answer of 5xx");
+    assert.equal(witness.takeServerErrors(), 0, "an answer of 5xx");
     return outcome;
   };
   /** Each outcome of these, which are open at the same time and are posted equally often. */

@@ -85,6 +85,12 @@ export class Witness {
     return text.slice(Math.max(seen, text.length - KEPT));
   }
 
+  takeServerErrors() {
+    const count = this.serverErrors;
+    this.serverErrors = 0;
+    return count;
+  }
+
   /** How often each of so many invocations was sent since the last call: all equally often. */
   take(invocations) {
     const counts = [...this.posts.values()];
