@@ -67,9 +67,18 @@ async fn a_reply_at_another_broker_reaches_its_caller_piece_by_piece() {
         }
         assert_eq!(caller.client.take_bytes(), expected.as_bytes());
     }
-    worker.send(END).await;
+    // What is behind the body is passed on, and is not the caller's.
+    worker.send("0\r\npilotlight-error-type: none\r\nother: x\r\n\r\n").await;
     let answer = worker.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (200, None), "{answer:?}");
+    assert!(caller.client.next_bytes().await);
+    assert_eq!(caller.client.take_bytes(), END.as_bytes());
+    // Its next request may come at once.
+    let (mut caller, _poll, target) = handed_over(&cluster).await;
+    let next = "GET /connect HTTP/1.1\r\nhost: b\r\n\r\n";
+    worker.send(whole(&target, "", "again") + next).await;
+    assert_eq!((worker.answer().await.status, worker.answer().await.status), (200, 200));
+    assert_eq!(caller.reply().await.outcome(), (200, "replied", "again"));
 }
 
 #[tokio::test]

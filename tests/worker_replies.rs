@@ -266,9 +266,10 @@ async fn with_keep_one_program_serves_many_runs_as_lines() {
     let scene = Scene::new(&["--keep"], KEPT).await;
     let end = answer("{'data': 'two', 'end': True}");
     for number in 1..=3 {
-        let mut caller = scene.post(&format!("{}; gate('two'); {end}", answer("{'data': 'one'}"))).await;
+        let gate = format!("two-{number}");
+        let mut caller = scene.post(&format!("{}; gate('{gate}'); {end}", answer("{'data': 'one'}"))).await;
         assert_eq!(caller.piece().await.unwrap().unwrap(), "one");
-        scene.folder.open("two");
+        scene.folder.open(&gate);
         assert_eq!(caller.rest().await.unwrap(), "two");
         let line: serde_json::Value = serde_json::from_str(&scene.folder.marks("runs")[number - 1]).unwrap();
         assert_eq!(

@@ -110,6 +110,14 @@ pub fn native_dispatch_request_of(pool: usize, run: u64) -> Vec<u8> {
     post(&native_target(pool), &format!("pilotlight-run: {}\r\n", run_name(run)), &payload(pool, Some(run)))
 }
 
+/// A POST to a pool that awaits the reply to its run, which is [`REPLY_RUN`].
+pub(crate) fn reply_request(pool: usize) -> Vec<u8> {
+    post(&format!("{}?reply=30s", native_target(pool)), "", REPLY_RUN)
+}
+
+/// The payload of [`reply_request`].
+pub(crate) const REPLY_RUN: &str = "a run";
+
 const RUN: &str = "run_";
 const RUN_DIGITS: usize = 21;
 

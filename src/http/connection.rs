@@ -7,14 +7,16 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use hyper::Method;
+use tokio::task::yield_now;
 
 use super::h1::{HeadParse, HeaderFields, RequestHead, parse, write_response};
 use super::park::{Waiting, park};
 use super::replies::HeldReply;
 use super::request_loop::request_loop;
 use super::response::HttpResponse;
-use super::routes::{Action, Routed, route};
+use super::routes::{Action, Routed, is_streamed, route};
 use super::state::HttpState;
+use super::streamed::StreamedRequest;
 use crate::metrics::{Listener, RejectReason};
 use crate::transport::{Connection, HeldPoll, HeldSession, HoldEnd, return_buffer};
 
@@ -29,14 +31,15 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
 ) -> impl Future<Output = ()> + Send + 'static {
     async move {
         let mut is_new = true;
+        let mut unread = BytesMut::new();
         loop {
             let connection = permit.as_ref();
-            let poll = next_poll(&state, listener, connection, std::mem::take(&mut is_new));
+            let poll = next_poll(&state, listener, connection, unread, std::mem::take(&mut is_new));
             let ControlFlow::Continue(waiting) = poll.await else { break };
             match Held::new(connection, waiting).await {
-                HoldEnd::NextRequest => {}
-                HoldEnd::Closed => break,
-                HoldEnd::Pipelined => {
+                HeldEnd::NextRequest(received) => unread = received,
+                HeldEnd::Closed => break,
+                HeldEnd::Pipelined => {
                     state.metrics.rejected(RejectReason::Pipelined);
                     tracing::debug!("bytes followed a held poll; closed");
                     break;
@@ -45,6 +48,15 @@ pub fn serve<P: AsRef<Arc<Connection>> + Send + 'static>(
         }
         drop(permit);
     }
+}
+
+/// How the hold of a connection ended.
+enum HeldEnd {
+    /// The next request can be read, of which these bytes were read already.
+    NextRequest(BytesMut),
+    Closed,
+    /// The peer sent bytes while its poll was held.
+    Pipelined,
 }
 
 /// What a connection is held for.
@@ -68,15 +80,19 @@ impl<'a> Held<'a> {
 }
 
 impl Future for Held<'_> {
-    type Output = HoldEnd;
+    type Output = HeldEnd;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<HoldEnd> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<HeldEnd> {
         match &mut *self {
-            Self::Once(poll) => Pin::new(poll).poll(cx),
-            Self::Session(session) => session.as_mut().poll(cx).map(|()| HoldEnd::Closed),
+            Self::Once(poll) => Pin::new(poll).poll(cx).map(|ended| match ended {
+                HoldEnd::NextRequest => HeldEnd::NextRequest(BytesMut::new()),
+                HoldEnd::Closed => HeldEnd::Closed,
+                HoldEnd::Pipelined => HeldEnd::Pipelined,
+            }),
+            Self::Session(session) => session.as_mut().poll(cx).map(|()| HeldEnd::Closed),
             Self::Reply(reply) => reply.as_mut().poll(cx).map(|ended| match ended {
-                ControlFlow::Continue(()) => HoldEnd::NextRequest,
-                ControlFlow::Break(()) => HoldEnd::Closed,
+                ControlFlow::Continue(unread) => HeldEnd::NextRequest(unread),
+                ControlFlow::Break(()) => HeldEnd::Closed,
             }),
         }
     }
@@ -105,8 +121,16 @@ fn next_poll<'a>(
     state: &'a Arc<HttpState>,
     listener: Listener,
     connection: &'a Arc<Connection>,
+    unread: BytesMut,
     is_new: bool,
 ) -> NextPoll<'a> {
+    if !unread.is_empty() {
+        return NextPoll::Requests(Box::pin(async move {
+            // Whoever sends requests without waiting for their answers has one answered per turn.
+            yield_now().await;
+            request_loop(state, listener, connection, unread, false).await
+        }));
+    }
     match try_ready_request(state, listener, connection) {
         ReadyRequest::Poll(poll) => NextPoll::Ready(Some(poll)),
         ReadyRequest::Answered(response) => NextPoll::Requests(Box::pin(async move {
@@ -122,7 +146,7 @@ fn next_poll<'a>(
 
 /// What is there of a connection's next request.
 enum ReadyRequest {
-    /// A poll, which is parked now. `Break` if the connection is over instead.
+    /// A poll, which is parked now, or a reply under way. `Break` if the connection is over instead.
     Poll(ControlFlow<(), Waiting>),
     /// A request with this response.
     Answered(HttpResponse),
@@ -131,8 +155,12 @@ enum ReadyRequest {
 }
 
 /// Handles a request that is there already, unless it is a dispatch: a controller's next poll usually is, after each run on a
-/// kept connection.
-fn try_ready_request(state: &HttpState, listener: Listener, connection: &Arc<Connection>) -> ReadyRequest {
+/// kept connection, and a worker's reply on a new one.
+fn try_ready_request(
+    state: &Arc<HttpState>,
+    listener: Listener,
+    connection: &Arc<Connection>,
+) -> ReadyRequest {
     let mut buffer = BytesMut::new();
     let read = connection.try_read(&mut buffer);
     let bytes = buffer.freeze();
@@ -147,10 +175,15 @@ fn try_ready_request(state: &HttpState, listener: Listener, connection: &Arc<Con
         };
     }
     let mut fields = HeaderFields::default();
-    let ready = match parse(&bytes, &mut fields, || state.limits().body_limit) {
+    let ready = match parse(&bytes, &mut fields, is_streamed, || state.limits().body_limit) {
         // A dispatch takes its time, and its route counts it only once.
         HeadParse::Complete(head, _) if head.method == Method::GET => {
             answer_or_park(state, listener, connection, &head)
+        }
+        HeadParse::Streamed(head, body) => {
+            let request = StreamedRequest::route(state, listener, connection, &head, body);
+            let reply = request.map_continue(|request| request.hold(state, connection, bytes));
+            return ReadyRequest::Poll(reply.map_continue(Waiting::Reply));
         }
         HeadParse::Complete(..)
         | HeadParse::PartialHead

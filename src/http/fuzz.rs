@@ -10,7 +10,9 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
 use super::dialect::{self, Dispatched, PollKind, PollTerms};
-use super::h1::{self, AllFields, FieldName, HeadParse, HeaderFields, RequestBody, RequestHead};
+use super::h1::{
+    self, AllFields, BodyDecoder, BodyFraming, FieldName, HeadParse, HeaderFields, RequestBody, RequestHead,
+};
 use super::receipts;
 pub use super::replies::fuzz::{CallerSide, RunTarget, WorkerSide, parse_target, relay};
 use super::response::HttpResponse;
@@ -47,6 +49,8 @@ pub enum ParsedHead {
     PartialHead,
     /// The head of a plain request whose body has not come completely.
     PartialBody,
+    /// The head of a request whose body is read as it comes: it begins here, and this is its length, unless it is chunked.
+    Streamed(OwnedHead, usize, Option<u64>),
     /// A valid head of any other request.
     NeedsHyper,
     /// The request is refused.
@@ -56,13 +60,72 @@ pub enum ParsedHead {
 /// Parses the head at the beginning of a buffer.
 pub fn parse_head(bytes: &[u8], body_limit: usize) -> ParsedHead {
     let mut fields = HeaderFields::default();
-    match h1::parse(bytes, &mut fields, || body_limit) {
+    match h1::parse(bytes, &mut fields, routes::is_streamed, || body_limit) {
         HeadParse::Complete(head, body) => ParsedHead::Complete(owned(&head), body),
         HeadParse::PartialHead => ParsedHead::PartialHead,
         HeadParse::PartialBody => ParsedHead::PartialBody,
+        HeadParse::Streamed(head, body) => ParsedHead::Streamed(owned(&head), body.at, body.length()),
         HeadParse::NeedsHyper => ParsedHead::NeedsHyper,
         HeadParse::Refused(problem) => ParsedHead::Refused(problem.into()),
     }
+}
+
+/// A body that was read in parts.
+#[derive(Debug)]
+pub enum ReadBody {
+    /// It is complete.
+    Whole {
+        /// The body.
+        body: Vec<u8>,
+        /// The fields behind it, in the order of their names.
+        trailers: Vec<(String, Vec<u8>)>,
+        /// The length of the body with its framing.
+        used: usize,
+    },
+    /// Its end has not come.
+    CutOff,
+    /// It is framed wrongly.
+    Refused,
+}
+
+impl ReadBody {
+    /// What does not depend on where the bytes are cut.
+    pub fn summary(&self) -> (u8, &[u8], &[(String, Vec<u8>)], usize) {
+        match self {
+            Self::Whole { body, trailers, used } => (0, body, trailers, *used),
+            Self::CutOff => (1, b"", &[], 0),
+            Self::Refused => (2, b"", &[], 0),
+        }
+    }
+}
+
+/// Reads a body of this length, or in chunks, that comes in these parts.
+pub fn read_body<'a>(length: Option<u64>, parts: impl IntoIterator<Item = &'a [u8]>) -> ReadBody {
+    let mut decoder = BodyDecoder::new(length.map_or(BodyFraming::Chunked, BodyFraming::Length));
+    let (mut body, mut used) = (Vec::new(), 0);
+    for part in parts {
+        if decoder.has_ended() {
+            break;
+        }
+        let mut part = part.to_vec();
+        let Ok(decoded) = decoder.decode(&mut part) else { return ReadBody::Refused };
+        if decoder.is_broken() {
+            return ReadBody::Refused;
+        }
+        used += decoded.used;
+        body.extend_from_slice(&part[decoded.body]);
+    }
+    if !decoder.has_ended() {
+        return ReadBody::CutOff;
+    }
+    let mut fields = [EMPTY_HEADER; 100];
+    let parsed = httparse::parse_headers(decoder.trailers().bytes(), &mut fields);
+    let fields =
+        parsed.ok().filter(|parsed| parsed.is_complete()).map_or(&[][..], |parsed| parsed.unwrap().1);
+    let mut trailers: Vec<_> =
+        fields.iter().map(|field| (field.name.to_ascii_lowercase(), field.value.to_vec())).collect();
+    trailers.sort();
+    ReadBody::Whole { body, trailers, used }
 }
 
 /// Whether a complete head passes the validation, which the head of a plain request skips.

@@ -1,7 +1,7 @@
 //! Owns the requests of controllers and supervisors: their connections, routes and dialects, and the only statuses they see.
 //!
 //! ```text
-//! connection ─► request_loop ─► routes ─► dialect, receipts ─► replies ─► state ─► peers
+//! connection ─► request_loop ─► streamed ─► routes ─► dialect, receipts ─► replies ─► state ─► peers
 //!      └─────────────┴─► h1 ─► response, problem, admission
 //! ```
 //! Imports follow the arrows. A module may use any module further along them.
@@ -29,6 +29,7 @@ mod run_problem;
 mod run_request;
 mod shared_names;
 mod state;
+mod streamed;
 
 pub use admission::Admission;
 pub use connection::serve;

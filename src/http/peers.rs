@@ -4,16 +4,15 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ahash::RandomState;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 use http_body_util::{BodyExt, Either, Empty, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER};
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -28,9 +27,10 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::h1::{BadBody, StreamedBody};
 use super::peer_tls::{OwnCertificate, client_config};
 use super::problem::Problem;
-use crate::transport::KEEPALIVE_IDLE;
+use crate::transport::{Connection, KEEPALIVE_IDLE};
 
 /// The time for a request, from its begin to the end of the response, and for connecting.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,42 +50,73 @@ const MAX_PROBLEM: usize = 4096;
 type PeerBody = Either<Empty<Bytes>, RelayedBody>;
 
 /// The body of a worker's request, as it comes.
-pub(super) struct RelayedBody {
-    body: Incoming,
-    is_read: Arc<AtomicBool>,
+struct RelayedBody {
+    source: Arc<RelaySource>,
+    /// The fields behind it were sent, or there are none.
+    has_trailed: bool,
 }
 
-impl RelayedBody {
-    /// The body, and whether all of it was read.
-    pub(super) fn new(body: Incoming) -> (Self, Arc<AtomicBool>) {
-        let is_read = Arc::new(AtomicBool::new(body.is_end_stream()));
-        (Self { body, is_read: is_read.clone() }, is_read)
+/// A worker's request that is passed on.
+pub(super) struct RelaySource {
+    connection: Arc<Connection>,
+    body: Mutex<StreamedBody>,
+    /// The fields behind the body that are passed on.
+    trailers: &'static [HeaderName],
+}
+
+impl RelaySource {
+    /// A request of which nothing but the body is left, and these fields behind it.
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        body: StreamedBody,
+        trailers: &'static [HeaderName],
+    ) -> Self {
+        Self { connection, body: Mutex::new(body), trailers }
+    }
+
+    /// Whether all of the body was read, and what was read behind it.
+    pub(super) fn end(&self) -> (bool, BytesMut) {
+        let mut body = self.body.lock();
+        (body.has_ended(), body.take_unread())
+    }
+
+    /// The fields behind the body, once it has ended.
+    fn found_trailers(&self) -> HeaderMap {
+        let body = self.body.lock();
+        let found = self.trailers.iter().filter_map(|name| {
+            let value = HeaderValue::from_bytes(body.trailer(name.as_str())?).ok()?;
+            Some((name.clone(), value))
+        });
+        found.collect()
     }
 }
 
 impl Body for RelayedBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BadBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        // Nothing follows trailers, and nobody asks for more after them.
-        let is_trailers = matches!(&frame, Some(Ok(frame)) if frame.is_trailers());
-        if frame.is_none() || is_trailers || self.body.is_end_stream() {
-            self.is_read.store(true, Ordering::Release);
+    ) -> Poll<Option<Result<Frame<Bytes>, BadBody>>> {
+        let data = ready!(self.source.body.lock().poll_next(&self.source.connection, cx));
+        if data.is_none() && !std::mem::replace(&mut self.has_trailed, true) {
+            let trailers = self.source.found_trailers();
+            if !trailers.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
         }
-        Poll::Ready(frame)
+        Poll::Ready(data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        // What is behind chunks is known when the end is asked for.
+        let body = self.source.body.lock();
+        body.has_ended() && (self.has_trailed || body.announced().is_some())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.source.body.lock().announced().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -161,10 +192,16 @@ impl PeerClient {
         &self,
         origin: &str,
         target: &str,
-        fields: HeaderMap,
-        body: RelayedBody,
+        mut fields: HeaderMap,
+        source: Arc<RelaySource>,
     ) -> Result<PeerResponse, PeerError> {
-        let request = Request::post(format!("{origin}{target}")).body(Either::Right(body));
+        if !fields.contains_key(CONTENT_LENGTH) {
+            for name in source.trailers {
+                fields.append(TRAILER, name.clone().into());
+            }
+        }
+        let body = Either::Right(RelayedBody { source, has_trailed: false });
+        let request = Request::post(format!("{origin}{target}")).body(body);
         let mut request = request.map_err(|error| PeerError::NotSent(root_cause(&error)))?;
         *request.headers_mut() = fields;
         self.ask(request).await

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Version};
 use tokio::time::Instant;
 
@@ -21,8 +21,9 @@ use super::park::{Waiting, park};
 use super::receipts::pass_on;
 use super::replies::{CallerTerms, HandedReply, ReplyRequest, WorkerAnswer, receive};
 use super::response::HttpResponse;
-use super::routes::{Action, Routed, route};
+use super::routes::{Action, Routed, is_streamed, route};
 use super::state::HttpState;
+use super::streamed::StreamedRequest;
 use crate::metrics::{Listener, RejectReason, Route};
 use crate::transport::{Connection, RUNS_PATH, return_buffer};
 
@@ -81,7 +82,7 @@ async fn handle_request(
     loop {
         let bytes = received.freeze();
         let mut fields = HeaderFields::default();
-        let validated = match parse(&bytes, &mut fields, || state.limits().body_limit) {
+        let validated = match parse(&bytes, &mut fields, is_streamed, || state.limits().body_limit) {
             HeadParse::Complete(head, body) => {
                 let body = bytes.slice(body);
                 let handled = handle_plain(state, listener, connection, head, body).await;
@@ -101,6 +102,11 @@ async fn handle_request(
                     continue;
                 }
                 received.freeze()
+            }
+            HeadParse::Streamed(head, body) => {
+                let request = StreamedRequest::route(state, listener, connection, &head, body)?;
+                let reply = request.hold(state, connection, bytes);
+                return ControlFlow::Continue(AfterRequest::Waits(Waiting::Reply(reply)));
             }
             HeadParse::NeedsHyper => bytes,
             HeadParse::Refused(problem) => {
@@ -140,7 +146,7 @@ async fn handle_plain(
             }
         }
         Routed::Reply(_) => {
-            debug_assert!(false, "a reply is never plain");
+            debug_assert!(false, "a reply's body is read as it comes");
             return ControlFlow::Break(());
         }
         // Also for a client that does not wait for the response, as its receipt would count here.
@@ -232,7 +238,7 @@ enum Handled {
 async fn handle_hyper_request(
     state: &Arc<HttpState>,
     listener: Listener,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Handled {
     let (parts, body) = request.into_parts();
@@ -247,14 +253,14 @@ async fn handle_hyper_request(
     };
     let mut response = match route(state, listener, connection.origin(), &head) {
         Routed::Now(Action::Park(poll)) => {
-            if discard(body).await {
+            if discard(&mut body.into(), connection).await {
                 return Handled::Done(Action::Park(poll.into_owned()));
             }
             state.metrics.poll_refused();
             return Handled::Done(Action::Close);
         }
         Routed::Now(Action::Close) => return Handled::Done(Action::Close),
-        Routed::Now(Action::Respond(response)) => without_body(response, &head, body).await,
+        Routed::Now(Action::Respond(response)) => without_body(response, &head, body, connection).await,
         Routed::Dispatch(dialect, limit) => {
             match dispatch(dialect, state, &head, RequestBody::Stream(body), limit).await {
                 Dispatched::Answered(response) => response,
@@ -263,10 +269,13 @@ async fn handle_hyper_request(
                 }
             }
         }
-        Routed::PassOn(receipt) => without_body(pass_on(state, receipt).await, &head, body).await,
+        Routed::PassOn(receipt) => without_body(pass_on(state, receipt).await, &head, body, connection).await,
         Routed::Reply(path) => {
-            let request = ReplyRequest { path, query: head.query, fields: &parts.headers };
-            let answer = Box::pin(receive(state, connection, request, body)).await;
+            let (expects, length) = (fields.show(Signs::EXPECT), body.size_hint().exact());
+            let RequestHead { query, all_fields, .. } = head;
+            let request = ReplyRequest { path, query, fields: all_fields, expects, length };
+            let (mut reply, mut body) = (receive(state, connection, &request), body.into());
+            let (answer, _) = Box::pin(reply.finish(state, connection, &mut body)).await;
             if let Some(status) = answer.status() {
                 state.metrics.answered(Route::Reply, status);
             }
@@ -284,7 +293,13 @@ async fn handle_hyper_request(
 
 /// The same response to a request whose body is not needed. A body that is not read would be taken for the next request. A client that
 /// expects to be asked for its body is not asked.
-async fn without_body(mut response: HttpResponse, head: &RequestHead<'_>, body: Incoming) -> HttpResponse {
-    response.close = response.close || head.fields.show(Signs::EXPECT) || !discard(body).await;
+async fn without_body(
+    mut response: HttpResponse,
+    head: &RequestHead<'_>,
+    body: Incoming,
+    connection: &Connection,
+) -> HttpResponse {
+    let closes = response.close || head.fields.show(Signs::EXPECT);
+    response.close = closes || !discard(&mut body.into(), connection).await;
     response
 }

@@ -47,6 +47,12 @@ pub(super) enum Routed<'a> {
     PassOn(PeerReceipt),
 }
 
+/// Whether the bodies of POSTs to this path are read as they come: a reply is open from its head on.
+pub(super) fn is_streamed(path: &str) -> bool {
+    let path = RunPath::find(path);
+    path.is_some_and(|path| matches!(path.resource, RunResource::Reply | RunResource::Error))
+}
+
 /// Routes a request, and counts it unless it is a dispatch, is passed on or is held: a held poll is counted when it ends.
 pub(super) fn route<'a>(
     state: &HttpState,

@@ -1,16 +1,22 @@
 //! Owns the worker's side of a reply: it is opened with a token, and its bytes are written down the caller's connection.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 
 use super::caller::{Caller, ResponseStyle};
 use super::state::{Opened, Reply};
 use crate::model::ReplyOutcome;
-use crate::transport::Connection;
+use crate::transport::{Connection, with_write_buffer};
 
 /// So many bytes may be written before it is checked whether the caller takes them.
 const MAX_UNCHECKED_BYTES: usize = 6 * 1024;
+
+/// Parts of so many bytes together are written as one.
+const MAX_JOINED_BYTES: usize = 2 * 1024;
 
 /// Nobody wants the answer any more: the caller has left, an error has replaced it, or its time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +52,9 @@ impl OpenReply {
         self.is_error
     }
 
-    /// Runs `work` until it is done, or until nobody wants the answer any more.
-    pub async fn unless_gone<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ReplyGone> {
-        tokio::select! {
-            biased;
-            _ = &mut self.opened.cancelled => Err(ReplyGone),
-            done = work => Ok(done),
-        }
+    /// Ready once nobody wants the answer any more.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.opened.cancelled).poll(cx).map(drop)
     }
 
     /// Waits until the dispatch has ended, and begins the caller's response with this status.
@@ -66,7 +68,11 @@ impl OpenReply {
                 reply.accepted.notified().await;
             }
         };
-        let caller = self.unless_gone(accepted).await?;
+        let caller = tokio::select! {
+            biased;
+            _ = &mut self.opened.cancelled => return Err(ReplyGone),
+            caller = accepted => caller,
+        };
         if !self.reply.begin(self.opened.number, status) {
             return Err(ReplyGone);
         }
@@ -75,17 +81,27 @@ impl OpenReply {
     }
 
     /// Writes these parts, of which so many bytes belong to the body. Waits for the caller where its window is full.
-    pub async fn write(&mut self, parts: [&[u8]; 3], body_bytes: usize) -> Result<(), ReplyGone> {
-        let caller = self.caller.clone().ok_or(ReplyGone)?;
-        let mut unchecked = self.unchecked;
-        let written = self.unless_gone(write_parts(&caller.connection, parts, &mut unchecked)).await?;
-        self.unchecked = unchecked;
-        if written.is_err() {
-            self.reply.end_by(self.opened.number, ReplyOutcome::Cancelled, false);
-            return Err(ReplyGone);
-        }
-        self.reply.bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
-        Ok(())
+    pub fn write<'a>(
+        &'a mut self,
+        parts: [&'a [u8]; 3],
+        body_bytes: usize,
+    ) -> impl Future<Output = Result<(), ReplyGone>> + 'a {
+        // A closure instead of an async block, because every open reply pays for its size.
+        let mut sent = 0;
+        poll_fn(move |cx| {
+            if self.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(ReplyGone));
+            }
+            let Self { reply, opened, caller, unchecked, .. } = &mut *self;
+            let Some(caller) = caller else { return Poll::Ready(Err(ReplyGone)) };
+            let written = ready!(poll_write(&caller.connection, cx, parts, &mut sent, unchecked));
+            if written.is_err() {
+                reply.end_by(opened.number, ReplyOutcome::Cancelled, false);
+                return Poll::Ready(Err(ReplyGone));
+            }
+            reply.bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
+            Poll::Ready(Ok(()))
+        })
     }
 
     /// The next write is the last one.
@@ -94,13 +110,13 @@ impl OpenReply {
     }
 
     /// The caller's response is complete.
-    pub fn finish(self) {
+    pub fn finish(&self) {
         let outcome = if self.is_error { ReplyOutcome::WorkerError } else { ReplyOutcome::Replied };
         self.end(outcome, true);
     }
 
     /// The reply has ended so. Unless the caller's response `is_complete`, it is broken off.
-    pub fn end(self, outcome: ReplyOutcome, is_complete: bool) {
+    pub fn end(&self, outcome: ReplyOutcome, is_complete: bool) {
         self.reply.end_by(self.opened.number, outcome, is_complete);
     }
 }
@@ -111,23 +127,42 @@ impl Drop for OpenReply {
     }
 }
 
-/// Writes all of the parts. `unchecked` is how much was written since the caller's connection was known to have few bytes unsent.
-async fn write_parts(connection: &Connection, parts: [&[u8]; 3], unchecked: &mut usize) -> io::Result<()> {
+/// Writes all of the parts, of which so many bytes were `sent` before. `unchecked` is how much was written since the caller's connection
+/// was known to have few bytes unsent.
+fn poll_write(
+    connection: &Connection,
+    cx: &mut Context<'_>,
+    parts: [&[u8]; 3],
+    sent: &mut usize,
+    unchecked: &mut usize,
+) -> Poll<io::Result<()>> {
     let total: usize = parts.iter().map(|part| part.len()).sum();
-    let mut sent = 0;
-    while sent < total {
+    while *sent < total {
         if *unchecked >= MAX_UNCHECKED_BYTES {
-            connection.until_unsent_is_low().await?;
+            ready!(connection.poll_unsent_is_low(cx))?;
             *unchecked = 0;
         }
-        let written = connection.write_now(&window(parts, sent, MAX_UNCHECKED_BYTES - *unchecked))?;
-        sent += written;
+        let written = write_now(connection, &window(parts, *sent, MAX_UNCHECKED_BYTES - *unchecked))?;
+        *sent += written;
         *unchecked += written;
         if written == 0 {
-            connection.writable().await?;
+            ready!(connection.poll_write_ready(cx))?;
         }
     }
-    Ok(())
+    Poll::Ready(Ok(()))
+}
+
+/// Writes as much of the parts as the kernel takes now. Short ones are joined, because several parts cost the kernel more than a copy.
+fn write_now(connection: &Connection, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    if parts.iter().map(|part| part.len()).sum::<usize>() > MAX_JOINED_BYTES {
+        return connection.write_now(parts);
+    }
+    with_write_buffer(|joined| {
+        for part in parts {
+            joined.extend_from_slice(part);
+        }
+        connection.write_now(&[IoSlice::new(joined)])
+    })
 }
 
 /// At most so many bytes of the parts, from this position on.

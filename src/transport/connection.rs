@@ -10,7 +10,7 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -176,7 +176,8 @@ impl Connection {
         if self.has_buffered() { Ok(()) } else { self.stream.readable().await }
     }
 
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Returns once there may be something to read.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.has_buffered() { Poll::Ready(Ok(())) } else { self.stream.poll_read_ready(cx) }
     }
 
@@ -209,8 +210,13 @@ impl Connection {
         let _ = SockRef::from(&self.stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle));
     }
 
-    /// From now on, [`until_unsent_is_low`](Self::until_unsent_is_low) waits while more bytes than this are unsent.
+    /// From now on, [`poll_unsent_is_low`](Self::poll_unsent_is_low) waits while more bytes than this are unsent.
+    /// Only the first call has an effect.
     pub fn limit_unsent(&self, bytes: u32) {
+        if self.flags.has(Flag::LimitsUnsent) {
+            return;
+        }
+        self.flags.set(Flag::LimitsUnsent);
         // A Unix socket has no such limit, but a buffer of its own.
         #[cfg(target_os = "linux")]
         if SockRef::from(&self.stream).set_tcp_notsent_lowat(bytes).is_err() {
@@ -220,17 +226,17 @@ impl Connection {
         let _ = bytes;
     }
 
-    /// Waits until few enough bytes are unsent: what the peer does not read waits with whoever sends it. A write alone would add to the last
-    /// segment of the kernel's queue, which can have 64 KiB.
-    pub async fn until_unsent_is_low(&self) -> io::Result<()> {
+    /// Returns once few enough bytes are unsent: what the peer does not read waits with whoever sends it. A write alone would add to the
+    /// last segment of the kernel's queue, which can have 64 KiB.
+    pub fn poll_unsent_is_low(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            self.stream.writable().await?;
+            ready!(self.stream.poll_write_ready(cx))?;
             let is_low = self.stream.try_io(Interest::WRITABLE, || {
                 if socket::is_writable(&self.stream) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
             });
             match is_low {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                is_low => return is_low,
+                is_low => return Poll::Ready(is_low),
             }
         }
     }
@@ -275,8 +281,8 @@ impl Connection {
         }
     }
 
-    /// Waits until the kernel may take more bytes.
-    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Returns once the kernel may take more bytes.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_write_ready(cx)
     }
 

@@ -17,6 +17,8 @@ pub(super) enum Flag {
     WriteShutdown = 2,
     /// The connection comes through a layer 4 proxy, on behalf of a client.
     IsRelayed = 4,
+    /// How much may be unsent is limited.
+    LimitsUnsent = 8,
 }
 
 /// The flags of one connection, and its round-trip time.

@@ -19,13 +19,18 @@ const SLOW_READER_CHECK: Duration = Duration::from_secs(2);
 
 /// A peer that may leave its window full for long, until this is dropped. Otherwise the kernel ends a connection whose window is full for
 /// [`UNACKED_TIMEOUT`], although the peer's machine is alive.
-pub struct SlowReader<'a>(&'a Connection);
+pub struct SlowReader<'a> {
+    connection: &'a Connection,
+    /// For how long a window may be full.
+    longest: Duration,
+    /// Whether the kernel knows. Most peers have read everything long before that matters.
+    is_set: AtomicBool,
+}
 
 impl<'a> SlowReader<'a> {
     /// A window may be full for this long.
     pub fn new(connection: &'a Connection, longest: Duration) -> Self {
-        connection.set_user_timeout(longest.max(UNACKED_TIMEOUT));
-        Self(connection)
+        Self { connection, longest: longest.max(UNACKED_TIMEOUT), is_set: AtomicBool::new(false) }
     }
 
     /// Returns when the peer's machine has vanished: for a while it has acknowledged neither what was sent within its window nor, on an
@@ -35,15 +40,23 @@ impl<'a> SlowReader<'a> {
             let has_full_window = info.in_flight == 0 && info.unsent > 0;
             !has_full_window && info.last_ack >= UNACKED_TIMEOUT
         };
-        while !self.0.tcp_info().is_some_and(has_vanished) {
+        loop {
             tokio::time::sleep(SLOW_READER_CHECK).await;
+            if !self.is_set.swap(true, Ordering::Relaxed) {
+                self.connection.set_user_timeout(self.longest);
+            }
+            if self.connection.tcp_info().is_some_and(has_vanished) {
+                return;
+            }
         }
     }
 }
 
 impl Drop for SlowReader<'_> {
     fn drop(&mut self) {
-        self.0.set_user_timeout(UNACKED_TIMEOUT);
+        if self.is_set.load(Ordering::Relaxed) {
+            self.connection.set_user_timeout(UNACKED_TIMEOUT);
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) fn take_buffer() -> BytesMut {
 pub fn return_buffer(bytes: Bytes) {
     if let Ok(mut buffer) = bytes.try_into_mut() {
         buffer.clear();
+        // What was taken from its front is there again.
+        let _ = buffer.try_reclaim(CAPACITY);
         SPARE.with_borrow_mut(|spare| {
             // A larger one, or what is left of one, is not worth keeping.
             if spare.len() < KEPT && buffer.capacity() == CAPACITY {
@@ -49,6 +51,18 @@ mod tests {
         assert_ne!(take_buffer().as_ptr(), address, "it is still referred to");
         drop((run, payload));
         return_buffer(bytes);
+        let again = take_buffer();
+        assert_eq!((again.as_ptr(), again.len(), again.capacity()), (address, 0, CAPACITY));
+    }
+
+    #[test]
+    fn a_buffer_of_which_a_middle_part_is_left_is_used_again() {
+        let mut buffer = take_buffer();
+        buffer.extend_from_slice(b"5\r\nhello\r\n");
+        let address = buffer.as_ptr();
+        buffer.truncate(8);
+        bytes::Buf::advance(&mut buffer, 3);
+        return_buffer(buffer.freeze());
         let again = take_buffer();
         assert_eq!((again.as_ptr(), again.len(), again.capacity()), (address, 0, CAPACITY));
     }

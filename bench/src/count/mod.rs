@@ -9,6 +9,7 @@ mod conditions;
 mod counts;
 mod limits;
 mod participants;
+mod replies;
 mod run;
 mod scenario;
 mod sessions;

@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio::time::sleep;
 
 use super::participants::{CROWD, Operator, PAUSE, POOL, Supervisor, first_readable};
+use super::replies::reply;
 use super::sessions::{push_to_event_streams, push_to_websockets};
 use crate::client::Client;
 use crate::requests::{dispatch_request, poll_request, set_snapshot_number};
@@ -34,6 +35,8 @@ enum Kind {
     WebSocket,
     /// The same on a stream of events, with a POST of the receipt on another connection.
     EventStream,
+    /// A POST that awaits its run's reply, the reply on a new connection, and the worker's next poll there.
+    Reply,
 }
 
 #[derive(Clone, Copy)]
@@ -47,7 +50,7 @@ enum PollKind {
 }
 
 /// All that is counted.
-pub static SCENARIOS: [Scenario; 6] = [
+pub static SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "dispatch, written, kept connections",
         proof: "written",
@@ -66,6 +69,7 @@ pub static SCENARIOS: [Scenario; 6] = [
         proof: "received",
         kind: Kind::EventStream,
     },
+    Scenario { name: "reply of 10 tokens", proof: "received", kind: Kind::Reply },
 ];
 
 impl Scenario {
@@ -77,6 +81,7 @@ impl Scenario {
             Kind::OfPolls(kind) => send_to_polls(kind, address, &mut operator, requests).await,
             Kind::WebSocket => push_to_websockets(address, &mut operator, requests).await,
             Kind::EventStream => push_to_event_streams(address, &mut operator, requests).await,
+            Kind::Reply => reply(address, &mut operator, requests).await,
         }
     }
 }

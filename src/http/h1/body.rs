@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
 use super::field_names::Signs;
 use super::head::RequestHead;
+use super::streamed_body::StreamedBody;
 use crate::http::admission::{Admission, MemoryReservation};
 use crate::http::problem::Problem;
+use crate::transport::{Connection, return_buffer};
 
 /// The whole body must arrive within this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,16 +104,27 @@ impl AsRef<[u8]> for ReservedBytes {
 }
 
 /// Reads and discards a body that the request does not need; false if it is too large or too slow for that.
-pub(in crate::http) async fn discard(body: Incoming) -> bool {
-    if body.is_end_stream() {
+pub(in crate::http) async fn discard(body: &mut StreamedBody, connection: &Connection) -> bool {
+    if body.has_ended() {
         return true;
     }
-    // Reading would make hyper answer `100 Continue`, and ask for a body that is not read.
-    if body.size_hint().lower() > MAX_DISCARDED_BYTES as u64 {
+    // Reading would answer `100 Continue`, and ask for a body that is not read.
+    if body.announced().unwrap_or(0) > MAX_DISCARDED_BYTES as u64 {
         return false;
     }
-    let read = Limited::new(body, MAX_DISCARDED_BYTES).collect();
-    matches!(timeout(BODY_TIMEOUT, read).await, Ok(Ok(_)))
+    let read = async {
+        let mut length = 0;
+        while let Some(next) = body.next(connection).await {
+            let Ok(data) = next else { return false };
+            length += data.len();
+            return_buffer(data);
+            if length > MAX_DISCARDED_BYTES {
+                return false;
+            }
+        }
+        true
+    };
+    timeout(BODY_TIMEOUT, read).await.unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use hyper::Method;
 
+use super::body_decoder::BodyFraming;
 use super::field_names::{FieldName, Signs};
-use super::fields::HeaderFields;
-use super::validate::{alphanumeric_and, decimal, is_host};
-use crate::transport::RUNS_PATH;
+use super::fields::{HeaderFields, TransferCodings};
+use super::validate::{MAX_LENGTH, alphanumeric_and, decimal, is_host};
 
 /// The most bytes of a plain request, head and body.
 const MAX_PLAIN_BYTES: u32 = 16 * 1024;
@@ -22,20 +22,34 @@ pub(super) enum FastPath<'a> {
     Complete { method: &'static Method, path: &'a str, query: Option<&'a str>, body: Range<usize> },
     /// The body of a plain request has not come completely.
     PartialBody,
+    /// A request whose body is read as it comes, from this place of the buffer on.
+    Streamed { method: &'static Method, path: &'a str, query: Option<&'a str>, framing: BodyFraming },
     /// Any other request.
     Fallback,
 }
 
-/// Classifies a parsed head of `head_length` bytes in a buffer of `buffered` bytes. What is plain here is valid, too.
+/// Classifies a parsed head of `head_length` bytes in a buffer of `buffered` bytes. What is plain or streamed here is valid, too. The
+/// bodies of POSTs to paths that `is_streamed` are read as they come.
 pub(super) fn classify<'a>(
     request: &httparse::Request<'_, 'a>,
     fields: &HeaderFields<'_>,
     head_length: usize,
     buffered: usize,
+    is_streamed: impl FnOnce(&str) -> bool,
 ) -> FastPath<'a> {
     let httparse::Request { method: Some(method), path: Some(target), version: Some(1), .. } = request else {
         return FastPath::Fallback;
     };
+    let (path, query) = match target.bytes().position(|byte| byte == b'?') {
+        Some(end) => (&target[..end], Some(&target[end + 1..])),
+        None => (*target, None),
+    };
+    if *method == "POST" && is_streamed(path) {
+        return match stream_framing(fields).filter(|_| is_plain_target(target)) {
+            Some(framing) => FastPath::Streamed { method: &Method::POST, path, query, framing },
+            None => FastPath::Fallback,
+        };
+    }
     let Ok(body_length) = body_length(fields) else { return FastPath::Fallback };
     let method = match (*method, body_length) {
         ("GET", None) => &Method::GET,
@@ -45,10 +59,6 @@ pub(super) fn classify<'a>(
     if !is_plain_target(target) {
         return FastPath::Fallback;
     }
-    // A reply is open from its head on.
-    if target.starts_with(RUNS_PATH) && is_of_reply(target) {
-        return FastPath::Fallback;
-    }
     let end = head_length + body_length.unwrap_or(0);
     if end > MAX_PLAIN_BYTES as usize || end < buffered {
         return FastPath::Fallback;
@@ -56,10 +66,6 @@ pub(super) fn classify<'a>(
     if end > buffered {
         return FastPath::PartialBody;
     }
-    let (path, query) = match target.bytes().position(|byte| byte == b'?') {
-        Some(end) => (&target[..end], Some(&target[end + 1..])),
-        None => (*target, None),
-    };
     FastPath::Complete { method, path, query, body: head_length..end }
 }
 
@@ -71,13 +77,22 @@ fn body_length(fields: &HeaderFields<'_>) -> Result<Option<usize>, ()> {
         return Err(());
     }
     let Some(length) = fields.only(FieldName::ContentLength)? else { return Ok(None) };
-    decimal(length, MAX_PLAIN_BYTES).map(|length| Some(length as usize)).ok_or(())
+    decimal(length, MAX_PLAIN_BYTES.into()).and_then(|length| length.try_into().ok()).map(Some).ok_or(())
 }
 
-/// Whether a target below [`RUNS_PATH`] is that of a reply or an error.
-fn is_of_reply(target: &str) -> bool {
-    let path = target.split('?').next().unwrap_or_default();
-    path.ends_with("/reply") || path.ends_with("/error")
+/// How a body that is read as it comes is framed. None if the fields are not clear: there is one valid Host, and one length, or one
+/// coding, which is `chunked`.
+fn stream_framing(fields: &HeaderFields<'_>) -> Option<BodyFraming> {
+    fields.only(FieldName::Host).ok()?.filter(|host| is_host(host))?;
+    let length = fields.only(FieldName::ContentLength).ok()?;
+    match (fields.transfer_codings(), length) {
+        (TransferCodings { count: 0, .. }, None) => Some(BodyFraming::Length(0)),
+        (TransferCodings { count: 0, .. }, Some(length)) => {
+            decimal(length, MAX_LENGTH).map(BodyFraming::Length)
+        }
+        (TransferCodings { count: 1, ends_chunked: true, .. }, None) => Some(BodyFraming::Chunked),
+        _ => None,
+    }
 }
 
 /// Whether a target is in origin form, of bytes that every parser reads alike.

@@ -1,5 +1,7 @@
 //! Owns a request's head as the routes see it, whichever parser has read it.
 
+use std::mem::MaybeUninit;
+
 use hyper::Method;
 use hyper::header::{HeaderMap, SEC_WEBSOCKET_KEY};
 
@@ -44,13 +46,13 @@ impl<'a> RequestHead<'a> {
 }
 
 impl<'a> AllFields<'a> {
-    /// Calls `visit` for each field, with its name and its value.
+    /// Calls `visit` with the name and the value of each field, in their order. Names are in any case.
     pub(in crate::http) fn visit(self, mut visit: impl FnMut(&str, &'a [u8])) {
         match self {
             Self::Bytes(head) => {
-                let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-                let mut request = httparse::Request::new(&mut headers);
-                if request.parse(head).is_ok() {
+                let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+                let mut request = httparse::Request::new(&mut []);
+                if request.parse_with_uninit_headers(head, &mut headers).is_ok() {
                     request.headers.iter().for_each(|field| visit(field.name, field.value));
                 }
             }
@@ -60,22 +62,13 @@ impl<'a> AllFields<'a> {
 
     /// The value of a field that occurs exactly once.
     pub(in crate::http) fn only(self, name: &str) -> Option<&'a [u8]> {
-        match self {
-            Self::Bytes(head) => {
-                let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-                let mut request = httparse::Request::new(&mut headers);
-                request.parse(head).ok()?;
-                let named = |field: &&httparse::Header<'a>| field.name.eq_ignore_ascii_case(name);
-                let mut found = request.headers.iter().filter(named);
-                let value = found.next()?.value;
-                found.next().is_none().then_some(value)
+        let (mut found, mut count) = (None, 0);
+        self.visit(|other, value| {
+            if other.eq_ignore_ascii_case(name) {
+                (found, count) = (Some(value), count + 1);
             }
-            Self::Map(map) => {
-                let mut found = map.get_all(name).iter();
-                let value = found.next()?.as_bytes();
-                found.next().is_none().then_some(value)
-            }
-        }
+        });
+        found.filter(|_| count == 1)
     }
 }
 

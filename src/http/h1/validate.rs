@@ -12,6 +12,8 @@ use crate::http::problem::Problem;
 
 /// The largest accepted head, in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// The largest accepted length of a body, in bytes: hyper keeps the three larger values for other framings.
+pub(super) const MAX_LENGTH: u64 = u64::MAX - 3;
 /// The longest accepted request target, in bytes.
 pub(in crate::http) const MAX_TARGET_BYTES: usize = 2048;
 
@@ -62,9 +64,9 @@ pub(super) fn is_host(host: &[u8]) -> bool {
 }
 
 /// A number of decimal digits, if it is not above `most`.
-pub(super) fn decimal(digits: &[u8], most: u32) -> Option<u32> {
-    let add = |number: u32, digit: &u8| {
-        let digit = digit.is_ascii_digit().then(|| u32::from(digit - b'0'))?;
+pub(super) fn decimal(digits: &[u8], most: u64) -> Option<u64> {
+    let add = |number: u64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
         number.checked_mul(10)?.checked_add(digit).filter(|&number| number <= most)
     };
     if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
@@ -95,12 +97,9 @@ fn framing_violation(
     let length = fields.value(FieldName::ContentLength);
     let TransferCodings { count, ends_chunked, has_other } = fields.transfer_codings();
     if count == 0 {
-        // A valid number that is too large for hyper, which keeps the three largest values for other framings.
         let length =
             length.and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse::<u64>().ok());
-        return length
-            .filter(|&length| length >= u64::MAX - 2)
-            .map(|_| Problem::body_too_large(body_limit()));
+        return length.filter(|&length| length > MAX_LENGTH).map(|_| Problem::body_too_large(body_limit()));
     }
     if length.is_some() || !is_http_11 {
         Some(Problem::malformed(

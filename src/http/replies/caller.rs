@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 
 use super::event_frame::EVENT_STREAM;
@@ -52,8 +52,9 @@ pub(in crate::http) struct HandedReply {
     run: HandedRun,
 }
 
-/// The wait of a caller for its reply. `Break` if the connection is over with it.
-pub(in crate::http) type HeldReply = Pin<Box<dyn Future<Output = ControlFlow<()>> + Send>>;
+/// A reply under way, which the connection of its caller or of its worker is held for. `Break` if the connection is over with it;
+/// otherwise what was read of its next request.
+pub(in crate::http) type HeldReply = Pin<Box<dyn Future<Output = ControlFlow<(), BytesMut>> + Send>>;
 
 /// What the request of a caller says of its connection.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +123,9 @@ impl HandedReply {
         connection: Arc<Connection>,
         terms: CallerTerms,
     ) -> HeldReply {
-        Box::pin(async move { self.wait(&state, &connection, terms).await })
+        Box::pin(
+            async move { self.wait(&state, &connection, terms).await.map_continue(|()| BytesMut::new()) },
+        )
     }
 
     async fn wait(

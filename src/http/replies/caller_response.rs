@@ -1,7 +1,6 @@
 //! Owns how the body of a reply is written to its caller, in each style.
 
 use std::borrow::Cow;
-use std::io::Write;
 
 use super::event_frame::{EventKind, begin_frame};
 use super::function_error::Completion;
@@ -51,8 +50,8 @@ fn frame_chunk(length: usize, is_last: bool, before: &mut Vec<u8>) -> &'static [
 }
 
 fn begin_chunk(length: usize, before: &mut Vec<u8>) {
-    // Writing into memory cannot fail.
-    let _ = write!(before, "{length:x}\r\n");
+    append_hex(length, before);
+    before.extend_from_slice(b"\r\n");
 }
 
 fn frame_event(
@@ -83,4 +82,28 @@ fn frame_event(
         }
     }
     after
+}
+
+/// Appends a number in hexadecimal digits.
+fn append_hex(number: usize, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let last = number.checked_ilog2().unwrap_or(0) / 4;
+    out.extend((0..=last).rev().map(|place| DIGITS[number >> (4 * place) & 15]));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_begins_with_its_length() {
+        for length in [1, 9, 10, 15, 16, 40, 255, 256, 6 * 1024, usize::MAX] {
+            let mut before = Vec::new();
+            assert_eq!(frame_chunk(length, false, &mut before), b"\r\n");
+            assert_eq!(before, format!("{length:x}\r\n").into_bytes());
+        }
+        let mut before = Vec::new();
+        assert_eq!(frame_chunk(0, false, &mut before), b"");
+        assert!(before.is_empty());
+    }
 }

@@ -8,6 +8,7 @@ use super::caller::caller_fields;
 use super::caller_response::frame;
 use super::function_error::Completion;
 use super::head::ReplyHead;
+use crate::http::h1::AllFields;
 use crate::http::run_request::{RunPath, RunQuery, RunResource};
 use crate::reply::{Caller, ResponseStyle};
 use crate::transport::Connection;
@@ -66,7 +67,7 @@ pub struct WorkerSide<'a> {
 
 /// What the caller is sent: the head, and the body. None if the reply is refused.
 pub fn relay(worker: WorkerSide<'_>, caller: &CallerSide<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
-    let parsed = ReplyHead::parse(worker.fields, worker.length, worker.is_error)?;
+    let parsed = ReplyHead::parse(AllFields::Map(worker.fields), worker.length, worker.is_error)?;
     let CallerSide { is_http_11, closes, run, controller, metadata, .. } = *caller;
     let fields = caller_fields(run.as_bytes(), controller, metadata);
     let caller = Caller { connection: caller.connection.clone(), is_http_11, closes, fields };

@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use hyper::StatusCode;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use smallvec::SmallVec;
 
 use super::caller_response::Framing;
 use super::event_frame::EVENT_STREAM;
+use crate::http::h1::AllFields;
 use crate::http::response::{append_field, write_date, write_keep_alive};
 use crate::model::ReplyOutcome;
 use crate::reply::{Caller, ResponseStyle};
@@ -36,16 +38,27 @@ pub(super) struct ReplyHead {
 
 impl ReplyHead {
     /// The head of a reply, or of an error, with these fields. None if its status is none that a caller can get.
-    pub(super) fn parse(fields: &HeaderMap, length: Option<u64>, is_error: bool) -> Option<Self> {
+    pub(super) fn parse(fields: AllFields<'_>, length: Option<u64>, is_error: bool) -> Option<Self> {
+        let (mut statuses, mut content_type, mut encodings, mut log_tail) =
+            (SmallVec::<[&[u8]; 2]>::new(), None, Vec::new(), None);
+        fields.visit(|name, value| {
+            if name.eq_ignore_ascii_case(STATUS) {
+                statuses.push(value);
+            } else if name.eq_ignore_ascii_case(CONTENT_TYPE.as_str()) {
+                content_type = content_type.or(Some(value));
+            } else if name.eq_ignore_ascii_case(CONTENT_ENCODING.as_str()) {
+                encodings.push(value);
+            } else if name.eq_ignore_ascii_case(LOG_TAIL) {
+                log_tail = log_tail.or(Some(value));
+            }
+        });
         let (status, outcome) = if is_error {
             (StatusCode::BAD_GATEWAY, ReplyOutcome::WorkerError)
         } else {
-            (parse_status(fields)?, ReplyOutcome::Replied)
+            (parse_status(&statuses)?, ReplyOutcome::Replied)
         };
-        let encodings: Vec<_> = fields.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes).collect();
         let content_encoding = (!encodings.is_empty()).then(|| encodings.join(&b", "[..]).into());
-        let content_type = fields.get(CONTENT_TYPE).map(|value| value.as_bytes().into());
-        let log_tail = parse_log_tail(fields);
+        let (content_type, log_tail) = (content_type.map(Into::into), log_tail.and_then(parse_log_tail));
         Some(Self { status, content_type, content_encoding, length, outcome, log_tail })
     }
 
@@ -149,21 +162,16 @@ impl ReplyHead {
 }
 
 /// The end of a log, if it is base64 and short enough.
-pub(super) fn parse_log_tail(fields: &HeaderMap) -> Option<Box<[u8]>> {
-    let tail = fields.get(LOG_TAIL)?.as_bytes();
+pub(super) fn parse_log_tail(tail: &[u8]) -> Option<Box<[u8]>> {
     let is_base64 =
         tail.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
     (is_base64 && tail.len() <= MAX_LOG_TAIL_BYTES).then(|| tail.into())
 }
 
 /// 200 if the worker gives none.
-fn parse_status(fields: &HeaderMap) -> Option<StatusCode> {
-    let mut given = fields.get_all(STATUS).iter();
-    let Some(first) = given.next() else { return Some(StatusCode::OK) };
-    if given.next().is_some() {
-        return None;
-    }
-    let status = StatusCode::from_bytes(first.as_bytes()).ok()?;
+fn parse_status(given: &[&[u8]]) -> Option<StatusCode> {
+    let [given] = given else { return given.is_empty().then_some(StatusCode::OK) };
+    let status = StatusCode::from_bytes(given).ok()?;
     let has_body =
         !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
     ((200..600).contains(&status.as_u16()) && has_body).then_some(status)
@@ -176,11 +184,8 @@ mod tests {
     #[test]
     fn a_status_is_one_with_a_body_and_given_once() {
         let parse = |given: &[&'static str]| {
-            let mut fields = HeaderMap::new();
-            for value in given {
-                fields.append(STATUS, value.parse().unwrap());
-            }
-            parse_status(&fields).map(|status| status.as_u16())
+            let given: Vec<_> = given.iter().map(|value| value.as_bytes()).collect();
+            parse_status(&given).map(|status| status.as_u16())
         };
         assert_eq!(parse(&[]), Some(200));
         for (given, status) in [("200", 200), ("404", 404), ("599", 599)] {

@@ -14,4 +14,4 @@ mod worker_body;
 
 pub(super) use answer::{ReplyRequest, WorkerAnswer};
 pub(super) use caller::{CallerTerms, HandedReply, HandedRun, HeldReply, PendingReply, refuse_reply};
-pub(super) use worker::receive;
+pub(super) use worker::{ReceivedReply, receive};

@@ -1,22 +1,22 @@
 //! Owns the body of a worker's reply as it comes: its pieces, and what its trailers say.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::HeaderMap;
-use hyper::body::{Body, Incoming};
 
 use super::function_error::FunctionError;
-use super::head::parse_log_tail;
+use super::head::{LOG_TAIL, parse_log_tail};
+use crate::http::h1::{BadBody, StreamedBody};
 use crate::reply::{OpenReply, ReplyGone};
+use crate::transport::Connection;
 
 /// The trailer that says that the run has failed while its reply was sent: the type of the error.
-const ERROR_TYPE: &str = "pilotlight-error-type";
+pub(super) const ERROR_TYPE: &str = "pilotlight-error-type";
 /// The trailer with the error's document, in base64.
-const ERROR_BODY: &str = "pilotlight-error-body";
-/// All trailers that are read.
-pub(super) const TRAILERS: &str = "pilotlight-error-type, pilotlight-error-body, pilotlight-log-tail";
+pub(super) const ERROR_BODY: &str = "pilotlight-error-body";
 /// An error's type has at most this many bytes, and its document in base64 so many.
 const MAX_TYPE_BYTES: usize = 256;
 const MAX_DOCUMENT_BYTES: usize = 6 * 1024;
@@ -57,35 +57,41 @@ impl From<ReplyGone> for RelayError {
     }
 }
 
-/// The next piece of the body.
-pub(super) async fn next_piece(reply: &mut OpenReply, body: &mut Incoming) -> Result<Piece, RelayError> {
-    loop {
-        let Some(frame) = reply.unless_gone(body.frame()).await? else {
-            return Ok(Piece::Data { data: Bytes::new(), last: Some(Trailers::default()) });
-        };
-        match frame.map_err(|_| RelayError::Broken)?.into_data() {
-            Ok(data) if data.is_empty() => {}
-            Ok(data) => {
-                let last = body.is_end_stream().then(Trailers::default);
-                return Ok(Piece::Data { data, last });
-            }
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    return Ok(end(&trailers));
-                }
-            }
-        }
+impl From<BadBody> for RelayError {
+    fn from(BadBody: BadBody) -> Self {
+        Self::Broken
     }
 }
 
-/// The end of a body with these trailers. Others are not relayed.
-fn end(trailers: &HeaderMap) -> Piece {
-    let log_tail = parse_log_tail(trailers);
-    let kind = trailers.get(ERROR_TYPE).and_then(|kind| kind.to_str().ok());
-    let Some(kind) = kind.filter(|kind| !kind.is_empty() && kind.len() <= MAX_TYPE_BYTES) else {
-        return Piece::Data { data: Bytes::new(), last: Some(Trailers { log_tail }) };
+/// The next piece of the body.
+pub(super) async fn next_piece(
+    reply: &mut OpenReply,
+    body: &mut StreamedBody,
+    connection: &Connection,
+) -> Result<Piece, RelayError> {
+    let data = poll_fn(|cx| match reply.poll_gone(cx) {
+        Poll::Ready(()) => Poll::Ready(Err(RelayError::Gone)),
+        Poll::Pending => body.poll_next(connection, cx).map(|data| Ok(data.transpose()?)),
+    });
+    let data = data.await?.unwrap_or_default();
+    let last = match body.has_ended().then(|| end(body)) {
+        None => None,
+        Some(Ok(trailers)) => Some(trailers),
+        Some(Err(failure)) if data.is_empty() => return Ok(Piece::Failed(failure)),
+        // It is asked for once more, and then there are no bytes before the failure.
+        Some(Err(_)) => None,
     };
-    let document = trailers.get(ERROR_BODY).filter(|body| body.len() <= MAX_DOCUMENT_BYTES);
-    let document = document.and_then(|body| STANDARD.decode(body.as_bytes()).ok()).unwrap_or_default();
-    Piece::Failed(Box::new(LateFailure { error: FunctionError::of_worker(document, Some(kind)), log_tail }))
+    Ok(Piece::Data { data, last })
+}
+
+/// What the trailers of a body say that has ended. Others are not relayed.
+fn end(body: &StreamedBody) -> Result<Trailers, Box<LateFailure>> {
+    let log_tail = body.trailer(LOG_TAIL).and_then(parse_log_tail);
+    let kind = body.trailer(ERROR_TYPE).and_then(|kind| std::str::from_utf8(kind).ok());
+    let Some(kind) = kind.filter(|kind| !kind.is_empty() && kind.len() <= MAX_TYPE_BYTES) else {
+        return Ok(Trailers { log_tail });
+    };
+    let document = body.trailer(ERROR_BODY).filter(|document| document.len() <= MAX_DOCUMENT_BYTES);
+    let document = document.and_then(|document| STANDARD.decode(document).ok()).unwrap_or_default();
+    Err(Box::new(LateFailure { error: FunctionError::of_worker(document, Some(kind)), log_tail }))
 }

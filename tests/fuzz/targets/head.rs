@@ -59,6 +59,11 @@ fuzz_target!(|input: &[u8]| {
             check_valid(input);
             assert!(is_valid_head(input, BODY_LIMIT), "plain, but not valid");
         }
+        ParsedHead::Streamed(head, at, length) => {
+            check_streamed(input, head, *at, *length);
+            check_valid(input);
+            assert!(is_valid_head(input, BODY_LIMIT), "streamed, but not valid");
+        }
         ParsedHead::NeedsHyper => check_valid(input),
         ParsedHead::Refused(response) => {
             let status = response.status.as_u16();
@@ -93,6 +98,26 @@ fn check_plain(input: &[u8], head: &OwnedHead, body: Range<usize>) {
     }
     for name in ["transfer-encoding", "expect", "upgrade", "trailer", "te", "http2-settings"] {
         assert!(naive.values(name).next().is_none(), "plain, with {name}");
+    }
+}
+
+/// A request whose body is read as it comes is the same to the naive model, which knows one length or one coding.
+fn check_streamed(input: &[u8], head: &OwnedHead, at: usize, length: Option<u64>) {
+    let naive = naive_head::read(input).expect("streamed, but not made of lines");
+    assert_eq!((naive.method, naive.version, naive.end), ("POST", "HTTP/1.1", at));
+    assert_eq!(head.method, "POST");
+    check_fields(&naive, head);
+    let uri = Uri::try_from(naive.target).expect("streamed, but no URI to hyper");
+    assert_eq!((uri.path(), uri.query()), (head.path.as_str(), head.query.as_deref()), "{}", naive.target);
+    assert!(uri.path().starts_with("/v1/runs/"), "only replies stream");
+    assert!(naive.only("host").is_some());
+    let lengths: Vec<_> = naive.values("content-length").collect();
+    let codings: Vec<_> = naive.values("transfer-encoding").collect();
+    match (length, &lengths[..], &codings[..]) {
+        (None, [], [coding]) => assert!(coding.eq_ignore_ascii_case(b"chunked"), "{}", coding.escape_ascii()),
+        (Some(0), [], []) => {}
+        (Some(length), [given], []) => assert_eq!(str::from_utf8(given).map(str::parse), Ok(Ok(length))),
+        framing => panic!("{framing:?}"),
     }
 }
 
@@ -166,6 +191,9 @@ fn check_cut(input: &[u8], cut: usize, whole: &ParsedHead) {
         )
         // More bytes follow a plain request, or a request that is not plain.
         | (ParsedHead::Complete(..) | ParsedHead::NeedsHyper, ParsedHead::NeedsHyper) => {}
+        (ParsedHead::Streamed(early, at, length), ParsedHead::Streamed(late, whole_at, whole_length)) => {
+            assert_eq!((&early, at, length), (late, *whole_at, *whole_length));
+        }
         (ParsedHead::Refused(early), ParsedHead::Refused(late)) => assert_eq!(early.status, late.status),
         (early, late) => panic!("{early:?} after {cut} bytes, {late:?} after all"),
     }
