@@ -204,7 +204,7 @@ async fn the_fields_of_a_run_reach_the_function() {
     broker.run("0b1f2c3d-0000-4000-8000-1234567890ab", &fields, event(code)).await;
     let answer: Value = serde_json::from_slice(&broker.posted().await.body).unwrap();
     let expected =
-        [r#"{"custom":{"name":"\u00e9"}}"#, "Root=1-2-3;Sampled=1", "0b1f2c3d-0000-4000-8000-1234567890ab"];
+        [r#"{ "custom": {"name": "\u00e9"}}"#, "Root=1-2-3;Sampled=1", "0b1f2c3d-0000-4000-8000-1234567890ab"];
     assert_eq!(answer, json!(expected));
     let traceparent = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")];
     broker
@@ -322,4 +322,68 @@ async fn a_caller_of_the_invoke_api_gets_what_a_function_of_aws_gives() {
         assert_eq!((first.0.as_str(), first.1.as_str()), ("PayloadChunk", "one"));
         assert!(last.0 == "InvokeComplete" && last.1.contains(expected), "{last:?}");
     }
+}
+
+#[tokio::test]
+async fn what_a_program_prints_after_its_answer_is_not_in_the_next_ones_tail() {
+    let (mut broker, _folder, _worker) = scripted().await;
+    let late = "runtime.respond(1); print('half of one', end='', flush=True); print('late', file=sys.stderr)";
+    broker.run("one", &[], event(late)).await;
+    broker.posted().await;
+    let own = "print(' mine', flush=True); runtime.respond(2)";
+    broker.run("two", &[("x-amz-log-type", "Tail")], event(own)).await;
+    assert_eq!(decoded(&broker.posted().await.fields["pilotlight-log-tail"]), " mine\n");
+}
+
+#[tokio::test]
+async fn a_program_that_goes_on_without_an_answer_is_not_waited_for() {
+    let scene = FunctionScene::new(&[]).await;
+    let broken = "stream = http.client.HTTPConnection(os.environ['AWS_LAMBDA_RUNTIME_API'])
+stream.putrequest('POST', f'{ROOT}invocation/{runtime.id}/response')
+stream.putheader('Content-Length', '100')
+stream.endheaders()
+stream.send(b'half'); stream.close()";
+    for code in ["pass", broken] {
+        assert_eq!(scene.error(&event(code)).await.0, "Runtime.NoResponse");
+    }
+    // One whose answer is still on its way.
+    let late = "other = Runtime(); other.id = runtime.id
+threading.Timer(0.1, other.respond, ['late']).start()";
+    assert_eq!(scene.value(late).await, "late");
+    assert_eq!(scene.programs().len(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_who_reads_slowly_does_not_keep_the_function() {
+    let mut scene = FunctionScene::new(&[]).await;
+    let mut slow = scene.post("runtime.post('response', b'x' * (6 << 20))").await;
+    assert!(slow.bytes().await.unwrap().is_ok());
+    for number in 0..3 {
+        assert_eq!(scene.value(&format!("runtime.respond({number})")).await, number);
+    }
+    // A worker that ends sends it to its end.
+    scene.worker.signal(Signal::TERM);
+    scene.worker.wait_for_log("no run is taken any more").await;
+    let mut rest = 0;
+    while let Some(bytes) = slow.bytes().await {
+        rest += bytes.unwrap().len();
+    }
+    assert!(rest > 5 << 20, "{rest}");
+    assert_eq!(scene.worker.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn pages_in_a_browser_do_not_reach_the_api() {
+    let scene = FunctionScene::new(&[]).await;
+    let asks = "answers = []
+for fields in [{'Origin': 'http://evil.example'}, {'Sec-Fetch-Site': 'cross-site'}, {'Host': 'evil.example:80'}, {'Host': 'localhost:1'}]:
+    page = Runtime()
+    page.connection.putrequest('GET', '/2018-06-01/runtime/none', skip_host='Host' in fields)
+    for name, value in fields.items(): page.connection.putheader(name, value)
+    page.connection.endheaders()
+    answer = page.connection.getresponse()
+    answers.append([answer.status, answer.headers['Content-Type']])
+runtime.respond(answers)";
+    let (refused, none) = (json!([403, "application/json"]), json!([404, "application/json"]));
+    assert_eq!(scene.value(asks).await, json!([refused, refused, refused, none]));
 }

@@ -157,6 +157,7 @@ impl RuntimeFunction {
             function: self.function.clone(),
             timeout: options.timeout.unwrap_or(FUNCTION_TIMEOUT),
             stop: stop.clone(),
+            has_many: lanes > 1,
         };
         let pollers = pollers.collect::<Result<_, _>>()?;
         Ok(RuntimeSlot::new(spec.clone(), self.concurrency, &name, pollers, lane_options))

@@ -14,6 +14,8 @@ use crate::commands::client::{BrokerUrl, ClientOptions};
 
 /// The longest text of `--metadata`, in bytes.
 const MAX_METADATA: usize = 1024;
+/// The longest `--timeout`: clocks and runtimes cannot count any time.
+const MAX_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// What stays as it is in a segment of a path.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -49,7 +51,7 @@ pub(in crate::commands) struct Options {
     pub(super) buffer: bool,
 
     /// Kill the program if its run takes longer [default: 15m with --runtime-api]
-    #[arg(long, value_name = "DUR", value_parser = parse_duration)]
+    #[arg(long, value_name = "DUR", value_parser = parse_timeout)]
     pub(super) timeout: Option<Duration>,
 
     /// The content type of replies
@@ -101,6 +103,14 @@ impl FromStr for PoolPath {
         let [deployment, version, memory] = [deployment, version, memory].map(ToString::to_string);
         Ok(Self { text: text.to_owned(), path, deployment, version, memory })
     }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text).map_err(|error| error.to_string())?;
+    if timeout > MAX_TIMEOUT {
+        return Err("must be a year at most".to_owned());
+    }
+    Ok(timeout)
 }
 
 /// The error does not quote the text.

@@ -1,5 +1,6 @@
 //! Owns the answer of a program to an event: the first response or error that is whole, or a stream as it comes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,13 +14,18 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::function_error::{ERROR_TRAILERS, FunctionError};
+use super::next_calls::NextCalls;
 use super::posted::{Posted, PostedKind};
+use super::process::RuntimeProcess;
 use crate::commands::worker::wire::{Reply, ReplyHead};
 
 /// The longest response that is not streamed, in bytes, and the longest error: as in AWS.
 const MAX_RESPONSE: usize = (6 << 20) + 100;
 /// What a program whose response breaks off may need for its end to be seen, which says more.
 const END_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// A program that asks for its next event may still have an answer to this one on its way, on another connection.
+const GIVEN_UP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The trailers with which a runtime ends a stream that has failed.
 const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
@@ -42,6 +48,8 @@ pub(super) struct Answering<'a> {
     pub(super) request: &'a str,
     pub(super) reply: &'a mut Reply,
     pub(super) posted: &'a mut mpsc::Receiver<Posted>,
+    /// The program, and where it asks for its next event, if it has one event at a time.
+    pub(super) alone: Option<(&'a NextCalls, &'a Arc<RuntimeProcess>)>,
 }
 
 /// A body that was read.
@@ -60,6 +68,9 @@ impl Answering<'_> {
                 biased;
                 posted = self.posted.recv() => posted,
                 _ = self.reply.gone() => continue,
+                () = given_up(self.alone) => {
+                    return Outcome::Failed(FunctionError::unanswered(self.request));
+                }
             };
             let Some(posted) = posted else { return pending().await };
             let outcome = match &posted.kind {
@@ -124,6 +135,13 @@ impl Answering<'_> {
             }
         }
     }
+}
+
+/// Returns when the program has asked for its next event, and does not answer this one any more.
+async fn given_up(alone: Option<(&NextCalls, &Arc<RuntimeProcess>)>) {
+    let Some((calls, process)) = alone else { return pending().await };
+    calls.asked_by(process).await;
+    sleep(GIVEN_UP_TIMEOUT).await;
 }
 
 /// A response that is passed on when it is whole.

@@ -77,22 +77,27 @@ fn trace(run: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(trace).ok()
 }
 
-/// A client context as the runtime reads it: JSON in one line of ASCII. None if it is no JSON, which ends some runtimes.
+/// A client context as the runtime reads it: the caller's JSON in one line of ASCII. None if it is no JSON, which ends some
+/// runtimes.
 fn client_context(encoded: &HeaderValue) -> Option<HeaderValue> {
-    let context = BASE64_STANDARD.decode(encoded).ok()?;
-    let context: serde_json::Value = serde_json::from_slice(&context).ok()?;
+    let context = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
+    serde_json::from_str::<IgnoredAny>(&context).ok()?;
     let mut ascii = String::new();
-    for c in context.to_string().chars() {
-        if c.is_ascii() {
-            ascii.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a text cannot fail.
-                let _ = write!(ascii, "\\u{unit:04x}");
+    for c in context.chars() {
+        match c {
+            // Only white space can be a control character.
+            _ if c.is_ascii_control() => ascii.push(' '),
+            _ if c.is_ascii() => ascii.push(c),
+            // Only texts have other characters.
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a text cannot fail.
+                    let _ = write!(ascii, "\\u{unit:04x}");
+                }
             }
         }
     }
-    HeaderValue::try_from(ascii).ok()
+    HeaderValue::try_from(ascii.trim()).ok()
 }
 
 #[cfg(test)]
@@ -131,8 +136,8 @@ mod tests {
             field(&[("x-amz-client-context", &BASE64_STANDARD.encode(json))], "lambda-runtime-client-context")
         };
         assert_eq!(
-            context("{\n \"custom\": \"\u{e9}\u{1f600}\"}").unwrap(),
-            r#"{"custom":"\u00e9\ud83d\ude00"}"#
+            context("{\n\t\"z\": \"\u{e9}\u{1f600}\", \"a\": 1e400}\n").unwrap(),
+            r#"{  "z": "\u00e9\ud83d\ude00", "a": 1e400}"#
         );
         assert_eq!(context("no JSON"), None);
         assert_eq!(field(&[("x-amz-client-context", "%")], "lambda-runtime-client-context"), None);

@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// The trailers of a reply that fails after its beginning.
 pub(super) const ERROR_TRAILERS: &str = "pilotlight-error-type, pilotlight-error-body, pilotlight-log-tail";
@@ -34,19 +35,26 @@ pub(super) struct FunctionError {
 }
 
 /// The members that AWS has in every document.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
-    #[serde(default)]
-    error_type: Option<String>,
-    #[serde(default)]
-    error_message: Option<String>,
+struct Document<'a> {
+    error_type: &'a str,
+    error_message: &'a str,
+}
+
+/// The members of a runtime's document, which may be anything.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Members<'a> {
+    #[serde(borrow, default)]
+    error_type: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error_message: Option<&'a RawValue>,
 }
 
 impl FunctionError {
     pub(super) fn new(kind: &str, message: &str) -> Self {
-        let document =
-            Document { error_type: Some(kind.to_owned()), error_message: Some(message.to_owned()) };
+        let document = Document { error_type: kind, error_message: message };
         // Two texts are always JSON.
         let document = serde_json::to_vec(&document).unwrap_or_default().into();
         Self { kind: kind.to_owned(), document }
@@ -55,8 +63,9 @@ impl FunctionError {
     /// What a runtime has reported, with the type that it gave in a header.
     pub(super) fn reported(kind: Option<&str>, body: Bytes) -> Self {
         let kind = kind.filter(|kind| !kind.is_empty());
-        match serde_json::from_slice::<Document>(&body) {
-            Ok(Document { error_type, .. }) => {
+        match serde_json::from_slice::<Members>(&body) {
+            Ok(members) => {
+                let error_type = members.error_type.and_then(|kind| serde_json::from_str(kind.get()).ok());
                 let kind = kind.map(str::to_owned).or(error_type).unwrap_or_else(|| UNKNOWN.to_owned());
                 Self { kind, document: body }
             }
@@ -86,6 +95,12 @@ impl FunctionError {
         Self::new("Runtime.InvalidEventJson", "the run's payload is no JSON")
     }
 
+    /// The program asks for its next event, and has not answered this one.
+    pub(super) fn unanswered(request: &str) -> Self {
+        let message = format!("RequestId: {request} Error: the runtime went on without a response");
+        Self::new("Runtime.NoResponse", &message)
+    }
+
     /// The response broke off, and the program lives.
     pub(super) fn truncated(request: &str) -> Self {
         let message = format!("RequestId: {request} Error: the response was broken off");
@@ -104,9 +119,11 @@ impl FunctionError {
         let kind: String = self.kind.chars().filter(char::is_ascii_graphic).take(MAX_TYPE).collect();
         let kind = HeaderValue::from_str(&kind).unwrap_or(HeaderValue::from_static(UNKNOWN));
         let document = if self.document.len() > MAX_IN_TRAILER {
-            let document = serde_json::from_slice::<Document>(&self.document).ok();
-            let message = document.and_then(|document| document.error_message).unwrap_or_default();
-            let message: String = message.chars().take(MAX_MESSAGE).collect();
+            let members = serde_json::from_slice::<Members>(&self.document).ok();
+            let message = members.and_then(|members| members.error_message);
+            let message: Option<String> =
+                message.and_then(|message| serde_json::from_str(message.get()).ok());
+            let message: String = message.unwrap_or_default().chars().take(MAX_MESSAGE).collect();
             Self::new(kind.to_str().unwrap_or(UNKNOWN), &message).document
         } else {
             self.document.clone()
@@ -134,6 +151,9 @@ mod tests {
         let error = FunctionError::reported(None, body.clone());
         assert_eq!((error.kind.as_str(), &error.document), ("ValueError", &body));
         assert_eq!(FunctionError::reported(Some("Other"), body).kind, "Other");
+        let body = Bytes::from_static(br#"{"errorType":5,"errorMessage":"real"}"#);
+        let error = FunctionError::reported(None, body.clone());
+        assert_eq!((error.kind.as_str(), &error.document), (UNKNOWN, &body));
         let error = FunctionError::reported(Some("Other"), Bytes::from_static(b"s3cret"));
         assert!(text(&error).starts_with(r#"{"errorType":"Other","#) && !text(&error).contains("s3cret"));
         assert_eq!(FunctionError::reported(Some(""), Bytes::new()).kind, UNKNOWN);
@@ -147,8 +167,8 @@ mod tests {
         let trailers = FunctionError::new("E\r\nrror", &message).trailers();
         assert_eq!(trailers[TYPE_TRAILER], "Error");
         let body = BASE64_STANDARD.decode(&trailers[BODY_TRAILER]).unwrap();
-        let document: Document = serde_json::from_slice(&body).unwrap();
-        assert_eq!(document.error_message.unwrap(), "\u{e9}".repeat(512));
+        let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(document["errorMessage"], "\u{e9}".repeat(512));
         let error = FunctionError::timed_out("r", Duration::from_millis(1500));
         assert_eq!(BASE64_STANDARD.decode(&error.trailers()[BODY_TRAILER]).unwrap(), error.document);
         assert!(text(&error).contains("Task timed out after 1.50 seconds"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::answer::{Answering, Outcome};
@@ -17,10 +18,13 @@ use super::process::OpenEvent;
 use super::request_id::request_id;
 use crate::commands::worker::program::RunLog;
 use crate::commands::worker::stop::Stop;
-use crate::commands::worker::wire::{Gone, LOG_TAIL, Poller, Reply, ReplyHead, Run};
+use crate::commands::worker::wire::{Gone, LOG_TAIL, Poller, Reply, ReplyHead, Run, WorkerConnection};
 
 /// When a poll is withdrawn, the time for a run that is here already to be noticed.
 const LAST_LOOK: Duration = Duration::from_millis(2);
+/// A reply that takes longer to be sent does not keep the lane from its next run, unless there are so many of them.
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_SETTLING: usize = 4;
 /// How long a run waits for a program that asks for it, if the one for which it came does not any more.
 const NEXT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -32,6 +36,8 @@ pub(in crate::commands::worker) struct LaneOptions {
     /// How long an event may take.
     pub(in crate::commands::worker) timeout: Duration,
     pub(in crate::commands::worker) stop: Stop,
+    /// Whether the program takes several events at a time.
+    pub(in crate::commands::worker) has_many: bool,
 }
 
 /// One lane.
@@ -40,6 +46,8 @@ pub(super) struct Lane {
     pub(super) poller: Poller,
     pub(super) calls: Arc<NextCalls>,
     pub(super) log: RunLog,
+    /// Replies that are on their way to callers who read slowly.
+    pub(super) settling: JoinSet<Option<WorkerConnection>>,
 }
 
 /// Why a run has not reached a program.
@@ -54,7 +62,9 @@ impl Lane {
         let mut unused = None;
         while let Some((run, call)) = self.wait(unused.take()).await {
             unused = self.run(run, call).await;
+            self.settle_some().await;
         }
+        while self.settling.join_next().await.is_some() {}
     }
 
     /// Polls while a call of `next` is open. None if the worker is to stop.
@@ -98,7 +108,7 @@ impl Lane {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(slot, run = id, "the run is refused: its payload is no JSON");
-                self.settle(reply, Outcome::Failed(error), None).await;
+                self.settling.spawn(settle(reply, Outcome::Failed(error), None));
                 return Some(call);
             }
         };
@@ -111,13 +121,13 @@ impl Lane {
             Err(NotHandedOver::NobodyAsked) => {
                 tracing::warn!(slot, run = id, "run failed: no program has asked for it");
                 let error = FunctionError::exited(&id, "before the event, and did not come back in time");
-                self.settle(reply, Outcome::Failed(error), None).await;
+                self.settling.spawn(settle(reply, Outcome::Failed(error), None));
                 return None;
             }
         };
         let outcome = self.outcome(&mut open, &mut reply).await;
         let request = open.request().clone();
-        let tail = self.log.end(&request).await;
+        let tail = self.log.end(&request, wants_log_tail).await;
         // From here on the program may be killed, if it has to be.
         drop(open);
         match &outcome {
@@ -129,8 +139,24 @@ impl Lane {
             }
         }
         let tail = wants_log_tail.then(|| HeaderValue::try_from(BASE64_STANDARD.encode(tail)).ok()).flatten();
-        self.settle(reply, outcome, tail).await;
+        self.settling.spawn(settle(reply, outcome, tail));
         None
+    }
+
+    /// Waits for replies that are about to end, and keeps a connection of theirs for the next poll.
+    async fn settle_some(&mut self) {
+        loop {
+            let settled = if self.settling.len() < MAX_SETTLING {
+                timeout(SETTLE_TIMEOUT, self.settling.join_next()).await
+            } else {
+                Ok(self.settling.join_next().await)
+            };
+            match settled {
+                Ok(Some(Ok(Some(connection)))) => self.poller.keep(connection),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
     }
 
     /// Hands the event to a program: the one that has asked, or, if it is gone, the one after it.
@@ -159,7 +185,7 @@ impl Lane {
             };
             let open = call.process().begin(request_id(run));
             event.address(open.request(), self.options.timeout);
-            self.log.begin(open.request());
+            self.log.begin(open.request()).await;
             let (slot, request) = (self.options.slot, &**open.request());
             if request == run {
                 tracing::debug!(slot, run, "run begins");
@@ -170,7 +196,7 @@ impl Lane {
                 Ok(()) => return Ok(open),
                 Err(undelivered) => event = undelivered,
             }
-            self.log.end(open.request()).await;
+            self.log.end(open.request(), false).await;
         }
     }
 
@@ -178,7 +204,8 @@ impl Lane {
         let limit = self.options.timeout;
         let deadline = Instant::now() + limit;
         let (request, process) = (open.request().clone(), open.process().clone());
-        let mut answering = Answering { request: &request, reply, posted: &mut open.posted };
+        let alone = (!self.options.has_many).then_some((&*self.calls, &process));
+        let mut answering = Answering { request: &request, reply, posted: &mut open.posted, alone };
         tokio::select! {
             biased;
             outcome = answering.outcome() => outcome,
@@ -189,31 +216,31 @@ impl Lane {
             }
         }
     }
+}
 
-    /// Ends the reply, and keeps its connection for the next poll.
-    async fn settle(&mut self, mut reply: Reply, outcome: Outcome, log_tail: Option<HeaderValue>) {
-        let kept = match outcome {
-            Outcome::Response { content_type, body } => {
-                let head = ReplyHead { content_type, log_tail, trailers: None };
-                if reply.reopen(head).await.is_err() || (!body.is_empty() && reply.write(body).await.is_err())
-                {
-                    return;
-                }
-                reply.finish().await
+/// Ends a reply. Returns its connection, for the next poll.
+async fn settle(
+    mut reply: Reply,
+    outcome: Outcome,
+    log_tail: Option<HeaderValue>,
+) -> Option<WorkerConnection> {
+    match outcome {
+        Outcome::Response { content_type, body } => {
+            let head = ReplyHead { content_type, log_tail, trailers: None };
+            reply.reopen(head).await.ok()?;
+            if !body.is_empty() {
+                reply.write(body).await.ok()?;
             }
-            Outcome::Streamed => reply.finish_with(with_log_tail(HeaderMap::new(), log_tail)).await,
-            Outcome::Failed(error) if reply.has_begun() => {
-                reply.finish_with(with_log_tail(error.trailers(), log_tail)).await
-            }
-            Outcome::Failed(error) => {
-                let head =
-                    ReplyHead { log_tail, ..ReplyHead::new(HeaderValue::from_static("application/json")) };
-                reply.fail_with(head, error.document).await;
-                None
-            }
-        };
-        if let Some(connection) = kept {
-            self.poller.keep(connection);
+            reply.finish().await
+        }
+        Outcome::Streamed => reply.finish_with(with_log_tail(HeaderMap::new(), log_tail)).await,
+        Outcome::Failed(error) if reply.has_begun() => {
+            reply.finish_with(with_log_tail(error.trailers(), log_tail)).await
+        }
+        Outcome::Failed(error) => {
+            let json = HeaderValue::from_static("application/json");
+            reply.fail_with(ReplyHead { log_tail, ..ReplyHead::new(json) }, error.document).await;
+            None
         }
     }
 }

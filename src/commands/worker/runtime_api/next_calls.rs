@@ -14,6 +14,8 @@ use super::process::RuntimeProcess;
 pub(super) struct NextCalls {
     open: Mutex<VecDeque<NextCall>>,
     came: Notify,
+    /// Tells all who wait for a call of one program.
+    opened: Notify,
 }
 
 /// One call. It is withdrawn when its connection ends.
@@ -38,7 +40,22 @@ impl NextCalls {
         open.push_back(NextCall { process, sender });
         drop(open);
         self.came.notify_one();
+        self.opened.notify_waiters();
         receiver
+    }
+
+    /// Returns when this program has a call that no lane has taken.
+    pub(super) async fn asked_by(&self, process: &Arc<RuntimeProcess>) {
+        loop {
+            let opened = self.opened.notified();
+            tokio::pin!(opened);
+            opened.as_mut().enable();
+            let is_own = |call: &NextCall| call.is_open() && Arc::ptr_eq(&call.process, process);
+            if self.open.lock().iter().any(is_own) {
+                return;
+            }
+            opened.await;
+        }
     }
 
     /// Takes the first one of a program that can be given an event.

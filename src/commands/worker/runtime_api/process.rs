@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::posted::Posted;
-use super::request_id::uuid;
 use crate::commands::worker::program::Liveness;
+use crate::model::random_uuid;
 
 /// How many requests about one event may wait. The first one counts.
 const MAX_POSTED: usize = 4;
@@ -63,7 +63,7 @@ impl RuntimeProcess {
     pub(super) fn begin(self: &Arc<Self>, request: Arc<str>) -> OpenEvent {
         let (sender, posted) = mpsc::channel(MAX_POSTED);
         let mut events = self.events.lock();
-        let request = if events.contains_key(&request) { uuid() } else { request };
+        let request = if events.contains_key(&request) { random_uuid().into() } else { request };
         events.insert(request.clone(), sender);
         drop(events);
         self.state.send_modify(|state| {

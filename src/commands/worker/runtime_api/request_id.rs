@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::model::random_uuid;
+
 /// The longest name of a run that is one.
 const MAX_LENGTH: usize = 128;
 
@@ -9,14 +11,11 @@ const MAX_LENGTH: usize = 128;
 pub(super) fn request_id(run: &str) -> Arc<str> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     let has_name = run.bytes().any(|b| b.is_ascii_alphanumeric());
-    if has_name && run.len() <= MAX_LENGTH && run.bytes().all(is_plain) { run.into() } else { uuid() }
-}
-
-/// A random UUID (version 4).
-pub(super) fn uuid() -> Arc<str> {
-    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let hex = format!("{bits:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-").into()
+    if has_name && run.len() <= MAX_LENGTH && run.bytes().all(is_plain) {
+        run.into()
+    } else {
+        random_uuid().into()
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Owns the requests of a program: to the Runtime API, and to as much of the Extensions API as lets it start.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::pending;
-use http_body_util::{BodyExt, Collected, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -16,12 +17,15 @@ use super::function::Function;
 use super::next_calls::{Handover, NextCalls};
 use super::posted::{Posted, PostedKind};
 use super::process::RuntimeProcess;
-use super::request_id::uuid;
+use crate::model::random_uuid;
 
 const RUNTIME: &str = "/2018-06-01/runtime/";
 const EXTENSION: &str = "/2020-01-01/extension/";
 /// Subscriptions to logs, which are accepted, and get none.
 const SUBSCRIPTIONS: [&str; 2] = ["/2020-08-15/logs", "/2022-07-01/telemetry"];
+
+/// What browsers send, and runtimes do not; `fetch` in Node has a `sec-fetch-mode`.
+const SENT_BY_BROWSERS: [&str; 2] = ["sec-fetch-site", "sec-fetch-dest"];
 
 const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
 const RESPONSE_MODE: &str = "lambda-runtime-function-response-mode";
@@ -53,6 +57,9 @@ struct InitError {
 impl Api {
     pub(super) async fn respond(&self, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
+        if is_of_a_page(&head.headers) {
+            return refused(body).await;
+        }
         let path = head.uri.path();
         if let Some(path) = path.strip_prefix(RUNTIME) {
             let event = path.strip_prefix("invocation/").and_then(|path| path.split_once('/'));
@@ -105,8 +112,7 @@ impl Api {
     }
 
     async fn init_error(&self, fields: &HeaderMap, body: Incoming) -> Answer {
-        let body = Limited::new(body, MAX_INIT_ERROR).collect().await;
-        let body = body.map(Collected::to_bytes).unwrap_or_default();
+        let body = read_some(body, MAX_INIT_ERROR).await;
         let said = serde_json::from_slice::<InitError>(&body).ok();
         let kind = text(fields, ERROR_TYPE).unwrap_or_default();
         let reason = match said {
@@ -132,7 +138,7 @@ impl Api {
                 "handler": handler.to_string_lossy(),
             }),
         );
-        if let Ok(identifier) = HeaderValue::from_str(&uuid()) {
+        if let Ok(identifier) = HeaderValue::from_str(&random_uuid()) {
             registered.headers_mut().insert("lambda-extension-identifier", identifier);
         }
         registered
@@ -161,6 +167,34 @@ async fn not_here(body: Incoming) -> Answer {
     discard(body).await;
     let error = json!({"errorType": "ResourceNotFound", "errorMessage": "this API is not served"});
     answer(StatusCode::NOT_FOUND, &error)
+}
+
+async fn refused(body: Incoming) -> Answer {
+    discard(body).await;
+    let error = json!({"errorType": "Forbidden", "errorMessage": "this API is for the function alone"});
+    answer(StatusCode::FORBIDDEN, &error)
+}
+
+/// Whether a browser sends the request, for a page that has found the port: also one whose name leads here.
+fn is_of_a_page(fields: &HeaderMap) -> bool {
+    let is_sent_by_browsers = SENT_BY_BROWSERS.iter().any(|name| fields.contains_key(*name));
+    let host = fields.get(HOST).map(|host| host.to_str().unwrap_or_default());
+    let is_elsewhere = host.is_some_and(|host| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        !name.eq_ignore_ascii_case("localhost") && name.parse::<Ipv4Addr>().is_err()
+    });
+    fields.contains_key(ORIGIN) || is_sent_by_browsers || is_elsewhere
+}
+
+/// Reads a body to its end, and keeps its first part.
+async fn read_some(mut body: Incoming, limit: usize) -> Bytes {
+    let mut part = BytesMut::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            part.extend_from_slice(&data[..data.len().min(limit - part.len())]);
+        }
+    }
+    part.freeze()
 }
 
 /// Reads a body to its end: a client that still writes would take the end of the connection for a failure.

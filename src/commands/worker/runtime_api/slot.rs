@@ -65,11 +65,11 @@ impl RuntimeSlot {
     ) -> Self {
         options.function.apply(&mut command, controller);
         concurrency.apply(&mut command);
-        let (calls, log) = (Arc::<NextCalls>::default(), RunLog::default());
+        let (calls, log) = (Arc::<NextCalls>::default(), RunLog::new(options.has_many));
         let mut lanes = JoinSet::new();
         for poller in pollers {
             let (options, calls, log) = (options.clone(), calls.clone(), log.clone());
-            lanes.spawn(Lane { options, poller, calls, log }.serve());
+            lanes.spawn(Lane { options, poller, calls, log, settling: JoinSet::new() }.serve());
         }
         Self { command, options, calls, log, lanes, back_off: BackOff::new(), restarts: 0 }
     }
@@ -124,7 +124,10 @@ impl RuntimeSlot {
             let _ = timeout(REST_TIMEOUT, connections.drain()).await;
         }
         program.last_lines().await;
-        process.note_end(&exited(status));
+        match &end {
+            End::InitError(reason) => process.note_end(&format!("with error: {reason}")),
+            End::Ended(_) | End::Condemned | End::Stopped => process.note_end(&exited(status)),
+        }
         drop(connections);
         self.tell(&end, has_open_events);
         if process.has_served() {

@@ -6,6 +6,7 @@ mod reply;
 mod reply_head;
 mod run;
 
+pub(super) use body::WorkerConnection;
 pub(super) use poller::{PollOptions, Poller};
 pub(super) use reply::{Gone, Reply};
 pub(super) use reply_head::{LOG_TAIL, ReplyHead};
