@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -138,7 +139,9 @@ async fn a_function_that_fails_is_an_answer_and_no_error_of_the_broker() {
 async fn a_call_without_a_worker_may_be_tried_again_until_there_is_one() {
     let broker = broker(&[]);
     let call = Call::of("hello").with_id("again");
+    let begun = Instant::now();
     let missed = call.answer(broker.dispatch).await;
+    assert!(begun.elapsed() >= Duration::from_millis(150), "a worker may come a moment later");
     let (status, kind, text) = error(&missed);
     assert_eq!((status, &*kind), (429, "TooManyRequestsException"));
     assert!(text.contains("no_pool"), "{text}");
