@@ -123,6 +123,32 @@ async fn a_call_of_a_function_reaches_a_worker_of_another_broker_with_all_that_b
 }
 
 #[tokio::test]
+async fn a_call_that_takes_longer_than_runs_are_remembered_is_not_made_again_at_another_broker() {
+    let Some(nats) = NatsServer::start("") else { return };
+    let [listen] = free_addresses();
+    let (listen, url) = (listen.to_string(), format!("http://{listen}"));
+    let mut cluster = Cluster::empty(nats, "received", &["--remember-runs", "1s"]);
+    cluster.join(&["--listen", &listen, "--advertise", &url]);
+    cluster.join(&[]);
+    cluster.settle().await;
+    let [callers, workers] = &cluster.brokers[..] else { panic!("two brokers") };
+    let pool = pool_of("hello");
+    let mut worker = waiting(callers, &pool).await;
+    let call = Call::of("hello").with_id("long");
+    let mut caller = call.send(callers.public).await;
+    let target = target(&worker.answer().await);
+    let mut open = open(callers.public, &target, "").await;
+    let _other = waiting(workers, &pool).await;
+    // Until long after the dispatch is forgotten.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let again = call.answer(workers.public).await;
+    assert_eq!((again.status, again.header("x-amzn-errortype")), (409, Some("ResourceConflictException")));
+    open.send(chunk("1") + END).await;
+    assert_eq!(caller.reply().await.result(), (200, None, "1"));
+    assert_eq!(workers.waiters("").await, 1);
+}
+
+#[tokio::test]
 async fn ends_pass_both_ways() {
     let Some(cluster) = two_brokers_in_reach().await else { return };
     let at = workers(&cluster).public;

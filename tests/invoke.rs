@@ -104,7 +104,8 @@ async fn a_function_that_fails_is_an_answer_and_no_error_of_the_broker() {
         ("", document, document),
         ("content-type: text/plain\r\n", "exit status 1\n", text),
     ] {
-        let Called { mut caller, target, .. } = called(&broker, &Call::of("hello")).await;
+        let call = Call::of("hello").with("x-amz-log-type", "Tail");
+        let Called { mut caller, target, .. } = called(&broker, &call).await;
         let mut early = open(broker.public, &target, "").await;
         assert!(early.is_held().await, "it is open");
         assert_eq!(answer(&broker, &whole(&error_target(&target), fields, sent)).await.status, 200);
@@ -459,7 +460,7 @@ async fn a_stream_comes_piece_by_piece_and_ends_with_an_event() {
     assert_eq!(worker.answer().await.status, 200);
     // The connection is kept, and a body whose length is known has no other form.
     let mut poll = waiting(&broker, &pool_of("hello")).await;
-    caller.client.send(Call::streaming("hello").request()).await;
+    caller.client.send(Call::streaming("hello").with("x-amz-log-type", "Tail").request()).await;
     let target = target(&poll.answer().await);
     answer(&broker, &whole(&target, "pilotlight-log-tail: bG9n\r\n", "three")).await;
     let reply = caller.reply().await;
@@ -511,6 +512,35 @@ async fn a_stream_that_fails_ends_with_the_code_of_the_error() {
     assert!(events.len() == 1 && events[0].1.contains("Sandbox.Timedout"), "{events:?}");
     broker.wait_for_metric("pilotlight_replies_total{outcome=\"worker_error\"}", 3).await;
     broker.wait_for_metric("pilotlight_replies_total{outcome=\"reply_broken\"}", 2).await;
+}
+
+#[tokio::test]
+async fn what_a_worker_sends_unasked_or_wrongly_does_no_harm() {
+    let broker = broker(&[]);
+    // The log of a call that has not asked for it.
+    let Called { mut caller, target, .. } = called(&broker, &Call::of("hello")).await;
+    answer(&broker, &whole(&target, "pilotlight-log-tail: bG9n\r\n", "1")).await;
+    let reply = caller.reply().await;
+    assert_eq!((reply.result(), reply.head.header("x-amz-log-result")), ((200, None, "1"), None));
+    let Called { mut caller, target, .. } = called(&broker, &Call::streaming("hello")).await;
+    let mut worker = open(broker.public, &target, "pilotlight-log-tail: bG9n\r\n").await;
+    worker.send("0\r\npilotlight-log-tail: bG9n\r\n\r\n").await;
+    assert_eq!(caller.reply().await.events(), [complete(&json!({}))]);
+    // A type that is none is a failure all the same.
+    let Called { mut caller, target, .. } = called(&broker, &Call::of("hello")).await;
+    let mut worker = open(broker.public, &target, "").await;
+    worker.send(format!("0\r\npilotlight-error-type: {}\r\n\r\n", "x".repeat(300))).await;
+    let document = r#"{"errorType":"Unhandled","errorMessage":""}"#;
+    assert_eq!(caller.reply().await.result(), (200, Some("Unhandled"), document));
+    // An error without an end: the caller has its answer, and the worker is cut off.
+    let Called { mut caller, target, .. } = called(&broker, &Call::of("hello")).await;
+    let mut worker = open(broker.public, &error_target(&target), "").await;
+    for _ in 0..5 {
+        worker.send(chunk(&"x".repeat(64 * 1024))).await;
+    }
+    let reply = caller.reply().await;
+    assert_eq!((reply.result().1, reply.body.len() / 1024), (Some("Unhandled"), 256));
+    assert_eq!(worker.answer().await.header("connection"), Some("close"));
 }
 
 #[tokio::test]

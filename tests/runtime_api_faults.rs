@@ -203,8 +203,11 @@ async fn the_fields_of_a_run_reach_the_function() {
     let code = "h = runtime.headers; runtime.respond([h['Lambda-Runtime-Client-Context'], h['Lambda-Runtime-Trace-Id'], runtime.id])";
     broker.run("0b1f2c3d-0000-4000-8000-1234567890ab", &fields, event(code)).await;
     let answer: Value = serde_json::from_slice(&broker.posted().await.body).unwrap();
-    let expected =
-        [r#"{ "custom": {"name": "\u00e9"}}"#, "Root=1-2-3;Sampled=1", "0b1f2c3d-0000-4000-8000-1234567890ab"];
+    let expected = [
+        r#"{ "custom": {"name": "\u00e9"}}"#,
+        "Root=1-2-3;Sampled=1",
+        "0b1f2c3d-0000-4000-8000-1234567890ab",
+    ];
     assert_eq!(answer, json!(expected));
     let traceparent = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")];
     broker

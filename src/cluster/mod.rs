@@ -45,6 +45,7 @@ use crate::metrics::Metrics;
 use crate::reply::Replies;
 use crate::transport::{Exchange, Sessions};
 use codec::BrokerId;
+use digest::Digest;
 pub use directory::{Contact, PeerSummary};
 pub use gather::Gathered;
 pub use link_config::{Credentials, LinkConfig};
@@ -166,6 +167,12 @@ impl Cluster {
         let greeted = self.shared.met_since.get();
         greeted.is_some_and(|since| since.elapsed() >= READY_AFTER_GREETING)
             || self.started.elapsed() >= READY_AFTER
+    }
+
+    /// Tells the other brokers that this one knows of a named run, by the digest of its name.
+    pub fn claimed(&self, run: [u8; 16]) {
+        self.shared.member.lock().claimed(Digest::new(run));
+        self.shared.has_news.notify_one();
     }
 
     /// Whether the connection to NATS is up.

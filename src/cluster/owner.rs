@@ -23,7 +23,7 @@ use super::subjects::answered_token;
 use crate::broker::{KeyRef, Number, PayloadKind, check_part};
 use crate::dispatch::{
     DeliveryPolicy, DispatchRequest, DispatchTimes, Dispatcher, EarlierRun, ForwardedOutcome, ForwardedRun,
-    IdempotencyKey, NamedController, Outcome, RunNameConflict,
+    Hit, IdempotencyKey, NamedController, Outcome, RunNameConflict,
 };
 use crate::metrics::DropReason;
 use crate::model::{MissReason, Proof, TakenOutcome};
@@ -274,7 +274,7 @@ impl Owner {
     }
 
     async fn earlier(&self, question: &Question, run: &EarlierRun) {
-        let earlier = self.dispatcher.earlier_outcome(run).await;
+        let earlier = self.dispatcher.earlier_outcome(run).await.or_else(|| self.earlier_with_reply(run));
         let end = earlier.as_ref().and_then(|earlier| match earlier {
             Ok(Outcome { offers, result: Ok(hit) }) => Some(EarlierEnd::Delivered {
                 proof: hit.proof as u8,
@@ -289,6 +289,13 @@ impl Owner {
         });
         let tail = earlier.as_ref().and_then(|earlier| earlier.as_ref().ok()).map(tail).unwrap_or_default();
         self.answer(question, encode(&Answer::Earlier(end), &tail));
+    }
+
+    /// The outcome of a run that is remembered for its reply only, which ends later than its dispatch.
+    fn earlier_with_reply(&self, run: &EarlierRun) -> Option<Result<Outcome, RunNameConflict>> {
+        self.shared.replies.earlier(run.key.digest(), run.remember_for)?;
+        let hit = Hit { proof: Proof::Received, controller: None };
+        Some(Ok(Outcome { offers: 1, result: Ok(hit) }))
     }
 
     /// What follows a forward.

@@ -166,7 +166,12 @@ impl HttpState {
         self.exchange.shrink();
         let remember_for = self.limits().remember_runs;
         self.dispatcher.forget_old(remember_for);
-        self.replies.forget_old(remember_for);
+        let cluster = self.cluster.as_deref();
+        self.replies.forget_old(remember_for, |run| {
+            if let Some(cluster) = cluster {
+                cluster.claimed(run);
+            }
+        });
     }
 
     /// Clears some of the memory of runs that are forgotten. To be called often.

@@ -16,6 +16,15 @@ pub enum ResponseStyle {
     InvokeStream,
 }
 
+/// What a caller gets of a reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplyForm {
+    /// How the response is written.
+    pub style: ResponseStyle,
+    /// Whether it has the end of the worker's log, if the worker sends that.
+    pub wants_log: bool,
+}
+
 /// What a worker must know of the caller to answer it.
 pub struct Caller {
     /// Its connection, on which nobody else writes until the reply has ended.

@@ -16,7 +16,7 @@ mod tokens;
 mod worker;
 
 pub use awaited::AwaitedReply;
-pub use caller::{Caller, ResponseStyle};
+pub use caller::{Caller, ReplyForm, ResponseStyle};
 pub use names::{EarlierReply, NamedRun};
 pub use registry::Replies;
 pub use state::{OpenError, Reply, ReplyEnd};

@@ -13,10 +13,20 @@ use crate::model::ReplyOutcome;
 #[derive(Default)]
 pub(super) struct NamedRuns(Mutex<HashMap<[u8; 16], State, RandomState>>);
 
+/// A broker that knows of a run only what was announced forgets it after the time for which runs are remembered. So a run that takes
+/// longer is announced again, so often in that time.
+const ANNOUNCED_AGAIN: u32 = 3;
+
 #[derive(Clone, Copy)]
 enum State {
-    Open,
-    Ended(ReplyOutcome, Instant),
+    /// Last announced to other brokers then: the first time by its dispatch.
+    Open(Instant),
+    Ended {
+        outcome: ReplyOutcome,
+        at: Instant,
+        /// Whether that was announced.
+        is_announced: bool,
+    },
 }
 
 /// How the reply to an earlier POST of the same run stands.
@@ -43,26 +53,51 @@ impl NamedRuns {
         remember_for: Duration,
     ) -> Result<NamedRun, EarlierReply> {
         let mut names = self.0.lock();
-        match names.get(&name) {
-            Some(State::Open) => return Err(EarlierReply::Open),
-            Some(State::Ended(outcome, at)) if at.elapsed() < remember_for => {
-                return Err(EarlierReply::Ended(*outcome));
-            }
-            Some(State::Ended(..)) | None => {}
+        if let Some(earlier) = names.get(&name).and_then(|state| state.describe(remember_for)) {
+            return Err(earlier);
         }
-        names.insert(name, State::Open);
+        names.insert(name, State::Open(Instant::now()));
         Ok(NamedRun { names: self.clone(), name, has_ended: false })
     }
 
-    /// Forgets the runs whose replies ended before.
-    pub(super) fn forget_old(&self, remember_for: Duration) {
+    /// How the reply to this run stands, if it has one.
+    pub(super) fn find(&self, name: [u8; 16], remember_for: Duration) -> Option<EarlierReply> {
+        self.0.lock().get(&name).and_then(|state| state.describe(remember_for))
+    }
+
+    /// Forgets the runs whose replies ended before. Calls `announce` for each run that other brokers must hear of again, so that they
+    /// remember it for as long.
+    pub(super) fn forget_old(&self, remember_for: Duration, mut announce: impl FnMut([u8; 16])) {
         let mut names = self.0.lock();
-        names.retain(|_, state| match state {
-            State::Open => true,
-            State::Ended(_, at) => at.elapsed() < remember_for,
+        names.retain(|name, state| {
+            match state {
+                State::Open(announced) if announced.elapsed() < remember_for / ANNOUNCED_AGAIN => {}
+                State::Open(announced) => {
+                    *announced = Instant::now();
+                    announce(*name);
+                }
+                State::Ended { is_announced, .. } => {
+                    if !std::mem::replace(is_announced, true) {
+                        announce(*name);
+                    }
+                }
+            }
+            state.describe(remember_for).is_some()
         });
         if names.capacity() > 1024 && names.len() < names.capacity() / 4 {
             names.shrink_to_fit();
+        }
+    }
+}
+
+impl State {
+    /// None if it has ended too long ago.
+    fn describe(self, remember_for: Duration) -> Option<EarlierReply> {
+        match self {
+            Self::Open(_) => Some(EarlierReply::Open),
+            Self::Ended { outcome, at, .. } => {
+                (at.elapsed() < remember_for).then_some(EarlierReply::Ended(outcome))
+            }
         }
     }
 }
@@ -71,7 +106,8 @@ impl NamedRun {
     /// The reply has ended, and is remembered.
     pub fn end(mut self, outcome: ReplyOutcome) {
         self.has_ended = true;
-        self.names.0.lock().insert(self.name, State::Ended(outcome, Instant::now()));
+        let ended = State::Ended { outcome, at: Instant::now(), is_announced: false };
+        self.names.0.lock().insert(self.name, ended);
     }
 }
 
@@ -97,7 +133,26 @@ mod tests {
         drop(names.begin([2; 16], minute).ok().unwrap());
         run.end(ReplyOutcome::Replied);
         assert_eq!(names.begin([1; 16], minute).err(), Some(EarlierReply::Ended(ReplyOutcome::Replied)));
-        names.forget_old(Duration::ZERO);
+        names.forget_old(Duration::ZERO, |_| {});
         assert!(names.begin([1; 16], minute).is_ok());
+    }
+
+    #[test]
+    fn a_run_is_announced_again_while_its_reply_is_open_and_when_it_has_ended() {
+        let names = Arc::new(NamedRuns::default());
+        let minute = Duration::from_secs(60);
+        let announced = |remember_for| {
+            let mut announced = Vec::new();
+            names.forget_old(remember_for, |name| announced.push(name[0]));
+            announced
+        };
+        let run = names.begin([1; 16], minute).ok().unwrap();
+        assert_eq!(announced(minute), [], "its dispatch has announced it");
+        assert_eq!((announced(Duration::ZERO), announced(minute)), (vec![1], vec![]));
+        assert_eq!(names.find([1; 16], minute), Some(EarlierReply::Open));
+        run.end(ReplyOutcome::Replied);
+        assert_eq!((announced(minute), announced(minute)), (vec![1], vec![]));
+        assert_eq!(names.find([1; 16], minute), Some(EarlierReply::Ended(ReplyOutcome::Replied)));
+        assert_eq!((names.find([1; 16], Duration::ZERO), names.find([2; 16], minute)), (None, None));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::awaited::AwaitedReply;
-use super::caller::ResponseStyle;
+use super::caller::ReplyForm;
 use super::names::{EarlierReply, NamedRun, NamedRuns};
 use super::state::{OpenError, Reply};
 use super::token::ReplyToken;
@@ -45,14 +45,14 @@ impl Replies {
         self.tokens.set_broker(id);
     }
 
-    /// A POST awaits a reply from now on, which is written in this style. None if there are as many as there may be.
-    pub fn begin(&self, style: ResponseStyle) -> Option<AwaitedReply> {
+    /// A POST awaits a reply from now on, which its caller gets in this form. None if there are as many as there may be.
+    pub fn begin(&self, form: ReplyForm) -> Option<AwaitedReply> {
         let most = self.most.load(Ordering::Relaxed);
         let counted = self.awaited.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |awaited| {
             (awaited < most).then_some(awaited + 1)
         });
         counted.ok()?;
-        let reply = Arc::new(Reply::new(self.tokens.clone(), style));
+        let reply = Arc::new(Reply::new(self.tokens.clone(), form));
         Some(AwaitedReply::new(reply, self.awaited.clone(), self.metrics.clone()))
     }
 
@@ -61,9 +61,15 @@ impl Replies {
         self.names.begin(name, remember_for)
     }
 
-    /// Forgets named runs whose replies ended before.
-    pub fn forget_old(&self, remember_for: Duration) {
-        self.names.forget_old(remember_for);
+    /// How the reply to an earlier POST of this run stands, if it has one.
+    pub fn earlier(&self, name: [u8; 16], remember_for: Duration) -> Option<EarlierReply> {
+        self.names.find(name, remember_for)
+    }
+
+    /// Forgets named runs whose replies ended before. Calls `announce` for each run that other brokers must hear of again: they remember
+    /// a run from its dispatch on, and its reply may take longer.
+    pub fn forget_old(&self, remember_for: Duration, announce: impl FnMut([u8; 16])) {
+        self.names.forget_old(remember_for, announce);
     }
 
     /// A worker opens the reply of this token's offer, or replaces it by an error.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::caller::{Caller, ResponseStyle};
+use super::caller::{Caller, ReplyForm, ResponseStyle};
 use super::token::ReplyToken;
 use super::tokens::{RegisteredOffer, Tokens};
 use crate::model::ReplyOutcome;
@@ -21,8 +21,8 @@ use crate::transport::ReplyTarget;
 /// One reply, from its POST to its end.
 pub struct Reply {
     tokens: Arc<Tokens<Self>>,
-    /// How it is written to its caller.
-    style: ResponseStyle,
+    /// What its caller gets of it.
+    form: ReplyForm,
     state: Mutex<State>,
     /// Wakes the caller's task when the reply has begun, and when it has ended.
     pub(super) changed: Notify,
@@ -90,10 +90,10 @@ pub struct ReplyEnd {
 }
 
 impl Reply {
-    pub(super) fn new(tokens: Arc<Tokens<Self>>, style: ResponseStyle) -> Self {
+    pub(super) fn new(tokens: Arc<Tokens<Self>>, form: ReplyForm) -> Self {
         Self {
             tokens,
-            style,
+            form,
             state: Mutex::default(),
             changed: Notify::new(),
             accepted: Notify::new(),
@@ -103,7 +103,12 @@ impl Reply {
 
     /// How it is written to its caller.
     pub fn style(&self) -> ResponseStyle {
-        self.style
+        self.form.style
+    }
+
+    /// Whether its caller gets the end of the worker's log.
+    pub(super) fn wants_log(&self) -> bool {
+        self.form.wants_log
     }
 
     /// An offer of this run begins: from now on only its token is good. None if the reply has ended, because its caller has left.

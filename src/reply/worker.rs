@@ -47,6 +47,11 @@ impl OpenReply {
         self.reply.style()
     }
 
+    /// Whether its caller gets the end of the worker's log.
+    pub fn wants_log(&self) -> bool {
+        self.reply.wants_log()
+    }
+
     /// Whether it says that the run has failed.
     pub fn is_error(&self) -> bool {
         self.is_error

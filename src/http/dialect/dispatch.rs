@@ -13,7 +13,7 @@ use crate::http::replies::{HandedReply, HandedRun, PendingReply, refuse_reply};
 use crate::http::response::HttpResponse;
 use crate::http::state::HttpState;
 use crate::model::MissReason;
-use crate::reply::ResponseStyle;
+use crate::reply::{ReplyForm, ResponseStyle};
 use crate::transport::Run;
 
 /// What a dispatch has come to.
@@ -80,7 +80,7 @@ async fn read_and_dispatch(
         recorder.finish(&outcome, Instant::now());
         return Dispatched::Answered(dialect.render("", &outcome).after(recorder));
     };
-    let begin = |wait| begin_reply(dialect, state, wait, idempotency_key);
+    let begin = |wait| begin_reply(dialect, state, wait, idempotency_key, parsed.wants_log);
     let pending = match parsed.reply.map(begin).transpose() {
         Ok(pending) => pending,
         Err(problem) => return refuse(problem, Some(&run), None, recorder),
@@ -121,8 +121,10 @@ fn begin_reply(
     state: &HttpState,
     wait: Duration,
     name: Option<IdempotencyKey>,
+    wants_log: bool,
 ) -> Result<Box<PendingReply>, Problem> {
-    PendingReply::begin(state, wait, name, dialect.dispatch_route(), dialect.reply_style())
+    let form = ReplyForm { style: dialect.reply_style(), wants_log };
+    PendingReply::begin(state, wait, name, dialect.dispatch_route(), form)
 }
 
 fn log_dispatched(run: &str, outcome: &Outcome) {

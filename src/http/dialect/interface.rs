@@ -180,6 +180,8 @@ pub(in crate::http) struct DispatchHead<'a> {
     pub(super) reply: Option<Duration>,
     /// What else the run's worker is told.
     pub(super) fields: Option<RunFields>,
+    /// Whether the caller wants the end of the log with the reply.
+    pub(super) wants_log: bool,
     /// Whether the POST is only checked.
     pub(super) is_dry_run: bool,
 }
@@ -205,6 +207,8 @@ pub(in crate::http) struct ParsedDispatch<'a> {
     pub(super) reply: Option<Duration>,
     /// What else the run's worker is told.
     pub(super) fields: Option<RunFields>,
+    /// Whether the caller wants the end of the log with the reply.
+    pub(super) wants_log: bool,
     /// Whether the POST is only checked.
     pub(super) is_dry_run: bool,
 }

@@ -156,6 +156,7 @@ impl Dialect for Native {
             wait: wait.unwrap_or_default(),
             reply,
             fields: None,
+            wants_log: false,
             is_dry_run: false,
         })
     }

@@ -18,7 +18,7 @@ use crate::http::response::{HttpResponse, append_field};
 use crate::http::state::HttpState;
 use crate::metrics::Route;
 use crate::model::{MissReason, ReplyOutcome};
-use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd, ResponseStyle};
+use crate::reply::{AwaitedReply, Caller, NamedRun, Reply, ReplyEnd, ReplyForm, ResponseStyle};
 use crate::transport::{Connection, SlowReader};
 
 /// A caller that reads slowly is sent more when fewer bytes than this wait in the kernel to be sent.
@@ -65,20 +65,20 @@ pub(in crate::http) struct CallerTerms {
 }
 
 impl PendingReply {
-    /// Before the dispatch: no worker can answer yet. The caller is answered in this style. An error if the run was posted before, or a limit is reached.
+    /// Before the dispatch: no worker can answer yet. The caller is answered in this form. An error if the run was posted before, or a limit is reached.
     pub(in crate::http) fn begin(
         state: &HttpState,
         wait: Duration,
         name: Option<IdempotencyKey>,
         route: Route,
-        style: ResponseStyle,
+        form: ReplyForm,
     ) -> Result<Box<Self>, Problem> {
         let remember_for = state.limits().remember_runs;
         // If runs are not remembered, each POST is a run of its own.
         let name = name.filter(|_| !remember_for.is_zero());
         let name = name.map(|name| state.replies.name(name.digest(), remember_for)).transpose();
         let name = name.map_err(|earlier| Problem::run_posted_before(Some(earlier)))?;
-        let awaited = state.replies.begin(style).ok_or_else(Problem::too_many_replies)?;
+        let awaited = state.replies.begin(form).ok_or_else(Problem::too_many_replies)?;
         Ok(Box::new(Self { awaited, wait, name, route }))
     }
 

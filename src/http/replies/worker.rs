@@ -28,7 +28,7 @@ use crate::transport::{Connection, return_buffer};
 const BODY_GRACE: Duration = Duration::from_millis(100);
 
 /// So much of an error is kept where it must be there before it can be written, in bytes.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
+const MAX_ERROR_BYTES: usize = 256 * 1024;
 
 /// What is kept for the line before each chunk.
 const MAX_KEPT_BYTES: usize = 16;
@@ -80,11 +80,12 @@ fn open_or_answer(state: &HttpState, request: &ReplyRequest<'_>) -> Received {
     if reply.comes_late() {
         return answered(HttpResponse::empty());
     }
-    let Some(head) = ReplyHead::parse(request.fields, request.length, reply.is_error()) else {
+    let Some(mut head) = ReplyHead::parse(request.fields, request.length, reply.is_error()) else {
         // This breaks it.
         drop(reply);
         return answered(Problem::bad_reply_status().into());
     };
+    head.log_tail = head.log_tail.filter(|_| reply.wants_log());
     Received::Opened(reply, Some(Box::new(head)))
 }
 
@@ -195,6 +196,10 @@ async fn relay_whole(
     match relayed {
         Ok(RelayEnd::Complete) => reply.finish(),
         Ok(RelayEnd::Failed { is_complete }) => reply.end(ReplyOutcome::WorkerError, is_complete),
+        Ok(RelayEnd::Cut) => {
+            reply.end(ReplyOutcome::WorkerError, true);
+            return WorkerAnswer::CutOff(HttpResponse { close: true, ..HttpResponse::empty() });
+        }
         Ok(RelayEnd::Died) => {
             reply.end(ReplyOutcome::ReplyBroken, true);
             return WorkerAnswer::Close;
@@ -211,6 +216,8 @@ enum RelayEnd {
     Complete,
     /// The run has failed. The caller's response says so, if it is complete.
     Failed { is_complete: bool },
+    /// The run has failed, as the caller's complete response says. The rest of the worker's request is for nobody.
+    Cut,
     /// The worker's request broke off, and the caller's response, which is complete, says so.
     Died,
 }
@@ -318,9 +325,12 @@ async fn relay_error(
     loop {
         match next_piece(reply, body, connection).await? {
             Piece::Data { data, last } => {
-                sent.extend_from_slice(&data[..data.len().min(MAX_ERROR_BYTES - sent.len())]);
-                if last.is_some() {
-                    return write_error(reply, head, &FunctionError::of_worker(sent, None)).await;
+                let room = MAX_ERROR_BYTES - sent.len();
+                let is_cut = data.len() > room;
+                sent.extend_from_slice(&data[..data.len().min(room)]);
+                if last.is_some() || is_cut {
+                    let end = write_error(reply, head, &FunctionError::of_worker(sent, None)).await?;
+                    return Ok(if is_cut { RelayEnd::Cut } else { end });
                 }
             }
             Piece::Failed(failure) => return write_error(reply, head, &failure.error).await,

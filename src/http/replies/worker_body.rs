@@ -74,7 +74,7 @@ pub(super) async fn next_piece(
         Poll::Pending => body.poll_next(connection, cx).map(|data| Ok(data.transpose()?)),
     });
     let data = data.await?.unwrap_or_default();
-    let last = match body.has_ended().then(|| end(body)) {
+    let last = match body.has_ended().then(|| end(body, reply.wants_log())) {
         None => None,
         Some(Ok(trailers)) => Some(trailers),
         Some(Err(failure)) if data.is_empty() => return Ok(Piece::Failed(failure)),
@@ -85,13 +85,12 @@ pub(super) async fn next_piece(
 }
 
 /// What the trailers of a body say that has ended. Others are not relayed.
-fn end(body: &StreamedBody) -> Result<Trailers, Box<LateFailure>> {
-    let log_tail = body.trailer(LOG_TAIL).and_then(parse_log_tail);
-    let kind = body.trailer(ERROR_TYPE).and_then(|kind| std::str::from_utf8(kind).ok());
-    let Some(kind) = kind.filter(|kind| !kind.is_empty() && kind.len() <= MAX_TYPE_BYTES) else {
-        return Ok(Trailers { log_tail });
-    };
+fn end(body: &StreamedBody, wants_log: bool) -> Result<Trailers, Box<LateFailure>> {
+    let log_tail = body.trailer(LOG_TAIL).filter(|_| wants_log).and_then(parse_log_tail);
+    let Some(kind) = body.trailer(ERROR_TYPE) else { return Ok(Trailers { log_tail }) };
+    // The run has failed, whatever the type is called.
+    let kind = std::str::from_utf8(kind).ok().filter(|kind| !kind.is_empty() && kind.len() <= MAX_TYPE_BYTES);
     let document = body.trailer(ERROR_BODY).filter(|document| document.len() <= MAX_DOCUMENT_BYTES);
     let document = document.and_then(|document| STANDARD.decode(document).ok()).unwrap_or_default();
-    Err(Box::new(LateFailure { error: FunctionError::of_worker(document, Some(kind)), log_tail }))
+    Err(Box::new(LateFailure { error: FunctionError::of_worker(document, kind), log_tail }))
 }

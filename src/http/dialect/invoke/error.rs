@@ -93,6 +93,9 @@ pub(super) fn refuse(run: &str, problem: &Problem) -> HttpResponse {
         _ if is_posted_before => {
             "Another call has this amz-sdk-invocation-id. The function was not called.".to_owned()
         }
+        _ if problem.kind() == "too-many-replies" => {
+            "As many calls as the broker's --max-replies allows are under way. Call again later.".to_owned()
+        }
         _ if kind.status == StatusCode::PAYLOAD_TOO_LARGE => {
             format!(
                 "{} An event never has more than 6 MiB, or 1 MiB if its result is not awaited.",
@@ -105,7 +108,8 @@ pub(super) fn refuse(run: &str, problem: &Problem) -> HttpResponse {
     HttpResponse {
         extra: problem.field(),
         close: problem.closes(),
-        reads_body: true,
+        // Those that are not let in are not read on.
+        reads_body: kind.status != StatusCode::FORBIDDEN,
         ..kind.respond(run, &text)
     }
 }

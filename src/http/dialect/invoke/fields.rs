@@ -103,13 +103,18 @@ impl<'a> InvokeFields<'a> {
         self.client_context.map_or(Ok(()), check_context)
     }
 
+    /// Whether the caller wants the end of the log.
+    pub(super) fn wants_log(&self) -> bool {
+        self.log_type == Some(b"Tail")
+    }
+
     /// What the worker is told.
     pub(super) fn for_worker(&self, is_event: bool, is_stream: bool) -> Option<RunFields> {
         let is_short = |trace: &&[u8]| trace.len() <= MAX_TRACE_BYTES;
         let fields = [
             (INVOCATION_TYPE, is_event.then_some(&b"Event"[..])),
             ("x-amz-response-mode", is_stream.then_some(&b"streaming"[..])),
-            (LOG_TYPE, self.log_type.filter(|kind| *kind == b"Tail" && !is_event)),
+            (LOG_TYPE, self.log_type.filter(|_| self.wants_log() && !is_event)),
             (CLIENT_CONTEXT, self.client_context),
             (TRACE_ID, self.trace_id.filter(is_short)),
             (TRACE_PARENT, self.trace_parent.filter(is_short)),

@@ -92,9 +92,18 @@ fn split(text: &str) -> Result<(&str, Option<&str>), Problem> {
     Ok((name, qualifier))
 }
 
+/// Such as `us-east-1`, `us-gov-west-1` or `eusc-de-east-1`. A function may be named much like one.
 fn is_region(part: &str) -> bool {
-    let is_numbered = part.rsplit_once('-').is_some_and(|(_, number)| is_digits(number, 1));
-    is_numbered && part.split('-').count() >= 3 && is_of(part, b"-")
+    let words: Vec<&str> = part.strip_prefix("eusc-").unwrap_or(part).split('-').collect();
+    let (country, direction, number) = match words[..] {
+        [country, direction, number] => (country, direction, number),
+        [country, kind, direction, number] if kind == "gov" || kind.starts_with("iso") && kind.len() <= 4 => {
+            (country, direction, number)
+        }
+        _ => return false,
+    };
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase());
+    country.len() == 2 && is_word(country) && is_word(direction) && is_digits(number, 1)
 }
 
 fn is_account(part: &str) -> bool {
@@ -153,6 +162,10 @@ mod tests {
             ("123456789012", None, "123456789012", LATEST),
             ("us-east-1:123456789012:function:f", None, "f", LATEST),
             ("us-east-1", None, "us-east-1", LATEST),
+            ("us-isob-east-1:function:f", None, "f", LATEST),
+            ("eusc-de-east-1:123456789012:f:7", None, "f", "7"),
+            ("function-1-1:7", None, "function-1-1", "7"),
+            ("a-b-1:7", None, "a-b-1", "7"),
             ("arn:aws:lambda:eu-west-1:123456789012:function:f", None, "f", LATEST),
             ("arn:aws:lambda:eu-west-1:123456789012:function:f:prod", None, "f", "prod"),
             ("arn%3Aaws-us-gov%3Alambda%3Aus-gov-west-1%3A123456789012%3Afunction%3Af%3A3", None, "f", "3"),

@@ -101,6 +101,7 @@ impl Dialect for Invoke {
             wait: Some(WAIT),
             reply: (kind == InvocationType::RequestResponse).then(|| state.limits().max_reply_wait),
             fields: fields.for_worker(is_event, self.is_stream()),
+            wants_log: fields.wants_log(),
             is_dry_run: kind == InvocationType::DryRun,
             ..DispatchHead::default()
         })
@@ -118,7 +119,7 @@ impl Dialect for Invoke {
         head: DispatchHead<'a>,
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem> {
-        let DispatchHead { key, run, wait, reply, fields, is_dry_run, .. } = head;
+        let DispatchHead { key, run, wait, reply, fields, wants_log, is_dry_run, .. } = head;
         // Some runtimes end on an event that is no JSON document.
         let payload = if body.is_empty() { EMPTY_EVENT } else { body.clone() };
         check_json(&payload).map_err(|why| bad_content(format!("The event {why}")))?;
@@ -137,6 +138,7 @@ impl Dialect for Invoke {
             wait: wait.unwrap_or_default(),
             reply,
             fields,
+            wants_log,
             is_dry_run,
         })
     }

@@ -146,6 +146,7 @@ impl Dialect for Trigger {
             wait: Duration::ZERO,
             reply: None,
             fields: None,
+            wants_log: false,
             is_dry_run: false,
         })
     }
