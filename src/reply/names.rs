@@ -147,11 +147,11 @@ mod tests {
             announced
         };
         let run = names.begin([1; 16], minute).ok().unwrap();
-        assert_eq!(announced(minute), [], "its dispatch has announced it");
-        assert_eq!((announced(Duration::ZERO), announced(minute)), (vec![1], vec![]));
+        assert!(announced(minute).is_empty(), "its dispatch has announced it");
+        assert_eq!((announced(Duration::ZERO), announced(minute)), (vec![1], Vec::new()));
         assert_eq!(names.find([1; 16], minute), Some(EarlierReply::Open));
         run.end(ReplyOutcome::Replied);
-        assert_eq!((announced(minute), announced(minute)), (vec![1], vec![]));
+        assert_eq!((announced(minute), announced(minute)), (vec![1], Vec::new()));
         assert_eq!(names.find([1; 16], minute), Some(EarlierReply::Ended(ReplyOutcome::Replied)));
         assert_eq!((names.find([1; 16], Duration::ZERO), names.find([2; 16], minute)), (None, None));
     }

@@ -34,7 +34,7 @@ impl Call {
     /// The same with this field.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.fields += &format!("{name}: {value}\r\n");
+        self.fields.extend([name, ": ", value, "\r\n"]);
         self
     }
 
