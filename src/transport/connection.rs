@@ -241,8 +241,12 @@ impl Connection {
         }
     }
 
-    /// From now on, few bytes that were not read wait in the kernel: about 46 KiB.
+    /// From now on, few bytes that were not read wait in the kernel: about 46 KiB. Only the first call has an effect.
     pub fn limit_unread(&self) {
+        if self.flags.has(Flag::LimitsUnread) {
+            return;
+        }
+        self.flags.set(Flag::LimitsUnread);
         let _ = SockRef::from(&self.stream).set_recv_buffer_size(LEAST_RECEIVE_BUFFER);
     }
 

@@ -19,6 +19,8 @@ pub(super) enum Flag {
     IsRelayed = 4,
     /// How much may be unsent is limited.
     LimitsUnsent = 8,
+    /// How much may wait unread in the kernel is limited.
+    LimitsUnread = 16,
 }
 
 /// The flags of one connection, and its round-trip time.

@@ -223,12 +223,15 @@ impl<'a> Trailers<'a> {
 mod tests {
     use super::*;
 
+    /// A body, the bytes behind it, and the decoder.
+    type Whole = (Vec<u8>, Vec<u8>, BodyDecoder);
+
     /// The body and the bytes behind it, of bytes that come in parts of these sizes. None if it is refused; an error if it is cut off.
     fn decode(
         framing: BodyFraming,
         bytes: &[u8],
         mut part: impl FnMut() -> usize,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>, BodyDecoder)>, BadBody> {
+    ) -> Result<Option<Whole>, BadBody> {
         let mut decoder = BodyDecoder::new(framing);
         let (mut body, mut rest) = (Vec::new(), bytes);
         while !decoder.has_ended() {

@@ -116,6 +116,7 @@ impl ReceivedReply {
 
     /// The same as a future that owns all that it needs, so that the memory for the request can be freed meanwhile. It writes the
     /// answer, too. The connection `is_reusable` if its client wants that.
+    #[expect(clippy::manual_async_fn, reason = "an async fn would keep each argument twice")]
     pub(in crate::http) fn hold(
         mut self,
         state: Arc<HttpState>,
