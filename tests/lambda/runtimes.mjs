@@ -54,7 +54,7 @@ export const runtimes = [
   },
   {
     name: "Rust, lambda_runtime 1.5.0",
-    skip: !existsSync(rust) && "the function for Rust is built by tests/run --long",
+    skip: !existsSync(rust) && "cargo could not build the function: tests/run does",
     command: () => [rust],
     streams: true,
     prelude: true,
