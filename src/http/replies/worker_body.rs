@@ -75,11 +75,10 @@ pub(super) async fn next_piece(
     });
     let data = data.await?.unwrap_or_default();
     let last = match body.has_ended().then(|| end(body, reply.wants_log())) {
-        None => None,
         Some(Ok(trailers)) => Some(trailers),
         Some(Err(failure)) if data.is_empty() => return Ok(Piece::Failed(failure)),
-        // It is asked for once more, and then there are no bytes before the failure.
-        Some(Err(_)) => None,
+        // After these bytes it is asked for once more, and there are none before the failure then.
+        Some(Err(_)) | None => None,
     };
     Ok(Piece::Data { data, last })
 }

@@ -83,7 +83,10 @@ async fn collect(body: Incoming) -> Option<(Vec<u8>, Vec<(String, Vec<u8>)>)> {
             Ok(bytes) => data.extend_from_slice(&bytes),
             Err(frame) => {
                 let fields = frame.into_trailers().ok()?;
-                trailers = fields.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+                trailers = fields
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+                    .collect();
             }
         }
     }
