@@ -18,7 +18,7 @@ const OTHERS = new Set(["SEED", "PREVIEWS", "REVISION", "LONG", "SCHEDULE", "WRI
 /** Variables that `pilotlight worker` gives to its programs. */
 const WORKERS = new Set(["exec", "spec"].flatMap((file) => [...read(`src/commands/worker/program/${file}.rs`).matchAll(/\.env\("(PILOTLIGHT_[A-Z_]+)"/g)].map(([, name]) => name)));
 /** Flags of other programs that the guides name without their command. */
-const FOREIGN = new Set(["--profile", "--release", "--sysctl", "--stop-timeout", "--conntrack-max-per-core"]);
+const FOREIGN = new Set(["--profile", "--release", "--sysctl", "--stop-timeout", "--conntrack-max-per-core", "--warm-containers"]);
 /** Metrics that exist only with TLS, or with a cluster; alert rules may use them. */
 const SLEEPING = /^pilotlight_(tls_|cluster_connected$)/;
 
