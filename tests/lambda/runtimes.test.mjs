@@ -210,7 +210,7 @@ for (const runtime of runtimes) {
     async function step({ worker, invoke, sdk }, event, name) {
       const place = worker.place(name);
       let taken = 0;
-      sdk.heard = ({ PayloadChunk }) => PayloadChunk?.Payload.startsWith("token") && writeFileSync(join(place, `${(taken += 1) - 1}`), "");
+      sdk.heard = ({ PayloadChunk }) => payload(PayloadChunk?.Payload ?? "").startsWith("token") && writeFileSync(join(place, `${(taken += 1) - 1}`), "");
       return invoke({ ...event, name, place }, { streaming: true });
     }
 
