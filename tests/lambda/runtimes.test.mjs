@@ -206,11 +206,11 @@ for (const runtime of runtimes) {
 
     const streaming = { skip: !runtime.streams && "the client cannot stream" };
 
-    /** Invokes a function that writes the next token, or ends, only when this one was heard. */
+    /** Invokes a function that writes the next token, or ends, only when this one was heard: the first one may come with what is before it. */
     async function step({ worker, invoke, sdk }, event, name) {
       const place = worker.place(name);
       let taken = 0;
-      sdk.heard = ({ PayloadChunk }) => payload(PayloadChunk?.Payload ?? "").startsWith("token") && writeFileSync(join(place, `${(taken += 1) - 1}`), "");
+      sdk.heard = ({ PayloadChunk }) => PayloadChunk?.Payload.includes("token") && writeFileSync(join(place, `${(taken += 1) - 1}`), "");
       return invoke({ ...event, name, place }, { streaming: true });
     }
 
