@@ -25,15 +25,20 @@ pub fn poll_request_from(worker: &str, pool: usize, controller: usize) -> Vec<u8
 
 /// A poll in the native dialect, of a controller with the same name.
 pub fn native_poll_request(pool: usize, controller: usize) -> Vec<u8> {
-    native_get(pool, controller, "", "")
+    native_get(&native_target(pool), controller, "")
 }
 
 /// The request that opens a WebSocket of the controller. Its key is that of RFC 6455's example, so the response has
 /// [`WEBSOCKET_ACCEPT`].
 pub fn websocket_request(pool: usize, controller: usize) -> Vec<u8> {
+    websocket_request_to(&native_target(pool), controller)
+}
+
+/// The same for the pool at this path.
+pub fn websocket_request_to(path: &str, controller: usize) -> Vec<u8> {
     let fields = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: pilotlight.v1\r\n";
-    native_get(pool, controller, "", fields)
+    native_get(path, controller, fields)
 }
 
 /// What a server computes from the key of [`websocket_request`].
@@ -41,14 +46,14 @@ pub const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The request that opens a stream of events of the controller, with so many slots.
 pub fn event_stream_request(pool: usize, controller: usize, slots: usize) -> Vec<u8> {
-    native_get(pool, controller, &format!("?slots={slots}"), "accept: text/event-stream\r\n")
+    let target = format!("{}?slots={slots}", native_target(pool));
+    native_get(&target, controller, "accept: text/event-stream\r\n")
 }
 
-fn native_get(pool: usize, controller: usize, query: &str, fields: &str) -> Vec<u8> {
+fn native_get(target: &str, controller: usize, fields: &str) -> Vec<u8> {
     format!(
-        "GET {}{query} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\n{fields}\
-         pilotlight-controller: controller_{controller:08}-0000-4000-8000-000000000000\r\n\r\n",
-        native_target(pool)
+        "GET {target} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\n{fields}\
+         pilotlight-controller: controller_{controller:08}-0000-4000-8000-000000000000\r\n\r\n"
     )
     .into_bytes()
 }

@@ -27,10 +27,10 @@ pub(super) async fn push_to_websockets(
         supervisor.post(POOL).await?;
         let which = first_readable(|| crowd.iter().map(WebSocket::stream)).await;
         let run = crowd[which].run().await?;
-        let (number, offer) = (run.number, run.offer);
+        let (name, offer) = (run.name, run.offer);
         // The broker waits already when the acknowledgement comes.
         sleep(PAUSE).await;
-        crowd[which].acknowledge(number, offer)?;
+        crowd[which].acknowledge(&name, offer)?;
         crowd[which].flush().await?;
         supervisor.expect(HIT).await?;
         operator.wait_for_waiters(CROWD).await?;

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use pilotlight_bench::client::Client;
 use pilotlight_bench::event_stream::{EventStream, RunEvent};
 use pilotlight_bench::requests::{poll_request, supervisor_of};
-use pilotlight_bench::websocket::{Run, WebSocket};
+use pilotlight_bench::websocket::WebSocket;
 
 use super::shape::LoadShape;
 use super::stats::{LoadStats, Shared};
@@ -38,10 +38,11 @@ async fn keep_polling(server: SocketAddr, number: usize, pools: usize, tally: Sh
 pub(super) async fn keep_websocket(mut socket: WebSocket, pool: usize, tally: Shared) -> anyhow::Result<()> {
     let mine = deployment(pool);
     loop {
-        let Run { number, offer, payload } = socket.run().await?;
-        let is_right = memchr::memmem::find(payload, mine.as_bytes()).is_some();
-        tally.borrow_mut().arrived(supervisor_of(number), is_right);
-        socket.acknowledge(number, offer)?;
+        let run = socket.run().await?;
+        let is_right = memchr::memmem::find(run.payload, mine.as_bytes()).is_some();
+        tally.borrow_mut().arrived(supervisor_of(run.number()?), is_right);
+        let (name, offer) = (run.name, run.offer);
+        socket.acknowledge(&name, offer)?;
     }
 }
 

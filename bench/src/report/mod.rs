@@ -50,7 +50,7 @@ pub(crate) fn streams(scope: &StreamScope) -> anyhow::Result<()> {
     peers::build_go()?;
     let results = stream::measure(scope)?;
     let peers: Vec<_> =
-        results.phases.iter().map(|(name, _)| *name).filter(|name| *name != stream::OURS).collect();
+        results.phases.iter().map(|(name, _)| *name).filter(|name| !stream::is_ours(name)).collect();
     let section = streams_text::section(scope, &machine::describe(&peers)?, &results);
     print(&section);
     if scope.write {

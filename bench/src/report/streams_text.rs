@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use crate::load::median;
 use crate::stream::{
-    ALL_CALLERS, MemoryFigures, OURS, PHASES, PhaseFigures, StreamResults, StreamScope, Unread,
+    ALL_CALLERS, MemoryFigures, OURS, OURS_WEBSOCKETS, PHASES, PhaseFigures, StreamResults, StreamScope,
+    Unread, is_ours,
 };
 
 pub(super) const HEADING: &str = "\n## Replies, streamed token by token\n";
@@ -18,7 +19,7 @@ pub(super) fn section(scope: &StreamScope, machine: &str, results: &StreamResult
          A caller posts a small JSON message and reads server-sent events until `[DONE]`: {tokens} tokens of 40 bytes, one every {delay:.0} ms, so that an answer \
          takes at least {least:.0} ms and the number of callers bounds the answers per second. The peers are proxies before a stub; pilotlight has {workers} warm workers in the stub's \
          place, each of which polls, opens its reply on a new connection, and polls again on that one, so its figures contain the dispatch, \
-         with proof `received`. A token carries the time of its write, and every token was checked: none was missing, cut or out of order. Callers and \
+         with proof `received`. With *WebSockets*, workers wait on one each, and write all replies on one connection, as a stub does. A token carries the time of its write, and every token was checked: none was missing, cut or out of order. Callers and \
          stub or workers are two processes on the core beside the server's. By `pilotlight-bench stream`: {rounds} rounds, in which all servers have their turn; \
          {few:.0} s, {ramp:.0} s and {all:.0} s in each; medians, the longest times and the memory of all rounds.\n\n{machine}\n\
          | what | target | reached |\n|---|---|---|\n",
@@ -57,16 +58,23 @@ fn values(results: &StreamResults, name: &str, phase: usize, of: Of) -> Vec<f64>
 
 /// The median of pilotlight's ratios to a peer within each round.
 fn ratio_to(results: &StreamResults, name: &str, phase: usize, of: Of) -> f64 {
-    let (ours, theirs) = (values(results, OURS, phase, of), values(results, name, phase, of));
+    ratio(results, OURS, name, phase, of)
+}
+
+fn ratio(results: &StreamResults, ours: &str, name: &str, phase: usize, of: Of) -> f64 {
+    let (ours, theirs) = (values(results, ours, phase, of), values(results, name, phase, of));
     median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect())
 }
 
 fn targets(scope: &StreamScope, results: &StreamResults) -> Vec<[String; 3]> {
     let of = |of: Of| median_of(results, OURS, ALL_CALLERS, of);
-    let peers = || results.phases.iter().map(|(name, _)| *name).filter(|name| *name != OURS);
+    let peers = || results.phases.iter().map(|(name, _)| *name).filter(|name| !is_ours(name));
     let joined = |each: &dyn Fn(&str) -> String| peers().map(each).collect::<Vec<_>>().join(", ");
-    let ratio =
-        |name: &str| format!("{:.2} × {name}'s", ratio_to(results, name, ALL_CALLERS, |f| f.per_cpu_second));
+    let ratios = |ours| {
+        joined(&|name| {
+            format!("{:.2} × {name}'s", ratio(results, ours, name, ALL_CALLERS, |f| f.per_cpu_second))
+        })
+    };
     let resident = |name: &str| most_of(results, name, ALL_CALLERS, |f| f.resident) / MIB;
     let ours = results.memory.iter().find(|(name, _)| *name == OURS).map(|(_, figures)| figures);
     let held = |of: fn(&MemoryFigures) -> f64| ours.map_or(f64::NAN, of);
@@ -77,7 +85,12 @@ fn targets(scope: &StreamScope, results: &StreamResults) -> Vec<[String; 3]> {
             "p50 ≤ 0.3 ms, p99 ≤ 3 ms",
             format!("p50 {:.2} ms, p99 {:.2} ms", of(|f| f.token_p50) / 1e3, of(|f| f.token_p99) / 1e3),
         ),
-        row("answers per CPU second, 200 callers".to_owned(), "above each peer's", joined(&ratio)),
+        row("answers per CPU second, 200 callers".to_owned(), "above each peer's", ratios(OURS)),
+        row(
+            "the same with workers that wait over WebSockets".to_owned(),
+            "above each peer's",
+            ratios(OURS_WEBSOCKETS),
+        ),
         row(
             "largest resident memory, 200 callers".to_owned(),
             "below each peer's",

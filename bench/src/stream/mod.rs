@@ -11,6 +11,7 @@ mod origin;
 mod phases;
 mod progress;
 mod scope;
+mod session_worker;
 mod stub;
 mod subject;
 mod worker;
@@ -23,8 +24,8 @@ pub(crate) use origin::{OriginOptions, run as run_origin};
 pub(crate) use phases::{ALL_CALLERS, PHASES};
 use scope::Part;
 pub(crate) use scope::StreamScope;
-pub(crate) use subject::OURS;
 use subject::SUBJECTS;
+pub(crate) use subject::{OURS, OURS_WEBSOCKETS, is_ours};
 
 /// All results.
 pub(crate) struct StreamResults {

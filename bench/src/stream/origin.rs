@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::progress::Progress;
-use super::subject::Origin;
-use super::{stub, worker};
+use super::subject::{Origin, Wait};
+use super::{session_worker, stub, worker};
 
 /// Which origin a process is.
 #[derive(Debug, Clone, Args)]
@@ -24,6 +24,9 @@ pub(crate) struct OriginOptions {
     /// How many workers; none for a stub
     #[arg(long)]
     workers: Option<usize>,
+    /// How they wait
+    #[arg(long, default_value = "poll")]
+    wait: Wait,
 }
 
 /// The process of a stub or of workers, ended when this value is dropped.
@@ -35,8 +38,10 @@ impl OriginProcess {
         let mut command = Command::new(std::env::current_exe()?);
         let command = match origin {
             Origin::Stub(address) => command.args(["stream-origin", &address.to_string()]),
-            Origin::Workers(broker) => {
-                command.args(["stream-origin", &broker.to_string(), "--workers", &workers.to_string()])
+            Origin::Workers(broker, wait) => {
+                let wait = if wait == Wait::Poll { "poll" } else { "websocket" };
+                let workers = workers.to_string();
+                command.args(["stream-origin", &broker.to_string(), "--workers", &workers, "--wait", wait])
             }
         };
         let mut process = Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
@@ -65,7 +70,7 @@ const STARTED: &str = "started\n";
 /// Runs a stub or workers until stdin is closed, or until one of them fails.
 pub(crate) fn run(options: &OriginOptions) -> anyhow::Result<()> {
     let origin = match options.workers {
-        Some(_) => Origin::Workers(options.address),
+        Some(_) => Origin::Workers(options.address, options.wait),
         None => Origin::Stub(options.address),
     };
     let (closed, ends) = oneshot::channel();
@@ -96,9 +101,14 @@ pub(super) async fn start(
         Origin::Stub(address) => {
             tasks.spawn_local(stub::serve(TcpListener::bind(address).await?, progress.clone()));
         }
-        Origin::Workers(broker) => {
+        Origin::Workers(broker, Wait::Poll) => {
             for number in 0..workers {
                 tasks.spawn_local(worker::work(broker, number, progress.clone()));
+            }
+        }
+        Origin::Workers(broker, Wait::Websocket) => {
+            for number in 0..workers {
+                tasks.spawn_local(session_worker::work(broker, number, progress.clone()));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use clap::ValueEnum;
 use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::server::{Server, free_addresses};
 
@@ -14,15 +15,18 @@ pub(crate) struct Subject {
 }
 
 /// All of them, pilotlight last.
-pub(crate) const SUBJECTS: [Subject; 5] = [
+pub(crate) const SUBJECTS: [Subject; 6] = [
     Subject { name: "Bun.serve", server: "bun-stream" },
     Subject { name: "Go net/http", server: "go-stream" },
     Subject { name: "axum", server: "axum-stream" },
     Subject { name: "axum, Nagle", server: "axum-stream-nagle" },
+    Subject { name: OURS_WEBSOCKETS, server: "pilotlight" },
     Subject { name: OURS, server: "pilotlight" },
 ];
 
+/// With workers that wait with long polls, and with ones that wait over WebSockets.
 pub(crate) const OURS: &str = "pilotlight";
+pub(crate) const OURS_WEBSOCKETS: &str = "pilotlight, WebSockets";
 
 /// The workers' pool.
 pub(super) const POOL: &str = "/v1/pools/stream/v1/1/1";
@@ -50,16 +54,28 @@ pub(super) struct Target {
 pub(super) enum Origin {
     /// From a stub that has to listen here.
     Stub(SocketAddr),
-    /// From workers that have to poll here.
-    Workers(SocketAddr),
+    /// From workers that have to wait here.
+    Workers(SocketAddr, Wait),
+}
+
+/// How workers wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wait {
+    Poll,
+    Websocket,
 }
 
 impl Subject {
+    fn is_ours(&self) -> bool {
+        is_ours(self.name)
+    }
+
     /// Starts it. Proxies connect to their stub with the first request, so it may start later.
     pub(super) fn start(&self) -> anyhow::Result<StartedSubject> {
-        if self.name == OURS {
+        if self.is_ours() {
             let server = Server::start(&Implementation::pilotlight("received")?)?;
-            let origin = Origin::Workers(server.address);
+            let wait = if self.name == OURS { Wait::Poll } else { Wait::Websocket };
+            let origin = Origin::Workers(server.address, wait);
             let target = Target { address: server.address, path: POSTED };
             return Ok(StartedSubject { server, origin, target });
         }
@@ -69,6 +85,11 @@ impl Subject {
         let target = Target::of_stub(server.address);
         Ok(StartedSubject { server, origin: Origin::Stub(stub), target })
     }
+}
+
+/// Whether a server of this name is pilotlight.
+pub(crate) fn is_ours(name: &str) -> bool {
+    [OURS, OURS_WEBSOCKETS].contains(&name)
 }
 
 impl Target {

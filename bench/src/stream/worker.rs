@@ -25,15 +25,24 @@ pub(super) async fn work(broker: SocketAddr, number: usize, progress: Rc<Progres
         // The end of the poll's connection is the receipt.
         drop(connection);
         connection = open_stream(broker).await?;
-        progress.writes_on(&connection)?;
-        let first_lines =
-            format!("POST {target} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\ncontent-type: text/event-stream\r\n");
-        let is_written = write_answer(&mut connection, &first_lines, &ask, &progress.written).await.is_ok();
-        // Otherwise the caller has left, which a caller of this program does only where that is intended.
+        let is_written = write_reply(&mut connection, &target, &ask, &progress).await?;
         if !is_written || !is_taken(&mut connection).await {
             connection = open_stream(broker).await?;
         }
     }
+}
+
+/// Writes the reply. False if its caller has left, which one of this program does only where that is intended.
+pub(super) async fn write_reply(
+    connection: &mut TcpStream,
+    target: &str,
+    ask: &Ask,
+    progress: &Progress,
+) -> anyhow::Result<bool> {
+    progress.writes_on(connection)?;
+    let first_lines =
+        format!("POST {target} HTTP/1.1\r\nhost: 127.0.0.1:7070\r\ncontent-type: text/event-stream\r\n");
+    Ok(write_answer(connection, &first_lines, ask, &progress.written).await.is_ok())
 }
 
 /// Waits for a run: the target of its reply, and what it asks for. `None` if nobody came.
@@ -56,7 +65,7 @@ async fn poll(connection: &mut TcpStream, number: usize) -> anyhow::Result<Optio
 }
 
 /// Whether the reply was handed to its caller, and the connection can be polled on.
-async fn is_taken(connection: &mut TcpStream) -> bool {
+pub(super) async fn is_taken(connection: &mut TcpStream) -> bool {
     let mut read = Vec::new();
     let head = Head::read(connection, &mut read).await;
     matches!(head, Ok(Some(head)) if head.status().is_ok_and(|status| status == OK) && !head.closes())

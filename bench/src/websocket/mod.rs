@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::open_with;
-use crate::requests::{WEBSOCKET_ACCEPT, run_name, run_number, websocket_request};
+use crate::requests::{WEBSOCKET_ACCEPT, run_number, websocket_request};
 
 /// One connection of one controller.
 pub struct WebSocket {
@@ -26,31 +26,46 @@ pub struct WebSocket {
 }
 
 struct Announced {
-    number: u64,
+    run: String,
     offer: u64,
     size: u64,
+    reply: Option<String>,
 }
 
 /// A run that has been read wholly.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Run<'a> {
-    /// The number from which its name was made.
-    pub number: u64,
+    /// Its name.
+    pub name: String,
     /// The offer's number.
     pub offer: u64,
+    /// Where its reply is awaited, if it is.
+    pub reply: Option<String>,
     /// Its bytes.
     pub payload: &'a [u8],
 }
 
+impl Run<'_> {
+    /// The number from which the load has made its name.
+    pub fn number(&self) -> anyhow::Result<u64> {
+        run_number(&self.name).with_context(|| format!("not a run of the load: {}", self.name))
+    }
+}
+
 impl WebSocket {
-    /// Connects, and waits with so many slots.
+    /// Connects, and waits with so many slots in one of the load's pools.
     pub async fn connect(
         address: SocketAddr,
         pool: usize,
         controller: usize,
         slots: usize,
     ) -> anyhow::Result<Self> {
-        let (stream, head, read) = open_with(address, &websocket_request(pool, controller)).await?;
+        Self::open(address, &websocket_request(pool, controller), slots).await
+    }
+
+    /// Connects with this request, and waits with so many slots.
+    pub async fn open(address: SocketAddr, request: &[u8], slots: usize) -> anyhow::Result<Self> {
+        let (stream, head, read) = open_with(address, request).await?;
         let head = String::from_utf8_lossy(&head);
         ensure!(head.starts_with("HTTP/1.1 101") && head.contains(WEBSOCKET_ACCEPT), "no WebSocket: {head}");
         // A socket that only waits needs no buffer; a server sends nothing before the first slot.
@@ -69,7 +84,7 @@ impl WebSocket {
 
     /// The next run. What is queued is written before more is read.
     pub async fn run(&mut self) -> anyhow::Result<Run<'_>> {
-        let (Announced { number, offer, .. }, payload) = loop {
+        let (Announced { run: name, offer, reply, .. }, payload) = loop {
             let Some(frame) = frame::parse(&self.read[self.start..])? else {
                 self.read_more().await?;
                 continue;
@@ -80,7 +95,7 @@ impl WebSocket {
                 break run;
             }
         };
-        Ok(Run { number, offer, payload: &self.read[payload] })
+        Ok(Run { name, offer, reply, payload: &self.read[payload] })
     }
 
     fn handle(
@@ -116,8 +131,13 @@ impl WebSocket {
     }
 
     /// Queues the acknowledgement of an offer, and makes its slot ready again.
-    pub fn acknowledge(&mut self, number: u64, offer: u64) -> anyhow::Result<()> {
-        self.queue(&format!("{{\"type\":\"ack\",\"run\":\"{}\",\"offer\":{offer}}}", run_name(number)))?;
+    pub fn acknowledge(&mut self, run: &str, offer: u64) -> anyhow::Result<()> {
+        self.queue(&format!("{{\"type\":\"ack\",\"run\":\"{run}\",\"offer\":{offer}}}"))?;
+        self.ready()
+    }
+
+    /// Queues that one more run can come.
+    pub fn ready(&mut self) -> anyhow::Result<()> {
         self.queue("{\"type\":\"ready\",\"slots\":1}")
     }
 
@@ -140,8 +160,8 @@ fn announced(message: &[u8]) -> anyhow::Result<Announced> {
     let fields = (message["run"].as_str(), message["offer"].as_u64(), message["size"].as_u64());
     match fields {
         (Some(run), Some(offer), Some(size)) if message["type"] == "run" => {
-            let number = run_number(run).with_context(|| format!("not a run of the load: {run}"))?;
-            Ok(Announced { number, offer, size })
+            let reply = message["reply"].as_str().map(str::to_owned);
+            Ok(Announced { run: run.to_owned(), offer, size, reply })
         }
         _ => bail!("not a run: {message}"),
     }
