@@ -200,7 +200,7 @@ test("how a reply ended is shown with its run, and how many replies are open", b
   await page.reload();
   const reply = (run) => dispatched(page, run).getByTestId("reply");
   await reply("run_replied").getByText("replied 201 1.50 s", { exact: true }).waitFor({ timeout: 5_000 });
-  assert.equal(await reply("run_replied").getAttribute("title"), "the caller has all of the worker's reply; first byte after 20.0 ms; 1,234 bytes");
+  assert.equal(await reply("run_replied").getAttribute("title"), "the caller has all of the worker's reply; first byte after 20 ms; 1,234 bytes");
   assert.equal(await reply("run_left").innerText(), "cancelled 2.00 s");
   assert.equal(await reply("run_waits").count(), 0);
   await page.getByTestId("recent").getByText("the reply to <b>run_before</b> ended: reply_timeout", { exact: true }).waitFor();
