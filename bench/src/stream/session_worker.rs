@@ -16,15 +16,20 @@ use super::worker::{is_taken, write_reply};
 /// Serves runs for ever.
 pub(super) async fn work(broker: SocketAddr, number: usize, progress: Rc<Progress>) -> anyhow::Result<()> {
     let mut socket = WebSocket::open(broker, &websocket_request_to(POOL, number), 1).await?;
-    let mut connection = open_stream(broker).await?;
+    // A connection on which nothing was sent is closed after a while.
+    let mut kept = None;
     loop {
         let run = socket.run().await?;
         let ask = Ask::parse(run.payload)?;
         let target = run.reply.context("nobody waits for the reply")?;
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => open_stream(broker).await?,
+        };
         // The reply is the acknowledgement.
         let is_written = write_reply(&mut connection, &target, &ask, &progress).await?;
-        if !is_written || !is_taken(&mut connection).await {
-            connection = open_stream(broker).await?;
+        if is_written && is_taken(&mut connection).await {
+            kept = Some(connection);
         }
         socket.ready()?;
     }
