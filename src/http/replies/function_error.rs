@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::event_frame::{EventKind, write_frame};
+use crate::lambda::error_document;
 use crate::model::ReplyOutcome;
 
 /// The type of an error that has none of its own.
@@ -24,19 +25,9 @@ pub(super) struct FunctionError {
     pub(super) document: Vec<u8>,
 }
 
-/// A document as runtimes write it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ErrorDocument<'a> {
-    error_type: &'a str,
-    error_message: &'a str,
-}
-
 impl FunctionError {
     fn new(kind: &str, message: &str) -> Self {
-        let document = ErrorDocument { error_type: kind, error_message: message };
-        // Writing into memory cannot fail.
-        Self { kind: kind.into(), document: serde_json::to_vec(&document).unwrap_or_default() }
+        Self { kind: kind.into(), document: error_document(kind, message) }
     }
 
     /// What a worker has sent as the error. A text that is no JSON document becomes the message of one.

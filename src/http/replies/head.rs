@@ -10,13 +10,12 @@ use super::caller_response::Framing;
 use super::event_frame::EVENT_STREAM;
 use crate::http::h1::AllFields;
 use crate::http::response::{append_field, write_date, write_keep_alive};
+use crate::lambda::LOG_TAIL;
 use crate::model::ReplyOutcome;
 use crate::reply::{Caller, ResponseStyle};
 
 /// The field in which a worker gives the caller's status.
 pub(super) const STATUS: &str = "pilotlight-status";
-/// The field with the end of the log, in base64, for callers of Invoke that ask for it.
-pub(super) const LOG_TAIL: &str = "pilotlight-log-tail";
 /// The field that tells a caller of Invoke that the function has failed.
 pub(super) const FUNCTION_ERROR: &str = "x-amz-function-error";
 /// The media type of documents.

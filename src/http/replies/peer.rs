@@ -7,8 +7,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{ReplyRequest, WorkerAnswer};
-use super::head::{LOG_TAIL, STATUS};
-use super::worker_body::{ERROR_BODY, ERROR_TYPE};
+use super::head::STATUS;
 use crate::http::h1::{AllFields, StreamedBody};
 use crate::http::peer_route::{Peer, find_peer, peer_problem};
 use crate::http::peers::{PeerError, PeerResponse, RelaySource};
@@ -16,6 +15,7 @@ use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, ResponseBody};
 use crate::http::run_request::PASSED_ON;
 use crate::http::state::HttpState;
+use crate::lambda::{ERROR_BODY, ERROR_TYPE, LOG_TAIL};
 use crate::reply::ReplyToken;
 use crate::transport::{Connection, run_path};
 

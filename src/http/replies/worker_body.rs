@@ -8,15 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::function_error::FunctionError;
-use super::head::{LOG_TAIL, parse_log_tail};
+use super::head::parse_log_tail;
 use crate::http::h1::{BadBody, StreamedBody};
+use crate::lambda::{ERROR_BODY, ERROR_TYPE, LOG_TAIL};
 use crate::reply::{OpenReply, ReplyGone};
 use crate::transport::Connection;
 
-/// The trailer that says that the run has failed while its reply was sent: the type of the error.
-pub(super) const ERROR_TYPE: &str = "pilotlight-error-type";
-/// The trailer with the error's document, in base64.
-pub(super) const ERROR_BODY: &str = "pilotlight-error-body";
 /// An error's type has at most this many bytes, and its document in base64 so many.
 const MAX_TYPE_BYTES: usize = 256;
 const MAX_DOCUMENT_BYTES: usize = 6 * 1024;

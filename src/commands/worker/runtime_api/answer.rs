@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::function_error::{ERROR_TRAILERS, FunctionError};
 use super::next_calls::NextCalls;
-use super::posted::{Posted, PostedKind};
+use super::posted::{ERROR_TYPE, Posted, PostedKind};
 use super::process::RuntimeProcess;
 use crate::commands::worker::wire::{Reply, ReplyHead};
 
@@ -27,8 +27,7 @@ const END_TIMEOUT: Duration = Duration::from_millis(300);
 /// A program that asks for its next event may still have an answer to this one on its way, on another connection.
 const GIVEN_UP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The trailers with which a runtime ends a stream that has failed.
-const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
+/// The trailer, beside the type of the error, with which a runtime ends a stream that has failed.
 const ERROR_BODY: &str = "lambda-runtime-function-error-body";
 
 /// How an event ended.

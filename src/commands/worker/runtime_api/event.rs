@@ -3,26 +3,15 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::de::IgnoredAny;
 
 use super::function::Function;
 use super::function_error::FunctionError;
 use super::trace::from_traceparent;
-
-/// The fields of a run of AWS's Invoke API, as the broker passes them on.
-const CLIENT_CONTEXT: &str = "x-amz-client-context";
-const LOG_TYPE: &str = "x-amz-log-type";
-const TRACE: &str = "x-amzn-trace-id";
-const TRACEPARENT: &str = "traceparent";
+use crate::lambda::{self, CLIENT_CONTEXT, LOG_TYPE, TRACE_ID, TRACE_PARENT, decode_context};
 
 const DEADLINE: &str = "lambda-runtime-deadline-ms";
-
-/// The event of an empty run.
-const EMPTY: &[u8] = b"{}";
 
 /// What a program gets.
 #[derive(Debug)]
@@ -34,12 +23,7 @@ pub(super) struct Event {
 impl Event {
     /// A run as an event. An error if its bytes are no JSON, which ends some runtimes.
     pub(super) fn new(function: &Function, run: &HeaderMap, payload: Bytes) -> Result<Self, FunctionError> {
-        let payload = if payload.is_empty() { Bytes::from_static(EMPTY) } else { payload };
-        let is_json =
-            std::str::from_utf8(&payload).is_ok() && serde_json::from_slice::<IgnoredAny>(&payload).is_ok();
-        if !is_json {
-            return Err(FunctionError::invalid_event());
-        }
+        let payload = lambda::event(payload).map_err(|_| FunctionError::invalid_event())?;
         let mut fields = HeaderMap::new();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         fields.insert("lambda-runtime-invoked-function-arn", function.arn.clone());
@@ -70,18 +54,17 @@ pub(super) fn wants_log_tail(run: &HeaderMap) -> bool {
 }
 
 fn trace(run: &HeaderMap) -> Option<HeaderValue> {
-    if let Some(trace) = run.get(TRACE) {
+    if let Some(trace) = run.get(TRACE_ID) {
         return Some(trace.clone());
     }
-    let trace = from_traceparent(run.get(TRACEPARENT)?.to_str().ok()?)?;
+    let trace = from_traceparent(run.get(TRACE_PARENT)?.to_str().ok()?)?;
     HeaderValue::try_from(trace).ok()
 }
 
 /// A client context as the runtime reads it: the caller's JSON in one line of ASCII. None if it is no JSON, which ends some
 /// runtimes.
 fn client_context(encoded: &HeaderValue) -> Option<HeaderValue> {
-    let context = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
-    serde_json::from_str::<IgnoredAny>(&context).ok()?;
+    let context = decode_context(encoded.as_bytes()).ok()?;
     let mut ascii = String::new();
     for c in context.chars() {
         match c {
@@ -102,6 +85,9 @@ fn client_context(encoded: &HeaderValue) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+
     use super::*;
 
     fn event(run: &[(&'static str, &str)], payload: &'static [u8]) -> Result<Event, FunctionError> {

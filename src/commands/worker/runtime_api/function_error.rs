@@ -6,13 +6,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::lambda::{ERROR_BODY, ERROR_TYPE, error_document};
 
 /// The trailers of a reply that fails after its beginning.
 pub(super) const ERROR_TRAILERS: &str = "pilotlight-error-type, pilotlight-error-body, pilotlight-log-tail";
-const TYPE_TRAILER: &str = "pilotlight-error-type";
-const BODY_TRAILER: &str = "pilotlight-error-body";
 /// The longest document in a trailer, in bytes: 6 KiB as base64.
 const MAX_IN_TRAILER: usize = 4608;
 /// The longest message in a document that replaces one that is too long for a trailer, in characters: each takes at most
@@ -34,14 +34,6 @@ pub(super) struct FunctionError {
     pub(super) document: Bytes,
 }
 
-/// The members that AWS has in every document.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Document<'a> {
-    error_type: &'a str,
-    error_message: &'a str,
-}
-
 /// The members of a runtime's document, which may be anything.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -54,10 +46,7 @@ struct Members<'a> {
 
 impl FunctionError {
     pub(super) fn new(kind: &str, message: &str) -> Self {
-        let document = Document { error_type: kind, error_message: message };
-        // Two texts are always JSON.
-        let document = serde_json::to_vec(&document).unwrap_or_default().into();
-        Self { kind: kind.to_owned(), document }
+        Self { kind: kind.to_owned(), document: error_document(kind, message).into() }
     }
 
     /// What a runtime has reported, with the type that it gave in a header.
@@ -129,9 +118,9 @@ impl FunctionError {
             self.document.clone()
         };
         let mut trailers = HeaderMap::new();
-        trailers.insert(TYPE_TRAILER, kind);
+        trailers.insert(ERROR_TYPE, kind);
         if let Ok(body) = HeaderValue::from_str(&BASE64_STANDARD.encode(document)) {
-            trailers.insert(BODY_TRAILER, body);
+            trailers.insert(ERROR_BODY, body);
         }
         trailers
     }
@@ -165,12 +154,12 @@ mod tests {
     fn a_document_that_is_too_long_for_a_trailer_keeps_its_type_and_the_beginning_of_its_message() {
         let message = "\u{e9}".repeat(5000);
         let trailers = FunctionError::new("E\r\nrror", &message).trailers();
-        assert_eq!(trailers[TYPE_TRAILER], "Error");
-        let body = BASE64_STANDARD.decode(&trailers[BODY_TRAILER]).unwrap();
+        assert_eq!(trailers[ERROR_TYPE], "Error");
+        let body = BASE64_STANDARD.decode(&trailers[ERROR_BODY]).unwrap();
         let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(document["errorMessage"], "\u{e9}".repeat(512));
         let error = FunctionError::timed_out("r", Duration::from_millis(1500));
-        assert_eq!(BASE64_STANDARD.decode(&error.trailers()[BODY_TRAILER]).unwrap(), error.document);
+        assert_eq!(BASE64_STANDARD.decode(&error.trailers()[ERROR_BODY]).unwrap(), error.document);
         assert!(text(&error).contains("Task timed out after 1.50 seconds"));
     }
 }

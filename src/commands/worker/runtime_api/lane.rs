@@ -18,7 +18,8 @@ use super::process::OpenEvent;
 use super::request_id::request_id;
 use crate::commands::worker::program::RunLog;
 use crate::commands::worker::stop::Stop;
-use crate::commands::worker::wire::{Gone, LOG_TAIL, Poller, Reply, ReplyHead, Run, WorkerConnection};
+use crate::commands::worker::wire::{Gone, Poller, Reply, ReplyHead, Run, WorkerConnection};
+use crate::lambda::LOG_TAIL;
 
 /// When a poll is withdrawn, the time for a run that is here already to be noticed.
 const LAST_LOOK: Duration = Duration::from_millis(2);

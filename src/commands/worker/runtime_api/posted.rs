@@ -4,6 +4,9 @@ use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use tokio::sync::oneshot;
 
+/// The type of an error: a field of a request, or a trailer.
+pub(super) const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
+
 /// A request that answers an event. It is answered when this is accepted, refused or dropped: with the same answer, because
 /// a program ends on any other.
 pub(super) struct Posted {

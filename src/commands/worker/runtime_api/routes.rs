@@ -15,7 +15,7 @@ use serde_json::json;
 use super::event::Event;
 use super::function::Function;
 use super::next_calls::{Handover, NextCalls};
-use super::posted::{Posted, PostedKind};
+use super::posted::{ERROR_TYPE, Posted, PostedKind};
 use super::process::RuntimeProcess;
 use crate::model::random_uuid;
 
@@ -27,7 +27,6 @@ const SUBSCRIPTIONS: [&str; 2] = ["/2020-08-15/logs", "/2022-07-01/telemetry"];
 /// What browsers send, and runtimes do not; `fetch` in Node has a `sec-fetch-mode`.
 const SENT_BY_BROWSERS: [&str; 2] = ["sec-fetch-site", "sec-fetch-dest"];
 
-const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
 const RESPONSE_MODE: &str = "lambda-runtime-function-response-mode";
 
 /// The longest reason that is read of why a program cannot begin, in bytes.

@@ -9,5 +9,5 @@ mod run;
 pub(super) use body::WorkerConnection;
 pub(super) use poller::{PollOptions, Poller};
 pub(super) use reply::{Gone, Reply};
-pub(super) use reply_head::{LOG_TAIL, ReplyHead};
+pub(super) use reply_head::ReplyHead;
 pub(super) use run::Run;

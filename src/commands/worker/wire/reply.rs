@@ -15,10 +15,11 @@ use hyper::{Method, Response, StatusCode};
 use tokio::time::{sleep, timeout};
 
 use super::body::{Broken, WorkerConnection, whole};
-use super::reply_head::{LOG_TAIL, ReplyHead};
+use super::reply_head::ReplyHead;
 use super::run::ReplyAddress;
 use crate::commands::client::Client;
 use crate::commands::worker::back_off::BackOff;
+use crate::lambda::LOG_TAIL;
 
 /// How often a broker is tried that cannot be reached.
 const ATTEMPTS: u32 = 5;

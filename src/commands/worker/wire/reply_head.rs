@@ -2,14 +2,11 @@
 
 use hyper::header::HeaderValue;
 
-/// The last lines of the log of the run, as base64, for a caller that has asked for them.
-pub(in crate::commands::worker) const LOG_TAIL: &str = "pilotlight-log-tail";
-
 /// The head of a reply, or of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::commands::worker) struct ReplyHead {
     pub(in crate::commands::worker) content_type: HeaderValue,
-    /// The value of [`LOG_TAIL`].
+    /// The value of [`LOG_TAIL`](crate::lambda::LOG_TAIL).
     pub(in crate::commands::worker) log_tail: Option<HeaderValue>,
     /// The names of the trailers that may follow the body.
     pub(in crate::commands::worker) trailers: Option<&'static str>,

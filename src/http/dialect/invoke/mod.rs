@@ -16,19 +16,18 @@ use crate::http::h1::RequestHead;
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, ResponseBody, append_field};
 use crate::http::state::{HttpState, RequestLimits};
+use crate::lambda::event;
 use crate::metrics::Route;
 use crate::model::random_uuid;
 use crate::reply::ResponseStyle;
 use error::{bad_content, miss, refuse, unknown_function};
-use fields::{InvocationType, InvokeFields, check_json};
+use fields::{InvocationType, InvokeFields};
 use function_name::FunctionName;
 
 /// How long a call waits for a worker. In a closed loop, the caller has its result before the worker polls again.
 const WAIT: Duration = Duration::from_millis(150);
 /// The largest event of a call whose result is not awaited, in bytes, as with AWS.
 const MAX_ASYNC_EVENT_BYTES: usize = 1024 * 1024;
-/// What an empty body means.
-const EMPTY_EVENT: Bytes = Bytes::from_static(b"{}");
 
 /// One of the two calls.
 pub(super) struct Invoke {
@@ -120,9 +119,7 @@ impl Dialect for Invoke {
         body: &'a Bytes,
     ) -> Result<ParsedDispatch<'a>, Problem> {
         let DispatchHead { key, run, wait, reply, fields, wants_log, is_dry_run, .. } = head;
-        // Some runtimes end on an event that is no JSON document.
-        let payload = if body.is_empty() { EMPTY_EVENT } else { body.clone() };
-        check_json(&payload).map_err(|why| bad_content(format!("The event {why}")))?;
+        let payload = event(body.clone()).map_err(|why| bad_content(format!("The event {why}")))?;
         let is_named = !run.is_empty();
         let idempotent = key.as_ref().filter(|_| is_named);
         Ok(ParsedDispatch {
