@@ -7,6 +7,7 @@ mod dispatch;
 mod interface;
 mod invoke;
 mod native;
+mod run_name;
 mod run_response;
 mod trigger;
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::interface::{
     Dialect, DispatchHead, ParsedDispatch, PollKind, PollRequest, PollTerms, PoolKey, Resource,
 };
+use super::run_name::RunName;
 use super::run_response::write_run_head;
 use super::trigger::Message;
 use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
@@ -138,15 +139,15 @@ impl Dialect for Native {
             let why = format!("is at most {} here", humantime::format_duration(max_wait));
             return Err(Problem::bad_parameter(REPLY, why));
         }
-        let is_named = !run.is_empty();
-        let idempotent = key.as_ref().filter(|_| is_named);
+        let random = || format!("run_{:016x}", fastrand::u64(..));
+        let RunName { run, idempotency_key, content } = RunName::new(state, run, key.as_ref(), body, random);
         // A stock controller exits on anything but a valid message, and cannot reply.
         let is_message = reply.is_none() && Message::parse(body, limits.message_check).is_some();
         Ok(ParsedDispatch {
-            idempotency_key: idempotent.map(|key| state.dispatcher.idempotency_key(run, "", key.as_ref())),
-            content: if is_named { state.dispatcher.content_hash(body) } else { None },
-            run: if is_named { run.into() } else { format!("run_{:016x}", fastrand::u64(..)).into() },
             key,
+            run,
+            idempotency_key,
+            content,
             payload_kind: if is_message { PayloadKind::TriggerMessage } else { PayloadKind::Opaque },
             content_type: content_type
                 .map_or(Bytes::from_static(b"application/octet-stream"), Bytes::copy_from_slice),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::interface::{Dialect, DispatchHead, ParsedDispatch, PoolKey, Resource};
+use super::run_name::RunName;
 use crate::broker::{Number, PayloadKind, check_part};
 use crate::dispatch::Outcome;
 use crate::http::h1::RequestHead;
@@ -120,13 +121,13 @@ impl Dialect for Invoke {
     ) -> Result<ParsedDispatch<'a>, Problem> {
         let DispatchHead { key, run, wait, reply, fields, wants_log, is_dry_run, .. } = head;
         let payload = event(body.clone()).map_err(|why| bad_content(format!("The event {why}")))?;
-        let is_named = !run.is_empty();
-        let idempotent = key.as_ref().filter(|_| is_named);
+        let RunName { run, idempotency_key, content } =
+            RunName::new(state, run, key.as_ref(), &payload, random_uuid);
         Ok(ParsedDispatch {
-            idempotency_key: idempotent.map(|key| state.dispatcher.idempotency_key(run, "", key.as_ref())),
-            content: if is_named { state.dispatcher.content_hash(&payload) } else { None },
-            run: if is_named { run.into() } else { random_uuid().into() },
             key,
+            run,
+            idempotency_key,
+            content,
             payload_kind: PayloadKind::Opaque,
             content_type: Bytes::from_static(b"application/json"),
             payload,
