@@ -10,7 +10,6 @@ use super::dialect::{self, Dialect, PollRequest, Resource};
 use super::h1::{FieldName, MAX_TARGET_BYTES, RequestHead, Signs};
 use super::problem::Problem;
 use super::receipts::{self, PeerReceipt, Received};
-use super::replies::refuse_reply;
 use super::response::HttpResponse;
 use super::run_request::{RunPath, RunResource};
 use super::state::{HttpState, RequestLimits};
@@ -214,15 +213,10 @@ fn admit_dispatch<'a>(
     head: &RequestHead<'a>,
     dialect: &'static dyn Dialect,
 ) -> Routed<'a> {
-    let Some(problem) = refuse_dispatch(state, limits, peer, head) else {
-        return Routed::Dispatch(dialect, dialect.body_limit(limits, head));
-    };
-    let outcome = problem.reply_outcome();
-    let mut response = dialect.refuse(head, problem);
-    if dialect.asks_for_reply(head) {
-        response = refuse_reply(state, outcome, response);
+    match refuse_dispatch(state, limits, peer, head) {
+        None => Routed::Dispatch(dialect, limits.body_limit),
+        Some(problem) => Routed::Now(Action::Respond(dialect::refuse(dialect, state, head, problem))),
     }
-    Routed::Now(Action::Respond(response))
 }
 
 /// Why a dispatch is refused before anything of its body is read.

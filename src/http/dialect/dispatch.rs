@@ -24,7 +24,8 @@ pub(in crate::http) enum Dispatched {
     HandedOver(Box<HandedReply>),
 }
 
-/// Dispatches a run, and counts the request, or leaves that to its reply. Its body has at most `body_limit` bytes.
+/// Dispatches a run, and counts the request, or leaves that to its reply. Its body has at most `body_limit` bytes, unless the
+/// dialect has a limit of its own.
 pub(in crate::http) async fn dispatch(
     dialect: &dyn Dialect,
     state: &HttpState,
@@ -49,10 +50,12 @@ async fn read_and_dispatch(
     let mut recorder = state.dispatcher.begin();
     let is_whole = matches!(body, RequestBody::Whole(_));
     let refuse =
-        |problem, run, pending, recorder| refuse(dialect, state, head, problem, run, pending, recorder);
+        |problem, run, pending, recorder| refusal(dialect, state, head, problem, run, pending, recorder);
     // A fault in the head is reported before the body is asked for.
     let read = match dialect.parse_dispatch_head(state, head) {
-        Ok(parsed) => read_body(&state.admission, head, body, body_limit).await.map(|body| (parsed, body)),
+        Ok(parsed) => read_body(&state.admission, head, body, parsed.body_limit.unwrap_or(body_limit))
+            .await
+            .map(|body| (parsed, body)),
         Err(problem) if is_whole => Err(problem),
         Err(problem) => Err(problem.closing()),
     };
@@ -162,17 +165,36 @@ fn follow_with_reply(
             return Dispatched::HandedOver(Box::new(pending.handed_over(run)));
         }
         // An earlier POST has delivered the run, and has asked for no reply.
-        Ok(_) => {
-            let problem = Problem::run_posted_before(None);
-            pending.refuse(problem.reply_outcome(), dialect.refuse(head, problem))
-        }
+        Ok(_) => refuse_pending(dialect, head, &mut pending, Problem::run_posted_before(None)),
         Err(reason) => pending.miss(*reason, dialect.render(name, &outcome)),
     };
     Dispatched::Answered(response.after(recorder))
 }
 
+/// The response to a dispatch that is refused. If it asks for a reply, that is counted.
+pub(in crate::http) fn refuse(
+    dialect: &dyn Dialect,
+    state: &HttpState,
+    head: &RequestHead<'_>,
+    problem: Problem,
+) -> HttpResponse {
+    let outcome = problem.reply_outcome();
+    let response = dialect.refuse(head, problem);
+    if dialect.asks_for_reply(head) { refuse_reply(state, outcome, response) } else { response }
+}
+
+/// The same once the reply is counted as awaited.
+fn refuse_pending(
+    dialect: &dyn Dialect,
+    head: &RequestHead<'_>,
+    pending: &mut PendingReply,
+    problem: Problem,
+) -> HttpResponse {
+    pending.refuse(problem.reply_outcome(), dialect.refuse(head, problem))
+}
+
 /// `run` is the run's name, if it is known.
-fn refuse(
+fn refusal(
     dialect: &dyn Dialect,
     state: &HttpState,
     head: &RequestHead<'_>,
@@ -184,12 +206,9 @@ fn refuse(
     recorder.refuse(problem.outcome());
     let run = run.map(|run| display(run.escape_default()));
     tracing::debug!(run, why = problem.detail(), "a run was refused");
-    let outcome = problem.reply_outcome();
-    let response = dialect.refuse(head, problem);
     let response = match pending {
-        Some(mut pending) => pending.refuse(outcome, response),
-        None if dialect.asks_for_reply(head) => refuse_reply(state, outcome, response),
-        None => response,
+        Some(mut pending) => refuse_pending(dialect, head, &mut pending, problem),
+        None => refuse(dialect, state, head, problem),
     };
     Dispatched::Answered(response.after(recorder))
 }

@@ -59,11 +59,6 @@ pub(in crate::http) trait Dialect: Sync {
         head: &RequestHead<'a>,
     ) -> Result<DispatchHead<'a>, Problem>;
 
-    /// The most bytes of the body of a dispatch.
-    fn body_limit(&self, limits: &RequestLimits, _: &RequestHead<'_>) -> usize {
-        limits.body_limit
-    }
-
     /// Whether a dispatch asks for a reply.
     fn asks_for_reply(&self, _: &RequestHead<'_>) -> bool {
         false
@@ -178,6 +173,8 @@ pub(in crate::http) struct DispatchHead<'a> {
     pub(super) wait: Option<Duration>,
     /// How long the POST awaits a reply, if it does.
     pub(super) reply: Option<Duration>,
+    /// The most bytes of the body, if they are not those of any run.
+    pub(super) body_limit: Option<usize>,
     /// What else the run's worker is told.
     pub(super) fields: Option<RunFields>,
     /// Whether the caller wants the end of the log with the reply.

@@ -11,7 +11,7 @@ mod run_name;
 mod run_response;
 mod trigger;
 
-pub(in crate::http) use dispatch::{Dispatched, dispatch};
+pub(in crate::http) use dispatch::{Dispatched, dispatch, refuse};
 pub(in crate::http) use interface::{Dialect, PollKind, PollRequest, PollTerms, Resource};
 pub use trigger::{Message, MessageError};
 

@@ -72,18 +72,14 @@ impl Dialect for Invoke {
         self.style
     }
 
-    fn body_limit(&self, limits: &RequestLimits, head: &RequestHead<'_>) -> usize {
-        let is_awaited = self.asks_for_reply(head);
-        if is_awaited { limits.event_limit } else { limits.event_limit.min(MAX_ASYNC_EVENT_BYTES) }
-    }
-
     fn parse_dispatch_head<'a>(
         &self,
         state: &HttpState,
         head: &RequestHead<'a>,
     ) -> Result<DispatchHead<'a>, Problem> {
         let name = FunctionName::parse(self.function(head.path).unwrap_or_default(), head.query)?;
-        let key = find_pool(&state.limits(), name)?;
+        let limits = state.limits();
+        let key = find_pool(&limits, name)?;
         let fields = InvokeFields::read(head.all_fields);
         let kind = fields.invocation_type()?;
         let is_event = kind == InvocationType::Event;
@@ -94,12 +90,15 @@ impl Dialect for Invoke {
             ));
         }
         fields.check()?;
+        let is_awaited = kind == InvocationType::RequestResponse;
+        let most = if is_awaited { usize::MAX } else { MAX_ASYNC_EVENT_BYTES };
         Ok(DispatchHead {
             key: Some(key),
             run: fields.run(),
             content_type: Some(b"application/json"),
             wait: Some(WAIT),
-            reply: (kind == InvocationType::RequestResponse).then(|| state.limits().max_reply_wait),
+            reply: is_awaited.then_some(limits.max_reply_wait),
+            body_limit: Some(limits.event_limit.min(most)),
             fields: fields.for_worker(is_event, self.is_stream()),
             wants_log: fields.wants_log(),
             is_dry_run: kind == InvocationType::DryRun,
