@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use pilotlight_bench::runtime::block_on_local;
 use pilotlight_bench::stdout::print;
 use tokio::net::TcpListener;
@@ -39,9 +39,9 @@ impl OriginProcess {
         let command = match origin {
             Origin::Stub(address) => command.args(["stream-origin", &address.to_string()]),
             Origin::Workers(broker, wait) => {
-                let wait = if wait == Wait::Poll { "poll" } else { "websocket" };
-                let workers = workers.to_string();
-                command.args(["stream-origin", &broker.to_string(), "--workers", &workers, "--wait", wait])
+                let wait = wait.to_possible_value().context("no way to wait is hidden")?;
+                let (broker, workers) = (broker.to_string(), workers.to_string());
+                command.args(["stream-origin", &broker, "--workers", &workers, "--wait", wait.get_name()])
             }
         };
         let mut process = Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
@@ -101,14 +101,13 @@ pub(super) async fn start(
         Origin::Stub(address) => {
             tasks.spawn_local(stub::serve(TcpListener::bind(address).await?, progress.clone()));
         }
-        Origin::Workers(broker, Wait::Poll) => {
+        Origin::Workers(broker, wait) => {
             for number in 0..workers {
-                tasks.spawn_local(worker::work(broker, number, progress.clone()));
-            }
-        }
-        Origin::Workers(broker, Wait::Websocket) => {
-            for number in 0..workers {
-                tasks.spawn_local(session_worker::work(broker, number, progress.clone()));
+                let progress = progress.clone();
+                match wait {
+                    Wait::Poll => tasks.spawn_local(worker::work(broker, number, progress)),
+                    Wait::Websocket => tasks.spawn_local(session_worker::work(broker, number, progress)),
+                };
             }
         }
     }

@@ -12,16 +12,18 @@ pub(crate) struct Subject {
     /// Its name in the report.
     pub(crate) name: &'static str,
     pub(super) server: &'static str,
+    /// How the workers behind it wait; none behind a proxy, which has a stub.
+    wait: Option<Wait>,
 }
 
 /// All of them, pilotlight last.
 pub(crate) const SUBJECTS: [Subject; 6] = [
-    Subject { name: "Bun.serve", server: "bun-stream" },
-    Subject { name: "Go net/http", server: "go-stream" },
-    Subject { name: "axum", server: "axum-stream" },
-    Subject { name: "axum, Nagle", server: "axum-stream-nagle" },
-    Subject { name: OURS_WEBSOCKETS, server: "pilotlight" },
-    Subject { name: OURS, server: "pilotlight" },
+    Subject { name: "Bun.serve", server: "bun-stream", wait: None },
+    Subject { name: "Go net/http", server: "go-stream", wait: None },
+    Subject { name: "axum", server: "axum-stream", wait: None },
+    Subject { name: "axum, Nagle", server: "axum-stream-nagle", wait: None },
+    Subject { name: OURS_WEBSOCKETS, server: "pilotlight", wait: Some(Wait::Websocket) },
+    Subject { name: OURS, server: "pilotlight", wait: Some(Wait::Poll) },
 ];
 
 /// With workers that wait with long polls, and with ones that wait over WebSockets.
@@ -66,15 +68,10 @@ pub(crate) enum Wait {
 }
 
 impl Subject {
-    fn is_ours(&self) -> bool {
-        is_ours(self.name)
-    }
-
     /// Starts it. Proxies connect to their stub with the first request, so it may start later.
     pub(super) fn start(&self) -> anyhow::Result<StartedSubject> {
-        if self.is_ours() {
+        if let Some(wait) = self.wait {
             let server = Server::start(&Implementation::pilotlight("received")?)?;
-            let wait = if self.name == OURS { Wait::Poll } else { Wait::Websocket };
             let origin = Origin::Workers(server.address, wait);
             let target = Target { address: server.address, path: POSTED };
             return Ok(StartedSubject { server, origin, target });
