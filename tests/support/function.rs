@@ -32,7 +32,15 @@ class Runtime:
     def fail(self, kind, message):
         document = {"errorType": kind, "errorMessage": message, "stackTrace": []}
         return self.post("error", json.dumps(document), {"Lambda-Runtime-Function-Error-Type": kind})
-    def stream(self, fields=""):
+    def break_off(self):
+        "A response of which only a part is sent."
+        connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+        connection.putrequest("POST", f"{ROOT}invocation/{self.id}/response")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders()
+        connection.send(b"half")
+        connection.close()
+    def stream(self):
         "A response that is written piece by piece."
         connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
         connection.putrequest("POST", f"{ROOT}invocation/{self.id}/response")
