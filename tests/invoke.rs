@@ -526,12 +526,18 @@ async fn what_a_worker_sends_unasked_or_wrongly_does_no_harm() {
     let mut worker = open(broker.public, &target, "pilotlight-log-tail: bG9n\r\n").await;
     worker.send("0\r\npilotlight-log-tail: bG9n\r\n\r\n").await;
     assert_eq!(caller.reply().await.events(), [complete(&json!({}))]);
-    // A type that is none is a failure all the same.
-    let Called { mut caller, target, .. } = called(&broker, &Call::of("hello")).await;
-    let mut worker = open(broker.public, &target, "").await;
-    worker.send(format!("0\r\npilotlight-error-type: {}\r\n\r\n", "x".repeat(300))).await;
-    let document = r#"{"errorType":"Unhandled","errorMessage":""}"#;
-    assert_eq!(caller.reply().await.result(), (200, Some("Unhandled"), document));
+    // A type that is none is a failure all the same, and one that comes twice, too.
+    let long = "x".repeat(300);
+    for (fields, found) in [
+        (format!("pilotlight-error-type: {long}\r\n"), "Unhandled"),
+        ("pilotlight-error-type: A.B\r\npilotlight-error-type: C.D\r\n".to_owned(), "A.B"),
+    ] {
+        let Called { mut caller, target, .. } = called(&broker, &Call::of("hello")).await;
+        let mut worker = open(broker.public, &target, "").await;
+        worker.send(format!("0\r\n{fields}\r\n")).await;
+        let document = format!(r#"{{"errorType":"{found}","errorMessage":""}}"#);
+        assert_eq!(caller.reply().await.result(), (200, Some("Unhandled"), &*document));
+    }
     // An error without an end: the caller has its answer, and the worker is cut off.
     let Called { mut caller, target, .. } = called(&broker, &Call::of("hello")).await;
     let mut worker = open(broker.public, &error_target(&target), "").await;

@@ -1,5 +1,6 @@
 // Owns the broker under test: a real process on ports of its own, and the POSTs of a supervisor.
 import { spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,13 +8,19 @@ import { setTimeout as sleep } from "node:timers/promises";
 export const binary = process.env.PILOTLIGHT ?? new URL("../../target/debug/pilotlight", import.meta.url).pathname;
 const example = readFileSync(new URL("../data/dequeued-message.json", import.meta.url), "utf8");
 
-/** A free port, which is chosen here because the broker must use it again after a restart. */
+/**
+ * A free port, which is chosen here because the broker must use it again after a restart. It is none of those that the kernel gives
+ * to others in the meantime, to clients among them.
+ */
 export async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const server = createServer().listen(randomInt(20_000, 32_000), "127.0.0.1");
+    const isFree = await new Promise((resolve) => server.once("listening", () => resolve(true)).once("error", () => resolve(false)));
+    if (!isFree) continue;
+    const { port } = server.address();
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
 }
 
 export async function until(what, condition, milliseconds = 30_000) {

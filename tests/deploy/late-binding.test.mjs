@@ -34,7 +34,10 @@ describe("sandboxes", { skip }, () => {
     started.process.stderr.setEncoding("utf8").on("data", (text) => { started.log += text; });
     started.ended = new Promise((resolve) => started.process.once("exit", (code, signal) => resolve(code ?? signal)));
     running.add(started);
-    await until(`${name} waits`, async () => (await broker.waiters()) === before + 1);
+    await until(`${name} waits`, async () => {
+      assert.equal(started.process.exitCode, null, started.log);
+      return (await broker.waiters()) === before + 1;
+    });
     return started;
   }
 

@@ -22,7 +22,7 @@ const node4Lacks = () => {
 };
 
 const python = join(here, ".venv/bin/python");
-const rust = join(here, "../../target/lambda/debug/function");
+const rust = join(here, "../../target/debug/function");
 
 /**
  * `command(handler)` starts the function. `streams`: whether the client can stream. `concurrency`: whether one process polls

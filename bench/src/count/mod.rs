@@ -32,8 +32,8 @@ pub use text::table;
 
 /// The requests of the shorter and of the longer run.
 const REQUESTS: [u32; 2] = [100, 300];
-/// Each count is the median of this many.
-const ROUNDS: usize = 3;
+/// The rounds of counts that are to be kept or compared.
+pub const ROUNDS: usize = 3;
 /// So many kinds of requests are counted at once: most of the time each of them waits.
 const AT_ONCE: usize = 3;
 /// The threads that are counted, by the broker's names for them: the one that serves, and the one that keeps records.
@@ -46,14 +46,14 @@ pub fn missing_tools() -> Vec<&'static str> {
     ["valgrind", "strace"].into_iter().filter(is_missing).collect()
 }
 
-/// Counts a request of this kind to the broker `program`.
-pub fn count(program: &Path, scenario: &Scenario) -> anyhow::Result<Counts> {
-    let rounds =
-        (0..ROUNDS).map(|_| under_callgrind(program, scenario)).collect::<anyhow::Result<Vec<_>>>()?;
+/// Counts a request of this kind to the broker `program`. Each count is the median of so many, one or more.
+pub fn count(program: &Path, scenario: &Scenario, rounds: usize) -> anyhow::Result<Counts> {
+    let counted =
+        (0..rounds).map(|_| under_callgrind(program, scenario)).collect::<anyhow::Result<Vec<_>>>()?;
     let median = |of: fn(&[ThreadCounts; 2]) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        let mut values: Vec<f64> = counted.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
-        values[ROUNDS / 2]
+        values[rounds / 2]
     };
     Ok(Counts {
         instructions: median(|[serving, _]| serving.instructions),
@@ -112,9 +112,9 @@ fn each(less: f64, more: f64) -> f64 {
     (more - less) / f64::from(requests - fewer)
 }
 
-/// Counts a request of each kind, some kinds at once.
-pub fn count_all(program: &Path) -> anyhow::Result<Vec<(&'static str, Counts)>> {
-    let counted = |scenario: &'static Scenario| Ok((scenario.name, count(program, scenario)?));
+/// Counts a request of each kind as [`count`] does, some kinds at once.
+pub fn count_all(program: &Path, rounds: usize) -> anyhow::Result<Vec<(&'static str, Counts)>> {
+    let counted = |scenario: &'static Scenario| Ok((scenario.name, count(program, scenario, rounds)?));
     let mut counts = Vec::new();
     for some in SCENARIOS.chunks(AT_ONCE) {
         std::thread::scope(|scope| {
@@ -134,6 +134,6 @@ pub fn count_all(program: &Path) -> anyhow::Result<Vec<(&'static str, Counts)>> 
 pub fn count_as_table(program: &Path) -> anyhow::Result<String> {
     let missing = missing_tools();
     ensure!(missing.is_empty(), "nothing is counted, because {} cannot be run here", missing.join(" and "));
-    let counts = count_all(program)?;
+    let counts = count_all(program, ROUNDS)?;
     Ok(table(&Conditions::here()?, &counts))
 }

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use pilotlight_bench::count::{Conditions, Counts, SCENARIOS, count, missing_tools, table};
+use pilotlight_bench::count::{Conditions, Counts, ROUNDS, SCENARIOS, count, missing_tools, table};
 use pilotlight_bench::implementation::Implementation;
 use pilotlight_bench::stdout::print;
 
@@ -60,7 +60,7 @@ fn requests() -> anyhow::Result<(Requests, String)> {
     let mut counts = Vec::new();
     for scenario in &SCENARIOS {
         print(&format!("counting: {}\n", scenario.name));
-        counts.push((scenario.name, count(&program, scenario)?));
+        counts.push((scenario.name, count(&program, scenario, ROUNDS)?));
     }
     let text = table(&Conditions::here()?, &counts);
     Ok((Ok(counts), text))

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Incoming};
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderValue};
 
 use super::body_decoder::BadBody;
 use super::body_reader::BodyReader;
@@ -57,15 +57,11 @@ impl StreamedBody {
         }
     }
 
-    /// The value of a field behind the body that occurs exactly once; none before the body has ended.
+    /// The value of a field behind the body, the first one if it occurs more often; none before the body has ended.
     pub(in crate::http) fn trailer(&self, name: &str) -> Option<&[u8]> {
         match self {
-            Self::Own(body) => body.trailers().only(name),
-            Self::Hyper(hyper) => {
-                let mut found = hyper.trailers.as_ref()?.get_all(name).iter();
-                let value = found.next()?.as_bytes();
-                found.next().is_none().then_some(value)
-            }
+            Self::Own(body) => body.trailers().first(name),
+            Self::Hyper(hyper) => hyper.trailers.as_ref()?.get(name).map(HeaderValue::as_bytes),
         }
     }
 
