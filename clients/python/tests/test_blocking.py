@@ -152,7 +152,13 @@ def test_leaving_the_loop_withdraws_the_poll_and_so_does_the_end_of_the_process(
         assert isinstance(blocking.dispatch(pool, "one", broker=broker.url, wait="5s"), Delivered)
         assert got.result(5) == "one"
     until("no waiter", lambda: broker.waiters(deployment) == 0)
-    command = "import sys, threading; from pilotlight import blocking\nfor run in blocking.wait(sys.argv[2], broker=sys.argv[1]): pass"
+    command = """
+import signal, sys
+from pilotlight import blocking
+# A process in the background of a shell ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for run in blocking.wait(sys.argv[2], broker=sys.argv[1]): pass
+"""
     with subprocess.Popen([sys.executable, "-c", command, broker.url, pool], stderr=subprocess.PIPE) as worker:
         broker.wait_for_waiters(deployment, 1)
         worker.send_signal(2)
