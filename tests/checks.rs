@@ -136,8 +136,8 @@ async fn haproxys_health_checks_succeed() {
     ] {
         let broker = Broker::start(&["--public-livez"]);
         let configuration = HAPROXY
-            .replace("backend out", &format!("backend out\n  {check}"))
-            .replace("{broker}\n", "{broker} check inter 20ms fall 1 rise 1000\n");
+            .replace("\nbackend out", &format!("\nbackend out\n  timeout check 5s\n  {check}"))
+            .replace("{broker}\n", "{broker} check inter 100ms fall 1 rise 1000\n");
         let Some(proxy) = start(&broker, &configuration, "haproxy -db -f {folder}/configuration") else {
             return;
         };
