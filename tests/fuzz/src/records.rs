@@ -12,6 +12,8 @@ use crate::served::Served;
 
 /// The type of records with application data.
 const APPLICATION_DATA: u8 = 23;
+/// The length of an encrypted alert: two bytes, its type and the tag.
+const ALERT_BYTES: usize = 2 + 1 + 16;
 
 /// The TLS configurations of both sides.
 pub struct TlsConfigs {
@@ -101,12 +103,14 @@ impl RecordWriter {
     }
 }
 
-/// Removes complete records from the front, and returns how many of them have application data.
+/// Removes complete records from the front, and returns how many of them have application data. An alert, such as that before the end,
+/// looks the same but for its length.
 pub fn remove_complete(bytes: &mut Vec<u8>) -> usize {
     let (mut rest, mut records) = (bytes.as_slice(), 0);
     while let [kind, _, _, high, low, after @ ..] = rest {
         let Some(after) = after.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { break };
-        records += usize::from(*kind == APPLICATION_DATA);
+        let is_alert = usize::from(u16::from_be_bytes([*high, *low])) == ALERT_BYTES;
+        records += usize::from(*kind == APPLICATION_DATA && !is_alert);
         rest = after;
     }
     let taken = bytes.len() - rest.len();
