@@ -124,8 +124,8 @@ impl TlsSession {
         self.0.lock().bytes_read
     }
 
-    /// Checks what the peer has sent, without waiting and without taking plaintext. Of a close it reports `close_notify`, or an EOF
-    /// that came without one; whether the socket had a FIN or a reset is checked separately.
+    /// Checks what the peer has sent, without waiting and without taking plaintext. Of a close it reports `close_notify`, as which an
+    /// alert counts, or an EOF that came without one; whether the socket had a FIN or a reset is checked separately.
     pub(super) fn probe(&self, stream: &TcpStream) -> ReadState {
         let state = &mut *self.0.lock();
         for _ in 0..MAX_READS_WITHOUT_DATA {
@@ -138,6 +138,8 @@ impl TlsSession {
             match state.read_records(stream) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadState::Idle,
+                // OpenSSL ends with an alert if it misses our `close_notify`.
+                Err(error) if is_alert(&error) => return ReadState::CloseNotify,
                 Err(_) => return ReadState::Error,
             }
         }
@@ -220,4 +222,10 @@ impl TlsState {
         }
         Ok(true)
     }
+}
+
+/// Whether reading records failed because the peer has ended the session with an alert.
+fn is_alert(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::AlertReceived(_)))
 }
