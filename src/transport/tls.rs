@@ -229,3 +229,51 @@ fn is_alert(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(error, Some(rustls::Error::AlertReceived(_)))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The configurations of both sides.
+    fn configurations() -> (ServerConfig, ClientConfig) {
+        let own = rcgen::generate_simple_self_signed(["b".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider.clone());
+        let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+        (server.with_single_cert(vec![own.cert.der().clone()], key).unwrap(), client)
+    }
+
+    #[tokio::test]
+    async fn an_alert_ends_the_session_and_is_no_failure_of_the_socket() {
+        let (server, client) = configurations();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let peer = std::thread::spawn(move || {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            let mut tls = ClientConnection::new(Arc::new(client), "b".try_into().unwrap()).unwrap();
+            while tls.is_handshaking() || tls.wants_write() {
+                tls.complete_io(&mut socket).unwrap();
+            }
+            // What is no record is answered by an alert.
+            tls.read_tls(&mut &b"no record"[..]).unwrap();
+            tls.process_new_packets().unwrap_err();
+            tls.write_tls(&mut socket).unwrap();
+            socket
+        });
+        let (stream, _) = listener.accept().await.unwrap();
+        let session = TlsSession::new(Arc::new(server)).unwrap();
+        session.handshake(&stream).await.unwrap();
+        let _open = peer.join().unwrap();
+        stream.readable().await.unwrap();
+        assert_eq!(session.probe(&stream), ReadState::CloseNotify);
+    }
+}
