@@ -2,9 +2,9 @@
 //! down the held connection of a controller that matches it.
 //!
 //! Layers, from the bottom up; imports point down only (`tests/architecture.rs` checks it):
-//! 0 [`model`], [`broker`], [`collector`], [`nats_url`], [`address`], [`allocator`], [`lambda`], [`logging`] · 1 [`exchange`], [`metrics`], [`journal`], [`config`],
-//! [`auth`] · 2 [`transport`] · 3 [`reply`], [`dispatch`] · 4 [`cluster`] · 5 [`http`] · 6 [`ops`] · 7 [`server`] ·
-//! 8 [`commands`] and `main`.
+//! 0 [`model`], [`broker`], [`collector`], [`nats_url`], [`address`], [`allocator`], [`lambda`], [`logging`] · 1 [`exchange`],
+//! [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`reply`], [`dispatch`] · 4 [`cluster`] · 5 [`http`] ·
+//! 6 [`ops`] · 7 [`server`] · 8 [`commands`] and `main`.
 
 pub mod address;
 pub mod allocator;

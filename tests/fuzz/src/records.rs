@@ -108,9 +108,9 @@ impl RecordWriter {
 pub fn remove_complete(bytes: &mut Vec<u8>) -> usize {
     let (mut rest, mut records) = (bytes.as_slice(), 0);
     while let [kind, _, _, high, low, after @ ..] = rest {
-        let Some(after) = after.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { break };
-        let is_alert = usize::from(u16::from_be_bytes([*high, *low])) == ALERT_BYTES;
-        records += usize::from(*kind == APPLICATION_DATA && !is_alert);
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let Some(after) = after.get(length..) else { break };
+        records += usize::from(*kind == APPLICATION_DATA && length != ALERT_BYTES);
         rest = after;
     }
     let taken = bytes.len() - rest.len();
