@@ -2,7 +2,8 @@
 //! down the held connection of a controller that matches it.
 //!
 //! Layers, from the bottom up; imports point down only (`tests/architecture.rs` checks it):
-//! 0 [`model`], [`broker`], [`collector`], [`nats_url`], [`address`], [`allocator`], [`lambda`], [`logging`] · 1 [`exchange`],
+//! 0 [`model`], [`broker`], [`collector`], [`nats_url`], [`address`], [`allocator`], [`json`], [`lambda`],
+//! [`logging`] · 1 [`exchange`],
 //! [`metrics`], [`journal`], [`config`], [`auth`] · 2 [`transport`] · 3 [`reply`], [`dispatch`] · 4 [`cluster`] · 5 [`http`] ·
 //! 6 [`ops`] · 7 [`server`] · 8 [`commands`] and `main`.
 
@@ -18,6 +19,7 @@ pub mod dispatch;
 pub mod exchange;
 pub mod http;
 pub mod journal;
+pub mod json;
 pub mod lambda;
 pub mod logging;
 pub mod metrics;

@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use imports::Sources;
 
 /// The layers of `src`, from the lowest. A module may import from lower layers, and from the named modules of its own layer.
-const LAYERS: [(&str, usize, &[&str]); 22] = [
+const LAYERS: [(&str, usize, &[&str]); 23] = [
     ("model", 0, &[]),
     ("broker", 0, &["model"]),
     ("address", 0, &[]),
     ("collector", 0, &[]),
     ("nats_url", 0, &["address"]),
     ("allocator", 0, &[]),
+    ("json", 0, &[]),
     ("lambda", 0, &[]),
     ("logging", 0, &[]),
     ("metrics", 1, &[]),

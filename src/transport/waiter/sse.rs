@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::goodbye::{Goodbye, retry_in_ms};
 use super::offer_token::OfferToken;
+use crate::json;
 use crate::transport::delivery::Run;
 use crate::transport::run_path::run_path;
 
@@ -24,19 +25,19 @@ pub(super) fn write_run(offer: u32, token: OfferToken, run: &Run, is_chunked: bo
         out.extend_from_slice(b"event: run\nid: ");
         out.extend_from_slice(&run.id);
         out.extend_from_slice(b"\ndata: {\"run\":");
-        write_json(&String::from_utf8_lossy(&run.id), out);
+        json::append_text(out, &String::from_utf8_lossy(&run.id));
         out.extend_from_slice(b",\"offer\":");
-        out.extend_from_slice(itoa::Buffer::new().format(offer).as_bytes());
+        json::append_number(out, offer);
         for receipt in ["ack", "ready"] {
             let member = format!(",\"{receipt}\":\"{}\"", run_path(&run.id, receipt, token));
             out.extend_from_slice(member.as_bytes());
         }
         if let Some(reply) = &run.reply {
             out.extend_from_slice(b",\"reply\":");
-            write_json(reply.path(), out);
+            json::append_text(out, reply.path());
         }
         out.extend_from_slice(b",\"contentType\":");
-        write_json(&String::from_utf8_lossy(&run.content_type), out);
+        json::append_text(out, &String::from_utf8_lossy(&run.content_type));
         write_payload(&run.payload, out);
         out.extend_from_slice(b"}\n\n");
     });
@@ -78,7 +79,7 @@ fn write_payload(payload: &[u8], out: &mut Vec<u8>) {
     if let Ok(text) = std::str::from_utf8(payload) {
         out.extend_from_slice(b",\"payload\":");
         let begin = out.len();
-        write_json(text, out);
+        json::append_text(out, text);
         if out.len() - begin <= 2 + payload.len() + payload.len() / 3 {
             return;
         }
@@ -90,11 +91,6 @@ fn write_payload(payload: &[u8], out: &mut Vec<u8>) {
     let encoded = STANDARD.encode_slice(payload, &mut out[begin..]);
     debug_assert_eq!(encoded, Ok(out.len() - begin));
     out.push(b'"');
-}
-
-fn write_json(text: &str, out: &mut Vec<u8>) {
-    let written = serde_json::to_writer(out, text);
-    debug_assert!(written.is_ok(), "memory takes every write");
 }
 
 /// Appends what `write` appends, as one HTTP chunk if the response is chunked.

@@ -1,7 +1,5 @@
 //! Owns what a WebSocket writes: runs, pings, and goodbyes (docs/websocket.md).
 
-use smallvec::SmallVec;
-
 use super::goodbye::{Goodbye, retry_in_ms};
 use crate::transport::delivery::Run;
 use crate::transport::websocket::{
@@ -39,12 +37,14 @@ pub(super) fn write_announcement(goodbye: Goodbye, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a text message; its head comes first, and says how long it is.
-fn write_text(out: &mut Vec<u8>, write: impl FnOnce(&mut SmallVec<[u8; 512]>)) {
-    let mut message = SmallVec::new();
-    write(&mut message);
-    write_text_head(message.len(), out);
-    out.extend_from_slice(&message);
+/// Appends a text message.
+fn write_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let begin = out.len();
+    write(out);
+    // The head says how long the message is, so it is rendered last, and moved to the front.
+    let length = out.len() - begin;
+    write_text_head(length, out);
+    out[begin..].rotate_left(length);
 }
 
 /// Appends the close frame.

@@ -1,9 +1,10 @@
 //! Owns the control messages of a WebSocket: the JSON of its text frames, in both directions.
 
 use std::borrow::Cow;
-use std::io::Write;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+
+use crate::json;
 
 /// How many slots one message can make ready.
 const MAX_SLOTS: u16 = 256;
@@ -28,6 +29,18 @@ pub(in crate::transport) enum RejectedMessage {
     Ready,
     #[error("ack: run is not a string, or offer not a number")]
     Ack,
+}
+
+/// Every field that a message may have.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default = "one_slot")]
+    slots: u16,
+    #[serde(borrow)]
+    run: Option<Cow<'a, str>>,
+    offer: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -56,7 +69,16 @@ fn one_slot() -> u16 {
 impl<'a> ControlMessage<'a> {
     /// Parses the text of one message. Fields that its type does not have are ignored.
     pub(in crate::transport) fn parse(text: &'a str) -> Result<Self, RejectedMessage> {
-        // Twice, because a type that serde finds among the fields would make it copy all of them.
+        // Nearly every message has fields of its own type only, or such as another type could have.
+        match serde_json::from_str(text) {
+            Ok(Fields { kind, slots: slots @ 1..=MAX_SLOTS, .. }) if kind == "ready" => Ok(Self::Ready(slots)),
+            Ok(Fields { kind, run: Some(run), offer, .. }) if kind == "ack" => Ok(Self::Ack { run, offer }),
+            Ok(_) | Err(_) => Self::parse_by_type(text),
+        }
+    }
+
+    /// Parses the type first, and then the fields that it has.
+    fn parse_by_type(text: &'a str) -> Result<Self, RejectedMessage> {
         let tag: Tag<'_> = serde_json::from_str(text).map_err(|_| RejectedMessage::Malformed)?;
         match &*tag.kind {
             "ready" => match serde_json::from_str(text) {
@@ -72,27 +94,6 @@ impl<'a> ControlMessage<'a> {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct RunMessage<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    run: Cow<'a, str>,
-    offer: u32,
-    content_type: Cow<'a, str>,
-    size: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reply: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DrainMessage {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    retry_in_ms: u64,
-}
-
 /// Appends the message before a run's payload of so many bytes. What of its id or content type is not UTF-8 is replaced.
 pub(in crate::transport) fn write_run_message(
     run: &[u8],
@@ -100,20 +101,28 @@ pub(in crate::transport) fn write_run_message(
     content_type: &[u8],
     size: usize,
     reply: Option<&str>,
-    out: &mut impl Write,
+    out: &mut Vec<u8>,
 ) {
-    let [run, content_type] = [run, content_type].map(String::from_utf8_lossy);
-    write(&RunMessage { kind: "run", run, offer, content_type, size, reply }, out);
+    out.extend_from_slice(b"{\"type\":\"run\",\"run\":");
+    json::append_text(out, &String::from_utf8_lossy(run));
+    out.extend_from_slice(b",\"offer\":");
+    json::append_number(out, offer);
+    out.extend_from_slice(b",\"contentType\":");
+    json::append_text(out, &String::from_utf8_lossy(content_type));
+    out.extend_from_slice(b",\"size\":");
+    json::append_number(out, size);
+    if let Some(reply) = reply {
+        out.extend_from_slice(b",\"reply\":");
+        json::append_text(out, reply);
+    }
+    out.push(b'}');
 }
 
 /// Appends the message before the close of a broker that drains.
-pub(in crate::transport) fn write_drain_message(retry_in_ms: u64, out: &mut impl Write) {
-    write(&DrainMessage { kind: "drain", retry_in_ms }, out);
-}
-
-fn write(message: &impl Serialize, out: &mut impl Write) {
-    let written = serde_json::to_writer(out, message);
-    debug_assert!(written.is_ok(), "memory takes every write");
+pub(in crate::transport) fn write_drain_message(retry_in_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"type\":\"drain\",\"retryInMs\":");
+    json::append_number(out, retry_in_ms);
+    out.push(b'}');
 }
 
 #[cfg(test)]
