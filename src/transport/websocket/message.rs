@@ -31,6 +31,10 @@ pub(in crate::transport) enum RejectedMessage {
     Ack,
 }
 
+/// A text that is borrowed where that is possible. Serde borrows a `Cow` only where it is not inside of another type.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// Every field that a message may have.
 #[derive(Deserialize)]
 struct Fields<'a> {
@@ -39,7 +43,7 @@ struct Fields<'a> {
     #[serde(default = "one_slot")]
     slots: u16,
     #[serde(borrow)]
-    run: Option<Cow<'a, str>>,
+    run: Option<Text<'a>>,
     offer: Option<u32>,
 }
 
@@ -69,11 +73,17 @@ fn one_slot() -> u16 {
 impl<'a> ControlMessage<'a> {
     /// Parses the text of one message. Fields that its type does not have are ignored.
     pub(in crate::transport) fn parse(text: &'a str) -> Result<Self, RejectedMessage> {
-        // Nearly every message has fields of its own type only, or such as another type could have.
-        match serde_json::from_str(text) {
-            Ok(Fields { kind, slots: slots @ 1..=MAX_SLOTS, .. }) if kind == "ready" => Ok(Self::Ready(slots)),
-            Ok(Fields { kind, run: Some(run), offer, .. }) if kind == "ack" => Ok(Self::Ack { run, offer }),
-            Ok(_) | Err(_) => Self::parse_by_type(text),
+        // Nearly every message has fields of its own type only, or such as another type could have. Serde would take an array for an
+        // object with all of them.
+        let fields = text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten();
+        match fields {
+            Some(Fields { kind, slots: slots @ 1..=MAX_SLOTS, .. }) if kind == "ready" => {
+                Ok(Self::Ready(slots))
+            }
+            Some(Fields { kind, run: Some(Text(run)), offer, .. }) if kind == "ack" => {
+                Ok(Self::Ack { run, offer })
+            }
+            Some(_) | None => Self::parse_by_type(text),
         }
     }
 
@@ -160,6 +170,8 @@ mod tests {
             ("secret", Malformed),
             ("[]", Malformed),
             (r#"["ack","run",7]"#, Malformed),
+            (r#"["ack",1,"run",7]"#, Malformed),
+            (r#"["ready",5,null,null]"#, Malformed),
             (r#"["ready"]"#, Ready),
             (r#"["ack"]"#, Ack),
             (r#""ready""#, Malformed),
