@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::client::Client;
 use support::cluster::{dispatch, native_poll, native_post, outcome, posted, verdicts};
@@ -155,6 +157,8 @@ async fn a_silent_acknowledgement_costs_its_offer_and_the_place_of_its_controlle
     let mut stream = EventStream::held(&broker, &pool, "silent", 4).await;
     let mut again = posted(&broker, &pool, "?redeliver=true", "again", b"again").await;
     let silent = stream.run().await;
+    // The first one's time is over well before the second one's.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let mut once = posted(&broker, &pool, "", "once", b"once").await;
     let other = stream.run().await;
     let (answer, received) = tokio::join!(again.answer(), spare.answer());
@@ -362,7 +366,7 @@ async fn a_stream_says_at_once_that_it_is_open_and_that_it_lives() {
     broker.wait_for_waiters(1).await;
     let mut stream = EventStream::connect(broker.public, &pool, "two", 1).await;
     assert!(stream.event().await.unwrap().retry.is_some());
-    let living = tokio::time::timeout(std::time::Duration::from_secs(30), stream.event()).await;
+    let living = tokio::time::timeout(Duration::from_secs(30), stream.event()).await;
     let comment = living.expect("a sign of life within 15 s").unwrap();
     assert_eq!((comment.kind.as_str(), comment.data.as_str(), comment.retry), ("", "", None));
 }
