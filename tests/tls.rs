@@ -19,6 +19,7 @@ use support::event_stream::{EventStream, subscription};
 use support::nats::NatsServer;
 use support::offers::{Offered, PATIENT, is, outcome as receipt_outcome, post as receipt, run};
 use support::proxy::{HAPROXY, start};
+use support::replies::{dispatch, target, whole};
 use support::websocket::{WebSocket, handshake};
 use support::{Broker, Pool, free_addresses, post};
 use tempfile::TempDir;
@@ -484,4 +485,27 @@ async fn a_receipt_is_passed_on_to_a_broker_that_proves_its_name_and_asks_for_a_
         .await;
     assert_eq!(ask(&connector).await, is(204, ""));
     assert_eq!(supervisor.answer().await.json()["delivered"], true);
+}
+
+/// The broker reads a worker's next request on a connection whose offer it still watches, at every moment of it.
+#[tokio::test]
+async fn a_promised_reply_keeps_its_connection_through_tls() {
+    let authority = Authority::new();
+    let connector = authority.client(None);
+    let pool = Pool::small("d1");
+    let broker = authority.broker("received", &[]);
+    let mut worker = connect(&connector, broker.public).await.unwrap();
+    let mut caller = connect(&connector, broker.public).await.unwrap();
+    for round in 0..40 {
+        let (path, early) = (pool.path(), "pilotlight-controller: w1\r\npilotlight-reply: early");
+        worker.send(format!("GET {path} HTTP/1.1\r\nhost: b\r\n{early}\r\n\r\n")).await;
+        broker.wait_for_waiters(1).await;
+        caller.send(dispatch(&pool, "?reply=30s", "")).await;
+        let run = worker.answer().await;
+        assert_eq!(run.header("connection"), None);
+        // From before the first probe of the offer until after the third.
+        tokio::time::sleep(Duration::from_millis(2) * round).await;
+        assert_eq!(worker.ask(whole(&target(&run), "", "done")).await.status, 200, "{round}");
+        assert_eq!(caller.answer().await.body, b"done");
+    }
 }

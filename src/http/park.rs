@@ -77,10 +77,11 @@ fn park_once(
 ) -> ControlFlow<(), ParkedGuard> {
     let now = state.exchange.at(Instant::now());
     let PollRequest { key, accepts, controller, host, client, metadata, .. } = poll;
-    let PollTerms { format, reusable, timeout, guard, grace } = terms;
+    let PollTerms { format, reusable, replies_early, timeout, guard, grace } = terms;
     let guard = guard.map_or(Duration::ZERO, |least| least.max(4 * connection.round_trip()));
     let origin = client.origin();
-    let long_poll = LongPoll::new(connection.clone(), format, *reusable, client.through_proxy);
+    let long_poll =
+        LongPoll::new(connection.clone(), format, *reusable, *replies_early, client.through_proxy);
     let request = ParkRequest {
         key: key.as_ref(),
         accepts: *accepts,

@@ -100,7 +100,8 @@ impl Replies {
 
     /// Breaks off every reply whose run is with a worker, and returns how many there were.
     pub fn break_off(&self) -> usize {
-        let replies = self.tokens.all();
+        let mut replies = self.tokens.all();
+        replies.retain(|reply| reply.result().is_none());
         for reply in &replies {
             reply.break_off(ReplyOutcome::ReplyBroken);
         }

@@ -34,7 +34,7 @@ pub struct Reply {
 
 #[derive(Default)]
 struct State {
-    /// Of the present offer.
+    /// Of the present offer. Its token is still a receipt when the caller has left before a worker has used it.
     offer: Option<RegisteredOffer<Reply>>,
     was_offered: bool,
     /// Whoever answers now.
@@ -156,6 +156,11 @@ impl Reply {
         if *offer.run != *run.as_bytes() {
             return Err(OpenError::OtherRun);
         }
+        if state.end.is_some() {
+            // Nobody wants the reply any more, but it shows that its worker has the run.
+            offer.target.open();
+            return Err(OpenError::Gone);
+        }
         match (&state.opener, is_error) {
             (None, _) if state.openers == 0 => {}
             (Some(Opener { is_error: false, .. }), true) => {}
@@ -241,7 +246,10 @@ impl Reply {
             return;
         }
         state.end = Some(outcome);
-        (state.offer, state.opener, state.caller) = (None, None, None);
+        (state.opener, state.caller) = (None, None);
+        if state.openers > 0 {
+            state.offer = None;
+        }
         self.changed.notify_one();
     }
 

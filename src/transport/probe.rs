@@ -17,6 +17,9 @@ use super::socket::{self, TcpState};
 /// How often the state of a connection is checked where no event announces its end.
 const CLOSED_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// A way to check the read side.
+pub(super) type Probe = fn(&Connection) -> ReadState;
+
 impl Connection {
     /// Waits until the peer has closed its side, or the connection is broken.
     pub async fn closed(&self) {
@@ -41,7 +44,9 @@ impl Connection {
         }
     }
 
-    fn probe_socket(&self) -> ReadState {
+    /// The same without the TLS session, into which a probe reads what has come: the connection's own task reads there, and would not
+    /// be woken for it.
+    pub(super) fn probe_socket(&self) -> ReadState {
         match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) if self.is_clean_eof() => ReadState::Eof,
             Ok((0, _)) => ReadState::Error,
@@ -75,19 +80,19 @@ impl Connection {
             if ready!(self.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(ReadState::Error);
             }
-            let state = self.probe_and_clear();
+            let state = self.probe_and_clear(Self::probe);
             if state != ReadState::Idle {
                 return Poll::Ready(state);
             }
         }
     }
 
-    /// Waits until the socket itself shows bytes, EOF or an error; for a second task, beside the one that polls `poll_probe`.
+    /// Waits until the socket itself shows bytes, EOF or an error, by this probe; for a second task, beside the connection's own.
     /// False if the runtime can report nothing more.
-    pub(super) async fn activity(&self) -> bool {
+    pub(super) async fn activity(&self, probe: Probe) -> bool {
         // A close_notify does not count: the socket's own end follows it.
         while self.stream.readable().await.is_ok() {
-            if !matches!(self.probe_and_clear(), ReadState::Idle | ReadState::CloseNotify) {
+            if !matches!(self.probe_and_clear(probe), ReadState::Idle | ReadState::CloseNotify) {
                 return true;
             }
         }
@@ -95,10 +100,10 @@ impl Connection {
     }
 
     /// Probes inside `try_io`, which clears the readiness if there is nothing to read, so that the next wait sleeps.
-    fn probe_and_clear(&self) -> ReadState {
+    fn probe_and_clear(&self, probe: Probe) -> ReadState {
         let mut probed = None;
         let _ = self.stream.try_io(Interest::READABLE, || {
-            let state = self.probe();
+            let state = probe(self);
             probed = Some(state);
             match state {
                 ReadState::Idle | ReadState::CloseNotify => Err(io::ErrorKind::WouldBlock.into()),
@@ -106,6 +111,6 @@ impl Connection {
             }
         });
         // Without readiness `try_io` does not call the closure, but the TLS session may have something buffered.
-        probed.unwrap_or_else(|| if self.has_buffered() { self.probe() } else { ReadState::Idle })
+        probed.unwrap_or_else(|| if self.has_buffered() { probe(self) } else { ReadState::Idle })
     }
 }

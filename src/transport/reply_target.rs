@@ -37,9 +37,14 @@ impl ReplyTarget {
         self.opened.notify_one();
     }
 
+    /// Whether a worker has opened its reply.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
     /// Returns once a worker has opened its reply.
     pub(super) async fn opened(&self) {
-        while !self.is_open.load(Ordering::Acquire) {
+        while !self.is_open() {
             self.opened.notified().await;
         }
     }

@@ -96,7 +96,7 @@ impl Slot {
         if begun.elapsed() > LONG_WAIT {
             self.restarts.reset();
         }
-        let run = match waited {
+        let mut run = match waited {
             Waited::Run(run) => run,
             Waited::Stopped => return Some(ready),
             Waited::Unusable => {
@@ -107,16 +107,17 @@ impl Slot {
                 return None;
             }
         };
+        let mut reply = Reply::new(run.reply.take(), &self.options.content_type, self.number);
+        reply.send_head().await;
         if ready.is_usable() {
-            return self.run(ready, *run).await;
+            return self.run(ready, *run, reply).await;
         }
         let why = ready.end().await;
         tracing::warn!(slot = self.number, "{why} just before a run, which the next one gets");
         // Nobody has read the run yet, so the next program can have it.
         if let Some(next) = timeout(NEXT_TIMEOUT, self.start()).await.ok().flatten() {
-            return self.run(next, *run).await;
+            return self.run(next, *run, reply).await;
         }
-        let reply = Reply::new(run.reply, &self.options.content_type, self.number);
         fail(reply, &format!("{why} before the run"), &mut ready.program).await;
         None
     }
@@ -138,15 +139,13 @@ impl Slot {
     }
 
     /// Runs a run. The next program is started as soon as this one has ended, while the reply is still on its way.
-    async fn run(&mut self, mut ready: Ready, run: Run) -> Option<Ready> {
-        let Run { id, content_type, payload, reply: address, .. } = run;
+    async fn run(&mut self, mut ready: Ready, run: Run, mut reply: Reply) -> Option<Ready> {
+        let Run { id, content_type, payload, .. } = run;
         tracing::debug!(slot = self.number, run = id, "run begins");
-        let RunOptions { is_kept, is_buffered, timeout, content_type: reply_type } = self.options.clone();
-        let is_awaited = address.is_some();
-        let mut reply = Reply::new(address, &reply_type, self.number);
+        let RunOptions { is_kept, is_buffered, timeout, .. } = self.options;
         let Ready { program, conversation } = &mut ready;
         let Served { end, is_alive } = if let Some(conversation) = conversation {
-            let line = run_line(&id, &content_type, is_awaited, &payload);
+            let line = run_line(&id, &content_type, reply.is_awaited(), &payload);
             conversation.execute(program, line, &mut reply, is_buffered, timeout).await
         } else {
             let end = one_shot::execute(program, payload, &mut reply, is_buffered, timeout).await;

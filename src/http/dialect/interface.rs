@@ -142,6 +142,8 @@ pub(in crate::http) struct PollTerms {
     pub(in crate::http) format: &'static ResponseFormat,
     /// Whether the connection may carry another request.
     pub(in crate::http) reusable: bool,
+    /// Whether the client opens the reply to a run as soon as it has read the run, if one is awaited.
+    pub(in crate::http) replies_early: bool,
     /// How long the client waits.
     pub(in crate::http) timeout: Duration,
     /// It is offered nothing for at least this long, or four round trips, before its timeout. None if the broker ends the poll,

@@ -17,7 +17,7 @@ use crate::broker::{AcceptedPayload, Number, PayloadKind, check_part};
 use crate::config::CAN_PROVE;
 use crate::dispatch::{NamedController, Outcome};
 use crate::http::client_addr::ClientAddr;
-use crate::http::h1::{FieldName, METADATA, RequestHead, Signs};
+use crate::http::h1::{FieldName, METADATA, REPLY as REPLY_FIELD, RequestHead, Signs};
 use crate::http::problem::Problem;
 use crate::http::response::{HttpResponse, write_keep_alive};
 use crate::http::state::{HttpState, RequestLimits};
@@ -221,8 +221,9 @@ fn parse_kind(limits: &RequestLimits, head: &RequestHead<'_>) -> Result<PollKind
         let why = format!("is at most {} here", humantime::format_duration(max_timeout));
         return Err(Problem::bad_parameter("timeout", why));
     }
-    let (format, reusable) = (&RESPONSE_FORMAT, head.is_reusable());
-    Ok(PollKind::Once(PollTerms { format, reusable, timeout, guard: None, grace: Duration::ZERO }))
+    let (format, reusable, replies_early) = (&RESPONSE_FORMAT, head.is_reusable(), parse_reply_time(head)?);
+    let grace = Duration::ZERO;
+    Ok(PollKind::Once(PollTerms { format, reusable, replies_early, timeout, guard: None, grace }))
 }
 
 /// The value of `Sec-WebSocket-Accept` for a handshake as RFC 6455, section 4.2.1, wants it.
@@ -358,6 +359,17 @@ fn parse_name<'a>(head: &RequestHead<'a>, field: FieldName) -> Result<&'a str, P
         Ok(None) => Ok(""),
         Ok(Some(text)) => check_part(text).map_err(|error| Problem::bad_parameter(name, error)),
         Err(()) => Err(Problem::bad_parameter(name, "occurs more than once, or is not printable ASCII")),
+    }
+}
+
+/// Whether the waiter says that it opens its replies at once.
+fn parse_reply_time(head: &RequestHead<'_>) -> Result<bool, Problem> {
+    if !head.fields.show(Signs::REPLY) {
+        return Ok(false);
+    }
+    match head.all_fields.only(REPLY_FIELD) {
+        Some(b"early") => Ok(true),
+        Some(_) | None => Err(Problem::bad_parameter(REPLY_FIELD, "is not `early`, once")),
     }
 }
 

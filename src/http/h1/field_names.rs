@@ -66,6 +66,8 @@ bitflags! {
         const ACCEPTS_EVENTS = 1 << 13;
         /// The waiter says something to whoever claims it.
         const METADATA = 1 << 14;
+        /// The worker says when it opens its replies.
+        const REPLY = 1 << 15;
     }
 }
 
@@ -97,7 +99,7 @@ pub(super) enum Use {
 }
 
 /// Names in lower case, and what their fields are read for. Those whose value is kept come first.
-pub(super) const KNOWN: [(&str, Use); 42] = [
+pub(super) const KNOWN: [(&str, Use); 43] = [
     ("host", Use::First(FieldName::Host)),
     ("content-length", Use::First(FieldName::ContentLength)),
     ("content-type", Use::First(FieldName::ContentType)),
@@ -128,6 +130,7 @@ pub(super) const KNOWN: [(&str, Use); 42] = [
     ("sec-fetch-mode", Use::FetchMode),
     ("accept", Use::Accept),
     (METADATA, Use::Sign(Signs::METADATA)),
+    (REPLY, Use::Sign(Signs::REPLY)),
     ("via", PROXY),
     ("x-forwarded", PROXY),
     ("x-real-ip", PROXY),
@@ -143,6 +146,8 @@ pub(super) const KNOWN: [(&str, Use); 42] = [
 ];
 /// The field of [`Signs::METADATA`], which is too rare for its value to be kept.
 pub(in crate::http) const METADATA: &str = "pilotlight-metadata";
+/// The field of [`Signs::REPLY`], as rare.
+pub(in crate::http) const REPLY: &str = "pilotlight-reply";
 const PROXY: Use = Use::Sign(Signs::PROXY);
 /// Fields whose names begin so are added by proxies.
 const PROXY_PREFIXES: [&str; 3] = ["x-forwarded-", "x-envoy-", "x-original-forwarded-"];

@@ -298,6 +298,7 @@ mod tests {
             ("origin", "null", Signs::BROWSER),
             ("content-encoding", "identity", Signs::CONTENT_ENCODING),
             ("pilotlight-metadata", "", Signs::METADATA),
+            ("Pilotlight-Reply", "early", Signs::REPLY),
             ("host", "close", Signs::empty()),
             ("user-agent", "close", Signs::empty()),
         ] {

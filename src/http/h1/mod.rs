@@ -26,7 +26,7 @@ pub(in crate::http) use body_decoder::BadBody;
 #[cfg(fuzzing)]
 pub(in crate::http) use body_decoder::{BodyDecoder, BodyFraming};
 pub(in crate::http) use body_reader::BodyReader;
-pub(in crate::http) use field_names::{FieldName, METADATA, Signs};
+pub(in crate::http) use field_names::{FieldName, METADATA, REPLY, Signs};
 pub(in crate::http) use fields::HeaderFields;
 pub(in crate::http) use head::{AllFields, RequestHead};
 pub(in crate::http) use hyper_fallback::{HyperEnd, HyperRead, read_with_hyper};

@@ -14,20 +14,25 @@ use crate::transport::connection::Connection;
 use crate::transport::delivery::{Delivery, DeliveryRequirements, Run};
 use crate::transport::handover::Disposition;
 use crate::transport::liveness::Liveness;
+use crate::transport::probe::Probe;
 use crate::transport::proof::{ProofStep, ProofTimeouts, ProofTracker, ReadState, SocketState};
 use crate::transport::reply_target::{ReplyTarget, opened};
 use crate::transport::response_format::{CloseReason, ResponseFormat};
 use crate::transport::write_buffer::with_write_buffer;
 
 /// A held GET. Dropped without a response, it closes its connection.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, which every held poll pays for")]
 pub struct LongPoll {
     connection: Arc<Connection>,
     format: &'static ResponseFormat,
     /// The client allows another request on this connection.
     reusable: bool,
+    /// The client opens the reply to a run as soon as it has read the run, if one is awaited.
+    replies_early: bool,
     /// The poll came through a layer 7 proxy, so what a delivery proves is that the proxy has the run.
     through_proxy: bool,
-    /// The disposition of the connection is resolved: it may already carry the next waiter, and must not be touched.
+    /// The disposition of the connection is resolved: it may already carry the next waiter, and must not be touched. Only a missing
+    /// proof resets it all the same.
     is_resolved: bool,
 }
 
@@ -37,10 +42,11 @@ impl LongPoll {
         connection: Arc<Connection>,
         format: &'static ResponseFormat,
         reusable: bool,
+        replies_early: bool,
         through_proxy: bool,
     ) -> Self {
         connection.handover.begin();
-        Self { connection, format, reusable, through_proxy, is_resolved: false }
+        Self { connection, format, reusable, replies_early, through_proxy, is_resolved: false }
     }
 
     /// As [`Waiter::offer`](super::Waiter::offer).
@@ -52,8 +58,9 @@ impl LongPoll {
         if !self.is_free() {
             return Break(Delivery::not_sent(Verdict::Gone));
         }
-        // Only a connection that closes after the run can show that the process has read it.
-        let keeps_alive = self.reusable && requirements.proof != Proof::Received;
+        // The process shows that it has read the run by closing the connection, or by opening the reply at once.
+        let shows_by_end = requirements.proof == Proof::Received && !self.opens_reply(run);
+        let keeps_alive = self.reusable && !shows_by_end;
         with_write_buffer(|head| {
             (self.format.head)(run, self.keep_alive(keeps_alive), head);
             let payload = join_short(head, &run.payload);
@@ -96,7 +103,9 @@ impl LongPoll {
     fn end(mut self, mut delivery: Delivery, required: Proof, keeps_alive: bool) -> Delivery {
         match delivery.verdict.proof() {
             Some(proof) if proof >= required => {
-                if keeps_alive {
+                if self.is_resolved {
+                    // It was released already, and may carry the next waiter.
+                } else if keeps_alive {
                     self.resolve(Disposition::KeepAlive);
                 } else if required == Proof::Received {
                     // The peer has closed its side already, so an ordinary close completes it.
@@ -144,38 +153,50 @@ impl LongPoll {
         self.connection.probe() == ReadState::Idle
     }
 
+    /// Whether the reply to this run is opened at once. A proxy may hold it back until it is complete.
+    fn opens_reply(&self, run: &Run) -> bool {
+        self.replies_early && run.reply.is_some() && !self.through_proxy
+    }
+
     /// The idle timeout to announce, if the connection stays open.
     fn keep_alive(&self, keeps_alive: bool) -> Option<u64> {
         keeps_alive.then(|| self.connection.keep_alive_seconds())
     }
 
     fn resolve(&mut self, disposition: Disposition) {
-        self.is_resolved = true;
-        if disposition == Disposition::KeepAlive {
-            self.connection.idle.insert(&self.connection);
-        }
-        self.connection.handover.resolve(disposition);
+        resolve(&self.connection, &mut self.is_resolved, disposition);
     }
 
-    /// Writes the rest as the peer takes it, and probes the socket until the verdict is known.
+    /// Writes the rest as the peer takes it, and probes the socket until the verdict is known. A connection that is kept is released
+    /// when all is written, because the proof is its next request.
     async fn prove(
-        &self,
+        &mut self,
         requirements: DeliveryRequirements,
         response: &mut RunWrite<'_>,
         reply: Option<&ReplyTarget>,
+        keeps_alive: bool,
     ) -> Delivery {
-        let connection = &*self.connection;
+        let Self { connection, is_resolved, through_proxy, .. } = self;
+        let proves_by_reply = keeps_alive && requirements.proof == Proof::Received;
         let round_trip = || connection.tcp_info().map_or(Duration::ZERO, |info| info.round_trip);
         let timeouts = ProofTimeouts::new(round_trip(), requirements.read_timeout, requirements.taken_by);
-        let mut tracker = ProofTracker::new(
-            requirements.proof,
-            timeouts,
-            self.through_proxy,
-            response.total(),
-            Instant::now(),
-        );
-        let mut read = connection.probe();
+        let mut tracker =
+            ProofTracker::new(requirements.proof, timeouts, *through_proxy, response.total(), Instant::now());
+        let mut probe: Probe = Connection::probe;
+        let mut read = probe(connection);
         loop {
+            if proves_by_reply && !*is_resolved && response.is_sent() {
+                probe = Connection::probe_socket;
+                resolve(connection, is_resolved, Disposition::KeepAlive);
+            }
+            if response.is_sent() && reply.is_some_and(ReplyTarget::is_open) {
+                return Delivery {
+                    verdict: Verdict::Received,
+                    nothing_sent: false,
+                    acked: true,
+                    by_budget: false,
+                };
+            }
             let state = SocketState { sent: response.sent, unacked: connection.unacked(), read };
             let now = Instant::now();
             let step = tracker.observe(state, now);
@@ -190,26 +211,24 @@ impl LongPoll {
                 ProofStep::WaitTimer(at) => (at, false),
             };
             let activity = async {
-                if !wakes_when_readable || !connection.activity().await {
+                if !wakes_when_readable || !connection.activity(probe).await {
                     std::future::pending::<()>().await;
                 }
             };
-            if tracker.needs_our_fin(now) {
+            if !proves_by_reply && tracker.needs_our_fin(now) {
                 connection.send_fin();
             }
             // Whichever it is, the next probe shows what has happened.
             tokio::select! {
                 () = activity => {}
                 _ = connection.writable(), if !response.is_sent() => {}
-                () = opened(reply), if reply.is_some() && response.is_sent() => {
-                    return Delivery { verdict: Verdict::Received, nothing_sent: false, acked: true, by_budget: false };
-                }
+                () = opened(reply), if reply.is_some() && response.is_sent() => continue,
                 () = tokio::time::sleep_until(at.min(requirements.until).into()) => {}
             }
             if state.unacked > 0 {
                 tracker.update_round_trip(round_trip());
             }
-            read = connection.probe();
+            read = probe(connection);
             if !response.is_sent() {
                 match response.write(connection) {
                     Ok(0) => {}
@@ -220,6 +239,15 @@ impl LongPoll {
             }
         }
     }
+}
+
+/// Hands a connection back to its own task.
+fn resolve(connection: &Arc<Connection>, is_resolved: &mut bool, disposition: Disposition) {
+    *is_resolved = true;
+    if disposition == Disposition::KeepAlive {
+        connection.idle.insert(connection);
+    }
+    connection.handover.resolve(disposition);
 }
 
 impl Drop for LongPoll {
@@ -248,9 +276,13 @@ pub struct ProvingLongPoll {
 impl ProvingLongPoll {
     /// As [`PendingProof::prove`](super::PendingProof::prove).
     pub(super) async fn prove(self) -> Delivery {
-        let Self { waiter, requirements, keeps_alive, head, head_length, payload, sent, reply } = self;
+        let Self { mut waiter, requirements, keeps_alive, head, head_length, payload, sent, reply } = self;
         let mut response = RunWrite { head: &head, head_length, payload: &payload, sent };
-        let delivery = waiter.prove(requirements, &mut response, reply.as_deref()).await;
+        let mut delivery = waiter.prove(requirements, &mut response, reply.as_deref(), keeps_alive).await;
+        if response.is_sent() && reply.is_some_and(|reply| reply.is_open()) {
+            // It was opened just now, perhaps on this connection.
+            delivery.verdict = Verdict::Received;
+        }
         waiter.end(delivery, requirements.proof, keeps_alive)
     }
 }

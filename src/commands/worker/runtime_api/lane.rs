@@ -104,6 +104,7 @@ impl Lane {
         let Run { id, payload, reply: address, fields, .. } = run;
         let slot = self.options.slot;
         let mut reply = Reply::new(address, &HeaderValue::from_static("application/json"), slot);
+        reply.send_head().await;
         let wants_log_tail = wants_log_tail(&fields);
         let event = match Event::new(&self.options.function, &fields, payload) {
             Ok(event) => event,

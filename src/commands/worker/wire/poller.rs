@@ -166,7 +166,9 @@ impl Poller {
     }
 
     fn request(&self, client: &Client, target: &str) -> anyhow::Result<Request<WorkerBody>> {
-        let request = client.request(Method::GET, target).header("pilotlight-controller", &self.controller);
+        let request = client.request(Method::GET, target);
+        let request =
+            request.header("pilotlight-controller", &self.controller).header("pilotlight-reply", "early");
         let request = match &self.options.metadata {
             Some(metadata) => request.header("pilotlight-metadata", metadata),
             None => request,

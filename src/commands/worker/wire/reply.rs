@@ -1,6 +1,10 @@
 //! Owns a reply: it is opened before the program has said anything, so that the end of one side reaches the other at once.
 
+use std::future::{poll_fn, ready};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -23,6 +27,8 @@ use crate::lambda::LOG_TAIL;
 
 /// How often a broker is tried that cannot be reached.
 const ATTEMPTS: u32 = 5;
+/// A run is not delayed for longer by a broker that is lost just then.
+const HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 /// The time for telling a broker that a run has failed.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many pieces of a reply may wait to be written. The program waits meanwhile.
@@ -51,6 +57,8 @@ struct OpenReply {
     head: ReplyHead,
     /// Whether a part of the body was written.
     has_begun: bool,
+    /// Whether the head is on its way. It need not be at once, but over the connection of a poll that has promised it.
+    is_sent: Arc<AtomicBool>,
     /// From the connection to the broker's answer. It goes on only while it is awaited. It is dropped before the pieces are,
     /// because a reply whose pieces end first has ended well.
     exchange: Exchange,
@@ -67,6 +75,24 @@ impl Reply {
         let head = ReplyHead::new(content_type.clone());
         let open = |ReplyAddress { client, target, connection }| open(client, target, connection, head);
         Self { open: address.map(open), slot }
+    }
+
+    /// Sends the head, as the poll has promised, if the poll's connection was kept for it.
+    pub(in crate::commands::worker) async fn send_head(&mut self) {
+        let Some(open) = &mut self.open else { return };
+        let sent = poll_fn(|cx| match open.exchange.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if open.is_sent.load(Ordering::Relaxed) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        if let Ok(Some(ended)) = timeout(HEAD_TIMEOUT, sent).await {
+            open.exchange = Box::pin(ready(ended));
+        }
+    }
+
+    /// Whether somebody waits for it.
+    pub(in crate::commands::worker) fn is_awaited(&self) -> bool {
+        self.open.is_some()
     }
 
     /// Whether a part of it was written, so that its head has gone to the caller.
@@ -187,17 +213,20 @@ fn open(client: Client, target: String, kept: Option<WorkerConnection>, head: Re
     let request = with_head(client.request_without_token(Method::POST, &target), &head);
     let request = request.body(body.boxed_unsync());
     let connecting = client.clone();
+    let is_sent = Arc::new(AtomicBool::new(kept.is_none()));
+    let is_sending = is_sent.clone();
     let exchange = Box::pin(async move {
         let request = request.context("the address of the reply is malformed")?;
         let mut connection = match WorkerConnection::if_open(kept).await {
             Some(connection) => connection,
             None => connect(&connecting).await?,
         };
+        is_sending.store(true, Ordering::Relaxed);
         let response =
             connection.send(request).await.context("the broker was lost before the reply's end")?;
         Ok((connection, response))
     });
-    OpenReply { client, target, head, has_begun: false, exchange, pieces }
+    OpenReply { client, target, head, has_begun: false, is_sent, exchange, pieces }
 }
 
 fn with_head(request: Builder, head: &ReplyHead) -> Builder {

@@ -216,6 +216,7 @@ fn parse_poll<'a>(
         client,
         metadata: None,
         kind: PollKind::Once(PollTerms {
+            replies_early: false,
             format: &RESPONSE_FORMAT,
             reusable: head.is_reusable(),
             timeout: limits.connection_timeout,
