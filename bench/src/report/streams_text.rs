@@ -18,7 +18,7 @@ pub(super) fn section(scope: &StreamScope, machine: &str, results: &StreamResult
         "{HEADING}\n\
          A caller posts a small JSON message and reads server-sent events until `[DONE]`: {tokens} tokens of 40 bytes, one every {delay:.0} ms, so that an answer \
          takes at least {least:.0} ms and the number of callers bounds the answers per second. The peers are proxies before a stub; pilotlight has {workers} warm workers in the stub's \
-         place, each of which polls, opens its reply on a new connection, and polls again on that one, so its figures contain the dispatch, \
+         place, each of which polls, opens its reply on the same connection, and polls again on it, so its figures contain the dispatch, \
          with proof `received`. With *WebSockets*, workers wait on one each, and write all replies on one connection, as a stub does. A token carries the time of its write, and every token was checked: none was missing, cut or out of order. Callers and \
          stub or workers are two processes on the core beside the server's. By `pilotlight-bench stream`: {rounds} rounds, in which all servers have their turn; \
          {few:.0} s, {ramp:.0} s and {all:.0} s in each; medians, the longest times and the memory of all rounds.\n\n{machine}\n\
@@ -76,6 +76,7 @@ fn targets(scope: &StreamScope, results: &StreamResults) -> Vec<[String; 3]> {
         })
     };
     let resident = |name: &str| most_of(results, name, ALL_CALLERS, |f| f.resident) / MIB;
+    let private = |name: &str| most_of(results, name, ALL_CALLERS, |f| f.private) / MIB;
     let ours = results.memory.iter().find(|(name, _)| *name == OURS).map(|(_, figures)| figures);
     let held = |of: fn(&MemoryFigures) -> f64| ours.map_or(f64::NAN, of);
     let row = |what: String, wanted: &str, reached: String| [what, wanted.to_owned(), reached];
@@ -95,6 +96,11 @@ fn targets(scope: &StreamScope, results: &StreamResults) -> Vec<[String; 3]> {
             "largest resident memory, 200 callers".to_owned(),
             "below each peer's",
             format!("{:.1} MiB; {}", resident(OURS), joined(&|name| format!("{name} {:.1}", resident(name)))),
+        ),
+        row(
+            "of it private: written by the process, not its program's file".to_owned(),
+            "below each peer's",
+            format!("{:.1} MiB; {}", private(OURS), joined(&|name| format!("{name} {:.1}", private(name)))),
         ),
         row(
             format!("resident with {} open answers, more than idle", scope.open),
@@ -123,8 +129,8 @@ fn gibibytes(bytes: u64) -> f64 {
 
 fn table(phase: usize, results: &StreamResults) -> String {
     let mut text = String::from(
-        "| | answers per CPU second | pilotlight's × | CPU s | answers/s | p95 ms | longest ms | token p50 µs | p99 µs | longest ms | largest RSS MiB | load's share of its core |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| | answers per CPU second | pilotlight's × | CPU s | answers/s | p95 ms | longest ms | token p50 µs | p99 µs | longest ms | largest RSS MiB | of it private | load's share of its core |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for (name, _) in &results.phases {
         let of = |of: Of| median_of(results, name, phase, of);
@@ -132,7 +138,7 @@ fn table(phase: usize, results: &StreamResults) -> String {
         let per_cpu = values(results, name, phase, |f| f.per_cpu_second);
         let _ = writeln!(
             text,
-            "| {name} | {:.0} ({:.0}–{:.0}) | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} % |",
+            "| {name} | {:.0} ({:.0}–{:.0}) | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {:.0} % |",
             of(|f| f.per_cpu_second),
             per_cpu.iter().copied().fold(f64::NAN, f64::min),
             per_cpu.iter().copied().fold(f64::NAN, f64::max),
@@ -145,6 +151,7 @@ fn table(phase: usize, results: &StreamResults) -> String {
             of(|f| f.token_p99),
             most(|f| f.token_longest) / 1e3,
             most(|f| f.resident) / MIB,
+            most(|f| f.private) / MIB,
             of(|f| f.load) * 100.0,
         );
     }
@@ -196,6 +203,7 @@ mod tests {
             cpu: 400.0 / per_cpu_second,
             per_cpu_second,
             resident: 10.0 * MIB,
+            private: 4.0 * MIB,
             load: 0.25,
         };
         vec![figures; PHASES.len()]
@@ -208,7 +216,7 @@ mod tests {
         let results = StreamResults { phases: vec![("axum", theirs), (OURS, ours)], memory: Vec::new() };
         let text = table(ALL_CALLERS, &results);
         assert!(text.contains(
-            "| axum | 1000 (500–2000) | 2.00 | 0.40 | 400.0 | 502.0 | 510.0 | 123 | 456 | 7.0 | 10.0 | 25 % |"
+            "| axum | 1000 (500–2000) | 2.00 | 0.40 | 400.0 | 502.0 | 510.0 | 123 | 456 | 7.0 | 10.0 | 4.0 | 25 % |"
         ));
         assert!(text.contains("| pilotlight | 2000 (1000–3000) | 1.00 |"), "{text}");
     }

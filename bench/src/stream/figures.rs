@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::latencies::Latencies;
-use crate::usage::{cpu, peak_resident};
+use crate::usage::{cpu, peak_resident, private_dirty};
 
 /// What callers see.
 pub(super) struct Tally {
@@ -58,6 +58,8 @@ pub(crate) struct PhaseFigures {
     pub(crate) per_cpu_second: f64,
     /// The server's largest resident memory since its start, in bytes.
     pub(crate) resident: f64,
+    /// What of its memory the server has written and shares with no other process, at the end, in bytes. The rest is its program.
+    pub(crate) private: f64,
     /// CPU time of callers and of the tokens' origin, as a share of one core.
     pub(crate) load: f64,
 }
@@ -84,6 +86,7 @@ impl Window {
             cpu: spent(0),
             per_cpu_second: answers / spent(0),
             resident: count(peak_resident(self.processes[0])?),
+            private: count(private_dirty(self.processes[0])?),
             load: (spent(1) + spent(2)) / seconds,
         })
     }

@@ -1,4 +1,4 @@
-//! Owns a warm worker: it polls, takes a run, opens its reply on a new connection, writes it, and polls again on that one.
+//! Owns a warm worker: it polls, takes a run, opens its reply, writes it, and polls again, all on one connection.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,9 +22,6 @@ pub(super) async fn work(broker: SocketAddr, number: usize, progress: Rc<Progres
     let mut connection = open_stream(broker).await?;
     loop {
         let Some((target, ask)) = poll(&mut connection, number).await? else { continue };
-        // The end of the poll's connection is the receipt.
-        drop(connection);
-        connection = open_stream(broker).await?;
         let is_written = write_reply(&mut connection, &target, &ask, &progress).await?;
         if !is_written || !is_taken(&mut connection).await {
             connection = open_stream(broker).await?;
@@ -48,7 +45,8 @@ pub(super) async fn write_reply(
 /// Waits for a run: the target of its reply, and what it asks for. `None` if nobody came.
 async fn poll(connection: &mut TcpStream, number: usize) -> anyhow::Result<Option<(String, Ask)>> {
     let poll = format!(
-        "GET {POOL}?timeout=50s HTTP/1.1\r\nhost: 127.0.0.1:7070\r\npilotlight-controller: worker-{number}\r\n\r\n"
+        "GET {POOL}?timeout=50s HTTP/1.1\r\nhost: 127.0.0.1:7070\r\npilotlight-controller: worker-{number}\r\n\
+         pilotlight-reply: early\r\n\r\n"
     );
     connection.write_all(poll.as_bytes()).await?;
     let mut read = Vec::new();
