@@ -1,5 +1,5 @@
-//! Owns how the JSON of a run's way is written: piece by piece, because a serializer that knows its writer only as a trait took a
-//! fifth of all instructions of a run.
+//! Owns JSON that is written piece by piece, where each run passes: a serializer that knows its writer only as a trait took a fifth of a
+//! run's instructions.
 
 /// Appends a number.
 pub fn append_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
