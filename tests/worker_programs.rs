@@ -167,7 +167,9 @@ async fn after_sigterm_the_run_under_way_is_finished_and_a_second_signal_kills_i
     worker.wait_for_log("no run is taken any more").await;
     worker.signal(Signal::INT);
     assert_eq!(worker.ended().await.code(), Some(130));
-    assert!(folder.marks("ids").iter().all(|program| has_ended(program)));
+    // They were killed, and end in their own time.
+    let programs = folder.marks("ids");
+    until("the programs' end", || programs.iter().all(|program| has_ended(program)).then_some(())).await;
 }
 
 #[tokio::test]
