@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::client::Client;
-use support::replies::{Caller, END, chunk, dispatch, target, whole};
+use support::replies::{Caller, END, chunk, dispatch, opening, target, whole};
 use support::{Broker, Pool};
 
 const EARLY: &str = "pilotlight-controller: w1\r\npilotlight-reply: early\r\n";
@@ -48,8 +48,7 @@ async fn one_connection_carries_run_after_run() {
         assert!(run.header("keep-alive").is_some());
         // By then the broker would have ended its side of a connection whose end is awaited.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let open = format!("POST {} HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n", target(&run));
-        worker.send(open).await;
+        worker.send(opening(&target(&run), "")).await;
         worker.send(chunk(body)).await;
         worker.send(END).await;
         let answer = worker.answer().await;
@@ -116,9 +115,7 @@ async fn a_caller_that_leaves_costs_its_worker_nothing() {
             broker.wait_for_waiters(1).await;
             let mut caller = Caller::post(broker.dispatch, &pool(), "?reply=30s", "").await;
             let second = target(&worker.answer().await);
-            worker
-                .send(format!("POST {second} HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n"))
-                .await;
+            worker.send(opening(&second, "")).await;
             // The time of the first offer is over by then.
             tokio::time::sleep(Duration::from_millis(600)).await;
             worker.send([&chunk("done"), END].concat()).await;
@@ -183,8 +180,7 @@ async fn a_worker_that_dies_with_its_reply_open_breaks_it_at_once() {
         let mut worker = waiting_early(&broker).await;
         let mut caller = Caller::post(broker.dispatch, &pool(), "?reply=30s", "").await;
         let run = worker.answer().await;
-        let open = format!("POST {} HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n", target(&run));
-        worker.send(open).await;
+        worker.send(opening(&target(&run), "")).await;
         if begins {
             worker.send(chunk("abc")).await;
             let head = caller.head().await;

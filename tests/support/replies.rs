@@ -132,10 +132,13 @@ pub fn error_target(target: &str) -> String {
 /// Opens a chunked reply, of which no chunk is sent yet.
 pub async fn open(address: SocketAddr, target: &str, fields: &str) -> Client {
     let mut worker = Client::connect(address).await;
+    worker.send(opening(target, fields)).await;
     worker
-        .send(format!("POST {target} HTTP/1.1\r\nhost: b\r\n{fields}transfer-encoding: chunked\r\n\r\n"))
-        .await;
-    worker
+}
+
+/// The head of a chunked reply.
+pub fn opening(target: &str, fields: &str) -> String {
+    format!("POST {target} HTTP/1.1\r\nhost: b\r\n{fields}transfer-encoding: chunked\r\n\r\n")
 }
 
 /// A chunk of a body.

@@ -107,8 +107,7 @@ impl Slot {
                 return None;
             }
         };
-        let mut reply = Reply::new(run.reply.take(), &self.options.content_type, self.number);
-        reply.send_head().await;
+        let reply = Reply::open(run.reply.take(), &self.options.content_type, self.number).await;
         if ready.is_usable() {
             return self.run(ready, *run, reply).await;
         }

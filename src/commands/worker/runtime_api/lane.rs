@@ -103,8 +103,7 @@ impl Lane {
     async fn run(&mut self, run: Run, call: NextCall) -> Option<NextCall> {
         let Run { id, payload, reply: address, fields, .. } = run;
         let slot = self.options.slot;
-        let mut reply = Reply::new(address, &HeaderValue::from_static("application/json"), slot);
-        reply.send_head().await;
+        let mut reply = Reply::open(address, &HeaderValue::from_static("application/json"), slot).await;
         let wants_log_tail = wants_log_tail(&fields);
         let event = match Event::new(&self.options.function, &fields, payload) {
             Ok(event) => event,

@@ -9,7 +9,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::body::{WorkerBody, WorkerConnection, whole};
-use super::run::{Run, receive};
+use super::run::{REPLY, Run, receive};
 use crate::commands::client::{BrokerUrl, Client, ClientOptions};
 use crate::commands::worker::back_off::{BackOff, jitter};
 
@@ -167,8 +167,7 @@ impl Poller {
 
     fn request(&self, client: &Client, target: &str) -> anyhow::Result<Request<WorkerBody>> {
         let request = client.request(Method::GET, target);
-        let request =
-            request.header("pilotlight-controller", &self.controller).header("pilotlight-reply", "early");
+        let request = request.header("pilotlight-controller", &self.controller).header(REPLY, "early");
         let request = match &self.options.metadata {
             Some(metadata) => request.header("pilotlight-metadata", metadata),
             None => request,

@@ -66,19 +66,21 @@ struct OpenReply {
 }
 
 impl Reply {
-    /// A reply, if somebody waits for one. It is opened while the futures below are awaited.
-    pub(in crate::commands::worker) fn new(
+    /// A reply, if somebody waits for one. If the poll's connection was kept for it, its head is sent now, as the poll has promised;
+    /// else it is opened while the futures below are awaited.
+    pub(in crate::commands::worker) async fn open(
         address: Option<ReplyAddress>,
         content_type: &HeaderValue,
         slot: usize,
     ) -> Self {
         let head = ReplyHead::new(content_type.clone());
         let open = |ReplyAddress { client, target, connection }| open(client, target, connection, head);
-        Self { open: address.map(open), slot }
+        let mut reply = Self { open: address.map(open), slot };
+        reply.send_head().await;
+        reply
     }
 
-    /// Sends the head, as the poll has promised, if the poll's connection was kept for it.
-    pub(in crate::commands::worker) async fn send_head(&mut self) {
+    async fn send_head(&mut self) {
         let Some(open) = &mut self.open else { return };
         let sent = poll_fn(|cx| match open.exchange.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),

@@ -14,8 +14,8 @@ use crate::commands::client::Client;
 
 /// Names the run.
 const RUN: &str = "pilotlight-run";
-/// Where its reply goes.
-const REPLY: &str = "pilotlight-reply";
+/// Where its reply goes; of a poll, when the worker opens its replies.
+pub(super) const REPLY: &str = "pilotlight-reply";
 
 /// The time for closing a connection by the rules of TLS.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
