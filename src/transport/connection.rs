@@ -346,7 +346,8 @@ impl Idle for Connection {
     }
 
     fn close_idle(&self, since: u32) -> bool {
-        let closes = self.probe() == ReadState::Idle && self.handover.claim_idle(since);
+        let is_silent = !self.has_buffered() && self.probe_socket() == ReadState::Idle;
+        let closes = is_silent && self.handover.claim_idle(since);
         if closes {
             self.shutdown();
         }

@@ -34,7 +34,8 @@ impl Connection {
         }
     }
 
-    /// Checks the read side by a system call, without waiting and without taking a byte from it.
+    /// Checks the read side by a system call, without waiting and without taking a byte from it. For the connection's own task, and
+    /// where the connection ends if there is anything.
     pub(super) fn probe(&self) -> ReadState {
         let Some(tls) = &self.tls else { return self.probe_socket() };
         match (tls.probe(&self.stream), self.probe_socket()) {
@@ -44,8 +45,8 @@ impl Connection {
         }
     }
 
-    /// The same without the TLS session, into which a probe reads what has come: the connection's own task reads there, and would not
-    /// be woken for it.
+    /// The same beside a task that goes on reading: without the TLS session, into which a probe reads what has come. That task would
+    /// not be woken for it.
     pub(super) fn probe_socket(&self) -> ReadState {
         match rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) if self.is_clean_eof() => ReadState::Eof,
@@ -112,5 +113,41 @@ impl Connection {
         });
         // Without readiness `try_io` does not call the closure, but the TLS session may have something buffered.
         probed.unwrap_or_else(|| if self.has_buffered() { probe(self) } else { ReadState::Idle })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::transport::connection::IdleConnections;
+    use crate::transport::idle::Idle;
+    use crate::transport::tls::tests::{Peer, tls_session};
+
+    /// A connection after its handshake, with its peer.
+    pub(in crate::transport) async fn tls_connection() -> (Arc<Connection>, Peer) {
+        let (stream, session, peer) = tls_session().await;
+        let address = stream.peer_addr().unwrap().ip();
+        let idle = Arc::<IdleConnections>::default();
+        (Arc::new(Connection::new(stream, address, Some(session), idle)), peer)
+    }
+
+    #[tokio::test]
+    async fn the_idle_timeout_leaves_what_has_just_come_to_its_connection() {
+        let (connection, mut peer) = tls_connection().await;
+        let reader = connection.clone();
+        #[expect(clippy::disallowed_methods, reason = "awaited below")]
+        let read = tokio::spawn(async move { reader.read_idle(&mut BytesMut::new()).await });
+        tokio::task::yield_now().await;
+        let since = connection.idle_since().expect("nothing has come yet");
+        // Nothing has polled for events yet when the idle timeout meets this.
+        peer.write_all(b"next").unwrap();
+        assert!(!connection.close_idle(since));
+        let read = tokio::time::timeout(Duration::from_secs(5), read).await;
+        assert_eq!(read.expect("the request has to wake its connection").unwrap().unwrap(), 4);
     }
 }

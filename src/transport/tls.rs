@@ -231,12 +231,15 @@ fn is_alert(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use rustls::pki_types::PrivateKeyDer;
-    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
     use tokio::net::TcpListener;
 
     use super::*;
+
+    /// The client of a session.
+    pub(in crate::transport) type Peer = StreamOwned<ClientConnection, std::net::TcpStream>;
 
     /// The configurations of both sides.
     fn configurations() -> (ServerConfig, ClientConfig) {
@@ -252,27 +255,33 @@ mod tests {
         (server.with_single_cert(vec![own.cert.der().clone()], key).unwrap(), client)
     }
 
-    #[tokio::test]
-    async fn an_alert_ends_the_session_and_is_no_failure_of_the_socket() {
+    /// A session after its handshake, with its socket and its peer.
+    pub(in crate::transport) async fn tls_session() -> (TcpStream, TlsSession, Peer) {
         let (server, client) = configurations();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let peer = std::thread::spawn(move || {
             let mut socket = std::net::TcpStream::connect(address).unwrap();
+            socket.set_nodelay(true).unwrap();
             let mut tls = ClientConnection::new(Arc::new(client), "b".try_into().unwrap()).unwrap();
             while tls.is_handshaking() || tls.wants_write() {
                 tls.complete_io(&mut socket).unwrap();
             }
-            // What is no record is answered by an alert.
-            tls.read_tls(&mut &b"no record"[..]).unwrap();
-            tls.process_new_packets().unwrap_err();
-            tls.write_tls(&mut socket).unwrap();
-            socket
+            StreamOwned::new(tls, socket)
         });
         let (stream, _) = listener.accept().await.unwrap();
         let session = TlsSession::new(Arc::new(server)).unwrap();
         session.handshake(&stream).await.unwrap();
-        let _open = peer.join().unwrap();
+        (stream, session, peer.join().unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_alert_ends_the_session_and_is_no_failure_of_the_socket() {
+        let (stream, session, mut peer) = tls_session().await;
+        // What is no record is answered by an alert.
+        peer.conn.read_tls(&mut &b"no record"[..]).unwrap();
+        peer.conn.process_new_packets().unwrap_err();
+        peer.conn.write_tls(&mut peer.sock).unwrap();
         stream.readable().await.unwrap();
         assert_eq!(session.probe(&stream), ReadState::CloseNotify);
     }

@@ -182,11 +182,11 @@ impl LongPoll {
         let timeouts = ProofTimeouts::new(round_trip(), requirements.read_timeout, requirements.taken_by);
         let mut tracker =
             ProofTracker::new(requirements.proof, timeouts, *through_proxy, response.total(), Instant::now());
-        let mut probe: Probe = Connection::probe;
+        // A connection that is kept has a task that goes on reading from it.
+        let probe: Probe = if keeps_alive { Connection::probe_socket } else { Connection::probe };
         let mut read = probe(connection);
         loop {
             if proves_by_reply && !*is_resolved && response.is_sent() {
-                probe = Connection::probe_socket;
                 resolve(connection, is_resolved, Disposition::KeepAlive);
             }
             if response.is_sent() && reply.is_some_and(ReplyTarget::is_open) {
@@ -284,5 +284,58 @@ impl ProvingLongPoll {
             delivery.verdict = Verdict::Received;
         }
         waiter.end(delivery, requirements.proof, keeps_alive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::transport::probe::tests::tls_connection;
+    use crate::transport::response_format::CloseResponse;
+
+    static FORMAT: ResponseFormat = ResponseFormat {
+        head: |_, _, head| head.extend_from_slice(b"head "),
+        close_response: |_, _| CloseResponse { bytes: Cow::Borrowed(b""), reusable: false },
+    };
+
+    #[tokio::test]
+    async fn the_proof_of_an_offer_leaves_the_next_request_to_its_connection() {
+        let (connection, mut peer) = tls_connection().await;
+        let waiter = LongPoll::new(connection.clone(), &FORMAT, true, false, false);
+        #[expect(clippy::disallowed_methods, reason = "awaited below")]
+        let held = tokio::spawn(async move {
+            poll_fn(|cx| {
+                let handover = &connection.handover;
+                handover.poll_held(
+                    cx,
+                    |cx| connection.poll_read_ready(cx).map(drop),
+                    |cx| connection.poll_probe(cx),
+                    || false,
+                )
+            })
+            .await
+        });
+        tokio::task::yield_now().await;
+        let later = Instant::now() + Duration::from_secs(5);
+        let requirements = DeliveryRequirements {
+            proof: Proof::Acked,
+            read_timeout: Duration::from_secs(5),
+            taken_by: later,
+            until: later,
+        };
+        let (id, content_type, payload) = ("run".into(), "text/plain".into(), "payload".into());
+        let run = Run { id, content_type, payload, reply: None, fields: None };
+        let Continue(proving) = waiter.offer(&run, requirements) else { panic!("it has to be proved") };
+        peer.read_exact(&mut [0; 12]).unwrap();
+        // Nothing has polled for events yet when the first probe meets this.
+        peer.write_all(b"next").unwrap();
+        assert_eq!(proving.prove().await.verdict, Verdict::Acked);
+        let ended = tokio::time::timeout(Duration::from_secs(5), held).await;
+        let (disposition, _) = ended.expect("the next request has to wake its connection").unwrap();
+        assert_eq!(disposition, Disposition::KeepAlive);
     }
 }
