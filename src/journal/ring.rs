@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 /// Values that a ring keeps.
 pub(super) const CAPACITY: usize = 10_000;
+const LEAST_GROWTH: usize = 16;
 
 /// The latest [`CAPACITY`] values, from the oldest to the newest. It grows with its values, so that an empty one costs nothing.
 pub(super) struct Ring<T>(VecDeque<T>);
@@ -15,8 +16,12 @@ impl<T> Ring<T> {
 
     /// Adds a value. A full ring drops its oldest one.
     pub(super) fn push(&mut self, value: T) {
-        if self.0.len() == CAPACITY {
+        let length = self.0.len();
+        if length == CAPACITY {
             self.0.pop_front();
+        } else if length == self.0.capacity() {
+            // It would double beyond its capacity, and a full ring goes round all of its buffer.
+            self.0.reserve_exact(length.max(LEAST_GROWTH).min(CAPACITY - length));
         }
         self.0.push_back(value);
     }
@@ -47,7 +52,7 @@ mod tests {
     fn a_full_ring_drops_its_oldest_value() {
         let mut ring = Ring::new();
         (0..CAPACITY + 2).for_each(|number| ring.push(number));
-        assert_eq!(ring.len(), CAPACITY);
+        assert_eq!((ring.len(), ring.0.capacity()), (CAPACITY, CAPACITY));
         assert_eq!((ring.iter().next(), ring.iter().next_back()), (Some(&2), Some(&(CAPACITY + 1))));
     }
 }

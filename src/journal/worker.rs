@@ -10,7 +10,7 @@ use super::history::History;
 use super::otlp::Tracer;
 use super::priority::{Urgency, lower_priority};
 use super::queue::{Batch, QueueReader};
-use super::record::{DispatchRecord, Event, EventKinds, millis_since_1970};
+use super::record::{DispatchRecord, Event, EventKinds, ReplyRecord, millis_since_1970};
 use crate::metrics::Metrics;
 
 /// The pause between two batches while events arrive. It is short, because the thread then works through few events at a time:
@@ -78,7 +78,7 @@ impl JournalWorker {
         match event {
             Recorded::Dispatch(dispatch) => {
                 let is_logged = wanted.intersects(EventKinds::VERDICT | EventKinds::DISPATCH);
-                let is_read = is_logged || self.tracer.is_some() || self.history.reads_dispatches();
+                let is_read = is_logged || self.tracer.is_some() || self.history.reads_records();
                 let record = is_read.then(|| dispatch.decode().map(Arc::new)).flatten();
                 if let Some(record) = &record {
                     self.publish(record, wanted, entries);
@@ -88,14 +88,13 @@ impl JournalWorker {
                 }
             }
             Recorded::Reply(reply) => {
-                let reply = Arc::new(reply);
-                if let Some(tracer) = &self.tracer {
-                    tracer.export_reply(&reply);
+                let is_logged = wanted.contains(EventKinds::REPLY);
+                let is_read = is_logged || self.tracer.is_some() || self.history.reads_records();
+                let record = is_read.then(|| reply.decode().map(Arc::new)).flatten();
+                if let Some(record) = &record {
+                    self.publish_reply(record, wanted, entries);
                 }
-                if wanted.contains(EventKinds::REPLY) {
-                    entries.push(LogEntry::Reply(reply.clone()));
-                }
-                if !self.history.append_reply(reply) {
+                if !self.history.append_reply(reply, record) {
                     self.metrics.history_dropped(1);
                 }
             }
@@ -121,6 +120,15 @@ impl JournalWorker {
         }
         if wanted.contains(EventKinds::DISPATCH) {
             entries.push(LogEntry::Dispatch(record.clone()));
+        }
+    }
+
+    fn publish_reply(&self, record: &Arc<ReplyRecord>, wanted: EventKinds, entries: &mut Vec<LogEntry>) {
+        if let Some(tracer) = &self.tracer {
+            tracer.export_reply(record);
+        }
+        if wanted.contains(EventKinds::REPLY) {
+            entries.push(LogEntry::Reply(record.clone()));
         }
     }
 }

@@ -39,7 +39,7 @@ const OF_OTHER_BROKER: u8 = 0x80;
 #[derive(Debug)]
 pub(super) enum Recorded {
     Dispatch(RecordedDispatch),
-    Reply(ReplyRecord),
+    Reply(RecordedReply),
     Event(Event),
 }
 
@@ -59,6 +59,20 @@ impl RecordedDispatch {
     /// None if the bytes are no dispatch.
     pub(super) fn decode(&self) -> Option<DispatchRecord> {
         get_dispatch(self.at, &mut &*self.bytes)
+    }
+}
+
+/// A reply as it was queued, decoded only when it is wanted, too.
+#[derive(Debug, Clone)]
+pub(super) struct RecordedReply {
+    at: u64,
+    bytes: Box<[u8]>,
+}
+
+impl RecordedReply {
+    /// None if the bytes are no reply.
+    pub(super) fn decode(&self) -> Option<ReplyRecord> {
+        get_reply(self.at, &mut &*self.bytes)
     }
 }
 
@@ -149,14 +163,14 @@ fn put_poll(event: &PollEvent, out: &mut Vec<u8>) {
 }
 
 /// What was queued, with the time of a dispatch or a reply in milliseconds since 1970. None if the bytes are no event; those of a dispatch
-/// are not decoded yet.
+/// or a reply are not decoded yet.
 pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
     let tag = bytes.try_get_u8().ok()?;
     if tag == DISPATCH {
         return Some(Recorded::Dispatch(RecordedDispatch { at, bytes: bytes.into() }));
     }
     if tag == REPLY {
-        return get_reply(at, &mut bytes).map(Recorded::Reply);
+        return Some(Recorded::Reply(RecordedReply { at, bytes: bytes.into() }));
     }
     let at = bytes.try_get_u64_ne().ok()?;
     let event = match tag {

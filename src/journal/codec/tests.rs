@@ -114,7 +114,7 @@ fn encode_reply(record: &ReplyRecord) -> Vec<u8> {
 fn decoded(bytes: &[u8]) -> Option<String> {
     Some(match decode(AT, bytes)? {
         Recorded::Dispatch(dispatch) => format!("{:?}", dispatch.decode()?),
-        Recorded::Reply(reply) => format!("{reply:?}"),
+        Recorded::Reply(reply) => format!("{:?}", reply.decode()?),
         Recorded::Event(event) => format!("{event:?}"),
     })
 }
@@ -173,4 +173,12 @@ fn a_usual_dispatch_takes_about_150_bytes() {
         vec![OfferRecord { controller, broker: None, verdict: Verdict::Written, since, took: since }];
     dispatch.trace = None;
     assert_eq!(encode(&dispatch).len(), 139);
+}
+
+#[test]
+fn a_usual_reply_takes_about_120_bytes() {
+    let mut reply = any_reply(&mut Rng::with_seed(15));
+    reply.names = PackedStrs::new([TEXTS[1], "deployment_cm1a2b3c4d5e6f7g8h", TEXTS[2]]);
+    reply.trace = None;
+    assert_eq!(encode_reply(&reply).len(), 117);
 }

@@ -1,12 +1,11 @@
-//! Owns the history without a file: the latest dispatches, in memory, as the bytes that they were queued in, and the latest replies.
+//! Owns the history without a file: the latest dispatches and the latest replies, in memory, as the bytes that they were queued in.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::query::HistoryQuery;
-use crate::journal::codec::RecordedDispatch;
+use crate::journal::codec::{RecordedDispatch, RecordedReply};
 use crate::journal::record::{DispatchRecord, ReplyRecord};
 use crate::journal::ring::Ring;
 use crate::journal::row::{DispatchRow, ReplyRow};
@@ -24,7 +23,7 @@ struct Latest {
 }
 
 struct AddedReply {
-    record: Arc<ReplyRecord>,
+    reply: RecordedReply,
     /// How many dispatches were added before it.
     dispatches_before: u64,
 }
@@ -40,10 +39,10 @@ impl MemoryHistory {
         latest.dispatches.push(dispatch);
     }
 
-    pub(super) fn append_reply(&self, record: Arc<ReplyRecord>) {
+    pub(super) fn append_reply(&self, reply: RecordedReply) {
         let mut latest = self.0.lock();
         let dispatches_before = latest.added;
-        latest.replies.push(AddedReply { record, dispatches_before });
+        latest.replies.push(AddedReply { reply, dispatches_before });
     }
 
     pub(super) fn find(&self, query: &HistoryQuery) -> Vec<DispatchRow> {
@@ -74,16 +73,23 @@ fn matches(query: &HistoryQuery, record: &DispatchRecord) -> bool {
 }
 
 /// The replies by their runs, from the oldest to the newest, without those whose dispatch was found.
-struct UnmatchedReplies<'a>(HashMap<&'a str, Vec<&'a AddedReply>>);
+struct UnmatchedReplies(HashMap<String, Vec<UnmatchedReply>>);
 
-impl<'a> UnmatchedReplies<'a> {
+struct UnmatchedReply {
+    record: ReplyRecord,
+    /// As in [`AddedReply`].
+    dispatches_before: u64,
+}
+
+impl UnmatchedReplies {
     /// Of all runs, or of one.
-    fn of(replies: &'a Ring<AddedReply>, run: Option<&str>) -> Self {
+    fn of(replies: &Ring<AddedReply>, run: Option<&str>) -> Self {
         let mut by_run = HashMap::<_, Vec<_>>::new();
-        for reply in replies.iter() {
-            let name = reply.record.names.get(0);
+        for &AddedReply { ref reply, dispatches_before } in replies.iter() {
+            let Some(record) = reply.decode() else { continue };
+            let name = record.names.get(0);
             if run.is_none_or(|run| run == name) {
-                by_run.entry(name).or_default().push(reply);
+                by_run.entry(name.to_owned()).or_default().push(UnmatchedReply { record, dispatches_before });
             }
         }
         Self(by_run)
@@ -96,8 +102,8 @@ impl<'a> UnmatchedReplies<'a> {
         }
         let replies = self.0.get_mut(dispatch.names.get(0))?;
         let is_its_own =
-            |reply: &&AddedReply| reply.dispatches_before > number && reply.record.is_of(dispatch);
+            |reply: &UnmatchedReply| reply.dispatches_before > number && reply.record.is_of(dispatch);
         let found = replies.iter().position(is_its_own)?;
-        Some(ReplyRow::from(&*replies.remove(found).record))
+        Some(ReplyRow::from(&replies.remove(found).record))
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::codec::RecordedDispatch;
+use super::codec::{RecordedDispatch, RecordedReply};
 use super::record::{DispatchRecord, ReplyRecord};
 use super::row::DispatchRow;
 use crate::metrics::Metrics;
@@ -42,8 +42,8 @@ impl History {
         SqliteHistory::open(path, age, size, metrics).map(Self::Sqlite)
     }
 
-    /// Whether each dispatch is decoded to be added.
-    pub(super) const fn reads_dispatches(&self) -> bool {
+    /// Whether each dispatch and each reply is decoded to be added.
+    pub(super) const fn reads_records(&self) -> bool {
         matches!(self, Self::Sqlite(_))
     }
 
@@ -60,14 +60,14 @@ impl History {
         }
     }
 
-    /// Adds how the reply to a dispatch ended, which was added before. False if the queue to the file is full.
-    pub(super) fn append_reply(&self, reply: Arc<ReplyRecord>) -> bool {
+    /// Adds how the reply to a dispatch ended, which was added before; otherwise as [`History::append`].
+    pub(super) fn append_reply(&self, reply: RecordedReply, record: Option<Arc<ReplyRecord>>) -> bool {
         match self {
             Self::Memory(memory) => {
                 memory.append_reply(reply);
                 true
             }
-            Self::Sqlite(sqlite) => sqlite.append(HistoryEntry::Reply(reply)),
+            Self::Sqlite(sqlite) => record.is_some_and(|record| sqlite.append(HistoryEntry::Reply(record))),
         }
     }
 

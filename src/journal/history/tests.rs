@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::*;
-use crate::journal::codec::{Recorded, decode, put_dispatch};
+use crate::journal::codec::{Recorded, decode, put_dispatch, put_reply};
 use crate::journal::record::{OfferRecord, PackedStrs};
 use crate::journal::row::ReplyRow;
-use crate::journal::tests::{delivered_elsewhere, dispatch, event, reply};
+use crate::journal::tests::{delivered_elsewhere, dispatch, event, reply, reply_event};
 use crate::model::ReplyOutcome;
 
 const LIMIT: usize = 1000;
@@ -20,7 +20,10 @@ fn append(history: &History, record: &DispatchRecord) {
 }
 
 fn append_reply(history: &History, record: ReplyRecord) {
-    assert!(history.append_reply(Arc::new(record)));
+    let mut bytes = Vec::new();
+    put_reply(&reply_event(&record), &mut bytes);
+    let Some(Recorded::Reply(recorded)) = decode(record.at, &bytes) else { panic!("no reply") };
+    assert!(history.append_reply(recorded, Some(Arc::new(record))));
 }
 
 /// A history of each kind, each with what `act` adds, and the rows that match the query: each run's name and the bytes of its reply.
