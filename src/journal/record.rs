@@ -226,15 +226,6 @@ pub struct ReplyRecord {
     pub trace: Option<TraceParent>,
 }
 
-impl ReplyRecord {
-    /// Whether it may be the reply to this dispatch: its run and its pool are the same.
-    pub(super) fn is_of(&self, dispatch: &DispatchRecord) -> bool {
-        (0..3).all(|name| self.names.get(name) == dispatch.names.get(name))
-            && self.cpu.to_bits() == dispatch.cpu.to_bits()
-            && self.memory.to_bits() == dispatch.memory.to_bits()
-    }
-}
-
 /// A poll that was parked, or that has ended.
 #[derive(Debug)]
 pub struct PollEvent {

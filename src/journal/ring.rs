@@ -20,7 +20,7 @@ impl<T> Ring<T> {
         if length == CAPACITY {
             self.0.pop_front();
         } else if length == self.0.capacity() {
-            // It would double beyond its capacity, and a full ring goes round all of its buffer.
+            // Doubling would go beyond `CAPACITY`, and a full ring goes round all of its buffer.
             self.0.reserve_exact(length.max(LEAST_GROWTH).min(CAPACITY - length));
         }
         self.0.push_back(value);

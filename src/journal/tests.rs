@@ -73,17 +73,31 @@ fn event_run(names: &PackedStrs<3>, cpu: f64, memory: f64, trace: Option<TracePa
 }
 
 /// A dispatch as it is recorded, if it ended now.
-pub(super) fn event(dispatch: &DispatchRecord) -> DispatchEvent<'_> {
+fn event(dispatch: &DispatchRecord) -> DispatchEvent<'_> {
     let &DispatchRecord { ref names, cpu, memory, outcome, proof, took, trace, .. } = dispatch;
     let (ended, run) = (Instant::now(), event_run(names, cpu, memory, trace));
     DispatchEvent { ended, run, outcome, proof, took }
 }
 
 /// A reply as it is recorded, if it ended now.
-pub(super) fn reply_event(reply: &ReplyRecord) -> ReplyEvent<'_> {
+fn reply_event(reply: &ReplyRecord) -> ReplyEvent<'_> {
     let &ReplyRecord { ref names, cpu, memory, outcome, first_byte, took, bytes, trace, .. } = reply;
     let (ended, run) = (Instant::now(), event_run(names, cpu, memory, trace));
     ReplyEvent { ended, run, outcome, status: reply.status.unwrap_or(0), first_byte, took, bytes }
+}
+
+/// The bytes in which a dispatch is queued.
+pub(super) fn encode(dispatch: &DispatchRecord) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::put_dispatch(&event(dispatch), dispatch.offers.iter().map(OfferRecord::event), &mut bytes);
+    bytes
+}
+
+/// The bytes in which a reply is queued.
+pub(super) fn encode_reply(reply: &ReplyRecord) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::put_reply(&reply_event(reply), &mut bytes);
+    bytes
 }
 
 fn record_now(journal: &Journal, dispatch: &DispatchRecord) {

@@ -78,8 +78,7 @@ impl JournalWorker {
         match event {
             Recorded::Dispatch(dispatch) => {
                 let is_logged = wanted.intersects(EventKinds::VERDICT | EventKinds::DISPATCH);
-                let is_read = is_logged || self.tracer.is_some() || self.history.reads_records();
-                let record = is_read.then(|| dispatch.decode().map(Arc::new)).flatten();
+                let record = self.read(is_logged, || dispatch.decode());
                 if let Some(record) = &record {
                     self.publish(record, wanted, entries);
                 }
@@ -89,8 +88,7 @@ impl JournalWorker {
             }
             Recorded::Reply(reply) => {
                 let is_logged = wanted.contains(EventKinds::REPLY);
-                let is_read = is_logged || self.tracer.is_some() || self.history.reads_records();
-                let record = is_read.then(|| reply.decode().map(Arc::new)).flatten();
+                let record = self.read(is_logged, || reply.decode());
                 if let Some(record) = &record {
                     self.publish_reply(record, wanted, entries);
                 }
@@ -109,6 +107,12 @@ impl JournalWorker {
             }
             Recorded::Event(Event::Poll(_) | Event::Drain(_) | Event::Retire(_)) => {}
         }
+    }
+
+    /// A record, decoded if anyone reads it now.
+    fn read<R>(&self, is_logged: bool, decode: impl FnOnce() -> Option<R>) -> Option<Arc<R>> {
+        let is_read = is_logged || self.tracer.is_some() || self.history.reads_records();
+        is_read.then(decode).flatten().map(Arc::new)
     }
 
     fn publish(&self, record: &Arc<DispatchRecord>, wanted: EventKinds, entries: &mut Vec<LogEntry>) {

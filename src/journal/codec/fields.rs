@@ -31,13 +31,19 @@ pub(super) fn put_texts<const N: usize>(texts: [&[u8]; N], out: &mut Vec<u8>) {
 }
 
 pub(super) fn get_texts<const N: usize>(bytes: &mut &[u8]) -> Option<PackedStrs<N>> {
+    let (texts, lengths) = split_texts(bytes)?;
+    Some(PackedStrs::of(std::str::from_utf8(texts).ok()?, lengths))
+}
+
+/// The texts as they are, unchecked, and the length of each.
+pub(super) fn split_texts<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<(&'a [u8], [usize; N])> {
     let mut lengths = [0; N];
     for length in &mut lengths {
         *length = get_number(bytes)?;
     }
     let (texts, rest) = bytes.split_at_checked(lengths.iter().sum())?;
     *bytes = rest;
-    Some(PackedStrs::of(std::str::from_utf8(texts).ok()?, lengths))
+    Some((texts, lengths))
 }
 
 /// Seven bits in each byte, from the lowest; all bytes but the last have the highest bit.

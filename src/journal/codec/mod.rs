@@ -5,11 +5,13 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
+use std::marker::PhantomData;
+
 use bytes::{Buf, BufMut};
 
 use fields::{
     get_duration, get_flag, get_number, get_outcome, get_text, get_texts, get_trace, put_duration, put_flag,
-    put_number, put_outcome, put_text, put_texts, put_trace,
+    put_number, put_outcome, put_text, put_texts, put_trace, split_texts,
 };
 
 use super::record::{
@@ -38,38 +40,45 @@ const OF_OTHER_BROKER: u8 = 0x80;
 /// An event that was queued.
 #[derive(Debug)]
 pub(super) enum Recorded {
-    Dispatch(RecordedDispatch),
-    Reply(RecordedReply),
+    Dispatch(Undecoded<DispatchRecord>),
+    Reply(Undecoded<ReplyRecord>),
     Event(Event),
 }
 
-/// A dispatch as it was queued. Nobody asks for most of them, so each is decoded only when it is wanted.
-#[derive(Debug, Clone)]
-pub(super) struct RecordedDispatch {
+/// A dispatch or a reply as it was queued. Nobody asks for most of them, so each is decoded only when it is wanted.
+#[derive(Debug)]
+pub(super) struct Undecoded<R> {
     at: u64,
     bytes: Box<[u8]>,
+    record: PhantomData<R>,
 }
 
-impl RecordedDispatch {
+impl<R> Undecoded<R> {
+    fn new(at: u64, bytes: &[u8]) -> Self {
+        Self { at, bytes: bytes.into(), record: PhantomData }
+    }
+
     /// When it ended, in milliseconds since 1970.
     pub(super) fn at(&self) -> u64 {
         self.at
     }
 
+    /// The bytes of its run's names, cpu and memory, which a dispatch and its reply have in common. None if they are of no record.
+    pub(super) fn run(&self) -> Option<&[u8]> {
+        let mut rest = &*self.bytes;
+        split_texts::<3>(&mut rest)?;
+        self.bytes.get(..self.bytes.len() - rest.len() + 2 * size_of::<f64>())
+    }
+}
+
+impl Undecoded<DispatchRecord> {
     /// None if the bytes are no dispatch.
     pub(super) fn decode(&self) -> Option<DispatchRecord> {
         get_dispatch(self.at, &mut &*self.bytes)
     }
 }
 
-/// A reply as it was queued, decoded only when it is wanted, too.
-#[derive(Debug, Clone)]
-pub(super) struct RecordedReply {
-    at: u64,
-    bytes: Box<[u8]>,
-}
-
-impl RecordedReply {
+impl Undecoded<ReplyRecord> {
     /// None if the bytes are no reply.
     pub(super) fn decode(&self) -> Option<ReplyRecord> {
         get_reply(self.at, &mut &*self.bytes)
@@ -113,6 +122,7 @@ pub(super) fn put_reply(reply: &ReplyEvent<'_>, out: &mut Vec<u8>) {
     out.put_u64_ne(bytes);
 }
 
+/// What stands first, up to the trace, is [`Undecoded::run`].
 fn put_run(run: &EventRun<'_>, out: &mut Vec<u8>) {
     let EventRun { name, deployment, version, cpu, memory, trace } = run;
     put_texts([name, deployment, version], out);
@@ -167,10 +177,10 @@ fn put_poll(event: &PollEvent, out: &mut Vec<u8>) {
 pub(super) fn decode(at: u64, mut bytes: &[u8]) -> Option<Recorded> {
     let tag = bytes.try_get_u8().ok()?;
     if tag == DISPATCH {
-        return Some(Recorded::Dispatch(RecordedDispatch { at, bytes: bytes.into() }));
+        return Some(Recorded::Dispatch(Undecoded::new(at, bytes)));
     }
     if tag == REPLY {
-        return Some(Recorded::Reply(RecordedReply { at, bytes: bytes.into() }));
+        return Some(Recorded::Reply(Undecoded::new(at, bytes)));
     }
     let at = bytes.try_get_u64_ne().ok()?;
     let event = match tag {

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use super::*;
 use crate::journal::record::PackedStrs;
-use crate::journal::tests::{event, reply_event};
+use crate::journal::tests::{encode, encode_reply};
 use crate::journal::trace_parent::TraceParent;
 use crate::model::{DispatchOutcome, MissReason, ReplyOutcome};
 
@@ -98,18 +98,6 @@ fn any_event(rng: &mut Rng) -> Event {
     }
 }
 
-fn encode(record: &DispatchRecord) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    put_dispatch(&event(record), record.offers.iter().map(OfferRecord::event), &mut bytes);
-    bytes
-}
-
-fn encode_reply(record: &ReplyRecord) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    put_reply(&reply_event(record), &mut bytes);
-    bytes
-}
-
 /// The event in these bytes; none if they are no event.
 fn decoded(bytes: &[u8]) -> Option<String> {
     Some(match decode(AT, bytes)? {
@@ -163,10 +151,14 @@ fn bytes_that_end_early_are_no_event() {
     }
 }
 
+fn usual_names() -> PackedStrs<3> {
+    PackedStrs::new([TEXTS[1], "deployment_cm1a2b3c4d5e6f7g8h", TEXTS[2]])
+}
+
 #[test]
 fn a_usual_dispatch_takes_about_150_bytes() {
     let mut dispatch = any_dispatch(0, &mut Rng::with_seed(15));
-    dispatch.names = PackedStrs::new([TEXTS[1], "deployment_cm1a2b3c4d5e6f7g8h", TEXTS[2]]);
+    dispatch.names = usual_names();
     let since = Duration::from_micros(40);
     let controller = "warm-7f9c6d5b8-x2k4q".into();
     dispatch.offers =
@@ -178,7 +170,7 @@ fn a_usual_dispatch_takes_about_150_bytes() {
 #[test]
 fn a_usual_reply_takes_about_120_bytes() {
     let mut reply = any_reply(&mut Rng::with_seed(15));
-    reply.names = PackedStrs::new([TEXTS[1], "deployment_cm1a2b3c4d5e6f7g8h", TEXTS[2]]);
+    reply.names = usual_names();
     reply.trace = None;
     assert_eq!(encode_reply(&reply).len(), 117);
 }

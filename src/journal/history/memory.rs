@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 
 use super::query::HistoryQuery;
-use crate::journal::codec::{RecordedDispatch, RecordedReply};
+use crate::journal::codec::Undecoded;
 use crate::journal::record::{DispatchRecord, ReplyRecord};
 use crate::journal::ring::Ring;
 use crate::journal::row::{DispatchRow, ReplyRow};
@@ -16,14 +16,14 @@ pub(in crate::journal) struct MemoryHistory(Mutex<Latest>);
 
 /// Replies are put together with their dispatches by those who ask for them, so that a dispatch without a reply costs nothing more.
 struct Latest {
-    dispatches: Ring<RecordedDispatch>,
+    dispatches: Ring<Undecoded<DispatchRecord>>,
     /// How many dispatches were ever added.
     added: u64,
     replies: Ring<AddedReply>,
 }
 
 struct AddedReply {
-    reply: RecordedReply,
+    reply: Undecoded<ReplyRecord>,
     /// How many dispatches were added before it.
     dispatches_before: u64,
 }
@@ -33,13 +33,13 @@ impl MemoryHistory {
         Self(Mutex::new(Latest { dispatches: Ring::new(), added: 0, replies: Ring::new() }))
     }
 
-    pub(super) fn append(&self, dispatch: RecordedDispatch) {
+    pub(super) fn append(&self, dispatch: Undecoded<DispatchRecord>) {
         let mut latest = self.0.lock();
         latest.added += 1;
         latest.dispatches.push(dispatch);
     }
 
-    pub(super) fn append_reply(&self, reply: RecordedReply) {
+    pub(super) fn append_reply(&self, reply: Undecoded<ReplyRecord>) {
         let mut latest = self.0.lock();
         let dispatches_before = latest.added;
         latest.replies.push(AddedReply { reply, dispatches_before });
@@ -47,19 +47,19 @@ impl MemoryHistory {
 
     pub(super) fn find(&self, query: &HistoryQuery) -> Vec<DispatchRow> {
         let latest = self.0.lock();
-        let mut replies = UnmatchedReplies::of(&latest.replies, query.run.as_deref());
+        let mut replies = UnmatchedReplies::of(&latest.replies);
         let first = latest.added - latest.dispatches.len() as u64;
         // They are not quite in the order of their times: that of a POST whose supervisor left comes with its last offer.
         let recent = (0_u64..latest.dispatches.len() as u64).rev().filter_map(|index| {
             let dispatch = latest.dispatches.get(index)?;
             query.since.is_none_or(|since| dispatch.at() >= since).then_some((first + index, dispatch))
         });
-        let decoded = recent.filter_map(|(number, dispatch)| Some((number, dispatch.decode()?)));
-        let found = decoded.filter(|(_, record)| matches(query, record)).take(query.limit);
+        let decoded = recent.filter_map(|(number, dispatch)| Some((number, dispatch, dispatch.decode()?)));
+        let found = decoded.filter(|(_, _, record)| matches(query, record)).take(query.limit);
         found
-            .map(|(number, record)| DispatchRow {
-                reply: replies.take(number, &record),
-                ..DispatchRow::from(&record)
+            .map(|(number, dispatch, record)| {
+                let reply = if record.was_handed_over() { replies.take(number, dispatch) } else { None };
+                DispatchRow { reply, ..DispatchRow::from(&record) }
             })
             .collect()
     }
@@ -72,38 +72,24 @@ fn matches(query: &HistoryQuery, record: &DispatchRecord) -> bool {
         && is(&query.outcome, record.outcome.kind().text())
 }
 
-/// The replies by their runs, from the oldest to the newest, without those whose dispatch was found.
-struct UnmatchedReplies(HashMap<String, Vec<UnmatchedReply>>);
+/// The replies by their runs and pools, from the oldest to the newest, without those whose dispatch was found.
+struct UnmatchedReplies<'a>(HashMap<&'a [u8], Vec<&'a AddedReply>>);
 
-struct UnmatchedReply {
-    record: ReplyRecord,
-    /// As in [`AddedReply`].
-    dispatches_before: u64,
-}
-
-impl UnmatchedReplies {
-    /// Of all runs, or of one.
-    fn of(replies: &Ring<AddedReply>, run: Option<&str>) -> Self {
+impl<'a> UnmatchedReplies<'a> {
+    fn of(replies: &'a Ring<AddedReply>) -> Self {
         let mut by_run = HashMap::<_, Vec<_>>::new();
-        for &AddedReply { ref reply, dispatches_before } in replies.iter() {
-            let Some(record) = reply.decode() else { continue };
-            let name = record.names.get(0);
-            if run.is_none_or(|run| run == name) {
-                by_run.entry(name.to_owned()).or_default().push(UnmatchedReply { record, dispatches_before });
+        for added in replies.iter() {
+            if let Some(run) = added.reply.run() {
+                by_run.entry(run).or_default().push(added);
             }
         }
         Self(by_run)
     }
 
-    /// The reply to the dispatch with this number. Dispatches are asked for from the latest to the oldest.
-    fn take(&mut self, number: u64, dispatch: &DispatchRecord) -> Option<ReplyRow> {
-        if !dispatch.was_handed_over() {
-            return None;
-        }
-        let replies = self.0.get_mut(dispatch.names.get(0))?;
-        let is_its_own =
-            |reply: &UnmatchedReply| reply.dispatches_before > number && reply.record.is_of(dispatch);
-        let found = replies.iter().position(is_its_own)?;
-        Some(ReplyRow::from(&replies.remove(found).record))
+    /// The reply to the dispatch with this number, whose run was handed over. Dispatches are asked for from the latest to the oldest.
+    fn take(&mut self, number: u64, dispatch: &Undecoded<DispatchRecord>) -> Option<ReplyRow> {
+        let replies = self.0.get_mut(dispatch.run()?)?;
+        let found = replies.iter().position(|added| added.dispatches_before > number)?;
+        Some(ReplyRow::from(&replies.remove(found).reply.decode()?))
     }
 }

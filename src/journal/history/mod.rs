@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::codec::{RecordedDispatch, RecordedReply};
+use super::codec::Undecoded;
 use super::record::{DispatchRecord, ReplyRecord};
 use super::row::DispatchRow;
 use crate::metrics::Metrics;
@@ -48,7 +48,11 @@ impl History {
     }
 
     /// Adds a dispatch; `record` is the same decoded, if it was. False if the queue to the file is full.
-    pub(super) fn append(&self, dispatch: RecordedDispatch, record: Option<Arc<DispatchRecord>>) -> bool {
+    pub(super) fn append(
+        &self,
+        dispatch: Undecoded<DispatchRecord>,
+        record: Option<Arc<DispatchRecord>>,
+    ) -> bool {
         match self {
             Self::Memory(memory) => {
                 memory.append(dispatch);
@@ -61,7 +65,11 @@ impl History {
     }
 
     /// Adds how the reply to a dispatch ended, which was added before; otherwise as [`History::append`].
-    pub(super) fn append_reply(&self, reply: RecordedReply, record: Option<Arc<ReplyRecord>>) -> bool {
+    pub(super) fn append_reply(
+        &self,
+        reply: Undecoded<ReplyRecord>,
+        record: Option<Arc<ReplyRecord>>,
+    ) -> bool {
         match self {
             Self::Memory(memory) => {
                 memory.append_reply(reply);

@@ -3,26 +3,26 @@
 use std::time::Instant;
 
 use super::*;
-use crate::journal::codec::{Recorded, decode, put_dispatch, put_reply};
-use crate::journal::record::{OfferRecord, PackedStrs};
+use crate::journal::codec::{Recorded, decode};
+use crate::journal::record::PackedStrs;
 use crate::journal::row::ReplyRow;
-use crate::journal::tests::{delivered_elsewhere, dispatch, event, reply, reply_event};
+use crate::journal::tests::{delivered_elsewhere, dispatch, encode, encode_reply, reply};
 use crate::model::ReplyOutcome;
 
 const LIMIT: usize = 1000;
 
 /// Adds what the journal's thread would add for this dispatch.
 fn append(history: &History, record: &DispatchRecord) {
-    let mut bytes = Vec::new();
-    put_dispatch(&event(record), record.offers.iter().map(OfferRecord::event), &mut bytes);
-    let Some(Recorded::Dispatch(recorded)) = decode(record.at, &bytes) else { panic!("no dispatch") };
+    let Some(Recorded::Dispatch(recorded)) = decode(record.at, &encode(record)) else {
+        panic!("no dispatch")
+    };
     assert!(history.append(recorded, Some(Arc::new(record.clone()))));
 }
 
 fn append_reply(history: &History, record: ReplyRecord) {
-    let mut bytes = Vec::new();
-    put_reply(&reply_event(&record), &mut bytes);
-    let Some(Recorded::Reply(recorded)) = decode(record.at, &bytes) else { panic!("no reply") };
+    let Some(Recorded::Reply(recorded)) = decode(record.at, &encode_reply(&record)) else {
+        panic!("no reply")
+    };
     assert!(history.append_reply(recorded, Some(Arc::new(record))));
 }
 
