@@ -177,7 +177,7 @@ impl Reply {
         if comes_late {
             self.end(&mut state, ReplyOutcome::WorkerError);
         } else {
-            state.opener = Some(Opener { number, is_error, _cancel: cancel });
+            (state.opener, state.is_finishing) = (Some(Opener { number, is_error, _cancel: cancel }), false);
         }
         Ok(Opened { number, cancelled, comes_late })
     }
@@ -193,16 +193,25 @@ impl Reply {
         self.state.lock().caller.clone()
     }
 
-    /// This worker begins the caller's response with this status. False if the reply is not its own any more.
-    pub(super) fn begin(&self, number: u32, status: u16) -> bool {
+    /// This worker begins the caller's response with this status: `write` does it, and says whether a byte was written. Nothing replaces
+    /// the reply meanwhile, so that a response that has begun has its head. None if the reply is not its own any more.
+    pub(super) fn begin<T>(
+        &self,
+        number: u32,
+        status: u16,
+        write: impl FnOnce() -> (T, bool),
+    ) -> Option<(T, bool)> {
         let mut state = self.state.lock();
         let is_own = state.opener.as_ref().is_some_and(|opener| opener.number == number);
         if !is_own || state.end.is_some() {
-            return false;
+            return None;
         }
-        (state.first_byte, state.status) = (Some(Instant::now()), status);
-        self.changed.notify_one();
-        true
+        let (written, has_begun) = write();
+        if has_begun {
+            (state.first_byte, state.status) = (Some(Instant::now()), status);
+            self.changed.notify_one();
+        }
+        Some((written, has_begun))
     }
 
     /// This worker writes the last bytes now.

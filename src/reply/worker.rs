@@ -28,13 +28,15 @@ pub struct OpenReply {
     opened: Opened,
     is_error: bool,
     caller: Option<Arc<Caller>>,
+    /// The status with which the next write begins the caller's response.
+    begins: Option<u16>,
     /// Bytes written since few were known to be unsent.
     unchecked: usize,
 }
 
 impl OpenReply {
     pub(super) fn new(reply: Arc<Reply>, opened: Opened, is_error: bool) -> Self {
-        Self { reply, opened, is_error, caller: None, unchecked: 0 }
+        Self { reply, opened, is_error, caller: None, begins: None, unchecked: 0 }
     }
 
     /// Whether it is an error that has broken off the caller's response: its body is for nobody.
@@ -62,7 +64,7 @@ impl OpenReply {
         Pin::new(&mut self.opened.cancelled).poll(cx).map(drop)
     }
 
-    /// Waits until the dispatch has ended, and begins the caller's response with this status.
+    /// Waits until the dispatch has ended. The next write begins the caller's response with this status.
     pub async fn begin(&mut self, status: u16) -> Result<Arc<Caller>, ReplyGone> {
         let reply = self.reply.clone();
         let accepted = async {
@@ -78,10 +80,8 @@ impl OpenReply {
             _ = &mut self.opened.cancelled => return Err(ReplyGone),
             caller = accepted => caller,
         };
-        if !self.reply.begin(self.opened.number, status) {
-            return Err(ReplyGone);
-        }
         self.caller = Some(caller.clone());
+        self.begins = Some(status);
         Ok(caller)
     }
 
@@ -97,10 +97,20 @@ impl OpenReply {
             if self.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(ReplyGone));
             }
-            let Self { reply, opened, caller, unchecked, .. } = &mut *self;
+            let Self { reply, opened, caller, begins, unchecked, .. } = &mut *self;
             let Some(caller) = caller else { return Poll::Ready(Err(ReplyGone)) };
-            let written = ready!(poll_write(&caller.connection, cx, parts, &mut sent, unchecked));
-            if written.is_err() {
+            let mut write = || (poll_write(&caller.connection, cx, parts, &mut sent, unchecked), sent > 0);
+            let written = match *begins {
+                None => write().0,
+                Some(status) => {
+                    let Some((written, has_begun)) = reply.begin(opened.number, status, write) else {
+                        return Poll::Ready(Err(ReplyGone));
+                    };
+                    *begins = begins.filter(|_| !has_begun);
+                    written
+                }
+            };
+            if ready!(written).is_err() {
                 reply.end_by(opened.number, ReplyOutcome::Cancelled, false);
                 return Poll::Ready(Err(ReplyGone));
             }
@@ -183,7 +193,47 @@ fn window(parts: [&[u8]; 3], mut skip: usize, mut take: usize) -> [IoSlice<'_>; 
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use tokio::net::TcpStream;
+
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::reply::{Replies, ReplyForm, ReplyToken};
+    use crate::transport::IdleConnections;
+
+    #[tokio::test]
+    async fn an_error_replaces_a_reply_until_its_first_byte_is_written() {
+        let replies = Replies::new(Arc::new(Metrics::new().unwrap()), None);
+        for writes_first in [false, true] {
+            let mut awaited = replies.begin(ReplyForm::default()).unwrap();
+            let target = awaited.reply().begin_offer(b"run").unwrap();
+            let token = ReplyToken::parse(target.path().split_once("token=").unwrap().1).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut peer, address) = listener.accept().unwrap();
+            let connection =
+                Arc::new(Connection::new(stream, address.ip(), None, Arc::<IdleConnections>::default()));
+            awaited.accept(Caller { connection, is_http_11: true, closes: false, fields: Vec::new() });
+
+            let mut reply = replies.open(&token, "run", false).unwrap();
+            reply.begin(200).await.unwrap();
+            if writes_first {
+                reply.write([b"reply", b"", b""], 0).await.unwrap();
+            }
+            let mut error = replies.open(&token, "run", true).unwrap();
+            assert_eq!(error.comes_late(), writes_first);
+            assert_eq!(reply.write([b"more", b"", b""], 0).await, Err(ReplyGone));
+            if !writes_first {
+                error.begin(502).await.unwrap();
+                error.write([b"error", b"", b""], 0).await.unwrap();
+            }
+            let mut read = [0; 5];
+            peer.read_exact(&mut read).unwrap();
+            assert_eq!(&read, if writes_first { b"reply" } else { b"error" });
+        }
+    }
 
     #[test]
     fn windows_of_any_size_have_every_byte_once() {
